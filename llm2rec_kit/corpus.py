@@ -1,0 +1,180 @@
+"""Corpus: items, sequences of what users consumed, and the samples cut from them.
+
+Item ids run 1..N; 0 is padding. Sequences are one flat array with offsets, never lists of lists. A *sample* is a target
+position in the flat array: its history is the up to `max_history` items of the same user before it, as in the paper
+(sec. 3.1). Every stage reads this class and nothing else about the data.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+TRAIN, VALID, TEST = 0, 1, 2
+SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
+
+
+class CorpusError(ValueError):
+    """A corpus that breaks its own contract; the message names the column or array and the first bad value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """N items, U users, T interactions, S samples.
+
+    items        DataFrame: item (Int32, 1..N in order), source_id, title, domain (str), further columns as found.
+    users        DataFrame: user (Int32, 0..U-1 in order), source_id, domain (str).
+    offsets      int64 (U+1,): user u consumed sequence[offsets[u]:offsets[u+1]], oldest first.
+    sequence     int32 (T,): item ids.
+    times        int64 (T,) milliseconds since 1970, or None where the source has none.
+    targets      int64 (S,): each sample's target as an index into `sequence`.
+    splits       uint8 (S,): TRAIN, VALID or TEST of each sample.
+    max_history  most items in a sample's history.
+    facts        plain values worth keeping: source, split rule, cleaning steps, training domains.
+    """
+
+    items: pl.DataFrame
+    users: pl.DataFrame
+    offsets: np.ndarray
+    sequence: np.ndarray
+    times: np.ndarray | None
+    targets: np.ndarray
+    splits: np.ndarray
+    max_history: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_items(self) -> int:
+        """N."""
+        return len(self.items)
+
+    @property
+    def n_users(self) -> int:
+        """U."""
+        return len(self.users)
+
+    @property
+    def titles(self) -> list[str]:
+        """Titles of items 1..N: `titles[i - 1]` is item i's."""
+        return self.items["title"].to_list()
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains, in the order of their first item."""
+        return self.items["domain"].unique(maintain_order=True).to_list()
+
+    @property
+    def train_domains(self) -> list[str]:
+        """The domains that training stages may see; the rest are out-of-domain."""
+        return list(self.facts.get("train_domains") or self.domains)
+
+    def samples(self, split: str) -> np.ndarray:
+        """Targets (int64, indices into `sequence`) of the samples of a split, in the corpus's order."""
+        return self.targets[self.splits == SPLITS[split]]
+
+    def owners(self, targets: np.ndarray) -> np.ndarray:
+        """User (int64) of each target."""
+        return np.searchsorted(self.offsets, targets, side="right") - 1
+
+    def starts(self, targets: np.ndarray) -> np.ndarray:
+        """Index into `sequence` at which each target's history begins (int64)."""
+        return np.maximum(self.offsets[self.owners(targets)], targets - self.max_history)
+
+    def history(self, target: int) -> np.ndarray:
+        """Item ids (int32) before `target`, oldest first, at most `max_history`."""
+        start = self.starts(np.asarray([target]))[0]
+        return self.sequence[start:target]
+
+    def select(self, domains: list[str]) -> tuple[Corpus, np.ndarray]:
+        """The part of the corpus in `domains`, items renumbered 1..n, and their ids here.
+
+        Returns (corpus, ids) with ids int64 (n+1,), ids[0] = 0: rows `ids` of an embedding table are the part's table.
+        """
+        if unknown := [d for d in domains if d not in self.domains]:
+            raise CorpusError(f"No such domain {unknown}; the corpus has {self.domains}.")
+        keep_items = self.items["domain"].is_in(domains).to_numpy()
+        keep_users = self.users["domain"].is_in(domains).to_numpy()
+        ids = np.concatenate([[0], np.flatnonzero(keep_items) + 1])
+        new_id = np.zeros(self.n_items + 1, dtype=np.int32)
+        new_id[ids] = np.arange(len(ids))
+        lengths = np.diff(self.offsets)
+        kept = np.repeat(keep_users, lengths)
+        moved = np.cumsum(kept) - 1  # where a kept interaction stands in the new flat array
+        in_part = kept[self.targets]
+        return replace(
+            self,
+            items=self.items.filter(keep_items).with_columns(item=pl.int_range(1, len(ids), dtype=pl.Int32)),
+            users=self.users.filter(keep_users).with_columns(user=pl.int_range(0, int(keep_users.sum()), dtype=pl.Int32)),
+            offsets=np.concatenate([[0], np.cumsum(lengths[keep_users])]).astype(np.int64),
+            sequence=new_id[self.sequence[kept]],
+            times=None if self.times is None else self.times[kept],
+            targets=moved[self.targets[in_part]].astype(np.int64),
+            splits=self.splits[in_part],
+            facts={**self.facts, "selected": list(domains)},
+        ), ids
+
+    def statistics(self) -> pl.DataFrame:
+        """One row a domain, and a total where there are several: users, items, interactions, samples by split, mean length."""
+        parts = [(d, self.select([d])[0]) for d in self.domains] if len(self.domains) > 1 else []
+        rows = [*parts, ("total" if parts else self.domains[0], self)]
+        return pl.DataFrame([{
+            "domain": name, "users": c.n_users, "items": c.n_items, "interactions": len(c.sequence),
+            "samples": len(c.targets), **{s: int((c.splits == k).sum()) for s, k in SPLITS.items()},
+            "mean length": round(len(c.sequence) / max(1, c.n_users), 2),
+        } for name, c in rows])
+
+    def check(self) -> Corpus:
+        """Return the corpus, or raise CorpusError naming what breaks the contract above."""
+        n, t = self.n_items, len(self.sequence)
+        _expect((self.items["item"].to_numpy() == np.arange(1, n + 1)).all(), "items.item must be 1..N in order")
+        _expect(n > 0 and self.n_users > 0, f"a corpus needs items and users; found {n} items, {self.n_users} users")
+        _expect(self.items["title"].null_count() == 0, "items.title has nulls")
+        _expect(len(self.offsets) == self.n_users + 1 and self.offsets[0] == 0 and self.offsets[-1] == t
+                and (np.diff(self.offsets) >= 0).all(), "offsets must rise from 0 to the number of interactions")
+        _expect(t == 0 or (self.sequence.min() >= 1 and self.sequence.max() <= n),
+                f"sequence must hold item ids 1..{n}")
+        _expect(self.times is None or len(self.times) == t, "times must be as long as sequence")
+        _expect(len(self.splits) == len(self.targets), "splits must be as long as targets")
+        if len(self.targets):
+            _expect(self.targets.min() >= 0 and self.targets.max() < t, "targets must index sequence")
+            _expect((self.starts(self.targets) < self.targets).all(), "a sample has an empty history")
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write items.parquet, users.parquet, sequences.parquet, samples.parquet and corpus.json into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.items.write_parquet(folder / "items.parquet")
+        self.users.with_columns(length=pl.Series(np.diff(self.offsets))).write_parquet(folder / "users.parquet")
+        sequences = {"item": self.sequence} | ({} if self.times is None else {"time": self.times})
+        pl.DataFrame(sequences).write_parquet(folder / "sequences.parquet")
+        pl.DataFrame({"target": self.targets, "split": self.splits}).write_parquet(folder / "samples.parquet")
+        facts = {"max_history": self.max_history, "facts": self.facts}
+        (folder / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Corpus:
+        """The corpus that `save` wrote."""
+        folder = Path(folder)
+        users = pl.read_parquet(folder / "users.parquet")
+        sequences = pl.read_parquet(folder / "sequences.parquet")
+        samples = pl.read_parquet(folder / "samples.parquet")
+        about = json.loads((folder / "corpus.json").read_text())
+        return cls(
+            items=pl.read_parquet(folder / "items.parquet"), users=users.drop("length"),
+            offsets=np.concatenate([[0], np.cumsum(users["length"].to_numpy())]).astype(np.int64),
+            sequence=sequences["item"].to_numpy(),
+            times=sequences["time"].to_numpy() if "time" in sequences.columns else None,
+            targets=samples["target"].to_numpy(), splits=samples["split"].to_numpy(),
+            max_history=about["max_history"], facts=about["facts"],
+        )
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise CorpusError(f"Not a sound corpus: {what}.")

@@ -1,0 +1,304 @@
+"""A run: one folder under `outputs/` where the notebooks meet.
+
+Notebooks hand each other files, never variables. What a notebook makes is an *artefact*: either a folder
+(`corpus`, with `corpus/manifest.json`) or a few files with one stem (`embeddings/raw`: `raw.npy` and, as its manifest,
+`raw.json`). The manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own
+files, and the record (the numbers worth keeping). So an artefact either is complete or does not exist, a stage whose
+settings and inputs did not change is reused, and a damaged file is named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RECORD_MIME = "application/vnd.llm2rec.record+json"
+MADE_BY = {
+    "corpus": "01_data_prep", "backbone": "02_csft", "csft": "02_csft", "mntp": "03_item_embedding",
+    "contrastive": "03_item_embedding", "embeddings": "03_item_embedding", "evaluation": "04_downstream_eval",
+    "maps": "05_embedding_maps",
+}
+PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "polars", "umap-learn", "matplotlib", "papermill")
+
+
+class ArtefactError(RuntimeError):
+    """An artefact is missing or damaged; the message says which notebook makes it."""
+
+
+def project_root() -> Path:
+    """The folder that holds `notebooks/` and `llm2rec_kit/`, wherever the caller's working directory is."""
+    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks").is_dir() and (folder / "llm2rec_kit").is_dir():
+            return folder
+    return Path.cwd()
+
+
+class Run:
+    """The folder `outputs/<name>/` and what is in it."""
+
+    def __init__(self, name: str, outputs: str | Path = "") -> None:
+        """Open the run, making its folder if need be; `outputs` defaults to the project's `outputs/`."""
+        if not name or name != Path(name).name or name.startswith("."):
+            raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+        self.name = name
+        self.path = (Path(outputs).expanduser() if outputs else project_root() / "outputs") / name
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def make(self, name: str, build: Callable[[Path], dict[str, Any] | None], *, settings: dict[str, Any],
+             inputs: Sequence[str] = (), force: bool = False) -> Path:
+        """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
+
+        `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
+        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
+        (`embeddings/raw`) names its files after its stem (`raw.npy`).
+        """
+        key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
+        key = json.loads(json.dumps(key, default=_plain))
+        why = "FORCE" if force else self._stale(name, key)
+        if not why:
+            print(f"{name}: reused, nothing changed ({self.manifest(name)['finished']})", flush=True)
+            return self.path_of(name)
+        partial = self._partial(name, key, force)
+        print(f"{name}: {why}", flush=True)
+        started = time.perf_counter()
+        record = build(partial) or {}
+        seconds = time.perf_counter() - started
+        self._finish(name, partial, key, record)
+        self._note_stage(name, key["settings"], seconds)
+        return self.path_of(name)
+
+    def require(self, name: str) -> Path:
+        """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
+        self.manifest(name)
+        if damaged := self._damaged(name):
+            raise ArtefactError(f"{damaged}. Delete it and run notebooks/{_maker(name)}.ipynb again "
+                                f"(run {self.name!r}).")
+        return self.path_of(name)
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of artefact `name`; raises ArtefactError where there is none."""
+        path = self._manifest_path(name)
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ArtefactError(
+                f"Run {self.name!r} has no {name!r} yet ({path} is missing). Run notebooks/{_maker(name)}.ipynb "
+                f"first, with the same `run` parameter."
+            ) from None
+        except ValueError:
+            raise ArtefactError(f"{path} is damaged (not JSON). Delete it and run notebooks/{_maker(name)}.ipynb "
+                                "again.") from None
+
+    def record(self, name: str) -> dict[str, Any]:
+        """The numbers that the stage kept about artefact `name`."""
+        return self.manifest(name)["record"]
+
+    def has(self, name: str) -> bool:
+        """Whether artefact `name` is finished."""
+        return self._manifest_path(name).is_file()
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
+        base = self.path / folder
+        found = (p for p in sorted(base.rglob("*.json")) if not any(part.startswith(".") for part in p.parts))
+        return [p.relative_to(self.path).with_suffix("").as_posix() for p in found]
+
+    def digest(self, name: str) -> str:
+        """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
+        self.require(name)
+        return hashlib.sha256(json.dumps(self.manifest(name)["files"], sort_keys=True).encode()).hexdigest()
+
+    def path_of(self, name: str) -> Path:
+        """Folder of a folder artefact; path without suffix of a file artefact."""
+        return self.path / name
+
+    def about(self) -> dict[str, Any]:
+        """The contents of run.json: provenance and the stages so far."""
+        path = self.path / "run.json"
+        known = json.loads(path.read_text()) if path.is_file() else {"stages": {}}
+        return {"name": self.name, **provenance(), "stages": known["stages"]}
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _manifest_path(self, name: str) -> Path:
+        return self.path / f"{name}.json" if "/" in name else self.path / name / "manifest.json"
+
+    def _stale(self, name: str, key: dict[str, Any]) -> str:
+        """Why the artefact has to be made, as a phrase; empty where it can be reused."""
+        try:
+            made = self.manifest(name)
+        except ArtefactError:
+            return "making"
+        changed = [f"{part}.{k}" for part in ("settings", "inputs")
+                   for k in sorted({*key[part], *made[part]}) if key[part].get(k) != made[part].get(k)]
+        if changed:
+            return f"redoing, changed: {', '.join(changed)}"
+        if damaged := self._damaged(name):
+            return f"redoing, {damaged}"
+        return ""
+
+    def _damaged(self, name: str) -> str:
+        base = self._manifest_path(name).parent
+        for file, digest in self.manifest(name)["files"].items():
+            if not (base / file).is_file():
+                return f"{base / file} is missing"
+            if file_digest(base / file) != digest:
+                return f"{base / file} is damaged (its hash is not the manifest's)"
+        return ""
+
+    def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
+        """The working folder of `name`, kept from an interrupted make of the same key."""
+        target = self.path / name
+        partial = target.with_name(f".{target.name}.partial")
+        mark = partial / ".key.json"
+        if force or not mark.is_file() or json.loads(mark.read_text() or "null") != key:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_json(mark, key)
+        return partial
+
+    def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
+        """Turn the working folder into the artefact; the manifest comes last."""
+        (partial / ".key.json").unlink()
+        files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        manifest = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
+        target = self.path / name
+        if "/" in name:
+            self._manifest_path(name).unlink(missing_ok=True)
+            for file in files:
+                os.replace(partial / file, target.parent / file)
+            partial.rmdir()
+            write_json(self._manifest_path(name), manifest)
+            return
+        write_json(partial / "manifest.json", manifest)
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _note_stage(self, name: str, settings: dict[str, Any], seconds: float) -> None:
+        about = self.about()
+        about["stages"][name] = {"settings": settings, "seconds": round(seconds, 2),
+                                 "peak_memory_mib": peak_memory_mib(), "finished": _now()}
+        write_json(self.path / "run.json", about)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("w") as file:
+            json.dump(value, file, indent=1, default=_plain, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(),
+               "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)}
+    return {"versions": versions, "git": _git(), "machine": machine}
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def show_record(name: str, values: dict[str, Any]) -> None:
+    """Keep numbers in the executed notebook: shown as text, stored under a MIME type that `read_records` finds."""
+    from IPython.display import display
+
+    text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    plain = json.loads(json.dumps({"name": name, "values": values}, default=_plain))
+    display({RECORD_MIME: plain, "text/plain": f"recorded {name}: {text}"}, raw=True)
+
+
+def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
+    """The records of an executed notebook by name."""
+    cells = json.loads(Path(notebook).read_text())["cells"]
+    outputs = (o.get("data", {}).get(RECORD_MIME) for c in cells for o in c.get("outputs", []))
+    return {o["name"]: o["values"] for o in outputs if o}
+
+
+@contextlib.contextmanager
+def one_paragraph_errors() -> Iterator[None]:
+    """Turn the kit's own errors into one paragraph on stderr and exit code 2."""
+    try:
+        yield
+    except (ArtefactError, ValueError, FileNotFoundError) as error:
+        print(f"llm2rec: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _maker(name: str) -> str:
+    return MADE_BY.get(name.split("/")[0], "01_data_prep")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be kept in a JSON file: {value!r}")
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any] | None:
+    try:
+        def git(*words: str) -> str:
+            return subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True,
+                                  check=True).stdout.strip()
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

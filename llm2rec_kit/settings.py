@@ -1,0 +1,262 @@
+"""Settings: one frozen dataclass a stage, one field a choice.
+
+Every default says where it comes from: [P] printed in the paper, [C] the official code, [O] ours. Where paper and code
+disagree both values are named. The `help` text of a field is what `llm2rec params` prints and what the comment in a
+notebook's parameters cell says.
+
+A notebook, a profile and `--set` name a field with its stage as prefix: `csft_steps` is `CSFT.steps`. All values are
+plain (str, int, float, bool, list of those), because papermill passes nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+
+def setting(default: Any, help: str, choices: tuple = ()) -> Any:
+    """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, "choices": choices})
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or cannot have the value it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the settings of all stages share: making them from flat names, and checking types and choices."""
+
+    prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = _as_kind_of(f, getattr(self, f.name), self.prefix)
+            object.__setattr__(self, f.name, value)
+            choices = f.metadata["choices"]
+            for one in value if isinstance(value, list) else [value]:
+                if choices and one not in choices:
+                    raise SettingsError(f"{self.prefix}_{f.name} must be one of {list(choices)}; found {one!r}.")
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Settings from the names in `parameters` that start with this stage's prefix, as in a notebook's `globals()`.
+
+        Raises SettingsError for a name with the prefix that is no setting: papermill itself only warns of those.
+        """
+        start = cls.prefix + "_"
+        given = {name.removeprefix(start): value for name, value in parameters.items() if name.startswith(start)}
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in given:
+            if name not in known:
+                raise SettingsError(unknown(start + name, [start + k for k in known]))
+        return cls(**given)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+
+def unknown(name: str, known: list[str], kind: str = "parameter") -> str:
+    """The sentence that says that `name` is not one of `known`, with the nearest name."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
+    return f"Unknown {kind} {name!r}.{hint}"
+
+
+def _as_kind_of(f: dataclasses.Field, value: Any, prefix: str) -> Any:
+    """`value` as the type of the field's default; an int passes for a float, nothing else is converted."""
+    default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+    kind = type(default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is list and isinstance(value, tuple):
+        return list(value)
+    if type(value) is not kind:
+        raise SettingsError(
+            f"{prefix}_{f.name} takes {kind.__name__} (default {default!r}); found {type(value).__name__}: {value!r}."
+        )
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Stage):
+    """Notebook 01: where the interactions come from, how they are cleaned and split."""
+
+    prefix: ClassVar[str] = "data"
+
+    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table"))
+    path: str = setting("", "folder or file of the source; empty for synthetic")
+    domain: str = setting("", "name for the data's domain; empty: the source's own")
+    users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
+    synthetic_users: int = setting(4000, "users of the synthetic store [O]")
+    synthetic_items: int = setting(2000, "items of the synthetic store, over its domains [O]")
+    title_rules: str = setting("gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]",
+                               ("released", "gentle"))
+    min_interactions: int = setting(5, "k of the k-core on users and items [P 4.1.1]; 0 keeps all")
+    max_history: int = setting(10, "items of history in a sample [P 4.1.1]")
+    split: str = setting("leave_one_out", "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
+                         ("leave_one_out", "global_time"))
+    train_domains: list = setting([], "domains that training sees; empty: the source's in-domain ones")
+    seed: int = setting(2024, "seed of generation and of the user subset [O]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Stage):
+    """Notebook 02: the language model everything starts from."""
+
+    prefix: ClassVar[str] = "backbone"
+
+    name: str = setting("tiny", "hub name (Qwen/Qwen2-0.5B [P]), local folder, or tiny (made here from nothing [O])")
+    hidden: int = setting(192, "tiny: width of the hidden states [O]")
+    layers: int = setting(4, "tiny: number of layers [O]")
+    heads: int = setting(6, "tiny: attention heads [O]")
+    vocabulary: int = setting(4096, "tiny: most tokens that the byte-level BPE may have [O]")
+    trust_remote_code: bool = setting(False, "run code that comes with a hub model; leave off unless you trust it [O]")
+    dtype: str = setting("auto", "float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32 [O]",
+                         ("auto", "float32", "bfloat16"))
+    device: str = setting("auto", "cpu, cuda, mps, or auto [O]", ("auto", "cpu", "cuda", "mps"))
+    seed: int = setting(42, "seed of tiny's weights [O]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CSFT(Stage):
+    """Notebook 02: collaborative supervised fine-tuning [P 3.2]."""
+
+    prefix: ClassVar[str] = "csft"
+
+    steps: int = setting(10000, "optimiser steps at which training stops [P 4.1.3]")
+    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps [P]; "
+                                     "the official code plans over all epochs [C]")
+    batch_size: int = setting(128, "samples a step, on average [P 4.1.3]")
+    learning_rate: float = setting(3e-4, "peak learning rate of AdamW [P 4.1.3]")
+    warmup_steps: int = setting(200, "steps of linear warm-up [C]")
+    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
+    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
+    clip: float = setting(1.0, "largest gradient norm [C]")
+    max_tokens: int = setting(1024, "tokens of a sample; the oldest history goes first [C]")
+    joiner: str = setting(", ", "text between titles [P 3.2, C]")
+    ending: str = setting("\n", "text between the target and the end-of-text token [C]")
+    shared_prefix: bool = setting(True, "one copy of a history that several samples share, equal in loss [O]")
+    batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
+    evaluate_every: int = setting(0, "steps between validations; 0: ten times a run [O]")
+    evaluate_samples: int = setting(2000, "validation samples drawn by seed [C]")
+    save_every: int = setting(200, "steps between checkpoints [O]")
+    seed: int = setting(42, "seed of order and dropout [C]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MNTP(Stage):
+    """Notebook 03: masked next-token prediction with the causal mask lifted [P 3.3.1]."""
+
+    prefix: ClassVar[str] = "mntp"
+
+    steps: int = setting(1000, "optimiser steps [P 4.1.3]")
+    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps")
+    batch_size: int = setting(32, "titles a step [P 4.1.3]")
+    learning_rate: float = setting(5e-5, "peak learning rate of AdamW [C, by default]")
+    warmup_steps: int = setting(0, "steps of linear warm-up [C]")
+    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
+    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
+    clip: float = setting(1.0, "largest gradient norm [C]")
+    rate: float = setting(0.2, "share of tokens to predict [P 3.3.1]")
+    replacement: str = setting("80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token",
+                               ("80_10_10", "mask"))
+    mask_token: str = setting("blank", "what stands for a masked token: blank is '_' [C]; eos", ("blank", "eos"))
+    max_tokens: int = setting(512, "tokens of a title [C]")
+    held_out: float = setting(0.1, "share of titles kept for validation [C]")
+    batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
+    evaluate_every: int = setting(0, "steps between validations; 0: ten times a run [O]")
+    save_every: int = setting(200, "steps between checkpoints [O]")
+    seed: int = setting(42, "seed of order, masks and dropout [C]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrastive(Stage):
+    """Notebook 03: item-level contrastive learning [P 3.3.2]."""
+
+    prefix: ClassVar[str] = "contrastive"
+
+    steps: int = setting(1000, "optimiser steps [P 4.1.3]")
+    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps; about 2,125 in [C]")
+    batch_size: int = setting(256, "titles a step, each the others' negative [P 4.1.3]")
+    learning_rate: float = setting(2e-4, "peak learning rate of AdamW [P 4.1.3]")
+    warmup_steps: int = setting(300, "steps of linear warm-up [C]")
+    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
+    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
+    clip: float = setting(1.0, "largest gradient norm [C]")
+    temperature: float = setting(0.2, "InfoNCE's temperature: 0.2 [P 4.1.3], 0.1 [C]")
+    views: str = setting("mask", "how two views of a title differ: mask [P 3.3.2], dropout [C], or both",
+                         ("mask", "dropout", "both"))
+    mask_rate: float = setting(0.2, "share of tokens masked in a view (views mask, both) [O, as MNTP's rate]")
+    dropout: float = setting(0.2, "attention dropout (views dropout, both) [P 4.1.3, C]")
+    symmetric: bool = setting(False, "also rank the first views from the second [O]; off in [P] and [C]")
+    max_tokens: int = setting(512, "tokens of a title [C]")
+    batch_tokens: int = setting(16384, "padded tokens of a forward pass; a batch that needs more is refused [O]")
+    save_every: int = setting(200, "steps between checkpoints [O]")
+    seed: int = setting(42, "seed of order, masks and dropout [C]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding(Stage):
+    """Notebook 03: titles to item embeddings."""
+
+    prefix: ClassVar[str] = "encoding"
+
+    attention: str = setting("bidirectional", "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or "
+                             "as_trained [O]", ("bidirectional", "causal", "as_trained"))
+    pooling: str = setting("mean", "mean over the title's tokens [P], or the last token", ("mean", "last"))
+    batch_tokens: int = setting(16384, "padded tokens of a forward pass; the embeddings do not depend on it [O]")
+    max_tokens: int = setting(512, "tokens of a title [C]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Stage):
+    """Notebook 04: recommenders over frozen embeddings [P 4.1.3]."""
+
+    prefix: ClassVar[str] = "evaluation"
+
+    recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", ("SASRec", "GRU4Rec"))
+    embeddings: list = setting(["raw", "csft", "mntp", "contrastive", "id"],
+                               "stages to compare, and id: a trained item table [O]")
+    seeds: list = setting([2024, 2025, 2026], "one training a seed [C]")
+    hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]")
+    layers: int = setting(2, "layers [C]")
+    heads: int = setting(2, "attention heads of SASRec [C]")
+    inner: int = setting(256, "width of SASRec's feed-forward layers [C]")
+    dropout: float = setting(0.3, "dropout [P 4.1.3]")
+    batch_size: int = setting(256, "samples a step, on average [C]")
+    learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3]")
+    learning_rate_gru: float = setting(1e-4, "AdamW, GRU4Rec [P 4.1.3]")
+    weight_decay: float = setting(1e-4, "AdamW's weight decay [P 4.1.3]")
+    epochs: int = setting(500, "most epochs: 500 [P], 1,000 [C]")
+    evaluate_every: int = setting(5, "epochs between validations [C]")
+    patience: int = setting(20, "epochs without a gain before training stops [P]")
+    metric: str = setting("recall@20", "what early stopping watches on the validation split [C]")
+    normalise: str = setting("none", "item embeddings: none [C for LLM2Rec] or unit [C for baselines]",
+                             ("none", "unit", "standardised"))
+    shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
+    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps(Stage):
+    """Notebook 05: two-dimensional maps of the embeddings."""
+
+    prefix: ClassVar[str] = "maps"
+
+    stages: list = setting(["raw", "csft", "mntp", "contrastive"], "embeddings to map")
+    neighbours: int = setting(15, "UMAP's n_neighbors [O, the library's default]")
+    min_dist: float = setting(0.1, "UMAP's min_dist [O, the library's default]")
+    metric: str = setting("cosine", "distance between embeddings [O]", ("cosine", "euclidean"))
+    max_items: int = setting(5000, "most items on a map, drawn by seed [O]")
+    seed: int = setting(42, "UMAP's random_state: same seed, same map [O]")
+
+
+STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps)
