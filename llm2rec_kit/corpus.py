@@ -119,7 +119,7 @@ class Corpus:
         ), ids
 
     def statistics(self) -> pl.DataFrame:
-        """One row a domain, and a total where there are several: users, items, interactions, samples by split, mean length."""
+        """One row a domain, and a total where there are several: users, items, interactions, samples by split."""
         parts = [(d, self.select([d])[0]) for d in self.domains] if len(self.domains) > 1 else []
         rows = [*parts, ("total" if parts else self.domains[0], self)]
         return pl.DataFrame([{

@@ -1,0 +1,102 @@
+"""MNTP, masked next-token prediction: the model learns to use the context that lifting the mask gave it (paper sec. 3.3.1).
+
+A fifth of a title's tokens is hidden; each is predicted from the state of the position *before* it, as the language-model
+head was trained to do. Right padding matters: under left padding the first real token would be predicted from a pad.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm2rec_kit import backbone
+from llm2rec_kit import settings as S
+from llm2rec_kit.encoder import length_batches, pad, title_tokens
+from llm2rec_kit.training.trainer import drawn
+
+
+class Batches:
+    """Item k is optimiser step k: `batch_size` titles with the masks of that step."""
+
+    def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, vocabulary: int, settings: S.MNTP) -> None:
+        """`vocabulary` is the model's: random replacements are drawn from it. Raises ValueError for no titles."""
+        if not titles:
+            raise ValueError("There is no title to learn from: no domain of the corpus is in-domain "
+                             "(`data_train_domains`, notebooks/01_data_prep.ipynb).")
+        self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
+        self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token)
+        self.pad_id, self.vocabulary, self.settings = tokenizer.pad_token_id, vocabulary, settings
+
+    def __len__(self) -> int:
+        return self.settings.steps
+
+    def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
+        rng = np.random.default_rng([self.settings.seed, 1, step])
+        return self.micro_batches(drawn(len(self.tokens), self.settings.batch_size, self.settings.seed, step), rng)
+
+    def micro_batches(self, chosen: np.ndarray, rng: np.random.Generator) -> list[dict[str, torch.Tensor]]:
+        """The chosen titles, masked, cut by the token budget."""
+        lengths = np.array([len(self.tokens[i]) for i in chosen])
+        return [self._collate([self.tokens[i] for i in chosen[part]], rng)
+                for part in length_batches(lengths, self.settings.batch_tokens)]
+
+    def _collate(self, titles: list[np.ndarray], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        pairs = [mask_tokens(t, self.mask_id, self.vocabulary, self.settings, rng) for t in titles]
+        ids, mask = pad([p[0] for p in pairs], self.pad_id, torch.device("cpu"))
+        longest = ids.shape[1]
+        # The first token has no position before it to be predicted from, so it carries no loss (as the HF label shift).
+        places = np.concatenate([np.flatnonzero(p[1][1:]) + 1 + k * longest for k, p in enumerate(pairs)])
+        labels = np.concatenate([t[1:][p[1][1:]] for t, p in zip(titles, pairs, strict=True)])
+        batch = {"input_ids": ids, "sources": torch.from_numpy(places - 1), "labels": torch.from_numpy(labels),
+                 "count": torch.tensor(max(1, len(labels)))}
+        return batch if mask is None else batch | {"attention_mask": mask}
+
+
+def mask_tokens(ids: np.ndarray, mask_id: int, vocabulary: int, settings: S.MNTP,
+                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(ids as the model sees them, which of them it has to predict): each token with probability `rate`.
+
+    `80_10_10` replaces 8 of 10 by the mask token and 1 of 10 by a random token, and leaves 1 of 10 (official code).
+    """
+    predicted = rng.random(len(ids)) < settings.rate
+    kind = rng.random(len(ids)) if settings.replacement == "80_10_10" else np.zeros(len(ids))
+    seen = np.where(predicted & (kind < 0.8), mask_id, ids)
+    random = rng.integers(0, vocabulary, len(ids))
+    return np.where(predicted & (kind >= 0.8) & (kind < 0.9), random, seen), predicted
+
+
+def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """(summed cross-entropy of the hidden tokens, their number)."""
+    logits = _logits(model, micro)
+    return F.cross_entropy(logits.float(), micro["labels"], reduction="sum"), len(micro["labels"])
+
+
+def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Tensor:
+    states = backbone.body(model)(input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"),
+                                  use_cache=False).last_hidden_state
+    return model.get_output_embeddings()(states.flatten(0, 1)[micro["sources"]])
+
+
+@torch.no_grad()
+def validation(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
+    """Loss and accuracy on hidden tokens of all titles of `batches`, with one fixed draw of masks."""
+    was_training = model.training
+    model.eval()
+    total, right, count = 0.0, 0, 0
+    for micro in batches.micro_batches(np.arange(len(batches.tokens)), np.random.default_rng(batches.settings.seed)):
+        micro = {k: v.to(model.device) for k, v in micro.items()}
+        logits = _logits(model, micro)
+        total += F.cross_entropy(logits.float(), micro["labels"], reduction="sum").item()
+        right += (logits.argmax(-1) == micro["labels"]).sum().item()
+        count += len(micro["labels"])
+    model.train(was_training)
+    return {"loss": total / max(1, count), "accuracy": right / max(1, count)}
+
+
+def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[str]]:
+    """(training titles, held-out titles), drawn by seed."""
+    order = np.random.default_rng(settings.seed).permutation(len(titles))
+    held = round(len(titles) * settings.held_out)
+    return [titles[i] for i in np.sort(order[held:])], [titles[i] for i in np.sort(order[:held])]

@@ -1,0 +1,63 @@
+"""What several test files stand on: a hand-made corpus, a tiny backbone, one thread."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
+from llm2rec_kit.settings import Backbone
+
+BRANDS = ("Star Harbor", "Iron Vale", "Moss & Fern", "Café Lumière")
+KINDS = ("Racing", "Puzzle, Deluxe", "Chess Set", "Ink_Pen!")
+
+
+def make_corpus(users: int = 12, items: int = 16, max_history: int = 4, seed: int = 0, longest: int = 9) -> Corpus:
+    """Random sequences of 3 to `longest` items, leave-one-out; titles of several lengths, punctuation included."""
+    rng = np.random.default_rng(seed)
+    titles = [f"{BRANDS[i % 4]} {KINDS[(i // 4) % 4]}{' for PC' * (i % 3)} {i}" for i in range(items)]
+    lengths = rng.integers(3, longest + 1, users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    targets = np.concatenate([np.arange(a + 1, b) for a, b in itertools.pairwise(offsets)])
+    last = np.isin(targets, offsets[1:] - 1)
+    second = np.isin(targets, offsets[1:] - 2)
+    return Corpus(
+        items=pl.DataFrame({"item": np.arange(1, items + 1, dtype=np.int32), "source_id": [f"i{i}" for i in range(items)],
+                            "title": titles, "domain": "toy"}),
+        users=pl.DataFrame({"user": np.arange(users, dtype=np.int32), "source_id": [f"u{u}" for u in range(users)],
+                            "domain": "toy"}),
+        offsets=offsets, sequence=rng.integers(1, items + 1, offsets[-1]).astype(np.int32), times=None,
+        targets=targets, splits=np.where(last, TEST, np.where(second, VALID, TRAIN)).astype(np.uint8),
+        max_history=max_history, facts={"source": "hand-made"},
+    ).check()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    return make_corpus()
+
+
+@pytest.fixture(scope="session")
+def _tiny():
+    from llm2rec_kit import backbone
+
+    return backbone.make_tiny(make_corpus().titles, Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu"))
+
+
+@pytest.fixture
+def tiny(_tiny):
+    """A fresh copy of a two-layer backbone and its tokenizer."""
+    import copy
+
+    model, tokenizer = _tiny
+    return copy.deepcopy(model), tokenizer

@@ -1,0 +1,64 @@
+"""Backbones: the tiny one survives saving, the switch is obeyed, what cannot be had is explained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llm2rec_kit import backbone
+from llm2rec_kit.settings import Backbone
+
+TEXTS = ["Star Harbor Racing, Deluxe", "  odd   spacing\n", "naïve 日本語 🙂", "2 x 4's (USB-C)", "a" * 300]
+
+
+def test_round_trip_keeps_ids_and_outputs(tiny, tmp_path):
+    model, tokenizer = tiny
+    backbone.save(model, tokenizer, tmp_path)
+    again, reader = backbone.load(tmp_path, Backbone(device="cpu"))
+    ids = [tokenizer(t)["input_ids"] for t in TEXTS]
+    assert ids == [reader(t)["input_ids"] for t in TEXTS]
+    assert [tokenizer.decode(i) for i in ids[1:]] == TEXTS[1:]
+    probe = torch.tensor([ids[0]])
+    assert torch.equal(model(input_ids=probe).logits, again(input_ids=probe).logits)
+
+
+def test_tiny_is_made_the_same_twice_and_leaves_the_random_state_alone():
+    settings = Backbone(hidden=32, layers=1, heads=2, vocabulary=300, device="cpu")
+    before = torch.random.get_rng_state()
+    one, two = (backbone.make_tiny(TEXTS, settings)[0].state_dict() for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_the_default_tiny_has_two_to_five_million_parameters():
+    titles = [f"{a} {b} {c}" for a in "abcdefgh" for b in range(40) for c in ("Racing", "Puzzle")]
+    model, _ = backbone.make_tiny(titles, Backbone(device="cpu"))
+    body = backbone.parameters(model) - model.get_input_embeddings().weight.numel()
+    assert 2e6 <= body + 192 * 1500 <= 5e6  # a real catalogue fills the vocabulary to between 1,500 and 4,096 tokens
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_switch_is_obeyed_and_survives_saving(tiny, tmp_path, kernel, padded):
+    model, tokenizer = tiny
+    model.set_attn_implementation(kernel)
+    assert backbone.leak(model, padded=padded) == 0
+    assert backbone.leak(backbone.bidirectional(model), padded=padded) > 1e-3
+    backbone.save(model, tokenizer, tmp_path)
+    again, _ = backbone.load(tmp_path, Backbone(device="cpu"))
+    again.set_attn_implementation(kernel)
+    assert backbone.is_bidirectional(again)
+    assert backbone.leak(again, padded=padded) > 1e-3
+    assert backbone.leak(backbone.causal(again), padded=padded) == 0
+
+
+def test_a_backbone_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(backbone.BackboneError, match="hf download"):
+        backbone.load(str(tmp_path / "nothing here"))
+
+
+def test_the_blank_is_one_token_and_eos_is_the_other_choice(tiny):
+    _, tokenizer = tiny
+    assert tokenizer.decode([backbone.mask_token_id(tokenizer, "blank")]) == "_"
+    assert backbone.mask_token_id(tokenizer, "eos") == tokenizer.eos_token_id
