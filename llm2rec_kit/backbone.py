@@ -106,6 +106,7 @@ def train_tokenizer(titles: list[str], vocabulary: int) -> Qwen2Tokenizer:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model (safetensors) and tokenizer to `folder`, in the hub's layout; the attention flag is in config.json."""
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

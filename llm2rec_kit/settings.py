@@ -197,7 +197,7 @@ class Contrastive(Stage):
     dropout: float = setting(0.2, "attention dropout (views dropout, both) [P 4.1.3, C]")
     symmetric: bool = setting(False, "also rank the first views from the second [O]; off in [P] and [C]")
     max_tokens: int = setting(512, "tokens of a title [C]")
-    batch_tokens: int = setting(16384, "padded tokens of a forward pass; a batch that needs more is refused [O]")
+    batch_tokens: int = setting(16384, "padded tokens of a forward pass [O]")
     save_every: int = setting(200, "steps between checkpoints [O]")
     seed: int = setting(42, "seed of order, masks and dropout [C]")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoder import pad, pool, title_tokens
-from llm2rec_kit.training.trainer import drawn
+from llm2rec_kit.encoder import Encoder, length_batches, pad, pool, title_tokens
+from llm2rec_kit.training.trainer import drawn, fit
 
 
 class Batches:
-    """Item k is optimiser step k: first views, then second views, of `batch_size` distinct titles."""
+    """Item k is optimiser step k: two views of `batch_size` distinct titles, all in one micro-batch.
+
+    The titles are each other's negatives, so a step cannot be cut into independent micro-batches; to pad little, its
+    views are read in `chunks` of like length, and `place` puts them back in order: first views, then second views.
+    """
 
     def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
         """Raises ValueError for fewer than two distinct titles: there would be no negative."""
@@ -35,18 +40,17 @@ class Batches:
     def __len__(self) -> int:
         return self.settings.steps
 
-    def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
+    def __getitem__(self, step: int) -> list[dict]:
         rng = np.random.default_rng([self.settings.seed, 2, step])
         chosen = [self.tokens[i] for i in drawn(len(self.tokens), self.settings.batch_size, self.settings.seed, step)]
-        both = [view(t, self.mask_id, self.settings, rng) for _ in range(2) for t in chosen]
-        ids, mask = pad(both, self.pad_id, torch.device("cpu"))
-        if ids.numel() > self.settings.batch_tokens:
-            raise ValueError(
-                f"A contrastive batch of {len(chosen)} titles has {ids.numel()} padded tokens, more than "
-                f"contrastive_batch_tokens {self.settings.batch_tokens}. Its titles are each others' negatives and cannot "
-                f"be cut: raise contrastive_batch_tokens (memory) or lower contrastive_batch_size.")
-        batch = {"input_ids": ids, "count": torch.tensor(len(chosen))}
-        return [batch if mask is None else batch | {"attention_mask": mask}]
+        views = [view(t, self.mask_id, self.settings, rng) for _ in range(2) for t in chosen]
+        parts = length_batches(np.array([len(v) for v in views]), self.settings.batch_tokens)
+        chunks = []
+        for part in parts:
+            ids, mask = pad([views[i] for i in part], self.pad_id, torch.device("cpu"))
+            chunks.append({"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask})
+        place = torch.from_numpy(np.argsort(np.concatenate(parts)))
+        return [{"chunks": chunks, "place": place, "count": torch.tensor(len(chosen))}]
 
 
 def view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
@@ -70,13 +74,16 @@ def info_nce(first: torch.Tensor, second: torch.Tensor, temperature: float, symm
 
 def loss_of(settings: S.Contrastive):
     """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles)."""
-    def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        mask = micro.get("attention_mask")
-        states = backbone.body(model)(input_ids=micro["input_ids"], attention_mask=mask,
-                                      use_cache=False).last_hidden_state
-        first, second = pool(states, mask, "mean").chunk(2)
+    def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
+        pooled = [_pooled(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
+        first, second = torch.cat(pooled)[micro["place"]].chunk(2)
         return info_nce(first, second, settings.temperature, settings.symmetric), len(first)
     return loss
+
+
+def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    states = backbone.body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return pool(states, mask, "mean")
 
 
 @contextlib.contextmanager
@@ -109,3 +116,21 @@ def uniformity(vectors: np.ndarray) -> float:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def train(titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive,
+          folder: Path) -> list[dict[str, float]]:
+    """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history."""
+    batches = Batches(titles, tokenizer, settings)
+    print(f"  contrastive: {len(batches.tokens)} distinct titles", flush=True)
+    with dropout(model, settings):
+        return fit("contrastive", backbone.bidirectional(model), batches, loss_of(settings), settings, folder,
+                   validate=lambda m: _probe(m, tokenizer, titles, settings))
+
+
+def _probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, titles: list[str],
+           settings: S.Contrastive) -> dict[str, float]:
+    """Uniformity of the space: towards 0 it is collapsing."""
+    sample = np.random.default_rng(settings.seed).permutation(len(titles))[:512]
+    place = S.Encoding(max_tokens=settings.max_tokens)
+    return {"uniformity": uniformity(Encoder(model, tokenizer, place).encode([titles[i] for i in sample]))}

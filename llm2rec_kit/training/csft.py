@@ -10,7 +10,8 @@ would have alone. Same loss and gradient as one row a sample, for a fraction of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoder import length_batches
+from llm2rec_kit.training.trainer import fit
 
 IGNORED = -1  # branch number of padding
 
@@ -239,9 +241,28 @@ def validation(model: PreTrainedModel, corpus: Corpus, texts: Texts, rows: Rows,
 
 def savings(corpus: Corpus, texts: Texts, settings: S.CSFT) -> dict[str, float]:
     """Tokens that the training samples cost one row each, with shared prefixes, and the ratio."""
-    from dataclasses import replace
-
     targets = corpus.samples("train")
     plain = rows(corpus, texts, targets, replace(settings, shared_prefix=False)).tokens.sum()
     shared = rows(corpus, texts, targets, replace(settings, shared_prefix=True)).tokens.sum()
     return {"plain_tokens": int(plain), "shared_tokens": int(shared), "ratio": float(plain / shared)}
+
+
+def train(corpus: Corpus, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT,
+          folder: Path) -> list[dict[str, float]]:
+    """Fine-tune `model` in place on the training samples of the corpus's training domains; returns the history.
+
+    Validation is on `evaluate_samples` validation samples of the same domains. Checkpoints go to `folder` (see `fit`).
+    """
+    part, _ = corpus.select(corpus.train_domains)
+    texts = tokenise(part, tokenizer, settings)
+    learned = rows(part, texts, part.samples("train"), settings)
+    valid = part.samples("valid")
+    held = np.random.default_rng(settings.seed).permutation(valid)[:settings.evaluate_samples]
+    checked = rows(part, texts, held, settings)
+    pad_id = tokenizer.pad_token_id
+    batches = Batches(part, texts, learned, settings, pad_id)
+    print(f"  csft: {len(learned.targets)} samples in {len(learned.starts)} rows, {batches.steps_per_epoch} steps an epoch, "
+          f"{settings.steps / batches.steps_per_epoch:.2f} epochs", flush=True)
+    return fit("csft", backbone.causal(model), batches, loss, settings, folder,
+               validate=lambda m: validation(m, part, texts, checked, settings, pad_id) if len(held) else {},
+               evaluate_every=settings.evaluate_every)

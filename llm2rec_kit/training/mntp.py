@@ -6,6 +6,8 @@ head was trained to do. Right padding matters: under left padding the first real
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoder import length_batches, pad, title_tokens
-from llm2rec_kit.training.trainer import drawn
+from llm2rec_kit.training.trainer import drawn, fit
 
 
 class Batches:
@@ -100,3 +102,15 @@ def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[s
     order = np.random.default_rng(settings.seed).permutation(len(titles))
     held = round(len(titles) * settings.held_out)
     return [titles[i] for i in np.sort(order[held:])], [titles[i] for i in np.sort(order[:held])]
+
+
+def train(titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP,
+          folder: Path) -> list[dict[str, float]]:
+    """Lift the mask of `model` and train it in place on `titles`, a share of them held out; returns the history."""
+    learned, held = split_titles(titles, settings)
+    vocabulary = model.config.vocab_size
+    batches = Batches(learned, tokenizer, vocabulary, settings)
+    checked = Batches(held, tokenizer, vocabulary, settings) if held else None
+    print(f"  mntp: {len(learned)} titles, {len(held)} held out", flush=True)
+    return fit("mntp", backbone.bidirectional(model), batches, loss, settings, folder,
+               validate=(lambda m: validation(m, checked)) if checked else None, evaluate_every=settings.evaluate_every)

@@ -68,7 +68,7 @@ class StepTrainer(Trainer):
 
     def __init__(self, *, loss: Loss, validate: Callable[[PreTrainedModel], dict[str, float]] | None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.sum_loss, self.validate = loss, validate
+        self.sum_loss, self.validate, self.validated_at = loss, validate, -1
 
     def get_train_dataloader(self) -> DataLoader:
         """One item a step, in order: the batches have been drawn already."""
@@ -91,7 +91,10 @@ class StepTrainer(Trainer):
         return total
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Our validation numbers, logged at this step."""
+        """Our validation numbers, logged at this step; Trainer asks twice at the last one."""
+        if self.validated_at == self.state.global_step:
+            return {}
+        self.validated_at = self.state.global_step
         found = {f"validation_{k}": v for k, v in self.validate(self.model).items()}
         self.log(dict(found))
         return found
@@ -117,7 +120,7 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         self.last |= logs or {}
-        if logs and any(k.startswith("validation_") for k in logs):
+        if any(k.startswith("validation_") for k in logs or {}):
             shown = [f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last
                      if k == "loss" or k.startswith("validation_")]
             print(f"  {self.name} step {state.global_step}/{state.max_steps}: {', '.join(shown)}", flush=True)

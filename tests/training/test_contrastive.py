@@ -12,6 +12,7 @@ from conftest import make_corpus
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import Contrastive
 from llm2rec_kit.training import contrastive
+from llm2rec_kit.training.trainer import drawn
 
 TITLES = make_corpus().titles
 
@@ -64,13 +65,24 @@ def test_dropout_views_differ_in_training_only_and_dropout_is_put_back(tiny):
 def test_titles_of_a_batch_are_distinct(tiny):
     batches = contrastive.Batches([*TITLES, *TITLES], tiny[1], Contrastive(batch_size=100, views="dropout"))
     assert len(batches.tokens) == len(set(TITLES))
-    assert len(batches[0][0]["input_ids"]) == 2 * len(set(TITLES))
+    (micro,) = batches[0]
+    assert sum(len(chunk["input_ids"]) for chunk in micro["chunks"]) == 2 * len(set(TITLES)) == len(micro["place"])
 
 
-def test_a_batch_over_the_memory_limit_is_refused_before_it_is_run(tiny):
-    batches = contrastive.Batches(TITLES, tiny[1], Contrastive(batch_size=8, batch_tokens=50))
-    with pytest.raises(ValueError, match="raise contrastive_batch_tokens"):
-        batches[0]
+@pytest.mark.parametrize("batch_tokens", [1, 60, 16384])
+def test_the_loss_is_info_nce_of_the_two_views_however_they_are_read(tiny, batch_tokens):
+    model, tokenizer = tiny
+    backbone.bidirectional(model)
+    settings = Contrastive(batch_size=6, batch_tokens=batch_tokens)
+    batches = contrastive.Batches(TITLES, tokenizer, settings)
+    rng = np.random.default_rng([settings.seed, 2, 0])
+    chosen = [batches.tokens[i] for i in drawn(len(TITLES), 6, settings.seed, 0)]
+    views = [contrastive.view(t, batches.mask_id, settings, rng) for _ in range(2) for t in chosen]
+    alone = torch.cat([model.base_model(input_ids=torch.tensor(v[None])).last_hidden_state.mean(1) for v in views])
+    expected = contrastive.info_nce(alone[:6], alone[6:], settings.temperature)
+    found, count = contrastive.loss_of(settings)(model, batches[0][0])
+    assert count == 6
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_one_title_has_no_negative(tiny):
