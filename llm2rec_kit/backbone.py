@@ -74,7 +74,7 @@ def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel,
     """
     tokenizer = train_tokenizer(titles, settings.vocabulary)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=settings.hidden, intermediate_size=settings.hidden * 8 // 3,
+        vocab_size=len(tokenizer), hidden_size=settings.hidden, intermediate_size=settings.hidden * 3,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.heads,
         max_position_embeddings=2048, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=None, use_cache=False,

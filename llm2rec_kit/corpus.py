@@ -109,7 +109,7 @@ class Corpus:
         return replace(
             self,
             items=self.items.filter(keep_items).with_columns(item=pl.int_range(1, len(ids), dtype=pl.Int32)),
-            users=self.users.filter(keep_users).with_columns(user=pl.int_range(0, int(keep_users.sum()), dtype=pl.Int32)),
+            users=self.users.filter(keep_users).with_columns(user=pl.int_range(0, keep_users.sum(), dtype=pl.Int32)),
             offsets=np.concatenate([[0], np.cumsum(lengths[keep_users])]).astype(np.int64),
             sequence=new_id[self.sequence[kept]],
             times=None if self.times is None else self.times[kept],
@@ -139,11 +139,22 @@ class Corpus:
         _expect(t == 0 or (self.sequence.min() >= 1 and self.sequence.max() <= n),
                 f"sequence must hold item ids 1..{n}")
         _expect(self.times is None or len(self.times) == t, "times must be as long as sequence")
+        mixed = self._foreign()
+        _expect(not len(mixed), f"a user's items must be of the user's domain (`select` counts on it); {len(mixed)} "
+                f"interactions are not, the first at sequence[{mixed[0] if len(mixed) else 0}]")
+        if self.times is not None:
+            backward = np.setdiff1d(np.flatnonzero(np.diff(self.times) < 0) + 1, self.offsets)
+            _expect(not len(backward), f"times must not fall within a user; they do at {backward[:1]}")
         _expect(len(self.splits) == len(self.targets), "splits must be as long as targets")
         if len(self.targets):
             _expect(self.targets.min() >= 0 and self.targets.max() < t, "targets must index sequence")
             _expect((self.starts(self.targets) < self.targets).all(), "a sample has an empty history")
         return self
+
+    def _foreign(self) -> np.ndarray:
+        """Indices into `sequence` of items that are of another domain than their user."""
+        of_items = self.items["domain"].to_numpy()[self.sequence - 1]
+        return np.flatnonzero(of_items != np.repeat(self.users["domain"].to_numpy(), np.diff(self.offsets)))
 
     def save(self, folder: Path) -> None:
         """Write items.parquet, users.parquet, sequences.parquet, samples.parquet and corpus.json into `folder`."""

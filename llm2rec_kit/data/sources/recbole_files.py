@@ -1,0 +1,135 @@
+"""RecBole's atomic files: tab-separated, with a header of `name:type`.
+
+Read are `<stem>.inter`, or `<stem>.train/valid/test.inter` or any part of those, and titles from `<stem>.item` (column
+title) or `<stem>.text` (UniSRec: one text of title, categories and brand). Two forms of `.inter` exist:
+
+plain     one event a row: user_id, item_id and maybe timestamp (seconds, as RecBole writes them).
+sequence  one sample a row: user_id, item_id_list (the history, oldest first) and item_id (what came next).
+
+Of the sequence form a user often has many rows, each a prefix of the next. All files are read together and the user's
+longest row is kept, history and next item; of equally long rows the test file's, then valid's, then train's first.
+Where a producer cut histories (to 50 items, often), rows are windows rather than prefixes, and items older than the kept
+window are not recovered; `facts["rows_not_prefix"]` counts such rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item
+from llm2rec_kit.settings import Data
+
+PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
+LAYOUT = ("data_source 'recbole' expects a folder of RecBole atomic files: <name>.item with columns item_id and title "
+          "(or <name>.text with item_id and text), and <name>.inter or <name>.train.inter, <name>.valid.inter, "
+          "<name>.test.inter with columns user_id, item_id and either item_id_list or timestamp")
+
+
+def load(settings: Data) -> Interactions:
+    """Interactions of the folder `settings.path`; the domain is `settings.domain` or the files' stem.
+
+    Raises ValueError, one paragraph, where the folder, a file or a column is missing, naming what was found.
+    """
+    folder, stem = _stem(settings.path)
+    domain = settings.domain or stem
+    facts: dict[str, Any] = {"source": "recbole", "stem": stem}
+    items = _items(folder, stem, domain, facts)
+    frames = {part: _read(folder / f"{stem}{part}.inter") for part in PARTS if (folder / f"{stem}{part}.inter").exists()}
+    facts["files"] = [f"{stem}{part}.inter" for part in frames]
+    for part, frame in frames.items():
+        _need(frame, ["user_id", "item_id"], folder / f"{stem}{part}.inter")
+    as_lists = ["item_id_list" in frame.columns for frame in frames.values()]
+    if any(as_lists) and not all(as_lists):
+        raise ValueError(f"{folder}: some of {facts['files']} have the column item_id_list and some have not. {LAYOUT}.")
+    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames)
+    for column, kind in (("item", "item2index"), ("user", "user2index")):
+        events = _original_ids(events, column, folder / f"{stem}.{kind}")
+    whole = events.filter(pl.col("user").is_not_null() & pl.col("item").is_not_null())
+    dropped = [("empty ids", len(events) - len(whole), "no user or no item")] if len(whole) < len(events) else []
+    return Interactions(items=items, events=whole, domains_in=[domain], facts=facts, dropped=dropped)
+
+
+def _stem(path: str) -> tuple[Path, str]:
+    """The folder and the one stem of its .inter files."""
+    if not path:
+        raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{LAYOUT}; {folder} {kind}. Set data_path to the folder of the files.")
+    stems = set()
+    for file in folder.glob("*.inter"):
+        part = Path(file.stem).suffix
+        stems.add(file.stem.removesuffix(part) if part and part in PARTS else file.stem)
+    if len(stems) != 1:
+        found = sorted(p.name for p in folder.iterdir())[:20]
+        many = f"has the .inter files of several data sets {sorted(stems)}; give each its own folder" if stems else (
+            f"has no .inter file; it holds {found}")
+        raise ValueError(f"{LAYOUT}; {folder} {many}.")
+    return folder, stems.pop()
+
+
+def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.DataFrame:
+    for file, column in ((folder / f"{stem}.item", "title"), (folder / f"{stem}.text", "text")):
+        if not file.is_file():
+            continue
+        table = _read(file)
+        _need(table, ["item_id", column], file)
+        facts["titles_from"] = f"{file.name}, column {column}"
+        table = table.rename({"item_id": "source_id"} | ({} if column == "title" else {column: "title"}))
+        others = [c for c in table.columns if c not in ("source_id", "title", "domain")]
+        return first_of_each_item(table.select("source_id", "title", pl.lit(domain).alias("domain"), *others), facts)
+    found = sorted(p.name for p in folder.iterdir())[:20]
+    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {found}.")
+
+
+def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> pl.DataFrame:
+    """Events (user, item) of each user's longest row, users in the order of their rows."""
+    rows = pl.concat([f.select("user_id", "item_id_list", "item_id") for f in frames.values()]).with_row_index("row")
+    rows = rows.select("row", user="user_id", text=pl.concat_str("item_id_list", "item_id", separator=" ",
+                                                                 ignore_nulls=True).str.strip_chars())
+    rows = rows.with_columns(length=pl.col("text").str.count_matches(" ", literal=True))
+    kept = rows.sort("length", "row", descending=[True, False]).unique("user", keep="first", maintain_order=True)
+    both = rows.join(kept.select("user", longest="text"), on="user")
+    facts["rows_not_prefix"] = both.filter(
+        ~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " ")).height
+    events = kept.sort("row").select("user", item=pl.col("text").str.split(" ")).explode("item")
+    return events.filter(pl.col("item") != "")
+
+
+def _from_rows(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Events (user, item[, time]) of the plain form, the files in the order train, valid, test."""
+    ordered = [frames[part] for part in reversed(PARTS) if part in frames]
+    columns = ["user_id", "item_id"] + (["timestamp"] if all("timestamp" in f.columns for f in ordered) else [])
+    events = pl.concat([f.select(columns) for f in ordered]).rename({"user_id": "user", "item_id": "item"})
+    if "timestamp" not in columns:
+        return events
+    time = as_milliseconds(events["timestamp"], "the column timestamp").alias("time")
+    return events.drop("timestamp").with_columns(time)
+
+
+def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame:
+    """Events with the source's own ids where UniSRec's index file (id, tab, index; no header) stands beside."""
+    if not file.is_file():
+        return events
+    index = pl.read_csv(file, separator="\t", has_header=False, quote_char=None, infer_schema=False,
+                        new_columns=["id", "index"])
+    return events.with_columns(pl.col(column).replace(index["index"], index["id"]))
+
+
+def _read(file: Path) -> pl.DataFrame:
+    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`)."""
+    try:
+        table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{file} cannot be read as a tab-separated file: {error}") from None
+    names = {c: c.split(":")[0].strip() for c in table.columns}
+    return table.rename(names)
+
+
+def _need(table: pl.DataFrame, wanted: list[str], file: Path) -> None:
+    if missing := [c for c in wanted if c not in table.columns]:
+        raise ValueError(f"{file}: the columns {missing} are missing; found {table.columns}. {LAYOUT}.")

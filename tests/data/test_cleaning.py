@@ -1,0 +1,212 @@
+"""Cleaning: each step against hand-computed values, the k-core and the splits against slow plain versions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm2rec_kit.corpus import TEST, TRAIN, VALID
+from llm2rec_kit.data import cleaning
+from llm2rec_kit.data.sources import Interactions
+from llm2rec_kit.settings import Data
+
+
+def shop(events: list[tuple], titles: dict[str, str | None], domains: dict[str, str] | None = None, **more) -> Interactions:
+    names = ["user", "item", "time"][:len(events[0]) if events else 2]
+    items = pl.DataFrame({"source_id": list(titles), "title": pl.Series(list(titles.values()), dtype=pl.String),
+                          "domain": [(domains or {}).get(i, "shop") for i in titles]},
+                         schema_overrides={"source_id": pl.String, "domain": pl.String})
+    frame = pl.DataFrame(events, schema=names, orient="row", schema_overrides={"user": pl.String, "item": pl.String})
+    return Interactions(items=items, events=frame, domains_in=items["domain"].unique(maintain_order=True).to_list(), **more)
+
+
+def plain(**kw) -> Data:
+    return Data(source="table", min_interactions=kw.pop("min_interactions", 0), **kw)
+
+
+LETTERS = {c: f"Item {c}" for c in "abcdef"}
+
+
+def sequences(corpus) -> dict[str, str]:
+    ids = corpus.items["source_id"].to_list()
+    return {u: "".join(ids[i - 1] for i in corpus.sequence[corpus.offsets[n]:corpus.offsets[n + 1]])
+            for n, u in enumerate(corpus.users["source_id"])}
+
+
+def dropped(corpus) -> dict[str, int]:
+    return {s["step"]: s["rows_dropped"] for s in corpus.facts["cleaning"]}
+
+
+def test_released_title_rules():
+    kept = {"quote": '&quot;Big&quot; &amp; red', "spaces": "  Tea ", "twenty": " ".join("w" * 20), "two": "ab",
+            "entity": "Caf&eacute;"}
+    gone = {"none": None, "empty": "", "span": 'x <span id="y">', "one": "a", "blank": "   ",
+            "long": " ".join("w" * 21), "double": "a " + " " * 20 + "b"}
+    items = pl.DataFrame({"source_id": [*kept, *gone], "title": [*kept.values(), *gone.values()]})
+    got = dict(cleaning.clean_titles(items, "released").select("source_id", "title").iter_rows())
+    assert got == {"quote": 'Big" & red', "spaces": "Tea", "twenty": kept["twenty"], "two": "ab", "entity": "Caf&eacute;"}
+
+
+def test_gentle_title_rules():
+    items = pl.DataFrame({"source_id": list("abcdef"), "title": ["Pok&eacute;mon  &amp;\t Co ", None, "", "&nbsp;", "x",
+                                                                 " ".join("w" * 30)]})
+    got = dict(cleaning.clean_titles(items, "gentle").select("source_id", "title").iter_rows())
+    assert got == {"a": "Pokémon & Co", "e": "x", "f": " ".join("w" * 30)}
+
+
+def test_steps_say_what_they_dropped():
+    events = [("u", i, t) for t, i in enumerate("abcde")] + [("u", "a", 0), ("u", "ghost", 9), ("u", "blank", 10),
+                                                              ("short", "a", 1), ("u", "f", None)]
+    corpus = cleaning.build(shop(events, {**LETTERS, "blank": " "}, dropped=[("loader", 3, "broken lines")]), plain())
+    assert dropped(corpus) == {"loader": 3, "unknown items": 1, "title rules": 1, "no time": 1, "repeated rows": 1,
+                               "short users": 1}
+    before = [s["rows_before"] for s in corpus.facts["cleaning"]]
+    assert before == [13, 10, 9, 8, 7, 6]
+    assert sequences(corpus) == {"u": "abcde"}
+    assert json.loads(json.dumps(corpus.facts)) == corpus.facts
+
+
+def test_repeats_stay_unless_time_too_is_the_same():
+    timed = cleaning.build(shop([("u", "a", 1), ("u", "a", 2), ("u", "b", 3), ("u", "b", 3)], LETTERS), plain())
+    assert sequences(timed) == {"u": "aab"}
+    untimed = cleaning.build(shop([("u", i) for i in "aabb"], LETTERS), plain())
+    assert sequences(untimed) == {"u": "aabb"}
+    assert untimed.times is None
+
+
+def test_equal_times_stay_in_the_sources_order_and_users_in_theirs():
+    events = [("v", "c", 5), ("u", "b", 7), ("v", "a", 5), ("u", "a", 7), ("v", "b", 1), ("u", "f", 7)]
+    corpus = cleaning.build(shop(events, LETTERS), plain())
+    assert list(sequences(corpus).items()) == [("v", "bca"), ("u", "baf")]
+    assert corpus.times.tolist() == [1, 5, 5, 7, 7, 7]
+
+
+def test_a_user_of_two_domains_is_two_users():
+    domains = {"d": "tea", "e": "tea", "f": "tea"}
+    events = [("u", i) for i in "adbecf"] + [("v", i) for i in "abc"]
+    corpus = cleaning.build(shop(events, LETTERS, domains), plain(train_domains=["tea"]))
+    assert sequences(corpus) == {"u@shop": "abc", "u@tea": "def", "v": "abc"}
+    assert corpus.users["domain"].to_list() == ["shop", "tea", "shop"]
+    assert corpus.train_domains == ["tea"]
+    assert sequences(corpus.select(["tea"])[0]) == {"u@tea": "def"}
+
+
+def test_the_user_subset_is_drawn_by_seed_and_before_the_k_core():
+    events = [(f"u{u}", i) for u in range(50) for i in "abc"]
+    draw = lambda seed: cleaning.build(shop(events, LETTERS), plain(users=7, seed=seed))  # noqa: E731
+    one = draw(1)
+    assert one.n_users == 7
+    assert one.facts["cleaning"][0]["step"] == "user subset"
+    assert sequences(one) == sequences(draw(1)) != sequences(draw(2))
+    shuffled = cleaning.build(shop(events[::-1], LETTERS), plain(users=7, seed=1))
+    assert sequences(shuffled).keys() == sequences(one).keys()
+
+
+def test_cold_items_stay_only_without_a_k_core():
+    events = [("u", i) for i in "abc"]
+    assert cleaning.build(shop(events, LETTERS), plain()).n_items == 6
+    assert cleaning.build(shop(events, LETTERS), plain(min_interactions=1)).n_items == 3
+
+
+def slow_k_core(pairs: list[tuple[int, int]], k_user: int, k_item: int) -> list[int]:
+    """One event at a time, the first that must go."""
+    left = list(range(len(pairs)))
+    while True:
+        users, items = Counter(pairs[i][0] for i in left), Counter(pairs[i][1] for i in left)
+        bad = [i for i in left if users[pairs[i][0]] < k_user or items[pairs[i][1]] < k_item]
+        if not bad:
+            return left
+        left.remove(bad[0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=50), st.integers(0, 4), st.integers(0, 4))
+@settings(max_examples=100, deadline=None)
+def test_k_core_is_the_fixed_point(pairs, k_user, k_item):
+    users, items = (np.array([p[j] for p in pairs], dtype=np.int64) for j in (0, 1))
+    kept = np.flatnonzero(cleaning.k_core(users, items, k_user, k_item)).tolist()
+    assert kept == slow_k_core(pairs, k_user, k_item)
+
+
+def test_with_k_below_three_both_minima_hold():
+    events = [("u", i) for i in "abc"] + [("v", i) for i in "abcd"] + [("w", i) for i in "de"]
+    corpus = cleaning.build(shop(events, LETTERS), plain(min_interactions=2))
+    assert sequences(corpus) == {"u": "abc", "v": "abc"}
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=10))
+@settings(max_examples=60, deadline=None)
+def test_leave_one_out_cuts_each_user(lengths):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    targets, splits = cleaning.leave_one_out(offsets)
+    expected = []
+    for start, length in zip(offsets, lengths, strict=False):
+        expected += [(start + p, TEST if p == length - 1 else VALID if p == length - 2 else TRAIN)
+                     for p in range(1, length)]
+    assert list(zip(targets.tolist(), splits.tolist(), strict=True)) == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=12, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_global_time_is_a_stable_sort_cut_80_10_10(users):
+    times = [sorted(u) for u in users]
+    offsets = np.concatenate([[0], np.cumsum([len(u) for u in times])])
+    flat = np.array([t for u in times for t in u])
+    later = [i for a, u in zip(offsets, times, strict=False) for i in range(a + 1, a + len(u))]
+    order = sorted(later, key=lambda i: flat[i])
+    n = len(order)
+    if n < 10:
+        with pytest.raises(ValueError, match="needs samples in each"):
+            cleaning.global_time(offsets, flat)
+        return
+    targets, splits = cleaning.global_time(offsets, flat)
+    got = dict(zip(targets.tolist(), splits.tolist(), strict=True))
+    cut = [TRAIN] * int(0.8 * n) + [VALID] * (int(0.9 * n) - int(0.8 * n)) + [TEST] * (n - int(0.9 * n))
+    assert got == dict(zip(order, cut, strict=True))
+
+
+def test_what_cannot_be_is_explained():
+    untimed = shop([("u", i) for i in "abc"], LETTERS)
+    with pytest.raises(ValueError, match=r"global_time needs timestamps.*Use leave_one_out"):
+        cleaning.build(untimed, plain(split="global_time"))
+    with pytest.raises(ValueError, match=r"cleaning step '5-core'.*dropped all 3"):
+        cleaning.build(untimed, plain(min_interactions=5))
+    with pytest.raises(ValueError, match=r"0 interactions and 6 items"):
+        cleaning.build(shop([], LETTERS), plain())
+    with pytest.raises(ValueError, match=r"'short users'"):
+        cleaning.build(shop([("u", "a"), ("v", "b")], LETTERS), plain())
+    with pytest.raises(ValueError, match=r"'unknown items'"):
+        cleaning.build(shop([("u", "z")] * 3, LETTERS), plain())
+    with pytest.raises(ValueError, match=r"\['toys'\] have no items after cleaning; the corpus has \['shop'\]"):
+        cleaning.build(untimed, plain(train_domains=["toys"]))
+
+
+def test_leakage_counts_by_hand():
+    titles = {**LETTERS, "f": "Item a"}
+    events = [("u", i, t) for t, i in enumerate("abbc")] + [("v", i, 10 + t) for t, i in enumerate("abdd")]
+    found = {(r["finding"], r["split"]): (r["count"], r["of"]) for r in
+             cleaning.leakage(cleaning.build(shop(events, titles), plain())).to_dicts()}
+    assert found == {
+        ("users in several splits", "all"): (2, 2),
+        ("target repeats the last item", "train"): (0, 2), ("target repeats the last item", "valid"): (1, 2),
+        ("target repeats the last item", "test"): (1, 2),
+        ("target never a training target", "valid"): (1, 2), ("target never a training target", "test"): (2, 2),
+        ("items with a title of another", "all"): (2, 6),
+        ("target older than a training target", "valid"): (1, 2), ("target older than a training target", "test"): (1, 2),
+    }
+
+
+def test_the_fingerprint_follows_the_files_contents(tmp_path):
+    from llm2rec_kit.data import sources
+
+    (tmp_path / "items.csv").write_text("item,title\n1,a\n")
+    before = sources.fingerprint(Data(source="table", path=str(tmp_path)))
+    assert list(before) == [f"{tmp_path.name}/items.csv"]
+    (tmp_path / "items.csv").write_text("item,title\n1,b\n")
+    assert sources.fingerprint(Data(source="table", path=str(tmp_path))) != before
+    assert sources.fingerprint(Data()) == {}

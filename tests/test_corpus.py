@@ -1,0 +1,102 @@
+"""Corpus: samples and histories by hand, select, save and load, and every breach of the contract named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus, CorpusError
+
+
+@pytest.fixture
+def two() -> Corpus:
+    """Users p (tea: 1 3 1 4) and q (oil: 2 5 2) and r (tea: 4 3 1)."""
+    return Corpus(
+        items=pl.DataFrame({"item": np.arange(1, 6, dtype=np.int32), "source_id": list("vwxyz"),
+                            "title": ["V", "W", "X", "Y", "Z"], "domain": ["tea", "oil", "tea", "tea", "oil"]}),
+        users=pl.DataFrame({"user": np.arange(3, dtype=np.int32), "source_id": list("pqr"),
+                            "domain": ["tea", "oil", "tea"]}),
+        offsets=np.array([0, 4, 7, 10]), sequence=np.array([1, 3, 1, 4, 2, 5, 2, 4, 3, 1], dtype=np.int32),
+        times=np.array([1, 2, 3, 4, 1, 2, 3, 1, 1, 1]), targets=np.array([1, 2, 3, 5, 6, 8, 9]),
+        splits=np.array([TRAIN, VALID, TEST, VALID, TEST, VALID, TEST], dtype=np.uint8), max_history=2,
+        facts={"train_domains": ["tea"]},
+    ).check()
+
+
+def test_samples_owners_and_histories(two):
+    assert two.samples("test").tolist() == [3, 6, 9]
+    assert two.owners(two.targets).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert two.starts(two.targets).tolist() == [0, 0, 1, 4, 4, 7, 7]
+    assert [two.history(t).tolist() for t in (1, 3, 9)] == [[1], [3, 1], [4, 3]]
+    assert two.domains == ["tea", "oil"]
+    assert two.train_domains == ["tea"]
+    assert two.titles == ["V", "W", "X", "Y", "Z"]
+
+
+def test_select_renumbers(two):
+    part, ids = two.select(["oil"])
+    assert ids.tolist() == [0, 2, 5]
+    assert part.items["source_id"].to_list() == ["w", "z"]
+    assert part.sequence.tolist() == [1, 2, 1]
+    assert (part.offsets.tolist(), part.times.tolist()) == ([0, 3], [1, 2, 3])
+    assert (part.targets.tolist(), part.splits.tolist()) == ([1, 2], [VALID, TEST])
+    part.check()
+
+
+def test_select_of_all_is_the_corpus_and_histories_survive(two):
+    whole, ids = two.select(["oil", "tea"])
+    assert ids.tolist() == list(range(6))
+    assert whole.sequence.tolist() == two.sequence.tolist()
+    part, ids = two.select(["tea"])
+    part.check()
+    kept = [t for t in two.targets if two.owners(np.array([t]))[0] != 1]
+    assert [ids[part.history(t)].tolist() for t in part.targets] == [two.history(t).tolist() for t in kept]
+    with pytest.raises(CorpusError, match=r"No such domain \['wine'\]; the corpus has \['tea', 'oil'\]"):
+        two.select(["wine"])
+
+
+def test_statistics(two):
+    rows = two.statistics().rows_by_key("domain", named=True, unique=True)
+    assert rows["tea"] == {"users": 2, "items": 3, "interactions": 7, "samples": 5, "train": 1, "valid": 2, "test": 2,
+                           "mean length": 3.5}
+    assert rows["total"]["samples"] == 7
+    assert two.select(["oil"])[0].statistics()["domain"].to_list() == ["oil"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_save_and_load(two, tmp_path, timed):
+    corpus = two if timed else replace(two, times=None)
+    corpus.save(tmp_path / "c")
+    again = Corpus.load(tmp_path / "c").check()
+    assert again.items.equals(corpus.items)
+    assert again.users.equals(corpus.users)
+    for name in ("offsets", "sequence", "targets", "splits") + (("times",) if timed else ()):
+        ours, theirs = getattr(corpus, name), getattr(again, name)
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert (again.times is None) == (not timed)
+    assert (again.max_history, again.facts) == (2, {"train_domains": ["tea"]})
+    again.save(tmp_path / "d")
+    for file in (tmp_path / "c").iterdir():
+        assert file.read_bytes() == (tmp_path / "d" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda c: {"items": c.items[::-1]}, "1..N in order"),
+    (lambda c: {"items": c.items.clear(), "sequence": c.sequence[:0]}, "needs items and users; found 0 items"),
+    (lambda c: {"items": c.items.with_columns(title=pl.Series(["V", None, "X", "Y", "Z"]))}, "title has nulls"),
+    (lambda c: {"offsets": np.array([0, 5, 4, 10])}, "offsets must rise"),
+    (lambda c: {"sequence": c.sequence - 1}, r"item ids 1\.\.5"),
+    (lambda c: {"times": c.times[:3]}, "as long as sequence"),
+    (lambda c: {"times": c.times[::-1].copy()}, r"must not fall within a user; they do at \[5\]"),
+    (lambda c: {"splits": c.splits[:3]}, "as long as targets"),
+    (lambda c: {"targets": c.targets + 3}, "must index sequence"),
+    (lambda c: {"targets": c.targets - 1}, "empty history"),
+    (lambda c: {"users": c.users.with_columns(domain=pl.lit("tea"))}, r"of the user's domain.*3 interactions.*\[4\]"),
+])
+def test_a_breach_is_named(two, change, message):
+    with pytest.raises(CorpusError, match=message):
+        replace(two, **change(two)).check()
