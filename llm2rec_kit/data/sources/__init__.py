@@ -53,7 +53,7 @@ def load(settings: Data) -> Interactions:
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
-    """sha256 of each file under `settings.path` by its name: a corpus is stale once its source changed. Empty without a path."""
+    """sha256 of each file under `settings.path`, by name: a corpus is stale once its source changed."""
     root = Path(settings.path).expanduser()
     if not settings.path or not root.exists():
         return {}
