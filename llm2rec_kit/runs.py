@@ -30,7 +30,7 @@ import numpy as np
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 MADE_BY = {
     "corpus": "01_data_prep", "backbone": "02_csft", "csft": "02_csft", "mntp": "03_item_embedding",
-    "contrastive": "03_item_embedding", "embeddings": "03_item_embedding", "evaluation": "04_downstream_eval",
+    "contrastive": "03_item_embedding", "encoder": "03_item_embedding", "embeddings": "03_item_embedding", "evaluation": "04_downstream_eval",
     "maps": "05_embedding_maps",
 }
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "polars", "umap-learn", "matplotlib", "papermill")
@@ -48,6 +48,11 @@ def project_root() -> Path:
     return Path.cwd()
 
 
+def outputs_folder(outputs: str | Path = "") -> Path:
+    """Where runs live: `outputs`, or the project's own outputs/."""
+    return Path(outputs).expanduser() if outputs else project_root() / "outputs"
+
+
 class Run:
     """The folder `outputs/<name>/` and what is in it."""
 
@@ -56,34 +61,39 @@ class Run:
         if not name or name != Path(name).name or name.startswith("."):
             raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
         self.name = name
-        self.path = (Path(outputs).expanduser() if outputs else project_root() / "outputs") / name
+        self.path = outputs_folder(outputs) / name
         self.path.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
     def make(self, name: str, build: Callable[[Path], dict[str, Any] | None], *, settings: dict[str, Any],
-             inputs: Sequence[str] = (), force: bool = False) -> Path:
+             inputs: Sequence[str] = (), force: bool = False, quiet: bool = False) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
         `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
-        (`embeddings/raw`) names its files after its stem (`raw.npy`).
+        (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
         """
-        key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        key = json.loads(json.dumps(key, default=_plain))
-        why = "FORCE" if force else self._stale(name, key)
+        key = self._key(settings, inputs)
+        why = "redoing, forced" if force else self._stale(name, key)
         if not why:
-            print(f"{name}: reused, nothing changed ({self.manifest(name)['finished']})", flush=True)
+            if not quiet:
+                print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
             return self.path_of(name)
         partial = self._partial(name, key, force)
-        print(f"{name}: {why}", flush=True)
+        if not quiet:
+            print(f"{name}: {why}", flush=True)
         started = time.perf_counter()
         record = build(partial) or {}
         seconds = time.perf_counter() - started
         self._finish(name, partial, key, record)
         self._note_stage(name, key["settings"], seconds)
         return self.path_of(name)
+
+    def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
+        """Whether `make` with these arguments would build rather than reuse."""
+        return force or bool(self._stale(name, self._key(settings, inputs)))
 
     def require(self, name: str) -> Path:
         """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
@@ -140,6 +150,10 @@ class Run:
 
     def _manifest_path(self, name: str) -> Path:
         return self.path / f"{name}.json" if "/" in name else self.path / name / "manifest.json"
+
+    def _key(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
+        key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
+        return json.loads(json.dumps(key, default=_plain))
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""

@@ -243,6 +243,7 @@ class Evaluation(Stage):
     shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
     padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
     cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]")
+    workers: int = setting(0, "trainings at a time, one thread each; 0: one a core; changes no result [O]")
 
 
 @dataclass(frozen=True, kw_only=True)

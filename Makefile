@@ -1,0 +1,34 @@
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab
+# Each sets up .venv from requirements.lock first; a second call installs nothing.
+PYTHON ?= python3
+PROFILE ?= demo
+READY := .venv/.installed
+FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(FORCE),--force)
+
+.PHONY: reproduce test lab lock
+
+reproduce: $(READY)
+	@.venv/bin/llm2rec reproduce $(FLAGS)
+
+test: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/python -m pytest
+
+lab: $(READY)
+	.venv/bin/jupyter lab --notebook-dir notebooks
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"llm2rec_kit needs Python 3.11 or newer; $(PYTHON) is {v}. Give another one: make PYTHON=python3.12 ...")'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (several minutes the first time)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Exact versions of what pyproject asks for, resolved afresh in a throw-away environment.
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet '.[test]'
+	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --exclude llm2rec-kit \
+	  | sed -e 's/^\(torch==[0-9.]*\).*/\1/' | grep -v -e '^nvidia-' -e '^triton' -e ' @ '; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock && rm -rf .venv-lock

@@ -1,0 +1,110 @@
+"""The command line: `llm2rec reproduce | params | report`. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from llm2rec_kit import __version__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 where a notebook failed, 2 for bad input, 130 when interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llm2rec", description="LLM2Rec, run headless: the notebooks as a series.")
+    parser.add_argument("--version", action="version", version=f"llm2rec_kit {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    reproduce = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
+    reproduce.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
+    reproduce.add_argument("--data", default="", metavar="PATH", help="folder or file of the data source (data_path)")
+    reproduce.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
+    reproduce.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
+    reproduce.add_argument("--from", dest="start", default="", metavar="03", help="this notebook and those after it")
+    reproduce.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
+    reproduce.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    reproduce.add_argument("--force", action="store_true", help="redo finished stages")
+    reproduce.set_defaults(command=_reproduce)
+    params = commands.add_parser("params", help="list every parameter with type, default, meaning and source")
+    params.add_argument("notebook", nargs="?", default="", help="a notebook's number, such as 02; all without")
+    params.set_defaults(command=_params)
+    report = commands.add_parser("report", help="write results.json, report.md and report.html of a run anew")
+    report.add_argument("run", help="name of the run under outputs/")
+    report.add_argument("--outputs", default="", metavar="DIR")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction import notebooks
+
+    with runs.one_paragraph_errors():
+        only = [number.strip().zfill(2) for number in args.only.split(",") if number.strip()]
+        try:
+            run = notebooks.reproduce(args.profile, data=args.data, overrides=_overrides(args.set), run=args.run, only=only,
+                                      start=args.start.zfill(2) if args.start else "", force=args.force, outputs=args.outputs)
+        except notebooks.NotebookFailed as error:
+            print(f"llm2rec: {error}", file=sys.stderr)
+            return 1
+        if run.names("evaluation"):
+            _write_report(run)
+    return 0
+
+
+def _params(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction import notebooks
+
+    with runs.one_paragraph_errors():
+        books = [b for b in notebooks.series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
+        if not books:
+            raise ValueError(f"No notebook {args.notebook!r}; there are {[b.name[:2] for b in notebooks.series()]}.")
+        for book in books:
+            print(book.stem)
+            for p in notebooks.parameters(book).values():
+                print(f"  {p.name:28} {p.type:6} {p.default!s:24} {p.help}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        if not (base := runs.outputs_folder(args.outputs) / args.run).is_dir():
+            raise ValueError(f"There is no run {args.run!r} in {base.parent}. Make one with `llm2rec reproduce`.")
+        _write_report(runs.Run(args.run, args.outputs))
+    return 0
+
+
+def _write_report(run) -> None:
+    from llm2rec_kit.reproduction import report
+
+    results = report.write(run)
+    print("\n" + report.terminal_table(results))
+    print(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
+
+
+def _overrides(pairs: list[str]) -> dict:
+    import yaml
+
+    from llm2rec_kit.settings import SettingsError
+
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or "." not in name:
+            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {pair!r}.")
+        values[name.strip().replace(".", "_", 1)] = yaml.safe_load(value)
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

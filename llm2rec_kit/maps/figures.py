@@ -1,0 +1,211 @@
+"""Static figures of the notebooks and the report. Each function returns a matplotlib Figure and touches no global state.
+
+Colours are Okabe and Ito's, safe for colour-blind readers; a colour is never the only carrier of a message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from llm2rec_kit.corpus import SPLITS, Corpus
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+OTHER = "#BBBBBB"
+STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "llm2rec",
+         "legend.frameon": False, "figure.facecolor": "white", "axes.facecolor": "white", "axes.grid": False}
+PANEL = 3.4  # inches of a panel's width
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `<path>.png` (150 dpi) and `<path>.svg`; same figure, same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+
+
+def _figure(columns: int, rows: int = 1, *, height: float = 3.0, width: float = PANEL, **kwargs: Any) -> tuple[Figure, np.ndarray]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    return figure, axes
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color="#444444")
+
+
+def stage_maps(maps: pl.DataFrame, items: pl.DataFrame, quality: dict[str, Any], *, colour: str = "domain") -> Figure:
+    """A panel a stage in the aligned frame, items coloured by a column of `items` (text: its seven largest values).
+
+    `maps` is maps.parquet, `quality` the record of `projection.write`.
+    """
+    stages = maps["stage"].unique(maintain_order=True).to_list()
+    trust = {row["stage"]: row for row in quality["stages"]}
+    figure, axes = _figure(len(stages), height=3.6, sharex=True, sharey=True)
+    values = items.select("item", colour)
+    for ax, stage in zip(axes[0], stages, strict=True):
+        part = maps.filter(pl.col("stage") == stage).join(values.with_columns(pl.col("item").cast(maps["item"].dtype)), on="item")
+        drawn = scatter(ax, part, colour, values[colour])
+        ax.set(title=f"{stage}: {trust[stage]['kept_aligned']:.0%} of neighbours kept", xlabel="UMAP 1", xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("UMAP 2")
+    if isinstance(drawn, list):
+        figure.legend(handles=drawn, loc="outside upper center", ncols=min(4, len(drawn)), markerscale=3)
+    else:
+        figure.colorbar(drawn, ax=axes, label=f"{colour}, log scale" if values[colour].min() >= 0 else colour, shrink=0.8)
+    _caption(figure, f"{quality['items']:,} of {quality['of']:,} items, all stages in one aligned frame. Kept: share of each item's "
+                     f"{quality['neighbours']} nearest in the space that are among its {quality['neighbours']} nearest on the page.")
+    return figure
+
+
+def scatter(ax: Any, part: pl.DataFrame, colour: str, values: pl.Series) -> Any:
+    """Draw items in the aligned frame: a list of handles for a text column, one mappable for a number."""
+    xy = part.select("aligned_x", "aligned_y").to_numpy()
+    size = float(np.clip(4000 / max(len(xy), 1), 1.5, 18))
+    if part[colour].dtype.is_numeric():
+        shade = np.log1p(part[colour].to_numpy())
+        order = np.argsort(shade, kind="stable")
+        return ax.scatter(*xy[order].T, c=shade[order], s=size, cmap="viridis", linewidths=0, rasterized=True)
+    largest = values.value_counts(sort=True)[colour].to_list()
+    largest = sorted(largest[:7], key=str) if len(largest) > 1 else largest
+    kinds = part[colour].to_list()
+    handles = []
+    for name, paint in [(None, OTHER), *zip(largest, PALETTE, strict=False)]:
+        chosen = np.array([k not in largest if name is None else k == name for k in kinds])
+        if chosen.any() or name is not None:
+            handles.append(ax.scatter(*xy[chosen].T, color=paint, s=size, linewidths=0, label=name or "other", rasterized=True))
+    return handles
+
+
+def loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
+    """Training and validation loss along the steps; further validation numbers get a panel each."""
+    extra = sorted({k for row in history for k in row if k.startswith("validation_") and k != "validation_loss"})
+    figure, axes = _figure(1 + len(extra), width=4.2)
+    for name, paint, mark in (("loss", PALETTE[0], ""), ("validation_loss", PALETTE[5], "o")):
+        points = [(row["step"], row[name]) for row in history if name in row]
+        if points:
+            axes[0, 0].plot(*zip(*points, strict=True), color=paint, marker=mark, markersize=3, linewidth=1.2,
+                            label="training" if name == "loss" else "validation")
+    axes[0, 0].set(title=title, xlabel="optimiser step", ylabel="loss (nats)")
+    axes[0, 0].legend()
+    for ax, name in zip(axes[0, 1:], extra, strict=True):
+        points = [(row["step"], row[name]) for row in history if name in row]
+        ax.plot(*zip(*points, strict=True), color=PALETTE[2], marker="o", markersize=3, linewidth=1.2)
+        ax.set(title=name.removeprefix("validation_"), xlabel="optimiser step")
+    return figure
+
+
+def attention_picture(allowed: np.ndarray, branch: np.ndarray) -> Figure:
+    """Which token sees which in one shared-prefix row: `allowed` bool (L, L), `branch` (L,) 0 for history."""
+    figure, axes = _figure(1, width=4.6, height=4.4)
+    shade = np.where(allowed, np.where(branch[:, None] > 0, 2, 1), 0)
+    axes[0, 0].imshow(shade, cmap=mpl.colors.ListedColormap(["#F2F2F2", PALETTE[4], PALETTE[0]]), interpolation="nearest")
+    axes[0, 0].set(title="one row: history, then a block a target", xlabel="token that is seen", ylabel="token that looks")
+    _caption(figure, "light blue: history sees history; dark blue: a target sees its own history and itself")
+    return figure
+
+
+def similarity_histogram(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
+    """Cosines of pairs consumed one after the other against random pairs, a panel a stage; tables are (N + 1, dim)."""
+    from llm2rec_kit.maps.projection import cosines
+
+    figure, axes = _figure(len(tables), height=2.6, sharey=False)
+    for ax, (stage, table) in zip(axes[0], tables.items(), strict=True):
+        found = {"random pairs": cosines(table, at_random), "consumed together": cosines(table, together)}
+        bins = np.linspace(min(v.min() for v in found.values()), 1, 50)
+        for (label, values), paint in zip(found.items(), (OTHER, PALETTE[0]), strict=True):
+            ax.hist(values, bins=bins, density=True, color=paint, alpha=0.7, label=label)
+        gap = found["consumed together"].mean() - found["random pairs"].mean()
+        spread = np.concatenate(list(found.values())).std()
+        ax.set(title=f"{stage}: {gap / max(spread, 1e-9):+.2f} sd apart", xlabel="cosine similarity", yticks=[])
+    axes[0, 0].legend(fontsize=7, loc="upper left")
+    _caption(figure, f"{len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines.")
+    return figure
+
+
+def results_bars(table: pl.DataFrame, metric: str, *, title: str) -> Figure:
+    """Mean of `metric` by embedding with its std over seeds; a row a domain, a panel a recommender; lines for the baselines."""
+    names = [r for r in table["recommender"].unique(maintain_order=True) if table.filter(recommender=r)["seeds"].max() > 1
+             or r in ("SASRec", "GRU4Rec")]
+    domains = table["domain"].unique(maintain_order=True).to_list()
+    figure, axes = _figure(max(1, len(names)), len(domains), height=2.8, width=4.2, sharey="row")
+    for line, domain in zip(axes, domains, strict=True):
+        here = table.filter(domain=domain)
+        for ax, name in zip(line, names, strict=True):
+            rows = here.filter(recommender=name)
+            ax.bar(rows["embedding"], rows[f"{metric} mean"], yerr=rows[f"{metric} std"], capsize=3,
+                   color=[PALETTE[1] if e == "id" else PALETTE[0] for e in rows["embedding"]])
+            for reference, dash in (("popularity", ":"), ("oracle", "--")):
+                if len(row := here.filter(recommender=reference)):
+                    ax.axhline(row[f"{metric} mean"][0], color="#444444", linestyle=dash, linewidth=1, label=reference)
+            ax.set(title=f"{name}, {domain}")
+        line[0].set_ylabel(metric)
+    axes[0, 0].legend(fontsize=7)
+    figure.suptitle(title, fontsize=11)
+    _caption(figure, "bars: mean over seeds, whiskers: standard deviation over seeds")
+    return figure
+
+
+def validation_curves(curves: list[dict[str, Any]], *, metric: str) -> Figure:
+    """Validation metric along the epochs, a panel a (domain, recommender), a line a seed, coloured by embedding."""
+    panels = list(dict.fromkeys((c["domain"], c["recommender"]) for c in curves))
+    embeddings = list(dict.fromkeys(c["embedding"] for c in curves))
+    figure, axes = _figure(max(1, len(panels)), height=2.8)
+    for ax, (domain, recommender) in zip(axes[0], panels, strict=True):
+        for c in curves:
+            if (c["domain"], c["recommender"]) == (domain, recommender):
+                at = embeddings.index(c["embedding"])
+                label = c["embedding"] if c["seed"] == min(x["seed"] for x in curves) else None
+                ax.plot(*zip(*c["curve"], strict=True), color=PALETTE[at % len(PALETTE)], linewidth=1, label=label)
+        ax.set(title=f"{recommender}, {domain}", xlabel="epoch")
+    axes[0, 0].set_ylabel(f"validation {metric}")
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def cleaning_bars(steps: list[dict[str, Any]]) -> Figure:
+    """What each cleaning step removed: a bar a step, the number of interactions dropped beside it."""
+    figure, axes = _figure(1, width=7, height=0.35 * max(3, len(steps)) + 0.9)
+    ax = axes[0, 0]
+    names = [s["step"] for s in steps][::-1]
+    dropped = [s["rows_dropped"] for s in steps][::-1]
+    bars = ax.barh(names, dropped, color=PALETTE[0])
+    ax.bar_label(bars, [f"{d:,}" for d in dropped], padding=3, fontsize=8)
+    ax.set(title="interactions dropped by each cleaning step", xlabel="interactions")
+    ax.margins(x=0.12)
+    return figure
+
+
+def distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
+    """How long sequences are, and how unequal items' popularity is."""
+    figure, axes = _figure(2, width=4)
+    axes[0, 0].hist(np.minimum(lengths, 50), bins=np.arange(0.5, 51.5), color=PALETTE[0])
+    axes[0, 0].set(title=f"sequence length, median {np.median(lengths):.0f}", xlabel="interactions of a user (50 and more in the last)", ylabel="users")
+    ranked = np.sort(popularity)[::-1]
+    axes[0, 1].loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color=PALETTE[0])
+    top = ranked[:max(1, len(ranked) // 10)].sum() / max(1, ranked.sum())
+    axes[0, 1].set(title=f"popularity: a tenth of the items has {top:.0%}", xlabel="rank of the item", ylabel="interactions")
+    return figure
+
+
+def split_timeline(corpus: Corpus) -> Figure:
+    """Samples of each split along time; a panel that says so where the source has no times."""
+    figure, axes = _figure(1, width=7, height=2.4)
+    ax = axes[0, 0]
+    if corpus.times is None:
+        ax.text(0.5, 0.5, "the source has no timestamps: only the order within each user is known", ha="center", va="center")
+        ax.set_axis_off()
+        return figure
+    when = corpus.times[corpus.targets].astype("datetime64[ms]")
+    bins = np.linspace(when.min().astype(float), when.max().astype(float), 60).astype("int64").astype("datetime64[ms]")
+    ax.hist([when[corpus.splits == code] for code in SPLITS.values()], bins=bins, stacked=True, color=[PALETTE[0], PALETTE[1], PALETTE[5]],
+            label=list(SPLITS))
+    ax.set(title=f"samples by time of their target, split {corpus.facts.get('split', '')}", ylabel="samples")
+    ax.legend(ncols=3)
+    return figure

@@ -1,0 +1,172 @@
+"""Running the notebooks headless: what their parameters are, what a profile sets, and papermill over the series.
+
+papermill only warns of a parameter that a notebook does not have, and runs the default instead. So everything is checked
+here before the first notebook starts: names, types, choices, and that the data is there.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.runs import Run, project_root
+
+COMMON = ("run", "outputs", "force")
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook stopped with an error; the message holds the error and the command that goes on from there."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell."""
+
+    name: str
+    default: Any
+    type: str
+    help: str
+
+
+def series(root: Path | None = None) -> list[Path]:
+    """The numbered notebooks, in order."""
+    folder = (root or project_root()) / "notebooks"
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"No numbered notebook in {folder}. Run from a checkout of llm2rec_kit.")
+    return found
+
+
+def parameters(notebook: Path) -> dict[str, Parameter]:
+    """The parameters of a notebook by name, from its cell tagged `parameters`.
+
+    Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
+    """
+    import json
+
+    cells = json.loads(notebook.read_text())["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook} must have one cell tagged `parameters`; found {len(tagged)}.")
+    source = "".join(tagged[0]["source"])
+    comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
+    lines = [n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
+    return {n.target.id: Parameter(n.target.id, ast.literal_eval(n.value), ast.unparse(n.annotation),
+                                   comments.get(n.target.id, "")) for n in lines}
+
+
+def profiles() -> list[str]:
+    """Names of the profiles that come with the kit."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files(__package__).joinpath("profiles").iterdir()
+                  if p.name.endswith(".yaml"))
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """The parameters that a profile sets: one of `profiles()`, or a path to a YAML file of the same form."""
+    own = resources.files(__package__).joinpath("profiles", f"{name}.yaml")
+    if own.is_file():
+        text = own.read_text()
+    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
+    values = yaml.safe_load(text) or {}
+    if not isinstance(values, dict):
+        raise S.SettingsError(f"Profile {name!r} must hold `key: value` lines; found {type(values).__name__}.")
+    return values
+
+
+def check(values: dict[str, Any], known: list[str]) -> None:
+    """Raise SettingsError for a name that no notebook knows, or a value that its stage refuses."""
+    for name in values:
+        if name not in known:
+            raise S.SettingsError(S.unknown(name, known))
+    for stage in S.STAGES:
+        stage.from_parameters(values)
+
+
+def check_data(values: dict[str, Any]) -> None:
+    """Raise ValueError where the source needs files and `data_path` does not lead to any."""
+    data = S.Data.from_parameters(values)
+    if data.source == "synthetic":
+        return
+    if not data.path:
+        raise ValueError(f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
+                         "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile.")
+    if not Path(data.path).exists():
+        raise ValueError(f"There is no data at {data.path}. Give the folder (or file) that the source {data.source!r} reads; "
+                         "notebooks/01_data_prep.ipynb says what it expects in it.")
+
+
+def reproduce(profile: str, *, data: str = "", overrides: dict[str, Any] | None = None, run: str = "", only: list[str] | None = None,
+              start: str = "", force: bool = False, outputs: str = "", root: Path | None = None) -> Run:
+    """Run the series (or `only` some numbers of it, or from number `start` on) with a profile; returns the run.
+
+    Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
+    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
+    """
+    books = series(root)
+    values = load_profile(profile) | (overrides or {}) | ({"data_path": str(Path(data).expanduser().resolve())} if data else {})
+    values = {"run": run or Path(profile).stem, "force": force} | ({"outputs": str(Path(outputs).resolve())} if outputs else {}) | values
+    own = {book: parameters(book) for book in books}
+    check(values, sorted({name for p in own.values() for name in p}))
+    check_data(values)
+    chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
+    if not chosen:
+        raise S.SettingsError(f"No notebook is left to run: there are {[b.name[:2] for b in books]}, asked for "
+                              f"{only or f'{start} and later'}.")
+    result = Run(values["run"], values.get("outputs", ""))
+    for k, book in enumerate(chosen, 1):
+        print(f"[{k}/{len(chosen)}] {book.stem}", flush=True)
+        began = time.perf_counter()
+        _execute(book, result.path / "notebooks" / book.name, {n: v for n, v in values.items() if n in own[book]}, profile)
+        print(f"[{k}/{len(chosen)}] {book.stem} done in {time.perf_counter() - began:.0f} s", flush=True)
+    return result
+
+
+def _execute(book: Path, target: Path, values: dict[str, Any], profile: str) -> None:
+    """papermill over one notebook, its printed lines shown as they come."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _kernel() as name:
+        try:
+            papermill.execute_notebook(book, target, parameters=values, kernel_name=name, progress_bar=False, stdout_file=sys.stdout,
+                                       cwd=str(book.parent))
+        except PapermillExecutionError as error:
+            raise NotebookFailed(
+                f"{book.stem} stopped: {error.ename}: {error.evalue}\nThe notebook, with the error in it: {target}\nWhat was finished is "
+                f"kept. To go on from here, repeat your command, or:\n  llm2rec reproduce --profile {profile} --run {values['run']} "
+                f"--from {book.name[:2]}") from None
+
+
+@contextlib.contextmanager
+def _kernel() -> Iterator[str]:
+    """A kernel of this very interpreter, under a name of its own: `python3` may be another environment's."""
+    import os
+
+    from ipykernel.kernelspec import write_kernel_spec
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(Path(folder) / "kernels" / "llm2rec")
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = folder + (os.pathsep + before if before else "")
+        try:
+            yield "llm2rec"
+        finally:
+            os.environ.pop("JUPYTER_PATH")
+            if before:
+                os.environ["JUPYTER_PATH"] = before
