@@ -55,7 +55,8 @@ def load(name: str | Path, settings: S.Backbone | None = None) -> tuple[PreTrain
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=settings.trust_remote_code, use_safetensors=True)
+            name, dtype=dtype, trust_remote_code=settings.trust_remote_code, use_safetensors=True
+        )
     except OSError as error:
         raise BackboneError(
             f"Backbone {str(name)!r} is neither a local folder with a transformers model nor to be had from the hub "
@@ -74,10 +75,18 @@ def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel,
     """
     tokenizer = train_tokenizer(titles, settings.vocabulary)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=settings.hidden, intermediate_size=settings.hidden * 3,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.heads,
-        max_position_embeddings=2048, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, use_cache=False,
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.hidden * 3,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        use_cache=False,
     )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -95,8 +104,11 @@ def train_tokenizer(titles: list[str], vocabulary: int) -> Qwen2Tokenizer:
     backend = Qwen2Tokenizer().backend_tokenizer
     backend.model = models.BPE()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END_OF_TEXT], show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     # The joiner and the ending are part of what the model reads, so the merges should have seen them.
     backend.train_from_iterator([text for t in titles for text in (t, f", {t}", f"{t}\n")], trainer)
     learned = json.loads(backend.to_str())["model"]
@@ -148,7 +160,7 @@ def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed:
     if padded:
         ids = torch.cat([ids, ids[:1]])
         mask = torch.ones_like(ids)
-        mask[2, length // 2:] = 0
+        mask[2, length // 2 :] = 0
         mask = mask.to(model.device)
     was_training = model.training
     states = body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state

@@ -25,7 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
     reproduce.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
     reproduce.add_argument("--data", default="", metavar="PATH", help="folder or file of the data source (data_path)")
-    reproduce.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
+    reproduce.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable"
+    )
     reproduce.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
     reproduce.add_argument("--from", dest="start", default="", metavar="03", help="this notebook and those after it")
     reproduce.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
@@ -49,8 +51,16 @@ def _reproduce(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         only = [number.strip().zfill(2) for number in args.only.split(",") if number.strip()]
         try:
-            run = notebooks.reproduce(args.profile, data=args.data, overrides=_overrides(args.set), run=args.run, only=only,
-                                      start=args.start.zfill(2) if args.start else "", force=args.force, outputs=args.outputs)
+            run = notebooks.reproduce(
+                args.profile,
+                data=args.data,
+                overrides=_overrides(args.set),
+                run=args.run,
+                only=only,
+                start=args.start.zfill(2) if args.start else "",
+                force=args.force,
+                outputs=args.outputs,
+            )
         except notebooks.NotebookFailed as error:
             print(f"llm2rec: {error}", file=sys.stderr)
             return 1

@@ -122,11 +122,20 @@ class Corpus:
         """One row a domain, and a total where there are several: users, items, interactions, samples by split."""
         parts = [(d, self.select([d])[0]) for d in self.domains] if len(self.domains) > 1 else []
         rows = [*parts, ("total" if parts else self.domains[0], self)]
-        return pl.DataFrame([{
-            "domain": name, "users": c.n_users, "items": c.n_items, "interactions": len(c.sequence),
-            "samples": len(c.targets), **{s: int((c.splits == k).sum()) for s, k in SPLITS.items()},
-            "mean length": round(len(c.sequence) / max(1, c.n_users), 2),
-        } for name, c in rows])
+        return pl.DataFrame(
+            [
+                {
+                    "domain": name,
+                    "users": c.n_users,
+                    "items": c.n_items,
+                    "interactions": len(c.sequence),
+                    "samples": len(c.targets),
+                    **{s: int((c.splits == k).sum()) for s, k in SPLITS.items()},
+                    "mean length": round(len(c.sequence) / max(1, c.n_users), 2),
+                }
+                for name, c in rows
+            ]
+        )
 
     def check(self) -> Corpus:
         """Return the corpus, or raise CorpusError naming what breaks the contract above."""
@@ -134,14 +143,21 @@ class Corpus:
         _expect((self.items["item"].to_numpy() == np.arange(1, n + 1)).all(), "items.item must be 1..N in order")
         _expect(n > 0 and self.n_users > 0, f"a corpus needs items and users; found {n} items, {self.n_users} users")
         _expect(self.items["title"].null_count() == 0, "items.title has nulls")
-        _expect(len(self.offsets) == self.n_users + 1 and self.offsets[0] == 0 and self.offsets[-1] == t
-                and (np.diff(self.offsets) >= 0).all(), "offsets must rise from 0 to the number of interactions")
-        _expect(t == 0 or (self.sequence.min() >= 1 and self.sequence.max() <= n),
-                f"sequence must hold item ids 1..{n}")
+        _expect(
+            len(self.offsets) == self.n_users + 1
+            and self.offsets[0] == 0
+            and self.offsets[-1] == t
+            and (np.diff(self.offsets) >= 0).all(),
+            "offsets must rise from 0 to the number of interactions",
+        )
+        _expect(t == 0 or (self.sequence.min() >= 1 and self.sequence.max() <= n), f"sequence must hold item ids 1..{n}")
         _expect(self.times is None or len(self.times) == t, "times must be as long as sequence")
         mixed = self._foreign()
-        _expect(not len(mixed), f"a user's items must be of the user's domain (`select` counts on it); {len(mixed)} "
-                f"interactions are not, the first at sequence[{mixed[0] if len(mixed) else 0}]")
+        _expect(
+            not len(mixed),
+            f"a user's items must be of the user's domain (`select` counts on it); {len(mixed)} "
+            f"interactions are not, the first at sequence[{mixed[0] if len(mixed) else 0}]",
+        )
         if self.times is not None:
             backward = np.setdiff1d(np.flatnonzero(np.diff(self.times) < 0) + 1, self.offsets)
             _expect(not len(backward), f"times must not fall within a user; they do at {backward[:1]}")
@@ -177,12 +193,15 @@ class Corpus:
         samples = pl.read_parquet(folder / "samples.parquet")
         about = json.loads((folder / "corpus.json").read_text())
         return cls(
-            items=pl.read_parquet(folder / "items.parquet"), users=users.drop("length"),
+            items=pl.read_parquet(folder / "items.parquet"),
+            users=users.drop("length"),
             offsets=np.concatenate([[0], np.cumsum(users["length"].to_numpy())]).astype(np.int64),
             sequence=sequences["item"].to_numpy(),
             times=sequences["time"].to_numpy() if "time" in sequences.columns else None,
-            targets=samples["target"].to_numpy(), splits=samples["split"].to_numpy(),
-            max_history=about["max_history"], facts=about["facts"],
+            targets=samples["target"].to_numpy(),
+            splits=samples["split"].to_numpy(),
+            max_history=about["max_history"],
+            facts=about["facts"],
         )
 
 

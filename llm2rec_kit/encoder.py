@@ -80,8 +80,11 @@ class Encoder:
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
             {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
         ]
-        pooling = {"word_embedding_dimension": self.dim, "pooling_mode_mean_tokens": self.settings.pooling == "mean",
-                   "pooling_mode_lasttoken": self.settings.pooling == "last"}
+        pooling = {
+            "word_embedding_dimension": self.dim,
+            "pooling_mode_mean_tokens": self.settings.pooling == "mean",
+            "pooling_mode_lasttoken": self.settings.pooling == "last",
+        }
         (folder / "1_Pooling").mkdir(exist_ok=True)
         (folder / "modules.json").write_text(json.dumps(layout, indent=1))
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=1))
@@ -97,8 +100,10 @@ def title_tokens(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_toke
     found = tokenizer(titles, add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
     for title, ids in zip(titles, found, strict=True):
         if not ids:
-            raise ValueError(f"Title {title!r} has no token and so no embedding. Drop empty titles in data prep "
-                             "(notebooks/01_data_prep.ipynb).")
+            raise ValueError(
+                f"Title {title!r} has no token and so no embedding. Drop empty titles in data prep "
+                "(notebooks/01_data_prep.ipynb)."
+            )
     return [np.asarray(ids, dtype=np.int64) for ids in found]
 
 

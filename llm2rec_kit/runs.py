@@ -29,8 +29,14 @@ import numpy as np
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 MADE_BY = {
-    "corpus": "01_data_prep", "backbone": "02_csft", "csft": "02_csft", "mntp": "03_item_embedding",
-    "contrastive": "03_item_embedding", "encoder": "03_item_embedding", "embeddings": "03_item_embedding", "evaluation": "04_downstream_eval",
+    "corpus": "01_data_prep",
+    "backbone": "02_csft",
+    "csft": "02_csft",
+    "mntp": "03_item_embedding",
+    "contrastive": "03_item_embedding",
+    "encoder": "03_item_embedding",
+    "embeddings": "03_item_embedding",
+    "evaluation": "04_downstream_eval",
     "maps": "05_embedding_maps",
 }
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "polars", "umap-learn", "matplotlib", "papermill")
@@ -67,8 +73,16 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    def make(self, name: str, build: Callable[[Path], dict[str, Any] | None], *, settings: dict[str, Any],
-             inputs: Sequence[str] = (), force: bool = False, quiet: bool = False) -> Path:
+    def make(
+        self,
+        name: str,
+        build: Callable[[Path], dict[str, Any] | None],
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        force: bool = False,
+        quiet: bool = False,
+    ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
@@ -99,8 +113,7 @@ class Run:
         """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
         self.manifest(name)
         if damaged := self._damaged(name):
-            raise ArtefactError(f"{damaged}. Delete it and run notebooks/{_maker(name)}.ipynb again "
-                                f"(run {self.name!r}).")
+            raise ArtefactError(f"{damaged}. Delete it and run notebooks/{_maker(name)}.ipynb again (run {self.name!r}).")
         return self.path_of(name)
 
     def manifest(self, name: str) -> dict[str, Any]:
@@ -114,8 +127,9 @@ class Run:
                 f"first, with the same `run` parameter."
             ) from None
         except ValueError:
-            raise ArtefactError(f"{path} is damaged (not JSON). Delete it and run notebooks/{_maker(name)}.ipynb "
-                                "again.") from None
+            raise ArtefactError(
+                f"{path} is damaged (not JSON). Delete it and run notebooks/{_maker(name)}.ipynb again."
+            ) from None
 
     def record(self, name: str) -> dict[str, Any]:
         """The numbers that the stage kept about artefact `name`."""
@@ -161,8 +175,12 @@ class Run:
             made = self.manifest(name)
         except ArtefactError:
             return "making"
-        changed = [f"{part}.{k}" for part in ("settings", "inputs")
-                   for k in sorted({*key[part], *made[part]}) if key[part].get(k) != made[part].get(k)]
+        changed = [
+            f"{part}.{k}"
+            for part in ("settings", "inputs")
+            for k in sorted({*key[part], *made[part]})
+            if key[part].get(k) != made[part].get(k)
+        ]
         if changed:
             return f"redoing, changed: {', '.join(changed)}"
         if damaged := self._damaged(name):
@@ -212,8 +230,12 @@ class Run:
 
     def _note_stage(self, name: str, settings: dict[str, Any], seconds: float) -> None:
         about = self.about()
-        about["stages"][name] = {"settings": settings, "seconds": round(seconds, 2),
-                                 "peak_memory_mib": peak_memory_mib(), "finished": _now()}
+        about["stages"][name] = {
+            "settings": settings,
+            "seconds": round(seconds, 2),
+            "peak_memory_mib": peak_memory_mib(),
+            "finished": _now(),
+        }
         write_json(self.path / "run.json", about)
 
 
@@ -245,8 +267,12 @@ def provenance() -> dict[str, Any]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(),
-               "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)}
+    machine = {
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+    }
     return {"versions": versions, "git": _git(), "machine": machine}
 
 
@@ -310,9 +336,12 @@ def _processor() -> str:
 
 def _git() -> dict[str, Any] | None:
     try:
+
         def git(*words: str) -> str:
-            return subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True,
-                                  check=True).stdout.strip()
+            return subprocess.run(
+                ["git", *words], cwd=project_root(), capture_output=True, text=True, check=True
+            ).stdout.strip()
+
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None

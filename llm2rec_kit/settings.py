@@ -96,12 +96,16 @@ class Data(Stage):
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")
     synthetic_items: int = setting(2000, "items of the synthetic store, over its domains [O]")
-    title_rules: str = setting("gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]",
-                               ("released", "gentle"))
+    title_rules: str = setting(
+        "gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]", ("released", "gentle")
+    )
     min_interactions: int = setting(5, "k of the k-core on users and items [P 4.1.1]; 0 keeps all")
     max_history: int = setting(10, "items of history in a sample [P 4.1.1]")
-    split: str = setting("leave_one_out", "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
-                         ("leave_one_out", "global_time"))
+    split: str = setting(
+        "leave_one_out",
+        "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
+        ("leave_one_out", "global_time"),
+    )
     train_domains: list = setting([], "domains that training sees; empty: the source's in-domain ones")
     seed: int = setting(2024, "seed of generation and of the user subset [O]")
 
@@ -118,8 +122,11 @@ class Backbone(Stage):
     heads: int = setting(6, "tiny: attention heads [O]")
     vocabulary: int = setting(4096, "tiny: most tokens that the byte-level BPE may have [O]")
     trust_remote_code: bool = setting(False, "run code that comes with a hub model; leave off unless you trust it [O]")
-    dtype: str = setting("auto", "float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32 [O]",
-                         ("auto", "float32", "bfloat16"))
+    dtype: str = setting(
+        "auto",
+        "float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32 [O]",
+        ("auto", "float32", "bfloat16"),
+    )
     device: str = setting("auto", "cpu, cuda, mps, or auto [O]", ("auto", "cpu", "cuda", "mps"))
     seed: int = setting(42, "seed of tiny's weights [O]")
 
@@ -131,8 +138,9 @@ class CSFT(Stage):
     prefix: ClassVar[str] = "csft"
 
     steps: int = setting(10000, "optimiser steps at which training stops [P 4.1.3]")
-    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps [P]; "
-                                     "the official code plans over all epochs [C]")
+    schedule_steps: int = setting(
+        0, "steps over which the decay is planned; 0: the same as steps [P]; the official code plans over all epochs [C]"
+    )
     batch_size: int = setting(128, "samples a step, on average [P 4.1.3]")
     learning_rate: float = setting(3e-4, "peak learning rate of AdamW [P 4.1.3]")
     warmup_steps: int = setting(200, "steps of linear warm-up [C]")
@@ -165,8 +173,9 @@ class MNTP(Stage):
     weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
     clip: float = setting(1.0, "largest gradient norm [C]")
     rate: float = setting(0.2, "share of tokens to predict [P 3.3.1]")
-    replacement: str = setting("80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token",
-                               ("80_10_10", "mask"))
+    replacement: str = setting(
+        "80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token", ("80_10_10", "mask")
+    )
     mask_token: str = setting("blank", "what stands for a masked token: blank is '_' [C]; eos", ("blank", "eos"))
     max_tokens: int = setting(512, "tokens of a title [C]")
     held_out: float = setting(0.1, "share of titles kept for validation [C]")
@@ -191,8 +200,9 @@ class Contrastive(Stage):
     weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
     clip: float = setting(1.0, "largest gradient norm [C]")
     temperature: float = setting(0.2, "InfoNCE's temperature: 0.2 [P 4.1.3], 0.1 [C]")
-    views: str = setting("mask", "how two views of a title differ: mask [P 3.3.2], dropout [C], or both",
-                         ("mask", "dropout", "both"))
+    views: str = setting(
+        "mask", "how two views of a title differ: mask [P 3.3.2], dropout [C], or both", ("mask", "dropout", "both")
+    )
     mask_rate: float = setting(0.2, "share of tokens masked in a view (views mask, both) [O, as MNTP's rate]")
     dropout: float = setting(0.2, "attention dropout (views dropout, both) [P 4.1.3, C]")
     symmetric: bool = setting(False, "also rank the first views from the second [O]; off in [P] and [C]")
@@ -208,8 +218,11 @@ class Encoding(Stage):
 
     prefix: ClassVar[str] = "encoding"
 
-    attention: str = setting("bidirectional", "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or "
-                             "as_trained [O]", ("bidirectional", "causal", "as_trained"))
+    attention: str = setting(
+        "bidirectional",
+        "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or as_trained [O]",
+        ("bidirectional", "causal", "as_trained"),
+    )
     pooling: str = setting("mean", "mean over the title's tokens [P], or the last token", ("mean", "last"))
     batch_tokens: int = setting(16384, "padded tokens of a forward pass; the embeddings do not depend on it [O]")
     max_tokens: int = setting(512, "tokens of a title [C]")
@@ -222,8 +235,9 @@ class Evaluation(Stage):
     prefix: ClassVar[str] = "evaluation"
 
     recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", ("SASRec", "GRU4Rec"))
-    embeddings: list = setting(["raw", "csft", "mntp", "contrastive", "id"],
-                               "stages to compare, and id: a trained item table [O]")
+    embeddings: list = setting(
+        ["raw", "csft", "mntp", "contrastive", "id"], "stages to compare, and id: a trained item table [O]"
+    )
     seeds: list = setting([2024, 2025, 2026], "one training a seed [C]")
     hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]")
     layers: int = setting(2, "layers [C]")
@@ -238,8 +252,9 @@ class Evaluation(Stage):
     evaluate_every: int = setting(5, "epochs between validations [C]")
     patience: int = setting(20, "epochs without a gain before training stops [P]")
     metric: str = setting("recall@20", "what early stopping watches on the validation split [C]")
-    normalise: str = setting("none", "item embeddings: none [C for LLM2Rec] or unit [C for baselines]",
-                             ("none", "unit", "standardised"))
+    normalise: str = setting(
+        "none", "item embeddings: none [C for LLM2Rec] or unit [C for baselines]", ("none", "unit", "standardised")
+    )
     shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
     padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
     cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]")

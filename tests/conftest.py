@@ -25,13 +25,24 @@ def make_corpus(users: int = 12, items: int = 16, max_history: int = 4, seed: in
     last = np.isin(targets, offsets[1:] - 1)
     second = np.isin(targets, offsets[1:] - 2)
     return Corpus(
-        items=pl.DataFrame({"item": np.arange(1, items + 1, dtype=np.int32), "source_id": [f"i{i}" for i in range(items)],
-                            "title": titles, "domain": "toy"}),
-        users=pl.DataFrame({"user": np.arange(users, dtype=np.int32), "source_id": [f"u{u}" for u in range(users)],
-                            "domain": "toy"}),
-        offsets=offsets, sequence=rng.integers(1, items + 1, offsets[-1]).astype(np.int32), times=None,
-        targets=targets, splits=np.where(last, TEST, np.where(second, VALID, TRAIN)).astype(np.uint8),
-        max_history=max_history, facts={"source": "hand-made"},
+        items=pl.DataFrame(
+            {
+                "item": np.arange(1, items + 1, dtype=np.int32),
+                "source_id": [f"i{i}" for i in range(items)],
+                "title": titles,
+                "domain": "toy",
+            }
+        ),
+        users=pl.DataFrame(
+            {"user": np.arange(users, dtype=np.int32), "source_id": [f"u{u}" for u in range(users)], "domain": "toy"}
+        ),
+        offsets=offsets,
+        sequence=rng.integers(1, items + 1, offsets[-1]).astype(np.int32),
+        times=None,
+        targets=targets,
+        splits=np.where(last, TEST, np.where(second, VALID, TRAIN)).astype(np.uint8),
+        max_history=max_history,
+        facts={"source": "hand-made"},
     ).check()
 
 

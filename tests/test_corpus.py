@@ -15,13 +15,23 @@ from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus, CorpusError
 def two() -> Corpus:
     """Users p (tea: 1 3 1 4) and q (oil: 2 5 2) and r (tea: 4 3 1)."""
     return Corpus(
-        items=pl.DataFrame({"item": np.arange(1, 6, dtype=np.int32), "source_id": list("vwxyz"),
-                            "title": ["V", "W", "X", "Y", "Z"], "domain": ["tea", "oil", "tea", "tea", "oil"]}),
-        users=pl.DataFrame({"user": np.arange(3, dtype=np.int32), "source_id": list("pqr"),
-                            "domain": ["tea", "oil", "tea"]}),
-        offsets=np.array([0, 4, 7, 10]), sequence=np.array([1, 3, 1, 4, 2, 5, 2, 4, 3, 1], dtype=np.int32),
-        times=np.array([1, 2, 3, 4, 1, 2, 3, 1, 1, 1]), targets=np.array([1, 2, 3, 5, 6, 8, 9]),
-        splits=np.array([TRAIN, VALID, TEST, VALID, TEST, VALID, TEST], dtype=np.uint8), max_history=2,
+        items=pl.DataFrame(
+            {
+                "item": np.arange(1, 6, dtype=np.int32),
+                "source_id": list("vwxyz"),
+                "title": ["V", "W", "X", "Y", "Z"],
+                "domain": ["tea", "oil", "tea", "tea", "oil"],
+            }
+        ),
+        users=pl.DataFrame(
+            {"user": np.arange(3, dtype=np.int32), "source_id": list("pqr"), "domain": ["tea", "oil", "tea"]}
+        ),
+        offsets=np.array([0, 4, 7, 10]),
+        sequence=np.array([1, 3, 1, 4, 2, 5, 2, 4, 3, 1], dtype=np.int32),
+        times=np.array([1, 2, 3, 4, 1, 2, 3, 1, 1, 1]),
+        targets=np.array([1, 2, 3, 5, 6, 8, 9]),
+        splits=np.array([TRAIN, VALID, TEST, VALID, TEST, VALID, TEST], dtype=np.uint8),
+        max_history=2,
         facts={"train_domains": ["tea"]},
     ).check()
 
@@ -60,8 +70,16 @@ def test_select_of_all_is_the_corpus_and_histories_survive(two):
 
 def test_statistics(two):
     rows = two.statistics().rows_by_key("domain", named=True, unique=True)
-    assert rows["tea"] == {"users": 2, "items": 3, "interactions": 7, "samples": 5, "train": 1, "valid": 2, "test": 2,
-                           "mean length": 3.5}
+    assert rows["tea"] == {
+        "users": 2,
+        "items": 3,
+        "interactions": 7,
+        "samples": 5,
+        "train": 1,
+        "valid": 2,
+        "test": 2,
+        "mean length": 3.5,
+    }
     assert rows["total"]["samples"] == 7
     assert two.select(["oil"])[0].statistics()["domain"].to_list() == ["oil"]
 
@@ -84,19 +102,22 @@ def test_save_and_load(two, tmp_path, timed):
         assert file.read_bytes() == (tmp_path / "d" / file.name).read_bytes()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: {"items": c.items[::-1]}, "1..N in order"),
-    (lambda c: {"items": c.items.clear(), "sequence": c.sequence[:0]}, "needs items and users; found 0 items"),
-    (lambda c: {"items": c.items.with_columns(title=pl.Series(["V", None, "X", "Y", "Z"]))}, "title has nulls"),
-    (lambda c: {"offsets": np.array([0, 5, 4, 10])}, "offsets must rise"),
-    (lambda c: {"sequence": c.sequence - 1}, r"item ids 1\.\.5"),
-    (lambda c: {"times": c.times[:3]}, "as long as sequence"),
-    (lambda c: {"times": c.times[::-1].copy()}, r"must not fall within a user; they do at \[5\]"),
-    (lambda c: {"splits": c.splits[:3]}, "as long as targets"),
-    (lambda c: {"targets": c.targets + 3}, "must index sequence"),
-    (lambda c: {"targets": c.targets - 1}, "empty history"),
-    (lambda c: {"users": c.users.with_columns(domain=pl.lit("tea"))}, r"of the user's domain.*3 interactions.*\[4\]"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"items": c.items[::-1]}, "1..N in order"),
+        (lambda c: {"items": c.items.clear(), "sequence": c.sequence[:0]}, "needs items and users; found 0 items"),
+        (lambda c: {"items": c.items.with_columns(title=pl.Series(["V", None, "X", "Y", "Z"]))}, "title has nulls"),
+        (lambda c: {"offsets": np.array([0, 5, 4, 10])}, "offsets must rise"),
+        (lambda c: {"sequence": c.sequence - 1}, r"item ids 1\.\.5"),
+        (lambda c: {"times": c.times[:3]}, "as long as sequence"),
+        (lambda c: {"times": c.times[::-1].copy()}, r"must not fall within a user; they do at \[5\]"),
+        (lambda c: {"splits": c.splits[:3]}, "as long as targets"),
+        (lambda c: {"targets": c.targets + 3}, "must index sequence"),
+        (lambda c: {"targets": c.targets - 1}, "empty history"),
+        (lambda c: {"users": c.users.with_columns(domain=pl.lit("tea"))}, r"of the user's domain.*3 interactions.*\[4\]"),
+    ],
+)
 def test_a_breach_is_named(two, change, message):
     with pytest.raises(CorpusError, match=message):
         replace(two, **change(two)).check()

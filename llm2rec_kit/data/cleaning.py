@@ -33,9 +33,11 @@ class Steps:
         """Note a step; raise ValueError where it left nothing."""
         self.rows.append({"step": step, "rows_before": before, "rows_dropped": before - after, "why": why})
         if after == 0:
-            raise ValueError(f"Nothing is left after the cleaning step {step!r} ({why}): it dropped all {before} "
-                             f"interactions. Dropped so far: {[(r['step'], r['rows_dropped']) for r in self.rows]}. "
-                             "Keep more users (data_users), lower data_min_interactions, or check the source's ids.")
+            raise ValueError(
+                f"Nothing is left after the cleaning step {step!r} ({why}): it dropped all {before} "
+                f"interactions. Dropped so far: {[(r['step'], r['rows_dropped']) for r in self.rows]}. "
+                "Keep more users (data_users), lower data_min_interactions, or check the source's ids."
+            )
 
 
 def build(interactions: Interactions, settings: Data) -> Corpus:
@@ -47,8 +49,10 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
     where a step leaves nothing, naming the step.
     """
     if interactions.events.is_empty() or interactions.items.is_empty():
-        raise ValueError(f"The source {settings.source!r} has {len(interactions.events)} interactions and "
-                         f"{len(interactions.items)} items; both are needed.")
+        raise ValueError(
+            f"The source {settings.source!r} has {len(interactions.events)} interactions and "
+            f"{len(interactions.items)} items; both are needed."
+        )
     if settings.split == "global_time" and not interactions.has_times:
         raise ValueError("data_split global_time needs timestamps, and this source has none. Use leave_one_out.")
     steps = Steps(interactions)
@@ -100,10 +104,13 @@ def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
     title = pl.col("title")
     if rules == "released":
         kept = items.filter(title.is_not_null() & ~title.str.contains("<span id", literal=True))
-        kept = kept.with_columns(title.str.replace_all("&quot;", '"', literal=True)
-                                 .str.replace_all("&amp;", "&", literal=True).str.strip_chars(" ").str.strip_chars('"'))
-        return kept.filter((title.str.len_chars() > 1)
-                           & (title.str.count_matches(" ", literal=True) + 1 <= RELEASED_WORDS))
+        kept = kept.with_columns(
+            title.str.replace_all("&quot;", '"', literal=True)
+            .str.replace_all("&amp;", "&", literal=True)
+            .str.strip_chars(" ")
+            .str.strip_chars('"')
+        )
+        return kept.filter((title.str.len_chars() > 1) & (title.str.count_matches(" ", literal=True) + 1 <= RELEASED_WORDS))
     texts = [None if t is None else " ".join(html.unescape(t).split()) for t in items["title"].to_list()]
     return items.with_columns(title=pl.Series(texts, dtype=pl.String)).filter(title.str.len_chars() > 0)
 
@@ -148,6 +155,7 @@ def leakage(corpus: Corpus) -> pl.DataFrame:
 
 # -- steps ------------------------------------------------------------------------------------------------------------
 
+
 def _user_subset(events: pl.DataFrame, settings: Data, steps: Steps) -> pl.DataFrame:
     users = events["user"].unique().sort()
     if settings.users <= 0 or settings.users >= len(users):
@@ -163,8 +171,12 @@ def _known_titles(items: pl.DataFrame, events: pl.DataFrame, rules: str, steps: 
     steps.add("unknown items", len(events), len(known), "the item is not in the item table")
     cleaned = clean_titles(items, rules)
     titled = known.filter(pl.col("item").is_in(cleaned["source_id"].implode()))
-    steps.add("title rules", len(known), len(titled),
-              f"rules {rules!r} refuse the titles of {len(items) - len(cleaned)} of {len(items)} items")
+    steps.add(
+        "title rules",
+        len(known),
+        len(titled),
+        f"rules {rules!r} refuse the titles of {len(items) - len(cleaned)} of {len(items)} items",
+    )
     return cleaned, titled
 
 
@@ -185,8 +197,7 @@ def _user_a_domain(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     domains = items.select(item="source_id", domain="domain")
     events = events.join(domains, on="item", how="left", maintain_order="left")
     several = pl.col("domain").n_unique().over("user") > 1
-    return events.with_columns(user=pl.when(several).then(pl.col("user") + "@" + pl.col("domain"))
-                               .otherwise(pl.col("user")))
+    return events.with_columns(user=pl.when(several).then(pl.col("user") + "@" + pl.col("domain")).otherwise(pl.col("user")))
 
 
 def _dense_part(events: pl.DataFrame, settings: Data, steps: Steps) -> tuple[pl.DataFrame, pl.Series]:
@@ -204,13 +215,13 @@ def _dense_part(events: pl.DataFrame, settings: Data, steps: Steps) -> tuple[pl.
     return events, events["item"].unique()
 
 
-def _corpus(items: pl.DataFrame, events: pl.DataFrame, interactions: Interactions, settings: Data,
-            steps: Steps) -> Corpus:
+def _corpus(items: pl.DataFrame, events: pl.DataFrame, interactions: Interactions, settings: Data, steps: Steps) -> Corpus:
     items = items.with_columns(item=pl.int_range(1, len(items) + 1, dtype=pl.Int32))
     users = events.sort("order").select(source_id="user", domain="domain").unique("source_id", maintain_order=True)
     users = users.with_columns(user=pl.int_range(0, len(users), dtype=pl.Int32))
     numbered = events.join(users.select("user", source="source_id"), left_on="user", right_on="source").join(
-        items.select("source_id", number="item"), left_on="item", right_on="source_id")
+        items.select("source_id", number="item"), left_on="item", right_on="source_id"
+    )
     by = ["user_right", "time", "order"] if interactions.has_times else ["user_right", "order"]
     numbered = numbered.sort(by)
     lengths = np.bincount(numbered["user_right"].to_numpy(), minlength=len(users))
@@ -219,20 +230,35 @@ def _corpus(items: pl.DataFrame, events: pl.DataFrame, interactions: Interaction
     cut = leave_one_out(offsets) if settings.split == "leave_one_out" else global_time(offsets, times)
     first = ["item", "source_id", "title", "domain"]
     titles = items.select(pl.struct("domain", "title").is_duplicated().sum()).item()
-    facts = {**interactions.facts, "source": settings.source, "split": settings.split, "cleaning": steps.rows,
-             "train_domains": _train_domains(items, interactions, settings), "duplicate_titles": int(titles)}
-    return Corpus(items=items.select(*first, *[c for c in items.columns if c not in first]),
-                  users=users.select("user", "source_id", "domain"), offsets=offsets,
-                  sequence=numbered["number"].to_numpy().astype(np.int32), times=times, targets=cut[0], splits=cut[1],
-                  max_history=settings.max_history, facts=facts).check()
+    facts = {
+        **interactions.facts,
+        "source": settings.source,
+        "split": settings.split,
+        "cleaning": steps.rows,
+        "train_domains": _train_domains(items, interactions, settings),
+        "duplicate_titles": int(titles),
+    }
+    return Corpus(
+        items=items.select(*first, *[c for c in items.columns if c not in first]),
+        users=users.select("user", "source_id", "domain"),
+        offsets=offsets,
+        sequence=numbered["number"].to_numpy().astype(np.int32),
+        times=times,
+        targets=cut[0],
+        splits=cut[1],
+        max_history=settings.max_history,
+        facts=facts,
+    ).check()
 
 
 def _train_domains(items: pl.DataFrame, interactions: Interactions, settings: Data) -> list[str]:
     found = items["domain"].unique(maintain_order=True).to_list()
     wanted = settings.train_domains or interactions.domains_in
     if unknown := [d for d in wanted if d not in found]:
-        raise ValueError(f"The training domains {unknown} have no items after cleaning; the corpus has {found}. "
-                         "Set data_train_domains to some of those.")
+        raise ValueError(
+            f"The training domains {unknown} have no items after cleaning; the corpus has {found}. "
+            "Set data_train_domains to some of those."
+        )
     return list(wanted)
 
 

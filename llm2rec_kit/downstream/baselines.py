@@ -59,6 +59,6 @@ def _ranked(corpus: Corpus, scores, chunk: int = 1024) -> np.ndarray:
     tests = corpus.samples("test")
     parts = []
     for at in range(0, len(tests), chunk):
-        some = tests[at:at + chunk]
+        some = tests[at : at + chunk]
         parts.append(ranks_of_targets(scores(corpus.sequence[some - 1]), corpus.sequence[some] - 1))
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)

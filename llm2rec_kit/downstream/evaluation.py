@@ -30,6 +30,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import metrics, recommenders
 from llm2rec_kit.runs import Run
 
+ORDER = ("raw", "csft", "mntp", "contrastive", "id")  # of tables and figures
 CHUNK = 2048  # samples whose scores over the catalogue are held at once
 
 
@@ -77,8 +78,9 @@ def rows_of(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
     return Rows(torch.from_numpy(histories), torch.from_numpy(labels))
 
 
-def loss(model: nn.Module, table: torch.Tensor, histories: torch.Tensor, labels: torch.Tensor, *,
-         padding_class: bool = False) -> torch.Tensor:
+def loss(
+    model: nn.Module, table: torch.Tensor, histories: torch.Tensor, labels: torch.Tensor, *, padding_class: bool = False
+) -> torch.Tensor:
     """Mean cross-entropy over the full catalogue of every sample in the rows; states without a label cost no logits."""
     states = model(F.embedding(histories, table))
     asked = labels > 0
@@ -96,7 +98,7 @@ def ranks(model: nn.Module, table: torch.Tensor, rows: Rows) -> np.ndarray:
     model.eval()
     out = []
     for at in range(0, len(rows.histories), CHUNK):
-        histories, labels = rows.histories[at:at + CHUNK], rows.labels[at:at + CHUNK]
+        histories, labels = rows.histories[at : at + CHUNK], rows.labels[at : at + CHUNK]
         states = model(F.embedding(histories, table))[labels > 0]
         scores = states @ table[1:].T
         own = scores.gather(1, labels[labels > 0][:, None] - 1)
@@ -106,8 +108,15 @@ def ranks(model: nn.Module, table: torch.Tensor, rows: Rows) -> np.ndarray:
     return torch.cat(out).numpy()
 
 
-def train_and_rank(corpus: Corpus, embeddings: np.ndarray | None, settings: S.Evaluation, *, recommender: str,
-                   seed: int, device: str = "cpu") -> Result:
+def train_and_rank(
+    corpus: Corpus,
+    embeddings: np.ndarray | None,
+    settings: S.Evaluation,
+    *,
+    recommender: str,
+    seed: int,
+    device: str = "cpu",
+) -> Result:
     """Train `recommender` over `embeddings` (N + 1, dim), or over trainable ids, and rank the test targets.
 
     AdamW, cross-entropy over the catalogue, best weights by `settings.metric` on the validation split (paper sec. 4.1.3).
@@ -145,8 +154,9 @@ class Job:
         return f"evaluation/{self.domain}/{self.recommender}-{self.embedding}-seed{self.seed}"
 
 
-def train_many(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], tables: dict[str, np.ndarray],
-               settings: S.Evaluation) -> Iterator[tuple[Job, Result]]:
+def train_many(
+    jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], tables: dict[str, np.ndarray], settings: S.Evaluation
+) -> Iterator[tuple[Job, Result]]:
     """Train every job, several at a time in processes of their own, and yield each with its result, in order.
 
     `parts` is {domain: (corpus, ids)} as `Corpus.select` gives them, `tables` {stage: (items + 1, dim)}. Every training computes
@@ -154,7 +164,9 @@ def train_many(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], tab
     """
     workers = min(settings.workers or os.cpu_count() or 1, max(1, len(jobs)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(parts, tables, settings)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(parts, tables, settings)
+    ) as pool:
         try:
             yield from zip(jobs, pool.map(_do, jobs), strict=True)
         except BaseException:
@@ -178,8 +190,9 @@ def _do(job: Job) -> Result:
     return train_and_rank(part, vectors, settings, recommender=job.recommender, seed=job.seed)
 
 
-def _fit(both: nn.ModuleList, rows: dict[str, Rows], settings: S.Evaluation, recommender: str,
-         seed: int) -> tuple[list[tuple[int, float]], list[float], int]:
+def _fit(
+    both: nn.ModuleList, rows: dict[str, Rows], settings: S.Evaluation, recommender: str, seed: int
+) -> tuple[list[tuple[int, float]], list[float], int]:
     """Train (model, table) in place, leave the best weights in it; returns validation curve, losses and best epoch."""
     model, table = both
     rate = settings.learning_rate if recommender == "SASRec" else settings.learning_rate_gru
@@ -201,8 +214,14 @@ def _fit(both: nn.ModuleList, rows: dict[str, Rows], settings: S.Evaluation, rec
     return curve, losses, best[1]
 
 
-def _epoch(model: nn.Module, table: nn.Module, rows: Rows, optimizer: torch.optim.Optimizer, settings: S.Evaluation,
-           rng: np.random.Generator) -> float:
+def _epoch(
+    model: nn.Module,
+    table: nn.Module,
+    rows: Rows,
+    optimizer: torch.optim.Optimizer,
+    settings: S.Evaluation,
+    rng: np.random.Generator,
+) -> float:
     """One pass over the training rows in batches of `batch_size` samples on average; returns the mean loss."""
     model.train()
     total, count = 0.0, 0
@@ -229,8 +248,14 @@ def batches(samples: np.ndarray, batch_size: int, rng: np.random.Generator) -> l
 def write(result: Result, folder: Path, name: str) -> dict[str, Any]:
     """Save the ranks as `<name>.npy` in `folder` and return the record: metrics, curve, epochs. No seconds: they differ
     from run to run."""
-    facts = {"recommender": result.recommender, "seed": result.seed, "curve": result.curve, "losses": result.losses,
-             "epochs": len(result.losses), "best_epoch": result.best_epoch}
+    facts = {
+        "recommender": result.recommender,
+        "seed": result.seed,
+        "curve": result.curve,
+        "losses": result.losses,
+        "epochs": len(result.losses),
+        "best_epoch": result.best_epoch,
+    }
     return write_ranks(result.ranks, folder, name, cutoffs=result.cutoffs, facts=facts)
 
 
@@ -248,18 +273,35 @@ def records(run: Run) -> list[dict[str, Any]]:
 
 def table(run: Run) -> pl.DataFrame:
     """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds."""
-    rows = [{"domain": r["domain"], "recommender": r["recommender"], "embedding": r["embedding"], **r["metrics"]}
-            for r in records(run)]
+    rows = [
+        {"domain": r["domain"], "recommender": r["recommender"], "embedding": r["embedding"], **r["metrics"]}
+        for r in records(run)
+    ]
     if not rows:
         raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
+    rows.sort(key=lambda r: ORDER.index(r["embedding"]) if r["embedding"] in ORDER else len(ORDER))
     names = list(rows[0])[3:]
-    return pl.DataFrame(rows).group_by("domain", "recommender", "embedding", maintain_order=True).agg(
-        pl.len().alias("seeds"), *(pl.col(n).mean().alias(f"{n} mean") for n in names),
-        *(pl.col(n).std(ddof=0).fill_null(0).alias(f"{n} std") for n in names))
+    return (
+        pl.DataFrame(rows)
+        .group_by("domain", "recommender", "embedding", maintain_order=True)
+        .agg(
+            pl.len().alias("seeds"),
+            *(pl.col(n).mean().alias(f"{n} mean") for n in names),
+            *(pl.col(n).std(ddof=0).fill_null(0).alias(f"{n} std") for n in names),
+        )
+    )
 
 
-def compare(run: Run, domain: str, pairs: list[tuple[str, str]], *, recommender_names: list[str],
-            metric: str = "ndcg@10", level: float = 0.05, seed: int = 0) -> pl.DataFrame:
+def compare(
+    run: Run,
+    domain: str,
+    pairs: list[tuple[str, str]],
+    *,
+    recommender_names: list[str],
+    metric: str = "ndcg@10",
+    level: float = 0.05,
+    seed: int = 0,
+) -> pl.DataFrame:
     """Paired tests across users between embeddings (before, after), each user's metric averaged over seeds.
 
     The p values are corrected together (Holm); `verdict` is "better", "worse" or "no detectable difference".
@@ -267,8 +309,18 @@ def compare(run: Run, domain: str, pairs: list[tuple[str, str]], *, recommender_
     rows = []
     for recommender in recommender_names:
         values = {e: _user_means(run, domain, recommender, e, metric) for e in {x for pair in pairs for x in pair}}
-        rows += [{"recommender": recommender, "before": a, "after": b, "metric": metric, "before mean": values[a].mean(),
-                  "after mean": values[b].mean(), **metrics.paired_test(values[a], values[b], seed=seed)} for a, b in pairs]
+        rows += [
+            {
+                "recommender": recommender,
+                "before": a,
+                "after": b,
+                "metric": metric,
+                "before mean": values[a].mean(),
+                "after mean": values[b].mean(),
+                **metrics.paired_test(values[a], values[b], seed=seed),
+            }
+            for a, b in pairs
+        ]
     for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
         sure = "better" if row["difference"] > 0 else "worse"
         row |= {"p_holm": p, "verdict": sure if p < level else "no detectable difference"}
@@ -279,6 +331,8 @@ def _user_means(run: Run, domain: str, recommender: str, embedding: str, metric:
     start = f"evaluation/{domain}/{recommender}-{embedding}-seed"
     names = [name for name in run.names(f"evaluation/{domain}") if name.startswith(start)]
     if not names:
-        raise ValueError(f"{run} has no ranks of {recommender} over {embedding!r} in {domain}. "
-                         "Run notebooks/04_downstream_eval.ipynb with it among `evaluation_embeddings`.")
+        raise ValueError(
+            f"{run} has no ranks of {recommender} over {embedding!r} in {domain}. "
+            "Run notebooks/04_downstream_eval.ipynb with it among `evaluation_embeddings`."
+        )
     return np.mean([metrics.per_user(np.load(run.require(n).with_suffix(".npy")), metric) for n in names], axis=0)

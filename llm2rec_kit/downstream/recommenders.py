@@ -55,7 +55,7 @@ class SASRec(nn.Module):
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d)."""
-        states = self.dropout(items + self.positions.weight[:items.shape[1]])
+        states = self.dropout(items + self.positions.weight[: items.shape[1]])
         for layer in self.layers:
             states = layer(states)
         return states
@@ -119,12 +119,16 @@ def _initialise(module: nn.Module) -> None:
 
 def _checked(embeddings: np.ndarray, n_items: int, normalise: str) -> np.ndarray:
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
-        raise ValueError(f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
-                         f"found {embeddings.shape}.")
+        raise ValueError(
+            f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
+            f"found {embeddings.shape}."
+        )
     bad = ~np.isfinite(embeddings).all(1)
     if bad.any():
-        raise ValueError(f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
-                         "Encode again (notebooks/03_item_embedding.ipynb).")
+        raise ValueError(
+            f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
+            "Encode again (notebooks/03_item_embedding.ipynb)."
+        )
     table = embeddings.astype(np.float32).copy()
     if normalise == "unit":
         table[1:] /= np.maximum(np.linalg.norm(table[1:], axis=1, keepdims=True), 1e-12)

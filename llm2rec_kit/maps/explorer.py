@@ -37,7 +37,9 @@ def neighbours_of(item: int, items: pl.DataFrame, tables: dict[str, np.ndarray],
         cosine = rows_of @ rows_of[item - 1]
         cosine[item - 1] = -np.inf
         for rank, row in enumerate(np.argsort(-cosine, kind="stable")[:k], 1):
-            rows.append({"stage": stage, "rank": rank, "item": int(row) + 1, "title": titles[row], "cosine": float(cosine[row])})
+            rows.append(
+                {"stage": stage, "rank": rank, "item": int(row) + 1, "title": titles[row], "cosine": float(cosine[row])}
+            )
     return pl.DataFrame(rows)
 
 
@@ -79,8 +81,9 @@ class Explorer(widgets.VBox):
         self.picture.value = draw(self.maps, self.items, self.stage.value, self.colour.value, self.found.value, near)
 
 
-def explorer(maps: pl.DataFrame, items: pl.DataFrame, tables: dict[str, np.ndarray], *,
-             popularity: np.ndarray | None = None) -> Explorer:
+def explorer(
+    maps: pl.DataFrame, items: pl.DataFrame, tables: dict[str, np.ndarray], *, popularity: np.ndarray | None = None
+) -> Explorer:
     """An explorer over maps.parquet (`maps`), the corpus's items and the stages' tables (N + 1, dim).
 
     `popularity` (N + 1,) adds a colouring.
@@ -99,15 +102,22 @@ def neighbour_html(near: pl.DataFrame) -> str:
     columns = [near.filter(stage=s) for s in stages]
     head = "".join(f"<th style='text-align:left;padding:2px 12px 2px 0'>{html.escape(s)}</th>" for s in stages)
     body = "".join(
-        "<tr>" + "".join(f"<td style='padding:2px 12px 2px 0'>{html.escape(c['title'][k])} <small>{c['cosine'][k]:.2f}</small></td>"
-                         for c in columns) + "</tr>" for k in range(len(columns[0])))
+        "<tr>"
+        + "".join(
+            f"<td style='padding:2px 12px 2px 0'>{html.escape(c['title'][k])} <small>{c['cosine'][k]:.2f}</small></td>"
+            for c in columns
+        )
+        + "</tr>"
+        for k in range(len(columns[0]))
+    )
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def draw(maps: pl.DataFrame, items: pl.DataFrame, stage: str, colour: str, item: int | None, near: pl.DataFrame) -> bytes:
     """PNG of one stage in the aligned frame; the chosen item and its neighbours at that stage ringed."""
     part = maps.filter(pl.col("stage") == stage).join(
-        items.select(pl.col("item").cast(maps["item"].dtype), colour), on="item", maintain_order="left")
+        items.select(pl.col("item").cast(maps["item"].dtype), colour), on="item", maintain_order="left"
+    )
     with mpl.rc_context(figures.STYLE):
         figure = Figure(figsize=(6, 4.6), layout="constrained")
         ax = figure.subplots()
@@ -115,7 +125,16 @@ def draw(maps: pl.DataFrame, items: pl.DataFrame, stage: str, colour: str, item:
         rings = part.filter(pl.col("item").is_in(near.filter(stage=stage)["item"].to_list()))
         ax.scatter(rings["aligned_x"], rings["aligned_y"], s=60, facecolors="none", edgecolors=HIGHLIGHT, label="neighbours")
         own = part.filter(pl.col("item") == (item or 0))
-        ax.scatter(own["aligned_x"], own["aligned_y"], s=160, marker="*", color=HIGHLIGHT, edgecolors="black", label="chosen", zorder=3)
+        ax.scatter(
+            own["aligned_x"],
+            own["aligned_y"],
+            s=160,
+            marker="*",
+            color=HIGHLIGHT,
+            edgecolors="black",
+            label="chosen",
+            zorder=3,
+        )
         ax.set(title=f"{stage}, coloured by {colour}", xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
         if not isinstance(drawn, list):
             figure.colorbar(drawn, ax=ax, label=f"{colour}, log scale")

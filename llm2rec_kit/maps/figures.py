@@ -17,8 +17,17 @@ from llm2rec_kit.corpus import SPLITS, Corpus
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
-STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "llm2rec",
-         "legend.frameon": False, "figure.facecolor": "white", "axes.facecolor": "white", "axes.grid": False}
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "llm2rec",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.grid": False,
+}
 PANEL = 3.4  # inches of a panel's width
 
 
@@ -30,7 +39,9 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
 
 
-def _figure(columns: int, rows: int = 1, *, height: float = 3.0, width: float = PANEL, **kwargs: Any) -> tuple[Figure, np.ndarray]:
+def _figure(
+    columns: int, rows: int = 1, *, height: float = 3.0, width: float = PANEL, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
@@ -51,16 +62,23 @@ def stage_maps(maps: pl.DataFrame, items: pl.DataFrame, quality: dict[str, Any],
     figure, axes = _figure(len(stages), height=3.6, sharex=True, sharey=True)
     values = items.select("item", colour)
     for ax, stage in zip(axes[0], stages, strict=True):
-        part = maps.filter(pl.col("stage") == stage).join(values.with_columns(pl.col("item").cast(maps["item"].dtype)), on="item")
+        part = maps.filter(pl.col("stage") == stage).join(
+            values.with_columns(pl.col("item").cast(maps["item"].dtype)), on="item"
+        )
         drawn = scatter(ax, part, colour, values[colour])
-        ax.set(title=f"{stage}: {trust[stage]['kept_aligned']:.0%} of neighbours kept", xlabel="UMAP 1", xticks=[], yticks=[])
+        ax.set(
+            title=f"{stage}: {trust[stage]['kept_aligned']:.0%} of neighbours kept", xlabel="UMAP 1", xticks=[], yticks=[]
+        )
     axes[0, 0].set_ylabel("UMAP 2")
     if isinstance(drawn, list):
         figure.legend(handles=drawn, loc="outside upper center", ncols=min(4, len(drawn)), markerscale=3)
     else:
         figure.colorbar(drawn, ax=axes, label=f"{colour}, log scale" if values[colour].min() >= 0 else colour, shrink=0.8)
-    _caption(figure, f"{quality['items']:,} of {quality['of']:,} items, all stages in one aligned frame. Kept: share of each item's "
-                     f"{quality['neighbours']} nearest in the space that are among its {quality['neighbours']} nearest on the page.")
+    _caption(
+        figure,
+        f"{quality['items']:,} of {quality['of']:,} items, all stages in one aligned frame. Kept: share of each item's "
+        f"{quality['neighbours']} nearest in the space that are among its {quality['neighbours']} nearest on the page.",
+    )
     return figure
 
 
@@ -79,7 +97,9 @@ def scatter(ax: Any, part: pl.DataFrame, colour: str, values: pl.Series) -> Any:
     for name, paint in [(None, OTHER), *zip(largest, PALETTE, strict=False)]:
         chosen = np.array([k not in largest if name is None else k == name for k in kinds])
         if chosen.any() or name is not None:
-            handles.append(ax.scatter(*xy[chosen].T, color=paint, s=size, linewidths=0, label=name or "other", rasterized=True))
+            handles.append(
+                ax.scatter(*xy[chosen].T, color=paint, s=size, linewidths=0, label=name or "other", rasterized=True)
+            )
     return handles
 
 
@@ -90,8 +110,14 @@ def loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     for name, paint, mark in (("loss", PALETTE[0], ""), ("validation_loss", PALETTE[5], "o")):
         points = [(row["step"], row[name]) for row in history if name in row]
         if points:
-            axes[0, 0].plot(*zip(*points, strict=True), color=paint, marker=mark, markersize=3, linewidth=1.2,
-                            label="training" if name == "loss" else "validation")
+            axes[0, 0].plot(
+                *zip(*points, strict=True),
+                color=paint,
+                marker=mark,
+                markersize=3,
+                linewidth=1.2,
+                label="training" if name == "loss" else "validation",
+            )
     axes[0, 0].set(title=title, xlabel="optimiser step", ylabel="loss (nats)")
     axes[0, 0].legend()
     for ax, name in zip(axes[0, 1:], extra, strict=True):
@@ -125,22 +151,32 @@ def similarity_histogram(tables: dict[str, np.ndarray], together: np.ndarray, at
         spread = np.concatenate(list(found.values())).std()
         ax.set(title=f"{stage}: {gap / max(spread, 1e-9):+.2f} sd apart", xlabel="cosine similarity", yticks=[])
     axes[0, 0].legend(fontsize=7, loc="upper left")
-    _caption(figure, f"{len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines.")
+    _caption(
+        figure, f"{len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines."
+    )
     return figure
 
 
 def results_bars(table: pl.DataFrame, metric: str, *, title: str) -> Figure:
     """Mean of `metric` by embedding with its std over seeds; a row a domain, a panel a recommender; lines for the baselines."""
-    names = [r for r in table["recommender"].unique(maintain_order=True) if table.filter(recommender=r)["seeds"].max() > 1
-             or r in ("SASRec", "GRU4Rec")]
+    names = [
+        r
+        for r in table["recommender"].unique(maintain_order=True)
+        if table.filter(recommender=r)["seeds"].max() > 1 or r in ("SASRec", "GRU4Rec")
+    ]
     domains = table["domain"].unique(maintain_order=True).to_list()
     figure, axes = _figure(max(1, len(names)), len(domains), height=2.8, width=4.2, sharey="row")
     for line, domain in zip(axes, domains, strict=True):
         here = table.filter(domain=domain)
         for ax, name in zip(line, names, strict=True):
             rows = here.filter(recommender=name)
-            ax.bar(rows["embedding"], rows[f"{metric} mean"], yerr=rows[f"{metric} std"], capsize=3,
-                   color=[PALETTE[1] if e == "id" else PALETTE[0] for e in rows["embedding"]])
+            ax.bar(
+                rows["embedding"],
+                rows[f"{metric} mean"],
+                yerr=rows[f"{metric} std"],
+                capsize=3,
+                color=[PALETTE[1] if e == "id" else PALETTE[0] for e in rows["embedding"]],
+            )
             for reference, dash in (("popularity", ":"), ("oracle", "--")):
                 if len(row := here.filter(recommender=reference)):
                     ax.axhline(row[f"{metric} mean"][0], color="#444444", linestyle=dash, linewidth=1, label=reference)
@@ -178,7 +214,7 @@ def cleaning_bars(steps: list[dict[str, Any]]) -> Figure:
     bars = ax.barh(names, dropped, color=PALETTE[0])
     ax.bar_label(bars, [f"{d:,}" for d in dropped], padding=3, fontsize=8)
     ax.set(title="interactions dropped by each cleaning step", xlabel="interactions")
-    ax.margins(x=0.12)
+    ax.set_xlim(0, 1.15 * max(1, *dropped))
     return figure
 
 
@@ -186,10 +222,14 @@ def distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
     """How long sequences are, and how unequal items' popularity is."""
     figure, axes = _figure(2, width=4)
     axes[0, 0].hist(np.minimum(lengths, 50), bins=np.arange(0.5, 51.5), color=PALETTE[0])
-    axes[0, 0].set(title=f"sequence length, median {np.median(lengths):.0f}", xlabel="interactions of a user (50 and more in the last)", ylabel="users")
+    axes[0, 0].set(
+        title=f"sequence length, median {np.median(lengths):.0f}",
+        xlabel="interactions of a user (50 and more in the last)",
+        ylabel="users",
+    )
     ranked = np.sort(popularity)[::-1]
     axes[0, 1].loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color=PALETTE[0])
-    top = ranked[:max(1, len(ranked) // 10)].sum() / max(1, ranked.sum())
+    top = ranked[: max(1, len(ranked) // 10)].sum() / max(1, ranked.sum())
     axes[0, 1].set(title=f"popularity: a tenth of the items has {top:.0%}", xlabel="rank of the item", ylabel="interactions")
     return figure
 
@@ -204,8 +244,13 @@ def split_timeline(corpus: Corpus) -> Figure:
         return figure
     when = corpus.times[corpus.targets].astype("datetime64[ms]")
     bins = np.linspace(when.min().astype(float), when.max().astype(float), 60).astype("int64").astype("datetime64[ms]")
-    ax.hist([when[corpus.splits == code] for code in SPLITS.values()], bins=bins, stacked=True, color=[PALETTE[0], PALETTE[1], PALETTE[5]],
-            label=list(SPLITS))
+    ax.hist(
+        [when[corpus.splits == code] for code in SPLITS.values()],
+        bins=bins,
+        stacked=True,
+        color=[PALETTE[0], PALETTE[1], PALETTE[5]],
+        label=list(SPLITS),
+    )
     ax.set(title=f"samples by time of their target, split {corpus.facts.get('split', '')}", ylabel="samples")
     ax.legend(ncols=3)
     return figure

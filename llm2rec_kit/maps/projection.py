@@ -25,8 +25,13 @@ def umap_map(vectors: np.ndarray, settings: S.Maps) -> np.ndarray:
     import umap
 
     _check(vectors)
-    model = umap.UMAP(n_neighbors=_neighbours(len(vectors), settings), min_dist=settings.min_dist, metric=settings.metric,
-                      random_state=settings.seed, n_jobs=1)
+    model = umap.UMAP(
+        n_neighbors=_neighbours(len(vectors), settings),
+        min_dist=settings.min_dist,
+        metric=settings.metric,
+        random_state=settings.seed,
+        n_jobs=1,
+    )
     return model.fit_transform(vectors).astype(np.float32)
 
 
@@ -42,8 +47,12 @@ def aligned_maps(tables: dict[str, np.ndarray], settings: S.Maps) -> dict[str, n
     for vectors in tables.values():
         _check(vectors)
     same = {i: i for i in range(sizes.pop())}
-    model = umap.AlignedUMAP(n_neighbors=_neighbours(len(same), settings), min_dist=settings.min_dist, metric=settings.metric,
-                             random_state=settings.seed)
+    model = umap.AlignedUMAP(
+        n_neighbors=_neighbours(len(same), settings),
+        min_dist=settings.min_dist,
+        metric=settings.metric,
+        random_state=settings.seed,
+    )
     with warnings.catch_warnings():
         # AlignedUMAP has no n_jobs to set to 1, so it cannot be told that one thread is what is wanted.
         warnings.filterwarnings("ignore", message="n_jobs value")
@@ -130,14 +139,34 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
     chosen = {name: table[items] for name, table in tables.items()}
     own = {name: umap_map(v, settings) for name, v in chosen.items()}
     aligned = aligned_maps(chosen, settings)
-    maps = pl.concat([pl.DataFrame({"item": items, "stage": name, "x": own[name][:, 0], "y": own[name][:, 1],
-                                    "aligned_x": aligned[name][:, 0], "aligned_y": aligned[name][:, 1]}) for name in tables])
+    maps = pl.concat(
+        [
+            pl.DataFrame(
+                {
+                    "item": items,
+                    "stage": name,
+                    "x": own[name][:, 0],
+                    "y": own[name][:, 1],
+                    "aligned_x": aligned[name][:, 0],
+                    "aligned_y": aligned[name][:, 1],
+                }
+            )
+            for name in tables
+        ]
+    )
     maps.write_parquet(folder / "maps.parquet")
     pairs = co_consumed_pairs(corpus, 5000, seed=settings.seed)
     control = random_pairs(corpus.n_items, 5000, seed=settings.seed)
-    rows = [{"stage": name, **_quality(chosen[name], own[name], aligned[name], settings), "effective_rank": effective_rank(chosen[name]),
-             "cosine_co_consumed": float(cosines(tables[name], pairs).mean()), "cosine_random": float(cosines(tables[name], control).mean())}
-            for name in tables]
+    rows = [
+        {
+            "stage": name,
+            **_quality(chosen[name], own[name], aligned[name], settings),
+            "effective_rank": effective_rank(chosen[name]),
+            "cosine_co_consumed": float(cosines(tables[name], pairs).mean()),
+            "cosine_random": float(cosines(tables[name], control).mean()),
+        }
+        for name in tables
+    ]
     record = {"items": len(items), "of": corpus.n_items, "neighbours": TRUST_NEIGHBOURS, "stages": rows}
     colour = "category" if "category" in corpus.items.columns else "domain"
     figures.save(figures.stage_maps(maps, corpus.items, record, colour=colour), folder / "stages")
@@ -145,8 +174,10 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
 
 
 def _quality(vectors: np.ndarray, own: np.ndarray, aligned: np.ndarray, settings: S.Maps) -> dict[str, float]:
-    kept = {name: neighbour_overlap(vectors, plane, TRUST_NEIGHBOURS, (settings.metric, "euclidean"))
-            for name, plane in (("kept", own), ("kept_aligned", aligned))}
+    kept = {
+        name: neighbour_overlap(vectors, plane, TRUST_NEIGHBOURS, (settings.metric, "euclidean"))
+        for name, plane in (("kept", own), ("kept_aligned", aligned))
+    }
     return {"trustworthiness": trustworthiness(vectors, own, TRUST_NEIGHBOURS, settings.metric), **kept}
 
 

@@ -63,14 +63,21 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     source = "".join(tagged[0]["source"])
     comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
     lines = [n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
-    return {n.target.id: Parameter(n.target.id, ast.literal_eval(n.value), ast.unparse(n.annotation),
-                                   comments.get(n.target.id, "")) for n in lines}
+    return {
+        n.target.id: Parameter(
+            n.target.id, ast.literal_eval(n.value), ast.unparse(n.annotation), comments.get(n.target.id, "")
+        )
+        for n in lines
+    }
 
 
 def profiles() -> list[str]:
     """Names of the profiles that come with the kit."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files(__package__).joinpath("profiles").iterdir()
-                  if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files(__package__).joinpath("profiles").iterdir()
+        if p.name.endswith(".yaml")
+    )
 
 
 def load_profile(name: str) -> dict[str, Any]:
@@ -103,30 +110,51 @@ def check_data(values: dict[str, Any]) -> None:
     if data.source == "synthetic":
         return
     if not data.path:
-        raise ValueError(f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
-                         "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile.")
+        raise ValueError(
+            f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
+            "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
+        )
     if not Path(data.path).exists():
-        raise ValueError(f"There is no data at {data.path}. Give the folder (or file) that the source {data.source!r} reads; "
-                         "notebooks/01_data_prep.ipynb says what it expects in it.")
+        raise ValueError(
+            f"There is no data at {data.path}. Give the folder (or file) that the source {data.source!r} reads; "
+            "notebooks/01_data_prep.ipynb says what it expects in it."
+        )
 
 
-def reproduce(profile: str, *, data: str = "", overrides: dict[str, Any] | None = None, run: str = "", only: list[str] | None = None,
-              start: str = "", force: bool = False, outputs: str = "", root: Path | None = None) -> Run:
+def reproduce(
+    profile: str,
+    *,
+    data: str = "",
+    overrides: dict[str, Any] | None = None,
+    run: str = "",
+    only: list[str] | None = None,
+    start: str = "",
+    force: bool = False,
+    outputs: str = "",
+    root: Path | None = None,
+) -> Run:
     """Run the series (or `only` some numbers of it, or from number `start` on) with a profile; returns the run.
 
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
     NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
     """
     books = series(root)
-    values = load_profile(profile) | (overrides or {}) | ({"data_path": str(Path(data).expanduser().resolve())} if data else {})
-    values = {"run": run or Path(profile).stem, "force": force} | ({"outputs": str(Path(outputs).resolve())} if outputs else {}) | values
+    values = (
+        load_profile(profile) | (overrides or {}) | ({"data_path": str(Path(data).expanduser().resolve())} if data else {})
+    )
+    values = (
+        {"run": run or Path(profile).stem, "force": force}
+        | ({"outputs": str(Path(outputs).resolve())} if outputs else {})
+        | values
+    )
     own = {book: parameters(book) for book in books}
     check(values, sorted({name for p in own.values() for name in p}))
     check_data(values)
     chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
     if not chosen:
-        raise S.SettingsError(f"No notebook is left to run: there are {[b.name[:2] for b in books]}, asked for "
-                              f"{only or f'{start} and later'}.")
+        raise S.SettingsError(
+            f"No notebook is left to run: there are {[b.name[:2] for b in books]}, asked for {only or f'{start} and later'}."
+        )
     result = Run(values["run"], values.get("outputs", ""))
     for k, book in enumerate(chosen, 1):
         print(f"[{k}/{len(chosen)}] {book.stem}", flush=True)
@@ -144,13 +172,21 @@ def _execute(book: Path, target: Path, values: dict[str, Any], profile: str) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     with _kernel() as name:
         try:
-            papermill.execute_notebook(book, target, parameters=values, kernel_name=name, progress_bar=False, stdout_file=sys.stdout,
-                                       cwd=str(book.parent))
+            papermill.execute_notebook(
+                book,
+                target,
+                parameters=values,
+                kernel_name=name,
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                cwd=str(book.parent),
+            )
         except PapermillExecutionError as error:
             raise NotebookFailed(
                 f"{book.stem} stopped: {error.ename}: {error.evalue}\nThe notebook, with the error in it: {target}\nWhat was finished is "
                 f"kept. To go on from here, repeat your command, or:\n  llm2rec reproduce --profile {profile} --run {values['run']} "
-                f"--from {book.name[:2]}") from None
+                f"--from {book.name[:2]}"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -161,7 +197,7 @@ def _kernel() -> Iterator[str]:
     from ipykernel.kernelspec import write_kernel_spec
 
     with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "llm2rec")
+        write_kernel_spec(Path(folder) / "kernels" / "llm2rec", extra_arguments=["--log-level=ERROR"])
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = folder + (os.pathsep + before if before else "")
         try:

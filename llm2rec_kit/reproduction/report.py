@@ -27,12 +27,20 @@ def collect(run: Run) -> dict[str, Any]:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     domains = [row["domain"] for row in corpus["statistics"] if row["domain"] != "total"]
     return {
-        "run": run.name, "source": corpus["source"], "synthetic": corpus["source"] == "synthetic", "split": corpus["split"],
-        "train_domains": corpus["train_domains"], "statistics": corpus["statistics"], "cleaning": corpus["cleaning"],
+        "run": run.name,
+        "source": corpus["source"],
+        "synthetic": corpus["source"] == "synthetic",
+        "split": corpus["split"],
+        "train_domains": corpus["train_domains"],
+        "statistics": corpus["statistics"],
+        "cleaning": corpus["cleaning"],
         "stages": {name: run.record(name) for name in ("backbone", "csft", "mntp", "contrastive", "maps") if run.has(name)},
         "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
-        "settings": {name: run.manifest(name)["settings"] for name in ("corpus", "backbone", "csft", "mntp", "contrastive", "maps")
-                     if run.has(name)},
+        "settings": {
+            name: run.manifest(name)["settings"]
+            for name in ("corpus", "backbone", "csft", "mntp", "contrastive", "maps")
+            if run.has(name)
+        },
         "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
         "comparisons": {r["domain"]: r["rows"] for r in records if "rows" in r},
     }
@@ -43,12 +51,26 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[dict[str, float]]] = {}
     for r in records:
         groups.setdefault((r["recommender"], r["embedding"]), []).append(r["metrics"])
-    rows = [{"recommender": k[0], "embedding": k[1], "seeds": len(g),
-             "mean": {m: float(np.mean([x[m] for x in g])) for m in g[0]},
-             "std": {m: float(np.std([x[m] for x in g])) for m in g[0]}} for k, g in groups.items()]
+    rows = [
+        {
+            "recommender": k[0],
+            "embedding": k[1],
+            "seeds": len(g),
+            "mean": {m: float(np.mean([x[m] for x in g])) for m in g[0]},
+            "std": {m: float(np.std([x[m] for x in g])) for m in g[0]},
+        }
+        for k, g in groups.items()
+    ]
     order = {name: k for k, name in enumerate(("raw", "csft", "mntp", "contrastive", "id"))}
-    return sorted(rows, key=lambda r: (r["recommender"] not in TRAINED, r["recommender"] == "oracle", r["recommender"],
-                                       order.get(r["embedding"], 9)))
+    return sorted(
+        rows,
+        key=lambda r: (
+            r["recommender"] not in TRAINED,
+            r["recommender"] == "oracle",
+            r["recommender"],
+            order.get(r["embedding"], 9),
+        ),
+    )
 
 
 def terminal_table(results: dict[str, Any]) -> str:
@@ -60,13 +82,15 @@ def terminal_table(results: dict[str, Any]) -> str:
         lines.append(f"  {'recommender':12} {'embedding':12} {'seeds':>5}  " + "".join(f"{n:>18}" for n in names))
         for r in rows:
             cells = [f"{r['mean'][n]:.4f}" + (f" +- {r['std'][n]:.4f}" if r["seeds"] > 1 else " " * 10) for n in names]
-            lines.append(f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  " + "".join(f"{c:>18}" for c in cells))
+            lines.append(
+                f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  " + "".join(f"{c:>18}" for c in cells)
+            )
         lines.append("")
     return "\n".join(lines)
 
 
 def domain_note(results: dict[str, Any], domain: str) -> str:
-    """"synthetic, out-of-domain" and the like."""
+    """ "synthetic, out-of-domain" and the like."""
     seen = "seen by CSFT" if domain in results["train_domains"] else "out-of-domain: CSFT never saw it"
     return ("synthetic data, " if results["synthetic"] else "") + seen
 
@@ -76,10 +100,14 @@ def write(run: Run) -> dict[str, Any]:
     results = collect(run)
     write_json(run.path / "results.json", results)
     about = run.about()
-    environment = Environment(loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     figures = [(Path(name).name, run.path / f"{name}.png") for name in FIGURES if (run.path / f"{name}.png").is_file()]
     known = {"results": results, "about": about, "note": domain_note, "best": best}
-    markdown = environment.get_template("report.md.j2").render(**known, figures=[(n, p.relative_to(run.path)) for n, p in figures])
+    markdown = environment.get_template("report.md.j2").render(
+        **known, figures=[(n, p.relative_to(run.path)) for n, p in figures]
+    )
     (run.path / "report.md").write_text(markdown)
     embedded = [(n, "data:image/png;base64," + base64.b64encode(p.read_bytes()).decode()) for n, p in figures]
     page = Environment(loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True)

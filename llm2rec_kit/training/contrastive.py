@@ -74,10 +74,12 @@ def info_nce(first: torch.Tensor, second: torch.Tensor, temperature: float, symm
 
 def loss_of(settings: S.Contrastive):
     """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles)."""
+
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         pooled = [_pooled(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
         first, second = torch.cat(pooled)[micro["place"]].chunk(2)
         return info_nce(first, second, settings.temperature, settings.symmetric), len(first)
+
     return loss
 
 
@@ -118,18 +120,27 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def train(titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive,
-          folder: Path) -> list[dict[str, float]]:
+def train(
+    titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive, folder: Path
+) -> list[dict[str, float]]:
     """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history."""
     batches = Batches(titles, tokenizer, settings)
     print(f"  contrastive: {len(batches.tokens)} distinct titles", flush=True)
     with dropout(model, settings):
-        return fit("contrastive", backbone.bidirectional(model), batches, loss_of(settings), settings, folder,
-                   validate=lambda m: _probe(m, tokenizer, titles, settings))
+        return fit(
+            "contrastive",
+            backbone.bidirectional(model),
+            batches,
+            loss_of(settings),
+            settings,
+            folder,
+            validate=lambda m: _probe(m, tokenizer, titles, settings),
+        )
 
 
-def _probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, titles: list[str],
-           settings: S.Contrastive) -> dict[str, float]:
+def _probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, titles: list[str], settings: S.Contrastive
+) -> dict[str, float]:
     """Uniformity of the space: towards 0 it is collapsing."""
     sample = np.random.default_rng(settings.seed).permutation(len(titles))[:512]
     place = S.Encoding(max_tokens=settings.max_tokens)

@@ -35,7 +35,7 @@ class Ragged:
     offsets: np.ndarray
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return self.flat[self.offsets[i]:self.offsets[i + 1]]
+        return self.flat[self.offsets[i] : self.offsets[i + 1]]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -77,6 +77,7 @@ class Rows:
 
 def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> Texts:
     """The pieces of every title of the corpus, each distinct text tokenised once."""
+
     def pieces(texts: list[str], end: list[int]) -> Ragged:
         ids = [[], *(i + end for i in tokenizer(texts, add_special_tokens=False)["input_ids"])]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -85,7 +86,8 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
 
     titles = corpus.titles
     return Texts(
-        first=pieces(titles, []), later=pieces([settings.joiner + t for t in titles], []),
+        first=pieces(titles, []),
+        later=pieces([settings.joiner + t for t in titles], []),
         target=pieces([t + settings.ending for t in titles], [tokenizer.eos_token_id]),
     )
 
@@ -104,9 +106,9 @@ def rows(corpus: Corpus, texts: Texts, targets: np.ndarray, settings: S.CSFT) ->
     length = texts.target.lengths[corpus.sequence[targets]]
     skip = np.clip(prefix + length - settings.max_tokens, 0, prefix - 1)
     new_start = np.diff(starts, prepend=-1) != 0
-    cut = (skip > 0) | np.concatenate([[False], skip[:-1] > 0])[:len(skip)]
+    cut = (skip > 0) | np.concatenate([[False], skip[:-1] > 0])[: len(skip)]
     begins = np.flatnonzero(new_start | cut | (not settings.shared_prefix))
-    stops = np.append(begins[1:], len(targets)).astype(np.int64)[:len(begins)]
+    stops = np.append(begins[1:], len(targets)).astype(np.int64)[: len(begins)]
     answers = np.concatenate([[0], np.cumsum(length)])
     tokens = prefix[stops - 1] - skip[begins] + answers[stops] - answers[begins]
     return Rows(starts[begins], begins, stops, targets, tokens, skip[begins])
@@ -124,8 +126,10 @@ class Batches:
     def __init__(self, corpus: Corpus, texts: Texts, rows: Rows, settings: S.CSFT, pad_id: int) -> None:
         """Raises ValueError where there is no sample to learn from."""
         if not len(rows.targets):
-            raise ValueError("There is no training sample: every user is too short or no domain is in-domain. "
-                             "See the statistics in notebooks/01_data_prep.ipynb.")
+            raise ValueError(
+                "There is no training sample: every user is too short or no domain is in-domain. "
+                "See the statistics in notebooks/01_data_prep.ipynb."
+            )
         self.corpus, self.texts, self.rows, self.settings, self.pad_id = corpus, texts, rows, settings, pad_id
         self.steps_per_epoch = max(1, round(len(rows.targets) / settings.batch_size))
         self._epoch, self._plan = -1, []
@@ -152,18 +156,21 @@ class Batches:
         return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def micro_batches(corpus: Corpus, texts: Texts, rows: Rows, chosen: np.ndarray, settings: S.CSFT,
-                  pad_id: int) -> list[dict[str, torch.Tensor]]:
+def micro_batches(
+    corpus: Corpus, texts: Texts, rows: Rows, chosen: np.ndarray, settings: S.CSFT, pad_id: int
+) -> list[dict[str, torch.Tensor]]:
     """The chosen rows as model inputs, cut so that none has more than `batch_tokens` padded tokens."""
-    return [collate([row_tokens(corpus, texts, rows, r) for r in chosen[part]], pad_id)
-            for part in length_batches(rows.tokens[chosen], settings.batch_tokens)]
+    return [
+        collate([row_tokens(corpus, texts, rows, r) for r in chosen[part]], pad_id)
+        for part in length_batches(rows.tokens[chosen], settings.batch_tokens)
+    ]
 
 
 def row_tokens(corpus: Corpus, texts: Texts, rows: Rows, r: int) -> dict[str, np.ndarray]:
     """One row, flat: ids, position ids, `visible` (prefix tokens a token sees), `branch` (0 prefix, 1.. targets), and for
     each target token its label and `source`, the place in the row that predicts it."""
-    start, samples, skip = rows.starts[r], rows.targets[rows.begins[r]:rows.stops[r]], rows.skip[r]
-    history = corpus.sequence[start:samples[-1]]
+    start, samples, skip = rows.starts[r], rows.targets[rows.begins[r] : rows.stops[r]], rows.skip[r]
+    history = corpus.sequence[start : samples[-1]]
     pieces = [texts.first[history[0]], *(texts.later[i] for i in history[1:])]
     ends = np.cumsum([len(p) for p in pieces]) - skip  # prefix tokens up to and with each history item
     prefix = np.concatenate(pieces)[skip:]
@@ -191,15 +198,19 @@ def collate(rows: list[dict[str, np.ndarray]], pad_id: int) -> dict[str, torch.T
     def stacked(name: str, fill: int) -> torch.Tensor:
         out = np.full((len(rows), longest), fill, dtype=np.int64)
         for line, row in zip(out, rows, strict=True):
-            line[:len(row[name])] = row[name]
+            line[: len(row[name])] = row[name]
         return torch.from_numpy(out)
 
     sources = np.concatenate([row["sources"] + k * longest for k, row in enumerate(rows)])
     labels = np.concatenate([row["labels"] for row in rows]).astype(np.int64)
     return {
-        "input_ids": stacked("ids", pad_id), "position_ids": stacked("positions", 0),
-        "visible": stacked("visible", 0), "branch": stacked("branch", IGNORED),
-        "sources": torch.from_numpy(sources), "labels": torch.from_numpy(labels), "count": torch.tensor(len(labels)),
+        "input_ids": stacked("ids", pad_id),
+        "position_ids": stacked("positions", 0),
+        "visible": stacked("visible", 0),
+        "branch": stacked("branch", IGNORED),
+        "sources": torch.from_numpy(sources),
+        "labels": torch.from_numpy(labels),
+        "count": torch.tensor(len(labels)),
     }
 
 
@@ -217,17 +228,21 @@ def attention_mask(visible: torch.Tensor, branch: torch.Tensor, dtype: torch.dty
 def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """(summed cross-entropy of the target tokens, their number); vocabulary logits only where there is a label."""
     states = backbone.body(model)(
-        input_ids=micro["input_ids"], position_ids=micro["position_ids"], use_cache=False,
+        input_ids=micro["input_ids"],
+        position_ids=micro["position_ids"],
+        use_cache=False,
         attention_mask=attention_mask(micro["visible"], micro["branch"], model.dtype),
     ).last_hidden_state
     logits = model.get_output_embeddings()(states.flatten(0, 1)[micro["sources"]])
-    return F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, micro["labels"],
-                           reduction="sum"), len(micro["labels"])
+    return F.cross_entropy(
+        logits.float() if logits.dtype != torch.float64 else logits, micro["labels"], reduction="sum"
+    ), len(micro["labels"])
 
 
 @torch.no_grad()
-def validation(model: PreTrainedModel, corpus: Corpus, texts: Texts, rows: Rows, settings: S.CSFT,
-               pad_id: int) -> dict[str, float]:
+def validation(
+    model: PreTrainedModel, corpus: Corpus, texts: Texts, rows: Rows, settings: S.CSFT, pad_id: int
+) -> dict[str, float]:
     """Mean loss per target token over all `rows`, with dropout off."""
     was_training = model.training
     model.eval()
@@ -247,8 +262,9 @@ def savings(corpus: Corpus, texts: Texts, settings: S.CSFT) -> dict[str, float]:
     return {"plain_tokens": int(plain), "shared_tokens": int(shared), "ratio": float(plain / shared)}
 
 
-def train(corpus: Corpus, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT,
-          folder: Path) -> list[dict[str, float]]:
+def train(
+    corpus: Corpus, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT, folder: Path
+) -> list[dict[str, float]]:
     """Fine-tune `model` in place on the training samples of the corpus's training domains; returns the history.
 
     Validation is on `evaluate_samples` validation samples of the same domains. Checkpoints go to `folder` (see `fit`).
@@ -257,12 +273,22 @@ def train(corpus: Corpus, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     texts = tokenise(part, tokenizer, settings)
     learned = rows(part, texts, part.samples("train"), settings)
     valid = part.samples("valid")
-    held = np.random.default_rng(settings.seed).permutation(valid)[:settings.evaluate_samples]
+    held = np.random.default_rng(settings.seed).permutation(valid)[: settings.evaluate_samples]
     checked = rows(part, texts, held, settings)
     pad_id = tokenizer.pad_token_id
     batches = Batches(part, texts, learned, settings, pad_id)
-    print(f"  csft: {len(learned.targets)} samples in {len(learned.starts)} rows, {batches.steps_per_epoch} steps an epoch, "
-          f"{settings.steps / batches.steps_per_epoch:.2f} epochs", flush=True)
-    return fit("csft", backbone.causal(model), batches, loss, settings, folder,
-               validate=lambda m: validation(m, part, texts, checked, settings, pad_id) if len(held) else {},
-               evaluate_every=settings.evaluate_every)
+    print(
+        f"  csft: {len(learned.targets)} samples in {len(learned.starts)} rows, {batches.steps_per_epoch} steps an epoch, "
+        f"{settings.steps / batches.steps_per_epoch:.2f} epochs",
+        flush=True,
+    )
+    return fit(
+        "csft",
+        backbone.causal(model),
+        batches,
+        loss,
+        settings,
+        folder,
+        validate=lambda m: validation(m, part, texts, checked, settings, pad_id) if len(held) else {},
+        evaluate_every=settings.evaluate_every,
+    )

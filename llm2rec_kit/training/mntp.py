@@ -25,8 +25,10 @@ class Batches:
     def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, vocabulary: int, settings: S.MNTP) -> None:
         """`vocabulary` is the model's: random replacements are drawn from it. Raises ValueError for no titles."""
         if not titles:
-            raise ValueError("There is no title to learn from: no domain of the corpus is in-domain "
-                             "(`data_train_domains`, notebooks/01_data_prep.ipynb).")
+            raise ValueError(
+                "There is no title to learn from: no domain of the corpus is in-domain "
+                "(`data_train_domains`, notebooks/01_data_prep.ipynb)."
+            )
         self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
         self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token)
         self.pad_id, self.vocabulary, self.settings = tokenizer.pad_token_id, vocabulary, settings
@@ -41,8 +43,10 @@ class Batches:
     def micro_batches(self, chosen: np.ndarray, rng: np.random.Generator) -> list[dict[str, torch.Tensor]]:
         """The chosen titles, masked, cut by the token budget."""
         lengths = np.array([len(self.tokens[i]) for i in chosen])
-        return [self._collate([self.tokens[i] for i in chosen[part]], rng)
-                for part in length_batches(lengths, self.settings.batch_tokens)]
+        return [
+            self._collate([self.tokens[i] for i in chosen[part]], rng)
+            for part in length_batches(lengths, self.settings.batch_tokens)
+        ]
 
     def _collate(self, titles: list[np.ndarray], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         pairs = [mask_tokens(t, self.mask_id, self.vocabulary, self.settings, rng) for t in titles]
@@ -51,13 +55,18 @@ class Batches:
         # The first token has no position before it to be predicted from, so it carries no loss (as the HF label shift).
         places = np.concatenate([np.flatnonzero(p[1][1:]) + 1 + k * longest for k, p in enumerate(pairs)])
         labels = np.concatenate([t[1:][p[1][1:]] for t, p in zip(titles, pairs, strict=True)])
-        batch = {"input_ids": ids, "sources": torch.from_numpy(places - 1), "labels": torch.from_numpy(labels),
-                 "count": torch.tensor(max(1, len(labels)))}
+        batch = {
+            "input_ids": ids,
+            "sources": torch.from_numpy(places - 1),
+            "labels": torch.from_numpy(labels),
+            "count": torch.tensor(max(1, len(labels))),
+        }
         return batch if mask is None else batch | {"attention_mask": mask}
 
 
-def mask_tokens(ids: np.ndarray, mask_id: int, vocabulary: int, settings: S.MNTP,
-                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def mask_tokens(
+    ids: np.ndarray, mask_id: int, vocabulary: int, settings: S.MNTP, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """(ids as the model sees them, which of them it has to predict): each token with probability `rate`.
 
     `80_10_10` replaces 8 of 10 by the mask token and 1 of 10 by a random token, and leaves 1 of 10 (official code).
@@ -76,8 +85,9 @@ def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.
 
 
 def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Tensor:
-    states = backbone.body(model)(input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"),
-                                  use_cache=False).last_hidden_state
+    states = backbone.body(model)(
+        input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"), use_cache=False
+    ).last_hidden_state
     return model.get_output_embeddings()(states.flatten(0, 1)[micro["sources"]])
 
 
@@ -104,13 +114,22 @@ def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[s
     return [titles[i] for i in np.sort(order[held:])], [titles[i] for i in np.sort(order[:held])]
 
 
-def train(titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP,
-          folder: Path) -> list[dict[str, float]]:
+def train(
+    titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
+) -> list[dict[str, float]]:
     """Lift the mask of `model` and train it in place on `titles`, a share of them held out; returns the history."""
     learned, held = split_titles(titles, settings)
     vocabulary = model.config.vocab_size
     batches = Batches(learned, tokenizer, vocabulary, settings)
     checked = Batches(held, tokenizer, vocabulary, settings) if held else None
     print(f"  mntp: {len(learned)} titles, {len(held)} held out", flush=True)
-    return fit("mntp", backbone.bidirectional(model), batches, loss, settings, folder,
-               validate=(lambda m: validation(m, checked)) if checked else None, evaluate_every=settings.evaluate_every)
+    return fit(
+        "mntp",
+        backbone.bidirectional(model),
+        batches,
+        loss,
+        settings,
+        folder,
+        validate=(lambda m: validation(m, checked)) if checked else None,
+        evaluate_every=settings.evaluate_every,
+    )

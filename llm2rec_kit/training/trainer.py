@@ -72,8 +72,9 @@ class StepTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """One item a step, in order: the batches have been drawn already."""
-        return self.accelerator.prepare(DataLoader(
-            self.train_dataset, batch_size=1, sampler=SequentialSampler(self.train_dataset), collate_fn=_only))
+        return self.accelerator.prepare(
+            DataLoader(self.train_dataset, batch_size=1, sampler=SequentialSampler(self.train_dataset), collate_fn=_only)
+        )
 
     def training_step(self, model: PreTrainedModel, inputs: list[MicroBatch], num_items_in_batch: Any = None):
         """Backward through every micro-batch; returns the step's mean loss."""
@@ -87,7 +88,8 @@ class StepTrainer(Trainer):
         if not torch.isfinite(total):
             raise TrainingError(
                 f"The loss of step {self.state.global_step + 1} is {total.item()}. Training stopped; the last checkpoint "
-                f"in {self.args.output_dir} is sound. A lower learning rate or float32 usually helps.")
+                f"in {self.args.output_dir} is sound. A lower learning rate or float32 usually helps."
+            )
         return total
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -121,17 +123,26 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         self.last |= logs or {}
         if any(k.startswith("validation_") for k in logs or {}):
-            shown = [f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last
-                     if k == "loss" or k.startswith("validation_")]
+            shown = [
+                f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last if k == "loss" or k.startswith("validation_")
+            ]
             print(f"  {self.name} step {state.global_step}/{state.max_steps}: {', '.join(shown)}", flush=True)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.bar.close()
 
 
-def fit(name: str, model: PreTrainedModel, batches: Sequence[list[MicroBatch]], loss: Loss, settings: StageSettings,
-        folder: Path, *, validate: Callable[[PreTrainedModel], dict[str, float]] | None = None,
-        evaluate_every: int = 0) -> list[dict[str, float]]:
+def fit(
+    name: str,
+    model: PreTrainedModel,
+    batches: Sequence[list[MicroBatch]],
+    loss: Loss,
+    settings: StageSettings,
+    folder: Path,
+    *,
+    validate: Callable[[PreTrainedModel], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+) -> list[dict[str, float]]:
     """Train `model` in place for `settings.steps` steps and return its history.
 
     Checkpoints go to `folder/checkpoints`; a complete one that is there already is resumed from, and all are removed
@@ -144,9 +155,13 @@ def fit(name: str, model: PreTrainedModel, batches: Sequence[list[MicroBatch]], 
     scheduler = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, horizon)
     every = evaluate_every or max(1, settings.steps // 10)
     trainer = StepTrainer(
-        model=model, loss=loss, validate=validate, train_dataset=_Steps(batches, settings.steps),
+        model=model,
+        loss=loss,
+        validate=validate,
+        train_dataset=_Steps(batches, settings.steps),
         eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
-        optimizers=(optimizer, scheduler), args=_arguments(settings, checkpoints, model, every if validate else 0),
+        optimizers=(optimizer, scheduler),
+        args=_arguments(settings, checkpoints, model, every if validate else 0),
     )
     for callback in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
         trainer.remove_callback(callback)
@@ -185,7 +200,7 @@ def drawn(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Which of n titles optimiser step `step` (from 0) reads: a new permutation an epoch, whole batches only."""
     size = min(n, batch_size)
     epoch, k = divmod(step, n // size)
-    return np.random.default_rng([seed, epoch]).permutation(n)[k * size:(k + 1) * size]
+    return np.random.default_rng([seed, epoch]).permutation(n)[k * size : (k + 1) * size]
 
 
 def train_titles(corpus: Corpus) -> list[str]:
@@ -195,12 +210,25 @@ def train_titles(corpus: Corpus) -> list[str]:
 
 def _arguments(settings: StageSettings, folder: Path, model: PreTrainedModel, evaluate_every: int) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(folder), max_steps=settings.steps, max_grad_norm=settings.clip, seed=settings.seed,
-        per_device_train_batch_size=1, use_cpu=model.device.type == "cpu", report_to="none",
-        logging_steps=max(1, math.ceil(settings.steps / 100)), logging_nan_inf_filter=False, disable_tqdm=True,
-        save_strategy="steps", save_steps=settings.save_every, save_total_limit=2,
-        eval_strategy="steps" if evaluate_every else "no", eval_steps=evaluate_every or None, eval_on_start=False,
-        remove_unused_columns=False, dataloader_pin_memory=False, average_tokens_across_devices=False,
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        max_grad_norm=settings.clip,
+        seed=settings.seed,
+        per_device_train_batch_size=1,
+        use_cpu=model.device.type == "cpu",
+        report_to="none",
+        logging_steps=max(1, math.ceil(settings.steps / 100)),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        eval_strategy="steps" if evaluate_every else "no",
+        eval_steps=evaluate_every or None,
+        eval_on_start=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        average_tokens_across_devices=False,
     )
 
 

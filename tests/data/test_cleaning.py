@@ -18,10 +18,15 @@ from llm2rec_kit.settings import Data
 
 
 def shop(events: list[tuple], titles: dict[str, str | None], domains: dict[str, str] | None = None, **more) -> Interactions:
-    names = ["user", "item", "time"][:len(events[0]) if events else 2]
-    items = pl.DataFrame({"source_id": list(titles), "title": pl.Series(list(titles.values()), dtype=pl.String),
-                          "domain": [(domains or {}).get(i, "shop") for i in titles]},
-                         schema_overrides={"source_id": pl.String, "domain": pl.String})
+    names = ["user", "item", "time"][: len(events[0]) if events else 2]
+    items = pl.DataFrame(
+        {
+            "source_id": list(titles),
+            "title": pl.Series(list(titles.values()), dtype=pl.String),
+            "domain": [(domains or {}).get(i, "shop") for i in titles],
+        },
+        schema_overrides={"source_id": pl.String, "domain": pl.String},
+    )
     frame = pl.DataFrame(events, schema=names, orient="row", schema_overrides={"user": pl.String, "item": pl.String})
     return Interactions(items=items, events=frame, domains_in=items["domain"].unique(maintain_order=True).to_list(), **more)
 
@@ -35,8 +40,10 @@ LETTERS = {c: f"Item {c}" for c in "abcdef"}
 
 def sequences(corpus) -> dict[str, str]:
     ids = corpus.items["source_id"].to_list()
-    return {u: "".join(ids[i - 1] for i in corpus.sequence[corpus.offsets[n]:corpus.offsets[n + 1]])
-            for n, u in enumerate(corpus.users["source_id"])}
+    return {
+        u: "".join(ids[i - 1] for i in corpus.sequence[corpus.offsets[n] : corpus.offsets[n + 1]])
+        for n, u in enumerate(corpus.users["source_id"])
+    }
 
 
 def dropped(corpus) -> dict[str, int]:
@@ -44,28 +51,52 @@ def dropped(corpus) -> dict[str, int]:
 
 
 def test_released_title_rules():
-    kept = {"quote": '&quot;Big&quot; &amp; red', "spaces": "  Tea ", "twenty": " ".join("w" * 20), "two": "ab",
-            "entity": "Caf&eacute;"}
-    gone = {"none": None, "empty": "", "span": 'x <span id="y">', "one": "a", "blank": "   ",
-            "long": " ".join("w" * 21), "double": "a " + " " * 20 + "b"}
+    kept = {
+        "quote": "&quot;Big&quot; &amp; red",
+        "spaces": "  Tea ",
+        "twenty": " ".join("w" * 20),
+        "two": "ab",
+        "entity": "Caf&eacute;",
+    }
+    gone = {
+        "none": None,
+        "empty": "",
+        "span": 'x <span id="y">',
+        "one": "a",
+        "blank": "   ",
+        "long": " ".join("w" * 21),
+        "double": "a " + " " * 20 + "b",
+    }
     items = pl.DataFrame({"source_id": [*kept, *gone], "title": [*kept.values(), *gone.values()]})
     got = dict(cleaning.clean_titles(items, "released").select("source_id", "title").iter_rows())
     assert got == {"quote": 'Big" & red', "spaces": "Tea", "twenty": kept["twenty"], "two": "ab", "entity": "Caf&eacute;"}
 
 
 def test_gentle_title_rules():
-    items = pl.DataFrame({"source_id": list("abcdef"), "title": ["Pok&eacute;mon  &amp;\t Co ", None, "", "&nbsp;", "x",
-                                                                 " ".join("w" * 30)]})
+    items = pl.DataFrame(
+        {"source_id": list("abcdef"), "title": ["Pok&eacute;mon  &amp;\t Co ", None, "", "&nbsp;", "x", " ".join("w" * 30)]}
+    )
     got = dict(cleaning.clean_titles(items, "gentle").select("source_id", "title").iter_rows())
     assert got == {"a": "Pokémon & Co", "e": "x", "f": " ".join("w" * 30)}
 
 
 def test_steps_say_what_they_dropped():
-    events = [("u", i, t) for t, i in enumerate("abcde")] + [("u", "a", 0), ("u", "ghost", 9), ("u", "blank", 10),
-                                                              ("short", "a", 1), ("u", "f", None)]
+    events = [("u", i, t) for t, i in enumerate("abcde")] + [
+        ("u", "a", 0),
+        ("u", "ghost", 9),
+        ("u", "blank", 10),
+        ("short", "a", 1),
+        ("u", "f", None),
+    ]
     corpus = cleaning.build(shop(events, {**LETTERS, "blank": " "}, dropped=[("loader", 3, "broken lines")]), plain())
-    assert dropped(corpus) == {"loader": 3, "unknown items": 1, "title rules": 1, "no time": 1, "repeated rows": 1,
-                               "short users": 1}
+    assert dropped(corpus) == {
+        "loader": 3,
+        "unknown items": 1,
+        "title rules": 1,
+        "no time": 1,
+        "repeated rows": 1,
+        "short users": 1,
+    }
     before = [s["rows_before"] for s in corpus.facts["cleaning"]]
     assert before == [13, 10, 9, 8, 7, 6]
     assert sequences(corpus) == {"u": "abcde"}
@@ -146,8 +177,7 @@ def test_leave_one_out_cuts_each_user(lengths):
     targets, splits = cleaning.leave_one_out(offsets)
     expected = []
     for start, length in zip(offsets, lengths, strict=False):
-        expected += [(start + p, TEST if p == length - 1 else VALID if p == length - 2 else TRAIN)
-                     for p in range(1, length)]
+        expected += [(start + p, TEST if p == length - 1 else VALID if p == length - 2 else TRAIN) for p in range(1, length)]
     assert list(zip(targets.tolist(), splits.tolist(), strict=True)) == expected
 
 
@@ -190,15 +220,20 @@ def test_what_cannot_be_is_explained():
 def test_leakage_counts_by_hand():
     titles = {**LETTERS, "f": "Item a"}
     events = [("u", i, t) for t, i in enumerate("abbc")] + [("v", i, 10 + t) for t, i in enumerate("abdd")]
-    found = {(r["finding"], r["split"]): (r["count"], r["of"]) for r in
-             cleaning.leakage(cleaning.build(shop(events, titles), plain())).to_dicts()}
+    found = {
+        (r["finding"], r["split"]): (r["count"], r["of"])
+        for r in cleaning.leakage(cleaning.build(shop(events, titles), plain())).to_dicts()
+    }
     assert found == {
         ("users in several splits", "all"): (2, 2),
-        ("target repeats the last item", "train"): (0, 2), ("target repeats the last item", "valid"): (1, 2),
+        ("target repeats the last item", "train"): (0, 2),
+        ("target repeats the last item", "valid"): (1, 2),
         ("target repeats the last item", "test"): (1, 2),
-        ("target never a training target", "valid"): (1, 2), ("target never a training target", "test"): (2, 2),
+        ("target never a training target", "valid"): (1, 2),
+        ("target never a training target", "test"): (2, 2),
         ("items with a title of another", "all"): (2, 6),
-        ("target older than a training target", "valid"): (1, 2), ("target older than a training target", "test"): (1, 2),
+        ("target older than a training target", "valid"): (1, 2),
+        ("target older than a training target", "test"): (1, 2),
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.settings import Data
 
-ITEMS = "item_id:token\ttitle:token_seq\n" + "".join(f"{i}\tThing {i} \"big\" &amp; red\n" for i in range(1, 8))
+ITEMS = "item_id:token\ttitle:token_seq\n" + "".join(f'{i}\tThing {i} "big" &amp; red\n' for i in range(1, 8))
 
 
 def write(folder: Path, **files: str) -> Data:
@@ -39,26 +39,35 @@ def test_history_and_next_item_are_the_users_sequence(tmp_path):
 
 
 def test_the_longest_row_of_a_user_is_kept_whatever_the_file(tmp_path):
-    settings = write(tmp_path, toys__item=ITEMS,
-                     toys__train__inter=HEAD + "a\t1 2\t3\na\t1\t2\nb\t1 2 3 4\t5\n",
-                     toys__valid__inter=HEAD + "a\t1 2 3\t4\n",
-                     toys__test__inter=HEAD + "a\t1 2 3 4\t5\n")
+    settings = write(
+        tmp_path,
+        toys__item=ITEMS,
+        toys__train__inter=HEAD + "a\t1 2\t3\na\t1\t2\nb\t1 2 3 4\t5\n",
+        toys__valid__inter=HEAD + "a\t1 2 3\t4\n",
+        toys__test__inter=HEAD + "a\t1 2 3 4\t5\n",
+    )
     found = sources.load(settings)
     assert listed(found) == {"a": ["1", "2", "3", "4", "5"], "b": ["1", "2", "3", "4", "5"]}
     assert found.facts["rows_not_prefix"] == 0
 
 
 def test_of_equally_long_windows_the_test_files_is_kept(tmp_path):
-    settings = write(tmp_path, toys__item=ITEMS, toys__train__inter=HEAD + "a\t1 2 3\t4\n",
-                     toys__valid__inter=HEAD + "a\t2 3 4\t5\n", toys__test__inter=HEAD + "a\t3 4 5\t6\n")
+    settings = write(
+        tmp_path,
+        toys__item=ITEMS,
+        toys__train__inter=HEAD + "a\t1 2 3\t4\n",
+        toys__valid__inter=HEAD + "a\t2 3 4\t5\n",
+        toys__test__inter=HEAD + "a\t3 4 5\t6\n",
+    )
     found = sources.load(settings)
     assert listed(found) == {"a": ["3", "4", "5", "6"]}
     assert found.facts["rows_not_prefix"] == 2
 
 
 def test_an_item_id_that_only_starts_alike_is_no_prefix(tmp_path):
-    settings = write(tmp_path, toys__item=ITEMS, toys__train__inter=HEAD + "a\t1\t2\n",
-                     toys__test__inter=HEAD + "a\t1 21\t3\n")
+    settings = write(
+        tmp_path, toys__item=ITEMS, toys__train__inter=HEAD + "a\t1\t2\n", toys__test__inter=HEAD + "a\t1 21\t3\n"
+    )
     assert sources.load(settings).facts["rows_not_prefix"] == 1
 
 
@@ -68,8 +77,10 @@ def test_an_item_consumed_twice_stays_twice(tmp_path):
 
 
 def test_plain_rows_with_seconds(tmp_path):
-    rows = ("user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-            "a\t2\t5.0\t1600000002\na\t1\t5\t1600000001.5\na\t3\t1\t1600000003\n")
+    rows = (
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        "a\t2\t5.0\t1600000002\na\t1\t5\t1600000001.5\na\t3\t1\t1600000003\n"
+    )
     settings = write(tmp_path, toys__item=ITEMS, toys__inter=rows)
     found = sources.load(settings)
     assert found.events["time"].to_list() == [1600000002000, 1600000001500, 1600000003000]
@@ -77,8 +88,13 @@ def test_plain_rows_with_seconds(tmp_path):
 
 
 def test_unisrec_index_files_give_the_sources_own_ids(tmp_path):
-    settings = write(tmp_path, S__text="item_id:token\ttext:token_seq\nB01\tGlue. Office. Acme.\nB02\tTape. Office. Acme.\n",
-                     S__item2index="B02\t0\nB01\t1\n", S__user2index="Zoe\t0\n", S__test__inter=HEAD + "0\t0 1\t0\n")
+    settings = write(
+        tmp_path,
+        S__text="item_id:token\ttext:token_seq\nB01\tGlue. Office. Acme.\nB02\tTape. Office. Acme.\n",
+        S__item2index="B02\t0\nB01\t1\n",
+        S__user2index="Zoe\t0\n",
+        S__test__inter=HEAD + "0\t0 1\t0\n",
+    )
     found = sources.load(settings)
     assert listed(found) == {"Zoe": ["B02", "B01", "B02"]}
     assert found.items["title"].to_list() == ["Glue. Office. Acme.", "Tape. Office. Acme."]
@@ -90,14 +106,26 @@ def test_the_domain_can_be_named(tmp_path):
     assert found.domains_in == ["Toys and Games"]
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    ({}, r"has no \.inter file; it holds \[\]"),
-    ({"toys__inter": HEAD + "a\t1\t2\n"}, r"neither toys\.item nor toys\.text is in .* which holds \['toys\.inter'\]"),
-    ({"a__inter": HEAD, "b__inter": HEAD}, r"several data sets \['a', 'b'\]"),
-    ({"toys__item": "id\tname\n1\tx\n", "toys__inter": HEAD}, r"columns \['item_id', 'title'\] are missing; found \['id'"),
-    ({"toys__item": ITEMS, "toys__inter": "user\titem\n1\t1\n"}, r"\['user_id', 'item_id'\] are missing; found \['user'"),
-    ({"toys__item": ITEMS, "toys__train__inter": HEAD, "toys__test__inter": "user_id\titem_id\n"}, r"some of .* have not"),
-])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"has no \.inter file; it holds \[\]"),
+        ({"toys__inter": HEAD + "a\t1\t2\n"}, r"neither toys\.item nor toys\.text is in .* which holds \['toys\.inter'\]"),
+        ({"a__inter": HEAD, "b__inter": HEAD}, r"several data sets \['a', 'b'\]"),
+        (
+            {"toys__item": "id\tname\n1\tx\n", "toys__inter": HEAD},
+            r"columns \['item_id', 'title'\] are missing; found \['id'",
+        ),
+        (
+            {"toys__item": ITEMS, "toys__inter": "user\titem\n1\t1\n"},
+            r"\['user_id', 'item_id'\] are missing; found \['user'",
+        ),
+        (
+            {"toys__item": ITEMS, "toys__train__inter": HEAD, "toys__test__inter": "user_id\titem_id\n"},
+            r"some of .* have not",
+        ),
+    ],
+)
 def test_what_is_missing_is_named(tmp_path, files, message):
     with pytest.raises(ValueError, match=message):
         sources.load(write(tmp_path, **files))

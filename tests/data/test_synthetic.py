@@ -31,8 +31,12 @@ def by_hand(shelf, history, weights):
         scores = []
         for i in range(n):
             shown = shelf.similarity[before[-1]][i] if before else shelf.popularity[i]
-            score = (weights.similarity * shown + weights.taste * shelf.taste[z][i]
-                     + weights.popularity * shelf.popularity[i] + weights.noise / n)
+            score = (
+                weights.similarity * shown
+                + weights.taste * shelf.taste[z][i]
+                + weights.popularity * shelf.popularity[i]
+                + weights.noise / n
+            )
             scores.append(0.0 if i in before else score)
         return [s / sum(scores) for s in scores]
 
@@ -117,7 +121,7 @@ def test_the_oracle_ranks_by_the_history_in_the_store_not_in_the_corpus(store, c
     raw = store.events.filter(user=user).sort("time")["item"].to_list()
     shelf = synthetic.make_shelf("games", 200, SMALL.seed)
     ids = shelf.items["source_id"].to_list()
-    p = by_hand(shelf, [ids.index(i) for i in raw[:raw.index(goal)]], Weights())
+    p = by_hand(shelf, [ids.index(i) for i in raw[: raw.index(goal)]], Weights())
     sold = [p[ids.index(i)] for i in part.items["source_id"]]
     assert synthetic.oracle_ranks(part, SMALL)[5] == sum(q >= p[ids.index(goal)] for q in sold)
 

@@ -11,8 +11,9 @@ from llm2rec_kit.data import sources
 from llm2rec_kit.data.sources import as_milliseconds, tables
 from llm2rec_kit.settings import Data
 
-EVENTS = pl.DataFrame({"user": ["007", "007", "b"], "item": ["01", "02", "01"],
-                       "timestamp": [1_600_000_000, 1_600_000_001, 5]})
+EVENTS = pl.DataFrame(
+    {"user": ["007", "007", "b"], "item": ["01", "02", "01"], "timestamp": [1_600_000_000, 1_600_000_001, 5]}
+)
 ITEMS = pl.DataFrame({"item": ["01", "02"], "title": ["Tea, black", "Café"], "brand": ["X", "Y"]})
 
 
@@ -44,9 +45,14 @@ def test_a_domain_column_wins_and_no_timestamp_keeps_row_order(tmp_path):
 
 
 def test_frames_with_names_of_their_own():
-    found = tables.from_frames(EVENTS.rename({"user": "who", "item": "what", "timestamp": "when"}),
-                               ITEMS.rename({"item": "what", "title": "text"}), user="who", item="what", time="when",
-                               title="text")
+    found = tables.from_frames(
+        EVENTS.rename({"user": "who", "item": "what", "timestamp": "when"}),
+        ITEMS.rename({"item": "what", "title": "text"}),
+        user="who",
+        item="what",
+        time="when",
+        title="text",
+    )
     assert found.events.columns == ["user", "item", "time"]
     assert found.items["title"].to_list() == ["Tea, black", "Café"]
 
@@ -59,8 +65,11 @@ def test_a_frame_that_behaves_like_pandas():
     class Frame(dict):
         columns = property(lambda self: list(self))
 
-    found = tables.from_frames(Frame(user=Column([1, 1]), item=Column([5, 6])),
-                               Frame(item=Column([5, 6]), title=Column(["Tea", float("nan")])), time=None)
+    found = tables.from_frames(
+        Frame(user=Column([1, 1]), item=Column([5, 6])),
+        Frame(item=Column([5, 6]), title=Column(["Tea", float("nan")])),
+        time=None,
+    )
     assert found.events.rows() == [("1", "5"), ("1", "6")]
     assert found.items["title"].to_list() == ["Tea", None]
 
@@ -74,16 +83,19 @@ def test_rows_without_ids_are_counted_and_repeated_items_noted():
     assert found.facts["item_rows_dropped"].startswith("1 rows")
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ([0, 1_600_000_000], [0, 1_600_000_000_000]),
-    ([1_600_000_000_123, None], [1_600_000_000_123, None]),
-    ([1_600_000_000.25], [1_600_000_000_250]),
-    (["1600000000", "1600000001"], [1_600_000_000_000, 1_600_000_001_000]),
-    (["2020-09-13", "2020-09-14"], [1_599_955_200_000, 1_600_041_600_000]),
-    (["2020-09-13T12:26:40", None], [1_600_000_000_000, None]),
-    ([datetime.datetime(2020, 9, 13, 12, 26, 40)], [1_600_000_000_000]),
-    ([datetime.date(2020, 9, 13)], [1_599_955_200_000]),
-])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1_600_000_000], [0, 1_600_000_000_000]),
+        ([1_600_000_000_123, None], [1_600_000_000_123, None]),
+        ([1_600_000_000.25], [1_600_000_000_250]),
+        (["1600000000", "1600000001"], [1_600_000_000_000, 1_600_000_001_000]),
+        (["2020-09-13", "2020-09-14"], [1_599_955_200_000, 1_600_041_600_000]),
+        (["2020-09-13T12:26:40", None], [1_600_000_000_000, None]),
+        ([datetime.datetime(2020, 9, 13, 12, 26, 40)], [1_600_000_000_000]),
+        ([datetime.date(2020, 9, 13)], [1_599_955_200_000]),
+    ],
+)
 def test_times_become_milliseconds(values, expected):
     assert as_milliseconds(pl.Series(values), "t").to_list() == expected
 

@@ -25,7 +25,7 @@ def plain_loss(model, tokenizer, corpus, target, settings):
     skip = min(max(0, len(prompt) + len(answer) - settings.max_tokens), len(prompt) - 1)
     ids = torch.tensor([prompt[skip:] + answer])
     labels = ids.clone()
-    labels[:, :len(prompt) - skip] = -100
+    labels[:, : len(prompt) - skip] = -100
     logits = model(input_ids=ids).logits  # transformers' own loss rounds them to float32, too coarse for 1e-9
     return F.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum"), len(answer)
 

@@ -24,15 +24,22 @@ def train(folder: Path, loss=csft.loss, **changes) -> tuple[dict, list]:
 
     settings = replace(SETTINGS, **changes)
     corpus = make_corpus()
-    model, tokenizer = backbone.make_tiny(corpus.titles, Backbone(hidden=32, layers=2, heads=2, vocabulary=400,
-                                                                   device="cpu"))
+    model, tokenizer = backbone.make_tiny(
+        corpus.titles, Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
+    )
     texts = csft.tokenise(corpus, tokenizer, settings)
     rows = csft.rows(corpus, texts, corpus.samples("train"), settings)
     valid = csft.rows(corpus, texts, corpus.samples("valid"), settings)
     pad = tokenizer.pad_token_id
     history = trainer.fit(
-        "csft", model, csft.Batches(corpus, texts, rows, settings, pad), loss, settings, folder,
-        validate=lambda m: csft.validation(m, corpus, texts, valid, settings, pad))
+        "csft",
+        model,
+        csft.Batches(corpus, texts, rows, settings, pad),
+        loss,
+        settings,
+        folder,
+        validate=lambda m: csft.validation(m, corpus, texts, valid, settings, pad),
+    )
     return model.state_dict(), history
 
 
@@ -91,8 +98,9 @@ def test_kill_9_and_resume_gives_the_same_weights(tmp_path, at):
     tests = Path(__file__).parent
     code = KILLED.format(tests=str(tests), folder=str(tmp_path / "killed"), at=at)
     path = os.pathsep.join([str(tests), str(tests.parent)])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert (trainer.last_checkpoint(tmp_path / "killed" / "checkpoints") is not None) == (at > 3)
     resumed, again = train(tmp_path / "killed")
@@ -121,14 +129,21 @@ def test_stage_two_trains_bidirectionally_from_csft(tmp_path, tiny):
     backbone.bidirectional(model)
     masks = MNTP(steps=30, batch_size=8, learning_rate=3e-3)
     batches = mntp.Batches(titles, tokenizer, model.config.vocab_size, masks)
-    history = trainer.fit("mntp", model, batches, mntp.loss, masks, tmp_path / "m",
-                          validate=lambda m: mntp.validation(m, batches))
+    history = trainer.fit(
+        "mntp", model, batches, mntp.loss, masks, tmp_path / "m", validate=lambda m: mntp.validation(m, batches)
+    )
     seen = [row["validation_loss"] for row in history if "validation_loss" in row]
     assert seen[-1] < seen[0]
     contrast = Contrastive(steps=10, batch_size=8, learning_rate=1e-3, warmup_steps=0, views="both")
     with contrastive.dropout(model, contrast):
-        history = trainer.fit("contrastive", model, contrastive.Batches(titles, tokenizer, contrast),
-                              contrastive.loss_of(contrast), contrast, tmp_path / "c")
+        history = trainer.fit(
+            "contrastive",
+            model,
+            contrastive.Batches(titles, tokenizer, contrast),
+            contrastive.loss_of(contrast),
+            contrast,
+            tmp_path / "c",
+        )
     losses = [row["loss"] for row in history]
     assert losses[-1] < losses[0]
     assert backbone.is_bidirectional(model)

@@ -88,8 +88,9 @@ def as_milliseconds(times: pl.Series, what: str) -> pl.Series:
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("ms")).cast(pl.Int64)
     if not times.dtype.is_numeric() and times.dtype != pl.Null:
-        raise ValueError(f"{what} must hold numbers (seconds or milliseconds since 1970) or dates; "
-                         f"found the type {times.dtype}.")
+        raise ValueError(
+            f"{what} must hold numbers (seconds or milliseconds since 1970) or dates; found the type {times.dtype}."
+        )
     numbers = times.cast(pl.Float64).fill_nan(None)
     seconds = len(numbers.drop_nulls()) > 0 and float(numbers.abs().max()) < SECONDS_END
     return (numbers * 1000 if seconds else numbers).round().cast(pl.Int64)
@@ -99,5 +100,7 @@ def _parsed(times: pl.Series, what: str) -> pl.Series:
     try:
         return times.str.to_datetime(strict=True, time_unit="ms")
     except pl.exceptions.PolarsError:
-        raise ValueError(f"{what} must hold seconds or milliseconds since 1970, or dates such as 2021-03-04 or "
-                         f"2021-03-04T05:06:07; found for example {times.drop_nulls().head(3).to_list()}.") from None
+        raise ValueError(
+            f"{what} must hold seconds or milliseconds since 1970, or dates such as 2021-03-04 or "
+            f"2021-03-04T05:06:07; found for example {times.drop_nulls().head(3).to_list()}."
+        ) from None

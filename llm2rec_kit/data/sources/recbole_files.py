@@ -23,9 +23,11 @@ from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_eac
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
-LAYOUT = ("data_source 'recbole' expects a folder of RecBole atomic files: <name>.item with columns item_id and title "
-          "(or <name>.text with item_id and text), and <name>.inter or <name>.train.inter, <name>.valid.inter, "
-          "<name>.test.inter with columns user_id, item_id and either item_id_list or timestamp")
+LAYOUT = (
+    "data_source 'recbole' expects a folder of RecBole atomic files: <name>.item with columns item_id and title "
+    "(or <name>.text with item_id and text), and <name>.inter or <name>.train.inter, <name>.valid.inter, "
+    "<name>.test.inter with columns user_id, item_id and either item_id_list or timestamp"
+)
 
 
 def load(settings: Data) -> Interactions:
@@ -66,8 +68,11 @@ def _stem(path: str) -> tuple[Path, str]:
         stems.add(file.stem.removesuffix(part) if part and part in PARTS else file.stem)
     if len(stems) != 1:
         found = sorted(p.name for p in folder.iterdir())[:20]
-        many = f"has the .inter files of several data sets {sorted(stems)}; give each its own folder" if stems else (
-            f"has no .inter file; it holds {found}")
+        many = (
+            f"has the .inter files of several data sets {sorted(stems)}; give each its own folder"
+            if stems
+            else (f"has no .inter file; it holds {found}")
+        )
         raise ValueError(f"{LAYOUT}; {folder} {many}.")
     return folder, stems.pop()
 
@@ -89,13 +94,15 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
 def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> pl.DataFrame:
     """Events (user, item) of each user's longest row, users in the order of their rows."""
     rows = pl.concat([f.select("user_id", "item_id_list", "item_id") for f in frames.values()]).with_row_index("row")
-    rows = rows.select("row", user="user_id", text=pl.concat_str("item_id_list", "item_id", separator=" ",
-                                                                 ignore_nulls=True).str.strip_chars())
+    rows = rows.select(
+        "row",
+        user="user_id",
+        text=pl.concat_str("item_id_list", "item_id", separator=" ", ignore_nulls=True).str.strip_chars(),
+    )
     rows = rows.with_columns(length=pl.col("text").str.count_matches(" ", literal=True))
     kept = rows.sort("length", "row", descending=[True, False]).unique("user", keep="first", maintain_order=True)
     both = rows.join(kept.select("user", longest="text"), on="user")
-    facts["rows_not_prefix"] = both.filter(
-        ~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " ")).height
+    facts["rows_not_prefix"] = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " ")).height
     events = kept.sort("row").select("user", item=pl.col("text").str.split(" ")).explode("item")
     return events.filter(pl.col("item") != "")
 
@@ -115,8 +122,9 @@ def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame
     """Events with the source's own ids where UniSRec's index file (id, tab, index; no header) stands beside."""
     if not file.is_file():
         return events
-    index = pl.read_csv(file, separator="\t", has_header=False, quote_char=None, infer_schema=False,
-                        new_columns=["id", "index"])
+    index = pl.read_csv(
+        file, separator="\t", has_header=False, quote_char=None, infer_schema=False, new_columns=["id", "index"]
+    )
     return events.with_columns(pl.col(column).replace(index["index"], index["id"]))
 
 

@@ -44,19 +44,89 @@ class Weights:
 
 WEIGHTS = Weights()
 TASTES = 12
-FIRST = ["Ember", "Silver", "Hollow", "Crimson", "Northern", "Velvet", "Iron", "Lunar", "Amber", "Thunder", "Quiet",
-         "Golden", "Frost", "Shadow", "Copper", "Wild", "Crystal", "Ancient", "Storm", "Paper", "Neon", "Royal",
-         "Salt", "Hidden"]
-SECOND = ["Harbor", "Vale", "Lantern", "Orchard", "Citadel", "Fox", "Meridian", "Garden", "Compass", "Raven", "Tide",
-          "Forge", "Canyon", "Willow", "Banner", "Comet", "Atlas", "Burrow", "Signal", "Mosaic", "Summit", "Voyager",
-          "Thistle", "Drake"]
+FIRST = [
+    "Ember",
+    "Silver",
+    "Hollow",
+    "Crimson",
+    "Northern",
+    "Velvet",
+    "Iron",
+    "Lunar",
+    "Amber",
+    "Thunder",
+    "Quiet",
+    "Golden",
+    "Frost",
+    "Shadow",
+    "Copper",
+    "Wild",
+    "Crystal",
+    "Ancient",
+    "Storm",
+    "Paper",
+    "Neon",
+    "Royal",
+    "Salt",
+    "Hidden",
+]
+SECOND = [
+    "Harbor",
+    "Vale",
+    "Lantern",
+    "Orchard",
+    "Citadel",
+    "Fox",
+    "Meridian",
+    "Garden",
+    "Compass",
+    "Raven",
+    "Tide",
+    "Forge",
+    "Canyon",
+    "Willow",
+    "Banner",
+    "Comet",
+    "Atlas",
+    "Burrow",
+    "Signal",
+    "Mosaic",
+    "Summit",
+    "Voyager",
+    "Thistle",
+    "Drake",
+]
 FRANCHISES = [f"{FIRST[f % 24]} {SECOND[(7 * f + 5 * (f // 24)) % 24]}" for f in range(48)]
 EDITIONS = ["", " - Deluxe Edition", " - Collector's Edition", " - Anniversary Edition", " - Starter Bundle"]
 KINDS = {
-    "games": ["Racing", "Role-Playing Game", "Puzzle Quest", "Platformer", "Strategy", "Party Game", "Flight Simulator",
-              "Tennis", "Wireless Controller", "Stereo Headset", "Carrying Case", "Strategy Guide"],
-    "crafts": ["Yarn", "Cross Stitch Kit", "Sticker Set", "Watercolor Paint", "Quilting Fabric", "Rubber Stamp",
-               "Bead Box", "Sketchbook", "Sewing Pattern", "Ribbon", "Modeling Clay", "Washi Tape"],
+    "games": [
+        "Racing",
+        "Role-Playing Game",
+        "Puzzle Quest",
+        "Platformer",
+        "Strategy",
+        "Party Game",
+        "Flight Simulator",
+        "Tennis",
+        "Wireless Controller",
+        "Stereo Headset",
+        "Carrying Case",
+        "Strategy Guide",
+    ],
+    "crafts": [
+        "Yarn",
+        "Cross Stitch Kit",
+        "Sticker Set",
+        "Watercolor Paint",
+        "Quilting Fabric",
+        "Rubber Stamp",
+        "Bead Box",
+        "Sketchbook",
+        "Sewing Pattern",
+        "Ribbon",
+        "Modeling Clay",
+        "Washi Tape",
+    ],
 }
 FORMS = {
     "games": [" for Nova One", " for Nova Two", " for Pocketron", " for Omnicube", " for PC", " for Streamdeck"],
@@ -90,18 +160,27 @@ class History:
 def load(settings: Data) -> Interactions:
     """The store of `settings.seed` with `synthetic_users` users and `synthetic_items` items over both domains."""
     if settings.domain:
-        raise ValueError(f"data_domain names the domain of a one-domain source; the synthetic store has {list(SHARES)}. "
-                         "Leave it empty; data_train_domains chooses what training sees.")
+        raise ValueError(
+            f"data_domain names the domain of a one-domain source; the synthetic store has {list(SHARES)}. "
+            "Leave it empty; data_train_domains chooses what training sees."
+        )
     parts = []
     for name in SHARES:
         shelf, history, users = _part(settings, name)
         row, step = np.nonzero(history.items >= 0)
         ids = shelf.items["source_id"].to_numpy()
-        parts.append((shelf.items, pl.DataFrame({"user": np.array(users)[row], "item": ids[history.items[row, step]],
-                                                 "time": history.times[row, step]})))
+        parts.append(
+            (
+                shelf.items,
+                pl.DataFrame(
+                    {"user": np.array(users)[row], "item": ids[history.items[row, step]], "time": history.times[row, step]}
+                ),
+            )
+        )
     facts = {"source": "synthetic", "synthetic": True, "weights": asdict(WEIGHTS), "seed": settings.seed}
-    return Interactions(items=pl.concat([i for i, _ in parts]), events=pl.concat([e for _, e in parts]),
-                        domains_in=["games"], facts=facts)
+    return Interactions(
+        items=pl.concat([i for i, _ in parts]), events=pl.concat([e for _, e in parts]), domains_in=["games"], facts=facts
+    )
 
 
 def explain(settings: Data) -> pl.DataFrame:
@@ -177,18 +256,28 @@ def make_shelf(name: str, n_items: int, seed: int) -> Shelf:
     """The items of domain `name` and their components; memory grows with the square of `n_items` (14 MB at 1,333)."""
     sizes = (len(FRANCHISES), len(KINDS[name]), len(FORMS[name]), len(EDITIONS))
     if not 8 <= n_items <= np.prod(sizes):
-        raise ValueError(f"The domain {name!r} can have 8 to {np.prod(sizes)} items with distinct titles; found "
-                         f"{n_items}. Change data_synthetic_items.")
+        raise ValueError(
+            f"The domain {name!r} can have 8 to {np.prod(sizes)} items with distinct titles; found "
+            f"{n_items}. Change data_synthetic_items."
+        )
     rng = np.random.default_rng([seed, list(SHARES).index(name)])
     codes = rng.choice(np.prod(sizes), n_items, replace=False)
     franchise, kind, form, edition = np.unravel_index(codes, sizes)
-    titles = [FRANCHISES[f] + " " + KINDS[name][k] + FORMS[name][m] + EDITIONS[e]
-              for f, k, m, e in zip(franchise, kind, form, edition, strict=True)]
-    items = pl.DataFrame({"source_id": [f"{name}-{i:05d}" for i in range(n_items)], "title": titles,
-                          "domain": name, "category": [KINDS[name][k] for k in kind]})
+    titles = [
+        FRANCHISES[f] + " " + KINDS[name][k] + FORMS[name][m] + EDITIONS[e]
+        for f, k, m, e in zip(franchise, kind, form, edition, strict=True)
+    ]
+    items = pl.DataFrame(
+        {
+            "source_id": [f"{name}-{i:05d}" for i in range(n_items)],
+            "title": titles,
+            "domain": name,
+            "category": [KINDS[name][k] for k in kind],
+        }
+    )
     popularity = 1 / (30 + rng.permutation(n_items))
     shared = sum(w * (a[:, None] == a) for w, a in ((3.0, franchise), (1.5, kind), (0.5, form)))
-    similarity = shared ** 4 + 1e-9  # the rest counts for next to nothing, yet a lone item has neighbours
+    similarity = shared**4 + 1e-9  # the rest counts for next to nothing, yet a lone item has neighbours
     np.fill_diagonal(similarity, 0)
     home = _homes(seed, len(KINDS[name]), rng)[franchise, kind]
     taste = (np.arange(TASTES)[:, None] == home) * popularity + 1e-6 * popularity
@@ -214,8 +303,13 @@ def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: 
             which = np.where((which == 0) & (step == 0), 2, which)  # no last item yet: its share is popularity's
             rungs = rng.random(len(waiting))
             item = (rungs * n).astype(np.int64)
-            for k, (name, row) in enumerate((("similarity", chosen[waiting, step - 1]), ("taste", tastes[waiting]),
-                                             ("popularity", np.zeros(len(waiting), dtype=np.int64)))):
+            for k, (name, row) in enumerate(
+                (
+                    ("similarity", chosen[waiting, step - 1]),
+                    ("taste", tastes[waiting]),
+                    ("popularity", np.zeros(len(waiting), dtype=np.int64)),
+                )
+            ):
                 own = which == k
                 item[own] = np.searchsorted(tables[name], row[own] + rungs[own], side="right") - row[own] * n
             item = np.minimum(item, n - 1)
@@ -257,8 +351,9 @@ def _mixture(shelf: Shelf, last: np.ndarray | None, item: np.ndarray, weights: W
     return base[:, None] + weights.taste * shelf.taste[:, item].T
 
 
-def _consumed(shelf: Shelf, histories: np.ndarray, steps: int, weights: Weights,
-              last: np.ndarray | None = None) -> np.ndarray:
+def _consumed(
+    shelf: Shelf, histories: np.ndarray, steps: int, weights: Weights, last: np.ndarray | None = None
+) -> np.ndarray:
     """Mixture mass (B, TASTES) of what was consumed in the first `steps` steps; `last` defaults to the latest."""
     mass = np.zeros((len(histories), TASTES))
     last = histories[:, steps - 1] if last is None else last

@@ -16,8 +16,10 @@ from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_eac
 from llm2rec_kit.settings import Data
 
 KINDS = (".parquet", ".csv")
-LAYOUT = ("data_source 'table' expects a folder with interactions.csv or .parquet (columns user, item and optionally "
-          "timestamp) and items.csv or .parquet (columns item, title and optionally domain)")
+LAYOUT = (
+    "data_source 'table' expects a folder with interactions.csv or .parquet (columns user, item and optionally "
+    "timestamp) and items.csv or .parquet (columns item, title and optionally domain)"
+)
 
 
 def load(settings: Data) -> Interactions:
@@ -36,14 +38,29 @@ def load(settings: Data) -> Interactions:
     require_columns(items, ["item", "title"], str(items_file))
     if own_titles:
         items = items.drop("user", *[c for c in ("timestamp",) if c in items.columns]).unique(
-            "item", keep="first", maintain_order=True)
-    return from_frames(events, items, user="user", item="item", title="title",
-                       time="timestamp" if "timestamp" in events.columns else None,
-                       domain=settings.domain or (path.name if path.is_dir() else path.stem))
+            "item", keep="first", maintain_order=True
+        )
+    return from_frames(
+        events,
+        items,
+        user="user",
+        item="item",
+        title="title",
+        time="timestamp" if "timestamp" in events.columns else None,
+        domain=settings.domain or (path.name if path.is_dir() else path.stem),
+    )
 
 
-def from_frames(events: Any, items: Any, *, user: str = "user", item: str = "item", time: str | None = "timestamp",
-                title: str = "title", domain: str = "own") -> Interactions:
+def from_frames(
+    events: Any,
+    items: Any,
+    *,
+    user: str = "user",
+    item: str = "item",
+    time: str | None = "timestamp",
+    title: str = "title",
+    domain: str = "own",
+) -> Interactions:
     """Interactions from two polars or pandas frames with these column names.
 
     `item` names the item's id in both frames. `time` None: rows are in the order of consumption. Times may be dates or
@@ -57,17 +74,30 @@ def from_frames(events: Any, items: Any, *, user: str = "user", item: str = "ite
     table = items.rename({item: "source_id"} | ({} if title == "title" else {title: "title"}))
     if "domain" not in table.columns:
         table = table.with_columns(domain=pl.lit(domain))
-    table = table.with_columns(pl.col("source_id", "title").cast(pl.String),
-                               pl.col("domain").cast(pl.String).fill_null(domain))
-    table = table.select("source_id", "title", "domain", *[c for c in table.columns if table[c].dtype == pl.String
-                                                           and c not in ("source_id", "title", "domain")])
-    kept = events.select(user=pl.col(user).cast(pl.String), item=pl.col(item).cast(pl.String),
-                         **({"time": as_milliseconds(events[time], f"the column {time!r}")} if time else {}))
+    table = table.with_columns(
+        pl.col("source_id", "title").cast(pl.String), pl.col("domain").cast(pl.String).fill_null(domain)
+    )
+    table = table.select(
+        "source_id",
+        "title",
+        "domain",
+        *[c for c in table.columns if table[c].dtype == pl.String and c not in ("source_id", "title", "domain")],
+    )
+    kept = events.select(
+        user=pl.col(user).cast(pl.String),
+        item=pl.col(item).cast(pl.String),
+        **({"time": as_milliseconds(events[time], f"the column {time!r}")} if time else {}),
+    )
     whole = kept.filter(pl.col("user").is_not_null() & pl.col("item").is_not_null())
     dropped = [("empty ids", len(kept) - len(whole), "no user or no item")] if len(whole) < len(kept) else []
     table = first_of_each_item(table, facts)
-    return Interactions(items=table, events=whole, domains_in=table["domain"].unique(maintain_order=True).to_list(),
-                        facts=facts, dropped=dropped)
+    return Interactions(
+        items=table,
+        events=whole,
+        domains_in=table["domain"].unique(maintain_order=True).to_list(),
+        facts=facts,
+        dropped=dropped,
+    )
 
 
 def _find(folder: Path, stem: str) -> Path:

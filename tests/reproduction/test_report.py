@@ -1,0 +1,107 @@
+"""The report of a fabricated run: numbers by hand, everything escaped, nothing from outside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from llm2rec_kit.reproduction import report
+from llm2rec_kit.runs import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run("r", tmp_path)
+    statistics = [
+        {"domain": d, "users": 5, "items": 9, "interactions": 40, "train": 20, "valid": 5, "test": 5}
+        for d in ("games", "crafts")
+    ]
+    corpus = {
+        "source": "synthetic",
+        "split": "leave_one_out",
+        "train_domains": ["games"],
+        "statistics": statistics,
+        "cleaning": [],
+    }
+    run.make("corpus", lambda f: corpus, settings={"seed": 1})
+    run.make("backbone", lambda f: {"name": "<tiny>", "parameters": 2_000_000, "from_nothing": True}, settings={})
+    for domain in ("games", "crafts"):
+        for embedding in ("raw", "csft"):
+            for seed in (1, 2):
+                name = f"evaluation/{domain}/SASRec-{embedding}-seed{seed}"
+                value = {"raw": 0.1, "csft": 0.2}[embedding] + seed / 100
+                run.make(name, evaluation(name, domain, "SASRec", embedding, seed, value), settings={})
+        name = f"evaluation/{domain}/oracle-none-seed0"
+        run.make(name, evaluation(name, domain, "oracle", "none", 0, 0.9), settings={})
+    row = {
+        "recommender": "SASRec",
+        "before": "raw",
+        "after": "csft",
+        "difference": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "p_holm": 1e-9,
+        "verdict": "better",
+    }
+    run.make("evaluation/games/comparisons", lambda f: {"domain": "games", "rows": [row]}, settings={})
+    return run
+
+
+def evaluation(name, domain, recommender, embedding, seed, value):
+    def build(folder):
+        np.save(folder / f"{name.split('/')[-1]}.npy", np.arange(1, 6))
+        return {
+            "domain": domain,
+            "recommender": recommender,
+            "embedding": embedding,
+            "seed": seed,
+            "metrics": {m: value for m in ("recall@10", "ndcg@10", "recall@20", "ndcg@20")},
+        }
+
+    return build
+
+
+def test_means_and_standard_deviations(run):
+    results = report.write(run)
+    raw, csft, oracle = results["results"]["games"]
+    assert (raw["embedding"], csft["embedding"], oracle["recommender"]) == ("raw", "csft", "oracle")
+    assert raw["mean"]["recall@10"] == pytest.approx(0.115)
+    assert raw["std"]["recall@10"] == pytest.approx(0.005)
+    assert json.loads((run.path / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_results_hold_no_time_and_repeat(run):
+    report.write(run)
+    first = (run.path / "results.json").read_bytes()
+    report.write(run)
+    assert (run.path / "results.json").read_bytes() == first
+    assert b"seconds" not in first
+    assert str(run.path).encode() not in first
+
+
+def test_the_page_is_whole_and_escaped(run):
+    report.write(run)
+    page = (run.path / "report.html").read_text()
+    assert "synthetic" in page
+    assert "&lt;tiny&gt;" in page
+    assert "<tiny>" not in page
+    assert "out-of-domain" in page
+    assert "http" not in page.split("</head>")[0]
+    text = (run.path / "report.md").read_text()
+    assert "| SASRec | csft | 2 | **0.2150** ± 0.0050 |" in text
+    assert "| SASRec | raw | csft | +0.1000 | +0.0500 to +0.1500 | 1e-09 | better |" in text
+
+
+def test_the_terminal_table_fits(run):
+    lines = report.terminal_table(report.write(run)).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert any("oracle" in line and "0.9000" in line for line in lines)
+
+
+def test_a_run_without_evaluation_says_what_to_run(tmp_path):
+    run = Run("r", tmp_path)
+    run.make("corpus", lambda f: {"source": "x", "statistics": []}, settings={})
+    with pytest.raises(ValueError, match="04_downstream_eval"):
+        report.write(run)
