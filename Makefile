@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PROFILE ?= demo
 READY := .venv/.installed
-FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(FORCE),--force)
+FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
 .PHONY: reproduce test lab lock
 

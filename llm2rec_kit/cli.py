@@ -64,13 +64,13 @@ def _reproduce(args: argparse.Namespace) -> int:
         except notebooks.NotebookFailed as error:
             print(f"llm2rec: {error}", file=sys.stderr)
             return 1
-        if run.names("evaluation"):
+        if any("comparisons" not in name for name in run.names("evaluation")):
             _write_report(run)
     return 0
 
 
 def _params(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
+    from llm2rec_kit import runs, settings
     from llm2rec_kit.reproduction import notebooks
 
     with runs.one_paragraph_errors():
@@ -80,7 +80,8 @@ def _params(args: argparse.Namespace) -> int:
         for book in books:
             print(book.stem)
             for p in notebooks.parameters(book).values():
-                print(f"  {p.name:28} {p.type:6} {p.default!s:24} {p.help}")
+                one_of = f"; one of {', '.join(map(str, choices))}" if (choices := settings.choices_of(p.name)) else ""
+                print(f"  {p.name:28} {p.type:6} {p.default!r:24} {p.help}{one_of}")
     return 0
 
 
@@ -112,8 +113,18 @@ def _overrides(pairs: list[str]) -> dict:
         name, equals, value = pair.partition("=")
         if not equals or "." not in name:
             raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {pair!r}.")
-        values[name.strip().replace(".", "_", 1)] = yaml.safe_load(value)
+        values[name.strip().replace(".", "_", 1)] = _value(yaml.safe_load(value))
     return values
+
+
+def _value(value: object) -> object:
+    """YAML 1.1 takes 1e-3 for text, since it has no dot; on a command line it is a number."""
+    if isinstance(value, str) and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    return value
 
 
 if __name__ == "__main__":

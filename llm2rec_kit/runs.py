@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -20,6 +21,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,23 +115,29 @@ class Run:
         """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
         self.manifest(name)
         if damaged := self._damaged(name):
-            raise ArtefactError(f"{damaged}. Delete it and run notebooks/{_maker(name)}.ipynb again (run {self.name!r}).")
+            raise ArtefactError(
+                f"{damaged}. Run notebooks/{_maker(name)}.ipynb again (run {self.name!r}): it redoes {name!r}."
+            )
         return self.path_of(name)
 
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of artefact `name`; raises ArtefactError where there is none."""
         path = self._manifest_path(name)
         try:
-            return json.loads(path.read_text())
+            made = json.loads(path.read_text())
         except FileNotFoundError:
             raise ArtefactError(
                 f"Run {self.name!r} has no {name!r} yet ({path} is missing). Run notebooks/{_maker(name)}.ipynb "
                 f"first, with the same `run` parameter."
             ) from None
         except ValueError:
+            made = None
+        if not isinstance(made, dict) or not {"settings", "inputs", "files", "record", "finished"} <= made.keys():
             raise ArtefactError(
-                f"{path} is damaged (not JSON). Delete it and run notebooks/{_maker(name)}.ipynb again."
-            ) from None
+                f"{path} is damaged (not a manifest). Run notebooks/{_maker(name)}.ipynb again "
+                f"(run {self.name!r}): it redoes {name!r}."
+            )
+        return made
 
     def record(self, name: str) -> dict[str, Any]:
         """The numbers that the stage kept about artefact `name`."""
@@ -142,8 +150,8 @@ class Run:
     def names(self, folder: str) -> list[str]:
         """Names of the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
         base = self.path / folder
-        found = (p for p in sorted(base.rglob("*.json")) if not any(part.startswith(".") for part in p.parts))
-        return [p.relative_to(self.path).with_suffix("").as_posix() for p in found]
+        found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
+        return [p.with_suffix("").as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
 
     def digest(self, name: str) -> str:
         """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
@@ -209,6 +217,7 @@ class Run:
 
     def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Turn the working folder into the artefact; the manifest comes last."""
+        _check_record(name, record)
         (partial / ".key.json").unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         manifest = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
@@ -216,8 +225,9 @@ class Run:
         if "/" in name:
             self._manifest_path(name).unlink(missing_ok=True)
             for file in files:
+                (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(partial / file, target.parent / file)
-            partial.rmdir()
+            shutil.rmtree(partial)  # folders that a build left empty
             write_json(self._manifest_path(name), manifest)
             return
         write_json(partial / "manifest.json", manifest)
@@ -229,20 +239,21 @@ class Run:
         shutil.rmtree(old, ignore_errors=True)
 
     def _note_stage(self, name: str, settings: dict[str, Any], seconds: float) -> None:
-        about = self.about()
-        about["stages"][name] = {
-            "settings": settings,
-            "seconds": round(seconds, 2),
-            "peak_memory_mib": peak_memory_mib(),
-            "finished": _now(),
-        }
-        write_json(self.path / "run.json", about)
+        with _locked(self.path / ".run.lock"):  # two kernels may finish a stage of one run at the same time
+            about = self.about()
+            about["stages"][name] = {
+                "settings": settings,
+                "seconds": round(seconds, 2),
+                "peak_memory_mib": peak_memory_mib(),
+                "finished": _now(),
+            }
+            write_json(self.path / "run.json", about)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with part.open("w") as file:
             json.dump(value, file, indent=1, default=_plain, allow_nan=False)
@@ -253,6 +264,14 @@ def write_json(path: Path, value: Any) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process or thread at a time; a killed one lets go by itself."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def file_digest(path: Path) -> str:
@@ -306,6 +325,17 @@ def one_paragraph_errors() -> Iterator[None]:
     except (ArtefactError, ValueError, FileNotFoundError) as error:
         print(f"llm2rec: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _check_record(name: str, record: dict[str, Any]) -> None:
+    """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
+    try:
+        json.dumps(record, default=_plain, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
+            f"lists and dicts; found {record!r:.300}."
+        ) from None
 
 
 def _maker(name: str) -> str:

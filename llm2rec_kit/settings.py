@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -75,13 +76,26 @@ def _as_kind_of(f: dataclasses.Field, value: Any, prefix: str) -> Any:
     kind = type(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is list and isinstance(value, tuple):
-        return list(value)
+    if kind is list and isinstance(value, list | tuple):
+        return _list_like(default, value, f"{prefix}_{f.name}")
+    if kind is float and type(value) is float and not math.isfinite(value):
+        raise SettingsError(f"{prefix}_{f.name} takes a finite number (default {default!r}); found {value!r}.")
     if type(value) is not kind:
         raise SettingsError(
             f"{prefix}_{f.name} takes {kind.__name__} (default {default!r}); found {type(value).__name__}: {value!r}."
         )
     return value
+
+
+def _list_like(default: list, value: list | tuple, name: str) -> list:
+    """A copy of `value`, its elements of the type of the default's (text where the default is empty)."""
+    kind = type(default[0]) if default else str
+    for one in value:
+        if type(one) is not kind:
+            raise SettingsError(
+                f"{name} takes a list of {kind.__name__} (default {default!r}); found {one!r} in {list(value)!r}."
+            )
+    return list(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,3 +290,9 @@ class Maps(Stage):
 
 
 STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps)
+
+
+def choices_of(name: str) -> tuple:
+    """The values that the flat name may have, as in `contrastive_views`; empty where any of its type will do."""
+    known = {f"{stage.prefix}_{f.name}": f.metadata["choices"] for stage in STAGES for f in dataclasses.fields(stage)}
+    return known.get(name, ())

@@ -265,29 +265,28 @@ def write_ranks(ranks: np.ndarray, folder: Path, name: str, *, cutoffs: list[int
     return {**facts, "samples": len(ranks), "metrics": metrics.summary(ranks, cutoffs)}
 
 
-def records(run: Run) -> list[dict[str, Any]]:
-    """The records of every evaluation of a run that has metrics."""
-    found = (run.record(name) for name in run.names("evaluation"))
-    return [record for record in found if "metrics" in record]
+def table(run: Run, names: list[str] | None = None) -> pl.DataFrame:
+    """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
-
-def table(run: Run) -> pl.DataFrame:
-    """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds."""
+    `names` are the artefacts to read; without, all of the run, also those left from other settings.
+    """
+    found = [run.record(name) for name in names or run.names("evaluation")]
     rows = [
         {"domain": r["domain"], "recommender": r["recommender"], "embedding": r["embedding"], **r["metrics"]}
-        for r in records(run)
+        for r in found
+        if "metrics" in r
     ]
     if not rows:
         raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     rows.sort(key=lambda r: ORDER.index(r["embedding"]) if r["embedding"] in ORDER else len(ORDER))
-    names = list(rows[0])[3:]
+    metric_names = list(rows[0])[3:]
     return (
         pl.DataFrame(rows)
         .group_by("domain", "recommender", "embedding", maintain_order=True)
         .agg(
             pl.len().alias("seeds"),
-            *(pl.col(n).mean().alias(f"{n} mean") for n in names),
-            *(pl.col(n).std(ddof=0).fill_null(0).alias(f"{n} std") for n in names),
+            *(pl.col(n).mean().alias(f"{n} mean") for n in metric_names),
+            *(pl.col(n).std(ddof=0).fill_null(0).alias(f"{n} std") for n in metric_names),
         )
     )
 
@@ -298,6 +297,7 @@ def compare(
     pairs: list[tuple[str, str]],
     *,
     recommender_names: list[str],
+    seeds: list[int],
     metric: str = "ndcg@10",
     level: float = 0.05,
     seed: int = 0,
@@ -308,7 +308,7 @@ def compare(
     """
     rows = []
     for recommender in recommender_names:
-        values = {e: _user_means(run, domain, recommender, e, metric) for e in {x for pair in pairs for x in pair}}
+        values = {e: _user_means(run, domain, recommender, e, metric, seeds) for e in {x for pair in pairs for x in pair}}
         rows += [
             {
                 "recommender": recommender,
@@ -327,12 +327,12 @@ def compare(
     return pl.DataFrame(rows)
 
 
-def _user_means(run: Run, domain: str, recommender: str, embedding: str, metric: str) -> np.ndarray:
-    start = f"evaluation/{domain}/{recommender}-{embedding}-seed"
-    names = [name for name in run.names(f"evaluation/{domain}") if name.startswith(start)]
-    if not names:
+def _user_means(run: Run, domain: str, recommender: str, embedding: str, metric: str, seeds: list[int]) -> np.ndarray:
+    """Each user's metric, averaged over seeds: float64 (n_test,)."""
+    names = [Job(domain, recommender, embedding, seed).name for seed in seeds]
+    if missing := [name for name in names if not run.has(name)]:
         raise ValueError(
-            f"{run} has no ranks of {recommender} over {embedding!r} in {domain}. "
-            "Run notebooks/04_downstream_eval.ipynb with it among `evaluation_embeddings`."
+            f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {embedding!r} among "
+            "`evaluation_embeddings`."
         )
     return np.mean([metrics.per_user(np.load(run.require(n).with_suffix(".npy")), metric) for n in names], axis=0)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -23,7 +25,7 @@ import yaml
 from llm2rec_kit import settings as S
 from llm2rec_kit.runs import Run, project_root
 
-COMMON = ("run", "outputs", "force")
+COMMON = {"run": str, "outputs": str, "force": bool}
 
 
 class NotebookFailed(RuntimeError):
@@ -54,8 +56,6 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
 
     Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
     """
-    import json
-
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -89,10 +89,23 @@ def load_profile(name: str) -> dict[str, Any]:
         text = Path(name).read_text()
     else:
         raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
-    values = yaml.safe_load(text) or {}
+    try:
+        values = yaml.load(text, Loader=_NoTwice) or {}
+    except yaml.YAMLError as error:
+        raise S.SettingsError(f"Profile {name!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise S.SettingsError(f"Profile {name!r} must hold `key: value` lines; found {type(values).__name__}.")
     return values
+
+
+class _NoTwice(yaml.SafeLoader):
+    """Plain YAML (a subclass of SafeLoader: no objects) that refuses a key given twice, where YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        if twice := next((k for k in keys if keys.count(k) > 1), None):
+            raise yaml.YAMLError(f"{twice!r} is given twice")
+        return super().construct_mapping(node, deep)
 
 
 def check(values: dict[str, Any], known: list[str]) -> None:
@@ -100,6 +113,9 @@ def check(values: dict[str, Any], known: list[str]) -> None:
     for name in values:
         if name not in known:
             raise S.SettingsError(S.unknown(name, known))
+    for name, kind in COMMON.items():
+        if name in values and type(values[name]) is not kind:
+            raise S.SettingsError(f"{name} takes {kind.__name__}; found {type(values[name]).__name__}: {values[name]!r}.")
     for stage in S.STAGES:
         stage.from_parameters(values)
 
@@ -108,6 +124,11 @@ def check_data(values: dict[str, Any]) -> None:
     """Raise ValueError where the source needs files and `data_path` does not lead to any."""
     data = S.Data.from_parameters(values)
     if data.source == "synthetic":
+        if data.path:
+            raise ValueError(
+                f"The source is synthetic and reads no files, but data was given: {data.path}. Take a profile "
+                "for real data, such as games, or set data.source to recbole or table."
+            )
         return
     if not data.path:
         raise ValueError(
@@ -139,34 +160,65 @@ def reproduce(
     NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
     """
     books = series(root)
-    values = (
-        load_profile(profile) | (overrides or {}) | ({"data_path": str(Path(data).expanduser().resolve())} if data else {})
-    )
-    values = (
-        {"run": run or Path(profile).stem, "force": force}
-        | ({"outputs": str(Path(outputs).resolve())} if outputs else {})
-        | values
-    )
+    values = {"run": Path(profile).stem, **load_profile(profile), **(overrides or {})}
+    # What the caller says comes before the profile.
+    given = {"run": run, "outputs": outputs, "data_path": data, "force": force}
+    values |= {name: value for name, value in given.items() if value}
     own = {book: parameters(book) for book in books}
     check(values, sorted({name for p in own.values() for name in p}))
-    check_data(values)
-    chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
-    if not chosen:
-        raise S.SettingsError(
-            f"No notebook is left to run: there are {[b.name[:2] for b in books]}, asked for {only or f'{start} and later'}."
-        )
+    # A notebook runs in its own folder, where a path relative to the caller's means nothing.
+    for name in ("data_path", "outputs"):
+        if values.get(name):
+            values[name] = str(Path(values[name]).expanduser().resolve())
+    chosen = _chosen(books, only or [], start)
+    if any("data_path" in own[book] for book in chosen):
+        check_data(values)
+    again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
     for k, book in enumerate(chosen, 1):
         print(f"[{k}/{len(chosen)}] {book.stem}", flush=True)
         began = time.perf_counter()
-        _execute(book, result.path / "notebooks" / book.name, {n: v for n, v in values.items() if n in own[book]}, profile)
+        _execute(book, result.path / "notebooks" / book.name, {n: v for n, v in values.items() if n in own[book]}, again)
         print(f"[{k}/{len(chosen)}] {book.stem} done in {time.perf_counter() - began:.0f} s", flush=True)
     return result
 
 
-def _execute(book: Path, target: Path, values: dict[str, Any], profile: str) -> None:
+def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
+    numbers = [b.name[:2] for b in books]
+    for number in [*only, *([start] if start else [])]:
+        if number not in numbers:
+            raise S.SettingsError(
+                f"No notebook is left to run: there is no {number!r}; there are {', '.join(b.stem for b in books)}."
+            )
+    chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
+    if not chosen:
+        raise S.SettingsError(f"No notebook is left to run: {', '.join(only)} are all before {start}.")
+    return chosen
+
+
+def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outputs: str, force: bool) -> list[str]:
+    """The words of the command line that asks for the same, but for which notebooks."""
+    known = sorted((stage.prefix for stage in S.STAGES), key=len)
+    words = ["llm2rec", "reproduce", "--profile", profile]
+    for option, value in (("--data", data), ("--run", run), ("--outputs", outputs)):
+        words += [option, value] if value else []
+    for name, value in overrides.items():
+        prefix = next((p for p in known if name.startswith(p + "_")), "")
+        stated = f"{prefix}.{name.removeprefix(prefix + '_')}" if prefix else name
+        words += ["--set", f"{stated}={json.dumps(value)}"]
+    return [*words, *(["--force"] if force else [])]
+
+
+def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
+    """The last lines of an error message: a terminal is no place for a screenful."""
+    kept = "\n".join(text.strip().splitlines()[-lines:])
+    return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
+
+
+def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str]) -> None:
     """papermill over one notebook, its printed lines shown as they come."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -182,11 +234,15 @@ def _execute(book: Path, target: Path, values: dict[str, Any], profile: str) -> 
                 cwd=str(book.parent),
             )
         except PapermillExecutionError as error:
-            raise NotebookFailed(
-                f"{book.stem} stopped: {error.ename}: {error.evalue}\nThe notebook, with the error in it: {target}\nWhat was finished is "
-                f"kept. To go on from here, repeat your command, or:\n  llm2rec reproduce --profile {profile} --run {values['run']} "
-                f"--from {book.name[:2]}"
-            ) from None
+            what = _shortened(f"{error.ename}: {error.evalue}")
+        except DeadKernelError:
+            what = "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
+        else:
+            return
+    raise NotebookFailed(
+        f"{book.stem} stopped: {what}\nThe notebook, as far as it came: {target}\nWhat was finished is kept. "
+        f"To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}"
+    )
 
 
 @contextlib.contextmanager

@@ -22,10 +22,10 @@ def collect(run: Run) -> dict[str, Any]:
     """All numbers of a run: data, what each stage recorded, results by domain, comparisons. Raises where 04 has not run."""
     corpus = run.record("corpus")
     records = [run.record(name) for name in run.names("evaluation")]
-    rows = [r for r in records if "metrics" in r]
+    rows, left_out = _current(run)
     if not rows:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
-    domains = [row["domain"] for row in corpus["statistics"] if row["domain"] != "total"]
+    domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["domain"] for r in rows}]
     return {
         "run": run.name,
         "source": corpus["source"],
@@ -36,14 +36,31 @@ def collect(run: Run) -> dict[str, Any]:
         "cleaning": corpus["cleaning"],
         "stages": {name: run.record(name) for name in ("backbone", "csft", "mntp", "contrastive", "maps") if run.has(name)},
         "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
+        # No path: it differs from machine to machine, and the files' hashes tell the data apart.
         "settings": {
-            name: run.manifest(name)["settings"]
+            name: {k: v for k, v in run.manifest(name)["settings"].items() if k != "path"}
             for name in ("corpus", "backbone", "csft", "mntp", "contrastive", "maps")
             if run.has(name)
         },
         "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
         "comparisons": {r["domain"]: r["rows"] for r in records if "rows" in r},
+        "left_out": left_out,
     }
+
+
+def _current(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
+    """Records of the evaluations that belong together, and the names of the others.
+
+    A seed of an earlier run stays in the folder. It counts only where the inputs it was made from are what the run holds now and
+    its settings are those of the cell's (domain, recommender, embedding) latest: a mean must not mix two experiments.
+    """
+    made = {name: m for name in run.names("evaluation") if "metrics" in (m := run.manifest(name))["record"]}
+    digests = {i: run.digest(i) for i in {i for m in made.values() for i in m["inputs"]} if run.has(i)}
+    cell = {name: tuple(m["record"][k] for k in ("domain", "recommender", "embedding")) for name, m in made.items()}
+    kept = [n for n, m in made.items() if all(digests.get(i, d) == d for i, d in m["inputs"].items())]
+    latest = {cell[n]: made[n]["settings"] for n in sorted(kept, key=lambda n: (made[n]["finished"], n))}
+    kept = [n for n in kept if made[n]["settings"] == latest[cell[n]]]
+    return [made[n]["record"] for n in kept], sorted(set(made) - set(kept))
 
 
 def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -86,7 +103,17 @@ def terminal_table(results: dict[str, Any]) -> str:
                 f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  " + "".join(f"{c:>18}" for c in cells)
             )
         lines.append("")
+    if results["left_out"]:
+        lines += [left_out_note(results), ""]
     return "\n".join(lines)
+
+
+def left_out_note(results: dict[str, Any]) -> str:
+    """What a reader is told of evaluations that do not count."""
+    return (
+        f"Left out: {len(results['left_out'])} older evaluations in the run's folder, made from other embeddings or "
+        "with other settings."
+    )
 
 
 def domain_note(results: dict[str, Any], domain: str) -> str:
@@ -104,7 +131,7 @@ def write(run: Run) -> dict[str, Any]:
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     figures = [(Path(name).name, run.path / f"{name}.png") for name in FIGURES if (run.path / f"{name}.png").is_file()]
-    known = {"results": results, "about": about, "note": domain_note, "best": best}
+    known = {"results": results, "about": about, "note": domain_note, "best": best, "left_out": left_out_note}
     markdown = environment.get_template("report.md.j2").render(
         **known, figures=[(n, p.relative_to(run.path)) for n, p in figures]
     )

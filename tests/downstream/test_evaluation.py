@@ -135,12 +135,13 @@ def test_many_trainings_equal_one_by_one_and_reach_the_table(corpus, tmp_path):
             job.name, lambda f, r=result, n=job.name, x=facts: evaluation.write(r, f, n.split("/")[-1]) | x, settings={}
         )
     table = evaluation.table(run)
+    assert evaluation.table(run, [jobs[0].name])["seeds"].to_list() == [1]
     assert table["embedding"].to_list() == ["raw", "id"]
     assert table["seeds"].to_list() == [2, 2]
     raw = [np.load(run.path_of(f"evaluation/toy/SASRec-raw-seed{s}").with_suffix(".npy")) for s in (1, 2)]
     assert table["recall@10 mean"][0] == pytest.approx(np.mean([(r <= 10).mean() for r in raw]))
     assert table["recall@10 std"][0] == pytest.approx(np.std([(r <= 10).mean() for r in raw]))
-    verdict = evaluation.compare(run, "toy", [("raw", "id")], recommender_names=["SASRec"], metric="recall@10")
+    verdict = evaluation.compare(run, "toy", [("raw", "id")], recommender_names=["SASRec"], seeds=[1, 2], metric="recall@10")
     assert verdict["after mean"][0] - verdict["before mean"][0] == pytest.approx(verdict["difference"][0])
-    with pytest.raises(ValueError, match="no ranks of SASRec over 'csft'"):
-        evaluation.compare(run, "toy", [("raw", "csft")], recommender_names=["SASRec"])
+    with pytest.raises(ValueError, match="no evaluation/toy/SASRec-csft-seed1"):
+        evaluation.compare(run, "toy", [("raw", "csft")], recommender_names=["SASRec"], seeds=[1])

@@ -1,0 +1,81 @@
+"""Profiles: every key known and of its type, every line explained, faults named before anything runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.reproduction import notebooks
+
+FOLDER = Path(notebooks.__file__).parent / "profiles"
+
+
+def known():
+    return sorted({name for book in notebooks.series() for name in notebooks.parameters(book)})
+
+
+def test_the_profiles_are_found():
+    assert {"demo", "games", "smoke"} <= set(notebooks.profiles())
+
+
+@pytest.mark.parametrize("name", notebooks.profiles())
+def test_a_profile_passes_its_own_check(name):
+    values = notebooks.load_profile(name)
+    notebooks.check(values, known())
+    # papermill -f reads it with plain YAML: the same values, so no 1e-3 that YAML takes for text
+    assert values == yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", notebooks.profiles())
+def test_every_line_of_a_profile_has_its_meaning(name):
+    for line in (FOLDER / f"{name}.yaml").read_text().splitlines():
+        assert re.fullmatch(r"#.*|\w+: .*\S  # .+|", line), line
+
+
+def written(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_an_unknown_profile_lists_the_known(tmp_path):
+    with pytest.raises(S.SettingsError, match=r"Unknown profile 'dmeo'.*'demo'"):
+        notebooks.load_profile("dmeo")
+    with pytest.raises(S.SettingsError, match="demo, games, smoke"):
+        notebooks.load_profile(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("csft_stesp: 3", "Did you mean 'csft_steps'"),
+        ("csft_steps: 3.5", "csft_steps takes int"),
+        ("csft_learning_rate: 1e-3", "csft_learning_rate takes float"),
+        ("data_split: random", "data_split must be one of"),
+        ("run: 5", "run takes str"),
+        ("force: 'yes'", "force takes bool"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, text, says):
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.check(notebooks.load_profile(written(tmp_path, text)), known())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- a\n- b", "key: value"),
+        ("a: [", "is not YAML"),
+        ("csft_steps: 1\ncsft_steps: 2", "'csft_steps' is given twice"),
+        ("a: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_what_is_no_profile_is_refused(tmp_path, text, says):
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.load_profile(written(tmp_path, text))
+
+
+def test_an_empty_profile_changes_nothing(tmp_path):
+    assert notebooks.load_profile(written(tmp_path, "")) == {}

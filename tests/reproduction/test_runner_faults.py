@@ -1,0 +1,166 @@
+"""The runner over throw-away notebooks: parameters, order, failure, resume, and faults found before the first one starts."""
+
+import json
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.notebooks import NotebookFailed, reproduce
+
+COMMON = 'run: str = "demo"  # name\noutputs: str = ""  # where\nforce: bool = False  # redo\n'
+
+
+def book(root, name, parameters, *cells):
+    tagged = new_code_cell(COMMON + parameters)
+    tagged.metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = root / "notebooks" / name
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=[tagged, *map(new_code_cell, cells)], metadata={"kernelspec": kernel}), path)
+    return path
+
+
+SEEN = """import json, pathlib, sys
+with (pathlib.Path(outputs) / "seen.jsonl").open("a") as file:
+    file.write(json.dumps([NAME, sys.executable, {k: v for k, v in globals().items() if k in KEYS}]) + "\\n")"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project of two notebooks that write down what they were given; the second fails where csft_steps is 13."""
+    keys = ["run", "force", "data_source", "data_path", "csft_steps"]
+    book(
+        tmp_path,
+        "01_data.ipynb",
+        "data_source: str = 'synthetic'  # source\ndata_path: str = ''  # folder\n",
+        f"NAME, KEYS = '01', {keys}\n" + SEEN,
+        "print('from 01')",
+    )
+    book(
+        tmp_path,
+        "02_csft.ipynb",
+        "csft_steps: int = 10  # steps\n",
+        f"NAME, KEYS = '02', {keys}\n" + SEEN,
+        "if csft_steps == 13:\n    raise ValueError('first\\n' + 'much\\n' * 500 + 'the last line')",
+        "if csft_steps == 9:\n    import os; os._exit(3)",
+    )
+    (tmp_path / "toy.yaml").write_text("csft_steps: 11  # steps\n")
+    return tmp_path
+
+
+def go(root, **more):
+    return reproduce(str(root / "toy.yaml"), root=root, outputs=str(root / "out"), **more)
+
+
+def seen(root):
+    file = root / "out" / "seen.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_parameters_are_read_with_type_default_and_help(tmp_path):
+    cell = "csft_joiner: str = ', '  # text\ncsft_seeds: list = [1, 2]  # a, b\ncsft_rate: float = -0.5  # a = b\n"
+    path = book(tmp_path, "01_x.ipynb", cell)
+    found = notebooks.parameters(path)
+    assert list(found) == ["run", "outputs", "force", "csft_joiner", "csft_seeds", "csft_rate"]
+    assert found["csft_joiner"] == notebooks.Parameter("csft_joiner", ", ", "str", "text")
+    assert (found["csft_seeds"].default, found["csft_seeds"].type) == ([1, 2], "list")
+    assert (found["csft_rate"].default, found["csft_rate"].help) == (-0.5, "a = b")
+
+
+def test_without_one_tagged_cell_there_is_an_error(tmp_path):
+    path = book(tmp_path, "01_x.ipynb", "")
+    node = nbformat.read(path, 4)
+    node.cells[0].metadata["tags"] = []
+    nbformat.write(node, path)
+    with pytest.raises(ValueError, match="one cell tagged `parameters`; found 0"):
+        notebooks.parameters(path)
+
+
+def test_the_series_runs_in_order_each_with_its_own_parameters(root, capsys, monkeypatch):
+    monkeypatch.chdir(root)
+    run = go(root)
+    (first, python, given), (second, _, given_2) = seen(root)
+    assert (first, second, python) == ("01", "02", sys.executable)
+    assert given == {"run": "toy", "force": False, "data_source": "synthetic", "data_path": ""}
+    assert given_2 == {"run": "toy", "force": False, "csft_steps": 11}
+    out = capsys.readouterr().out
+    assert out.index("[1/2] 01_data") < out.index("from 01") < out.index("[2/2] 02_csft") < out.index("02_csft done in")
+    executed = nbformat.read(run.path / "notebooks" / "01_data.ipynb", 4)
+    assert executed.metadata.kernelspec.name == "python3"
+    assert notebooks.parameters(root / "notebooks" / "01_data.ipynb")["data_source"].default == "synthetic"
+
+
+def test_a_failure_keeps_the_notebook_and_says_how_to_go_on(root):
+    with pytest.raises(NotebookFailed) as stop:
+        go(root, overrides={"csft_steps": 13}, run="it is", start="02", force=True)
+    text = str(stop.value)
+    assert "02_csft stopped" in text
+    assert "the last line" in text
+    assert len(text.splitlines()) < 16
+    assert text.splitlines()[-1].split() == [
+        "llm2rec",
+        "reproduce",
+        "--profile",
+        str(root / "toy.yaml"),
+        "--run",
+        "'it",
+        "is'",
+        "--outputs",
+        str(root / "out"),
+        "--set",
+        "csft.steps=13",
+        "--force",
+        "--from",
+        "02",
+    ]
+    executed = nbformat.read(root / "out" / "it is" / "notebooks" / "02_csft.ipynb", 4)
+    assert any(o.output_type == "error" for c in executed.cells for o in c.get("outputs", []))
+
+
+def test_a_dead_kernel_is_a_failure_like_another(root):
+    with pytest.raises(NotebookFailed, match="kernel died"):
+        go(root, overrides={"csft_steps": 9}, only=["02"])
+
+
+def test_what_the_caller_says_comes_before_the_profile(root, monkeypatch):
+    (root / "toy.yaml").write_text("run: theirs\ncsft_steps: 11\noutputs: elsewhere\n")
+    monkeypatch.chdir(root)
+    run = go(root, only=["02"], run="mine", overrides={"csft_steps": 12})
+    assert run.path == root / "out" / "mine"
+    assert seen(root)[0][2] == {"run": "mine", "force": False, "csft_steps": 12}
+
+
+def test_relative_paths_are_the_callers(root, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "raw").mkdir()
+    run = reproduce("toy.yaml", root=root, outputs="out", data="raw", only=["01"], overrides={"data_source": "recbole"})
+    assert run.path == root / "out" / "toy"
+    assert seen(root)[0][2]["data_path"] == str(root / "raw")
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "says"),
+    [
+        ({"overrides": {"csft_stesp": 1}}, S.SettingsError, "Did you mean 'csft_steps'"),
+        ({"overrides": {"csft_steps": "many"}}, S.SettingsError, "csft_steps takes int"),
+        ({"overrides": {"data_source": "recbole"}}, ValueError, "DATA=folder"),
+        ({"overrides": {"data_source": "recbole"}, "data": "/nowhere/at/all"}, ValueError, "no data at /nowhere/at/all"),
+        ({"data": "/tmp"}, ValueError, "source is synthetic and reads no files"),
+        ({"only": ["01", "09"]}, S.SettingsError, "there is no '09'; there are 01_data, 02_csft"),
+        ({"only": ["01"], "start": "02"}, S.SettingsError, "No notebook is left"),
+        ({"run": "../out"}, ValueError, "one plain folder name"),
+    ],
+)
+def test_faults_are_found_before_anything_runs(root, more, error, says):
+    with pytest.raises(error, match=says):
+        go(root, **more)
+    assert seen(root) == []
+
+
+def test_the_real_games_profile_without_data_says_what_to_give():
+    with pytest.raises(ValueError, match="DATA=folder"):
+        reproduce("games")

@@ -1,0 +1,279 @@
+"""Runs: reuse, staleness, damage, interruption, and files written by several at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+from llm2rec_kit import runs
+from llm2rec_kit.runs import ArtefactError, Run, one_paragraph_errors, write_json
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run("toy", tmp_path)
+
+
+def make(run, name, text="x", settings=None, inputs=(), **more):
+    """Make an artefact of one file and return how often its build ran (0 or 1)."""
+    calls = []
+
+    def build(folder):
+        calls.append(1)
+        file = f"{name.split('/')[-1]}.txt" if "/" in name else "file.txt"
+        (folder / file).write_text(text)
+        return {"length": len(text)}
+
+    run.make(name, build, settings=settings or {}, inputs=inputs, **more)
+    return len(calls)
+
+
+def test_second_make_reuses_and_says_so(run, capsys):
+    assert make(run, "corpus") == 1
+    assert make(run, "corpus") == 0
+    assert "corpus: reused, nothing changed" in capsys.readouterr().out
+    assert run.record("corpus") == {"length": 1}
+    assert (run.require("corpus") / "file.txt").read_text() == "x"
+
+
+def test_changed_settings_are_named(run, capsys):
+    make(run, "csft", settings={"steps": 1, "seed": 3})
+    assert make(run, "csft", "y", settings={"steps": 2, "seed": 3}) == 1
+    assert "redoing, changed: settings.steps" in capsys.readouterr().out
+    assert make(run, "csft", "y", settings={"steps": 2, "seed": 3}) == 0
+
+
+def test_a_changed_input_redoes_and_an_equal_one_does_not(run):
+    make(run, "corpus", "one")
+    make(run, "csft", inputs=["corpus"])
+    make(run, "corpus", "one", force=True)
+    assert make(run, "csft", inputs=["corpus"]) == 0
+    make(run, "corpus", "two", force=True)
+    assert make(run, "csft", inputs=["corpus"]) == 1
+
+
+def test_force_redoes(run):
+    make(run, "corpus")
+    assert make(run, "corpus", "z", force=True) == 1
+    assert (run.path_of("corpus") / "file.txt").read_text() == "z"
+
+
+def test_stale_agrees_with_make(run):
+    assert run.stale("corpus", settings={"a": 1})
+    make(run, "corpus", settings={"a": 1})
+    assert not run.stale("corpus", settings={"a": 1})
+    assert run.stale("corpus", settings={"a": 2})
+    assert run.stale("corpus", settings={"a": 1}, force=True)
+
+
+@pytest.mark.parametrize("name", ["corpus", "embeddings/raw"])
+def test_a_damaged_file_is_named_never_used_and_redone(run, name):
+    make(run, name)
+    file = next(p for p in run.path.rglob("*.txt"))
+    file.write_text("!")
+    with pytest.raises(ArtefactError, match=f"{file.name} is damaged"):
+        run.require(name)
+    with pytest.raises(ArtefactError, match="is damaged"):
+        make(run, "next", inputs=[name])
+    assert make(run, name) == 1
+    assert run.require(name)
+    file.unlink()
+    with pytest.raises(ArtefactError, match=f"{file.name} is missing"):
+        run.require(name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": {}}'])
+def test_a_damaged_manifest_is_named_and_redone(run, text):
+    make(run, "corpus")
+    (run.path / "corpus" / "manifest.json").write_text(text)
+    with pytest.raises(ArtefactError, match=r"manifest\.json is damaged.*01_data_prep"):
+        run.require("corpus")
+    assert make(run, "corpus") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "notebook"),
+    [
+        ("corpus", "01_data_prep"),
+        ("csft", "02_csft"),
+        ("embeddings/raw", "03_item_embedding"),
+        ("evaluation/games/SASRec-raw-seed1", "04_downstream_eval"),
+        ("maps", "05_embedding_maps"),
+    ],
+)
+def test_a_missing_artefact_names_its_notebook(run, name, notebook):
+    with pytest.raises(ArtefactError, match=f"Run notebooks/{notebook}.ipynb first"):
+        run.require(name)
+
+
+def test_file_artefacts_live_side_by_side(run):
+    for name in ("embeddings/raw", "embeddings/csft", "evaluation/games/SASRec-id-seed1"):
+        make(run, name)
+    assert run.names("embeddings") == ["embeddings/csft", "embeddings/raw"]
+    assert run.names("evaluation") == ["evaluation/games/SASRec-id-seed1"]
+    assert run.path_of("embeddings/raw").with_suffix(".txt").is_file()
+    assert make(run, "embeddings/raw") == 0
+
+
+def test_a_hidden_parent_folder_hides_nothing(tmp_path):
+    run = Run("toy", tmp_path / ".cache" / "outputs")
+    make(run, "embeddings/raw")
+    assert run.names("embeddings") == ["embeddings/raw"]
+
+
+def test_a_file_artefact_may_hold_folders(run):
+    def build(folder):
+        (folder / "raw").mkdir()
+        (folder / "raw" / "part.txt").write_text("x")
+        (folder / "empty").mkdir()
+
+    run.make("embeddings/raw", build, settings={})
+    assert (run.path / "embeddings" / "raw" / "part.txt").read_text() == "x"
+    assert run.require("embeddings/raw")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), object()])
+def test_a_record_that_cannot_be_kept_costs_no_work(run, bad):
+    def build(folder):
+        (folder / "file.txt").touch()
+        return {"loss": bad}
+
+    with pytest.raises(ValueError, match="record of 'csft'"):
+        run.make("csft", build, settings={})
+    assert not run.has("csft")
+    assert (run.path / ".csft.partial" / "file.txt").is_file()
+
+
+def test_what_a_failed_build_left_is_kept_for_the_same_settings_only(run):
+    def fails(folder):
+        (folder / "checkpoint").write_text("half")
+        raise RuntimeError("power")
+
+    for name, settings, kept in (("csft", {"a": 1}, True), ("mntp", {"a": 2}, False)):
+        with pytest.raises(RuntimeError):
+            run.make(name, fails, settings={"a": 1})
+        assert not run.has(name)
+        seen = []
+        run.make(name, lambda folder, seen=seen: seen.append((folder / "checkpoint").exists()), settings=settings)
+        assert seen == [kept]
+
+
+KILLED = """
+    import os, signal, sys
+    from llm2rec_kit.runs import Run
+
+    def build(folder):
+        done = folder / "step"
+        if done.exists():
+            (folder / "result").write_text("resumed from " + done.read_text())
+            return {}
+        done.write_text("1")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Run("toy", sys.argv[1]).make(sys.argv[2], build, settings={"steps": 2})
+"""
+
+
+@pytest.mark.parametrize("name", ["csft", "embeddings/raw"])
+def test_kill_9_leaves_no_artefact_and_the_next_make_resumes(tmp_path, name):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), name]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    run = Run("toy", tmp_path)
+    assert not run.has(name)
+    assert run.names("embeddings") == []
+    with pytest.raises(ArtefactError, match="first"):
+        run.require(name)
+    assert subprocess.run(command).returncode == 0
+    assert run.require(name)
+    result = run.path_of(name) / "result" if name == "csft" else run.path / "embeddings" / "result"
+    assert result.read_text() == "resumed from 1"
+
+
+def test_a_torn_swap_of_folders_is_redone(run, monkeypatch):
+    make(run, "corpus", "old")
+    replace, moves = os.replace, []
+
+    def dies_between(source, target):
+        if str(source).endswith(".corpus.partial"):
+            raise KeyboardInterrupt
+        moves.append(source)
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dies_between)
+    with pytest.raises(KeyboardInterrupt):
+        make(run, "corpus", "new", force=True)
+    monkeypatch.undo()
+    assert not run.has("corpus")
+    assert make(run, "corpus", "new") == 1
+    assert (run.require("corpus") / "file.txt").read_text() == "new"
+    assert sorted(p.name for p in run.path.iterdir() if p.is_dir()) == ["corpus"]
+
+
+def test_json_is_whole_while_several_write_it(tmp_path):
+    file, bad = tmp_path / "a.json", []
+
+    def write(k):
+        for _ in range(25):
+            write_json(file, {"by": k, "filler": [k] * 2000})
+            value = json.loads(file.read_text())
+            if value["filler"] != [value["by"]] * 2000:
+                bad.append(value["by"])
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not bad
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_stages_finished_at_once_are_all_in_run_json(run, monkeypatch):
+    monkeypatch.setattr(runs, "provenance", dict)
+    threads = [threading.Thread(target=make, args=(run, f"embeddings/e{k}")) for k in range(16)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(run.about()["stages"]) == sorted(f"embeddings/e{k}" for k in range(16))
+
+
+def test_write_json_keeps_the_old_text_when_it_fails(tmp_path):
+    write_json(tmp_path / "a.json", {"a": np.float32(1.5), "b": np.arange(2), "c": tmp_path})
+    before = (tmp_path / "a.json").read_text()
+    assert json.loads(before) == {"a": 1.5, "b": [0, 1], "c": str(tmp_path)}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert (tmp_path / "a.json").read_text() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", ".hidden", "a/"])
+def test_a_run_name_is_one_plain_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="one plain folder name"):
+        Run(name, tmp_path)
+
+
+def test_provenance_and_stage_times(run):
+    make(run, "corpus", settings={"seed": 1})
+    about = run.about()
+    assert about["stages"]["corpus"]["settings"] == {"seed": 1}
+    assert about["stages"]["corpus"]["seconds"] >= 0
+    assert about["stages"]["corpus"]["peak_memory_mib"] > 10
+    assert about["versions"]["torch"].startswith("2.13.0")
+    assert about["machine"]["cores"] == os.cpu_count()
+
+
+def test_errors_are_one_paragraph_and_exit_2(capsys):
+    with pytest.raises(SystemExit) as stop, one_paragraph_errors():
+        raise ArtefactError("no corpus")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "llm2rec: no corpus\n"
+    with pytest.raises(KeyError), one_paragraph_errors():
+        raise KeyError("a bug keeps its traceback")
