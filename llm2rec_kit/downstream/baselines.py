@@ -11,6 +11,7 @@ from scipy import sparse
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream.metrics import ranks_of_targets
+from llm2rec_kit.downstream.recommenders import checked_embeddings
 
 
 def popularity_ranks(corpus: Corpus) -> np.ndarray:
@@ -35,8 +36,11 @@ def last_item_ranks(corpus: Corpus) -> np.ndarray:
 
 
 def nearest_ranks(corpus: Corpus, embeddings: np.ndarray) -> np.ndarray:
-    """Items by cosine to the history's last item, itself last; `embeddings` float (N + 1, dim)."""
-    unit = embeddings[1:] / np.maximum(np.linalg.norm(embeddings[1:], axis=1, keepdims=True), 1e-12)
+    """Items by cosine to the history's last item, itself last; `embeddings` float (N + 1, dim).
+
+    Raises ValueError where `embeddings` has not N + 1 rows, or holds NaN or infinity.
+    """
+    unit = checked_embeddings(embeddings, corpus.n_items, "unit")[1:]
 
     def scores(last: np.ndarray) -> np.ndarray:
         cosine = unit[last - 1] @ unit.T

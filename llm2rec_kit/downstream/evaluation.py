@@ -44,7 +44,7 @@ class Rows:
     @property
     def samples(self) -> np.ndarray:
         """Samples in each row."""
-        return (self.labels > 0).sum(1).numpy()
+        return (self.labels > 0).sum(1).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Result:
 
 
 def rows_of(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
-    """Samples as rows: those with one start in one row where `shared`, else one row each."""
-    targets = np.sort(targets)
+    """Samples as rows: those with one start in one row where `shared`, else one row each in the order of `targets`."""
+    targets = np.sort(targets) if shared else targets
     starts = corpus.starts(targets)
     row = np.cumsum(np.diff(starts, prepend=-1) != 0) - 1 if shared else np.arange(len(targets))
     first = np.searchsorted(row, np.arange(row[-1] + 1 if len(row) else 0))
@@ -122,6 +122,7 @@ def train_and_rank(
     AdamW, cross-entropy over the catalogue, best weights by `settings.metric` on the validation split (paper sec. 4.1.3).
     Raises ValueError for an empty split or embeddings that do not fit. The caller's random state is left as it was.
     """
+    _check(settings)
     rows = {}
     for split in ("train", "valid", "test"):
         if not len(targets := corpus.samples(split)):
@@ -190,6 +191,15 @@ def _do(job: Job) -> Result:
     return train_and_rank(part, vectors, settings, recommender=job.recommender, seed=job.seed)
 
 
+def _check(settings: S.Evaluation) -> None:
+    """Raise ValueError for settings that would only fail, or mislead, once a training is under way."""
+    for name in ("epochs", "evaluate_every", "batch_size"):
+        if (value := getattr(settings, name)) < 1:
+            raise ValueError(f"evaluation_{name} must be at least 1; found {value}.")
+    for metric in (settings.metric, *(f"recall@{k}" for k in settings.cutoffs)):
+        metrics.per_user(np.ones(1, dtype=np.int32), metric)
+
+
 def _fit(
     both: nn.ModuleList, rows: dict[str, Rows], settings: S.Evaluation, recommender: str, seed: int
 ) -> tuple[list[tuple[int, float]], list[float], int]:
@@ -225,14 +235,16 @@ def _epoch(
     """One pass over the training rows in batches of `batch_size` samples on average; returns the mean loss."""
     model.train()
     total, count = 0.0, 0
-    for some in batches(rows.samples, settings.batch_size, rng):
+    samples = rows.samples
+    for some in batches(samples, settings.batch_size, rng):
         histories, labels = rows.histories[some], rows.labels[some]
         longest = int((histories > 0).sum(1).max())
         value = loss(model, table(), histories[:, :longest], labels[:, :longest], padding_class=settings.padding_class)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        total, count = total + value.item() * len(some), count + len(some)
+        size = int(samples[some].sum())
+        total, count = total + value.item() * size, count + size
     return total / count
 
 

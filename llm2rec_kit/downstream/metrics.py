@@ -19,6 +19,8 @@ def ranks_of_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     [2]
     """
     own = scores[np.arange(len(scores)), targets]
+    if not np.isfinite(own).all():
+        raise ValueError(f"Scores of {(~np.isfinite(own)).sum()} targets are NaN or infinite; they cannot be ranked.")
     return (scores >= own[:, None]).sum(1).astype(np.int32)
 
 
@@ -49,9 +51,10 @@ def bootstrap_interval(values: np.ndarray, *, seed: int, level: float = 0.95, dr
     """Percentile bootstrap interval of the mean of `values`, resampling users."""
     rng = np.random.default_rng(seed)
     values = np.asarray(values, dtype=np.float64)
-    # Drawing how often each user appears is drawing with replacement, and cheap for many users.
-    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
-    means = counts @ values / len(values)
+    if not len(values):
+        raise ValueError("An interval needs the value of at least one user; found none.")
+    # One draw at a time: memory stays that of one array of users, however many draws.
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

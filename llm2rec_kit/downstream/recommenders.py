@@ -33,14 +33,17 @@ class ItemTable(nn.Module):
             with torch.no_grad():
                 self.ids.weight[0] = 0
             return
-        self.register_buffer("embeddings", torch.from_numpy(_checked(embeddings, n_items, normalise)))
+        table = torch.from_numpy(checked_embeddings(embeddings, n_items, normalise))
+        self.register_buffer("embeddings", table, persistent=False)  # frozen: no copy of it among the best weights
         self.adapter = nn.Linear(embeddings.shape[1], hidden)
         nn.init.xavier_normal_(self.adapter.weight)
         nn.init.zeros_(self.adapter.bias)
 
     def forward(self) -> torch.Tensor:
-        """The whole table, computed once a step."""
-        return self.adapter(self.embeddings) if self.frozen else self.ids.weight
+        """The whole table, computed once a step; the padding row of ids stays zero, also as a class of the softmax."""
+        if self.frozen:
+            return self.adapter(self.embeddings)
+        return torch.cat([self.ids.weight[:1].detach(), self.ids.weight[1:]])
 
 
 class SASRec(nn.Module):
@@ -117,19 +120,21 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _checked(embeddings: np.ndarray, n_items: int, normalise: str) -> np.ndarray:
+def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none") -> np.ndarray:
+    """A float32 copy (N + 1, dim), items normalised as asked; raises ValueError for another shape, NaN or infinity."""
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
         raise ValueError(
             f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
             f"found {embeddings.shape}."
         )
-    bad = ~np.isfinite(embeddings).all(1)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named below
+        table = np.array(embeddings, dtype=np.float32)
+    bad = ~np.isfinite(table).all(1)
     if bad.any():
         raise ValueError(
             f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
             "Encode again (notebooks/03_item_embedding.ipynb)."
         )
-    table = embeddings.astype(np.float32).copy()
     if normalise == "unit":
         table[1:] /= np.maximum(np.linalg.norm(table[1:], axis=1, keepdims=True), 1e-12)
     elif normalise == "standardised":

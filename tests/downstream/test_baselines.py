@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.downstream import baselines
@@ -50,3 +51,18 @@ def test_nearest_titles():
         ]
         cosine[last] = -2
         assert found == plain_rank(cosine, corpus.sequence[t])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t[:-1], r"takes embeddings of shape"),
+        (lambda t: np.vstack([t, t]), "takes embeddings"),
+        (lambda t: np.where(t == t[3, 0], np.nan, t), "1 rows, first in row 3"),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused(change, words):
+    corpus = make_corpus(users=30)
+    table = np.random.default_rng(0).normal(size=(corpus.n_items + 1, 4))
+    with pytest.raises(ValueError, match=words):
+        baselines.nearest_ranks(corpus, change(table))

@@ -145,3 +145,40 @@ def test_many_trainings_equal_one_by_one_and_reach_the_table(corpus, tmp_path):
     assert verdict["after mean"][0] - verdict["before mean"][0] == pytest.approx(verdict["difference"][0])
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-csft-seed1"):
         evaluation.compare(run, "toy", [("raw", "csft")], recommender_names=["SASRec"], seeds=[1])
+
+
+def test_ranks_stand_in_the_order_of_the_corpus(corpus):
+    """As the baselines' do, also where the corpus does not list its samples by position."""
+    order = np.random.default_rng(1).permutation(len(corpus.targets))
+    mixed = replace(corpus, targets=corpus.targets[order], splits=corpus.splits[order]).check()
+    straight, found = (evaluation.train_and_rank(c, None, SETTINGS, recommender="SASRec", seed=5) for c in (corpus, mixed))
+    by_target = dict(zip(corpus.samples("test").tolist(), straight.ranks.tolist(), strict=True))
+    assert mixed.samples("test").tolist() != corpus.samples("test").tolist()
+    assert found.ranks.tolist() == [by_target[t] for t in mixed.samples("test").tolist()]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_samples():
+    """Weights stand still, so batches of any size must give the loss of all samples at once."""
+    corpus = make_corpus(users=40)
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, dropout=0.0, batch_size=3)
+    model, table = recommenders.make("SASRec", settings, 4).double(), recommenders.ItemTable(corpus.n_items, 16).double()
+    rows = evaluation.rows_of(corpus, corpus.samples("train"), shared=True)
+    still = torch.optim.SGD([*model.parameters(), *table.parameters()], lr=0.0)
+    found = evaluation._epoch(model, table, rows, still, settings, np.random.default_rng(0))
+    assert found == pytest.approx(evaluation.loss(model, table(), rows.histories, rows.labels).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "evaluation_epochs must be at least 1; found 0"),
+        ({"evaluate_every": 0}, "evaluation_evaluate_every must be"),
+        ({"batch_size": 0}, "evaluation_batch_size must be"),
+        ({"metric": "hit@3"}, "'hit@3' is none of"),
+        ({"cutoffs": [10, 0]}, "'recall@0' is none of"),
+    ],
+)
+def test_settings_that_cannot_work_are_named_before_training(corpus, change, words):
+    with pytest.raises(ValueError, match=words):
+        evaluation.train_and_rank(corpus, None, replace(SETTINGS, **change), recommender="SASRec", seed=0)

@@ -70,3 +70,14 @@ def test_the_bootstrap_interval_is_about_the_normal_one():
 def test_holm_by_hand():
     assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert metrics.holm([0.9, 0.8]) == [1, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_target_without_a_finite_score_is_refused(value):
+    with pytest.raises(ValueError, match="1 targets are NaN or infinite"):
+        metrics.ranks_of_targets(np.array([[1.0, value], [1.0, 2.0]]), np.array([1, 1]))
+
+
+def test_an_interval_of_nobody_is_refused():
+    with pytest.raises(ValueError, match="at least one user"):
+        metrics.bootstrap_interval(np.empty(0), seed=0)

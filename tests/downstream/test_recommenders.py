@@ -116,3 +116,22 @@ def test_bad_names_and_heads():
         recommenders.make("BERT4Rec", SETTINGS, 5)
     with pytest.raises(ValueError, match="multiple of evaluation_heads"):
         recommenders.make("SASRec", Evaluation(hidden=9, heads=2), 5)
+
+
+def test_a_value_that_float32_cannot_hold_is_refused():
+    raw = np.ones((5, 3))
+    raw[2] = 1e300
+    with pytest.raises(ValueError, match="first in row 2"):
+        recommenders.ItemTable(4, 8, raw)
+
+
+def test_frozen_embeddings_are_no_part_of_the_weights():
+    raw = np.ones((5, 3), dtype=np.float32)
+    assert set(recommenders.ItemTable(4, 8, raw).state_dict()) == {"adapter.weight", "adapter.bias"}
+
+
+def test_padding_stays_zero_also_as_a_class():
+    table = recommenders.ItemTable(4, 8)
+    states = torch.randn(3, 8)
+    torch.nn.functional.cross_entropy(states @ table().T, torch.tensor([1, 2, 3])).backward()
+    assert (table.ids.weight.grad.abs().sum(1) > 0).tolist() == [False, True, True, True, True]
