@@ -84,12 +84,14 @@ class Run:
         inputs: Sequence[str] = (),
         force: bool = False,
         quiet: bool = False,
+        spent: float = 0.0,
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
         `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
+        `spent` is what it took to make the content before this call, seconds, for run.json.
         """
         key = self._key(settings, inputs)
         why = "redoing, forced" if force else self._stale(name, key)
@@ -104,7 +106,7 @@ class Run:
         record = build(partial) or {}
         seconds = time.perf_counter() - started
         self._finish(name, partial, key, record)
-        self._note_stage(name, key["settings"], seconds)
+        self._note_stage(name, key["settings"], spent + seconds)
         return self.path_of(name)
 
     def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
