@@ -16,6 +16,7 @@ from llm2rec_kit.runs import file_digest
 from llm2rec_kit.settings import Data
 
 MODULES = {"synthetic": "synthetic", "recbole": "recbole_files", "table": "tables"}
+DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 SECONDS_END = 1e11  # a number below is taken as seconds (the year 5138 is far), one above as milliseconds
 
 
@@ -53,12 +54,16 @@ def load(settings: Data) -> Interactions:
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
-    """sha256 of each file under `settings.path`, by name: a corpus is stale once its source changed."""
+    """sha256 of each file under `settings.path`, by name: a corpus is stale once its source changed.
+
+    Hidden files (the parts of downloads under way) and the manifests of downloads do not count.
+    """
     root = Path(settings.path).expanduser()
     if not settings.path or not root.exists():
         return {}
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in files}
+    counted = [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
+    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in counted}
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
