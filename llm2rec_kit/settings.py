@@ -104,8 +104,24 @@ class Data(Stage):
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table"))
+    source: str = setting(
+        "synthetic",
+        "where interactions come from",
+        ("synthetic", "goodreads", "movielens", "llm2rec", "recbole", "table"),
+    )
     path: str = setting("", "folder or file of the source; empty for synthetic")
+    category: str = setting("", "part of a published set: goodreads poetry to young_adult, or all; movielens 100k to 32m")
+    download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
+    strict: bool = setting(False, "stop where the source holds rows that must be left out, instead of counting them [O]")
+    columns: list = setting(
+        [], "table: column names, each a role (user, item, time, title, domain), an equals sign, the name"
+    )
+    goodreads_events: str = setting(
+        "read", "goodreads rows that count: shelved, read or rated books [O]", ("read", "rated", "shelved")
+    )
+    goodreads_time: str = setting(
+        "date_added", "goodreads time: date_added, or read_at where it is given [O]", ("date_added", "read_at")
+    )
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")
@@ -119,6 +135,9 @@ class Data(Stage):
         "leave_one_out",
         "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
         ("leave_one_out", "global_time"),
+    )
+    given_splits: bool = setting(
+        True, "keep samples and splits that the source brings (llm2rec); False: clean and split anew"
     )
     train_domains: list = setting([], "domains that training sees; empty: the source's in-domain ones")
     seed: int = setting(2024, "seed of generation and of the user subset [O]")

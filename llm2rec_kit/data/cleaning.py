@@ -53,6 +53,8 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
             f"The source {settings.source!r} has {len(interactions.events)} interactions and "
             f"{len(interactions.items)} items; both are needed."
         )
+    if interactions.has_splits and settings.given_splits:
+        return _as_given(interactions, settings)
     if settings.split == "global_time" and not interactions.has_times:
         raise ValueError("data_split global_time needs timestamps, and this source has none. Use leave_one_out.")
     steps = Steps(interactions)
@@ -92,6 +94,15 @@ def global_time(offsets: np.ndarray, times: np.ndarray | None) -> tuple[np.ndarr
     order = np.argsort(times[targets], kind="stable")
     splits[order[:first]], splits[order[first:second]], splits[order[second:]] = TRAIN, VALID, TEST
     return targets, splits
+
+
+def given(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
+    targets = np.flatnonzero(marks.is_not_null().to_numpy())
+    splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)
+    if splits.null_count():
+        raise ValueError(f"A source's split is train, valid or test; found {sorted(set(marks.drop_nulls()) - set(SPLITS))}.")
+    return targets, splits.to_numpy()
 
 
 def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
@@ -151,6 +162,24 @@ def leakage(corpus: Corpus) -> pl.DataFrame:
             rows.append(("target older than a training target", s, early, len(samples[s]), "training knows the future"))
     rows = [(finding, s, int(count), int(of), meaning) for finding, s, count, of, meaning in rows]
     return pl.DataFrame(rows, schema=["finding", "split", "count", "of", "meaning"], orient="row")
+
+
+def _as_given(interactions: Interactions, settings: Data) -> Corpus:
+    """The corpus of the source's own samples: all items and titles as they are, no rule that would change a history.
+
+    Only `settings.users` is heeded, since a user's samples go or stay together.
+    """
+    steps = Steps(interactions)
+    columns = ["user", "item", "split", *(["time"] if interactions.has_times else [])]
+    events = _user_subset(interactions.events.select(columns).with_row_index("order"), settings, steps)
+    items = interactions.items.with_columns(pl.col("title").fill_null(""))
+    if unknown := len(events.filter(~pl.col("item").is_in(items["source_id"].implode()))):
+        raise ValueError(
+            f"{unknown} events of the source's own samples have an item that its item table lacks; without them, histories "
+            "would be others. Mend the source, or set data_given_splits to False to clean and split anew."
+        )
+    steps.add("given samples", len(events), len(events), "the source's own samples: titles as they are, no k-core")
+    return _corpus(items, _user_a_domain(events, items), interactions, settings, steps)
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -227,13 +256,17 @@ def _corpus(items: pl.DataFrame, events: pl.DataFrame, interactions: Interaction
     lengths = np.bincount(numbered["user_right"].to_numpy(), minlength=len(users))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     times = numbered["time"].to_numpy().astype(np.int64) if interactions.has_times else None
-    cut = leave_one_out(offsets) if settings.split == "leave_one_out" else global_time(offsets, times)
+    kept = "split" in numbered.columns
+    if kept:
+        cut = given(numbered["split"])
+    else:
+        cut = leave_one_out(offsets) if settings.split == "leave_one_out" else global_time(offsets, times)
     first = ["item", "source_id", "title", "domain"]
     titles = items.select(pl.struct("domain", "title").is_duplicated().sum()).item()
     facts = {
         **interactions.facts,
         "source": settings.source,
-        "split": settings.split,
+        "split": "given" if kept else settings.split,
         "cleaning": steps.rows,
         "train_domains": _train_domains(items, interactions, settings),
         "duplicate_titles": int(titles),

@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item
+from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item, folder_of, listing
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
@@ -49,30 +49,19 @@ def load(settings: Data) -> Interactions:
     events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames)
     for column, kind in (("item", "item2index"), ("user", "user2index")):
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
-    whole = events.filter(pl.col("user").is_not_null() & pl.col("item").is_not_null())
-    dropped = [("empty ids", len(events) - len(whole), "no user or no item")] if len(whole) < len(events) else []
-    return Interactions(items=items, events=whole, domains_in=[domain], facts=facts, dropped=dropped)
+    return Interactions(items=items, events=events, domains_in=[domain], facts=facts)
 
 
 def _stem(path: str) -> tuple[Path, str]:
     """The folder and the one stem of its .inter files."""
-    if not path:
-        raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"{LAYOUT}; {folder} {kind}. Set data_path to the folder of the files.")
+    folder = folder_of(path, LAYOUT)
     stems = set()
     for file in folder.glob("*.inter"):
         part = Path(file.stem).suffix
         stems.add(file.stem.removesuffix(part) if part and part in PARTS else file.stem)
     if len(stems) != 1:
-        found = sorted(p.name for p in folder.iterdir())[:20]
-        many = (
-            f"has the .inter files of several data sets {sorted(stems)}; give each its own folder"
-            if stems
-            else (f"has no .inter file; it holds {found}")
-        )
+        many = f"has the .inter files of several data sets {sorted(stems)}; give each its own folder"
+        many = many if stems else f"has no .inter file; it holds {listing(folder)}"
         raise ValueError(f"{LAYOUT}; {folder} {many}.")
     return folder, stems.pop()
 
@@ -87,8 +76,7 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
         table = table.rename({"item_id": "source_id"} | ({} if column == "title" else {column: "title"}))
         others = [c for c in table.columns if c not in ("source_id", "title", "domain")]
         return first_of_each_item(table.select("source_id", "title", pl.lit(domain).alias("domain"), *others), facts)
-    found = sorted(p.name for p in folder.iterdir())[:20]
-    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {found}.")
+    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {listing(folder)}.")
 
 
 def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> pl.DataFrame:
