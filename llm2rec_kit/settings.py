@@ -98,17 +98,16 @@ def _list_like(default: list, value: list | tuple, name: str) -> list:
     return list(value)
 
 
+SOURCES = ("synthetic", "goodreads", "movielens", "llm2rec", "recbole", "table")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
     """Notebook 01: where the interactions come from, how they are cleaned and split."""
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting(
-        "synthetic",
-        "where interactions come from",
-        ("synthetic", "goodreads", "movielens", "llm2rec", "recbole", "table"),
-    )
+    source: str = setting("synthetic", "where interactions come from", SOURCES)
     path: str = setting("", "folder or file of the source; empty for synthetic")
     category: str = setting("", "part of a published set: goodreads poetry to young_adult, or all; movielens 100k to 32m")
     download: bool = setting(False, "fetch what path lacks from the source's public address [O]")

@@ -25,6 +25,7 @@ MODULES = {
     "recbole": "recbole_files",
     "table": "tables",
 }
+CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
 LONGEST_TITLE = 10_000  # characters; what is longer is no title
@@ -43,7 +44,8 @@ class Interactions:
                 sample's target, null where it is history only.
     domains_in  in-domain domains: those that training sees by default.
     facts       plain values worth keeping: source, files, what was assumed.
-    dropped     (step, events dropped, why) for whatever the loader left out.
+    dropped     (step, events dropped, why) for whatever the loader left out; a step that begins with `CHOSEN` is a
+                setting's choice (which shelves count), no fault of the data.
     """
 
     items: pl.DataFrame
@@ -73,7 +75,7 @@ def load(settings: Data) -> Interactions:
     With `settings.strict` also where the loader had to leave a row out.
     """
     found = sound(importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings))
-    lost = [f"{n} interactions ({step}: {why})" for step, n, why in found.dropped]
+    lost = [f"{n} interactions ({step}: {why})" for step, n, why in found.dropped if not step.startswith(CHOSEN)]
     lost += [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
     if settings.strict and lost:
         raise ValueError(

@@ -17,8 +17,12 @@ def numbers(
     naming `what`, where the file is empty, where the header is another one, or where a row has more cells than columns.
     """
     found = _first_line(source).strip("\ufeff\r\n").split(separator)
+    if not "".join(found).strip() and (len(source) if isinstance(source, bytes) else source.stat().st_size) < 2:
+        raise ValueError(f"{what} is empty.")
     if header and [c.strip() for c in found] != list(schema):
         raise ValueError(f"{what} must begin with the columns {list(schema)}; found {found[:12]}.")
+    if not header and len(found) != len(schema):
+        raise ValueError(f"{what} must have {len(schema)} columns divided by {separator!r}; it begins with {found[:6]}.")
     try:
         frame = pl.read_csv(
             io.BytesIO(source) if isinstance(source, bytes) else source,
@@ -28,8 +32,6 @@ def numbers(
             quote_char=None,
             ignore_errors=True,  # a cell that is no number becomes null, and its row is counted below
         )
-    except pl.exceptions.NoDataError:
-        raise ValueError(f"{what} is empty.") from None
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{what} cannot be read as {len(schema)} columns divided by {separator!r}: {error}") from None
     whole = frame.drop_nulls()

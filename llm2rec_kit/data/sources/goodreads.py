@@ -27,7 +27,17 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import LATEST, Interactions, delimited, downloads, folder_of, jsonlines, listing, note_items
+from llm2rec_kit.data.sources import (
+    CHOSEN,
+    LATEST,
+    Interactions,
+    delimited,
+    downloads,
+    folder_of,
+    jsonlines,
+    listing,
+    note_items,
+)
 from llm2rec_kit.settings import Data
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/"
@@ -162,7 +172,7 @@ def _chosen(events: str, one: Any = True) -> pl.Expr:
 
 def _note_choice(events: str, rows: int, dropped: list) -> None:
     if rows:
-        dropped.append(("chosen: " + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
+        dropped.append((CHOSEN + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
 
 
 def _milliseconds(column: str) -> pl.Expr:

@@ -75,9 +75,7 @@ def read(
 def blocks(file: Path, fields: dict[str, str], needed: list[str], bad: Bad) -> Iterator[pl.DataFrame]:
     """The blocks of `read` one after another, only those with rows."""
     schema = {name: TYPES[kind] for name, kind in fields.items()}
-    texts = "|".join(re.escape(name) for name, kind in fields.items() if kind == "text")
-    other = re.compile(rf'"(?:{texts})"\s*:\s*[^"\sn]'.encode()) if texts else None
-    line = 1
+    other, line = other_than_text(fields), 1
     for block in _raw(file):
         frame = _fast(block, schema, needed, other)
         if frame is None:
@@ -87,15 +85,24 @@ def blocks(file: Path, fields: dict[str, str], needed: list[str], bad: Bad) -> I
         line += block.count(b"\n")
 
 
-def _fast(block: bytes, schema: dict[str, Any], needed: list[str], other: re.Pattern[bytes] | None) -> pl.DataFrame | None:
+def other_than_text(fields: dict[str, str]) -> re.Pattern[bytes]:
+    """Finds a text field that holds something else than text or null, which polars would turn into text."""
+    texts = "|".join(re.escape(name) for name, kind in fields.items() if kind == "text")
+    return re.compile(rf'"(?:{texts})"\s*:\s*[^"\sn]'.encode())
+
+
+def _fast(block: bytes, schema: dict[str, Any], needed: list[str], other: re.Pattern[bytes]) -> pl.DataFrame | None:
     """The block as polars reads it, or None where that may differ from what `_slow` would keep."""
-    if SURROGATE.search(block) or TWO_ON_A_LINE.search(block) or (other and other.search(block)):
+    if block[:1] != b"{":  # polars would unpack a block that begins like an archive
+        return None
+    if SURROGATE.search(block) or TWO_ON_A_LINE.search(block) or other.search(block):
         return None
     try:
         frame = pl.read_ndjson(io.BytesIO(block), schema=schema)
     except pl.exceptions.PolarsError:
         return None
-    return None if any(frame[name].null_count() for name in needed) else frame
+    large = [name for name, kind in schema.items() if kind == pl.Float64 and (frame[name].abs() > 1e300).any()]
+    return None if large or any(frame[name].null_count() for name in needed) else frame
 
 
 def _slow(block: bytes, schema: dict[str, Any], needed: list[str], bad: Bad, line: int) -> pl.DataFrame:
@@ -133,7 +140,9 @@ def _values(row: Any, schema: dict[str, Any], needed: list[str]) -> tuple[str, l
             if name in needed:
                 return f"without {name}", []
         elif kind == pl.Float64 and type(value) in (int, float):
-            value = float(value) if abs(value) < 1e300 else None
+            if abs(value) > 1e300:
+                return f"with a number too large as {name}", []
+            value = float(value)
         elif kind == pl.Int64 and type(value) is float and value.is_integer() and abs(value) < 2**53:
             value = int(value)
         elif {str: pl.String, bool: pl.Boolean, int: pl.Int64}.get(type(value)) != kind:

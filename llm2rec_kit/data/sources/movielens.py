@@ -72,7 +72,9 @@ def _ratings(file: Path) -> tuple[pl.DataFrame, int]:
     text = file.read_bytes()
     if text.strip() and b"::" not in text[:200]:
         raise ValueError(f"{file} must hold user::movie::rating::time; it begins with {text[:40]!r}.")
-    return delimited.numbers(text.replace(b"::", b"\t"), RATINGS, what=str(file), separator="\t", header=False)
+    return delimited.numbers(
+        text.replace(b"::", b"\t"), RATINGS, what=f"{file} (:: read as tabs)", separator="\t", header=False
+    )
 
 
 def _movies(file: Path, facts: dict[str, Any]) -> pl.DataFrame:

@@ -7,13 +7,15 @@ plain     one event a row: user_id, item_id and maybe timestamp (seconds, as Rec
 sequence  one sample a row: user_id, item_id_list (the history, oldest first) and item_id (what came next).
 
 Of the sequence form a user often has many rows, each a prefix of the next. All files are read together and the user's
-longest row is kept, history and next item; of equally long rows the test file's, then valid's, then train's first.
-Where a producer cut histories (to 50 items, often), rows are windows rather than prefixes, and items older than the kept
-window are not recovered; `facts["rows_not_prefix"]` counts such rows.
+longest row is kept, history and next item; of equally long rows the test file's, then valid's, then train's first. Where
+the producer cut histories (to 50 items, often), rows are windows rather than prefixes; windows that continue each other are
+joined, so that older items come back. `facts["rows_not_part"]` counts rows that are no part of their user's sequence.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +90,40 @@ def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> p
         text=pl.concat_str("item_id_list", "item_id", separator=" ", ignore_nulls=True).str.strip_chars(),
     )
     rows = rows.with_columns(length=pl.col("text").str.count_matches(" ", literal=True))
-    kept = rows.sort("length", "row", descending=[True, False]).unique("user", keep="first", maintain_order=True)
-    both = rows.join(kept.select("user", longest="text"), on="user")
-    facts["rows_not_prefix"] = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " ")).height
-    events = kept.sort("row").select("user", item=pl.col("text").str.split(" ")).explode("item")
+    rows = rows.sort("length", "row", descending=[True, False])
+    kept = rows.unique("user", keep="first", maintain_order=True)
+    both = rows.join(kept.select("user", longest="text"), on="user", maintain_order="left")
+    others = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " "))["user"].unique()
+    joined = [(user, *_joined(texts)) for user, texts in _by_user(rows.filter(pl.col("user").is_in(others.implode())))]
+    whole = pl.DataFrame(joined, schema={"user": pl.String, "whole": pl.String, "odd": pl.Int64}, orient="row")
+    facts["rows_not_part"] = int(whole["odd"].sum())
+    kept = kept.sort("row").join(whole, on="user", how="left", maintain_order="left")
+    events = kept.select("user", item=pl.coalesce("whole", "text").str.split(" ")).explode("item")
     return events.filter(pl.col("item") != "")
+
+
+def _by_user(rows: pl.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    for (user,), some in rows.group_by("user", maintain_order=True):
+        yield user, some["text"].to_list()
+
+
+def _joined(rows: list[str]) -> tuple[str, int]:
+    """One user's rows, the longest first, as one sequence; and how many rows are no part of it.
+
+    >>> _joined(["c d e", "b c d", "a b c", "a b", "x"])
+    ('a b c d e', 1)
+    """
+    window, *rest = [row.split(" ") for row in rows]
+    sequence = window[::-1]
+    before = defaultdict(list)  # what follows a window's first item -> that window
+    for row in rest:
+        if len(row) == len(window):
+            before[tuple(row[1:])].append(row)
+    while found := before[tuple(window[:-1])]:
+        window = found.pop(0)
+        sequence.append(window[0])
+    text = " ".join(sequence[::-1])
+    return text, sum(f" {row} " not in f" {text} " for row in rows)
 
 
 def _from_rows(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:

@@ -1,0 +1,141 @@
+"""What holds for every source: rows that no stage can use are counted, and strict stops at them."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm2rec_kit.data import cleaning, sources
+from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, sound, tables
+from llm2rec_kit.settings import SOURCES, Data
+
+HEBREW = "\u202bספר עברי\u202c (2nd) قصة"
+
+
+def shop(events: list[tuple], titles: dict[str | None, str | None]) -> Interactions:
+    items = pl.DataFrame({"source_id": list(titles), "title": list(titles.values()), "domain": "shop"})
+    items = items.with_columns(pl.col("source_id", "title").cast(pl.String))
+    frame = pl.DataFrame(events, schema={"user": pl.String, "item": pl.String, "time": pl.Int64}, orient="row")
+    return Interactions(items=items, events=frame, domains_in=["shop"], dropped=[("bad lines", 2, "not JSON")])
+
+
+def test_what_no_stage_can_use_is_counted():
+    found = sound(
+        shop(
+            [
+                ("u", "a", 1),
+                ("u", "a", 0),
+                ("u", "a", -5),
+                ("u", "a", 99_999_999_999_999),
+                ("u", "a", None),
+                (None, "a", 1),
+                ("", "a", 1),
+                ("u", None, 1),
+                ("u\n", "a", 1),
+                ("u", "a\tb", 1),
+                ("u", "a\u2028", 1),
+            ],
+            {
+                "a": "Tea\tfor\ntwo",
+                "b": HEBREW,
+                "c": "x" * 1_000_000,
+                "d": "x" * LONGEST_TITLE,
+                "": "e",
+                None: "f",
+                "g\n": "g",
+                "h": None,
+            },
+        )
+    )
+    assert found.events.rows() == [("u", "a", 1), ("u", "a", None)]
+    assert found.dropped == [
+        ("bad lines", 2, "not JSON"),
+        ("empty ids", 3, "no user or no item"),
+        ("odd ids", 3, "a newline, tab or other control character in an id"),
+        ("bad times", 3, "at or before 1970, or after 2100"),
+    ]
+    assert found.items["source_id"].to_list() == ["a", "b", "d", "h"]
+    assert found.items["title"].to_list()[:2] == ["Tea for two", HEBREW]
+    assert found.facts["item_rows_dropped"] == (
+        "2 rows with no id or an id seen before; 1 rows with control characters in the id; "
+        "1 rows with a title of more than 10,000 characters"
+    )
+    assert found.facts["titles_with_control_characters"].startswith("1,")
+    again = sound(found)
+    assert (again.events.rows(), again.dropped, again.facts) == (found.events.rows(), found.dropped, found.facts)
+
+
+def test_dropped_rows_appear_in_the_cleaning_table_and_strict_stops_at_them(tmp_path):
+    pl.DataFrame({"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [1, 2, 3, 0, 5]}).write_csv(
+        tmp_path / "interactions.csv"
+    )
+    pl.DataFrame({"item": list("abcc"), "title": list("ABCD")}).write_csv(tmp_path / "items.csv")
+    data = Data(source="table", path=str(tmp_path), min_interactions=0)
+    corpus = cleaning.build(sources.load(data), data)
+    steps = [(s["step"], s["rows_before"], s["rows_dropped"]) for s in corpus.facts["cleaning"]]
+    assert steps[:2] == [("empty ids", 5, 1), ("bad times", 4, 1)]
+    with pytest.raises(
+        ValueError, match=r"data_strict is on.*1 interactions \(empty ids.*1 interactions \(bad times.*1 rows"
+    ):
+        sources.load(Data(source="table", path=str(tmp_path), strict=True))
+    pl.DataFrame({"user": ["u"] * 3, "item": list("abc")}).write_csv(tmp_path / "interactions.csv")
+    pl.DataFrame({"item": list("abc"), "title": list("ABC")}).write_csv(tmp_path / "items.csv")
+    assert len(sources.load(Data(source="table", path=str(tmp_path), strict=True)).events) == 3
+
+
+def test_every_source_that_can_be_chosen_has_a_loader():
+    assert set(sources.MODULES) == set(SOURCES)
+    for name, module in sources.MODULES.items():
+        assert callable(__import__(f"llm2rec_kit.data.sources.{module}", fromlist=["load"]).load)
+        if name != "synthetic":
+            with pytest.raises(ValueError, match=r"data_path"):
+                sources.load(Data(source=name))
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=5) | st.none()
+
+
+@given(
+    st.lists(st.tuples(TEXT, TEXT, st.integers(-(2**62), 2**62) | st.none()), max_size=12),
+    st.lists(st.tuples(TEXT, TEXT), max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_frames_give_a_sound_corpus_or_one_clear_error(events, items):
+    frame = pl.DataFrame(events, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
+    table = pl.DataFrame(items, schema={"item": pl.String, "title": pl.String}, orient="row")
+    found = tables.from_frames(frame, table)
+    assert len(found.events) + sum(n for _, n, _ in found.dropped) == len(events)
+    data = Data(source="table", min_interactions=0)
+    try:
+        corpus = cleaning.build(found, data)
+    except ValueError as error:
+        if not re.search("Nothing is left|both are needed", str(error)):
+            raise
+        return
+    corpus.check()
+    left = sum(s["rows_dropped"] for s in corpus.facts["cleaning"])
+    assert len(corpus.sequence) + left == len(events)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_as_files_are_read_or_refused_in_one_clear_error(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("any")
+    for names, source in (
+        (("interactions.csv", "items.csv"), "table"),
+        (("x.inter", "x.item"), "recbole"),
+        (("u.data", "u.item"), "movielens"),
+        (("ratings.dat", "movies.dat"), "movielens"),
+        (("goodreads_interactions.json.gz", "goodreads_books.json.gz"), "goodreads"),
+        (("train_data.txt", "item_titles.json"), "llm2rec"),
+    ):
+        for file in folder.iterdir():
+            file.unlink()
+        for name in names:
+            (folder / name).write_bytes(data)
+        with pytest.raises(ValueError, match=r"\w{3}"):
+            sources.load(Data(source=source, path=str(folder)))
