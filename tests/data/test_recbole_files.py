@@ -167,7 +167,7 @@ def test_real_games_have_the_numbers_of_their_readme():
 @pytest.mark.skipif(not (REAL / "scientific_2018").is_dir(), reason="the real data folder ../shared/data is not here")
 def test_real_scientific_is_what_a_plain_reading_of_its_files_gives():
     """Each position of a user is a row's target (train's the last first), so the targets alone give the sequence. With the
-    windows joined there are 59,427 interactions, as UniSRec's authors report; the longest rows alone hold 59,384.
+    windows joined there are 59,427 interactions; the longest rows alone hold 59,384.
     """
     folder = REAL / "scientific_2018"
     found = sources.load(Data(source="recbole", path=str(folder), strict=True))

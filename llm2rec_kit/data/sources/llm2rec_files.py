@@ -49,6 +49,7 @@ from llm2rec_kit.settings import Data
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id"]
 NUMBERS = r"^\s*\[\s*[0-9]{1,18}(\s*,\s*[0-9]{1,18})*\s*\]\s*$"
+NUMBERS_LINE = re.compile(r"\s*[0-9]{1,18}(\s+[0-9]{1,18})*\s*")
 LARGEST_CELL = 1 << 20  # characters; no list of ids or titles is longer
 EXPORT = "llm2rec_files.json"  # written last into a folder that `write` made
 LAYOUT = (
@@ -146,7 +147,7 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
 
 def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
     titles = _titles_json(folder / "item_titles.json")
-    samples = Samples()
+    samples, known = Samples(), frozenset(titles)
     files = {split: folder / name for split, name in TEXTS.items() if (folder / name).is_file()}
     facts["files"] = [f.name for f in files.values()]
     facts["users_from"] = "none: sequences of rows that continue each other"
@@ -155,20 +156,20 @@ def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Sa
             words = line.split()
             if not words:
                 continue
-            if not all(w.isascii() and w.isdigit() and len(w) < 19 for w in words):
+            if not NUMBERS_LINE.fullmatch(line):
                 samples.refuse(f"{file.name}: not numbers divided by spaces")
             else:
-                _take(samples, tuple(map(int, words)), split, titles, file.name)
+                _take(samples, tuple(map(int, words)), split, known, file.name)
     if (folder / "data.txt").is_file():
         largest = max((int(w) for w in _text(folder / "data.txt").split() if w.isascii() and w.isdigit()), default=0)
         facts["largest_id_in_data_txt"] = largest
     return titles, samples
 
 
-def _take(samples: Samples, row: tuple[int, ...], split: str, titles: dict[int, str], file: str, user: str = "") -> None:
+def _take(samples: Samples, row: tuple[int, ...], split: str, known: frozenset[int], file: str, user: str = "") -> None:
     if len(row) < 2:
         samples.refuse(f"{file}: fewer than two ids, so no history")
-    elif not all(i in titles for i in row):
+    elif not known.issuperset(row):
         samples.refuse(f"{file}: an id without a title")
     else:
         samples.rows.append(row)
@@ -217,21 +218,23 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
     )
     titles = _titles_info(info[0]) if len(info) == 1 else _titles_of(tables.values())
     facts["titles_from"] = info[0].name if len(info) == 1 else "the CSV files"
-    samples = Samples()
+    samples, known = Samples(), frozenset(titles)
     unlike = 0
     for split, table in tables.items():
         name = files[split].name
-        users = table["user_id"].to_list() if facts["users_from"] == "user_id" else itertools.repeat("")
+        named = facts["users_from"] == "user_id"
+        odd = table["user_id"].str.contains(CONTROL).fill_null(True).to_list() if named else itertools.repeat(False)
+        users = table["user_id"].to_list() if named else itertools.repeat("")
         targets = table["item_id"].cast(pl.Int64, strict=False).to_list()
-        for user, history, target, title in zip(users, _id_lists(table), targets, table["item_title"], strict=False):
+        own = table["item_title"].to_list()
+        for user, no_user, history, target, title in zip(users, odd, _id_lists(table), targets, own, strict=False):
             if history is None or target is None:
                 samples.refuse(f"{name}: history_item_id is no list of numbers, or item_id no number")
-                continue
-            if facts["users_from"] == "user_id" and (not user or re.search(CONTROL, user)):
+            elif no_user or (named and not user):
                 samples.refuse(f"{name}: no user_id, or one with a control character")
-                continue
-            _take(samples, (*history, target), split, titles, name, user)
-            unlike += title != titles.get(target)
+            else:
+                _take(samples, (*history, target), split, known, name, user)
+                unlike += title != titles.get(target)
     if unlike:
         facts["titles_unlike_info"] = f"{unlike} rows name their item otherwise than {facts['titles_from']}; that one counts"
     return titles, samples
@@ -247,13 +250,14 @@ def _table(file: Path) -> pl.DataFrame:
     return table.select([c for c in COLUMNS if c in table.columns])
 
 
-def _id_lists(table: pl.DataFrame) -> Iterator[list[int] | None]:
+def _id_lists(table: pl.DataFrame) -> list[list[int] | None]:
     """The cells of history_item_id as lists; None for a cell that is no list of whole numbers from 0."""
     cells = table["history_item_id"]
     plain = cells.str.contains(NUMBERS).fill_null(False)
-    split = cells.str.replace_all(r"[\[\]\s]", "").str.split(",")
-    for cell, good, words in zip(cells, plain, split, strict=True):
-        yield list(map(int, words)) if good else _numbers(cell)
+    lists = cells.set(~plain, None).str.replace_all(r"[\[\]\s]", "").str.split(",").cast(pl.List(pl.Int64)).to_list()
+    if not plain.all():
+        lists = [_numbers(cell) if numbers is None else numbers for cell, numbers in zip(cells, lists, strict=True)]
+    return lists
 
 
 def _numbers(cell: str | None) -> list[int] | None:
@@ -327,42 +331,70 @@ def _users_beside(files: dict[str, Path], samples: Samples, titles: dict[int, st
 
 def _events(samples: Samples, max_history: int) -> tuple[pl.DataFrame, int]:
     """Events (user, item, split) of the sequences that the samples make, and the longest history among them."""
-    width = max(len(row) - 1 for row in samples.rows)
-    users = samples.users or itertools.repeat("")
-    open_ends: dict[tuple, deque[int]] = defaultdict(deque)  # (user, last items) -> sequences that end so
-    items: list[list[int]] = []
-    marks: list[list[str | None]] = []
-    owners: list[str] = []
-    longer = False
-    # Shorter histories first: what a row continues is then there, in whatever order the files have them.
-    for row, split, user in sorted(zip(samples.rows, samples.splits, users, strict=False), key=lambda r: len(r[0])):
-        history = row[:-1]
-        ends = open_ends[user, history]
-        if ends:
-            n = ends.popleft()
-        else:
-            n = len(items)
-            items.append(list(history))
-            marks.append([None] * len(history))
-            owners.append(user)
-        longer |= len(items[n]) > len(history)
-        items[n].append(row[-1])
-        marks[n].append(split)
-        open_ends[user, row[-width:]].append(n)
+    width = max(map(len, samples.rows)) - 1
+    sequences, longer = _chained(samples, width)
     if longer and max_history > width:
         raise ValueError(
             f"The files' rows hold at most {width} items of history, and data_max_history is {max_history}: longer histories "
-            f"would not be the files' samples. Set data_max_history to at most {width}, or data_given_splits to False to split anew."
+            f"would not be the files' samples. Set data_max_history to at most {width}, or data_given_splits to False to split "
+            "anew."
         )
-    lengths = [len(i) for i in items]
+    names = _distinct([user for user, _, _ in sequences])
+    lengths = [len(items) for _, items, _ in sequences]
     events = pl.DataFrame(
         {
-            "user": np.repeat(np.array(_distinct(owners), dtype=object), lengths).tolist(),
-            "item": pl.Series([i for one in items for i in one]).cast(pl.String),
-            "split": pl.Series([m for one in marks for m in one], dtype=pl.String),
+            "user": pl.Series(names).gather(np.repeat(np.arange(len(names)), lengths)),
+            "item": pl.Series([i for _, items, _ in sequences for i in items]).cast(pl.String),
+            "split": pl.Series([m for _, _, marks in sequences for m in marks], dtype=pl.String),
         }
     )
     return events, width
+
+
+def _chained(samples: Samples, width: int) -> tuple[list[tuple[str, list[int], list[str | None]]], bool]:
+    """Sequences (user, items, split of each item or None), and whether some row's history is only the end of what is before.
+
+    A row of fewer than `width` items of history has its user's whole past, so it continues a sequence that is just that; one
+    of `width` continues a sequence that ends so.
+    """
+    ends: dict[tuple, deque[int]] = {}  # (user, last items) -> sequences that end so
+    sequences: list[tuple[str, list[int], list[str | None]]] = []
+    users = samples.users or itertools.repeat("")
+    # Shorter histories first: what a row continues is then there, in whatever order the files have them.
+    for row, split, user in sorted(zip(samples.rows, samples.splits, users, strict=False), key=lambda r: len(r[0])):
+        history = row[:-1]
+        if found := ends.get((user, history)):
+            n = found.popleft()
+        else:
+            n = len(sequences)
+            sequences.append((user, list(history), [None] * len(history)))
+        sequences[n][1].append(row[-1])
+        sequences[n][2].append(split)
+        ends.setdefault((user, row[-width:]), deque()).append(n)
+    return _rejoined(sequences, ends, width)
+
+
+def _rejoined(sequences: list[tuple], ends: dict[tuple, deque[int]], width: int) -> tuple[list[tuple], bool]:
+    """`sequences` with those put together of which one begins, with `width` items of history, as another ends: rows that the
+    files had after the rows that continue them.
+    """
+    follower: dict[int, int] = {}
+    for n, (user, items, marks) in enumerate(sequences):
+        if len(items) > width and marks[width - 1] is None and (found := ends.get((user, tuple(items[:width])))):
+            follower[found.popleft()] = n
+    whole, seen = [], set()
+    starts = sorted(range(len(sequences)), key=set(follower.values()).__contains__)  # what follows nothing comes first;
+    for n in starts:  # what is then still unseen follows itself in a ring, which is cut here
+        user, items, marks = sequences[n]
+        if n in seen:
+            continue
+        seen.add(n)
+        while (n := follower.get(n, -1)) not in seen and n >= 0:
+            seen.add(n)
+            items += sequences[n][1][width:]
+            marks += sequences[n][2][width:]
+        whole.append((user, items, marks))
+    return whole, any(len(items) > width + 1 and any(marks[width + 1 :]) for _, items, marks in whole)
 
 
 def _distinct(owners: list[str]) -> list[str]:
