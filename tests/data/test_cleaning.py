@@ -246,3 +246,40 @@ def test_the_fingerprint_follows_the_files_contents(tmp_path):
     (tmp_path / "items.csv").write_text("item,title\n1,b\n")
     assert sources.fingerprint(Data(source="table", path=str(tmp_path))) != before
     assert sources.fingerprint(Data()) == {}
+
+
+def given(events: list[tuple], titles: dict[str, str | None]) -> Interactions:
+    found = shop([e[:2] for e in events], titles)
+    marks = pl.Series("split", [e[2] for e in events], dtype=pl.String)
+    return Interactions(items=found.items, events=found.events.with_columns(marks), domains_in=["shop"])
+
+
+def test_samples_that_the_source_brings_are_kept_as_they_are():
+    events = [
+        ("u", "a", None),
+        ("u", "b", "train"),
+        ("u", "a", "test"),
+        ("v", "c", None),
+        ("v", "c", "valid"),
+        ("v", "d", None),
+    ]
+    found = given(events, {**LETTERS, "e": None, "a": "&amp; " * 30})
+    corpus = cleaning.build(found, plain(min_interactions=5, title_rules="released"))
+    assert sequences(corpus) == {"u": "aba", "v": "ccd"}
+    assert (corpus.targets.tolist(), corpus.splits.tolist()) == ([1, 2, 4], [TRAIN, TEST, VALID])
+    assert corpus.titles[0] == "&amp; " * 30
+    assert corpus.titles[4] == ""
+    assert corpus.facts["split"] == "given"
+    anew = cleaning.build(found, plain(given_splits=False))
+    assert (anew.facts["split"], len(anew.targets)) == ("leave_one_out", 4)
+    assert anew.titles[0] == ("& " * 30).strip()
+
+
+def test_samples_of_the_source_that_cannot_be_kept_are_refused():
+    events = [("u", "a", None), ("u", "b", "train")]
+    with pytest.raises(ValueError, match=r"1 events of the source's own samples have an item that its item table lacks"):
+        cleaning.build(given(events, {"a": "A"}), plain())
+    with pytest.raises(ValueError, match=r"train, valid or test; found \['dev'\]"):
+        cleaning.build(given([("u", "a", None), ("u", "b", "dev")], LETTERS), plain())
+    with pytest.raises(ValueError, match="a sample has an empty history"):
+        cleaning.build(given([("u", "a", "train")], LETTERS), plain())

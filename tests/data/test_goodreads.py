@@ -147,7 +147,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
     assert "1 not JSON (the first is line 2)" in found.dropped[0][2]
     assert found.items["title"].to_list() == ["Odes"]
     assert found.facts["books"] == {"in_the_file": 4, "with_interactions": 1}
-    assert "2 rows of goodreads_books_poetry.json.gz left out: 1 not JSON" in found.facts["item_rows_dropped"]
+    assert "2 rows of goodreads_books_poetry.json.gz: 1 not JSON" in found.facts["item_rows_dropped"]
     with pytest.raises(ValueError, match=r"data_strict is on.*3 interactions \(bad lines"):
         sources.load(Data(**settings.as_dict() | {"strict": True}))
     with pytest.raises(ValueError, match=r"'unknown items'|'short users'"):

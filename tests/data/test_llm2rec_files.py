@@ -301,6 +301,7 @@ def test_csv_cells_are_read_without_eval(tmp_path):
         ("u", "0", "train"),
     ]
     assert found.items["title"].to_list() == ["A", "B", "C"]
+    assert found.domains_in == ["a"]
     assert dict((why, n) for _, n, why in found.dropped) == {
         "a.train.csv: history_item_id is no list of numbers, or item_id no number": 7,
         "a.train.csv: fewer than two ids, so no history": 1,

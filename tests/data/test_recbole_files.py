@@ -194,6 +194,7 @@ def test_real_scientific_is_what_a_plain_reading_of_its_files_gives():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
+        ({"toys__item": ITEMS, "toys__inter": "user_id:token\titem_id:token\titem_id\na\t1\t1\n"}, r"names a column twice"),
         ({"toys__item": ITEMS, "toys__inter": ""}, r"toys\.inter cannot be read as a tab-separated file: empty"),
         ({"toys__item": ITEMS, "toys__inter": HEAD + "a\t1\t2\t3\n"}, r"toys\.inter cannot be read .*found more fields"),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 
 import polars as pl
@@ -69,7 +71,7 @@ def test_what_no_stage_can_use_is_counted():
     assert (again.events.rows(), again.dropped, again.facts) == (found.events.rows(), found.dropped, found.facts)
 
 
-def test_dropped_rows_appear_in_the_cleaning_table_and_strict_stops_at_them(tmp_path):
+def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_them(tmp_path, capsys):
     pl.DataFrame({"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [1, 2, 3, 0, 5]}).write_csv(
         tmp_path / "interactions.csv"
     )
@@ -78,6 +80,10 @@ def test_dropped_rows_appear_in_the_cleaning_table_and_strict_stops_at_them(tmp_
     corpus = cleaning.build(sources.load(data), data)
     steps = [(s["step"], s["rows_before"], s["rows_dropped"]) for s in corpus.facts["cleaning"]]
     assert steps[:2] == [("empty ids", 5, 1), ("bad times", 4, 1)]
+    assert capsys.readouterr().out == (
+        "table: left out 1 interactions (empty ids: no user or no item); 1 interactions (bad times: at or before 1970, or "
+        "after 2100); 1 rows with no id or an id seen before\n"
+    )
     with pytest.raises(
         ValueError, match=r"data_strict is on.*1 interactions \(empty ids.*1 interactions \(bad times.*1 rows"
     ):
@@ -139,3 +145,70 @@ def test_any_bytes_as_files_are_read_or_refused_in_one_clear_error(tmp_path_fact
             (folder / name).write_bytes(data)
         with pytest.raises(ValueError, match=r"\w{3}"):
             sources.load(Data(source=source, path=str(folder)))
+
+
+SHELF = {"user_id": "u", "book_id": "1", "is_read": True, "rating": 4, "date_added": "Fri Apr 19 08:15:15 -0700 2013"}
+GOODREADS = "".join(json.dumps(SHELF | {"book_id": b}) + "\n" for b in "12312").encode()
+SOUND = {  # a small sound set of each layout, to be damaged
+    "table": {
+        "interactions.csv": b"user,item,timestamp\nu,a,1\nu,b,2\nu,c,3\nv,a,4\n",
+        "items.csv": b"item,title\na,A\nb,B\nc,C\n",
+    },
+    "recbole": {
+        "x.inter": b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2 3\t1\nu\t1 2\t3\nv\t1 2\t2\n",
+        "x.item": b"item_id:token\ttitle:token_seq\n1\tA\n2\tB\n3\tC\n",
+    },
+    "movielens": {
+        "ratings.dat": b"1::1::3::881250949\n1::2::3::881250950\n1::3::3.5::881250951\n2::1::1::881250949\n",
+        "movies.dat": b"1::A (1996)::Comedy\n2::B\xe9 (1995)::Drama|War\n3::C::(no genres listed)\n",
+    },
+    "goodreads": {
+        "goodreads_interactions.json": GOODREADS,
+        "goodreads_books.json": b"".join(
+            b'{"book_id": "%d", "title": "T%d", "description": ""}\n' % (i, i) for i in (1, 2, 3)
+        ),
+    },
+    "llm2rec": {
+        "train_data.txt": b"1 2\n1 2 3\n2 3\n",
+        "test_data.txt": b"1 2 3 1\n",
+        "item_titles.json": b'{"1": "A", "2": "B", "3": "C"}',
+    },
+}
+DAMAGE = st.tuples(
+    st.integers(0, 2),
+    st.integers(0, 400),
+    st.integers(0, 12),
+    st.binary(max_size=8) | st.sampled_from([b"\n", b"\t", b'"', b"::"]),
+)
+
+
+@given(st.sampled_from(sorted(SOUND)), st.lists(DAMAGE, min_size=1, max_size=4), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_damaged_files_give_a_sound_corpus_or_one_clear_error(tmp_path_factory, source, damage, packed):
+    folder = tmp_path_factory.mktemp("damaged")
+    files = dict(SOUND[source])
+    for which, at, length, put in damage:
+        name = sorted(files)[which % len(files)]
+        at %= len(files[name]) + 1
+        files[name] = files[name][:at] + put + files[name][at + length :]
+    for name, text in files.items():
+        (folder / name).write_bytes(gzip.compress(text) if packed and source == "goodreads" else text)
+    data = Data(source=source, path=str(folder), min_interactions=0)
+    try:
+        found = sources.load(data)
+        corpus = cleaning.build(found, data)
+    except ValueError as error:
+        assert not isinstance(error, UnicodeError)  # noqa: PT017
+        return
+    corpus.check()
+    left = sum(step["rows_dropped"] for step in corpus.facts["cleaning"])
+    assert len(corpus.sequence) + left == len(found.events) + sum(n for _, n, _ in found.dropped)
+    assert not corpus.items["source_id"].str.contains(sources.CONTROL).any()
+
+
+@pytest.mark.parametrize("source", SOUND)
+def test_the_sets_that_are_damaged_above_are_sound(tmp_path, source):
+    for name, text in SOUND[source].items():
+        (tmp_path / name).write_bytes(text)
+    data = Data(source=source, path=str(tmp_path), min_interactions=0, strict=True)
+    assert cleaning.build(sources.load(data), data).n_items == 3

@@ -82,6 +82,8 @@ def load(settings: Data) -> Interactions:
             f"data_strict is on, and rows of the source {settings.source!r} had to be left out: {'; '.join(lost)}. "
             "Mend the source's files, or set data_strict to False to go on without those rows."
         )
+    if lost:
+        print(f"{settings.source}: left out {'; '.join(lost)}", flush=True)
     return found
 
 

@@ -32,7 +32,7 @@ def numbers(
             quote_char=None,
             ignore_errors=True,  # a cell that is no number becomes null, and its row is counted below
         )
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{what} cannot be read as {len(schema)} columns divided by {separator!r}: {error}") from None
     whole = frame.drop_nulls()
     if whole.is_empty():

@@ -157,7 +157,7 @@ def _books(file: Path, wanted: pl.Series, domain: str, facts: dict[str, Any]) ->
     fields = {"book_id": "text", "title": "text", **dict.fromkeys(TEXTS, "text")}
     books = jsonlines.read(file, fields, ["book_id", "title"], bad, keep)
     if bad.total:
-        note_items(facts, bad.total, f"of {file.name} left out: {bad}")
+        note_items(facts, bad.total, f"of {file.name}: {bad}")
     if bad.mended:
         facts["titles_mended"] = f"{bad.mended} lines of {file.name} held half characters, replaced"
     facts["books"] = {"in_the_file": seen, "with_interactions": books["book_id"].n_unique()}

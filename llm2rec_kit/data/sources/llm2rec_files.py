@@ -75,17 +75,17 @@ class Samples:
 
 
 def load(settings: Data) -> Interactions:
-    """Samples of the folder `settings.path`; the domain is `settings.domain` or the category's folder name.
+    """Samples of the folder `settings.path`; the domain is `settings.domain` or the category's name.
 
     Rows that are no sample (not numbers, fewer than two ids, an id without a title) are left out and counted. Raises
     ValueError where files are missing, empty or malformed as a whole, and where `settings.max_history` is more than the files'
     rows hold, since longer histories would not be the files' samples.
     """
     folder = folder_of(settings.path, LAYOUT)
-    domain = settings.domain or _name(folder)
     facts: dict[str, Any] = {"source": "llm2rec"}
     texts = next((f for f in (folder, folder / "downstream") if (f / TEXTS["train"]).is_file()), None)
     tables = _csv_files(folder)
+    domain = settings.domain or _name(folder, tables)
     if texts is not None:
         titles, samples = _from_texts(texts, facts)
         samples.users = _users_beside(tables, samples, titles, facts)
@@ -243,7 +243,7 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
 def _table(file: Path) -> pl.DataFrame:
     try:
         table = pl.read_csv(file, infer_schema=False, columns=None)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{file} cannot be read as csv: {error}") from None
     if missing := [c for c in COLUMNS[1:] if c not in table.columns]:
         raise ValueError(f"{file} must have the columns {COLUMNS}: {missing} missing, found {table.columns}.")
@@ -414,7 +414,11 @@ def _text(file: Path) -> str:
         raise ValueError(f"{file} is not UTF-8 text: {error}.") from None
 
 
-def _name(folder: Path) -> str:
+def _name(folder: Path, tables: dict[str, Path]) -> str:
+    """The category: `a` of a.train.csv, or the folder that holds 5-core/."""
+    stems = {file.name.removesuffix(f".{split}.csv") for split, file in tables.items() if file.parent == folder}
+    if len(stems) == 1:
+        return stems.pop()
     while folder.name in ("downstream", "5-core", "clean") and folder.parent != folder:
         folder = folder.parent
     return folder.resolve().name

@@ -95,7 +95,7 @@ def _movies(file: Path, facts: dict[str, Any]) -> pl.DataFrame:
 def _movies_csv(file: Path) -> list[tuple | None]:
     try:
         table = pl.read_csv(file, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{file} cannot be read as csv: {error}") from None
     if table.columns != ["movieId", "title", "genres"]:
         raise ValueError(f"{file} must have the columns ['movieId', 'title', 'genres']; found {table.columns}.")

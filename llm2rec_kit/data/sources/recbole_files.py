@@ -75,9 +75,9 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
         table = _read(file)
         _need(table, ["item_id", column], file)
         facts["titles_from"] = f"{file.name}, column {column}"
-        table = table.rename({"item_id": "source_id"} | ({} if column == "title" else {column: "title"}))
-        others = [c for c in table.columns if c not in ("source_id", "title", "domain")]
-        return first_of_each_item(table.select("source_id", "title", pl.lit(domain).alias("domain"), *others), facts)
+        others = [c for c in table.columns if c not in ("item_id", column, "source_id", "title", "domain")]
+        named = [pl.col("item_id").alias("source_id"), pl.col(column).alias("title"), pl.lit(domain).alias("domain")]
+        return first_of_each_item(table.select(*named, *others), facts)
     raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {listing(folder)}.")
 
 
@@ -151,9 +151,11 @@ def _read(file: Path) -> pl.DataFrame:
     """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`)."""
     try:
         table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a tab-separated file: {error}") from None
     names = {c: c.split(":")[0].strip() for c in table.columns}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{file}: its header names a column twice: {list(names)}.")
     return table.rename(names)
 
 
