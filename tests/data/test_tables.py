@@ -159,7 +159,7 @@ def test_pandas_whole_numbers_with_gaps_are_the_same_ids():
 def test_real_pandas_frames():
     pd = pytest.importorskip("pandas")
     events = pd.DataFrame(
-        {"user": ["a", "a", None], "item": [5, 6, 6], "timestamp": pd.to_datetime(["2021-01-01", None, "2021"])}
+        {"user": ["a", "a", None], "item": [5, 6, 6], "timestamp": pd.to_datetime(["2021-01-01", None, "2021-01-02"])}
     )
     items = pd.DataFrame({"item": [5, 6], "title": ["x\ud800", "ספר"], "price": [1.0, 2.0]})
     found = tables.from_frames(events, items)
