@@ -110,10 +110,9 @@ def sound(found: Interactions) -> Interactions:
     ):
         if step == "bad times" and "time" not in events.columns:
             continue
-        kept = events.filter(good)
-        if len(kept) < len(events):
-            dropped.append((step, len(events) - len(kept), why))
-        events = kept
+        if bad := events.select((~good).sum()).item():  # only then a copy, which at full size is gigabytes
+            dropped.append((step, bad, why))
+            events = events.filter(good)
     return replace(found, items=items, events=events, facts=facts, dropped=dropped)
 
 
