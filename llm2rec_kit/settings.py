@@ -104,14 +104,33 @@ class Data(Stage):
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table"))
+    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table", "amazon"))
     path: str = setting("", "folder or file of the source; empty for synthetic")
+    category: str = setting(
+        "", "amazon: games, arts, movies, home, electronics, tools, sports, baby [P 4.1.1], or a category's full name"
+    )
+    download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
+    mix: list = setting([], "runs, or folders of corpora, to put together into one [P Mix-6]; then no source is read")
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")
     synthetic_items: int = setting(2000, "items of the synthetic store, over its domains [O]")
     title_rules: str = setting(
         "gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]", ("released", "gentle")
+    )
+    text: str = setting(
+        "{title}", "an item's text, of {title}, {category}, {brand}, {description} [O]; the title alone [P 4.1.1]"
+    )
+    text_words: int = setting(0, "most words of an item's text [O]; 0: all; later stages cut at tokens, too")
+    start: str = setting("", "first month kept, as 2014-09, or released: the window of the released files [C]; empty: all")
+    end: str = setting("", "month before which events are kept, as 2023-10 [C]; empty: all")
+    min_items: int = setting(
+        0, "fewest items: start a year earlier, back to 1996, until the k-core has so many; 10,000 in [C], 0: off"
+    )
+    repeats: str = setting(
+        "auto",
+        "a user's further events with an item: keep [C], first (drop them), or auto: first for reviews, else keep [O]",
+        ("auto", "keep", "first"),
     )
     min_interactions: int = setting(5, "k of the k-core on users and items [P 4.1.1]; 0 keeps all")
     max_history: int = setting(10, "items of history in a sample [P 4.1.1]")

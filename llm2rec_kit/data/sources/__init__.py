@@ -15,7 +15,7 @@ import polars as pl
 from llm2rec_kit.runs import file_digest
 from llm2rec_kit.settings import Data
 
-MODULES = {"synthetic": "synthetic", "recbole": "recbole_files", "table": "tables"}
+MODULES = {"synthetic": "synthetic", "recbole": "recbole_files", "table": "tables", "amazon": "amazon"}
 SECONDS_END = 1e11  # a number below is taken as seconds (the year 5138 is far), one above as milliseconds
 
 
@@ -24,7 +24,7 @@ class Interactions:
     """What a source holds, before cleaning.
 
     items       DataFrame: source_id, title, domain (String), further text columns as found; one row an item.
-    events      DataFrame: user, item (String: the source's own ids), time (Int64, milliseconds since 1970; absent or
+    events      DataFrame: user, item (String: the source's own ids; Categorical where there are very many), time (Int64, milliseconds since 1970; absent or
                 all null where the source has none). Without times, row order is the order of consumption of a user.
     domains_in  in-domain domains: those that training sees by default.
     facts       plain values worth keeping: source, files, what was assumed.
@@ -57,7 +57,12 @@ def fingerprint(settings: Data) -> dict[str, str]:
     root = Path(settings.path).expanduser()
     if not settings.path or not root.exists():
         return {}
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
+    if hasattr(module, "files"):  # a folder of many data sets: only what the source reads of it counts
+        files = module.files(settings)
+        root = root.parent if root.is_file() else root
+    else:
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in files}
 
 
