@@ -359,10 +359,11 @@ def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
         short, long = title.str.len_chars() <= 1, words > RELEASED_WORDS
         after = pl.when(short).then(pl.lit("one character or less")).when(long).then(pl.lit(f"over {RELEASED_WORDS} words"))
         return marked.with_columns(title=cleaned).with_columns(refused=pl.coalesce("refused", after))
-    texts = [None if t is None else " ".join(html.unescape(t).split()) for t in items["title"].to_list()]
+    texts = [html.unescape(t) if t and "&" in t else t for t in items["title"].to_list()]
+    cleaned = pl.Series("title", texts, dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
     empty, long = title.is_null() | (title == ""), title.str.len_chars() > GENTLE_CHARACTERS
     refused = pl.when(empty).then(pl.lit("none")).when(long).then(pl.lit(f"over {GENTLE_CHARACTERS} characters"))
-    return items.with_columns(title=pl.Series(texts, dtype=pl.String)).with_columns(refused=refused)
+    return items.with_columns(cleaned).with_columns(refused=refused)
 
 
 def _only_items(items: pl.DataFrame, events: Events, wanted: np.ndarray) -> tuple[pl.DataFrame, Events]:
@@ -390,11 +391,12 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
 
 def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndarray]:
     """Events with a user for each domain of a user, and whether each new user (bool, by code) is one of several."""
-    domains, of_items = np.unique(items["domain"].to_numpy(), return_inverse=True)
-    if len(domains) < 2:
+    n_domains = items["domain"].n_unique()
+    if n_domains < 2:
         return events, np.zeros(int(events.user.max(initial=0)) + 1, dtype=bool)
-    pairs = events.user.astype(np.int64) * len(domains) + of_items[events.item]
-    owners = np.flatnonzero(np.bincount(pairs)) // len(domains)
+    of_items = items["domain"].rank("dense").to_numpy().astype(np.int64) - 1
+    pairs = events.user.astype(np.int64) * n_domains + of_items[events.item]
+    owners = np.flatnonzero(np.bincount(pairs)) // n_domains
     several = np.bincount(owners)[owners] > 1
     return Events(events.row, _renumbered(pairs).astype(np.int32), events.item, events.time), several
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from llm2rec_kit.data import json_lines
 from llm2rec_kit.runs import file_digest
 from llm2rec_kit.settings import Data
 
@@ -53,17 +54,35 @@ def load(settings: Data) -> Interactions:
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
-    """sha256 of each file under `settings.path`, by name: a corpus is stale once its source changed."""
+    """sha256 of each file that the source reads, by name: a corpus is stale once its source changed."""
+    root = Path(settings.path).expanduser()
+    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in _files(settings)}
+
+
+def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
+    """The first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
+
+    Empty for a source that reads no files; a file that is no text is named with its size.
+    """
+    rows = []
+    for path in _files(settings):
+        if path.suffix in (".parquet", ".zip"):
+            rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
+            continue
+        for number, text in enumerate(json_lines.first(path, lines), 1):
+            rows.append((path.name, number, text if len(text) <= longest else f"{text[:longest]} …"))
+    return pl.DataFrame(rows, schema={"file": pl.String, "line": pl.Int64, "text": pl.String}, orient="row")
+
+
+def _files(settings: Data) -> list[Path]:
+    """The files that the source reads; a module may say which, else all under `settings.path`."""
     root = Path(settings.path).expanduser()
     if not settings.path or not root.exists():
-        return {}
+        return []
     module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
-    if hasattr(module, "files"):  # a folder of many data sets: only what the source reads of it counts
-        files = module.files(settings)
-        root = root.parent if root.is_file() else root
-    else:
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in files}
+    if hasattr(module, "files"):
+        return module.files(settings)
+    return [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
