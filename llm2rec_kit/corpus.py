@@ -231,8 +231,12 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
         **({"times_left_out": f"{untimed} have none"} if untimed else {}),
     }
     return Corpus(
-        items=_stacked("item", [c.items.with_columns(pl.col("item") + n) for c, n in zip(corpora, item_shifts, strict=True)]),
-        users=_stacked("user", [c.users.with_columns(pl.col("user") + n) for c, n in zip(corpora, user_shifts, strict=True)]),
+        items=_stacked(
+            "item", [c.items.with_columns(pl.col("item") + n) for c, n in zip(corpora, item_shifts, strict=True)]
+        ),
+        users=_stacked(
+            "user", [c.users.with_columns(pl.col("user") + n) for c, n in zip(corpora, user_shifts, strict=True)]
+        ),
         offsets=np.concatenate([[0], *(c.offsets[1:] + n for c, n in zip(corpora, shifts, strict=True))]).astype(np.int64),
         sequence=np.concatenate([c.sequence + np.int32(n) for c, n in zip(corpora, item_shifts, strict=True)]),
         times=None if untimed else np.concatenate([c.times for c in corpora]),

@@ -37,13 +37,12 @@ def render(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:
     An empty field leaves nothing; white space collapses. `words` > 0 keeps so many of the text's first words. With the
     title alone and no budget the items come back as they are.
     """
-    names = fields(template, items)
+    fields(template, items)
     if template == "{title}" and not words:
         return items
-    literals = [text for text, *_ in string.Formatter().parse(template)]
     pieces = []
-    for k, text in enumerate(literals):
-        pieces += [pl.lit(text)] + ([pl.col(names[k]).fill_null("")] if k < len(names) else [])
+    for literal, name, *_ in string.Formatter().parse(template):
+        pieces += [pl.lit(literal)] + ([] if name is None else [pl.col(name).fill_null("")])
     text = pl.concat_str(pieces).str.replace_all(r"\s+", " ").str.strip_chars(EDGES)
     if words:
         text = text.str.split(" ").list.head(words).list.join(" ")

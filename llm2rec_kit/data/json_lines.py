@@ -68,7 +68,7 @@ class Report:
 def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = False) -> Iterator[pl.DataFrame]:
     """Frames of the columns `fields` (name -> ID, TEXT, TEXTS or INTEGER), in the file's order; all else is skipped.
 
-    An ID is a text or a number and must be there, an INTEGER must be a whole number; a line where they are not is left out
+    An ID is a text (or a number) and must be there, an INTEGER must be a whole number; a line where they are not is left out
     and counted in `report`. A TEXT or TEXTS (a list of texts; one text becomes a list of one) may be missing or null. Half
     of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD in a text; an id with one is of the wrong type. Raises
     ValueError where the file is no sound gzip or holds no lines.
@@ -124,25 +124,24 @@ def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _inflated(file: BinaryIO, data: bytes, path: Path) -> Iterator[bytes]:
     """The members of a gzip file one after another; `data` is its beginning."""
-    member, open_member, start = zlib.decompressobj(wbits=31), False, BOM
+    member, start = None, BOM
     try:
-        while data:
-            piece, open_member = member.decompress(data, BLOCK), True
-            if piece:
+        while data := data or file.read(READ):
+            if member is None:  # between members; zeros may pad the end
+                member = zlib.decompressobj(wbits=31) if (data := data.lstrip(b"\0")) else None
+                continue
+            if piece := member.decompress(data, BLOCK):
                 yield piece.removeprefix(start)
                 start = b""
             data = member.unconsumed_tail
-            if member.eof:  # zeros may pad the end
-                data, open_member = member.unused_data.lstrip(b"\0"), False
-                member = zlib.decompressobj(wbits=31)
-            data = data or file.read(READ)
-            data = data if open_member else data.lstrip(b"\0") or file.read(READ)
+            if member.eof:
+                data, member = member.unused_data, None
     except zlib.error as error:
         raise ValueError(
             f"{path} is damaged: its gzip stream cannot be read after {file.tell():,} of {path.stat().st_size:,} bytes "
             f"({error}). Delete it and fetch it again."
         ) from None
-    if open_member:
+    if member is not None:
         raise ValueError(
             f"{path} ends in the middle of its gzip stream, after {path.stat().st_size:,} bytes: the copy or download was "
             "cut off. Delete it and fetch it again."
@@ -188,9 +187,8 @@ def _parsed(block: bytes, fields: dict[str, str]) -> pl.DataFrame | None:
         return None
     # What polars does without a word: a list or an object in a text's place becomes its JSON, half a surrogate pair a NUL.
     for name, kind in fields.items():
-        if kind in (ID, TEXT) and frame[name].str.contains(r"^\[.*\]$|^\{.*\}$|\x00").any():
-            return None
-        if kind == TEXTS and frame[name].list.join(" ", ignore_nulls=True).str.contains("\0", literal=True).any():
+        texts = frame[name].explode() if kind == TEXTS else frame[name]
+        if kind != INTEGER and texts.str.contains(r"^\[.*\]$|^\{.*\}$|\x00").any():
             return None
     return frame
 
@@ -234,10 +232,10 @@ def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _id(value: Any) -> str:
-    if isinstance(value, list | dict | bool | float) or "\0" in str(value):
+    if isinstance(value, list | dict) or "\0" in (text := _written(value)):
         raise TypeError
-    str(value).encode()  # half a surrogate pair cannot be: UnicodeEncodeError is a ValueError
-    return str(value)
+    text.encode()  # half a surrogate pair cannot be: UnicodeEncodeError is a ValueError
+    return text
 
 
 def _integer(value: Any) -> int:
@@ -251,13 +249,20 @@ def _integer(value: Any) -> int:
 
 
 def _text(value: Any) -> str | None:
-    if isinstance(value, list | dict):
+    if value is None or isinstance(value, list | dict):
         return None
-    return str(value).replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _written(value).replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _texts(value: Any) -> list[str | None]:
     return [_text(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _written(value: Any) -> str:
+    """Text as it is; a number or a truth value as polars writes it: true, 1 for 1.0."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 TAKEN = {ID: _id, INTEGER: _integer, TEXT: _text, TEXTS: _texts}

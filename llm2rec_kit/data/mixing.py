@@ -37,7 +37,9 @@ def folders(settings: Data, outputs: str | Path = "") -> list[Path]:
 def mixed(settings: Data, outputs: str | Path = "") -> Corpus:
     """The corpora of `settings.mix` as one; `settings.train_domains` says which domains training sees, all where empty."""
     if settings.path:
-        raise ValueError(f"data_mix reads finished corpora and no source, but data_path is {settings.path!r}. Give one of them.")
+        raise ValueError(
+            f"data_mix reads finished corpora and no source, but data_path is {settings.path!r}. Give one of them."
+        )
     corpus = mix([Corpus.load(folder) for folder in folders(settings, outputs)])
     if unknown := [d for d in settings.train_domains if d not in corpus.domains]:
         raise ValueError(f"data_train_domains names {unknown}; the mix has {corpus.domains}.")
