@@ -227,7 +227,7 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
         "cleaning": [s | {"step": f"{_name(c)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])],
         "train_domains": [d for c in corpora for d in c.train_domains],
         "duplicate_titles": sum(c.facts.get("duplicate_titles", 0) for c in corpora),
-        "mixed": [_name(c) for c in corpora],
+        "sources": {d: c.facts.get("sources", {}).get(d, c.facts.get("source")) for c in corpora for d in c.domains},
         **({"times_left_out": f"{untimed} have none"} if untimed else {}),
     }
     return Corpus(

@@ -104,13 +104,13 @@ class Data(Stage):
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table", "amazon"))
-    path: str = setting("", "folder or file of the source; empty for synthetic")
+    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table", "amazon", "mix"))
+    path: str = setting("", "folder or file of the source; empty for synthetic and mix")
     category: str = setting(
         "", "amazon: games, arts, movies, home, electronics, tools, sports, baby [P 4.1.1], or a category's full name"
     )
     download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
-    mix: list = setting([], "runs, or folders of corpora, to put together into one [P Mix-6]; then no source is read")
+    mix: list = setting([], "source mix: runs, or folders (with a slash), whose corpora become one [P Mix-6]")
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")

@@ -220,21 +220,24 @@ def leakage(corpus: Corpus) -> pl.DataFrame:
     owners = {s: np.unique(corpus.owners(t)) for s, t in samples.items()}
     several = (np.bincount(np.concatenate(list(owners.values())), minlength=corpus.n_users) > 1).sum()
     rows = [("users in several splits", "all", several, corpus.n_users, "by design in leave_one_out")]
-    trained = _seen_in_training(corpus, samples["train"])
     for s in ("valid", "test"):
         strange = ~np.isin(owners[s], owners["train"])
         rows.append(("users without a training sample", s, strange.sum(), len(owners[s]), "known by their history only"))
     for s, t in samples.items():
         repeats = corpus.sequence[t] == corpus.sequence[t - 1]
         rows.append(("target repeats the last item", s, repeats.sum(), len(t), "copying the last item is right"))
-        again = _in_history(corpus, t, _text_codes(corpus))
+    texts = _text_codes(corpus)
+    for s, t in samples.items():
+        again = _in_history(corpus, t, texts)
         rows.append(("target's text is in its history", s, again.sum(), len(t), "copying some item's text is right"))
+    targets = np.isin(np.arange(corpus.n_items + 1), corpus.sequence[samples["train"]])
     for s in ("valid", "test"):
-        t = samples[s]
-        unseen = ~np.isin(corpus.sequence[t], corpus.sequence[samples["train"]])
-        rows.append(("target never a training target", s, unseen.sum(), len(t), "cold for a table of items"))
-        nowhere = ~trained[corpus.sequence[t]]
-        rows.append(("target nowhere in training", s, nowhere.sum(), len(t), "neither target nor history there"))
+        unseen = ~targets[corpus.sequence[samples[s]]]
+        rows.append(("target never a training target", s, unseen.sum(), len(unseen), "cold for a table of items"))
+    trained = _seen_in_training(corpus, samples["train"])
+    for s in ("valid", "test"):
+        nowhere = ~trained[corpus.sequence[samples[s]]]
+        rows.append(("target nowhere in training", s, nowhere.sum(), len(nowhere), "neither target nor history there"))
     alike = corpus.items.filter(pl.struct("domain", "title").is_duplicated()).height
     rows.append(("items with a title of another", "all", alike, corpus.n_items, "text cannot tell them apart"))
     rows += _leakage_in_time(corpus, samples)

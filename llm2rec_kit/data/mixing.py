@@ -36,9 +36,10 @@ def folders(settings: Data, outputs: str | Path = "") -> list[Path]:
 
 def mixed(settings: Data, outputs: str | Path = "") -> Corpus:
     """The corpora of `settings.mix` as one; `settings.train_domains` says which domains training sees, all where empty."""
-    if settings.path:
+    if settings.path or not settings.mix:
         raise ValueError(
-            f"data_mix reads finished corpora and no source, but data_path is {settings.path!r}. Give one of them."
+            "data_source 'mix' takes the names of runs, or folders of corpora, in data_mix, and reads no data_path; "
+            f"found data_mix {settings.mix} and data_path {settings.path!r}."
         )
     corpus = mix([Corpus.load(folder) for folder in folders(settings, outputs)])
     if unknown := [d for d in settings.train_domains if d not in corpus.domains]:

@@ -34,15 +34,16 @@ def beside_paper(corpus: Corpus) -> pl.DataFrame:
     and train's share. A synthetic corpus has no counterpart.
     """
     rows = []
-    synthetic = corpus.facts.get("source") == "synthetic"
+    sources = dict.fromkeys(corpus.domains, corpus.facts.get("source")) | corpus.facts.get("sources", {})
+    counterpart = {d: known_as(d) if sources[d] != "synthetic" else None for d in corpus.domains}
     for domain in corpus.domains:
         part = corpus.select([domain])[0] if len(corpus.domains) > 1 else corpus
         rows.append(_row(domain, "this corpus", _counts(part)))
-        if (short := known_as(domain)) and not synthetic:
+        if short := counterpart[domain]:
             rows.append(_row(domain, "paper", paper()["datasets"][short]))
     if len(corpus.domains) > 1:
         rows.append(_row("total", "this corpus", _counts(corpus)))
-    if not synthetic and {known_as(domain) for domain in corpus.domains} == set(paper()["mix"]):
+    if set(counterpart.values()) == set(paper()["mix"]):
         rows += [_row("total", who, about) for who, about in paper()["total"].items()]
     return pl.DataFrame(rows, schema_overrides=dict.fromkeys(COLUMNS, pl.Int64))
 

@@ -21,7 +21,7 @@ def saved(folder, domain: str, seed: int = 0) -> None:
 def test_runs_by_name_and_folders_by_path(tmp_path):
     saved(tmp_path / "one" / "corpus", "tea")
     saved(tmp_path / "elsewhere", "oil", 1)
-    chosen = Data(mix=["one", f"{tmp_path}/elsewhere"])
+    chosen = Data(source="mix", mix=["one", f"{tmp_path}/elsewhere"])
     mixed = mixing.mixed(chosen, tmp_path)
     assert mixed.domains == mixed.train_domains == ["tea", "oil"]
     assert mixing.mixed(replace(chosen, train_domains=["oil"]), tmp_path).train_domains == ["oil"]
@@ -35,10 +35,12 @@ def test_runs_by_name_and_folders_by_path(tmp_path):
 
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"names 'none', and no corpus is in .*none/corpus.*01_data_prep"):
-        mixing.mixed(Data(mix=["none"]), tmp_path)
+        mixing.mixed(Data(source="mix", mix=["none"]), tmp_path)
     assert not (tmp_path / "none").exists()
     saved(tmp_path / "one", "tea")
     with pytest.raises(ValueError, match=r"data_train_domains names \['oil'\]; the mix has \['tea'\]"):
-        mixing.mixed(Data(mix=["one"], train_domains=["oil"]), tmp_path)
-    with pytest.raises(ValueError, match="no source, but data_path is 'x'"):
-        mixing.mixed(Data(mix=["one"], path="x"), tmp_path)
+        mixing.mixed(Data(source="mix", mix=["one"], train_domains=["oil"]), tmp_path)
+    with pytest.raises(ValueError, match=r"reads no data_path; found data_mix \['one'\] and data_path 'x'"):
+        mixing.mixed(Data(source="mix", mix=["one"], path="x"), tmp_path)
+    with pytest.raises(ValueError, match=r"takes the names of runs.*found data_mix \[\]"):
+        mixing.mixed(Data(source="mix"), tmp_path)

@@ -73,3 +73,4 @@ def test_a_mix_of_the_six_has_the_papers_total():
     assert [(r["of"], r["samples"]) for r in rows[-2:]] == [("paper", 1_035_212), ("released", 1_200_951)]
     assert next(r for r in rows if r["data"] == "tools" and r["of"] == "paper")["train"] is None
     assert len(beside_paper(mix([named("games"), named("arts")]))) == 2 * 2 + 1
+    assert len(beside_paper(mix([named("games", "synthetic"), named("arts")]))) == 1 + 2 + 1

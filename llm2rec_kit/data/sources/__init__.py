@@ -50,6 +50,8 @@ class Interactions:
 
 def load(settings: Data) -> Interactions:
     """The interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed."""
+    if settings.source not in MODULES:
+        raise ValueError(f"{settings.source!r} is no source of interactions; there are {sorted(MODULES)}.")
     return importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings)
 
 
@@ -77,7 +79,7 @@ def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFram
 def _files(settings: Data) -> list[Path]:
     """The files that the source reads; a module may say which, else all under `settings.path`."""
     root = Path(settings.path).expanduser()
-    if not settings.path or not root.exists():
+    if not settings.path or not root.exists() or settings.source not in MODULES:
         return []
     module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
     if hasattr(module, "files"):
