@@ -131,13 +131,9 @@ def _ids(codes: np.ndarray, length: int, prefix: bytes) -> pl.Series:
     for k in range(length - len(prefix)):
         digits = (codes >> (5 * k)) & 31 if k < 7 else (mixed >> np.uint64((k * 7) % 59)).astype(np.int64) & 31
         out[:, len(prefix) + k] = LETTERS[digits]
-    return pl.Series(out.reshape(-1).view(f"S{length}").astype(f"U{length}")) if length <= 0 else _strings(out)
-
-
-def _strings(letters: np.ndarray) -> pl.Series:
-    """Strings of the rows of an ASCII matrix."""
-    with_break = np.concatenate([letters, np.full((len(letters), 1), ord("\n"), dtype=np.uint8)], axis=1)
-    return pl.Series(with_break.tobytes().decode("ascii").split("\n")[:-1])
+    # A line break after each id lets one call cut the whole block into strings.
+    lines = np.concatenate([out, np.full((len(out), 1), ord("\n"), dtype=np.uint8)], axis=1)
+    return pl.Series(lines.tobytes().decode("ascii").split("\n")[:-1])
 
 
 def _texts(words: int, seed: int) -> pl.Series:
