@@ -178,6 +178,8 @@ def _frames(block: bytes, number: int, fields: dict[str, str], report: Report) -
 
 def _parsed(block: bytes, fields: dict[str, str]) -> pl.DataFrame | None:
     """The block as polars reads it; None where a line of it is bad, or may be."""
+    if not re.match(rb"\s*\{", block):  # polars would unpack bytes that begin like an archive
+        return None
     try:
         frame = pl.read_ndjson(block, schema={name: DTYPES[kind] for name, kind in fields.items()})
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):

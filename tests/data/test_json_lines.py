@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import math
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -104,6 +105,7 @@ lines = st.one_of(
         [b"", b"  ", b"3", b"null", b"[1]", b'"x"', b"hello", b'{"a": NaN', b"\xff\xfe", b"\x00", b"{}{}", b"\r"]
     ),
     st.just(json.dumps(GOOD).encode() + b"\r"),
+    st.sampled_from([gzip.compress(b"{}", mtime=0), zlib.compress(b'{"who": "u", "what": "w", "when": 1}')]),
     st.just(json.dumps(GOOD, ensure_ascii=False).replace("Tea", "\\ud83d\\ude00 \\ud83d x \\ude00").encode()),
     st.just(b'{"who": "first", "who": "second", "what": "B2", "when": 1, "when": 2}'),
 )
@@ -112,6 +114,7 @@ lines = st.one_of(
 @given(st.lists(lines, max_size=30), st.booleans(), st.booleans(), st.integers(1, 40))
 @settings(max_examples=150, deadline=None)
 def test_every_line_is_a_row_or_counted(tmp_path_factory, found, ends, zipped, few):
+    found = [json.dumps(GOOD).encode(), *found]  # first, since a file that begins as gzip does is one
     data = b"\n".join(found) + (b"\n" if ends else b"")
     path = tmp_path_factory.mktemp("lines") / "f"
     path.write_bytes(gzip.compress(data) if zipped else data)
