@@ -249,8 +249,10 @@ def test_download_fetches_what_the_paper_used_by_its_short_name(tmp_path, monkey
 
     def fetch(url: str, folder: Path) -> Path:
         asked.append(url)
-        lay(tmp_path / "d", REVIEWS, ITEMS, "Video_Games")
-        return folder / url.rsplit("/", 1)[1]
+        folder.mkdir(exist_ok=True)
+        return (lay(tmp_path / "server", REVIEWS, ITEMS, "Video_Games") / url.rsplit("/", 1)[1]).rename(
+            folder / url.rsplit("/", 1)[1]
+        )
 
     monkeypatch.setitem(sys.modules, "llm2rec_kit.data.sources.downloads", types.SimpleNamespace(fetch=fetch))
     monkeypatch.delattr(sources, "downloads", raising=False)
@@ -261,6 +263,10 @@ def test_download_fetches_what_the_paper_used_by_its_short_name(tmp_path, monkey
     ]
     assert len(found.events) == len(REVIEWS)
     assert "Video_Games: 4.6M reviews by 2.8M users of 137.2K items" in capsys.readouterr().out
+    (tmp_path / "d" / "meta_Video_Games.jsonl.gz").unlink()
+    (tmp_path / "d" / "Video_Games.jsonl.gz").rename(tmp_path / "d" / "Video_Games.json.gz")  # what is there stays
+    sources.load(data(tmp_path / "d", category="games", download=True))
+    assert len(asked) == 3
     with pytest.raises(
         ValueError, match=r"Unknown category of Amazon Reviews 2023 'Video_Game'\. Did you mean 'Video_Games'"
     ):

@@ -50,8 +50,10 @@ EDITIONS = (
     Edition("2023", "user_id", "parent_asin", "timestamp", 1, "store", "categories", "main_category"),
     Edition("2018", "reviewerID", "asin", "unixReviewTime", 1000, "brand", "category", "main_cat"),
 )
-REVIEW_NAMES = ("{}.jsonl.gz", "{}.jsonl", "{}.json.gz", "{}.json", "{}_5.json.gz", "{}_5.json")
-META_NAMES = ("meta_{}.jsonl.gz", "meta_{}.jsonl", "meta_{}.json.gz", "meta_{}.json")
+NAMES = {
+    "reviews": ("{}.jsonl.gz", "{}.jsonl", "{}.json.gz", "{}.json", "{}_5.json.gz", "{}_5.json"),
+    "metadata": ("meta_{}.jsonl.gz", "meta_{}.jsonl", "meta_{}.json.gz", "meta_{}.json"),
+}
 LAYOUT = (
     "data_source 'amazon' expects a folder with <Category>.jsonl[.gz] and meta_<Category>.jsonl[.gz] of Amazon Reviews 2023 "
     "(or <Category>.json[.gz] and meta_<Category>.json[.gz] of 2018)"
@@ -64,7 +66,7 @@ def load(settings: Data) -> Interactions:
     Raises ValueError, one paragraph, where a file is missing, cut off, empty or of another form. Lines that are no reviews
     are left out and counted in `dropped`.
     """
-    category, reviews, meta = _fetched(settings) if settings.download else _found(settings)
+    category, reviews, meta = _found(settings, fetch=settings.download)
     edition = _edition(reviews)
     domain = settings.domain or _short_name(category)
     events, report = _events(reviews, edition)
@@ -105,23 +107,33 @@ def _short_name(category: str) -> str:
     return {full: short for short, full in published()["short_names"].items()}.get(category, category)
 
 
-def _found(settings: Data) -> tuple[str, Path, Path]:
-    """Category, file of reviews and file of metadata under `settings.path`."""
+def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
+    """Category, file of reviews and file of metadata under `settings.path`; with `fetch`, what is missing is downloaded."""
+    if fetch:
+        _check_published(settings)
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty. Set it to that folder. {_how_to_get(settings.category)}")
     path = Path(settings.path).expanduser()
     if path.is_file():
         category = path.name.split(".")[0].removesuffix("_5")
-        return category, path, _one_of(path.parent, META_NAMES, category, "metadata")
-    if not path.is_dir():
+        return category, path, _one_of(path.parent, "metadata", category, fetch)
+    if not path.is_dir() and not fetch:
         raise ValueError(f"{LAYOUT}; {path} does not exist. {_how_to_get(settings.category)}")
     category = full_name(settings.category) if settings.category else _only_category(path)
-    reviews = _one_of(path, REVIEW_NAMES, category, "reviews")
-    return category, reviews, _one_of(path, META_NAMES, category, "metadata")
+    return category, _one_of(path, "reviews", category, fetch), _one_of(path, "metadata", category, fetch)
+
+
+def _check_published(settings: Data) -> None:
+    """Raise ValueError where there is nothing to download by these settings."""
+    if not settings.path or not settings.category:
+        raise ValueError("data_download needs data_path, the folder to fetch into, and data_category, such as games.")
+    if full_name(settings.category) not in published()["categories"]:
+        known = [*published()["short_names"], *published()["categories"]]
+        raise ValueError(unknown(settings.category, known, "category of Amazon Reviews 2023"))
 
 
 def _only_category(folder: Path) -> str:
-    endings = tuple(name.removeprefix("meta_{}") for name in META_NAMES)
+    endings = tuple(name.removeprefix("meta_{}") for name in NAMES["metadata"])
     names = {p.name.split(".")[0].removeprefix("meta_") for p in folder.glob("meta_*") if p.name.endswith(endings)}
     if len(names) == 1:
         return names.pop()
@@ -129,32 +141,21 @@ def _only_category(folder: Path) -> str:
     raise ValueError(f"{LAYOUT}; {folder} holds {found}. Say which by data_category. {_how_to_get('')}")
 
 
-def _one_of(folder: Path, names: tuple[str, ...], category: str, what: str) -> Path:
-    for name in names:
-        if (folder / name.format(category)).is_file():
-            return folder / name.format(category)
-    found = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
+def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
+    """The file of "reviews" or "metadata" in `folder`, under any of its names; fetched, if asked for, where there is none."""
+    names = [name.format(category) for name in NAMES[what]]
+    if found := next((folder / name for name in names if (folder / name).is_file()), None):
+        return found
+    if fetch:
+        from llm2rec_kit.data.sources import downloads
+
+        users, items, reviews = published()["categories"][category]
+        print(f"{category}: {reviews} reviews by {users} users of {items} items, from {published()['page']}", flush=True)
+        return downloads.fetch(published()[what].format(category=category), folder)
+    there = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
     raise ValueError(
-        f"The {what} of {category} are missing: none of {[n.format(category) for n in names]} is in {folder}, which "
-        f"holds {found}. {_how_to_get(category)}"
+        f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {there}. {_how_to_get(category)}"
     )
-
-
-def _fetched(settings: Data) -> tuple[str, Path, Path]:
-    """As `_found`, after fetching what is missing of the 2023 edition into `settings.path`."""
-    from llm2rec_kit.data.sources import downloads
-
-    if not settings.path or not settings.category:
-        raise ValueError("data_download needs data_path, the folder to fetch into, and data_category, such as games.")
-    category = full_name(settings.category)
-    if category not in published()["categories"]:
-        known = [*published()["short_names"], *published()["categories"]]
-        raise ValueError(unknown(settings.category, known, "category of Amazon Reviews 2023"))
-    folder = Path(settings.path).expanduser()
-    users, items, reviews = published()["categories"][category]
-    print(f"{category}: {reviews} reviews by {users} users of {items} items, from {published()['page']}", flush=True)
-    paths = [downloads.fetch(published()[kind].format(category=category), folder) for kind in ("reviews", "metadata")]
-    return category, *paths
 
 
 def _how_to_get(category: str) -> str:
