@@ -98,7 +98,7 @@ def _list_like(default: list, value: list | tuple, name: str) -> list:
     return list(value)
 
 
-SOURCES = ("synthetic", "goodreads", "movielens", "llm2rec", "recbole", "table")
+SOURCES = ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,12 @@ class Data(Stage):
     prefix: ClassVar[str] = "data"
 
     source: str = setting("synthetic", "where interactions come from", SOURCES)
-    path: str = setting("", "folder or file of the source; empty for synthetic")
-    category: str = setting("", "part of a published set: goodreads poetry to young_adult, or all; movielens 100k to 32m")
+    path: str = setting("", "folder or file of the source; empty for synthetic and mix")
+    category: str = setting(
+        "",
+        "amazon: games, arts, movies, home, electronics, tools, sports, baby [P 4.1.1], or a full name; goodreads: poetry ..., "
+        "or all; movielens: 100k to 32m",
+    )
     download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
     strict: bool = setting(False, "stop where the source holds rows that must be left out, instead of counting them [O]")
     columns: list = setting(
@@ -121,12 +125,27 @@ class Data(Stage):
     goodreads_time: str = setting(
         "date_added", "goodreads time: date_added, or read_at where it is given [O]", ("date_added", "read_at")
     )
+    mix: list = setting([], "source mix: runs, or folders (with a slash), whose corpora become one [P Mix-6]")
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")
     synthetic_items: int = setting(2000, "items of the synthetic store, over its domains [O]")
     title_rules: str = setting(
         "gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]", ("released", "gentle")
+    )
+    text: str = setting(
+        "{title}", "an item's text, of {title}, {category}, {brand}, {description} [O]; the title alone [P 4.1.1]"
+    )
+    text_words: int = setting(0, "most words of an item's text [O]; 0: all; later stages cut at tokens, too")
+    start: str = setting("", "first month kept, as 2014-09, or released: the window of the released files [C]; empty: all")
+    end: str = setting("", "month before which events are kept, as 2023-10 [C]; empty: all")
+    min_items: int = setting(
+        0, "fewest items: start a year earlier, back to 1996, until the k-core has so many; 10,000 in [C], 0: off"
+    )
+    repeats: str = setting(
+        "auto",
+        "a user's further events with an item: keep [C], first (drop them), or auto: first for reviews, else keep [O]",
+        ("auto", "keep", "first"),
     )
     min_interactions: int = setting(5, "k of the k-core on users and items [P 4.1.1]; 0 keeps all")
     max_history: int = setting(10, "items of history in a sample [P 4.1.1]")

@@ -14,11 +14,13 @@ from typing import Any
 
 import polars as pl
 
+from llm2rec_kit.data import json_lines
 from llm2rec_kit.runs import file_digest
 from llm2rec_kit.settings import Data
 
 MODULES = {
     "synthetic": "synthetic",
+    "amazon": "amazon",
     "goodreads": "goodreads",
     "movielens": "movielens",
     "llm2rec": "llm2rec_files",
@@ -38,7 +40,7 @@ class Interactions:
     """What a source holds, before cleaning.
 
     items       DataFrame: source_id, title, domain (String), further text columns as found; one row an item.
-    events      DataFrame: user, item (String: the source's own ids), time (Int64, milliseconds since 1970; absent or
+    events      DataFrame: user, item (String: the source's own ids; Categorical where there are very many), time (Int64, milliseconds since 1970; absent or
                 all null where the source has none). Without times, row order is the order of consumption of a user.
                 A source that brings its own samples adds `split` (String): train, valid or test where the event is a
                 sample's target, null where it is history only.
@@ -74,6 +76,8 @@ def load(settings: Data) -> Interactions:
 
     With `settings.strict` also where the loader had to leave a row out.
     """
+    if settings.source not in MODULES:
+        raise ValueError(f"{settings.source!r} is no source of interactions; there are {sorted(MODULES)}.")
     found = sound(importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings))
     lost = [f"{n} interactions ({step}: {why})" for step, n, why in found.dropped if not step.startswith(CHOSEN)]
     lost += [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
@@ -103,30 +107,50 @@ def sound(found: Interactions) -> Interactions:
         facts["titles_with_control_characters"] = f"{mended}, each such character made a space"
         items = items.with_columns(pl.col("title").str.replace_all(CONTROL, " "))
     events = found.events
-    for step, good, why in (
-        ("empty ids", _both(lambda c: c.is_not_null() & (c != "")), "no user or no item"),
-        ("odd ids", _both(lambda c: ~c.str.contains(CONTROL)), "a newline, tab or other control character in an id"),
-        ("bad times", pl.col("time").is_between(1, LATEST) | pl.col("time").is_null(), "at or before 1970, or after 2100"),
+    for step, test, why in (
+        ("empty ids", lambda ids: ids.is_null() | (ids == ""), "no user or no item"),
+        ("odd ids", lambda ids: ids.str.contains(CONTROL), "a newline, tab or other control character in an id"),
     ):
-        if step == "bad times" and "time" not in events.columns:
-            continue
-        if bad := events.select((~good).sum()).item():  # only then a copy, which at full size is gigabytes
-            dropped.append((step, bad, why))
-            events = events.filter(good)
+        events = _leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
+    if "time" in events.columns:
+        bad = ~events["time"].is_between(1, LATEST).fill_null(True)
+        events = _leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
     return replace(found, items=items, events=events, facts=facts, dropped=dropped)
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
-    """sha256 of each file under `settings.path`, by name: a corpus is stale once its source changed.
+    """sha256 of each file that the source reads, by name: a corpus is stale once its source changed."""
+    root = Path(settings.path).expanduser()
+    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in _files(settings)}
 
-    Hidden files (the parts of downloads under way) and the manifests of downloads do not count.
+
+def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
+    """The first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
+
+    Empty for a source that reads no files; a file that is no text is named with its size.
+    """
+    rows = []
+    for path in _files(settings):
+        if path.suffix in (".parquet", ".zip"):
+            rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
+            continue
+        for number, text in enumerate(json_lines.first(path, lines), 1):
+            rows.append((path.name, number, text if len(text) <= longest else f"{text[:longest]} …"))
+    return pl.DataFrame(rows, schema={"file": pl.String, "line": pl.Int64, "text": pl.String}, orient="row")
+
+
+def _files(settings: Data) -> list[Path]:
+    """The files that the source reads; a module may say which, else all under `settings.path` but hidden ones (parts of
+    downloads under way) and the manifests of downloads.
     """
     root = Path(settings.path).expanduser()
-    if not settings.path or not root.exists():
-        return {}
+    if not settings.path or not root.exists() or settings.source not in MODULES:
+        return []
+    module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
+    if hasattr(module, "files"):
+        return module.files(settings)
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    counted = [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
-    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in counted}
+    return [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
@@ -171,8 +195,20 @@ def _kept_items(items: pl.DataFrame, good: pl.Expr, why: str, facts: dict[str, A
     return kept
 
 
-def _both(good: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
-    return good(pl.col("user")) & good(pl.col("item"))
+def _refused(ids: pl.Series, test: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Where (bool) `test` holds for an id; of categoricals each distinct one is judged once."""
+    if not isinstance(ids.dtype, pl.Categorical):
+        return test(ids).fill_null(False)
+    distinct = ids.unique()
+    bad = distinct.filter(test(distinct.cast(pl.String)).fill_null(False))
+    return ids.to_physical().is_in(bad.to_physical().implode(), nulls_equal=True)
+
+
+def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list) -> pl.DataFrame:
+    if not (rows := int(bad.sum())):
+        return events  # no copy: at full size it would be gigabytes
+    dropped.append((step, rows, why))
+    return events.filter(~bad)
 
 
 def as_milliseconds(times: pl.Series, what: str) -> pl.Series:
