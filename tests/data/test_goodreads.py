@@ -124,7 +124,8 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
     rows = [
         shelf("u", "1"),
         "not json",
-        json.dumps(shelf("u", "1") | {"is_read": "true"}),
+        json.dumps(shelf("u", "1") | {"is_read": "yes"}),
+        json.dumps(shelf("u", "1") | {"user_id": ["u"]}),
         json.dumps({k: v for k, v in shelf("u", "1").items() if k != "user_id"}),
         shelf("u", "1", added="2013-04-19"),
         shelf("u", "1", added=""),
@@ -139,16 +140,21 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
     found = sources.load(settings)
     assert found.events["item"].to_list() == ["1", "missing"]
     assert [(step, n) for step, n, _ in found.dropped] == [
-        ("bad lines", 3),
+        ("missing field", 1),
+        ("not JSON", 1),
+        ("wrong type", 1),
+        ("wrong type", 1),
         ("bad times", 3),
         ("odd ids", 1),
         ("bad times", 2),
     ]
-    assert "1 not JSON (the first is line 2)" in found.dropped[0][2]
+    assert found.dropped[1][2] == "of goodreads_interactions_poetry.json.gz; first line 2: not json"
     assert found.items["title"].to_list() == ["Odes"]
-    assert found.facts["books"] == {"in_the_file": 4, "with_interactions": 1}
-    assert "2 rows of goodreads_books_poetry.json.gz: 1 not JSON" in found.facts["item_rows_dropped"]
-    with pytest.raises(ValueError, match=r"data_strict is on.*3 interactions \(bad lines"):
+    assert found.facts["books"] == {"in_the_file": 5, "with_interactions": 1}
+    assert found.facts["item_rows_dropped"] == (
+        "1 rows of goodreads_books_poetry.json.gz: {'not JSON': 1}; 1 rows with no id or an id seen before"
+    )
+    with pytest.raises(ValueError, match=r"data_strict is on.*1 interactions \(missing field"):
         sources.load(Data(**settings.as_dict() | {"strict": True}))
     with pytest.raises(ValueError, match=r"'unknown items'|'short users'"):
         cleaning.build(found, settings)
@@ -204,7 +210,7 @@ def test_missing_and_cut_off_files_are_named(tmp_path):
     settings = write(tmp_path, [shelf("u", str(i)) for i in range(3000)], BOOKS)
     file = tmp_path / "goodreads_interactions_poetry.json.gz"
     file.write_bytes(file.read_bytes()[:-500])
-    with pytest.raises(ValueError, match=r"interactions_poetry\.json\.gz is cut off"):
+    with pytest.raises(ValueError, match=r"interactions_poetry\.json\.gz ends in the middle of its gzip stream"):
         sources.load(settings)
     (tmp_path / "goodreads_books_poetry.json.gz").unlink()
     with pytest.raises(ValueError, match=r"goodreads_books_poetry\.json\.gz is not in"):

@@ -79,15 +79,17 @@ def load(settings: Data) -> Interactions:
     if settings.source not in MODULES:
         raise ValueError(f"{settings.source!r} is no source of interactions; there are {sorted(MODULES)}.")
     found = sound(importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings))
-    lost = [f"{n} interactions ({step}: {why})" for step, n, why in found.dropped if not step.startswith(CHOSEN)]
-    lost += [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
-    if settings.strict and lost:
+    faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
+    items = [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
+    if settings.strict and (faults or items):
+        lost = "; ".join([*(f"{n} interactions ({step}: {why})" for step, n, why in faults), *items])
         raise ValueError(
-            f"data_strict is on, and rows of the source {settings.source!r} had to be left out: {'; '.join(lost)}. "
+            f"data_strict is on, and rows of the source {settings.source!r} had to be left out: {lost}. "
             "Mend the source's files, or set data_strict to False to go on without those rows."
         )
-    if lost:
-        print(f"{settings.source}: left out {'; '.join(lost)}", flush=True)
+    if faults or items:
+        lost = "; ".join([*(f"{n} interactions ({step})" for step, n, _ in faults), *items])
+        print(f"{settings.source}: left out {lost}", flush=True)
     return found
 
 
@@ -171,6 +173,11 @@ def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
     """Add to `facts["item_rows_dropped"]` that `rows` rows of the item table, `why`, were left out (nothing for 0)."""
     if rows:
         facts["item_rows_dropped"] = "; ".join([*filter(None, [facts.get("item_rows_dropped")]), f"{rows} rows {why}"])
+
+
+def mended(text: str) -> str:
+    """`text` with halves of surrogate pairs, which no UTF-8 can hold, as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def folder_of(path: str, layout: str) -> Path:

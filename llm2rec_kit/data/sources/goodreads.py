@@ -27,17 +27,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    CHOSEN,
-    LATEST,
-    Interactions,
-    delimited,
-    downloads,
-    folder_of,
-    jsonlines,
-    listing,
-    note_items,
-)
+from llm2rec_kit.data import json_lines
+from llm2rec_kit.data.json_lines import ID, TEXT
+from llm2rec_kit.data.sources import CHOSEN, LATEST, Interactions, delimited, downloads, folder_of, listing, note_items
 from llm2rec_kit.settings import Data
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/"
@@ -87,32 +79,29 @@ def load(settings: Data) -> Interactions:
 
 def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list) -> pl.DataFrame:
     """Events (user, item, time) of the JSON lines, in the file's order."""
-    fields = {"user_id": "text", "book_id": "text", "is_read": "flag", "rating": "number", "date_added": "text"}
+    fields = {"user_id": ID, "book_id": ID, "is_read": ID, "rating": TEXT, "date_added": TEXT}
     if settings.goodreads_time == "read_at":
-        fields["read_at"] = "text"
-    counts = {"rows": 0, "chosen": 0, "without_read_at": 0}
-
-    def keep(block: pl.DataFrame) -> pl.DataFrame:
-        counts["rows"] += len(block)
-        block = block.filter(_chosen(settings.goodreads_events))
-        counts["chosen"] += len(block)
+        fields["read_at"] = TEXT
+    report = json_lines.Report(file)
+    left, odd, chosen, without = [], 0, 0, 0
+    for frame in json_lines.read(file, fields, report):
+        known = frame.filter(pl.col("is_read").is_in(["true", "false"]))
+        some = known.filter(_chosen(settings.goodreads_events, one="true"))
+        odd, chosen = odd + len(frame) - len(known), chosen + len(some)
         time = _milliseconds("date_added")
-        if "read_at" in block.columns:
+        if "read_at" in fields:
             when = _milliseconds("read_at")
             when = pl.when(when.is_between(1, LATEST)).then(when)
-            counts["without_read_at"] += block.select(when.is_null().sum()).item()
+            without += some.select(when.is_null().sum()).item()
             time = pl.coalesce(when, time)
-        return block.select(user="user_id", item="book_id", time=time)
-
-    bad = jsonlines.Bad()
-    events = jsonlines.read(file, fields, ["user_id", "book_id", "is_read"], bad, keep)
-    if bad.total:
-        dropped.append(("bad lines", bad.total, f"{file.name}: {bad}"))
-    _note_choice(settings.goodreads_events, counts["rows"] - counts["chosen"], dropped)
-    if settings.goodreads_time == "read_at":
-        facts["time"] = f"read_at, for {counts['without_read_at']} of {counts['chosen']} rows date_added instead"
-    else:
-        facts["time"] = "date_added"
+        left.append(some.select(user="user_id", item="book_id", time=time))
+    report.check("a shelf with user_id, book_id and is_read")
+    dropped += report.dropped()
+    if odd:
+        dropped.append(("wrong type", odd, f"of {file.name}; is_read is neither true nor false"))
+    _note_choice(settings.goodreads_events, report.rows - odd - chosen, dropped)
+    facts["time"] = f"read_at, for {without} of {chosen} rows date_added instead" if "read_at" in fields else "date_added"
+    events = pl.concat(left)
     timed = events.filter(pl.col("time").is_not_null())
     if len(timed) < len(events):
         why = "date_added is missing or not like 'Fri Apr 19 08:15:15 -0700 2013'"
@@ -147,27 +136,21 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list) 
 
 def _books(file: Path, wanted: pl.Series, domain: str, facts: dict[str, Any]) -> pl.DataFrame:
     """The books that have interactions: source_id, title, domain and texts."""
-    bad, seen = jsonlines.Bad(), 0
-
-    def keep(block: pl.DataFrame) -> pl.DataFrame:
-        nonlocal seen
-        seen += len(block)
-        return block.filter(pl.col("book_id").is_in(wanted.implode()))
-
-    fields = {"book_id": "text", "title": "text", **dict.fromkeys(TEXTS, "text")}
-    books = jsonlines.read(file, fields, ["book_id", "title"], bad, keep)
-    if bad.total:
-        note_items(facts, bad.total, f"of {file.name}: {bad}")
-    if bad.mended:
-        facts["titles_mended"] = f"{bad.mended} lines of {file.name} held half characters, replaced"
-    facts["books"] = {"in_the_file": seen, "with_interactions": books["book_id"].n_unique()}
+    report = json_lines.Report(file)
+    fields = {"book_id": ID, "title": TEXT, **dict.fromkeys(TEXTS, TEXT)}
+    frames = [f.filter(pl.col("book_id").is_in(wanted.implode())) for f in json_lines.read(file, fields, report)]
+    report.check("a book with book_id")
+    books = pl.concat(frames)
+    note_items(facts, report.bad.total(), f"of {file.name}: {dict(report.bad)}")
+    facts["books"] = {"in_the_file": report.rows, "with_interactions": books["book_id"].n_unique()}
     texts = [pl.when(pl.col(t).str.len_chars() > 0).then(pl.col(t)) for t in TEXTS]
     return books.select(pl.col("book_id").alias("source_id"), "title", pl.lit(domain).alias("domain"), *texts)
 
 
-def _chosen(events: str, one: Any = True) -> pl.Expr:
+def _chosen(events: str, one: Any) -> pl.Expr:
     """Rows that count: `one` is what is_read holds for a book that was read."""
-    return {"read": pl.col("is_read") == one, "rated": pl.col("rating") >= 1, "shelved": pl.lit(True)}[events]
+    rated = pl.col("rating").cast(pl.Float64, strict=False) >= 1
+    return {"read": pl.col("is_read") == one, "rated": rated, "shelved": pl.lit(True)}[events]
 
 
 def _note_choice(events: str, rows: int, dropped: list) -> None:

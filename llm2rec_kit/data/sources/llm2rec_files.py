@@ -41,8 +41,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.data.sources import CONTROL, Interactions, folder_of, listing
-from llm2rec_kit.data.sources.jsonlines import LONE
+from llm2rec_kit.data.sources import CONTROL, Interactions, folder_of, listing, mended
 from llm2rec_kit.runs import write_json
 from llm2rec_kit.settings import Data
 
@@ -126,7 +125,7 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
         raise ValueError(f"The name of the files is one plain name; found {name!r}. Give another by name=.")
     part, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(part, ignore_errors=True)
-    titles = [LONE.sub("�", re.sub(CONTROL, " ", t)) for t in corpus.titles]
+    titles = [mended(re.sub(CONTROL, " ", t)) for t in corpus.titles]
     counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
     _write_csv(corpus, titles, part, name)
     (part / "info").mkdir()
@@ -190,7 +189,7 @@ def _titles_json(file: Path) -> dict[int, str]:
     for key, title in found.items():
         if not (key.isascii() and key.isdigit() and int(key) > 0 and isinstance(title, str)):
             raise ValueError(f"{file} must give ids from 1 a title each; found {key[:40]!r}: {title!r:.80}.")
-    return {int(key): LONE.sub("�", title) for key, title in found.items()}
+    return {int(key): mended(title) for key, title in found.items()}
 
 
 def _csv_files(folder: Path) -> dict[str, Path]:
@@ -308,7 +307,7 @@ def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
             names = _literal(cell)
             if isinstance(names, list) and len(names) == len(ids) and all(isinstance(n, str) for n in names):
                 for i, n in zip(ids, names, strict=True):
-                    titles.setdefault(i, LONE.sub("�", n))
+                    titles.setdefault(i, mended(n))
     return titles
 
 

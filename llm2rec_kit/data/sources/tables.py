@@ -14,8 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item, listing, require_columns, sound
-from llm2rec_kit.data.sources.jsonlines import LONE
+from llm2rec_kit.data.sources import (
+    Interactions,
+    as_milliseconds,
+    first_of_each_item,
+    listing,
+    mended,
+    require_columns,
+    sound,
+)
 from llm2rec_kit.settings import Data, SettingsError
 
 KINDS = (".parquet", ".csv")
@@ -156,5 +163,5 @@ def _polars(frame: Any) -> pl.DataFrame:
 def _plain(value: Any) -> Any:
     """A cell of a pandas frame: NaN and NaT as None, text that is no Unicode mended."""
     if isinstance(value, str):
-        return LONE.sub("�", value)
+        return mended(value)
     return None if value is None or value != value else value
