@@ -98,14 +98,34 @@ def _list_like(default: list, value: list | tuple, name: str) -> list:
     return list(value)
 
 
+SOURCES = ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
     """Notebook 01: where the interactions come from, how they are cleaned and split."""
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table"))
-    path: str = setting("", "folder or file of the source; empty for synthetic")
+    source: str = setting("synthetic", "where interactions come from", SOURCES)
+    path: str = setting("", "folder or file of the source; empty for synthetic and mix")
+    category: str = setting(
+        "",
+        "amazon: games, arts, movies, home, electronics, tools, sports, baby [P 4.1.1], or a full name; goodreads: poetry ..., "
+        "or all; movielens: 100k to 32m",
+    )
+    download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
+    strict: bool = setting(False, "stop where the source holds rows that must be left out, instead of counting them [O]")
+    columns: list = setting(
+        [], "table: column names, each a role (user, item, time, title, domain), an equals sign, the name"
+    )
+    goodreads_events: str = setting(
+        "read", "goodreads rows that count: shelved, read or rated books [O]", ("read", "rated", "shelved")
+    )
+    goodreads_time: str = setting(
+        "date_added", "goodreads time: date_added, or read_at where it is given [O]", ("date_added", "read_at")
+    )
+    mix: list = setting([], "source mix: runs, or folders (with a slash), whose corpora become one [P Mix-6]")
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")
@@ -113,12 +133,29 @@ class Data(Stage):
     title_rules: str = setting(
         "gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]", ("released", "gentle")
     )
+    text: str = setting(
+        "{title}", "an item's text, of {title}, {category}, {brand}, {description} [O]; the title alone [P 4.1.1]"
+    )
+    text_words: int = setting(0, "most words of an item's text [O]; 0: all; later stages cut at tokens, too")
+    start: str = setting("", "first month kept, as 2014-09, or released: the window of the released files [C]; empty: all")
+    end: str = setting("", "month before which events are kept, as 2023-10 [C]; empty: all")
+    min_items: int = setting(
+        0, "fewest items: start a year earlier, back to 1996, until the k-core has so many; 10,000 in [C], 0: off"
+    )
+    repeats: str = setting(
+        "auto",
+        "a user's further events with an item: keep [C], first (drop them), or auto: first for reviews, else keep [O]",
+        ("auto", "keep", "first"),
+    )
     min_interactions: int = setting(5, "k of the k-core on users and items [P 4.1.1]; 0 keeps all")
     max_history: int = setting(10, "items of history in a sample [P 4.1.1]")
     split: str = setting(
         "leave_one_out",
         "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
         ("leave_one_out", "global_time"),
+    )
+    given_splits: bool = setting(
+        True, "keep samples and splits that the source brings (llm2rec); False: clean and split anew"
     )
     train_domains: list = setting([], "domains that training sees; empty: the source's in-domain ones")
     seed: int = setting(2024, "seed of generation and of the user subset [O]")

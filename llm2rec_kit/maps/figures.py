@@ -205,16 +205,22 @@ def validation_curves(curves: list[dict[str, Any]], *, metric: str) -> Figure:
     return figure
 
 
-def cleaning_bars(steps: list[dict[str, Any]]) -> Figure:
-    """What each cleaning step removed: a bar a step, the number of interactions dropped beside it."""
-    figure, axes = _figure(1, width=7, height=0.35 * max(3, len(steps)) + 0.9)
+def cleaning_bars(steps: list[dict[str, Any]], kept: int | None = None) -> Figure:
+    """What each cleaning step removed, a bar a step with its number; last, where given, how many interactions are left."""
+    rows = [(s["step"], s["rows_dropped"], PALETTE[0]) for s in steps]
+    rows += [] if kept is None else [("left", kept, PALETTE[2])]
+    figure, axes = _figure(1, width=7, height=0.35 * max(3, len(rows)) + 1.1)
     ax = axes[0, 0]
-    names = [s["step"] for s in steps][::-1]
-    dropped = [s["rows_dropped"] for s in steps][::-1]
-    bars = ax.barh(names, dropped, color=PALETTE[0])
-    ax.bar_label(bars, [f"{d:,}" for d in dropped], padding=3, fontsize=8)
+    names, counts, paints = zip(*rows[::-1], strict=True)
+    bars = ax.barh(range(len(rows)), counts, color=paints, tick_label=names)
+    whole = sum(counts) if kept is not None else 0
+    ax.bar_label(bars, [f"{n:,}" + (f"  ({n / whole:.1%})" if whole else "") for n in counts], padding=3, fontsize=8)
     ax.set(title="interactions dropped by each cleaning step", xlabel="interactions")
-    ax.set_xlim(0, 1.15 * max(1, *dropped))
+    ax.set_xlim(0, 1.25 * max(1, *counts))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
+    if whole:
+        _caption(figure, f"of {whole:,} interactions read")
     return figure
 
 
@@ -251,6 +257,11 @@ def split_timeline(corpus: Corpus) -> Figure:
         color=[PALETTE[0], PALETTE[1], PALETTE[5]],
         label=list(SPLITS),
     )
-    ax.set(title=f"samples by time of their target, split {corpus.facts.get('split', '')}", ylabel="samples")
-    ax.legend(ncols=3)
+    ax.set(
+        title=f"samples by time of their target, split {corpus.facts.get('split', '')}",
+        xlabel="time of the target",
+        ylabel="samples",
+    )
+    ax.legend(ncols=3, frameon=False)
+    ax.margins(x=0.01)
     return figure

@@ -123,11 +123,13 @@ def check(values: dict[str, Any], known: list[str]) -> None:
 def check_data(values: dict[str, Any]) -> None:
     """Raise ValueError where the source needs files and `data_path` does not lead to any."""
     data = S.Data.from_parameters(values)
+    if data.source == "mix":
+        return  # of finished corpora, which notebook 01 looks for
     if data.source == "synthetic":
         if data.path:
             raise ValueError(
                 f"The source is synthetic and reads no files, but data was given: {data.path}. Take a profile "
-                "for real data, such as games, or set data.source to recbole or table."
+                "for real data, such as games, or set data.source to what the files are."
             )
         return
     if not data.path:
@@ -135,7 +137,7 @@ def check_data(values: dict[str, Any]) -> None:
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
         )
-    if not Path(data.path).exists():
+    if not Path(data.path).exists() and not data.download:
         raise ValueError(
             f"There is no data at {data.path}. Give the folder (or file) that the source {data.source!r} reads; "
             "notebooks/01_data_prep.ipynb says what it expects in it."
@@ -170,6 +172,8 @@ def reproduce(
     for name in ("data_path", "outputs"):
         if values.get(name):
             values[name] = str(Path(values[name]).expanduser().resolve())
+    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
+        values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or [], start)
     if any("data_path" in own[book] for book in chosen):
         check_data(values)
