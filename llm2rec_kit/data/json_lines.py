@@ -167,6 +167,8 @@ def _whole_lines(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
 
 def _frames(block: bytes, number: int, fields: dict[str, str], report: Report) -> list[pl.DataFrame]:
     """Frames of a block whose first line has this number."""
+    if block.isspace():
+        return []
     if (frame := _parsed(block, fields)) is not None:
         return [frame]
     cut = block.rfind(b"\n", 0, len(block) // 2) + 1
