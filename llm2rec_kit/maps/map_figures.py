@@ -317,7 +317,8 @@ def _caption(figure: Figure, text: str, *, foot: float = 0.0) -> None:
     figure.set_layout_engine("constrained", rect=(0, (written + foot) / height, 1, 1 - (written + foot) / height))
     figure.text(0.01, 0.02 / height, "\n".join(lines), fontsize=5.5, color="#444444", linespacing=1.25, va="bottom")
     for legend in figure.legends:
-        legend.set_bbox_to_anchor((0.5, written / height))
+        # With the transform, or a notebook, which crops figures tightly, sets the legend over the caption.
+        legend.set_bbox_to_anchor((0.5, written / height), transform=figure.transFigure)
 
 
 def _trust(atlas: Atlas) -> str:

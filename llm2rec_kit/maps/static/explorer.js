@@ -287,6 +287,7 @@ class App {
     this.bounds = boundsOf(data.stages);
     this.resetView(false);
     this.root = h("div", { className: "lx" });
+    this.root.spotOf = (id) => this.spotOf(id);
     this.build();
     el.append(this.root);
     this.watch();
@@ -508,6 +509,13 @@ class App {
   }
 
   choose(id) { this.put({ item: id }); }
+
+  // Where the first panel shows an item, in the window's coordinates: for tests and for pointing at things from outside.
+  spotOf(id) {
+    const panel = this.panels[0], box = panel.over.getBoundingClientRect(), at = 2 * (id - 1);
+    const [x, y] = panel.toScreen(panel.xy[at], panel.xy[at + 1]);
+    return [box.left + x / panel.ratio, box.top + y / panel.ratio];
+  }
 
   select(stage, polygon) {
     const found = [], xs = polygon.map((p) => p[0]), ys = polygon.map((p) => p[1]);
