@@ -25,6 +25,7 @@ from llm2rec_kit.runs import Run
 ADAPTED = "adapted"
 PAIRS = 5000  # of either kind, for the numbers
 GROUPINGS = ("cluster", "community")
+NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise that `_normalised` knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, 
     if ADAPTED in stages:
         made_from = _adapters(run, corpus.domains, plain)
         if made_from is None:
-            print(f"{ADAPTED}: left out, notebook 04 kept no SASRec weights over {' or '.join(plain[::-1])} for every domain")
+            print(f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {' or '.join(plain[::-1])} for every domain")
         else:
             table = np.asarray(tables[made_from[0].rsplit("-", 2)[1]])
             tables[ADAPTED] = adapted_table(run, corpus, table, made_from)
@@ -230,7 +231,7 @@ def _numbers(
 
 def _adapters(run: Run, domains: list[str], stages: list[str]) -> list[str] | None:
     """Evaluations with an adapter's weights, one a domain, over the last stage that has them for every domain."""
-    kept = [name for name in run.names("evaluation") if name.count("/") == 2 and _weights_file(run, name)]
+    kept = [name for name in run.names("evaluation") if name.count("/") == 2 and _linear(run, name)]
     for stage in reversed(stages):
         found = [min((n for n in kept if n.startswith(f"evaluation/{d}/SASRec-{stage}-")), default="") for d in domains]
         if all(found):
@@ -238,9 +239,19 @@ def _adapters(run: Run, domains: list[str], stages: list[str]) -> list[str] | No
     return None
 
 
-def _weights_file(run: Run, name: str) -> Path | None:
-    file = run.path_of(name + ".safetensors")
-    return file if file.is_file() and file.name in run.manifest(name)["files"] else None
+def _weights_file(run: Run, name: str) -> Path:
+    return run.path_of(name + ".safetensors")
+
+
+def _linear(run: Run, name: str) -> bool:
+    """Whether an evaluation kept one linear adapter over embeddings that can be normalised here as they were there."""
+    from safetensors import safe_open
+
+    made = run.manifest(name)
+    if _weights_file(run, name).name not in made["files"] or made["settings"].get("normalise", "none") not in NORMALISED:
+        return False
+    with safe_open(_weights_file(run, name), "numpy") as file:
+        return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in file.keys()) == 2  # noqa: SIM118
 
 
 def _normalised(rows: np.ndarray, how: str) -> np.ndarray:

@@ -5,6 +5,7 @@ None of them is needed. A function that calls one says how to install it where i
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -51,24 +52,24 @@ def named(atlas: Atlas) -> pl.DataFrame:
 
 def datamapplot(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
     """datamapplot's figure of a stage, its groups labelled; returns what `datamapplot.create_plot` returns."""
-    table = frame(atlas, stage)
-    return _need("datamapplot").create_plot(
+    module, table = _need("datamapplot"), frame(atlas, stage)
+    return module.create_plot(
         table.select("x", "y").to_numpy(), table[column].cast(pl.String).to_numpy(), title=stage, **options
     )
 
 
 def jupyter_scatter(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
     """A jupyter-scatter widget of a stage, coloured by a column."""
-    table = frame(atlas, stage).to_pandas()
+    module = _need("jscatter")
     colours = [map_figures.paint(k) for k in range(len(map_figures.PALETTE))]
-    return _need("jscatter").Scatter(data=table, x="x", y="y", color_by=column, color_map=colours, **options)
+    return module.Scatter(data=_pandas(frame(atlas, stage)), x="x", y="y", color_by=column, color_map=colours, **options)
 
 
 def embedding_atlas(atlas: Atlas, stage: str, **options: Any) -> Any:
     """Apple's embedding-atlas widget over a stage's aligned coordinates."""
     module = _need("embedding_atlas")
     widget = importlib.import_module(f"{module.__name__}.widget").EmbeddingAtlasWidget
-    return widget(frame(atlas, stage).to_pandas(), x="x", y="y", text="title", **options)
+    return widget(_pandas(frame(atlas, stage)), x="x", y="y", text="title", **options)
 
 
 def advice(run: Run) -> str:
@@ -79,6 +80,12 @@ def advice(run: Run) -> str:
         there = importlib.util.find_spec(module) is not None
         lines.append(f"handover.{calls[module]}(atlas, stage): {'installed' if there else f'pip install {package}'}")
     return "\n".join(lines)
+
+
+def _pandas(table: pl.DataFrame) -> Any:
+    import pandas as pd  # comes with the programs that want it
+
+    return pd.DataFrame(table.to_dict(as_series=False))
 
 
 def _need(module: str) -> ModuleType:

@@ -142,7 +142,7 @@ def overlap_matrix(atlas: Atlas) -> Figure:
     """Share of an item's ten nearest that two stages have in common, a row and a column a stage."""
     values = np.asarray(atlas.quality["overlap"])
     with mpl.rc_context(TEXT):
-        figure = Figure(figsize=(COLUMN, 0.75 * COLUMN), dpi=DPI, layout="constrained")
+        figure = _figure(0.75 * COLUMN)
         ax = figure.subplots()
         ax.imshow(values, cmap="cividis", vmin=0, vmax=1)
         for i, j in np.ndindex(*values.shape):
@@ -265,6 +265,12 @@ def place_labels(
     return left_out
 
 
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(COLUMN, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # so that texts can be measured
+    return figure
+
+
 def _panels(atlas: Atlas, stages: Sequence[str], columns: int) -> tuple[Figure, list[Axes]]:
     """A figure one column wide with an axes a stage, all over the same part of the aligned frame."""
     columns = min(columns, len(stages))
@@ -273,8 +279,7 @@ def _panels(atlas: Atlas, stages: Sequence[str], columns: int) -> tuple[Figure, 
     low, high = every.min(0), every.max(0)
     middle, half = (low + high) / 2, 0.53 * np.maximum(high - low, 1e-6)
     shape = float(np.clip(half[1] / half[0], 0.6, 1.1))
-    figure = Figure(figsize=(COLUMN, COLUMN / columns * lines * shape + 0.3), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(COLUMN / columns * lines * shape + 0.3)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes:
         ax.set(xlim=(middle[0] - half[0], middle[0] + half[0]), ylim=(middle[1] - half[1], middle[1] + half[1]), xticks=[], yticks=[])

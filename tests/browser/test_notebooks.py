@@ -6,6 +6,7 @@ import re
 
 import nbformat
 import pytest
+from in_the_lab import chromium, lab, screenshots  # noqa: F401
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction import notebooks
@@ -39,7 +40,7 @@ def open_notebook(page, lab, name):
 def run_all(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(DONE, timeout=60_000)
+    page.wait_for_function(DONE, timeout=240_000)
 
 
 def save_and_close(page, lab, name):
@@ -60,6 +61,7 @@ def save_and_close(page, lab, name):
 @pytest.mark.parametrize("name", SERIES)
 def test_a_notebook_runs_in_the_lab(page, lab, screenshots, name):
     page.said.clear()
+    page.set_default_timeout(60_000)  # a limit, not a pace: machines may be busy
     open_notebook(page, lab, name)
     run_all(page)
     page.screenshot(path=screenshots / f"{name[:2]}.png")
@@ -122,6 +124,19 @@ def use_the_explorer(page, lab, screenshots):
     assert ask(page, "view.path['history']") == str(history)
     view.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "explorer-used.png")
+    in_the_dark(page, view, screenshots)
+
+
+def in_the_dark(page, view, screenshots):
+    """JupyterLab's dark theme on a large screen: the explorer follows, points and all."""
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.get_by_role("menuitem", name="Theme", exact=True).hover()
+    page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
+    corner = """() => document.querySelector('.lx-points').getContext('2d').getImageData(2, 2, 1, 1).data[0]"""
+    page.wait_for_function(f"() => ({corner})() < 60")
+    view.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "explorer-dark.png")
 
 
 def stages(view):

@@ -1,4 +1,4 @@
-"""A browser, a JupyterLab and toy notebooks for the tests of this folder.
+"""A browser, a JupyterLab and toy notebooks for the tests of this folder: import the fixtures.
 
 Needs the system's Chromium (README: one apt-get line). Without it the folder is skipped and says so, unless
 LLM2REC_BROWSER=required, as CI sets it: then its absence is a failure.
@@ -27,7 +27,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-SMALLER = {"maps_max_items": 60, "evaluation_epochs": 1, "evaluation_evaluate_every": 1}
+SMALLER = {"evaluation_epochs": 1, "evaluation_evaluate_every": 1}
 # Every cell is in the page, whether scrolled to or not, and nothing asks or announces.
 LAB_SETTINGS = {
     "notebook-extension/tracker": '{"windowingMode": "none", "recordTiming": false}',
@@ -113,11 +113,3 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
         time.sleep(0.05)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
 
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """A picture of where a failed test stood, beside the others."""
-    outcome = yield
-    page = item.funcargs.get("page") if hasattr(item, "funcargs") else None
-    if page is not None and outcome.get_result().failed and call.when == "call":
-        page.screenshot(path=item.funcargs["screenshots"] / "failed.png")
