@@ -1,4 +1,4 @@
-"""The command line: `llm2rec reproduce | params | report`. Nothing heavy is imported before it is needed."""
+"""The command line: `llm2rec reproduce | params | report | explore`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", help="name of the run under outputs/")
     report.add_argument("--outputs", default="", metavar="DIR")
     report.set_defaults(command=_report)
+    explore = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
+    explore.add_argument("run", help="name of the run under outputs/")
+    explore.add_argument("--outputs", default="", metavar="DIR")
+    explore.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
+    explore.add_argument("--open", action="store_true", help="open it in the browser")
+    explore.set_defaults(command=_explore)
     return parser
 
 
@@ -89,10 +95,34 @@ def _report(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        if not (base := runs.outputs_folder(args.outputs) / args.run).is_dir():
-            raise ValueError(f"There is no run {args.run!r} in {base.parent}. Make one with `llm2rec reproduce`.")
-        _write_report(runs.Run(args.run, args.outputs))
+        _write_report(_known_run(args))
     return 0
+
+
+def _explore(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = _known_run(args)
+        from llm2rec_kit.maps import explorer
+
+        page = explorer.write_page(run, Path(args.to) if args.to else None)
+    print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
+    if args.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def _known_run(args: argparse.Namespace):
+    from llm2rec_kit import runs
+
+    if not (base := runs.outputs_folder(args.outputs) / args.run).is_dir():
+        raise ValueError(f"There is no run {args.run!r} in {base.parent}. Make one with `llm2rec reproduce`.")
+    return runs.Run(args.run, args.outputs)
 
 
 def _write_report(run) -> None:

@@ -318,11 +318,15 @@ class Maps(Stage):
 
     prefix: ClassVar[str] = "maps"
 
-    stages: list = setting(["raw", "csft", "mntp", "contrastive"], "embeddings to map")
+    stages: list = setting(
+        ["raw", "csft", "mntp", "contrastive", "adapted"],
+        "embeddings to map, and adapted: behind SASRec's adapter, where notebook 04 kept its weights",
+    )
     neighbours: int = setting(15, "UMAP's n_neighbors [O, the library's default]")
     min_dist: float = setting(0.1, "UMAP's min_dist [O, the library's default]")
     metric: str = setting("cosine", "distance between embeddings [O]", ("cosine", "euclidean"))
-    max_items: int = setting(5000, "most items on a map, drawn by seed [O]")
+    max_items: int = setting(20000, "most items that UMAP is fitted to, drawn by seed; the rest are placed among them [O]")
+    clusters: int = setting(8, "clusters and communities to colour by [O]")
     seed: int = setting(42, "UMAP's random_state: same seed, same map [O]")
 
 

@@ -15,7 +15,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm2rec_kit.runs import Run, write_json
 
 TRAINED = ("SASRec", "GRU4Rec")
-FIGURES = ("figures/results", "figures/by_kind", "figures/by_popularity", "maps/stages")
+FIGURES = (
+    "figures/results",
+    "figures/by_kind",
+    "figures/by_community",
+    "figures/by_popularity",
+    "figures/clusters",
+    "figures/travel",
+    "figures/co_purchases",
+)
 
 
 def collect(run: Run) -> dict[str, Any]:
