@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from llm2rec_kit import meter
+from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 MADE_BY = {
@@ -45,7 +43,7 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "polars", "umap-l
 
 
 class ArtefactError(RuntimeError):
-    """An artefact is missing or damaged; the message says which notebook makes it."""
+    """An artefact is missing or damaged (the message says which notebook makes it), or cannot be written (and why)."""
 
 
 def project_root() -> Path:
@@ -70,7 +68,8 @@ class Run:
             raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
         self.name = name
         self.path = outputs_folder(outputs) / name
-        self.path.mkdir(parents=True, exist_ok=True)
+        with self._writing("the folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -93,20 +92,21 @@ class Run:
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
         `spent` is what it took to make the content before this call, seconds, for run.json.
         """
-        key = self._key(settings, inputs)
-        why = "redoing, forced" if force else self._stale(name, key)
-        if not why:
+        busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
+        with self._writing(repr(name)), alone(self.path_of(name).with_name(f".{name.split('/')[-1]}.lock"), busy):
+            key = self._key(settings, inputs)
+            why = "redoing, forced" if force else self._stale(name, key)
+            if not why:
+                if not quiet:
+                    print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
+                return self.path_of(name)
+            partial = self._partial(name, key, force)
             if not quiet:
-                print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
-            return self.path_of(name)
-        partial = self._partial(name, key, force)
-        if not quiet:
-            print(f"{name}: {why}", flush=True)
-        started = time.perf_counter()
-        record = build(partial) or {}
-        seconds = time.perf_counter() - started
-        self._finish(name, partial, key, record)
-        self._note_stage(name, key["settings"], spent + seconds)
+                print(f"{name}: {why}", flush=True)
+            with meter.measured() as cost:
+                record = build(partial) or {}
+            self._finish(name, partial, key, record)
+            self._note_stage(name, key["settings"], meter.added({"seconds": spent}, cost))
         return self.path_of(name)
 
     def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
@@ -165,10 +165,20 @@ class Run:
         return self.path / name
 
     def about(self) -> dict[str, Any]:
-        """The contents of run.json: provenance and the stages so far."""
+        """The contents of run.json: provenance, what was asked for, the stages so far with their cost, what that means."""
         path = self.path / "run.json"
-        known = json.loads(path.read_text()) if path.is_file() else {"stages": {}}
-        return {"name": self.name, **provenance(), "stages": known["stages"]}
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        stages = known.get("stages", {})
+        seeds = {name: s["settings"]["seed"] for name, s in stages.items() if "seed" in s["settings"]}
+        kept = {part: known[part] for part in ("asked", "notebooks") if part in known}
+        return {"name": self.name, **provenance(), **kept, "seeds": seeds, "stages": stages, "measured": meter.MEANING}
+
+    def note(self, part: str, value: Any) -> None:
+        """Keep `value` in run.json: as `asked`, or (a dict) added to what `notebooks` holds."""
+        with self._writing("run.json"), alone(self.path / ".run.lock"):  # two kernels may write at the same time
+            about = self.about()
+            about[part] = {**about.get(part, {}), **value} if part != "asked" else value
+            write_json(self.path / "run.json", about)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +187,7 @@ class Run:
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        return json.loads(json.dumps(key, default=_plain))
+        return json.loads(json.dumps(key, default=plain))
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""
@@ -240,50 +250,33 @@ class Run:
         os.replace(partial, target)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _note_stage(self, name: str, settings: dict[str, Any], seconds: float) -> None:
-        with _locked(self.path / ".run.lock"):  # two kernels may finish a stage of one run at the same time
-            about = self.about()
-            about["stages"][name] = {
-                "settings": settings,
-                "seconds": round(seconds, 2),
-                "peak_memory_mib": peak_memory_mib(),
-                "finished": _now(),
-            }
-            write_json(self.path / "run.json", about)
+    def _note_stage(self, name: str, settings: dict[str, Any], cost: dict[str, Any]) -> None:
+        made_by = {"git": _git(), "finished": _now()}
+        self.note("stages", {name: {"settings": settings, **cost, **made_by}})
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with part.open("w") as file:
-            json.dump(value, file, indent=1, default=_plain, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process or thread at a time; a killed one lets go by itself."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turn an error that says that the disk is full or closed into one that says what to do."""
+        try:
+            yield
+        except ArtefactError:
+            raise
+        except Exception as error:
+            if why := cannot_write(error, self.path):
+                raise ArtefactError(f"{what} of run {self.name!r} could not be written: {why}") from error
+            raise
 
 
 def provenance() -> dict[str, Any]:
-    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run."""
+    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
+
+    Looked at once a process: that is when the code was imported that makes the numbers.
+    """
+    return json.loads(json.dumps(_provenance()))
+
+
+@cache
+def _provenance() -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -293,14 +286,8 @@ def provenance() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-    }
+    } | ({"gpus": found} if (found := meter.gpus()) else {})
     return {"versions": versions, "git": _git(), "machine": machine}
-
-
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def show_record(name: str, values: dict[str, Any]) -> None:
@@ -308,8 +295,8 @@ def show_record(name: str, values: dict[str, Any]) -> None:
     from IPython.display import display
 
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-    plain = json.loads(json.dumps({"name": name, "values": values}, default=_plain))
-    display({RECORD_MIME: plain, "text/plain": f"recorded {name}: {text}"}, raw=True)
+    kept = json.loads(json.dumps({"name": name, "values": values}, default=plain))
+    display({RECORD_MIME: kept, "text/plain": f"recorded {name}: {text}"}, raw=True)
 
 
 def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
@@ -324,7 +311,7 @@ def one_paragraph_errors() -> Iterator[None]:
     """Turn the kit's own errors into one paragraph on stderr and exit code 2."""
     try:
         yield
-    except (ArtefactError, ValueError, FileNotFoundError) as error:
+    except (ArtefactError, ValueError, OSError) as error:
         print(f"llm2rec: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -332,7 +319,7 @@ def one_paragraph_errors() -> Iterator[None]:
 def _check_record(name: str, record: dict[str, Any]) -> None:
     """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
     try:
-        json.dumps(record, default=_plain, allow_nan=False)
+        json.dumps(record, default=plain, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
@@ -348,16 +335,6 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be kept in a JSON file: {value!r}")
-
-
 def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -366,6 +343,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _git() -> dict[str, Any] | None:
     try:
 

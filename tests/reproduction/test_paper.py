@@ -68,7 +68,12 @@ def test_table_3_has_every_model_in_every_cell():
 def test_no_metric_breaks_its_own_order(name):
     """Of one ranking: NDCG never above recall, and neither falls from 10 to 20."""
     table = getattr(paper, name)().drop_nulls(list(paper.METRICS))
-    for small, large in (("ndcg@10", "recall@10"), ("ndcg@20", "recall@20"), ("recall@10", "recall@20"), ("ndcg@10", "ndcg@20")):
+    for small, large in (
+        ("ndcg@10", "recall@10"),
+        ("ndcg@20", "recall@20"),
+        ("recall@10", "recall@20"),
+        ("ndcg@10", "ndcg@20"),
+    ):
         assert (table[small] <= table[large]).all()
 
 
@@ -99,7 +104,12 @@ def test_the_improvements_check_can_fail():
 
 def test_mean_improvements_are_those_derived_from_the_paper():
     means = paper.improvements().select("recommender", "dataset", mean=pl.mean_horizontal(*paper.METRICS).round(2))
-    known = {("GRU4Rec", "Games"): 13.72, ("GRU4Rec", "Arts"): 25.59, ("SASRec", "Movies"): 7.01, ("SASRec", "Goodreads"): 2.60}
+    known = {
+        ("GRU4Rec", "Games"): 13.72,
+        ("GRU4Rec", "Arts"): 25.59,
+        ("SASRec", "Movies"): 7.01,
+        ("SASRec", "Goodreads"): 2.60,
+    }
     for (recommender, dataset), value in known.items():
         found = means.filter(recommender=recommender, dataset=dataset)["mean"].item()
         assert found == pytest.approx(value, abs=0.011)
