@@ -11,9 +11,7 @@ import contextlib
 import json
 import re
 import shlex
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -22,9 +20,13 @@ from typing import Any
 
 import yaml
 
+from llm2rec_kit import meter, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.runs import Run, project_root
+from llm2rec_kit.reproduction import assets
+from llm2rec_kit.reproduction.progress import Progress
+from llm2rec_kit.runs import Run, outputs_folder, project_root
 
+PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 COMMON = {"run": str, "outputs": str, "force": bool}
 
 
@@ -134,6 +136,7 @@ def check_data(values: dict[str, Any]) -> None:
         raise ValueError(
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
+            + (f" {assets.data_notes()}" if set(data.train_domains) & set(PAPER_SETS) else "")
         )
     if not Path(data.path).exists():
         raise ValueError(
@@ -159,6 +162,35 @@ def reproduce(
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
     NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
     """
+    values, chosen = prepared(
+        profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
+    )
+    storage.check_writable(outputs_folder(values.get("outputs", "")) / values["run"])
+    again = _command(profile, data, overrides or {}, run, outputs, force)
+    result = Run(values["run"], values.get("outputs", ""))
+    result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
+    for k, book in enumerate(chosen, 1):
+        run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=again)
+    return result
+
+
+def prepared(
+    profile: str,
+    *,
+    data: str = "",
+    overrides: dict[str, Any] | None = None,
+    run: str = "",
+    only: list[str] | None = None,
+    start: str = "",
+    force: bool = False,
+    outputs: str = "",
+    root: Path | None = None,
+    look: bool = True,
+) -> tuple[dict[str, Any], list[Path]]:
+    """The parameters and the notebooks of a `reproduce` with the same arguments, checked; nothing is run or written.
+
+    `look` False: whether data and weights are there is not looked at.
+    """
     books = series(root)
     values = {"run": Path(profile).stem, **load_profile(profile), **(overrides or {})}
     # What the caller says comes before the profile.
@@ -171,16 +203,32 @@ def reproduce(
         if values.get(name):
             values[name] = str(Path(values[name]).expanduser().resolve())
     chosen = _chosen(books, only or [], start)
-    if any("data_path" in own[book] for book in chosen):
+    if look:
+        look_for_files(values, {name for book in chosen for name in own[book]})
+    return values, chosen
+
+
+def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
+    """Raise ValueError where the data or the weights that parameters in `needed` lead to are neither here nor to be had."""
+    if "data_path" in needed:
         check_data(values)
-    again = _command(profile, data, overrides or {}, run, outputs, force)
-    result = Run(values["run"], values.get("outputs", ""))
-    for k, book in enumerate(chosen, 1):
-        print(f"[{k}/{len(chosen)}] {book.stem}", flush=True)
-        began = time.perf_counter()
-        _execute(book, result.path / "notebooks" / book.name, {n: v for n, v in values.items() if n in own[book]}, again)
-        print(f"[{k}/{len(chosen)}] {book.stem} done in {time.perf_counter() - began:.0f} s", flush=True)
-    return result
+    if "backbone_name" in needed:
+        assets.check_backbone(S.Backbone.from_parameters(values).name)
+
+
+def run_one(book: Path, values: dict[str, Any], run: Run, *, label: str = "", again: list[str] | None = None) -> None:
+    """Run one notebook with those of `values` that it knows, keep it in the run's notebooks/, note its cost in run.json.
+
+    Raises NotebookFailed, with the command `again` as how to go on.
+    """
+    label = label or book.stem
+    print(label, flush=True)
+    given = {name: value for name, value in values.items() if name in parameters(book)}
+    with meter.measured() as cost:
+        _execute(book, run.path / "notebooks" / book.name, given, again or ["llm2rec", "reproduce"], label)
+    # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
+    run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
+    print(f"{label} done in {cost['seconds']:.0f} s", flush=True)
 
 
 def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
@@ -215,30 +263,35 @@ def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
     return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
 
 
-def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str]) -> None:
-    """papermill over one notebook, its printed lines shown as they come."""
+def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str], label: str) -> None:
+    """papermill over one notebook, its place and its printed lines shown as they come."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _kernel() as name:
-        try:
+    cells = len(json.loads(book.read_text())["cells"]) + 1  # papermill puts one in, with the parameters
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _kernel() as name, Progress(label, cells) as progress:
             papermill.execute_notebook(
                 book,
                 target,
                 parameters=values,
                 kernel_name=name,
                 progress_bar=False,
-                stdout_file=sys.stdout,
+                stdout_file=progress,
+                on_cell_start=progress.on_cell_start,
                 cwd=str(book.parent),
             )
-        except PapermillExecutionError as error:
-            what = _shortened(f"{error.ename}: {error.evalue}")
-        except DeadKernelError:
-            what = "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
-        else:
-            return
+    except PapermillExecutionError as error:
+        what = _shortened(f"{error.ename}: {error.evalue}")
+    except DeadKernelError:
+        what = "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
+    except OSError as error:
+        if not (what := storage.cannot_write(error, target.parent)):
+            raise
+    else:
+        return
     raise NotebookFailed(
         f"{book.stem} stopped: {what}\nThe notebook, as far as it came: {target}\nWhat was finished is kept. "
         f"To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}"
