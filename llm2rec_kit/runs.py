@@ -59,6 +59,15 @@ def outputs_folder(outputs: str | Path = "") -> Path:
     return Path(outputs).expanduser() if outputs else project_root() / "outputs"
 
 
+def find(name: str, outputs: str | Path = "") -> Run:
+    """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
+    base = outputs_folder(outputs)
+    for folder in (base / name, Path(name).expanduser().resolve()):
+        if (folder / "run.json").is_file():
+            return Run(folder.name, folder.parent)
+    raise ValueError(f"There is no run {name!r} in {base}. Make one with `llm2rec reproduce`.")
+
+
 class Run:
     """The folder `outputs/<name>/` and what is in it."""
 
@@ -165,19 +174,19 @@ class Run:
         return self.path / name
 
     def about(self) -> dict[str, Any]:
-        """The contents of run.json: provenance, what was asked for, the stages so far with their cost, what that means."""
+        """The contents of run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
         path = self.path / "run.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = json.loads(path.read_text()) if path.is_file() else provenance()
         stages = known.get("stages", {})
         seeds = {name: s["settings"]["seed"] for name, s in stages.items() if "seed" in s["settings"]}
-        kept = {part: known[part] for part in ("asked", "notebooks") if part in known}
-        return {"name": self.name, **provenance(), **kept, "seeds": seeds, "stages": stages, "measured": meter.MEANING}
+        parts = {"asked": {}, "notebooks": {}, **known, "seeds": seeds, "stages": stages, "measured": meter.MEANING}
+        return {"name": self.name, **{k: v for k, v in parts.items() if k != "name"}}
 
-    def note(self, part: str, value: Any) -> None:
-        """Keep `value` in run.json: as `asked`, or (a dict) added to what `notebooks` holds."""
+    def note(self, part: str, value: dict[str, Any]) -> None:
+        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
         with self._writing("run.json"), alone(self.path / ".run.lock"):  # two kernels may write at the same time
-            about = self.about()
-            about[part] = {**about.get(part, {}), **value} if part != "asked" else value
+            about = {**self.about(), **provenance()}
+            about[part] = value if part == "asked" else {**about[part], **value}
             write_json(self.path / "run.json", about)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -286,7 +295,8 @@ def _provenance() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-    } | ({"gpus": found} if (found := meter.gpus()) else {})
+        "gpus": meter.gpus(),
+    }
     return {"versions": versions, "git": _git(), "machine": machine}
 
 
@@ -311,6 +321,8 @@ def one_paragraph_errors() -> Iterator[None]:
     """Turn the kit's own errors into one paragraph on stderr and exit code 2."""
     try:
         yield
+    except BrokenPipeError:  # whoever read our output has seen enough
+        raise
     except (ArtefactError, ValueError, OSError) as error:
         print(f"llm2rec: {error}", file=sys.stderr)
         raise SystemExit(2) from None

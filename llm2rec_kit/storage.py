@@ -22,12 +22,16 @@ REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash."""
+    write_text(path, json.dumps(value, indent=1, default=plain, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either the old text or the whole new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with part.open("w") as file:
-            json.dump(value, file, indent=1, default=plain, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

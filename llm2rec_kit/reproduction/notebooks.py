@@ -73,6 +73,19 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     }
 
 
+def source_of(p: Parameter) -> str:
+    """Where a default comes from, from the marks in its help: "P 4.1.3, C"; "O" (ours) where there is none."""
+    marks = [part.strip() for mark in re.findall(r"\[([PCO]\b[^\]]*)\]", p.help) for part in mark.split(",")]
+    short = [m[0] for mark in marks if (m := re.match(r"[PCO]\b( [\d.]+)?", mark))]
+    return ", ".join(dict.fromkeys(short)) or "O"
+
+
+def meaning_of(p: Parameter) -> str:
+    """The help text, with the values that the parameter may have."""
+    choices = S.choices_of(p.name)
+    return p.help + (f"; one of {', '.join(map(str, choices))}" if choices else "")
+
+
 def profiles() -> list[str]:
     """Names of the profiles that come with the kit."""
     return sorted(
