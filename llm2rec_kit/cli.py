@@ -208,18 +208,24 @@ def _overrides(pairs: list[str]) -> dict:
         name, equals, value = pair.partition("=")
         if not equals or "." not in name:
             raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {pair!r}.")
-        values[name.strip().replace(".", "_", 1)] = _value(yaml.safe_load(value))
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SettingsError(f"--set {pair}: {value!r} is no plain value; quote text that holds special characters.") from None
+        values[name.strip().replace(".", "_", 1)] = _value(read, value)
     return values
 
 
-def _value(value: object) -> object:
-    """YAML 1.1 takes 1e-3 for text, since it has no dot; on a command line it is a number."""
-    if isinstance(value, str) and "e" in value.lower():
+def _value(read: object, text: str) -> object:
+    """What a person means on a command line where YAML 1.1 reads otherwise: 1e-3 is a number, 80_10_10 is none."""
+    if isinstance(read, int | float) and "_" in text:
+        return text.strip()
+    if isinstance(read, str) and "e" in read.lower():
         try:
-            return float(value)
+            return float(read)
         except ValueError:
             pass
-    return value
+    return read
 
 
 if __name__ == "__main__":

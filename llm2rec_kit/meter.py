@@ -61,6 +61,14 @@ def added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
+def with_work_elsewhere(cost: dict[str, Any], spent: float | dict[str, Any]) -> dict[str, Any]:
+    """The cost of a stage whose work was done in another process (`spent`) and only written in this one (`cost`)."""
+    if not spent:
+        return cost
+    work = spent if isinstance(spent, dict) else {"seconds": spent}
+    return {**work, "seconds": round(work["seconds"] + cost["seconds"], 2)}
+
+
 class PeakMemory:
     """The highest resident memory of this process while the block runs, MiB.
 

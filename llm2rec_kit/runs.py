@@ -92,14 +92,15 @@ class Run:
         inputs: Sequence[str] = (),
         force: bool = False,
         quiet: bool = False,
-        spent: float = 0.0,
+        spent: float | dict[str, Any] = 0.0,
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
         `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
-        `spent` is what it took to make the content before this call, seconds, for run.json.
+        `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
+        `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         with self._writing(repr(name)), alone(self.path_of(name).with_name(f".{name.split('/')[-1]}.lock"), busy):
@@ -115,7 +116,7 @@ class Run:
             with meter.measured() as cost:
                 record = build(partial) or {}
             self._finish(name, partial, key, record)
-            self._note_stage(name, key["settings"], meter.added({"seconds": spent}, cost))
+            self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
         return self.path_of(name)
 
     def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:

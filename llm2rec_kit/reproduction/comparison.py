@@ -20,7 +20,7 @@ def write(runs: list[Run]) -> Path:
     about = [run.about() for run in runs]
     known = {
         "names": names,
-        "settings": settings_that_differ(*[c["settings"] for c in collected]),
+        "settings": settings_that_differ(*[{**c["settings"], "evaluation seeds": {"all": c["seeds"]}} for c in collected]),
         "statistics": _statistics(collected),
         "results": results(collected),
         "costs": _costs(about),
