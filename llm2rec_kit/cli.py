@@ -177,14 +177,14 @@ def _expect(args: argparse.Namespace) -> int:
 
 def _grid(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction import grid
+    from llm2rec_kit.reproduction import cluster, grid, outcome
 
     with runs.one_paragraph_errors():
         asked = grid.load(args.grid, args.outputs)
         if args.plan:
-            print(grid.describe(asked))
+            print(f"{outcome.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")
             return 0
-        return grid.run(asked, workers=args.workers, cluster=args.cluster, retries=args.retries)
+        return cluster.run(asked, workers=args.workers, address=args.cluster, retries=args.retries)
 
 
 def _write_report(run) -> None:
@@ -211,7 +211,9 @@ def _overrides(pairs: list[str]) -> dict:
         try:
             read = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise SettingsError(f"--set {pair}: {value!r} is no plain value; quote text that holds special characters.") from None
+            raise SettingsError(
+                f"--set {pair}: {value!r} is no plain value; quote text that holds special characters."
+            ) from None
         values[name.strip().replace(".", "_", 1)] = _value(read, value)
     return values
 

@@ -5,6 +5,9 @@ Notebooks hand each other files, never variables. What a notebook makes is an *a
 `raw.json`). The manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own
 files, and the record (the numbers worth keeping). So an artefact either is complete or does not exist, a stage whose
 settings and inputs did not change is reused, and a damaged file is named.
+
+Where the outputs folder holds a `.store`, its runs share what they make: an artefact is looked up there by its name, settings and
+inputs' hashes before it is built, and linked into the run. A grid has one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from llm2rec_kit import meter
 from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
+STORE = ".store"  # in an outputs folder: what its runs share
 MADE_BY = {
     "corpus": "01_data_prep",
     "backbone": "02_csft",
@@ -103,25 +107,58 @@ class Run:
         `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
-        with self._writing(repr(name)), alone(self.path_of(name).with_name(f".{name.split('/')[-1]}.lock"), busy):
+        with self._writing(repr(name)), alone(self._lock_path(name), busy):
             key = self._key(settings, inputs)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
                 if not quiet:
                     print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
                 return self.path_of(name)
-            partial = self._partial(name, key, force)
-            if not quiet:
-                print(f"{name}: {why}", flush=True)
-            with meter.measured() as cost:
-                record = build(partial) or {}
-            self._finish(name, partial, key, record)
-            self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
+            with self._shared(name, key, busy) as shared:
+                if shared and not force and self._fetch(shared, name):
+                    if not quiet:
+                        print(
+                            f"{name}: taken from the store, made by another run with the same settings and inputs",
+                            flush=True,
+                        )
+                    return self.path_of(name)
+                partial = self._partial(name, key, force)
+                if not quiet:
+                    print(f"{name}: {why}", flush=True)
+                with meter.measured() as cost:
+                    record = build(partial) or {}
+                self._finish(name, partial, key, record)
+                self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
+                if shared:
+                    Run(shared.name, shared.parent).take(self, name)
         return self.path_of(name)
 
+    def take(self, other: Run, name: str) -> None:
+        """Link finished artefact `name` of another run into this one (copy it where the file system has no links).
+
+        What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
+        """
+        manifest, source = other.manifest(name), other._manifest_path(name).parent
+        folder = self.path_of(name).with_name(f".{name.split('/')[-1]}.taken")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for file in manifest["files"]:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / file, folder / file)
+            except OSError:
+                shutil.copy2(source / file, folder / file)
+        self._settle(name, folder, manifest)
+        if name in (stages := other.about()["stages"]):
+            self.note("stages", {name: stages[name]})
+
     def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
-        """Whether `make` with these arguments would build rather than reuse."""
-        return force or bool(self._stale(name, self._key(settings, inputs)))
+        """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
+        key = self._key(settings, inputs)
+        if force or not self._stale(name, key):
+            return force
+        shared = self._shared_path(name, key)
+        return not (shared and self._fetch(shared, name))
 
     def require(self, name: str) -> Path:
         """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
@@ -164,6 +201,11 @@ class Run:
         base = self.path / folder
         found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
         return [p.with_suffix("").as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
+
+    def artefacts(self) -> list[str]:
+        """Names of all finished artefacts, folders first."""
+        folders = [p.parent.name for p in sorted(self.path.glob("[!.]*/manifest.json"))]
+        return [*folders, *self.names("embeddings"), *self.names("evaluation")]
 
     def digest(self, name: str) -> str:
         """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
@@ -242,23 +284,58 @@ class Run:
         _check_record(name, record)
         (partial / ".key.json").unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        manifest = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
+        self._settle(name, partial, {"artefact": name, **key, "files": files, "record": record, "finished": _now()})
+
+    def _settle(self, name: str, folder: Path, manifest: dict[str, Any]) -> None:
+        """Move the files in `folder` to where artefact `name` is, and write its manifest last."""
         target = self.path / name
         if "/" in name:
             self._manifest_path(name).unlink(missing_ok=True)
-            for file in files:
+            for file in manifest["files"]:
                 (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(partial / file, target.parent / file)
-            shutil.rmtree(partial)  # folders that a build left empty
+                os.replace(folder / file, target.parent / file)
+            shutil.rmtree(folder)  # folders that a build left empty
             write_json(self._manifest_path(name), manifest)
             return
-        write_json(partial / "manifest.json", manifest)
+        write_json(folder / "manifest.json", manifest)
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             os.replace(target, old)
-        os.replace(partial, target)
+        os.replace(folder, target)
         shutil.rmtree(old, ignore_errors=True)
+
+    def _lock_path(self, name: str) -> Path:
+        return self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
+
+    def _shared_path(self, name: str, key: dict[str, Any]) -> Path | None:
+        """Where the store beside this run keeps such an artefact (a run of its own); None without a store."""
+        store = self.path.parent / STORE
+        if not store.is_dir():
+            return None
+        return store / hashlib.sha256(json.dumps([name, key], sort_keys=True).encode()).hexdigest()[:32]
+
+    @contextlib.contextmanager
+    def _shared(self, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
+        """The artefact's place in the store, held alone: of two runs that need it, one makes it and the other waits."""
+        path = self._shared_path(name, key)
+        if path is None:
+            yield None
+            return
+        with alone(path.with_name(f".{path.name}.lock"), busy):
+            yield path
+
+    def _fetch(self, shared: Path, name: str) -> bool:
+        """Take `name` from its place in the store, sound; whether it was there."""
+        if not shared.is_dir():
+            return False
+        try:
+            other = Run(shared.name, shared.parent)
+            other.require(name)
+            self.take(other, name)
+        except ArtefactError:
+            return False
+        return True
 
     def _note_stage(self, name: str, settings: dict[str, Any], cost: dict[str, Any]) -> None:
         made_by = {"git": _git(), "finished": _now()}

@@ -11,12 +11,13 @@ import contextlib
 import json
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -104,12 +105,17 @@ def load_profile(name: str) -> dict[str, Any]:
         text = Path(name).read_text()
     else:
         raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
+    return read_yaml(text, f"Profile {name!r}")
+
+
+def read_yaml(text: str, what: str) -> dict[str, Any]:
+    """A mapping from plain YAML; SettingsError, naming `what`, for anything else or a key given twice."""
     try:
         values = yaml.load(text, Loader=_NoTwice) or {}
     except yaml.YAMLError as error:
-        raise S.SettingsError(f"Profile {name!r} is not YAML: {' '.join(str(error).split())}") from None
+        raise S.SettingsError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise S.SettingsError(f"Profile {name!r} must hold `key: value` lines; found {type(values).__name__}.")
+        raise S.SettingsError(f"{what} must hold `key: value` lines; found {type(values).__name__}.")
     return values
 
 
@@ -229,19 +235,32 @@ def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
         assets.check_backbone(S.Backbone.from_parameters(values).name)
 
 
-def run_one(book: Path, values: dict[str, Any], run: Run, *, label: str = "", again: list[str] | None = None) -> None:
+def run_one(
+    book: Path,
+    values: dict[str, Any],
+    run: Run,
+    *,
+    label: str = "",
+    again: list[str] | None = None,
+    stream: IO[str] | None = None,
+) -> float:
     """Run one notebook with those of `values` that it knows, keep it in the run's notebooks/, note its cost in run.json.
 
-    Raises NotebookFailed, with the command `again` as how to go on.
+    Returns the seconds that it took. Raises NotebookFailed, with the command `again` (if there is one) as how to go on.
     """
-    label = label or book.stem
-    print(label, flush=True)
+    stream, label = stream or sys.stdout, label or book.stem
+    print(label, file=stream, flush=True)
     given = {name: value for name, value in values.items() if name in parameters(book)}
     with meter.measured() as cost:
-        _execute(book, run.path / "notebooks" / book.name, given, again or ["llm2rec", "reproduce"], label)
+        what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
     # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
     run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
-    print(f"{label} done in {cost['seconds']:.0f} s", flush=True)
+    if what:
+        kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
+        go_on = f" To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}" if again else ""
+        raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
+    print(f"{label} done in {cost['seconds']:.0f} s", file=stream, flush=True)
+    return cost["seconds"]
 
 
 def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
@@ -276,8 +295,8 @@ def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
     return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
 
 
-def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str], label: str) -> None:
-    """papermill over one notebook, its place and its printed lines shown as they come."""
+def _execute(book: Path, target: Path, values: dict[str, Any], label: str, stream: IO[str]) -> str:
+    """papermill over one notebook, its place and its printed lines shown as they come; returns why it stopped, or ""."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -285,7 +304,7 @@ def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str],
     cells = len(json.loads(book.read_text())["cells"]) + 1  # papermill puts one in, with the parameters
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _kernel() as name, Progress(label, cells) as progress:
+        with _kernel() as name, Progress(label, cells, stream) as progress:
             papermill.execute_notebook(
                 book,
                 target,
@@ -297,18 +316,14 @@ def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str],
                 cwd=str(book.parent),
             )
     except PapermillExecutionError as error:
-        what = _shortened(f"{error.ename}: {error.evalue}")
+        return _shortened(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
-        what = "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
+        return "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
     except OSError as error:
-        if not (what := storage.cannot_write(error, target.parent)):
-            raise
-    else:
-        return
-    raise NotebookFailed(
-        f"{book.stem} stopped: {what}\nThe notebook, as far as it came: {target}\nWhat was finished is kept. "
-        f"To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}"
-    )
+        if why := storage.cannot_write(error, target.parent):
+            return why
+        raise
+    return ""
 
 
 @contextlib.contextmanager

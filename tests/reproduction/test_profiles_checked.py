@@ -109,5 +109,9 @@ def test_paper_is_the_paper_where_the_settings_say_so():
     values = notebooks.load_profile("paper")
     for book in notebooks.series():
         for p in notebooks.parameters(book).values():
-            if notebooks.source_of(p).startswith("P") and p.name in values and p.name not in ("backbone_name", "evaluation_embeddings"):
+            if (
+                notebooks.source_of(p).startswith("P")
+                and p.name in values
+                and p.name not in ("backbone_name", "evaluation_embeddings")
+            ):
                 assert values[p.name] == p.default, p.name
