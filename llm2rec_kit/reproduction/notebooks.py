@@ -253,12 +253,12 @@ def run_one(
     given = {name: value for name, value in values.items() if name in parameters(book)}
     with meter.measured() as cost:
         what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
-    # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
-    run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
     if what:
         kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
         go_on = f" To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}" if again else ""
         raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
+    # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
+    run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
     print(f"{label} done in {cost['seconds']:.0f} s", file=stream, flush=True)
     return cost["seconds"]
 

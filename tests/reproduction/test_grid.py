@@ -217,7 +217,7 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
         "csft 13": 1,
         "evaluation": 2,
     }
-    assert "6 of 10 are done already" in again.getvalue()
+    assert "7 of 10 are done already" in again.getvalue()
     assert len(outcome.read(asked.folder)) == 6
     assert re.search(
         r"\| unlucky \| toy \| SASRec \| csft \| 2 \| 0\.1300 ± 0\.0000", (asked.folder / "grid.md").read_text()
