@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -246,6 +247,11 @@ def test_a_scheduler_that_does_not_answer_is_named(root, monkeypatch):
     asked = grid.load(written(root, TOY), str(root / "out"), root=root)
     with pytest.raises(ValueError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         cluster.run(asked, address="tcp://127.0.0.1:9", stream=io.StringIO())
+
+
+def test_the_extra_for_grids_is_part_of_what_the_tests_need():
+    project = tomllib.loads((DOCS.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(project["grid"]) <= set(project["test"])
 
 
 class Terminal(io.StringIO):
