@@ -113,7 +113,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _plan(profile: str, asked: dict) -> int:
-    from llm2rec_kit.reproduction import notebooks, plan
+    from llm2rec_kit.reproduction import expected, notebooks, plan
 
     values, _ = notebooks.prepared(profile, **asked, look=False)
     missing = ""
@@ -122,6 +122,8 @@ def _plan(profile: str, asked: dict) -> int:
     except ValueError as error:
         missing = str(error)
     print(plan.text(plan.make(values), missing))
+    if dated := expected.load(profile):
+        print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
     return 0
 
 

@@ -63,6 +63,12 @@ def outputs_folder(outputs: str | Path = "") -> Path:
     return Path(outputs).expanduser() if outputs else project_root() / "outputs"
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for what cannot be a run's name."""
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+
+
 def find(name: str, outputs: str | Path = "") -> Run:
     """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
     base = outputs_folder(outputs)
@@ -77,8 +83,7 @@ class Run:
 
     def __init__(self, name: str, outputs: str | Path = "") -> None:
         """Open the run, making its folder if need be; `outputs` defaults to the project's `outputs/`."""
-        if not name or name != Path(name).name or name.startswith("."):
-            raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+        check_name(name)
         self.name = name
         self.path = outputs_folder(outputs) / name
         with self._writing("the folder"):

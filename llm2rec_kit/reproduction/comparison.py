@@ -56,7 +56,7 @@ def _cells(groups: list[dict], key: tuple[str, str], k: int) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for metric in METRICS:
         row, first = groups[k].get(key), groups[0].get(key)
-        if row is None:
+        if row is None or metric not in row["mean"]:
             cells[metric] = None
             continue
         cell = {
@@ -66,9 +66,9 @@ def _cells(groups: list[dict], key: tuple[str, str], k: int) -> dict[str, Any]:
             "difference": None,
             "in_std": None,
         }
-        if k and first is not None:
+        if k and first is not None and metric in first["mean"]:
             cell["difference"] = row["mean"][metric] - first["mean"][metric]
-            rows = [*groups[0].values(), *groups[k].values()]
+            rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]
             std = pooled_std(rows, key[0], metric) if key[0] in TRAINED else None
             cell["in_std"] = cell["difference"] / std if std else None
         cells[metric] = cell

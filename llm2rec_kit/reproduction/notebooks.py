@@ -25,7 +25,7 @@ from llm2rec_kit import meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import assets
 from llm2rec_kit.reproduction.progress import Progress
-from llm2rec_kit.runs import Run, outputs_folder, project_root
+from llm2rec_kit.runs import Run, check_name, outputs_folder, project_root
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 COMMON = {"run": str, "outputs": str, "force": bool}
@@ -217,6 +217,7 @@ def prepared(
     values |= {name: value for name, value in given.items() if value}
     own = {book: parameters(book) for book in books}
     check(values, sorted({name for p in own.values() for name in p}))
+    check_name(values["run"])
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
     for name in ("data_path", "outputs"):
         if values.get(name):

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction import paper
 from llm2rec_kit.reproduction.grid import Grid
 from llm2rec_kit.runs import Run
 
@@ -59,8 +58,8 @@ def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
 
 def summarise(rows: pl.DataFrame) -> pl.DataFrame:
     """Mean and population std over seeds: a row a choice of axes, domain, recommender and embedding."""
-    metrics = [m for m in paper.METRICS if m in rows.columns]
-    by = [c for c in rows.columns[: rows.columns.index("seed")]]
+    metrics = rows.columns[rows.columns.index("seed") + 1 :]
+    by = rows.columns[: rows.columns.index("seed")]
     return rows.group_by(by, maintain_order=True).agg(
         pl.len().alias("seeds"),
         *(pl.col(m).mean() for m in metrics),
@@ -83,12 +82,12 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
 
 
 def text(summary: pl.DataFrame) -> str:
-    """The summary for a terminal: trained recommenders, two metrics."""
+    """The summary for a terminal: trained recommenders, the first two metrics."""
     from llm2rec_kit.reproduction.differences import TRAINED
 
     shown = summary.filter(pl.col("recommender").is_in(TRAINED))
     names = shown.columns[: shown.columns.index("seeds") + 1]
-    head = [*names, "recall@10", "ndcg@10"]
+    head = [*names, *shown.columns[len(names) : len(names) + 2]]
     body = [[str(r[n]) for n in names] + [_cell(r, m) for m in head[-2:]] for r in shown.iter_rows(named=True)]
     widths = [max(len(row[k]) for row in [head, *body]) for k in range(len(head))]
     return "\n".join(
@@ -98,7 +97,7 @@ def text(summary: pl.DataFrame) -> str:
 
 def _markdown(summary: pl.DataFrame) -> list[str]:
     names = summary.columns[: summary.columns.index("seeds") + 1]
-    metrics = [m for m in paper.METRICS if m in summary.columns]
+    metrics = [m for m in summary.columns[len(names) :] if not m.endswith(" std")]
     lines = ["| " + " | ".join([*names, *metrics]) + " |", "|" + "---|" * len(names) + "---:|" * len(metrics)]
     for r in summary.iter_rows(named=True):
         lines.append("| " + " | ".join([*(str(r[n]) for n in names), *(_cell(r, m) for m in metrics)]) + " |")

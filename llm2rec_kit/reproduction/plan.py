@@ -23,6 +23,7 @@ HISTORY = 4.2  # items of history a sample, the mean of the released data
 SYNTHETIC_LENGTH = 7.4  # interactions a user of the synthetic store
 UTILISATION = (0.10, 0.40)  # share of a GPU's peak that training of short texts reaches
 LAYER_MS = 2.5  # least time a layer, forward and backward, however few the tokens
+STEP_MS = 5.0  # least time of a recommender's training step on a GPU
 CORE_GFLOPS = 40.0  # what a CPU core does in the language model's matrices, float32
 THREAD_GFLOPS = 20.0  # what a thread does in a recommender's small matrices
 
@@ -60,6 +61,7 @@ class Work:
     flops: float
     passes: int = 0
     on_gpu: bool = True
+    pass_ms: float = 0.0  # least time of a pass; 0: that of the backbone's layers
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ def make(values: dict[str, Any]) -> Plan:
 def hours(work: Work, shape: assets.Shape, accelerator: str) -> tuple[float, float]:
     """Fewest and most hours on an accelerator of assets.yaml; the least time of a pass counts in both."""
     peak = assets.known()["accelerators"][accelerator]["tflops"] * 1e12
-    launch = work.passes * shape.layers * LAYER_MS / 1e3
+    launch = work.passes * (work.pass_ms or shape.layers * LAYER_MS) / 1e3
     low, high = (work.flops / (peak * share) for share in reversed(UTILISATION))
     return max(low, launch) / 3600, (high + launch) / 3600
 
 
 def cpu_hours(work: Work, cores: int) -> float:
     """Hours on this many CPU cores."""
-    return work.flops / ((CORE_GFLOPS if work.on_gpu else THREAD_GFLOPS) * 1e9 * cores) / 3600
+    return work.flops / ((THREAD_GFLOPS if work.stage == "evaluation" else CORE_GFLOPS) * 1e9 * cores) / 3600
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
@@ -173,23 +175,23 @@ def _language_model(values: dict[str, Any], shape: assets.Shape, sizes: Sizes, t
             f"{csft.steps:,} steps x {csft.batch_size} samples x {sample:.0f} tokens; {read:,} validation samples",
             csft.steps * csft.batch_size * 6 * (sample * shape.body + title * shape.head)
             + read * 2 * (sample * shape.body + title * shape.head),
-            csft.steps * math.ceil(csft.batch_size * sample / csft.batch_tokens),
+            csft.steps * _parts(csft.batch_size * sample, csft.batch_tokens),
         ),
         Work(
             "mntp",
             f"{mntp.steps:,} steps x {mntp.batch_size} titles x {title:.0f} tokens, {mntp.rate:.0%} of them predicted",
             mntp.steps * mntp.batch_size * title * 6 * (shape.body + mntp.rate * shape.head),
-            mntp.steps * math.ceil(mntp.batch_size * title / mntp.batch_tokens),
+            mntp.steps * _parts(mntp.batch_size * title, mntp.batch_tokens),
         ),
         Work(
             "contrastive",
             f"{contrast.steps:,} steps x {contrast.batch_size} titles x 2 views x {title:.0f} tokens",
             contrast.steps * contrast.batch_size * 2 * title * 6 * shape.body,
-            contrast.steps * math.ceil(contrast.batch_size * 2 * title / contrast.batch_tokens),
+            contrast.steps * _parts(contrast.batch_size * 2 * title, contrast.batch_tokens),
         ),
     ]
     if sizes.items:
-        passes = 4 * math.ceil(sizes.items * title / encoding.batch_tokens)
+        passes = 4 * _parts(sizes.items * title, encoding.batch_tokens)
         rows.append(
             Work(
                 "encoding",
@@ -208,14 +210,21 @@ def _recommenders(values: dict[str, Any], shape: assets.Shape, sizes: Sizes) -> 
         return []
     trainings = len(e.recommenders) * len(e.embeddings) * len(e.seeds)
     layer = e.layers * (4 * e.hidden**2 + 2 * e.hidden * e.inner)
-    flops = 0.0
+    flops, passes = 0.0, 0
     for d in sizes.domains:
         steps = math.ceil(d.train / e.batch_size)
+        passes += trainings * e.epochs * steps
         epoch = 6 * d.train * (e.hidden * d.items + layer) + 6 * steps * d.items * shape.hidden * e.hidden
         validation = 2 * d.valid * (e.hidden * d.items + HISTORY * layer)
         flops += trainings * e.epochs * (epoch + validation / e.evaluate_every)
     what = f"{trainings * len(sizes.domains)} trainings ({len(sizes.domains)} catalogues x {trainings}), at most {e.epochs:,} epochs each"
-    return [Work("evaluation", what, flops, on_gpu=False)]
+    on_gpu = getattr(e, "device", "cpu") != "cpu"
+    return [Work("evaluation", what, flops, passes, on_gpu=on_gpu, pass_ms=STEP_MS)]
+
+
+def _parts(tokens: float, batch_tokens: int) -> int:
+    """Passes that so many tokens need; 0 as a limit means that the machine decides."""
+    return math.ceil(tokens / (batch_tokens or 8192))
 
 
 def _disk(values: dict[str, Any], shape: assets.Shape, sizes: Sizes, bytes_each: int) -> list[tuple[str, float]]:
@@ -308,7 +317,7 @@ def _assumptions(plan: Plan) -> list[str]:
         "- operations = 6 x parameters x tokens in training, 2 x in reading. Attention's own products are left out.",
         f"- A title is taken as {title:.0f} tokens, a sample as its target and {HISTORY} titles before it, one row a sample "
         "(csft_shared_prefix needs fewer tokens).",
-        f"- GPU time = operations / (peak x {high:.0%} to {low:.0%}), and no pass under {LAYER_MS} ms a layer. Peaks, TFLOPS: {peaks}.",
+        f"- GPU time = operations / (peak x {high:.0%} to {low:.0%}), and no pass under {LAYER_MS} ms a layer (a recommender's step {STEP_MS:.0f} ms). Peaks, TFLOPS: {peaks}.",
         f"- CPU time = operations / ({CORE_GFLOPS:.0f} GFLOPS a core, as measured with `tiny`; recommenders {THREAD_GFLOPS:.0f} a thread, "
         "one thread a training).",
         "- Evaluation is an upper bound: early stopping usually ends a training well before its last epoch.",

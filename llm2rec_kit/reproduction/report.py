@@ -57,7 +57,7 @@ def _settings(run: Run, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]
     """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
     machine, and the files' hashes tell the data apart."""
     found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
-    for name in run.names("embeddings")[:1]:
+    for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
         found["encoding"] = run.manifest(name)["settings"]
     for row in [r for r in rows if r["record"]["recommender"] in TRAINED][:1]:
         found["evaluation"] = row["settings"]

@@ -158,9 +158,11 @@ def test_relative_paths_are_the_callers(root, monkeypatch):
     ],
 )
 def test_faults_are_found_before_anything_runs(root, more, error, says):
+    before = sorted(root.iterdir())
     with pytest.raises(error, match=says):
         go(root, **more)
     assert seen(root) == []
+    assert sorted(root.iterdir()) == before
 
 
 def test_the_real_games_profile_without_data_says_what_to_give():
