@@ -183,7 +183,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def write_history(history: list[dict[str, float]], folder: Path) -> None:
     """Keep the history as `history.json` beside the weights."""
-    (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+    (folder / "history.json").write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

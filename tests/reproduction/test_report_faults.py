@@ -165,7 +165,7 @@ def test_the_page_stands_alone(run):
     report.write(run)
     page = (run.path / "report.html").read_text()
     assert "data:image/png;base64,iVBORw0KGgo" in page
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert "prefers-color-scheme: dark" in page
     assert "synthetic" in page
     assert re.search(r'class="best">0\.3000', page)
