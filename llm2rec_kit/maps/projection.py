@@ -15,6 +15,7 @@ import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.geometry import effective_rank
 from llm2rec_kit.maps import figures
 
 TRUST_NEIGHBOURS = 10
@@ -94,14 +95,6 @@ def trustworthiness(vectors: np.ndarray, plane: np.ndarray, k: int, metric: str 
     from sklearn.manifold import trustworthiness as measure
 
     return float(measure(vectors, plane, n_neighbors=min(k, (len(vectors) - 1) // 2), metric=metric))
-
-
-def effective_rank(vectors: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of the centred vectors (Roy & Vetterli 2007)."""
-    values = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)
-    share = values / max(values.sum(), 1e-12)
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
