@@ -190,7 +190,11 @@ class MNTP(Stage):
     replacement: str = setting(
         "80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token", ("80_10_10", "mask")
     )
-    mask_token: str = setting("blank", "what stands for a masked token: blank is '_' [C]; eos", ("blank", "eos"))
+    mask_token: str = setting(
+        "blank",
+        "what stands for a masked token: blank is '_' [C], eos, or new, a token of its own [O]",
+        ("blank", "eos", "new"),
+    )
     max_tokens: int = setting(512, "tokens of a title [C]")
     held_out: float = setting(0.1, "share of titles kept for validation [C]")
     batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
@@ -218,10 +222,23 @@ class Contrastive(Stage):
         "mask", "how two views of a title differ: mask [P 3.3.2], dropout [C], or both", ("mask", "dropout", "both")
     )
     mask_rate: float = setting(0.2, "share of tokens masked in a view (views mask, both) [O, as MNTP's rate]")
+    mask_token: str = setting(
+        "blank", "what stands for one: blank is '_', eos, or new, where MNTP made it [O, as MNTP's]", ("blank", "eos", "new")
+    )
     dropout: float = setting(0.2, "attention dropout (views dropout, both) [P 4.1.3, C]")
     symmetric: bool = setting(False, "also rank the first views from the second [O]; off in [P] and [C]")
     max_tokens: int = setting(512, "tokens of a title [C]")
     batch_tokens: int = setting(16384, "padded tokens of a forward pass [O]")
+    gradient_cache: bool = setting(
+        False, "keep one pass's activations at a time: any batch size in its memory, equal gradients, a third more time [O]"
+    )
+    collapse_loss: float = setting(
+        0.5, "nats a title that the mean loss of 10 steps may rise above its lowest before training stops; 0: any [O]"
+    )
+    collapse_uniformity: float = setting(
+        -0.05, "uniformity nearer to 0 than this, and than at the start, stops training; 0: none does [O]"
+    )
+    collapse_rank: float = setting(0.1, "share of its first effective rank below which training stops; 0: none does [O]")
     save_every: int = setting(200, "steps between checkpoints [O]")
     seed: int = setting(42, "seed of order, masks and dropout [C]")
 
@@ -237,9 +254,22 @@ class Encoding(Stage):
         "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or as_trained [O]",
         ("bidirectional", "causal", "as_trained"),
     )
-    pooling: str = setting("mean", "mean over the title's tokens [P], or the last token", ("mean", "last"))
-    batch_tokens: int = setting(16384, "padded tokens of a forward pass; the embeddings do not depend on it [O]")
+    pooling: str = setting(
+        "mean",
+        "mean over the title's tokens [P], last token, cls (the first), or as_saved with the model",
+        ("mean", "last", "cls", "as_saved"),
+    )
+    normalise: str = setting(
+        "none",
+        "length of an embedding: none, as it comes [C], unit [C, baselines], or as_saved",
+        ("none", "unit", "as_saved"),
+    )
+    batch_tokens: int = setting(
+        0, "padded tokens of a forward pass, changes no embedding; 0: 2,048 on a CPU (its cache), 65,536 on a GPU [O]"
+    )
     max_tokens: int = setting(512, "tokens of a title [C]")
+    variants: list = setting([], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]")
+    baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,10 +88,3 @@ def test_the_loss_is_info_nce_of_the_two_views_however_they_are_read(tiny, batch
 def test_one_title_has_no_negative(tiny):
     with pytest.raises(ValueError, match="two distinct titles"):
         contrastive.Batches(["same", "same"], tiny[1], Contrastive())
-
-
-def test_alignment_and_uniformity_by_hand():
-    square = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
-    assert contrastive.alignment(square, 5 * square) == 0
-    assert contrastive.alignment(square, -square) == pytest.approx(4)
-    assert contrastive.uniformity(square) == pytest.approx(math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6))
