@@ -38,6 +38,7 @@ class RowFile:
         self.partial = self.path.with_name(f"{stem}.partial")
         self.marks = [self.path.with_name(f"{stem}.partial.{r}-of-{shard[1]}") for r in range(shard[1])]
         self._file, self._data = self._open()
+        self._inode = os.fstat(self._file).st_ino
         self.done = self._read_mark(self.marks[shard[0]])
 
     def write(self, start: int, block: np.ndarray) -> None:
@@ -46,7 +47,7 @@ class RowFile:
         os.pwrite(self._file, np.ascontiguousarray(block, dtype="<f4"), self._data + start * self.dim * 4)
         os.fsync(self._file)
         self.done = start + len(block) - self.start
-        write_json(self.marks[self.shard[0]], self.done)
+        write_json(self.marks[self.shard[0]], {"rows": self.done, "inode": self._inode})
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Rows that are written already, float32 (len(rows), dim)."""
@@ -76,9 +77,10 @@ class RowFile:
     def _shares(self) -> list[tuple[int, int]]:
         return [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
 
-    @staticmethod
-    def _read_mark(mark: Path) -> int:
-        return json.loads(mark.read_text()) if mark.is_file() else 0
+    def _read_mark(self, mark: Path) -> int:
+        """How many rows a mark vouches for: none where it was written beside another file of the name."""
+        made = json.loads(mark.read_text()) if mark.is_file() else {}
+        return made["rows"] if made.get("inode") == self._inode else 0
 
 
 class RowArray:
