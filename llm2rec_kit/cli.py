@@ -1,4 +1,4 @@
-"""The command line: `llm2rec reproduce | params | report`. Nothing heavy is imported before it is needed."""
+"""The command line: `llm2rec reproduce | params | report | encode | export`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,38 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", help="name of the run under outputs/")
     report.add_argument("--outputs", default="", metavar="DIR")
     report.set_defaults(command=_report)
+    _add_encode(commands)
+    _add_export(commands)
     return parser
+
+
+def _add_encode(commands) -> None:
+    encode = commands.add_parser("encode", help="titles in a file to embeddings in a .npy file; goes on where it stopped")
+    encode.add_argument("encoder", help="a run's encoder/ or stage folder, any sentence-transformers model, or a hub name")
+    encode.add_argument("file", help="titles: .txt (one a line), or .csv, .tsv, .item, .parquet with a column of them")
+    encode.add_argument("--to", required=True, metavar="OUT.npy", help="float32 (titles, dim), a row a title")
+    encode.add_argument("--column", default="title", help="the column that holds the titles (default: title)")
+    for name, choices in (
+        ("attention", ("bidirectional", "causal", "as_trained")),
+        ("pooling", ("mean", "last", "cls", "as_saved")),
+        ("normalise", ("none", "unit", "as_saved")),
+    ):
+        encode.add_argument(f"--{name}", default=choices[-1], choices=choices, help="default: %(default)s")
+    encode.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    encode.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (default)")
+    encode.set_defaults(command=_encode)
+
+
+def _add_export(commands) -> None:
+    export = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
+    export.add_argument("run", help="name of the run under outputs/")
+    export.add_argument(
+        "--format", required=True, metavar="KIND", help="sentence-transformers, npy, recbole or projector (TensorBoard's)"
+    )
+    export.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
+    export.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    export.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    export.set_defaults(command=_export)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -89,10 +120,43 @@ def _report(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        if not (base := runs.outputs_folder(args.outputs) / args.run).is_dir():
-            raise ValueError(f"There is no run {args.run!r} in {base.parent}. Make one with `llm2rec reproduce`.")
-        _write_report(runs.Run(args.run, args.outputs))
+        _write_report(_existing_run(args))
     return 0
+
+
+def _encode(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs, settings
+
+    with runs.one_paragraph_errors():
+        place = settings.Backbone(device=args.device, dtype=args.dtype)
+        how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
+        from llm2rec_kit import encoder, export
+
+        titles = export.read_titles(args.file, args.column)
+        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+        found = subject.encode(titles, out=args.to, progress=True, shard=encoder.ranks())
+        print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = _existing_run(args)
+        from llm2rec_kit import export
+
+        folder = export.export(run, args.format, args.to, args.stage)
+        print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    return 0
+
+
+def _existing_run(args: argparse.Namespace):
+    from llm2rec_kit import runs
+
+    if not (base := runs.outputs_folder(args.outputs) / args.run).is_dir():
+        raise ValueError(f"There is no run {args.run!r} in {base.parent}. Make one with `llm2rec reproduce`.")
+    return runs.Run(args.run, args.outputs)
 
 
 def _write_report(run) -> None:

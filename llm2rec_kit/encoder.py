@@ -35,7 +35,7 @@ from llm2rec_kit.titles import first_rows, length_batches, pad, pool, title_toke
 WINDOW = 8192  # titles that are tokenised, sorted and kept at a time: what memory depends on, and what a crash loses
 PADDING = 1 / 32  # most of a batch that may be padding, before a batch of its own is the cheaper way
 MARK = "llm2rec.json"  # the file that tells a folder of `save` from any other
-AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved")
+AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
 POOLING_FLAGS = {"mean": "mean_tokens", "last": "lasttoken", "cls": "cls_token"}  # as sentence-transformers writes them
 
 
@@ -196,11 +196,10 @@ class Encoder:
 
 
 def resolved(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
-    """`settings` with `as_saved` replaced by what the folder says, and by the kit's own way where it says nothing."""
-    plain = {"pooling": "mean", "normalise": "none"}
-    found = {k: saved.get(k, v) for k, v in plain.items() if getattr(settings, k) == "as_saved"}
-    if settings is AS_SAVED and "max_tokens" in saved:
-        found["max_tokens"] = saved["max_tokens"]
+    """`settings` with `as_saved` (of max_tokens: 0) replaced by what the folder says, or the kit's own way where it says
+    nothing."""
+    plain = {"pooling": "mean", "normalise": "none", "max_tokens": 512}
+    found = {k: saved.get(k, v) for k, v in plain.items() if getattr(settings, k) in ("as_saved", 0)}
     return dataclasses.replace(settings, **found)
 
 

@@ -42,6 +42,8 @@ class LibraryEncoder(Encoder):
         except OSError as error:
             raise backbone.not_found(path, error) from error
         self.settings, self.tokenizer = settings, self.model.tokenizer
+        if settings.max_tokens:
+            self.model.max_seq_length = min(settings.max_tokens, self.model.max_seq_length or settings.max_tokens)
         _change_modules(self.model, settings)
 
     @property

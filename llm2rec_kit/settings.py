@@ -267,7 +267,7 @@ class Encoding(Stage):
     batch_tokens: int = setting(
         0, "padded tokens of a forward pass, changes no embedding; 0: 2,048 on a CPU (its cache), 65,536 on a GPU [O]"
     )
-    max_tokens: int = setting(512, "tokens of a title [C]")
+    max_tokens: int = setting(512, "tokens of a title [C]; 0: as saved with the model")
     variants: list = setting([], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]")
     baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
 
