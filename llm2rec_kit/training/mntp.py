@@ -88,7 +88,7 @@ def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Ten
     states = backbone.body(model)(
         input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"), use_cache=False
     ).last_hidden_state
-    return model.get_output_embeddings()(states.flatten(0, 1)[micro["sources"]])
+    return backbone.logits(model, states.flatten(0, 1)[micro["sources"]])
 
 
 @torch.no_grad()
