@@ -39,7 +39,7 @@ def share(micro: MicroBatch) -> MicroBatch:
         return micro
     if "chunks" in micro:
         return _share_chunks(micro)
-    rows = torch.arange(rank(), len(micro["input_ids"]), world())
+    rows = torch.arange(len(micro["input_ids"]))[rank() :: world()]
     return take(micro, rows) if len(rows) else take(micro, torch.tensor([0]), labels=False)
 
 
