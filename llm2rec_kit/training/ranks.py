@@ -11,12 +11,32 @@ back through its own rows. The sum over the processes is the whole gradient, exa
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 MicroBatch = dict[str, Any]
+
+
+def join(device: torch.device) -> None:
+    """Meet the processes that torchrun or accelerate launch started, each on a device of its own; alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device.type == "cpu")
+
+
+def leave() -> None:
+    """Part from the others, at the very end."""
+    if world() > 1:
+        dist.destroy_process_group()
+
+
+def sharded() -> bool:
+    """Whether the model's weights are in pieces, one a process (FSDP, by accelerate's config)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def world() -> int:

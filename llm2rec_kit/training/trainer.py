@@ -65,6 +65,7 @@ def fit(
     validation loss, a last one names the best and the kept step.
 
     Under torchrun or accelerate every process calls this with the same arguments; `batch_size` is that of all together.
+    Under FSDP `model` stays in pieces, and the kept weights are read from the checkpoint of the kept step.
     An interrupt (the stop button, Ctrl-C) lets the step finish, saves it and raises KeyboardInterrupt. Raises
     TrainingError where a loss or gradient is not finite or a checkpoint cannot be written.
     """
@@ -72,6 +73,11 @@ def fit(
         raise S.SettingsError(
             f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
             "validation sample."
+        )
+    if settings.tuning == "lora" and ranks.sharded():
+        raise S.SettingsError(
+            f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
+            "state and fit one GPU: start with torchrun, without FSDP."
         )
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
     backbone.check_head(model)
@@ -89,7 +95,14 @@ def fit(
         model=trained,
         train_dataset=_Steps(batches, settings.steps),
         eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
-        args=_arguments(settings, folder / "checkpoints", model, evaluate_every or settings.evaluate_every, bool(validate)),
+        args=_arguments(
+            settings,
+            folder / "checkpoints",
+            model,
+            evaluate_every or settings.evaluate_every,
+            validated=bool(validate),
+            headless="chunks" in batches[0][0],
+        ),
     )
     for unwanted in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
         trainer.remove_callback(unwanted)
@@ -97,6 +110,8 @@ def fit(
         trainer.add_callback(callback)
     trainer.go(name)
     trainer.restore_kept()
+    if ranks.sharded():
+        return trainer.history()
     if settings.tuning == "lora":
         lora.merge(trained)
     backbone.recompute(model, False)
@@ -136,7 +151,8 @@ class StepTrainer(Trainer):
             self.pending = checkpoints.marker(Path(found))["pending"]
             self.train_dataset.start = self.state.global_step
             if self.state.global_step >= self.settings.steps or self._patience_is_out():
-                self._load_from_checkpoint(found)
+                if not ranks.sharded():
+                    self._load_from_checkpoint(found)
                 return
         stop = _Stop()
         self.add_callback(stop)
@@ -154,7 +170,7 @@ class StepTrainer(Trainer):
     def restore_kept(self) -> None:
         """Put the weights of the best validation back, where they are the ones to keep."""
         best = self._best_step()
-        if self.settings.keep != "best" or best in (0, self.state.global_step):
+        if self.settings.keep != "best" or best in (0, self.state.global_step) or ranks.sharded():
             return
         checkpoint = checkpoints.path(Path(self.args.output_dir), best)
         if why := checkpoints.fault(checkpoint):
@@ -442,8 +458,9 @@ def train_titles(corpus: Corpus) -> list[str]:
 
 
 def _arguments(
-    settings: S.Training, folder: Path, model: PreTrainedModel, evaluate_every: int, validated: bool
+    settings: S.Training, folder: Path, model: PreTrainedModel, evaluate_every: int, *, validated: bool, headless: bool
 ) -> TrainingArguments:
+    """`headless` says that the loss does not use the language-model head, so that it may get no gradient."""
     on_cpu = model.device.type == "cpu"
     every = evaluate_every or max(1, settings.steps // 10)
     arguments = TrainingArguments(
@@ -459,7 +476,7 @@ def _arguments(
         seed=settings.seed,
         per_device_train_batch_size=1,
         use_cpu=on_cpu,
-        ddp_find_unused_parameters=True,  # contrast leaves an untied head without gradient
+        ddp_find_unused_parameters=headless and not model.config.tie_word_embeddings,
         report_to="none",
         logging_steps=max(1, math.ceil(settings.steps / 100)),
         logging_nan_inf_filter=False,

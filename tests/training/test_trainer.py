@@ -222,8 +222,8 @@ def raised():
 def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, saved):
     arguments = trainer._arguments
 
-    def log_seldom(*args):
-        made = arguments(*args)
+    def log_seldom(*args, **kwargs):
+        made = arguments(*args, **kwargs)
         made.logging_steps = 5
         return made
 
