@@ -36,11 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(command=_reproduce)
     train = commands.add_parser("train", help="make one training stage of a run; under torchrun, in several processes")
     train.add_argument("stage", choices=["csft", "mntp", "contrastive"])
+    # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
+    train.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
     train.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
     train.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable"
     )
-    train.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
     train.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
     train.add_argument("--force", action="store_true", help="redo a finished stage")
     train.set_defaults(command=_train)

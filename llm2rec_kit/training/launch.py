@@ -1,6 +1,6 @@
 """One training stage in several processes: what notebooks 02 and 03 do in one, under torchrun or accelerate launch.
 
-    torchrun --nproc-per-node 2 -m llm2rec_kit.cli train csft --profile demo --run demo
+    torchrun --nproc-per-node 2 -m llm2rec_kit.cli train csft demo --profile demo
 
 Settings, artefact and manifest are the notebook's, so the notebook, opened afterwards, reuses what was made here. Process
 0 alone decides whether there is anything to do, writes the artefact and prints; docs/distributed.md has the commands.

@@ -78,7 +78,9 @@ def take(micro: MicroBatch, rows: torch.Tensor, *, labels: bool = True) -> Micro
     }
     for name in micro.keys() - out.keys():
         if len(micro[name]) != size:
-            raise ValueError(f"{name!r} of a micro-batch has {len(micro[name])} rows, input_ids {size}: it cannot be shared out.")
+            raise ValueError(
+                f"{name!r} of a micro-batch has {len(micro[name])} rows, input_ids {size}: it cannot be shared out."
+            )
         out[name] = micro[name][rows]
     return out
 

@@ -101,7 +101,7 @@ def fit(
             model,
             evaluate_every or settings.evaluate_every,
             validated=bool(validate),
-            headless="chunks" in batches[0][0],
+            headless=any("chunks" in micro for micro in batches[0]),
         ),
     )
     for unwanted in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
@@ -328,7 +328,9 @@ class StepTrainer(Trainer):
 
     def _last_sound(self) -> str:
         found = checkpoints.last(Path(self.args.output_dir))
-        return f"The last checkpoint is that of step {checkpoints.step_of(found)}." if found else "There is no checkpoint yet."
+        return (
+            f"The last checkpoint is that of step {checkpoints.step_of(found)}." if found else "There is no checkpoint yet."
+        )
 
 
 class _Steps(torch.utils.data.Dataset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_the_official_horizons_of_stage_two():
 
 
 def test_one_horizon_at_a_time(tmp_path):
-    with pytest.raises(SettingsError, match="csft_schedule_epochs .* not both"):
+    with pytest.raises(SettingsError, match=r"csft_schedule_epochs .* not both"):
         train(tmp_path, schedule_epochs=2, schedule_steps=30)
 
 
@@ -117,8 +118,6 @@ def overfitting(settings):
 
 
 def fit_overfitting(folder, callback, **changes):
-    from dataclasses import replace
-
     settings = replace(SETTINGS, evaluate_every=1, **changes)
     model, batches, _ = csft_parts(settings)
     validate = overfitting(settings)
@@ -153,16 +152,12 @@ def test_training_stops_when_patience_is_out(tmp_path, keep):
 
 
 def test_patience_wants_a_validation_loss(tmp_path):
+    model, batches, _ = csft_parts(SETTINGS)
+    settings = replace(SETTINGS, patience=1)
     with pytest.raises(SettingsError, match="there is no validation sample"):
-        model, batches, _ = csft_parts(SETTINGS)
-        from dataclasses import replace
-
-        trainer.fit("csft", model, batches, csft.loss, replace(SETTINGS, patience=1), tmp_path)
+        trainer.fit("csft", model, batches, csft.loss, settings, tmp_path)
     with pytest.raises(trainer.TrainingError, match="need a finite validation loss"):
-        model, batches, _ = csft_parts(SETTINGS)
-        trainer.fit(
-            "csft", model, batches, csft.loss, replace(SETTINGS, patience=1), tmp_path, validate=lambda m: {"other": 1.0}
-        )
+        trainer.fit("csft", model, batches, csft.loss, settings, tmp_path, validate=lambda m: {"other": 1.0})
 
 
 def poisoned(what: str, row: torch.Tensor, step: int):

@@ -204,7 +204,7 @@ def test_a_disk_that_is_full_at_the_marker_counts_as_full(tmp_path, monkeypatch)
         own(path, value)
 
     monkeypatch.setattr(runs, "write_json", full)
-    with pytest.raises(trainer.TrainingError, match="step 6 could not be written .* No space left on device"):
+    with pytest.raises(trainer.TrainingError, match=r"step 6 could not be written .* No space left on device"):
         train(tmp_path)
     assert checkpoints.step_of(checkpoints.last(tmp_path / "checkpoints")) == 3
 
