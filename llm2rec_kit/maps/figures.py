@@ -259,7 +259,7 @@ def split_timeline(corpus: Corpus) -> Figure:
 def attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
     """How much each token of one title looks at each other, a panel a name: weights (L, L) in [0, 1], rows sum to one."""
     figure, axes = _figure(len(weights), width=3.6, height=3.6)
-    top = max(w.max() for w in weights.values())
+    top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
     for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
         drawn = ax.imshow(weight, cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
         places = np.arange(len(tokens))

@@ -7,23 +7,28 @@ checkpoints from before the break stay, later ones go.
 
 from __future__ import annotations
 
-import shutil
+import statistics
 from collections import deque
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.training.trainer import TrainingError, last_checkpoint
+from llm2rec_kit.training import checkpoints
+from llm2rec_kit.training.trainer import TrainingError
 
 WINDOW = 10  # steps whose mean loss is compared: one hard batch is not a collapse
 
 
-class Watch:
+class Watch(TrainerCallback):
     """Told of every step's loss and of every validation; raises TrainingError at the first sign of a collapse."""
 
     def __init__(self, settings: S.Contrastive, start: dict[str, float], folder: Path) -> None:
         """`start` is the space before training (`contrastive.probe`); `folder/checkpoints` is where checkpoints are."""
         self.settings, self.start, self.folder = settings, start, Path(folder) / "checkpoints"
         self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.norms: list[float] = []
         self.lowest, self.step, self.sound = float("inf"), 0, 0
 
     def loss(self, step: int, value: float) -> None:
@@ -40,6 +45,11 @@ class Watch:
                 f"before ({self.lowest:.3f}; contrastive_collapse_loss is {self.settings.collapse_loss})",
                 self.step - WINDOW,
             )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        """Trainer's callback: gradient norms, before clipping, for the message."""
+        if "grad_norm" in (logs or {}):
+            self.norms.append(float(logs["grad_norm"]))
 
     def space(self, found: dict[str, float]) -> dict[str, float]:
         """`found` is `contrastive.probe`'s; returned where it is sound."""
@@ -62,12 +72,10 @@ class Watch:
 
     def _stop(self, why: str, sound: int) -> None:
         """Raise, after removing the checkpoints of steps after `sound`."""
-        for checkpoint in self.folder.glob("checkpoint-*"):
-            if int(checkpoint.name.split("-")[1]) > sound:
-                shutil.rmtree(checkpoint)
-        good = last_checkpoint(self.folder)
+        checkpoints.prune(self.folder, range(sound + 1))
+        good = checkpoints.last(self.folder)
         if good:
-            step = int(good.name.split("-")[1])
+            step = checkpoints.step_of(good)
             horizon = self.settings.schedule_steps or self.settings.steps
             kept = (
                 f"The last good checkpoint is {good}; contrastive_steps={step} with contrastive_schedule_steps={horizon} ends "
@@ -75,7 +83,10 @@ class Watch:
             )
         else:
             kept = f"It broke before the first checkpoint (contrastive_save_every={self.settings.save_every})"
+        norms = ""
+        if self.norms:
+            norms = f" The gradient norm was {self.norms[-1]:.2f}, with a median of {statistics.median(self.norms):.2f}."
         raise TrainingError(
-            f"Item contrast is collapsing, noticed at step {self.step} of {self.settings.steps}: {why}. Training stopped. "
-            f"{kept}. A lower learning rate, a longer warm-up or a larger batch usually helps."
+            f"Item contrast is collapsing, noticed at step {self.step} of {self.settings.steps}: {why}.{norms} Training "
+            f"stopped. {kept}. A lower learning rate, a longer warm-up or a larger batch usually helps."
         )

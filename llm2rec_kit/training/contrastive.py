@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm2rec_kit import backbone, geometry, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.titles import length_batches, pad, pool, title_tokens
+from llm2rec_kit.training import ranks
 from llm2rec_kit.training.collapse import Watch
 from llm2rec_kit.training.trainer import drawn, fit
 
@@ -44,6 +45,7 @@ class Batches:
         self.tokens, self.same = [tokens[k] for k in kept], same_title([titles[k] for k in kept])
         self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, settings.mask_token), tokenizer.pad_token_id
         self.settings = settings
+        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -125,7 +127,7 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         cached = settings.gradient_cache and torch.is_grad_enabled()
-        first, second = embedded(model, micro, cached).chunk(2)
+        first, second = ranks.gathered(pooled(model, micro, cached))[micro["place"]].chunk(2)
         value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
         if seen and model.training:
             seen(int(micro["step"]), value.item() / len(first))
@@ -134,16 +136,15 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
     return loss
 
 
-def embedded(model: PreTrainedModel, micro: dict, cached: bool = False) -> torch.Tensor:
-    """Mean-pooled embeddings of a micro-batch's texts in their order: (texts, d)."""
+def pooled(model: PreTrainedModel, micro: dict, cached: bool = False) -> torch.Tensor:
+    """Mean-pooled embeddings of a micro-batch's chunks, one after the other: (texts, d); its `place` puts them in order."""
 
-    def pooled(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def one(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         states = backbone.body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return pool(states, mask, "mean")
 
     parts = [(chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
-    found = [checkpoint(pooled, *part, use_reentrant=False) if cached else pooled(*part) for part in parts]
-    return torch.cat(found)[micro["place"]]
+    return torch.cat([checkpoint(one, *part, use_reentrant=False) if cached else one(*part) for part in parts])
 
 
 @contextlib.contextmanager
@@ -163,18 +164,23 @@ def dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
 
 @torch.no_grad()
 def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
-    """Alignment of two views, uniformity and effective rank of the titles, for the same drawn titles at every call."""
+    """InfoNCE and alignment of two views, uniformity and effective rank of the titles, of the same drawn titles at every
+    call. The loss has as many negatives as there are titles here, so it is not a batch's."""
     settings, was_training = batches.settings, model.training
     rng = np.random.default_rng([settings.seed, 3])
     chosen = rng.permutation(len(batches.tokens))[:PROBED]
-    views = _moved(batches.micro_batch(chosen, rng), model.device)
-    plain = _moved(chunked([batches.tokens[i] for i in chosen], settings.batch_tokens, batches.pad_id), model.device)
+    views = batches.micro_batch(chosen, rng)
+    plain = chunked([batches.tokens[i] for i in chosen], settings.batch_tokens, batches.pad_id)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        first, second = embedded(model.train(), views).float().cpu().numpy().reshape(2, len(chosen), -1)
-    vectors = embedded(model.eval(), plain).float().cpu().numpy()
+        first, second = np.split(_embedded(model.train(), views), 2)
+    vectors = _embedded(model.eval(), plain)
     model.train(was_training)
+    loss = info_nce(
+        torch.from_numpy(first), torch.from_numpy(second), settings.temperature, settings.symmetric, views["same"]
+    )
     return {
+        "loss": loss.item() / len(chosen),
         "alignment": geometry.alignment(first, second),
         "uniformity": geometry.uniformity(vectors),
         "effective_rank": geometry.effective_rank(vectors),
@@ -199,11 +205,12 @@ def train(
             settings,
             folder,
             validate=lambda m: watch.space(probe(m, batches)),
+            callbacks=[watch],
         )
     return [{"step": 0, **{f"validation_{k}": v for k, v in start.items()}}, *history]
 
 
-def _moved(micro: dict, device: torch.device) -> dict:
-    """Chunks and place of a micro-batch on a device."""
-    chunks = [{k: v.to(device) for k, v in chunk.items()} for chunk in micro["chunks"]]
-    return {"chunks": chunks, "place": micro["place"].to(device)}
+def _embedded(model: PreTrainedModel, micro: dict) -> np.ndarray:
+    """Embeddings of a micro-batch's texts in their order: float32 (texts, d)."""
+    chunks = [{k: v.to(model.device) for k, v in chunk.items()} for chunk in micro["chunks"]]
+    return pooled(model, {"chunks": chunks})[micro["place"].to(model.device)].float().cpu().numpy()

@@ -33,6 +33,7 @@ class Batches:
         self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
         self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token)
         self.pad_id, self.vocabulary, self.settings = tokenizer.pad_token_id, vocabulary, settings
+        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -90,7 +91,7 @@ def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Ten
     states = backbone.body(model)(
         input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"), use_cache=False
     ).last_hidden_state
-    return model.get_output_embeddings()(states.flatten(0, 1)[micro["sources"]])
+    return backbone.logits(model, states.flatten(0, 1)[micro["sources"]])
 
 
 @torch.no_grad()

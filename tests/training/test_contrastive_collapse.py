@@ -12,7 +12,7 @@ import torch
 from conftest import make_corpus
 
 from llm2rec_kit.settings import Contrastive
-from llm2rec_kit.training import contrastive, trainer
+from llm2rec_kit.training import checkpoints, contrastive, trainer
 from llm2rec_kit.training.collapse import Watch
 from llm2rec_kit.training.trainer import TrainingError
 
@@ -27,10 +27,12 @@ SETTINGS = Contrastive(steps=100, batch_size=12, learning_rate=1.0, warmup_steps
 def planted(monkeypatch):
     """A schedule under which training goes well, and from step 30 on has a learning rate of 1."""
 
-    def schedule(name, optimizer, *steps):
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-3 if step < 30 else 1.0)
+    def schedule(self, num_training_steps, optimizer=None):
+        chosen = optimizer or self.optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: 1e-3 if step < 30 else 1.0)
+        return self.lr_scheduler
 
-    monkeypatch.setattr(trainer, "get_scheduler", schedule)
+    monkeypatch.setattr(trainer.StepTrainer, "create_scheduler", schedule)
 
 
 def test_a_planted_collapse_stops_and_leaves_the_last_good_checkpoint(tiny, tmp_path, planted):
@@ -42,7 +44,8 @@ def test_a_planted_collapse_stops_and_leaves_the_last_good_checkpoint(tiny, tmp_
     good = Path(re.search(r"last good checkpoint is (\S+);", text)[1])
     assert good.is_dir()
     assert 0 < int(good.name.split("-")[1]) <= 30
-    assert trainer.last_checkpoint(tmp_path / "checkpoints") == good
+    assert checkpoints.last(tmp_path / "checkpoints") == good
+    assert re.search(r"gradient norm was \d+\.\d+, with a median of \d+\.\d+", text)
     assert f"contrastive_steps={good.name.split('-')[1]} with contrastive_schedule_steps=100" in text
 
 
@@ -107,7 +110,8 @@ def test_checkpoints_after_the_last_sound_moment_go(tmp_path):
     for step in (2, 4, 6):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        (folder / trainer.COMPLETE).touch()
+        (folder / "weights").touch()
+        checkpoints.seal(folder, {})
     watch = Watch(Contrastive(), START, tmp_path)
     watch.loss(3, 1.0)
     watch.space({"uniformity": -0.5, "effective_rank": 12.0})
