@@ -1,4 +1,4 @@
-"""The command line: `llm2rec reproduce | params | report | expect | grid | explore`. Nothing heavy is imported too early."""
+"""The command line. Nothing heavy is imported before it is needed; every command has its `_add_<command>` and its own function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llm2rec", description="LLM2Rec, run headless: the notebooks as a series.")
     parser.add_argument("--version", action="version", version=f"llm2rec_kit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_reproduce, _add_params, _add_report, _add_expect, _add_grid, _add_explore):
+    for add in (
+        _add_reproduce,
+        _add_train,
+        _add_params,
+        _add_report,
+        _add_expect,
+        _add_grid,
+        _add_encode,
+        _add_export,
+        _add_explore,
+    ):
         add(commands)
     return parser
 
@@ -44,6 +54,18 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--force", action="store_true", help="redo finished stages")
     c.add_argument("--plan", action="store_true", help="print sizes, expected hours, memory and disk; run nothing")
     c.set_defaults(command=_reproduce)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("train", help="make one training stage of a run; under torchrun, in several processes")
+    c.add_argument("stage", choices=["csft", "mntp", "contrastive"])
+    # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
+    c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
+    c.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
+    c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--force", action="store_true", help="redo a finished stage")
+    c.set_defaults(command=_train)
 
 
 def _add_params(commands: argparse._SubParsersAction) -> None:
@@ -84,6 +106,35 @@ def _add_grid(commands: argparse._SubParsersAction) -> None:
     )
     c.add_argument("--plan", action="store_true", help="print cells and notebooks to run; run nothing")
     c.set_defaults(command=_grid)
+
+
+def _add_encode(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("encode", help="titles in a file to embeddings in a .npy file; goes on where it stopped")
+    c.add_argument("encoder", help="a run's encoder/ or stage folder, any sentence-transformers model, or a hub name")
+    c.add_argument("file", help="titles: .txt (one a line), or .csv, .tsv, .item, .parquet with a column of them")
+    c.add_argument("--to", required=True, metavar="OUT.npy", help="float32 (titles, dim), a row a title")
+    c.add_argument("--column", default="title", help="the column that holds the titles (default: title)")
+    for name, choices in (
+        ("attention", ("bidirectional", "causal", "as_trained")),
+        ("pooling", ("mean", "last", "cls", "as_saved")),
+        ("normalise", ("none", "unit", "as_saved")),
+    ):
+        c.add_argument(f"--{name}", default=choices[-1], choices=choices, help="default: %(default)s")
+    c.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    c.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (default)")
+    c.set_defaults(command=_encode)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
+    c.add_argument("run", help="name of the run under outputs/")
+    c.add_argument(
+        "--format", required=True, metavar="KIND", help="sentence-transformers, npy, recbole or projector (TensorBoard's)"
+    )
+    c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
+    c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.set_defaults(command=_export)
 
 
 def _add_explore(commands: argparse._SubParsersAction) -> None:
@@ -133,6 +184,26 @@ def _plan(profile: str, asked: dict) -> int:
     print(plan.text(plan.make(values), missing))
     if dated := expected.load(profile):
         print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction import notebooks
+    from llm2rec_kit.training import launch, ranks, trainer
+
+    with runs.one_paragraph_errors():
+        values = {"run": Path(args.profile).stem, **notebooks.load_profile(args.profile), **_overrides(args.set)}
+        notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
+        run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+        try:
+            launch.make(args.stage, run, values, force=args.force)
+        except trainer.TrainingError as error:
+            print(f"llm2rec: {error}", file=sys.stderr)
+            return 1
+        ranks.leave()
     return 0
 
 
@@ -213,6 +284,33 @@ def _explore(args: argparse.Namespace) -> int:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def _encode(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs, settings
+
+    with runs.one_paragraph_errors():
+        place = settings.Backbone(device=args.device, dtype=args.dtype)
+        how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
+        from llm2rec_kit import encoder, export
+
+        titles = export.read_titles(args.file, args.column)
+        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+        found = subject.encode(titles, out=args.to, progress=True, shard=encoder.ranks())
+        print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        from llm2rec_kit import export
+
+        folder = export.export(run, args.format, args.to, args.stage)
+        print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
 

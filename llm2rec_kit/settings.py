@@ -183,84 +183,116 @@ class Backbone(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CSFT(Stage):
+class Training(Stage):
+    """What the three trainings have in common; CSFT, MNTP and Contrastive restate what differs between them."""
+
+    steps: int = setting(1000, "optimiser steps at which training stops")
+    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps [P]")
+    schedule_epochs: int = setting(0, "epochs over which the decay is planned, instead of schedule_steps; 0: off")
+    batch_size: int = setting(128, "samples a step, over all processes")
+    learning_rate: float = setting(1e-4, "peak learning rate of AdamW")
+    warmup_steps: int = setting(0, "steps of linear warm-up [C]")
+    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
+    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
+    clip: float = setting(1.0, "largest gradient norm [C]; 0: no clipping")
+    tuning: str = setting("full", "full: every weight [P, C]; lora: low-rank adapters, merged on saving", ("full", "lora"))
+    lora_r: int = setting(16, "LoRA: rank [LLM2Vec]; 8 in the official CSFT's option [C]")
+    lora_alpha: int = setting(32, "LoRA: the update is scaled by alpha / r [LLM2Vec]; 16 in [C]")
+    lora_dropout: float = setting(0.05, "LoRA: dropout before the adapters [C, LLM2Vec]")
+    lora_targets: list = setting([], "LoRA: names of the linear layers that get adapters; empty: all of the blocks [C]")
+    precision: str = setting(
+        "pure",
+        "pure: weights and AdamW in the backbone's dtype [C]; mixed: both float32, products in bfloat16 [O]",
+        ("pure", "mixed"),
+    )
+    gradient_checkpointing: bool = setting(
+        False, "compute activations anew in the backward pass: less memory, more time, same gradients [C: on in MNTP]"
+    )
+    evaluate_every: int = setting(0, "steps between validations; 0: ten times a run [O]")
+    patience: int = setting(0, "validations without a lower loss after which training stops; 0: never [P]; 5 in CSFT's [C]")
+    keep: str = setting("last", "weights kept: last, or best: of the lowest validation loss", ("last", "best"))
+    save_every: int = setting(200, "steps between checkpoints [O]")
+    seed: int = setting(42, "seed of order, masks, adapters and dropout [C]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CSFT(Training):
     """Notebook 02: collaborative supervised fine-tuning [P 3.2]."""
 
     prefix: ClassVar[str] = "csft"
 
     steps: int = setting(10000, "optimiser steps at which training stops [P 4.1.3]")
     schedule_steps: int = setting(
-        0, "steps over which the decay is planned; 0: the same as steps [P]; the official code plans over all epochs [C]"
+        0, "steps over which the decay is planned; 0: the same as steps [P, and C: its max_steps overrules its 10 epochs]"
     )
     batch_size: int = setting(128, "samples a step, on average [P 4.1.3]")
     learning_rate: float = setting(3e-4, "peak learning rate of AdamW [P 4.1.3]")
     warmup_steps: int = setting(200, "steps of linear warm-up [C]")
-    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
-    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
-    clip: float = setting(1.0, "largest gradient norm [C]")
     max_tokens: int = setting(1024, "tokens of a sample; the oldest history goes first [C]")
     joiner: str = setting(", ", "text between titles [P 3.2, C]")
     ending: str = setting("\n", "text between the target and the end-of-text token [C]")
     shared_prefix: bool = setting(True, "one copy of a history that several samples share, equal in loss [O]")
     batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
-    evaluate_every: int = setting(0, "steps between validations; 0: ten times a run [O]")
     evaluate_samples: int = setting(2000, "validation samples drawn by seed [C]")
-    save_every: int = setting(200, "steps between checkpoints [O]")
-    seed: int = setting(42, "seed of order and dropout [C]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MNTP(Stage):
+class MNTP(Training):
     """Notebook 03: masked next-token prediction with the causal mask lifted [P 3.3.1]."""
 
     prefix: ClassVar[str] = "mntp"
 
     steps: int = setting(1000, "optimiser steps [P 4.1.3]")
-    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps")
+    schedule_epochs: int = setting(0, "epochs over which the decay is planned: 3, about 9,177 steps in [C]; 0: off")
     batch_size: int = setting(32, "titles a step [P 4.1.3]")
     learning_rate: float = setting(5e-5, "peak learning rate of AdamW [C, by default]")
-    warmup_steps: int = setting(0, "steps of linear warm-up [C]")
-    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
-    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
-    clip: float = setting(1.0, "largest gradient norm [C]")
     rate: float = setting(0.2, "share of tokens to predict [P 3.3.1]")
     replacement: str = setting(
         "80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token", ("80_10_10", "mask")
     )
-    mask_token: str = setting("blank", "what stands for a masked token: blank is '_' [C]; eos", ("blank", "eos"))
+    mask_token: str = setting(
+        "blank",
+        "what stands for a masked token: blank is '_' [C], eos, or new, a token of its own [O]",
+        ("blank", "eos", "new"),
+    )
     max_tokens: int = setting(512, "tokens of a title [C]")
     held_out: float = setting(0.1, "share of titles kept for validation [C]")
     batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
-    evaluate_every: int = setting(0, "steps between validations; 0: ten times a run [O]")
-    save_every: int = setting(200, "steps between checkpoints [O]")
-    seed: int = setting(42, "seed of order, masks and dropout [C]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrastive(Stage):
+class Contrastive(Training):
     """Notebook 03: item-level contrastive learning [P 3.3.2]."""
 
     prefix: ClassVar[str] = "contrastive"
 
     steps: int = setting(1000, "optimiser steps [P 4.1.3]")
-    schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps; about 2,125 in [C]")
+    schedule_epochs: int = setting(0, "epochs over which the decay is planned: 5, about 2,125 steps in [C]; 0: off")
     batch_size: int = setting(256, "titles a step, each the others' negative [P 4.1.3]")
     learning_rate: float = setting(2e-4, "peak learning rate of AdamW [P 4.1.3]")
     warmup_steps: int = setting(300, "steps of linear warm-up [C]")
-    schedule: str = setting("linear", "decay after the warm-up [C]", ("linear", "cosine", "constant_with_warmup"))
-    weight_decay: float = setting(0.0, "AdamW's weight decay [C]")
-    clip: float = setting(1.0, "largest gradient norm [C]")
     temperature: float = setting(0.2, "InfoNCE's temperature: 0.2 [P 4.1.3], 0.1 [C]")
     views: str = setting(
         "mask", "how two views of a title differ: mask [P 3.3.2], dropout [C], or both", ("mask", "dropout", "both")
     )
     mask_rate: float = setting(0.2, "share of tokens masked in a view (views mask, both) [O, as MNTP's rate]")
+    mask_token: str = setting(
+        "blank", "what stands for one: blank is '_', eos, or new, where MNTP made it [O, as MNTP's]", ("blank", "eos", "new")
+    )
     dropout: float = setting(0.2, "attention dropout (views dropout, both) [P 4.1.3, C]")
     symmetric: bool = setting(False, "also rank the first views from the second [O]; off in [P] and [C]")
     max_tokens: int = setting(512, "tokens of a title [C]")
     batch_tokens: int = setting(16384, "padded tokens of a forward pass [O]")
-    save_every: int = setting(200, "steps between checkpoints [O]")
-    seed: int = setting(42, "seed of order, masks and dropout [C]")
+    gradient_cache: bool = setting(
+        False, "keep one pass's activations at a time: any batch size in its memory, equal gradients, a third more time [O]"
+    )
+    collapse_loss: float = setting(
+        0.5, "nats a title that the mean loss of 10 steps may rise above its lowest before training stops; 0: any [O]"
+    )
+    collapse_uniformity: float = setting(
+        -0.05, "uniformity nearer to 0 than this, and than at the start, stops training; 0: none does [O]"
+    )
+    collapse_rank: float = setting(0.1, "share of its first effective rank below which training stops; 0: none does [O]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,9 +306,22 @@ class Encoding(Stage):
         "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or as_trained [O]",
         ("bidirectional", "causal", "as_trained"),
     )
-    pooling: str = setting("mean", "mean over the title's tokens [P], or the last token", ("mean", "last"))
-    batch_tokens: int = setting(16384, "padded tokens of a forward pass; the embeddings do not depend on it [O]")
-    max_tokens: int = setting(512, "tokens of a title [C]")
+    pooling: str = setting(
+        "mean",
+        "mean over the title's tokens [P], last token, cls (the first), or as_saved with the model",
+        ("mean", "last", "cls", "as_saved"),
+    )
+    normalise: str = setting(
+        "none",
+        "length of an embedding: none, as it comes [C], unit [C, baselines], or as_saved",
+        ("none", "unit", "as_saved"),
+    )
+    batch_tokens: int = setting(
+        0, "padded tokens of a forward pass, changes no embedding; 0: 2,048 on a CPU (its cache), 65,536 on a GPU [O]"
+    )
+    max_tokens: int = setting(512, "tokens of a title [C]; 0: as saved with the model")
+    variants: list = setting([], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]")
+    baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
 
 
 @dataclass(frozen=True, kw_only=True)

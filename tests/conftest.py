@@ -71,4 +71,4 @@ def tiny(_tiny):
     import copy
 
     model, tokenizer = _tiny
-    return copy.deepcopy(model), tokenizer
+    return copy.deepcopy(model), copy.deepcopy(tokenizer)

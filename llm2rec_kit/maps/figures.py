@@ -265,3 +265,71 @@ def split_timeline(corpus: Corpus) -> Figure:
     ax.legend(ncols=3, frameon=False)
     ax.margins(x=0.01)
     return figure
+
+
+def attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
+    """How much each token of one title looks at each other, a panel a name: weights (L, L) in [0, 1], rows sum to one."""
+    figure, axes = _figure(len(weights), width=3.6, height=3.6)
+    top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
+    for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
+        drawn = ax.imshow(weight, cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
+        places = np.arange(len(tokens))
+        ax.set_xticks(places, tokens, rotation=90, fontsize=7)
+        ax.set_yticks(places, tokens, fontsize=7)
+        ahead = np.triu(weight, 1).sum(1)[:-1].mean() if len(tokens) > 1 else 0.0
+        ax.set(title=f"{name}: {ahead:.0%} looks ahead", xlabel="token that is seen")
+    axes[0, 0].set_ylabel("token that looks")
+    figure.colorbar(drawn, ax=axes, label="attention weight", shrink=0.7)
+    _caption(figure, "Last layer, mean over heads. Ahead: weight on later tokens, mean over all tokens but the last.")
+    return figure
+
+
+def contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
+    """Loss, gradient norm, alignment, uniformity and effective rank along the steps, and the path of the first two measures."""
+    figure, axes = _figure(3, 2, height=2.6, width=3.8)
+    panels = {
+        "loss": ("loss (nats)", PALETTE[0]),
+        "grad_norm": ("gradient norm before clipping", PALETTE[5]),
+        "validation_alignment": ("alignment, 0 is perfect", PALETTE[2]),
+        "validation_uniformity": ("uniformity, 0 is collapsed", PALETTE[2]),
+        "validation_effective_rank": ("effective rank, 1 is collapsed", PALETTE[2]),
+    }
+    for ax, (name, (label, paint)) in zip(axes.flat, panels.items(), strict=False):
+        points = [(row["step"], row[name]) for row in history if name in row]
+        mark = "o" if name.startswith("validation") else ""
+        ax.plot(*zip(*points, strict=True), color=paint, marker=mark, markersize=3, linewidth=1.2)
+        ax.set(title=label, xlabel="optimiser step")
+    rows = [row for row in history if "validation_alignment" in row]
+    path = [(row["validation_alignment"], row["validation_uniformity"]) for row in rows]
+    ax = axes[1, 2]
+    ax.plot(*zip(*path, strict=True), color=PALETTE[2], marker="o", markersize=3, linewidth=1)
+    for k in {0, len(path) - 1}:
+        ax.annotate(f"step {rows[k]['step']}", path[k], textcoords="offset points", xytext=(4, 4), fontsize=7)
+    ax.set(title="the way: down and left is better", xlabel="alignment", ylabel="uniformity")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def spectra(tables: dict[str, np.ndarray]) -> Figure:
+    """How many directions each space uses: the share of its variance that its k largest hold; tables are (N + 1, dim)."""
+    from llm2rec_kit.geometry import effective_rank
+
+    figure, axes = _figure(1, width=5.4, height=3.2)
+    ax = axes[0, 0]
+    for (stage, table), paint, dash in zip(tables.items(), PALETTE, ("-", "--", "-.", ":") * 2, strict=False):
+        rows = table[1:] - table[1:].mean(0)
+        held = np.cumsum(np.linalg.svd(rows, compute_uv=False) ** 2)
+        ax.semilogx(
+            np.arange(1, len(held) + 1),
+            held / held[-1],
+            color=paint,
+            linestyle=dash,
+            linewidth=1.4,
+            label=f"{stage}, effective rank {effective_rank(table[1:]):.0f}",
+        )
+    ax.set(
+        title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
+    )
+    ax.legend(fontsize=7, loc="lower right")
+    _caption(figure, "A curve that is up at once uses few directions: many titles then point the same way.")
+    return figure

@@ -231,9 +231,11 @@ def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.
         input_ids=micro["input_ids"],
         position_ids=micro["position_ids"],
         use_cache=False,
-        attention_mask=attention_mask(micro["visible"], micro["branch"], model.dtype),
+        attention_mask=backbone.layer_masks(
+            model, attention_mask(micro["visible"], micro["branch"], model.dtype), micro["position_ids"]
+        ),
     ).last_hidden_state
-    logits = model.get_output_embeddings()(states.flatten(0, 1)[micro["sources"]])
+    logits = backbone.logits(model, states.flatten(0, 1)[micro["sources"]])
     return F.cross_entropy(
         logits.float() if logits.dtype != torch.float64 else logits, micro["labels"], reduction="sum"
     ), len(micro["labels"])
