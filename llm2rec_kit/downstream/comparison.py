@@ -52,7 +52,9 @@ def table(run: Run, names: list[str] | None = None, *, intervals: bool = False, 
     return pl.concat([frame, bounds], how="horizontal")
 
 
-def readable(table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None) -> pl.DataFrame:
+def readable(
+    table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None
+) -> pl.DataFrame:
     """The domain's rows of `table` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
 
     `best` is what `standing` says; trained rows come first.
@@ -65,7 +67,8 @@ def readable(table: pl.DataFrame, domain: str, metric_names: Sequence[str], best
             spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
             row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
         rows.append(row)
-    return pl.DataFrame(sorted(rows, key=lambda r: r["recommender"] not in MODELS))
+    seen = list(dict.fromkeys(row["recommender"] for row in rows))
+    return pl.DataFrame(sorted(rows, key=lambda r: (r["recommender"] not in MODELS, seen.index(r["recommender"]))))
 
 
 def lists(run: Run, names: list[str]) -> pl.DataFrame:

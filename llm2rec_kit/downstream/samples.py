@@ -47,11 +47,10 @@ class Rows:
         """
         where = torch.from_numpy(batch.rows).to(self.histories.device)
         histories, labels = self.histories[where], self.labels[where]
-        for row, keep in ((0, slice(batch.skip, None)), (-1, slice(None, batch.stop))):
-            places = labels[row].nonzero()[:, 0]
-            other = torch.ones(len(places), dtype=torch.bool, device=places.device)
-            other[keep] = False
-            labels[row, places[other]] = 0
+        first, last = (labels[[0, -1]] > 0).cumsum(1)  # which sample of its row a place is, from 1
+        labels[0, first <= batch.skip] = 0
+        if batch.stop is not None:
+            labels[-1, last > batch.stop] = 0
         more = -len(where) % 16
         return F.pad(histories, (0, 0, 0, more)), F.pad(labels, (0, 0, 0, more))
 

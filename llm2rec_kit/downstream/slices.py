@@ -6,14 +6,15 @@ A slice is a column of labels, one a test sample; the metric of a label is the m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import metrics
-from llm2rec_kit.downstream.comparison import Row, user_values
+from llm2rec_kit.downstream.comparison import NOTHING, Row, user_values
 from llm2rec_kit.runs import Run
 
 # Each slice's labels in order; numbers are inclusive upper bounds of a bucket.
@@ -74,23 +75,29 @@ def table(
 ) -> pl.DataFrame:
     """The metric of each row in each slice, with its 95% interval over users.
 
-    domain, slice, label, samples, recommender, embedding, mean, low, high; labels without a sample are left out.
+    domain, slice, label, place (of the label among all, for figures), samples, recommender, embedding, mean, low, high; labels
+    without a sample are left out.
     """
-    labels = of_samples(corpus)
     values = np.stack([user_values(run, domain, row, metric, seeds) for row in rows], 1)
     out = []
-    for name in labels.columns:
-        for label in labels[name].cat.get_categories():
-            here = values[(labels[name] == label).to_numpy()]
-            if not len(here):
-                continue
-            bounds = metrics.bootstrap_intervals(here, seed=seed)
-            out += [
-                {"domain": domain, "slice": name, "label": label, "samples": len(here), "recommender": row[0], "embedding": row[1],
-                 "mean": here[:, k].mean(), "low": bounds[0, k], "high": bounds[1, k]}
-                for k, row in enumerate(rows)
-            ]  # fmt: skip
+    for named, here in _parts(of_samples(corpus)):
+        bounds = metrics.bootstrap_intervals(values[here], seed=seed)
+        means = values[here].mean(0)
+        for k, row in enumerate(rows):
+            measured = {"mean": means[k], "low": bounds[0, k], "high": bounds[1, k]}
+            out.append({"domain": domain} | named | {"recommender": row[0], "embedding": row[1]} | measured)
     return pl.DataFrame(out)
+
+
+def _parts(labels: pl.DataFrame) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Each label that has samples, as the columns that name it, and where they are (bool (n,))."""
+    place = -1
+    for name in labels.columns:
+        for label in labels[name].dtype.categories:
+            place += 1
+            here = (labels[name] == label).to_numpy()
+            if here.any():
+                yield {"slice": name, "label": label, "place": place, "samples": int(here.sum())}, here
 
 
 def gains(
@@ -107,22 +114,16 @@ def gains(
 ) -> pl.DataFrame:
     """Where `after` wins and loses against `before`: the paired difference in each slice, p corrected over all (Holm).
 
-    slice, label, samples, before, after, difference, low, high, p_holm, effect, verdict.
+    slice, label, place, samples, before, after, difference, low, high, effect, p_holm, verdict.
     """
-    labels = of_samples(corpus)
     a, b = (user_values(run, domain, row, metric, seeds) for row in (before, after))
     out = []
-    for name in labels.columns:
-        for label in labels[name].cat.get_categories():
-            here = (labels[name] == label).to_numpy()
-            if not here.any():
-                continue
-            found = metrics.paired_test(a[here], b[here], seed=seed)
-            means = {"before": a[here].mean(), "after": b[here].mean()}
-            out.append({"slice": name, "label": label, "samples": int(here.sum())} | means | found)
+    for named, here in _parts(of_samples(corpus)):
+        means = {"before": a[here].mean(), "after": b[here].mean()}
+        out.append(named | means | metrics.paired_test(a[here], b[here], seed=seed))
     for row, p in zip(out, metrics.holm([row.pop("p") for row in out]), strict=True):
         sure = "better" if row["difference"] > 0 else "worse"
-        row |= {"p_holm": p, "verdict": sure if p < level else "no detectable difference"}
+        row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
     return pl.DataFrame(out)
 
 
@@ -145,7 +146,9 @@ def extremes(
         for k in (k for k in some if moved[k] != 0):
             history = " / ".join(titles[corpus.history(targets[k])][-window:])
             found = {"target": titles[corpus.sequence[targets[k]]], "asked for in training": labels[int(k)]}
-            rows.append({"": verdict, "history ends": history} | found | {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]})
+            rows.append(
+                {"": verdict, "history ends": history} | found | {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]}
+            )
     return pl.DataFrame(rows)
 
 

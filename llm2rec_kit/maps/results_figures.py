@@ -84,24 +84,29 @@ def curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
     return figure
 
 
-def slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str) -> Figure:
+def slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str, fewest: int = 20) -> Figure:
     """Small multiples: a row of panels a recommender and domain, a panel a slice of `names`, a dot an embedding.
 
-    `table` is `slices.table`, of one domain or several; the number of samples stands under each label.
+    `table` is `slices.table`, of one domain or several; the number of samples stands under each label, and labels with fewer
+    than `fewest` are left out: their intervals would be all that is seen.
     """
+    left = table.filter(pl.col("samples") >= fewest)
     lines = list(table.select("domain", "recommender").unique(maintain_order=True).iter_rows())
     embeddings = table["embedding"].unique(maintain_order=True).to_list()
-    wide = [table.filter(slice=name)["label"].n_unique() for name in names]
-    width = 0.8 * sum(wide) / len(names) + 1
-    figure, axes = _figure(len(names), len(lines), height=2.4, width=width, sharey="row", width_ratios=wide)
+    wide = [max(1, left.filter(slice=name)["label"].n_unique()) for name in names]
+    width = (0.9 * sum(wide) + 1.2) / len(names)
+    figure, axes = _figure(
+        len(names), len(lines), height=2.2, width=max(width, 7.5 / len(names)), sharey="row", width_ratios=wide
+    )
     for line, (domain, recommender) in zip(axes, lines, strict=True):
         for ax, name in zip(line, names, strict=True):
-            _slice(ax, table.filter(domain=domain, slice=name, recommender=recommender), embeddings)
-            ax.set(title=f"{recommender}, {domain}: by {name}")
-        line[0].set_ylabel(metric)
-    axes[0, -1].legend(fontsize=7)
+            _slice(ax, left.filter(domain=domain, slice=name, recommender=recommender), embeddings)
+        line[0].set_ylabel(f"{recommender}, {domain}\n{metric}")
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.set_title(f"by {name}")
     figure.suptitle(title, fontsize=11)
-    _caption(figure, "under each label: its test samples. Whiskers: 95% bootstrap interval over users.")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    _caption(figure, f"under each label: its test samples, {fewest} at least. Whiskers: 95% bootstrap interval over users.")
     return figure
 
 
@@ -116,32 +121,33 @@ def _slice(ax: Any, here: pl.DataFrame, embeddings: list[str]) -> None:
         ax.errorbar(np.arange(len(rows)) + off, rows["mean"], yerr=reach, label=embedding, **style)
     ticks = [f"{label}\n{n:,}" for label, n in zip(labels["label"], labels["samples"], strict=True)]
     ax.set_xticks(np.arange(len(ticks)), ticks, fontsize=7)
+    ax.set_xlim(-0.6, max(len(ticks), 1) - 0.4)
     ax.grid(axis="y", color="#EEEEEE")
 
 
 def gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metric: str) -> Figure:
-    """Where `after` wins and loses against `before`: the paired difference in every slice, a panel a recommender.
+    """Where `after` wins and loses against `before`: the paired difference in every slice, a panel a recommender and domain.
 
     `frames` is {panel title: slices.gains}; a filled dot is a difference that the corrected test allows.
     """
-    figure, axes = _figure(len(frames), height=0.24 * max(len(f) for f in frames.values()) + 1.2, width=4.6, sharey=True)
-    for ax, (name, rows) in zip(axes[0], frames.items(), strict=True):
-        y = -np.arange(len(rows))
-        for at, row in zip(y, rows.iter_rows(named=True), strict=True):
-            sure = row["verdict"] in ("better", "worse")
+    names = pl.concat([f.select("place", "slice", "label") for f in frames.values()]).unique().sort("place")
+    at = {place: -k for k, place in enumerate(names["place"])}
+    figure, axes = _figure(len(frames), height=0.24 * len(at) + 1.2, width=4, sharey=True)
+    for ax, (title, rows) in zip(axes[0], frames.items(), strict=True):
+        for row in rows.iter_rows(named=True):
             paint = PALETTE[0] if row["difference"] > 0 else PALETTE[5]
-            face = paint if sure else "white"
+            face = paint if row["verdict"] in ("better", "worse") else "white"
             reach = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-            ax.errorbar(
-                row["difference"], at, xerr=reach, fmt="o", color=paint, markerfacecolor=face, markersize=5, linewidth=1
-            )
+            style = {"color": paint, "markerfacecolor": face, "markersize": 5, "linewidth": 1}
+            ax.errorbar(row["difference"], at[row["place"]], xerr=reach, fmt="o", **style)
+            where = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 7, "color": "#666666"}
+            ax.text(1.0, at[row["place"]], f"{row['samples']:,}", **where)
         ax.axvline(0, color="#444444", linewidth=0.8)
-        ticks = [f"{r['slice']}: {r['label']} ({r['samples']:,})" for r in rows.iter_rows(named=True)]
-        ax.set_yticks(y, ticks, fontsize=8)
-        ax.set(title=name, xlabel=f"{metric}, {after} minus {before}")
+        ax.set(title=title, xlabel=f"{metric}, {after} minus {before}")
+    ticks = [f"{name}: {label}" for _, name, label in names.iter_rows()]
+    axes[0, 0].set_yticks(list(at.values()), ticks, fontsize=8)
     _caption(
-        figure,
-        "whiskers: 95% interval of the paired difference; filled: detectable after correction (Holm); in brackets: samples",
+        figure, "whiskers: 95% interval of the paired difference; filled: detectable after correction (Holm); right: samples"
     )
     return figure
 
@@ -154,9 +160,9 @@ def adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
     look = _look(list(parts))
     figure, axes = _figure(3, width=3.8)
     panels = (
-        ("space", "the embeddings: cumulated variance", "principal axis", "share"),
-        ("adapter", "the adapter: cumulated squared singular values", "singular value", "share"),
-        ("angles", "angle between what it reads and\nthe first principal axes", "principal angle, sorted", "degrees"),
+        ("space", "variance of the embeddings", "principal axis", "cumulated share"),
+        ("adapter", "squared singular values of the adapter", "singular value", "cumulated share"),
+        ("angles", "what it reads against the first axes", "principal angle, sorted", "degrees"),
     )
     for ax, (key, title, across, up) in zip(axes[0], panels, strict=True):
         for name, found in parts.items():
@@ -168,7 +174,7 @@ def adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str], longest: int = 42) -> Figure:
+def top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str], longest: int = 60) -> Figure:
     """The panel's static twin: each model's list with its scores as bars, the truth in colour; `tops` {name: Trained.top}."""
     most = max(len(top) for top in tops.values())
     figure, axes = _figure(len(tops), height=0.24 * most + 0.9 + 0.13 * len(history), width=4.4)
