@@ -67,8 +67,8 @@ def readable(
             spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
             row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
         rows.append(row)
-    seen = list(dict.fromkeys(row["recommender"] for row in rows))
-    return pl.DataFrame(sorted(rows, key=lambda r: (r["recommender"] not in MODELS, seen.index(r["recommender"]))))
+    order = list(dict.fromkeys([*MODELS, *(row["recommender"] for row in rows)]))
+    return pl.DataFrame(sorted(rows, key=lambda row: order.index(row["recommender"])))
 
 
 def lists(run: Run, names: list[str]) -> pl.DataFrame:
