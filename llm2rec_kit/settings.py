@@ -18,11 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 
-def setting(default: Any, help: str, choices: tuple = ()) -> Any:
-    """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`."""
+def setting(default: Any, help: str, choices: tuple = (), of: type | None = None) -> Any:
+    """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`.
+
+    `of` is the type of a list's elements, where an empty default cannot show it.
+    """
+    known = {"help": help, "choices": choices, "of": of}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, "choices": choices})
-    return field(default=default, metadata={"help": help, "choices": choices})
+        return field(default_factory=lambda: list(default), metadata=known)
+    return field(default=default, metadata=known)
 
 
 class SettingsError(ValueError):
@@ -77,7 +81,7 @@ def _as_kind_of(f: dataclasses.Field, value: Any, prefix: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is list and isinstance(value, list | tuple):
-        return _list_like(default, value, f"{prefix}_{f.name}")
+        return _list_like(default, value, f"{prefix}_{f.name}", f.metadata["of"])
     if kind is float and type(value) is float and not math.isfinite(value):
         raise SettingsError(f"{prefix}_{f.name} takes a finite number (default {default!r}); found {value!r}.")
     if type(value) is not kind:
@@ -87,9 +91,9 @@ def _as_kind_of(f: dataclasses.Field, value: Any, prefix: str) -> Any:
     return value
 
 
-def _list_like(default: list, value: list | tuple, name: str) -> list:
-    """A copy of `value`, its elements of the type of the default's (text where the default is empty)."""
-    kind = type(default[0]) if default else str
+def _list_like(default: list, value: list | tuple, name: str, of: type | None = None) -> list:
+    """A copy of `value`, its elements of type `of`, or of the default's (text where the default is empty)."""
+    kind = of or (type(default[0]) if default else str)
     for one in value:
         if type(one) is not kind:
             raise SettingsError(
@@ -332,29 +336,57 @@ class Evaluation(Stage):
 
     recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", ("SASRec", "GRU4Rec"))
     embeddings: list = setting(
-        ["raw", "csft", "mntp", "contrastive", "id"], "stages to compare, and id: a trained item table [O]"
+        ["raw", "csft", "mntp", "contrastive", "id"],
+        "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached [O]",
+    )
+    baselines: list = setting(
+        ["popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"],
+        "what is ranked without training a recommender [O]",
+        ("popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"),
     )
     seeds: list = setting([2024, 2025, 2026], "one training a seed [C]")
     hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]")
+    adapter_widths: list = setting([], "widths of adapter layers before the last; none: one linear layer [P 4.1.3]", of=int)
     layers: int = setting(2, "layers [C]")
     heads: int = setting(2, "attention heads of SASRec [C]")
     inner: int = setting(256, "width of SASRec's feed-forward layers [C]")
     dropout: float = setting(0.3, "dropout [P 4.1.3]")
-    batch_size: int = setting(256, "samples a step, on average [C]")
+    loss: str = setting(
+        "softmax",
+        "softmax over the catalogue [P 4.1.3], bce (SASRec's) or gbce (gSASRec's) with sampled negatives [O]",
+        ("softmax", "bce", "gbce"),
+    )
+    negatives: int = setting(256, "bce, gbce: negatives a sample, as gSASRec [O]; SASRec takes 1")
+    calibration: float = setting(0.75, "gbce: t from 0 (plain bce) to 1 (calibrated), as gSASRec [O]")
+    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    batch_size: int = setting(256, "samples a step [C]")
     learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3]")
     learning_rate_gru: float = setting(1e-4, "AdamW, GRU4Rec [P 4.1.3]")
     weight_decay: float = setting(1e-4, "AdamW's weight decay [P 4.1.3]")
     epochs: int = setting(500, "most epochs: 500 [P], 1,000 [C]")
     evaluate_every: int = setting(5, "epochs between validations [C]")
     patience: int = setting(20, "epochs without a gain before training stops [P]")
-    metric: str = setting("recall@20", "what early stopping watches on the validation split [C]")
+    metric: str = setting("recall@20", "what early stopping watches on the validation split [C]; or ndcg@k, mrr, mrr@k")
     normalise: str = setting(
-        "none", "item embeddings: none [C for LLM2Rec] or unit [C for baselines]", ("none", "unit", "standardised")
+        "none",
+        "item embeddings: none [C for LLM2Rec], unit [C for baselines], standardised or whitened [O]",
+        ("none", "unit", "standardised", "whitened"),
     )
-    shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
-    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    exclude: str = setting(
+        "none",
+        "items left out of the ranking: none [C], last (of the history) or seen (all that the user had) [O]",
+        ("none", "last", "seen"),
+    )
     cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]")
-    workers: int = setting(0, "trainings at a time, one thread each; 0: one a core; changes no result [O]")
+    tested: str = setting("ndcg@10", "metric that the paired tests compare [O]")
+    shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
+    precision: str = setting(
+        "float32",
+        "of the adapter pass and the softmax in training: float32 [C] or bfloat16 [O]; ranking is always float32",
+        ("float32", "bfloat16"),
+    )
+    device: str = setting("auto", "cpu, cuda, or auto: a GPU where there is one [O]", ("auto", "cpu", "cuda"))
+    workers: int = setting(0, "trainings at a time on a CPU, one thread each; 0: one a core; changes no result [O]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,8 @@ def test_every_stage_left_its_artefacts(finished):
     ):
         assert finished.run.require(name)
     assert (
-        len(finished.run.names("evaluation/games")) == 2 * 5 + 2 + 4 + 1 + 1
-    )  # trained, popularity and last item, nearest, oracle, comparisons
+        len(finished.run.names("evaluation/games")) == 2 * 5 + 5 + 2 * 4 + 1 + 1
+    )  # trained, five baselines, nearest and nearestmean, oracle, comparisons
 
 
 def test_notebooks_recorded_numbers_and_pictures(finished):
