@@ -14,7 +14,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import contrastive, csft, mntp, trainer
+from llm2rec_kit.training import contrastive, csft, mntp, samples, trainer
 
 SETTINGS = CSFT(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, save_every=3)
 
@@ -27,18 +27,17 @@ def train(folder: Path, loss=csft.loss, **changes) -> tuple[dict, list]:
     model, tokenizer = backbone.make_tiny(
         corpus.titles, Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
     )
-    texts = csft.tokenise(corpus, tokenizer, settings)
-    rows = csft.rows(corpus, texts, corpus.samples("train"), settings)
-    valid = csft.rows(corpus, texts, corpus.samples("valid"), settings)
+    learned = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    valid = samples.prepare(corpus, corpus.samples("valid"), tokenizer, settings)
     pad = tokenizer.pad_token_id
     history = trainer.fit(
         "csft",
         model,
-        csft.Batches(corpus, texts, rows, settings, pad),
+        csft.Batches(learned, settings, pad),
         loss,
         settings,
         folder,
-        validate=lambda m: csft.validation(m, corpus, texts, valid, settings, pad),
+        validate=lambda m: csft.validation(m, valid, settings, pad),
     )
     return model.state_dict(), history
 
