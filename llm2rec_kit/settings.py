@@ -235,6 +235,11 @@ class CSFT(Training):
     max_tokens: int = setting(1024, "tokens of a sample; the oldest history goes first [C]")
     joiner: str = setting(", ", "text between titles [P 3.2, C]")
     ending: str = setting("\n", "text between the target and the end-of-text token [C]")
+    tokenisation: str = setting(
+        "apart",
+        "apart: each title by itself [O]; joined: the history's text as a whole, the target's as a whole [C]",
+        ("apart", "joined"),
+    )
     shared_prefix: bool = setting(True, "one copy of a history that several samples share, equal in loss [O]")
     batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
     evaluate_samples: int = setting(2000, "validation samples drawn by seed [C]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import families
+import numpy as np
 import peft
 import pytest
 import torch
@@ -11,7 +12,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import csft
+from llm2rec_kit.training import csft, samples
 
 SETTINGS = CSFT(max_tokens=60, batch_tokens=300)
 
@@ -40,14 +41,18 @@ def float64_throughout(monkeypatch):
     monkeypatch.setattr(F, "softmax", lambda x, dim, dtype=None: softmax(x, dim))
 
 
-def one_row_a_sample(model, corpus, texts, target: int) -> torch.Tensor:
+def one_row_a_sample(model, tokenizer, corpus, target: int) -> torch.Tensor:
     """Summed loss of one sample by the model's own forward, with the mask and the window that transformers makes."""
-    history = corpus.history(target)
-    prefix = [*texts.first[history[0]], *(t for i in history[1:] for t in texts.later[i])]
-    answer = list(texts.target[corpus.sequence[target]])
+    first, *later = (corpus.titles[i - 1] for i in corpus.history(target))
+    prefix = [i for text in (first, *(f", {t}" for t in later)) for i in tokens(tokenizer, text)]
+    answer = [*tokens(tokenizer, corpus.titles[corpus.sequence[target] - 1] + "\n"), tokenizer.eos_token_id]
     prefix = prefix[-max(1, SETTINGS.max_tokens - len(answer)) :]
     logits = model(input_ids=torch.tensor([prefix + answer]), use_cache=False).logits[0, len(prefix) - 1 : -1]
     return F.cross_entropy(logits, torch.tensor(answer, dtype=torch.long), reduction="sum")
+
+
+def tokens(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_the_folder_is_loaded_and_keeps_ids_and_outputs(loaded, tmp_path):
@@ -68,17 +73,16 @@ def test_shared_prefixes_cost_what_the_models_own_forward_says(loaded, checkpoin
     model, tokenizer = loaded
     model = model.double()
     corpus = make_corpus(users=4)
-    texts = csft.tokenise(corpus, tokenizer, SETTINGS)
     targets = corpus.samples("train")
-    rows = csft.rows(corpus, texts, targets, SETTINGS)
-    assert rows.samples.max() > 1
-    assert rows.tokens.max() > 4 * families.WINDOW
-    plain = sum(one_row_a_sample(model, corpus, texts, t) for t in targets)
+    prepared = samples.prepare(corpus, targets, tokenizer, SETTINGS)
+    assert prepared.counts.max() > 1
+    assert prepared.lengths.max() > 4 * families.WINDOW
+    plain = sum(one_row_a_sample(model, tokenizer, corpus, t) for t in targets)
     expected = torch.autograd.grad(plain, list(model.parameters()))
     if checkpointing:
         backbone.recompute(model)
         model.train()
-    micros = csft.micro_batches(corpus, texts, rows, torch.arange(len(rows.starts)).numpy(), SETTINGS, 0)
+    micros = csft.micro_batches(prepared, np.arange(len(prepared.counts)), SETTINGS, 0)
     shared = sum(csft.loss(model, micro)[0] for micro in micros)
     assert shared.item() == pytest.approx(plain.item(), rel=1e-9)
     for found, wanted in zip(torch.autograd.grad(shared, list(model.parameters())), expected, strict=True):
