@@ -227,21 +227,31 @@ class StepTrainer(Trainer):
             )
 
     def _blame(self, what: str) -> str:
-        """The first row of the step whose own loss, or gradient, is not finite, with its text."""
-        parameters = [p for p in self.inner.parameters() if p.requires_grad]
+        """The first row of the step (of this process) whose own loss, or gradient, is not finite, with its text."""
+        if ranks.sharded():  # a model in pieces cannot be asked by one process alone
+            return f"in one of its {len(self.step_inputs)} micro-batches"
         for k, micro in enumerate(self.step_inputs, 1):
-            if "chunks" in micro:
-                return f"batch of {int(micro['count'])} titles"
-            for row in range(len(micro["input_ids"])):
-                one = self._prepare_inputs(ranks.take(micro, torch.tensor([row])))
-                loss = self.sum_loss(self.inner, one)[0]
-                found = [loss.detach()]
-                if what == "gradient":
-                    found = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
-                if not all(f.isfinite().all() for f in found):
+            rows = _rows_of_chunks(micro) if "chunks" in micro else range(len(micro["input_ids"]))
+            for n, row in enumerate(rows, 1):
+                one = row if "chunks" in micro else ranks.take(micro, torch.tensor([row]))
+                if not self._is_finite(what, one):
                     text = _text(self.inner, one["input_ids"][0].tolist())
-                    return f"micro-batch {k} of {len(self.step_inputs)}, row {row + 1} of {len(micro['input_ids'])}: {text}"
-        return "no row of it alone shows it, only their sum"
+                    return f"micro-batch {k} of {len(self.step_inputs)}, row {n} of {len(rows)}: {text}"
+        return "no row of it alone shows it, only all together"
+
+    def _is_finite(self, what: str, row: MicroBatch) -> bool:
+        """Whether loss or gradient of one row is; of a title's view, its states."""
+        row = self._prepare_inputs(row)
+        if "labels" not in row:
+            with torch.no_grad():
+                found = [backbone.body(self.inner)(**row, use_cache=False).last_hidden_state]
+        else:
+            loss = self.sum_loss(self.inner, row)[0]
+            found = [loss.detach()]
+            if what == "gradient":
+                parameters = [p for p in self.inner.parameters() if p.requires_grad]
+                found = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+        return all(f.isfinite().all() for f in found)
 
     # -- validation --------------------------------------------------------------------------------------------------
 
@@ -414,6 +424,16 @@ def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) 
     finally:
         for name in ("forward", "_original_forward"):  # the second is accelerate's, under mixed precision
             model.__dict__.pop(name, None)
+
+
+def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:
+    """The views of a contrastive micro-batch, one row each."""
+    return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, or None; damaged newer ones are named."""
+    return checkpoints.last(folder)
 
 
 def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:

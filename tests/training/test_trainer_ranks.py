@@ -128,7 +128,7 @@ def test_contrast_shared_out_has_the_gradient_of_the_whole(monkeypatch, world):
     total = [torch.zeros_like(g) for g in wanted]
     for rank in range(world):
         parts = [p if r == rank else p.detach() for r, p in enumerate(pooled)]
-        monkeypatch.setattr(ranks, "gathered", lambda own, parts=parts: torch.cat(parts))
+        monkeypatch.setattr(ranks, "gathered", lambda own, micro, parts=parts: torch.cat(parts))
         part, count = loss(model, shares[rank])
         assert (part.item(), count) == (pytest.approx(value.item(), rel=1e-6), n)
         gradients = torch.autograd.grad(part, list(model.model.parameters()), retain_graph=True)
