@@ -11,7 +11,9 @@ back through its own rows. The sum over the processes is the whole gradient, exa
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -99,12 +101,13 @@ def _share_chunks(micro: MicroBatch) -> MicroBatch:
         torch.arange(size) % world() * first[-1] + before + torch.arange(size) // world()
         for size, before in zip(sizes, first, strict=False)
     ]
-    return micro | {"chunks": chunks, "place": torch.cat(at)[micro["place"]]}
+    return micro | {"chunks": chunks, "place": torch.cat(at)[micro["place"]], "shared": torch.tensor(True)}
 
 
-def gathered(own: torch.Tensor) -> torch.Tensor:
-    """(n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the gradient."""
-    if world() == 1:
+def gathered(own: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+    """Embeddings (n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the
+    gradient. As they are where the micro-batch was not shared out, as in a validation."""
+    if "shared" not in micro:
         return own
     parts = [torch.empty_like(own) for _ in range(world())]
     dist.all_gather(parts, own.detach().contiguous())
@@ -132,3 +135,13 @@ def wait() -> None:
     """Until all processes have come here."""
     if world() > 1:
         dist.barrier()
+
+
+@contextlib.contextmanager
+def first() -> Iterator[None]:
+    """Process 0 goes through the block before the others do, who find there what it wrote."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
