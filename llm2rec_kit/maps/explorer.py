@@ -28,6 +28,7 @@ STATIC = Path(__file__).parent / "static"
 RECOMMENDED = 10
 PAGE_NEIGHBOURS = 15  # of each item at each stage that a page carries
 PAGE_USERS = 200  # histories that a page carries, drawn by seed
+SAME = 1e-6  # cosine distance below which two embeddings are one
 HOW = f"the {RECOMMENDED} items nearest to the last one at each stage"
 
 Encode = Callable[[str], dict[str, np.ndarray]]  # a text to {stage: float32 (dim,)}
@@ -148,14 +149,15 @@ def encoders(run: Run, stages: list[str]) -> Encode:
 def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray], k: int = 15) -> dict[str, Any]:
     """Where a text's embeddings would stand on the maps: {"text", "at": {stage: [x, y]}, "near": {stage: item id}}.
 
-    At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)), as UMAP's `transform` begins.
+    At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
+    embedding.
     """
     box = _box(atlas)
     at, near = {}, {}
     for stage, vector in vectors.items():
         ids, distances = projection.nearest(vector[None], min(k, atlas.corpus.n_items), among=np.asarray(atlas.tables[stage][1:]))
         gap = distances[0] - distances[0, 0]
-        weight = np.exp(-gap / max(float(gap.mean()), 1e-12))
+        weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
         spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()
         at[stage], near[stage] = _scaled(spot, box).tolist(), int(ids[0, 0]) + 1
     return {"text": text, "at": at, "near": near}

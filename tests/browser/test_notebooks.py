@@ -131,8 +131,8 @@ def in_the_dark(page, view, screenshots):
     """JupyterLab's dark theme on a large screen: the explorer follows, points and all."""
     page.set_viewport_size({"width": 1920, "height": 1080})
     page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.get_by_role("menuitem", name="Theme", exact=True).hover()
-    page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^JupyterLab Dark$")).click()
     corner = """() => document.querySelector('.lx-points').getContext('2d').getImageData(2, 2, 1, 1).data[0]"""
     page.wait_for_function(f"() => ({corner})() < 60")
     view.scroll_into_view_if_needed()

@@ -67,11 +67,21 @@ def test_a_text_is_placed_among_its_neighbours_at_each_stage(view, atlas):
     view.text = "abc"  # whose embedding is item 3's
     assert view.placed["near"] == dict.fromkeys(atlas.stages, 3)
     corner, side = explorer._box(atlas)
-    spot = np.array(view.placed["at"]["raw"]) * side + corner
-    gaps = np.linalg.norm(atlas.aligned["raw"] - spot, axis=1)
-    assert gaps[2] < np.median(gaps)
+    np.testing.assert_allclose(np.array(view.placed["at"]["raw"]) * side + corner, atlas.aligned["raw"][2], atol=1e-4)
     view.text = " "
     assert view.placed == {}
+
+
+def test_a_text_between_two_items_stands_between_their_places(atlas):
+    vector = atlas.tables["raw"][3] + atlas.tables["raw"][9]
+    ids, distances = explorer.projection.nearest(vector[None], 2, among=atlas.tables["raw"][1:])
+    gap = distances[0] - distances[0, 0]
+    weight = np.exp(-gap / gap.mean())
+    expected = sum(w * atlas.aligned["raw"][i] for w, i in zip(weight, ids[0], strict=True)) / weight.sum()
+    corner, side = explorer._box(atlas)
+    placed = explorer.place(atlas, "t", {"raw": vector}, k=2)
+    np.testing.assert_allclose(np.array(placed["at"]["raw"]) * side + corner, expected, atol=1e-4)
+    assert placed["near"] == {"raw": ids[0, 0] + 1}
 
 
 def test_a_text_that_cannot_be_encoded_is_said_and_not_raised(atlas):

@@ -227,8 +227,8 @@ class Panel {
     c.strokeStyle = this.app.ink; c.lineWidth = 3 * u;
     c.beginPath(); c.moveTo(x - 8 * u, y); c.lineTo(x + 8 * u, y); c.moveTo(x, y - 8 * u); c.lineTo(x, y + 8 * u); c.stroke();
     c.font = `600 ${12 * u}px sans-serif`; c.textAlign = "left"; c.textBaseline = "bottom"; c.lineWidth = 4 * u; c.strokeStyle = this.app.paperCss;
-    const text = this.app.placed.text.slice(0, 40);
-    c.strokeText(text, x + 8 * u, y - 4 * u); c.fillStyle = this.app.ink; c.fillText(text, x + 8 * u, y - 4 * u);
+    const text = this.app.placed.text.slice(0, 40), left = clamp(x + 8 * u, 0, Math.max(0, this.over.width - c.measureText(text).width - 4 * u));
+    c.strokeText(text, left, y - 4 * u); c.fillStyle = this.app.ink; c.fillText(text, left, y - 4 * u);
   }
 
   listen() {
@@ -241,7 +241,7 @@ class Panel {
       if (app.mode === "lasso" || e.shiftKey) this.lasso = [this.toData(e)];
     });
     over.addEventListener("pointermove", (e) => {
-      if (this.lasso) { this.lasso.push(this.toData(e)); app.refresh({ over: true }); return; }
+      if (this.lasso) { this.lasso.push(this.toData(e)); app.refresh(); return; }
       if (!from) { app.hoverAt(this, e); return; }
       const [dx, dy] = [e.clientX - from[0], e.clientY - from[1]], unit = this.frame().scale / this.ratio;
       moved ||= Math.hypot(dx, dy) > 3;
@@ -345,7 +345,7 @@ class App {
     this.calls = [
       [["shown"], () => this.showStages()], [["colour"], () => { this.only = null; this.recolour(); }],
       [["item", "neighbours", "count"], () => this.showNear()], [["selected"], () => this.showSelection()],
-      [["placed", "path"], () => { this.refresh({ over: true }); this.showPlaced(); }], [["message"], () => this.say(this.model.get("message"))],
+      [["placed"], () => { this.told = "placed"; this.refresh(); this.showPlaced(); }], [["path"], () => { this.told = "path"; this.refresh(); this.showPlaced(); }], [["message"], () => this.showPlaced()],
     ];
     for (const [names, what] of this.calls) on(names, what);
     this.resized = new ResizeObserver(() => { this.panels.forEach((p) => p.resize()); this.refresh({ points: true }); });
@@ -496,7 +496,7 @@ class App {
       this.tip.hidden = false;
       Object.assign(this.tip.style, { left: right ? "" : `${event.clientX - box.left + 14}px`, right: right ? `${box.right - event.clientX + 14}px` : "", top: `${event.clientY - box.top + 14}px` });
     } else this.tip.hidden = true;
-    if (found !== this.hover) { this.hover = found; this.refresh({ over: true }); }
+    if (found !== this.hover) { this.hover = found; this.refresh(); }
     this.root.dataset.hoverMs = (performance.now() - began).toFixed(2);
   }
 
@@ -563,7 +563,7 @@ class App {
 
   showNear() {
     this.count.value = this.model.get("count");
-    this.refresh({ over: true });
+    this.refresh();
     if (!this.item) { this.near.replaceChildren(h("p", { className: "lx-hint" }, "Click an item, or search for one, to see its nearest neighbours at each stage.")); return; }
     const title = h("p", { className: "lx-chosen" }, "★ ", h("b", {}, this.data.titles[this.item - 1]), " ", h("button", { type: "button", className: "lx-clear", onclick: () => this.choose(0) }, "clear"));
     if (this.model.get("neighbours")?.item !== this.item) { this.near.replaceChildren(title, h("p", { className: "lx-hint" }, "asking the kernel for neighbours …")); return; }
@@ -596,9 +596,10 @@ class App {
   }
 
   showPlaced() {
-    const path = this.path, placed = this.placed;
+    const path = this.path, placed = this.placed, message = this.model.get("message");
     if (this.user && path) this.user.value = path.history ? path.user : "";
-    if (placed?.text) this.say(`“${placed.text}” is nearest to ` + Object.entries(placed.near).map(([stage, id]) => `${stage}: ${this.data.titles[id - 1]}`).join("; "));
+    if (message) this.say(message);
+    else if (placed?.text && this.told !== "path") this.say(`“${placed.text}” is nearest to ` + Object.entries(placed.near).map(([stage, id]) => `${stage}: ${this.data.titles[id - 1]}`).join("; "));
     else if (path?.history) this.say(`User ${path.user}: the numbered path is the history, the square what came next, gold stars ${path.how}.`);
     else this.say("");
   }
