@@ -20,9 +20,12 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash."""
-    write_text(path, json.dumps(value, indent=1, default=plain, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
+    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash.
+
+    `sort`: keys in alphabetical order, so that equal values are equal bytes whatever way they came.
+    """
+    write_text(path, json.dumps(value, indent=1, default=plain, allow_nan=False, sort_keys=sort) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

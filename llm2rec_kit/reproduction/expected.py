@@ -48,7 +48,7 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
         raise ValueError("The run was made from code with uncommitted changes; commit, and run again.")
     machine, versions = about["machine"], about["versions"]
     head = [
-        f"# Expected results of profile {about['asked']['profile']}, kept by `llm2rec expect {results['run']}`. Each line: mean, tolerance.",
+        f"# Expected results of profile {path.stem}, kept by `llm2rec expect {results['run']}`. Each line: mean, tolerance.",
         "# Tolerance: four standard deviations of the difference between two means over seeds; without seeds, one test user.",
         f"date: {max(s['finished'] for s in about['stages'].values())[:10]}  # of the run",
         f"commit: {git['commit'] if git else 'unknown'}  # of the kit",

@@ -5,6 +5,7 @@ On a terminal that is a bar at the bottom whose clock runs on; anywhere else (a 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -27,7 +28,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.stream.isatty():
             form = "{desc}  cell {n_fmt}/{total_fmt} |{bar:16}| {elapsed}{postfix}"
-            self.bar = tqdm(total=self.cells, desc=self.label, bar_format=form, file=self.stream, leave=False)
+            width = None if _columns(self.stream) else 80
+            self.bar = tqdm(total=self.cells, desc=self.label, bar_format=form, file=self.stream, leave=False, ncols=width)
             self.clock = threading.Thread(target=self._tick, daemon=True)
             self.clock.start()
         return self
@@ -75,3 +77,11 @@ class Progress:
     def _tick(self) -> None:
         while not self.ended.wait(TICK_SECONDS):
             self.bar.refresh()
+
+
+def _columns(stream: IO[str]) -> int:
+    """Width of a terminal; 0 where it does not know its own, as under some recorders."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0

@@ -145,7 +145,7 @@ def domain_note(results: dict[str, Any], domain: str) -> str:
 def write(run: Run) -> dict[str, Any]:
     """Write results.json, report.md and report.html into the run's folder; returns the results."""
     results = collect(run)
-    write_json(run.path / "results.json", results)
+    write_json(run.path / "results.json", results, sort=True)
     about = run.about()
     known = {
         "results": results,
