@@ -37,9 +37,7 @@ def ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
     return held
 
 
-def optimise(
-    starts: np.ndarray, graphs: list[sparse.csr_matrix], held: np.ndarray, *, epochs: int, seed: int
-) -> np.ndarray:
+def optimise(starts: np.ndarray, graphs: list[sparse.csr_matrix], held: np.ndarray, *, epochs: int, seed: int) -> np.ndarray:
     """Lay out all stages at once: float32 (stages, n, 2) to the same. `graphs` are UMAP's fuzzy graphs, `held` from `ties`."""
     layouts = starts.astype(np.float32).copy()
     edges = [graph.tocoo() for graph in graphs]

@@ -170,7 +170,10 @@ def around(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
             own = atlas.rows(np.array([item]))
             ax.scatter(*plane[own[own >= 0]].T, s=28, marker="*", color=MARK, edgecolors=INK, linewidths=0.4, zorder=3)
             ax.set_title(stage)
-        _caption(figure, f"Star: “{textwrap.shorten(title, 60, placeholder=' …')}”; rings: its {k} nearest at that stage, by cosine.")
+        _caption(
+            figure,
+            f"Star: “{textwrap.shorten(title, 60, placeholder=' …')}”; rings: its {k} nearest at that stage, by cosine.",
+        )
     return figure
 
 
@@ -191,7 +194,9 @@ def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
         if k >= 0 or len(rows):
             marker = MARKERS[max(k, 0) // len(PALETTE)]
             label = names[k] if k >= 0 else ("none" if colour in GROUPINGS else "other")
-            handles.append(ax.scatter(*plane[rows].T, color=paint(k), marker=marker, label=label, zorder=1 + (k >= 0), **style))
+            handles.append(
+                ax.scatter(*plane[rows].T, color=paint(k), marker=marker, label=label, zorder=1 + (k >= 0), **style)
+            )
     return handles[1:] + handles[:1] if handles[0].get_label() in ("none", "other") else handles
 
 
@@ -282,7 +287,12 @@ def _panels(atlas: Atlas, stages: Sequence[str], columns: int) -> tuple[Figure, 
     figure = _figure(COLUMN / columns * lines * shape + 0.3)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes:
-        ax.set(xlim=(middle[0] - half[0], middle[0] + half[0]), ylim=(middle[1] - half[1], middle[1] + half[1]), xticks=[], yticks=[])
+        ax.set(
+            xlim=(middle[0] - half[0], middle[0] + half[0]),
+            ylim=(middle[1] - half[1], middle[1] + half[1]),
+            xticks=[],
+            yticks=[],
+        )
     for k, ax in enumerate(axes[: len(stages)]):
         ax.set_xlabel("UMAP 1" if k >= len(stages) - columns else "")
         ax.set_ylabel("UMAP 2" if k % columns == 0 else "")

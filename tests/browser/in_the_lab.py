@@ -112,4 +112,3 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
                 return json.loads(with_text)["url"]
         time.sleep(0.05)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
-

@@ -109,7 +109,10 @@ def use_the_explorer(page, lab, screenshots):
     view.locator(".lx-lasso").click()
     drag_around_everything(page, view)
     view.locator(".lx-picked b").wait_for()
-    assert ask(page, "view.selection.height, view.selection.columns[:3]") == f"({corpus.n_items}, ['item', 'source_id', 'title'])"
+    assert (
+        ask(page, "view.selection.height, view.selection.columns[:3]")
+        == f"({corpus.n_items}, ['item', 'source_id', 'title'])"
+    )
     view.locator(".lx-picked .lx-clear").click()
 
     view.locator(".lx-text").fill(title)

@@ -134,7 +134,9 @@ def test_a_run_is_read_whole_and_a_missing_map_names_its_notebook(tmp_path):
     with pytest.raises(ArtefactError, match="05_embedding_maps"):
         atlases.Atlas.load(run)
     tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
-    run.make("maps", lambda f: atlases.write(f, corpus, tables, SETTINGS), settings={}, inputs=["corpus", *sources], quiet=True)
+    run.make(
+        "maps", lambda f: atlases.write(f, corpus, tables, SETTINGS), settings={}, inputs=["corpus", *sources], quiet=True
+    )
     assert atlases.Atlas.load(run).stages == ["raw", "adapted"]
     assert atlases.Atlas.load(run).quality["clusters_of"] == "raw"
     shutil.rmtree(run.path)

@@ -39,7 +39,7 @@ def test_a_figure_fits_one_column_with_text_of_five_points_and_more(name, atlas)
     figure.canvas.draw()
     for t in texts(figure):
         box = t.get_window_extent()
-        assert -2 <= box.x0, t.get_text()
+        assert box.x0 >= -2, t.get_text()
         assert box.x1 <= figure.bbox.x1 + 2, t.get_text()
 
 
