@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
@@ -64,8 +65,10 @@ class Board:
         line = (
             f"[{over}/{len(self.states)}] {self.grid.nodes[name].book}, {outcome.cells_of(self.grid, name)}: {state}{more}"
         )
-        if self.stream.isatty():
-            self._draw([*outcome.progress(self.grid, self.states), line])
+        table = [*outcome.progress(self.grid, self.states), line]
+        width, height = shutil.get_terminal_size()
+        if self.stream.isatty() and len(table) < height:
+            self._draw([row[: width - 1] for row in table])  # a row that wraps would be two
         else:
             self.say(line)
 
@@ -126,8 +129,9 @@ def _submit(client: Any, grid: Grid, states: dict[str, str], retries: int) -> di
     for name, node in grid.nodes.items():  # a node comes after those it begins with
         if states[name] != "done":
             before = [futures[node.before]] if node.before in futures else []
+            key = f"{grid.folder}/{name}"  # a scheduler may serve other grids, too
             futures[name] = client.submit(
-                grids.run_node, node, str(grid.folder), grid.root, *before, key=name, retries=retries, pure=False
+                grids.run_node, node, str(grid.folder), grid.root, *before, key=key, retries=retries, pure=False
             )
     return futures
 

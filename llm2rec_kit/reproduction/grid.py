@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ UNUSED = {  # settings that do not reach an embedding, by its stage; of any othe
     "mntp": ("contrastive_",),
 }
 DONE = "node.json"
+_ONE_AT_A_TIME = threading.Lock()  # in a worker: a notebook's kernel is found by a variable of the whole process
 BEGUN = ".begun"  # in the folder of a node that a worker is at
 
 
@@ -102,8 +104,12 @@ def run_node(node: Node, folder: str, root: Path | None = None, *before: Any) ->
 
     `before` are the results of the nodes before it: only there so that the cluster orders them. Raises NotebookFailed.
     """
-    book = next(b for b in notebooks.series(root) if b.stem == node.book)
-    run = Run(node.name, Path(folder) / "runs")
+    with _ONE_AT_A_TIME:
+        return _run_node(node, Path(folder), next(b for b in notebooks.series(root) if b.stem == node.book))
+
+
+def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
+    run = Run(node.name, folder / "runs")
     if (done := finished(run, node, book)) is not None:
         return done
     if node.before:

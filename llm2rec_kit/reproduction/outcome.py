@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from llm2rec_kit import storage
+from llm2rec_kit.reproduction.differences import TRAINED
 from llm2rec_kit.reproduction.grid import Grid
 from llm2rec_kit.runs import Run
 
@@ -68,7 +68,7 @@ def summarise(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
-    """Write grid.md, results.parquet and states.json into the grid's folder; returns the summary, None before any result."""
+    """Write grid.md and results.parquet into the grid's folder; returns the summary, None before any result."""
     rows = collect(grid, states)
     summary = summarise(rows) if len(rows) else None
     lines = [f"# Grid {grid.name}", "", f"Profile {grid.profile}; mean and standard deviation over seeds.", ""]
@@ -77,14 +77,11 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
         lines += _markdown(summary)
     lines += ["", "```", *progress(grid, states), "```", ""]
     storage.write_text(grid.folder / "grid.md", "\n".join(lines))
-    storage.write_json(grid.folder / "states.json", states)
     return summary
 
 
 def text(summary: pl.DataFrame) -> str:
     """The summary for a terminal: trained recommenders, the first two metrics."""
-    from llm2rec_kit.reproduction.differences import TRAINED
-
     shown = summary.filter(pl.col("recommender").is_in(TRAINED))
     names = shown.columns[: shown.columns.index("seeds") + 1]
     head = [*names, *shown.columns[len(names) : len(names) + 2]]
@@ -118,8 +115,3 @@ def read(folder: str | Path) -> pl.DataFrame:
     if not path.is_file():
         raise ValueError(f"There are no results in {folder}. Run the grid with `llm2rec grid`.")
     return pl.read_parquet(path)
-
-
-def states(folder: str | Path) -> dict[str, str]:
-    """{node: state} as the last run of the grid left them."""
-    return json.loads((Path(folder) / "states.json").read_text())
