@@ -127,7 +127,7 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         cached = settings.gradient_cache and torch.is_grad_enabled()
-        first, second = ranks.gathered(pooled(model, micro, cached), micro)[micro["place"]].chunk(2)
+        first, second = ranks.gathered(pooled(model, micro, cached))[micro["place"]].chunk(2)
         value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
         if seen and model.training:
             seen(int(micro["step"]), value.item() / len(first))

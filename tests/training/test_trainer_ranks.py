@@ -105,17 +105,17 @@ def test_contrast_shared_out_has_the_gradient_of_the_whole(monkeypatch, world):
     loss = contrastive.loss_of(settings)
     value, n = loss(model, micro)
     wanted = torch.autograd.grad(value, list(model.model.parameters()))
-    pooled = []
-    shares = []
+    pooled, shares = [], []
     for rank in range(world):
         as_rank(monkeypatch, rank, world)
         shares.append(ranks.share(micro))
-        pooled.append(contrastive.pooled(model, shares[-1]))
+        monkeypatch.setattr(ranks, "gathered", lambda own: pooled.append(own) or own.repeat(world, 1))
+        loss(model, shares[-1])
     assert len({len(p) for p in pooled}) == 1  # all_gather wants equal sizes
     total = [torch.zeros_like(g) for g in wanted]
     for rank in range(world):
         parts = [p if r == rank else p.detach() for r, p in enumerate(pooled)]
-        monkeypatch.setattr(ranks, "gathered", lambda own, micro, parts=parts: torch.cat(parts))
+        monkeypatch.setattr(ranks, "gathered", lambda own, parts=parts: torch.cat(parts))
         part, count = loss(model, shares[rank])
         assert (part.item(), count) == (pytest.approx(value.item(), rel=1e-6), n)
         gradients = torch.autograd.grad(part, list(model.model.parameters()), retain_graph=True)
