@@ -89,8 +89,8 @@ def _check_folder(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors")):
         raise BackboneError(
-            f"{folder} has no safetensors. Weights in other files (pytorch_model.bin) are pickles, which can run code, "
-            "and are not read: open the model where you trust it and write it anew with save_pretrained."
+            f"{folder} has no safetensors. Weights in other files (pytorch_model.bin) can run code when they are read, "
+            "so they are not: open the model where you trust it and write it anew with save_pretrained."
         )
     if not any(f for kind in ("tokenizer*", "vocab*", "*.model", "*.tiktoken") for f in folder.glob(kind)):
         raise BackboneError(
@@ -133,8 +133,8 @@ def _not_to_be_had(name: str, said: str) -> str:
     first = said.splitlines()[0] if said else "nothing"
     if "safetensors" in first:
         return (
-            f"Backbone {name!r} has no safetensors, and weights in other files are pickles, which can run code. Take "
-            f"another revision or convert it. The loader said: {first}"
+            f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
+            f"Take another revision or convert it. The loader said: {first}"
         )
     return (
         f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
@@ -232,13 +232,16 @@ def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Raise BackboneError where body and head apart do not give the logits that the whole model gives."""
+    """Raise BackboneError where body and head apart do not give the logits that the whole model gives, or these are not
+    finite."""
     was_training = model.training
     model.eval()
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
     whole = model(input_ids=ids, use_cache=False).logits
     parts = logits(model, body(model)(input_ids=ids, use_cache=False).last_hidden_state)
     model.train(was_training)
+    if not whole.isfinite().all():
+        raise BackboneError("The model's output is not finite before any training: its weights are damaged or overflow.")
     if not torch.allclose(whole, parts.to(whole.dtype), rtol=1e-2, atol=1e-2 * whole.abs().max().item()):
         raise BackboneError(
             f"The head of this model ({model.config.model_type}) is not a matrix applied to the last states: it does "
@@ -246,7 +249,9 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def layer_masks(model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+def layer_masks(
+    model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
     """An additive 4-D mask (B, 1, L, L) as the layers of this model need it; `positions` (B, L) are its position ids.
 
     A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have

@@ -1,4 +1,4 @@
-"""The command line: `llm2rec reproduce | params | report`. Nothing heavy is imported before it is needed."""
+"""The command line: `llm2rec reproduce | train | params | report`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
     reproduce.add_argument("--force", action="store_true", help="redo finished stages")
     reproduce.set_defaults(command=_reproduce)
+    train = commands.add_parser("train", help="make one training stage of a run; under torchrun, in several processes")
+    train.add_argument("stage", choices=["csft", "mntp", "contrastive"])
+    # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
+    train.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
+    train.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable"
+    )
+    train.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    train.add_argument("--force", action="store_true", help="redo a finished stage")
+    train.set_defaults(command=_train)
     params = commands.add_parser("params", help="list every parameter with type, default, meaning and source")
     params.add_argument("notebook", nargs="?", default="", help="a notebook's number, such as 02; all without")
     params.set_defaults(command=_params)
@@ -66,6 +77,26 @@ def _reproduce(args: argparse.Namespace) -> int:
             return 1
         if any("comparisons" not in name for name in run.names("evaluation")):
             _write_report(run)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction import notebooks
+    from llm2rec_kit.training import launch, ranks, trainer
+
+    with runs.one_paragraph_errors():
+        values = {"run": Path(args.profile).stem, **notebooks.load_profile(args.profile), **_overrides(args.set)}
+        notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
+        run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+        try:
+            launch.make(args.stage, run, values, force=args.force)
+        except trainer.TrainingError as error:
+            print(f"llm2rec: {error}", file=sys.stderr)
+            return 1
+        ranks.leave()
     return 0
 
 

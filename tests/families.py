@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 from conftest import make_corpus
-from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers import (
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
+    PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
 )

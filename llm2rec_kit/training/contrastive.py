@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoder import Encoder, length_batches, pad, pool, title_tokens
+from llm2rec_kit.training import ranks
 from llm2rec_kit.training.trainer import drawn, fit
 
 
@@ -36,6 +37,7 @@ class Batches:
         self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
         self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, "blank"), tokenizer.pad_token_id
         self.settings = settings
+        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -77,7 +79,7 @@ def loss_of(settings: S.Contrastive):
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         pooled = [_pooled(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
-        first, second = torch.cat(pooled)[micro["place"]].chunk(2)
+        first, second = ranks.gathered(torch.cat(pooled), micro)[micro["place"]].chunk(2)
         return info_nce(first, second, settings.temperature, settings.symmetric), len(first)
 
     return loss

@@ -32,6 +32,7 @@ class Batches:
         self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
         self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token)
         self.pad_id, self.vocabulary, self.settings = tokenizer.pad_token_id, vocabulary, settings
+        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.settings.steps

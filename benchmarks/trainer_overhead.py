@@ -1,0 +1,109 @@
+"""What the training loop costs beside the training: seconds a step of trainer.fit against a bare loop over the same steps.
+
+    python benchmarks/trainer_overhead.py [--steps 60] [--repeats 5] [--batch-size 64]
+
+Both read the same batches, compute the same loss, clip, and step a fused AdamW under the same schedule; the weights of
+both must come out equal to the bit. The bare loop writes no checkpoint and keeps no history. Times alternate, and the
+median of the paired ratios is told, so that a machine that slows down for a while slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, get_scheduler
+
+from llm2rec_kit import backbone
+from llm2rec_kit import settings as S
+from llm2rec_kit.data import cleaning, sources
+from llm2rec_kit.training import csft, trainer
+
+
+def parts(steps: int, batch_size: int):
+    """(a function that makes a fresh model, batches, settings) of the demo's CSFT."""
+    data = S.Data(synthetic_users=2400, synthetic_items=1200)
+    corpus = cleaning.build(sources.load(data), data)
+    seen, _ = corpus.select(corpus.train_domains)
+    place = S.Backbone(device="cpu")
+    _, tokenizer = backbone.make_tiny(seen.titles, place)
+    settings = S.CSFT(steps=steps, batch_size=batch_size, learning_rate=1e-3, warmup_steps=10, save_every=10**6)
+    texts = csft.tokenise(seen, tokenizer, settings)
+    rows = csft.rows(seen, texts, seen.samples("train"), settings)
+    batches = csft.Batches(seen, texts, rows, settings, tokenizer.pad_token_id)
+    return lambda: backbone.make_tiny(seen.titles, place)[0], batches, settings
+
+
+class Clock(TrainerCallback):
+    """Seconds from the beginning of the second step to the end of the last one before the checkpoint is written."""
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
+        self.stop = time.perf_counter()
+        if state.global_step == 1:
+            self.start = self.stop
+
+
+def by_trainer(model, batches, settings) -> float:
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        trainer.fit("csft", model, batches, csft.loss, settings, Path(folder), callbacks=[clock])
+    return clock.stop - clock.start
+
+
+def by_hand(model, batches, settings) -> float:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    scheduler = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, settings.steps)
+    model.train()
+    start = 0.0
+    for step in range(settings.steps):
+        micros = batches[step]
+        count = sum(int(micro["count"]) for micro in micros)
+        for micro in micros:
+            loss = csft.loss(model, micro)[0] / count
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        scheduler.step()
+        model.zero_grad()
+        if step == 0:
+            start = time.perf_counter()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=64, help="samples a step (the demo's 64)")
+    args = parser.parse_args()
+    fresh, batches, settings = parts(args.steps, args.batch_size)
+    for step in range(settings.steps):
+        batches[step]
+    seconds = {by_hand: [], by_trainer: []}
+    for _ in range(args.repeats):
+        weights = []
+        for way, found in seconds.items():
+            model = fresh()
+            found.append(way(model, batches, settings) / (settings.steps - 1))
+            weights.append(model.state_dict())
+        same = all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    print(
+        f"{args.steps} steps of {args.batch_size} samples, {torch.get_num_threads()} threads; weights equal to the bit: {same}"
+    )
+    for way, found in seconds.items():
+        print(f"{way.__name__:12} {statistics.median(found) * 1e3:8.2f} ms a step (median of {args.repeats})")
+    ratios = [t / h for h, t in zip(*seconds.values(), strict=True)]
+    print(
+        f"overhead     {statistics.median(ratios) - 1:8.2%} (median of paired ratios; from {min(ratios) - 1:.2%} to {max(ratios) - 1:.2%})"
+    )
+
+
+if __name__ == "__main__":
+    main()
