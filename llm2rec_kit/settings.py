@@ -241,7 +241,7 @@ class CSFT(Training):
         ("apart", "joined"),
     )
     shared_prefix: bool = setting(True, "one copy of a history that several samples share, equal in loss [O]")
-    batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
+    batch_tokens: int = setting(4096, "padded tokens of a forward pass, a memory limit only [O]")
     evaluate_samples: int = setting(2000, "validation samples drawn by seed [C]")
 
 

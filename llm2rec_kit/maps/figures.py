@@ -333,3 +333,39 @@ def spectra(tables: dict[str, np.ndarray]) -> Figure:
     ax.legend(fontsize=7, loc="lower right")
     _caption(figure, "A curve that is up at once uses few directions: many titles then point the same way.")
     return figure
+
+
+def closer_together(found: pl.DataFrame) -> Figure:
+    """How near items are that the same users consumed, a line a stage; `found` is `cooccurrence.closeness`."""
+    figure, axes = _figure(1, width=5.4, height=3.4)
+    ax = axes[0, 0]
+    levels = found["level"].unique(maintain_order=True).to_list()
+    stages = found["stage"].unique(maintain_order=True).to_list()
+    for k, stage in enumerate(stages):
+        part = found.filter(stage=stage)
+        at = np.array([levels.index(level) for level in part["level"]]) + 0.08 * (k - (len(stages) - 1) / 2)
+        ax.errorbar(
+            at,
+            part["above"],
+            yerr=1.96 * part["error"],
+            color=OTHER if k == 0 and len(stages) > 1 else PALETTE[(k - 1) % len(PALETTE)],
+            marker="os^D"[k % 4],
+            markersize=4,
+            linewidth=1.2,
+            capsize=3,
+            label=stage,
+        )
+    ax.axhline(0, color="#444444", linewidth=0.8, linestyle=":")
+    ax.set_xticks(range(len(levels)), levels)
+    ax.set(
+        title="items that the same users consumed are nearer",
+        xlabel="users who consumed both",
+        ylabel="cosine, sd above pairs never together",
+    )
+    ax.legend()
+    n = found.filter(stage=stages[0])
+    _caption(
+        figure,
+        f"means of {n['pairs'].min():,} to {n['pairs'].max():,} pairs, with 95% intervals; pairs never together are as popular",
+    )
+    return figure

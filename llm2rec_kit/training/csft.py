@@ -27,7 +27,7 @@ from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoder import length_batches
-from llm2rec_kit.training import attention, cross_entropy
+from llm2rec_kit.training import attention, cross_entropy, ranks
 from llm2rec_kit.training.attention import MicroBatch
 from llm2rec_kit.training.samples import Samples, offsets_of, prepare, spans
 from llm2rec_kit.training.trainer import fit
@@ -233,9 +233,9 @@ def train(
             folder,
             validate=(lambda m: validation(m, checked, settings, tokenizer.pad_token_id)) if len(held) else None,
             evaluate_every=settings.evaluate_every,
-            **({"callbacks": callbacks} if callbacks else {}),
+            callbacks=callbacks,
         )
-    if prepared is None:
+    if prepared is None and ranks.rank() == 0:
         shutil.rmtree(place, ignore_errors=True)
     return [{"step": 0, **facts}, *history]
 

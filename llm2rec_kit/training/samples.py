@@ -100,7 +100,7 @@ def spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """S samples in R rows. Arrays are in memory, or memory-mapped where they come from `open_samples`.
+    """S samples in R rows. Arrays are in memory, or memory-mapped where `prepare` had a folder.
 
     history  R pieces of token ids: each row's history, oldest first, cut to fit `max_tokens`.
     first    int64 (R + 1,): row r holds samples first[r]:first[r + 1].
@@ -151,29 +151,26 @@ def prepare(
 ) -> Samples:
     """The samples `targets` (indices into `corpus.sequence`) as arrays; in `folder`, memory-mapped, if one is given.
 
-    What lies in `folder` is used again where it was made from the same corpus, tokenizer and settings. Raises ValueError
-    for a title without tokens.
+    What lies in `folder` is used again where it was made from the same corpus, tokenizer and settings, and replaced where
+    not. Raises ValueError for a title without tokens.
     """
     if folder is None:
         return _prepare(corpus, targets, tokenizer, settings)
-    key = _key(corpus, targets, tokenizer, settings)
+    place = folder / _key(corpus, targets, tokenizer, settings)
     try:
-        return open_samples(folder, key)
+        return open_samples(place)
     except (OSError, EOFError, ValueError, KeyError):
-        _save(_prepare(corpus, targets, tokenizer, settings), key, folder)
-    return open_samples(folder, key)
+        _save(_prepare(corpus, targets, tokenizer, settings), place)
+    return open_samples(place)
 
 
-def open_samples(folder: Path, key: str = "") -> Samples:
-    """The samples that `prepare` wrote to `folder`; raises OSError, ValueError or KeyError where they are not whole, or
-    not those of `key`."""
+def open_samples(folder: Path) -> Samples:
+    """The samples that `_save` wrote to `folder`; raises OSError, EOFError, ValueError or KeyError where not all are there."""
     facts = json.loads((folder / "facts.json").read_text())
-    if key and facts["key"] != key:
-        raise ValueError(f"{folder} holds other samples.")
     # Small files are read: an empty array cannot be mapped.
     arrays = {p.stem: np.load(p, mmap_mode="r" if p.stat().st_size > 2**16 else None) for p in folder.glob("*.npy")}
     pairs = {k: Ragged(arrays[k], np.asarray(arrays[f"{k}_offsets"])) for k in ("history", "tails", "answers")}
-    return Samples(**pairs, **{k: arrays[k] for k in ("first", "seen", "item", "target")}, facts=facts["facts"])
+    return Samples(**pairs, **{k: arrays[k] for k in ("first", "seen", "item", "target")}, facts=facts)
 
 
 def compared(
@@ -360,24 +357,40 @@ def _key(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase
     words = tokenizer.backend_tokenizer.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     about = [corpus.titles, corpus.max_history, words, tokenizer.eos_token_id, [getattr(settings, k) for k in SHAPING]]
     digest.update(json.dumps(about).encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
-def _save(samples: Samples, key: str, folder: Path) -> None:
-    """Write all arrays beside `folder` and put them in its place at once; of two processes that do, one wins."""
+def _save(samples: Samples, folder: Path) -> None:
+    """Write all arrays beside `folder` and move them there at once; what lay beside it before is out of date and goes.
+
+    Of several processes that do the same (torchrun), the first one's files stay: others may have mapped them already.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    part = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
         for name in ("history", "tails", "answers"):
             np.save(part / f"{name}.npy", getattr(samples, name).flat)
             np.save(part / f"{name}_offsets.npy", getattr(samples, name).offsets)
         for name in ("first", "seen", "item", "target"):
             np.save(part / f"{name}.npy", getattr(samples, name))
-        write_json(part / "facts.json", {"key": key, "facts": samples.facts})
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    except OSError:
-        if not (folder / "facts.json").is_file():
-            raise
+        write_json(part / "facts.json", samples.facts)
+        if folder.is_dir() and not _whole(folder):
+            shutil.rmtree(folder)
+        try:
+            os.replace(part, folder)
+        except OSError:
+            if not _whole(folder):
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    for other in folder.parent.iterdir():
+        if other != folder and not other.name.startswith("."):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        open_samples(folder)
+        return True
+    except (OSError, EOFError, ValueError, KeyError):
+        return False

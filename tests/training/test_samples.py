@@ -67,6 +67,8 @@ def test_in_chunks_and_on_disk_as_in_one_piece_in_memory(tmp_path, monkeypatch, 
     on_disk = prepare(corpus, corpus.targets, tokenizer, settings, tmp_path / "made" / "train")
     assert same(on_disk, whole)
     assert [p.name for p in (tmp_path / "made").iterdir()] == ["train"]
+    (made,) = (tmp_path / "made" / "train").iterdir()
+    assert same(samples.open_samples(made), whole)
 
 
 def test_large_arrays_are_mapped_not_read(tmp_path, tiny):
@@ -102,6 +104,7 @@ def test_what_was_prepared_is_used_again_until_something_changes(tmp_path, monke
     ):
         assert same(prepare(*changed, folder), really(*changed))
         assert len(made) == k + 2
+        assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize("fault", ["history.npy", "seen.npy", "facts.json", "empty", "gone"])
@@ -110,6 +113,7 @@ def test_a_damaged_folder_is_made_anew(tmp_path, tiny, fault):
     whole = prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
     wanted = prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
     assert same(whole, wanted)
+    (folder,) = folder.iterdir()
     if fault == "gone":
         (folder / "item.npy").unlink()
     elif fault == "empty":
@@ -117,7 +121,26 @@ def test_a_damaged_folder_is_made_anew(tmp_path, tiny, fault):
     else:
         data = (folder / fault).read_bytes()
         (folder / fault).write_bytes(data[: len(data) // 2])
-    assert same(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder), wanted)
+    assert same(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder.parent), wanted)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_processes_that_prepare_the_same_do_not_disturb_each_other(tmp_path, monkeypatch, tiny):
+    corpus, folder = make_corpus(), tmp_path / "train"
+    really, seen = samples._prepare, []
+
+    def slowly(*given):
+        made = really(*given)
+        if not seen:  # while this one is still at it, another begins and finishes
+            seen.append(1)
+            seen.append(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder))
+            seen.append([p.stat().st_ino for p in sorted(folder.rglob("*"))])
+        return made
+
+    monkeypatch.setattr(samples, "_prepare", slowly)
+    first = prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
+    assert same(first, seen[1])
+    assert [p.stat().st_ino for p in sorted(folder.rglob("*"))] == seen[2]
 
 
 def test_a_writer_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch, tiny):
@@ -125,7 +148,7 @@ def test_a_writer_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch, 
     monkeypatch.setattr(samples, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_the_two_tokenisations_are_counted(tiny):
