@@ -79,7 +79,7 @@ def loss_of(settings: S.Contrastive):
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         pooled = [_pooled(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
-        first, second = ranks.gathered(torch.cat(pooled), micro)[micro["place"]].chunk(2)
+        first, second = ranks.gathered(torch.cat(pooled))[micro["place"]].chunk(2)
         return info_nce(first, second, settings.temperature, settings.symmetric), len(first)
 
     return loss

@@ -101,13 +101,15 @@ def _share_chunks(micro: MicroBatch) -> MicroBatch:
         torch.arange(size) % world() * first[-1] + before + torch.arange(size) // world()
         for size, before in zip(sizes, first, strict=False)
     ]
-    return micro | {"chunks": chunks, "place": torch.cat(at)[micro["place"]], "shared": torch.tensor(True)}
+    return micro | {"chunks": chunks, "place": torch.cat(at)[micro["place"]]}
 
 
-def gathered(own: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
-    """Embeddings (n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the
-    gradient. As they are where the micro-batch was not shared out, as in a validation."""
-    if "shared" not in micro:
+def gathered(own: torch.Tensor) -> torch.Tensor:
+    """(n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the gradient.
+
+    For the loss of a micro-batch that was shared out; a validation, which every process does whole, has nothing to gather.
+    """
+    if world() == 1:
         return own
     parts = [torch.empty_like(own) for _ in range(world())]
     dist.all_gather(parts, own.detach().contiguous())

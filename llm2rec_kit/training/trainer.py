@@ -69,30 +69,19 @@ def fit(
     An interrupt (the stop button, Ctrl-C) lets the step finish, saves it and raises KeyboardInterrupt. Raises
     TrainingError where a loss or gradient is not finite or a checkpoint cannot be written.
     """
-    if validate is None and (settings.patience or settings.keep == "best"):
-        raise S.SettingsError(
-            f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
-            "validation sample."
-        )
-    if settings.tuning == "lora" and ranks.sharded():
-        raise S.SettingsError(
-            f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
-            "state and fit one GPU: start with torchrun, without FSDP."
-        )
+    _refuse(settings, validate)
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
     backbone.check_head(model)
-    dtype = model.dtype
-    if settings.precision == "mixed":
-        model.float()
-    trained = lora.attach(model, settings) if settings.tuning == "lora" else model
-    backbone.recompute(model, settings.gradient_checkpointing)
+    dtype, horizon = model.dtype, planned_steps(settings, batches)
+    if horizon < settings.steps:
+        _say(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
     trainer = StepTrainer(
         inner=model,
         loss=loss,
         validate=validate,
         settings=settings,
-        horizon=planned_steps(settings, batches),
-        model=trained,
+        horizon=horizon,
+        model=_tuned(model, settings),
         train_dataset=_Steps(batches, settings.steps),
         eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
         args=_arguments(
@@ -109,14 +98,34 @@ def fit(
     for callback in (_Progress(name, settings.steps), *callbacks):
         trainer.add_callback(callback)
     trainer.go(name)
-    trainer.restore_kept()
-    if ranks.sharded():
-        return trainer.history()
-    if settings.tuning == "lora":
-        lora.merge(trained)
-    backbone.recompute(model, False)
-    model.to(dtype).eval()
+    if not ranks.sharded():
+        trainer.restore_kept()
+        if settings.tuning == "lora":
+            lora.merge(trainer.model)
+        backbone.recompute(model, False).to(dtype).eval()
     return trainer.history()
+
+
+def _refuse(settings: S.Training, validate: Validate | None) -> None:
+    """Raise SettingsError for settings that do not go together."""
+    if validate is None and (settings.patience or settings.keep == "best"):
+        raise S.SettingsError(
+            f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
+            "validation sample."
+        )
+    if settings.tuning == "lora" and ranks.sharded():
+        raise S.SettingsError(
+            f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
+            "state and fit one GPU: start with torchrun, without FSDP."
+        )
+
+
+def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
+    """The model as the settings have it trained, in place; peft's wrapper of it with adapters."""
+    if settings.precision == "mixed":
+        model.float()
+    backbone.recompute(model, settings.gradient_checkpointing)
+    return lora.attach(model, settings) if settings.tuning == "lora" else model
 
 
 class StepTrainer(Trainer):
@@ -170,7 +179,7 @@ class StepTrainer(Trainer):
     def restore_kept(self) -> None:
         """Put the weights of the best validation back, where they are the ones to keep."""
         best = self._best_step()
-        if self.settings.keep != "best" or best in (0, self.state.global_step) or ranks.sharded():
+        if self.settings.keep != "best" or best in (0, self.state.global_step):
             return
         checkpoint = checkpoints.path(Path(self.args.output_dir), best)
         if why := checkpoints.fault(checkpoint):
