@@ -1,20 +1,14 @@
-"""Every decoder family: loaded from a folder, exact in CSFT, bidirectional where asked, whatever else is done to it."""
+"""Every decoder family: loaded from a folder, bidirectional where asked, whatever else is done to it."""
 
 from __future__ import annotations
 
 import families
-import numpy as np
 import peft
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import make_corpus
 
 from llm2rec_kit import backbone
-from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import csft, samples
-
-SETTINGS = CSFT(max_tokens=60, batch_tokens=300)
+from llm2rec_kit.settings import Backbone
 
 
 @pytest.fixture(scope="session")
@@ -27,34 +21,6 @@ def loaded(request, folders):
     return backbone.load(folders[request.param], Backbone(device="cpu"))
 
 
-@pytest.fixture
-def float64_throughout(monkeypatch):
-    """Norms and softmaxes in the model's own float64: transformers rounds to float32 inside, too coarse for 1e-9."""
-    to, softmax = torch.Tensor.to, F.softmax
-
-    def kept(self, *args, **kwargs):
-        coarser = self.dtype is torch.float64 and (torch.float32 in args or kwargs.get("dtype") is torch.float32)
-        return self if coarser else to(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "to", kept)
-    monkeypatch.setattr(torch.Tensor, "float", lambda self: kept(self, torch.float32))
-    monkeypatch.setattr(F, "softmax", lambda x, dim, dtype=None: softmax(x, dim))
-
-
-def one_row_a_sample(model, tokenizer, corpus, target: int) -> torch.Tensor:
-    """Summed loss of one sample by the model's own forward, with the mask and the window that transformers makes."""
-    first, *later = (corpus.titles[i - 1] for i in corpus.history(target))
-    prefix = [i for text in (first, *(f", {t}" for t in later)) for i in tokens(tokenizer, text)]
-    answer = [*tokens(tokenizer, corpus.titles[corpus.sequence[target] - 1] + "\n"), tokenizer.eos_token_id]
-    prefix = prefix[-max(1, SETTINGS.max_tokens - len(answer)) :]
-    logits = model(input_ids=torch.tensor([prefix + answer]), use_cache=False).logits[0, len(prefix) - 1 : -1]
-    return F.cross_entropy(logits, torch.tensor(answer, dtype=torch.long), reduction="sum")
-
-
-def tokens(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def test_the_folder_is_loaded_and_keeps_ids_and_outputs(loaded, tmp_path):
     model, tokenizer = loaded
     backbone.check_head(model)
@@ -65,28 +31,6 @@ def test_the_folder_is_loaded_and_keeps_ids_and_outputs(loaded, tmp_path):
     assert reader(text)["input_ids"] == ids
     assert tokenizer.decode(ids) == text
     assert torch.equal(model(torch.tensor([ids])).logits, again(torch.tensor([ids])).logits)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_shared_prefixes_cost_what_the_models_own_forward_says(loaded, checkpointing, float64_throughout):
-    """Loss and gradients against one plain row a sample, float64, with windows far shorter than a history."""
-    model, tokenizer = loaded
-    model = model.double()
-    corpus = make_corpus(users=4)
-    targets = corpus.samples("train")
-    prepared = samples.prepare(corpus, targets, tokenizer, SETTINGS)
-    assert prepared.counts.max() > 1
-    assert prepared.lengths.max() > 4 * families.WINDOW
-    plain = sum(one_row_a_sample(model, tokenizer, corpus, t) for t in targets)
-    expected = torch.autograd.grad(plain, list(model.parameters()))
-    if checkpointing:
-        backbone.recompute(model)
-        model.train()
-    micros = csft.micro_batches(prepared, np.arange(len(prepared.counts)), SETTINGS, 0)
-    shared = sum(csft.loss(model, micro)[0] for micro in micros)
-    assert shared.item() == pytest.approx(plain.item(), rel=1e-9)
-    for found, wanted in zip(torch.autograd.grad(shared, list(model.parameters())), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
