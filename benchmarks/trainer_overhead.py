@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, get_scheduler
 
@@ -41,26 +41,32 @@ def parts(steps: int, batch_size: int):
 
 
 class Clock(TrainerCallback):
-    """Seconds from the beginning of the second step to the end of the last one before the checkpoint is written."""
+    """(wall, CPU) seconds from the end of the first step to that of the last, before the checkpoint is written."""
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: D102
-        self.stop = time.perf_counter()
+        self.stop = now()
         if state.global_step == 1:
             self.start = self.stop
 
 
-def by_trainer(model, batches, settings) -> float:
+def now() -> np.ndarray:
+    """Wall time and CPU time of this process, seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def by_trainer(model, batches, settings) -> np.ndarray:
+    """Seconds of trainer.fit."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         trainer.fit("csft", model, batches, csft.loss, settings, Path(folder), callbacks=[clock])
     return clock.stop - clock.start
 
 
-def by_hand(model, batches, settings) -> float:
+def by_hand(model, batches, settings) -> np.ndarray:
+    """Seconds of a loop of torch alone."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     scheduler = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, settings.steps)
     model.train()
-    start = 0.0
     for step in range(settings.steps):
         micros = batches[step]
         count = sum(int(micro["count"]) for micro in micros)
@@ -72,8 +78,8 @@ def by_hand(model, batches, settings) -> float:
         scheduler.step()
         model.zero_grad()
         if step == 0:
-            start = time.perf_counter()
-    return time.perf_counter() - start
+            start = now()
+    return now() - start
 
 
 def main() -> None:
@@ -84,25 +90,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="samples a step (the demo's 64)")
     args = parser.parse_args()
     fresh, batches, settings = parts(args.steps, args.batch_size)
-    for step in range(settings.steps):
-        batches[step]
     seconds = {by_hand: [], by_trainer: []}
+    same = True
     for _ in range(args.repeats):
         weights = []
         for way, found in seconds.items():
             model = fresh()
             found.append(way(model, batches, settings) / (settings.steps - 1))
             weights.append(model.state_dict())
-        same = all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+        same &= all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     print(
         f"{args.steps} steps of {args.batch_size} samples, {torch.get_num_threads()} threads; weights equal to the bit: {same}"
     )
     for way, found in seconds.items():
-        print(f"{way.__name__:12} {statistics.median(found) * 1e3:8.2f} ms a step (median of {args.repeats})")
-    ratios = [t / h for h, t in zip(*seconds.values(), strict=True)]
-    print(
-        f"overhead     {statistics.median(ratios) - 1:8.2%} (median of paired ratios; from {min(ratios) - 1:.2%} to {max(ratios) - 1:.2%})"
-    )
+        wall, cpu = np.median(found, axis=0) * 1e3
+        print(f"{way.__name__:12} {wall:8.2f} ms a step, {cpu:8.2f} ms of CPU (medians of {args.repeats})")
+    ratios = np.array(seconds[by_trainer]) / np.array(seconds[by_hand]) - 1
+    for name, column in zip(("wall", "CPU"), ratios.T, strict=True):
+        print(f"overhead, {name:4} {np.median(column):+7.2%} (median of pairs; {column.min():+.2%} to {column.max():+.2%})")
 
 
 if __name__ == "__main__":

@@ -238,13 +238,16 @@ def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Raise BackboneError where body and head apart do not give the logits that the whole model gives."""
+    """Raise BackboneError where body and head apart do not give the logits that the whole model gives, or these are not
+    finite."""
     was_training = model.training
     model.eval()
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
     whole = model(input_ids=ids, use_cache=False).logits
     parts = logits(model, body(model)(input_ids=ids, use_cache=False).last_hidden_state)
     model.train(was_training)
+    if not whole.isfinite().all():
+        raise BackboneError("The model's output is not finite before any training: its weights are damaged or overflow.")
     if not torch.allclose(whole, parts.to(whole.dtype), rtol=1e-2, atol=1e-2 * whole.abs().max().item()):
         raise BackboneError(
             f"The head of this model ({model.config.model_type}) is not a matrix applied to the last states: it does "

@@ -95,7 +95,7 @@ def test_an_adapter_alone_is_not_a_backbone(tiny, tmp_path):
     import peft
 
     peft.get_peft_model(tiny[0], peft.LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path)
-    with pytest.raises(backbone.BackboneError, match="a LoRA adapter alone. Merge it"):
+    with pytest.raises(backbone.BackboneError, match=r"a LoRA adapter alone\. Merge it"):
         backbone.load(tmp_path)
 
 

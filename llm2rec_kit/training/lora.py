@@ -6,11 +6,15 @@ base and adapter come back causal, without a word, whatever they were trained as
 
 from __future__ import annotations
 
-import peft
+from typing import TYPE_CHECKING
+
 import torch
 from transformers import PreTrainedModel
 
 from llm2rec_kit import settings as S
+
+if TYPE_CHECKING:
+    import peft
 
 
 def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
@@ -19,6 +23,8 @@ def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
     Without `lora_targets`, all linear layers but the head get one. Raises SettingsError for targets that the model does
     not have.
     """
+    import peft
+
     config = peft.LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,

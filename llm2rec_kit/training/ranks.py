@@ -11,7 +11,9 @@ back through its own rows. The sum over the processes is the whole gradient, exa
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -103,7 +105,10 @@ def _share_chunks(micro: MicroBatch) -> MicroBatch:
 
 
 def gathered(own: torch.Tensor) -> torch.Tensor:
-    """(n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the gradient."""
+    """(n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the gradient.
+
+    For the loss of a micro-batch that was shared out; a validation, which every process does whole, has nothing to gather.
+    """
     if world() == 1:
         return own
     parts = [torch.empty_like(own) for _ in range(world())]
@@ -132,3 +137,13 @@ def wait() -> None:
     """Until all processes have come here."""
     if world() > 1:
         dist.barrier()
+
+
+@contextlib.contextmanager
+def first() -> Iterator[None]:
+    """Process 0 goes through the block before the others do, who find there what it wrote."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()

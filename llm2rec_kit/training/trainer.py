@@ -69,30 +69,19 @@ def fit(
     An interrupt (the stop button, Ctrl-C) lets the step finish, saves it and raises KeyboardInterrupt. Raises
     TrainingError where a loss or gradient is not finite or a checkpoint cannot be written.
     """
-    if validate is None and (settings.patience or settings.keep == "best"):
-        raise S.SettingsError(
-            f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
-            "validation sample."
-        )
-    if settings.tuning == "lora" and ranks.sharded():
-        raise S.SettingsError(
-            f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
-            "state and fit one GPU: start with torchrun, without FSDP."
-        )
+    _refuse(settings, validate)
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
     backbone.check_head(model)
-    dtype = model.dtype
-    if settings.precision == "mixed":
-        model.float()
-    trained = lora.attach(model, settings) if settings.tuning == "lora" else model
-    backbone.recompute(model, settings.gradient_checkpointing)
+    dtype, horizon = model.dtype, planned_steps(settings, batches)
+    if horizon < settings.steps:
+        _say(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
     trainer = StepTrainer(
         inner=model,
         loss=loss,
         validate=validate,
         settings=settings,
-        horizon=planned_steps(settings, batches),
-        model=trained,
+        horizon=horizon,
+        model=_tuned(model, settings),
         train_dataset=_Steps(batches, settings.steps),
         eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
         args=_arguments(
@@ -109,14 +98,34 @@ def fit(
     for callback in (_Progress(name, settings.steps), *callbacks):
         trainer.add_callback(callback)
     trainer.go(name)
-    trainer.restore_kept()
-    if ranks.sharded():
-        return trainer.history()
-    if settings.tuning == "lora":
-        lora.merge(trained)
-    backbone.recompute(model, False)
-    model.to(dtype).eval()
+    if not ranks.sharded():
+        trainer.restore_kept()
+        if settings.tuning == "lora":
+            lora.merge(trainer.model)
+        backbone.recompute(model, False).to(dtype).eval()
     return trainer.history()
+
+
+def _refuse(settings: S.Training, validate: Validate | None) -> None:
+    """Raise SettingsError for settings that do not go together."""
+    if validate is None and (settings.patience or settings.keep == "best"):
+        raise S.SettingsError(
+            f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
+            "validation sample."
+        )
+    if settings.tuning == "lora" and ranks.sharded():
+        raise S.SettingsError(
+            f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
+            "state and fit one GPU: start with torchrun, without FSDP."
+        )
+
+
+def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
+    """The model as the settings have it trained, in place; peft's wrapper of it with adapters."""
+    if settings.precision == "mixed":
+        model.float()
+    backbone.recompute(model, settings.gradient_checkpointing)
+    return lora.attach(model, settings) if settings.tuning == "lora" else model
 
 
 class StepTrainer(Trainer):
@@ -170,7 +179,7 @@ class StepTrainer(Trainer):
     def restore_kept(self) -> None:
         """Put the weights of the best validation back, where they are the ones to keep."""
         best = self._best_step()
-        if self.settings.keep != "best" or best in (0, self.state.global_step) or ranks.sharded():
+        if self.settings.keep != "best" or best in (0, self.state.global_step):
             return
         checkpoint = checkpoints.path(Path(self.args.output_dir), best)
         if why := checkpoints.fault(checkpoint):
@@ -227,21 +236,31 @@ class StepTrainer(Trainer):
             )
 
     def _blame(self, what: str) -> str:
-        """The first row of the step whose own loss, or gradient, is not finite, with its text."""
-        parameters = [p for p in self.inner.parameters() if p.requires_grad]
+        """The first row of the step (of this process) whose own loss, or gradient, is not finite, with its text."""
+        if ranks.sharded():  # a model in pieces cannot be asked by one process alone
+            return f"in one of its {len(self.step_inputs)} micro-batches"
         for k, micro in enumerate(self.step_inputs, 1):
-            if "chunks" in micro:
-                return f"batch of {int(micro['count'])} titles"
-            for row in range(len(micro["input_ids"])):
-                one = self._prepare_inputs(ranks.take(micro, torch.tensor([row])))
-                loss = self.sum_loss(self.inner, one)[0]
-                found = [loss.detach()]
-                if what == "gradient":
-                    found = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
-                if not all(f.isfinite().all() for f in found):
+            rows = _rows_of_chunks(micro) if "chunks" in micro else range(len(micro["input_ids"]))
+            for n, row in enumerate(rows, 1):
+                one = row if "chunks" in micro else ranks.take(micro, torch.tensor([row]))
+                if not self._is_finite(what, one):
                     text = _text(self.inner, one["input_ids"][0].tolist())
-                    return f"micro-batch {k} of {len(self.step_inputs)}, row {row + 1} of {len(micro['input_ids'])}: {text}"
-        return "no row of it alone shows it, only their sum"
+                    return f"micro-batch {k} of {len(self.step_inputs)}, row {n} of {len(rows)}: {text}"
+        return "no row of it alone shows it, only all together"
+
+    def _is_finite(self, what: str, row: MicroBatch) -> bool:
+        """Whether loss or gradient of one row is; of a title's view, its states."""
+        row = self._prepare_inputs(row)
+        if "labels" not in row:
+            with torch.no_grad():
+                found = [backbone.body(self.inner)(**row, use_cache=False).last_hidden_state]
+        else:
+            loss = self.sum_loss(self.inner, row)[0]
+            found = [loss.detach()]
+            if what == "gradient":
+                parameters = [p for p in self.inner.parameters() if p.requires_grad]
+                found = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+        return all(f.isfinite().all() for f in found)
 
     # -- validation --------------------------------------------------------------------------------------------------
 
@@ -414,6 +433,16 @@ def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) 
     finally:
         for name in ("forward", "_original_forward"):  # the second is accelerate's, under mixed precision
             model.__dict__.pop(name, None)
+
+
+def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:
+    """The views of a contrastive micro-batch, one row each."""
+    return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, or None; damaged newer ones are named."""
+    return checkpoints.last(folder)
 
 
 def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import make_corpus
 from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
 from transformers import TrainerCallback
 
@@ -192,6 +193,32 @@ def test_what_is_not_finite_stops_the_training_and_names_the_sample(tmp_path, wh
     whole, _ = train(tmp_path / "whole")
     mended, _ = train(tmp_path, save_every=2)
     assert same(whole, mended)
+
+
+def test_a_title_that_breaks_the_contrast_is_named(tmp_path):
+    """A token whose embedding is not finite, as a divergence leaves it."""
+    model, tokenizer = tiny()
+    titles = make_corpus().titles
+    token = tokenizer(titles[3], add_special_tokens=False)["input_ids"][-1]
+    settings = Contrastive(steps=2, batch_size=len(titles), views="dropout")
+    batches = contrastive.Batches(titles, tokenizer, settings)
+
+    class Diverge(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            with torch.no_grad():
+                model.model.embed_tokens.weight[token] = float("nan")
+
+    found = rf"loss of step 2 is nan: micro-batch 1 of 1, row \d+ of 32: .*\b{token}\b"
+    with pytest.raises(trainer.TrainingError, match=found):
+        trainer.fit("c", model, batches, contrastive.loss_of(settings), settings, tmp_path, callbacks=[Diverge()])
+
+
+def test_a_model_that_is_broken_from_the_start_is_not_trained(tmp_path):
+    model, batches, _ = csft_parts(SETTINGS)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("inf")
+    with pytest.raises(backbone.BackboneError, match="not finite before any training"):
+        trainer.fit("csft", model, batches, csft.loss, SETTINGS, tmp_path)
 
 
 class Interrupt(TrainerCallback):
