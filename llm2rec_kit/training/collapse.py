@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.training import checkpoints
+from llm2rec_kit.training import checkpoints, ranks
 from llm2rec_kit.training.trainer import TrainingError
 
 WINDOW = 10  # steps whose mean loss is compared: one hard batch is not a collapse
@@ -72,7 +72,8 @@ class Watch(TrainerCallback):
 
     def _stop(self, why: str, sound: int) -> None:
         """Raise, after removing the checkpoints of steps after `sound`."""
-        checkpoints.prune(self.folder, range(sound + 1))
+        if ranks.rank() == 0:
+            checkpoints.prune(self.folder, range(sound + 1))
         good = checkpoints.last(self.folder)
         if good:
             step = checkpoints.step_of(good)

@@ -127,7 +127,7 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         cached = settings.gradient_cache and torch.is_grad_enabled()
-        first, second = ranks.gathered(pooled(model, micro, cached))[micro["place"]].chunk(2)
+        first, second = ranks.gathered(embedded(model, micro["chunks"], cached))[micro["place"]].chunk(2)
         value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
         if seen and model.training:
             seen(int(micro["step"]), value.item() / len(first))
@@ -136,15 +136,15 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
     return loss
 
 
-def pooled(model: PreTrainedModel, micro: dict, cached: bool = False) -> torch.Tensor:
-    """Mean-pooled embeddings of a micro-batch's chunks, one after the other: (texts, d); its `place` puts them in order."""
+def embedded(model: PreTrainedModel, chunks: list[dict], cached: bool = False) -> torch.Tensor:
+    """Mean-pooled embeddings of the chunks of a micro-batch, one after the other: (texts, d)."""
+    parts = [(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in chunks]
+    return torch.cat([checkpoint(_pooled, *part, use_reentrant=False) if cached else _pooled(*part) for part in parts])
 
-    def one(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        states = backbone.body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return pool(states, mask, "mean")
 
-    parts = [(chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
-    return torch.cat([checkpoint(one, *part, use_reentrant=False) if cached else one(*part) for part in parts])
+def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    states = backbone.body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return pool(states, mask, "mean")
 
 
 @contextlib.contextmanager
@@ -173,8 +173,8 @@ def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
     plain = chunked([batches.tokens[i] for i in chosen], settings.batch_tokens, batches.pad_id)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        first, second = np.split(_embedded(model.train(), views), 2)
-    vectors = _embedded(model.eval(), plain)
+        first, second = np.split(_in_order(model.train(), views), 2)
+    vectors = _in_order(model.eval(), plain)
     model.train(was_training)
     loss = info_nce(
         torch.from_numpy(first), torch.from_numpy(second), settings.temperature, settings.symmetric, views["same"]
@@ -210,7 +210,7 @@ def train(
     return [{"step": 0, **{f"validation_{k}": v for k, v in start.items()}}, *history]
 
 
-def _embedded(model: PreTrainedModel, micro: dict) -> np.ndarray:
+def _in_order(model: PreTrainedModel, micro: dict) -> np.ndarray:
     """Embeddings of a micro-batch's texts in their order: float32 (texts, d)."""
     chunks = [{k: v.to(model.device) for k, v in chunk.items()} for chunk in micro["chunks"]]
-    return pooled(model, {"chunks": chunks})[micro["place"].to(model.device)].float().cpu().numpy()
+    return embedded(model, chunks)[micro["place"].to(model.device)].float().cpu().numpy()
