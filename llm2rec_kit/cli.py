@@ -295,9 +295,9 @@ def _encode(args: argparse.Namespace) -> int:
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
         from llm2rec_kit import encoder, export
 
-        titles = export.read_titles(args.file, args.column)
+        titles, shard = export.read_titles(args.file, args.column), encoder.ranks()
         subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
-        found = subject.encode(titles, out=args.to, progress=True, shard=encoder.ranks())
+        found = subject.encode(titles, out=args.to, progress=True, shard=shard)
         print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
     return 0
 

@@ -218,7 +218,10 @@ def variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
 
 
 def ranks() -> tuple[int, int]:
-    """(rank, number of processes) under torchrun, (0, 1) elsewhere: what `encode` takes as `shard`."""
+    """(rank, number of processes) under torchrun, (0, 1) elsewhere: what `encode` takes as `shard`. Call it before `load`:
+    `cuda` then means this process's own GPU."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -252,6 +255,8 @@ def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
     """Whether this is a causal language model with no sentence-transformers modules beside it (a stage of a run, Qwen2)."""
     if _hub_json(path, "modules.json") is not None:
         return False
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        return True  # it is nothing at all, and backbone.load says what it lacks
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=place.trust_remote_code)
     except (OSError, ValueError) as error:

@@ -283,7 +283,7 @@ def _results(run: Run, stage: str) -> str:
         found = {}
     rows = [
         {"domain": domain, "recommender": r["recommender"], "seeds": r["seeds"]}
-        | {k: f"{v:.4f} ± {r['std'][k]:.4f}" for k, v in list(r["mean"].items())[:4]}
+        | {k: f"{v:.4f}" + f" ± {r['std'][k]:.4f}" * (r["seeds"] > 1) for k, v in list(r["mean"].items())[:4]}
         for domain, results in found.items()
         for r in results
         if r["embedding"] == stage
