@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("reviews", type=int)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gz", action="store_true", help="gzip level 1 instead of plain text")
-    parser.add_argument("--words", type=int, default=4, help="words of a review's text, on average (real: about 45)")
+    parser.add_argument("--words", type=int, default=4, help="words of a review's title and of its text, on average")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began = time.perf_counter()

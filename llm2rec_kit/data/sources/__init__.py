@@ -40,8 +40,9 @@ class Interactions:
     """What a source holds, before cleaning.
 
     items       DataFrame: source_id, title, domain (String), further text columns as found; one row an item.
-    events      DataFrame: user, item (String: the source's own ids; Categorical where there are very many), time (Int64, milliseconds since 1970; absent or
-                all null where the source has none). Without times, row order is the order of consumption of a user.
+    events      DataFrame: user, item (String: the source's own ids; Categorical where there are very many), time (Int64,
+                milliseconds since 1970; absent or all null where the source has none). Without times, row order is the
+                order of consumption of a user.
                 A source that brings its own samples adds `split` (String): train, valid or test where the event is a
                 sample's target, null where it is history only.
     domains_in  in-domain domains: those that training sees by default.
