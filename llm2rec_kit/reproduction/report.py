@@ -233,6 +233,7 @@ def _checked(results: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] |
     return {"profile": profile, "wanted": wanted, "lines": lines, "changed": changed, "summary": expected.summary(lines)}
 
 
-def best(rows: list[dict[str, Any]], metric: str) -> float:
-    """The largest mean among the trained recommenders."""
-    return max((r["mean"][metric] for r in rows if r["recommender"] in TRAINED), default=0.0)
+def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
+    """Whether `row` is a trained recommender with the largest mean among them."""
+    trained = [r["mean"][metric] for r in rows if r["recommender"] in TRAINED]
+    return row["recommender"] in TRAINED and row["mean"][metric] == max(trained)
