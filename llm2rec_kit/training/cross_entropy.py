@@ -30,7 +30,10 @@ def summed(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -
         return nn.functional.cross_entropy(_wide(logits), labels, reduction="sum")
     rows = ROWS if states.device.type == "cpu" else ROWS_GPU
     cap = getattr(model.config, "final_logit_softcapping", None)
-    return _Summed.apply(states, head.weight, labels, cap, rows)
+    weight = head.weight
+    if not torch.is_grad_enabled():  # `needs_input_grad` does not know of it
+        states, weight = states.detach(), weight.detach()
+    return _Summed.apply(states, weight, labels, cap, rows)
 
 
 class _Summed(torch.autograd.Function):
