@@ -29,7 +29,7 @@ def table(run: Run, names: list[str] | None = None, *, intervals: bool = False, 
     `names` are the artefacts to read; without, all of the run, also those left from other settings. `intervals` adds each
     metric's 95% bootstrap interval over users, `<metric> low` and `<metric> high`.
     """
-    found = {n: r for n in names or run.names("evaluation") if "metrics" in (r := run.record(n))}
+    found = {n: r for n in (run.names("evaluation") if names is None else names) if "metrics" in (r := run.record(n))}
     if not found:
         raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     groups: dict[tuple[str, str, str], list[str]] = {}

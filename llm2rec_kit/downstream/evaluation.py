@@ -238,11 +238,14 @@ def train_many(
         return
     workers = min(settings.workers or os.cpu_count() or 1, max(1, len(jobs)))
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=work) as pool:
         try:
             yield from zip(jobs, pool.map(_do, jobs), strict=True)
-        except BaseException:
+        except BaseException:  # an interrupt above all: a training under way may have hours to go
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
 
 

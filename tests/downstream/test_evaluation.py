@@ -195,10 +195,11 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_run_leaves_no_worker_behind(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_a_killed_or_interrupted_run_leaves_no_worker_behind(tmp_path, how):
     script = tmp_path / "work.py"
     script.write_text(WORKERS.format(tests=str(os.path.dirname(os.path.dirname(__file__)))))
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout.readline() == "begun\n"
     parent = psutil.Process(process.pid)
     workers = []
@@ -206,8 +207,8 @@ def test_a_killed_run_leaves_no_worker_behind(tmp_path):
     while time.monotonic() < deadline and len(workers) < 2:
         workers = [p for p in parent.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
     assert len(workers) == 2
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(how)
+    process.wait(60)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
 
