@@ -321,6 +321,13 @@ class StepTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing to load: every step seeds itself."""
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer warns of a tied head, which is saved once, with the embedding; anything else that is missing is an error."""
+        tied = getattr(self.inner, "_tied_weights_keys", None) or ()
+        wrong = [k for k in load_result.missing_keys if k not in tied] + list(load_result.unexpected_keys)
+        if wrong:
+            raise TrainingError(f"A checkpoint in {self.args.output_dir} is of another model: {wrong[:5]} do not match.")
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write, seal, and only then remove older ones; Trainer asks twice at the last step."""
         step, folder = self.state.global_step, Path(self.args.output_dir)

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from conftest import make_corpus
 from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
 from transformers import TrainerCallback
 
 from llm2rec_kit import backbone
-from llm2rec_kit.settings import MNTP, Contrastive, SettingsError
+from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
 from llm2rec_kit.training import checkpoints, contrastive, csft, mntp, trainer
 
 
@@ -257,10 +258,20 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path,
     assert "Run the same cell or command again to go on from there." in capsys.readouterr().out
     assert checkpoints.step_of(checkpoints.last(tmp_path / "cut" / "checkpoints")) == saved
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    warned = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", warned.append)
     resumed, again = train(tmp_path / "cut")
+    assert not warned
     assert f"resuming from checkpoint-{saved}" in capsys.readouterr().out
     assert same(whole, resumed)
     assert history == again  # a logged loss is the mean of five steps here, and the cut falls between two logs
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    train(tmp_path)
+    other, _ = backbone.make_tiny(make_corpus().titles, Backbone(hidden=32, layers=3, heads=2, vocabulary=400, device="cpu"))
+    with pytest.raises(trainer.TrainingError, match=r"is of another model: \['model.layers.2"):
+        train(tmp_path, model=other)
 
 
 def test_each_step_draws_distinct_titles_and_an_epoch_repeats_none():
