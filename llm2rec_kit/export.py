@@ -72,7 +72,7 @@ def recbole(run: Run, stage: str, to: Path) -> None:
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
     name = to.name.removeprefix(".").removesuffix(".partial")
     users = np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets))
-    times = corpus.times if corpus.times is not None else np.arange(len(users)) - corpus.offsets[users]
+    times = corpus.times if corpus.times is not None else np.arange(len(users)) - corpus.offsets[users] + 1  # 0 is no time
     inter = {"user_id:token": users, "item_id:token": corpus.sequence, "timestamp:float": times}
     _tsv(pl.DataFrame(inter), to / f"{name}.inter")
     _tsv(
