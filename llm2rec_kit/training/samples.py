@@ -33,69 +33,13 @@ from transformers import PreTrainedTokenizerBase
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import write_json
+from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
 
 CHUNK = 20_000  # samples prepared at a time: bounds the memory
 TEXTS = 1_000  # texts given to the tokenizer at a time: it keeps some 20 KiB a text until its ids are read
 SHAPING = ("tokenisation", "joiner", "ending", "max_tokens", "shared_prefix")  # the settings that samples depend on
 
 Engine = Callable[[Sequence[str]], "Ragged"]
-
-
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """Many pieces in one flat array: piece i is flat[offsets[i]:offsets[i + 1]].
-
-    >>> r = Ragged.of([np.array([7, 8]), np.array([9])])
-    >>> r.flat.tolist(), r.offsets.tolist(), r.take(np.array([1, 0])).flat.tolist()
-    ([7, 8, 9], [0, 2, 3], [9, 7, 8])
-    """
-
-    flat: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
-        """Int32 pieces from a list of them."""
-        flat = np.concatenate(pieces).astype(np.int32) if len(pieces) else np.empty(0, np.int32)
-        return cls(flat, offsets_of(np.array([len(p) for p in pieces], dtype=np.int64)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The pieces of `parts`, one part after the other."""
-        lengths = np.concatenate([p.lengths for p in parts])
-        return cls(np.concatenate([p.flat for p in parts]), offsets_of(lengths))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.flat[self.offsets[i] : self.offsets[i + 1]]
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Length of each piece (int64)."""
-        return np.diff(self.offsets)
-
-    def take(self, which: np.ndarray, skip: np.ndarray | int = 0) -> Ragged:
-        """Pieces `which`, in that order, each without its first `skip` entries."""
-        begins = self.offsets[which] + skip
-        lengths = self.offsets[which + 1] - begins
-        return Ragged(np.asarray(self.flat[spans(begins, lengths)]), offsets_of(lengths))
-
-
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Where pieces of `lengths` begin in one flat array, and its end (int64, one more than lengths)."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of all spans, one after the other (int64).
-
-    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(begins - before, lengths) + np.arange(lengths.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +128,7 @@ def compared(
     engine, texts = _engine(tokenizer), tokenise(corpus, tokenizer, settings)
     joined = _joined(engine, corpus, drawn, settings.joiner)
     apart = _apart(corpus, texts.history, drawn)
-    differ = int((~_equal(joined, apart)).sum())
+    differ = int((~equal(joined, apart)).sum())
     return {
         "compared": len(drawn),
         "tokenised_otherwise": differ,
@@ -219,22 +163,6 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
     ended = Ragged.of([np.concatenate([answers[i], end]) for i in range(len(answers))])
     opening, later, ended = (Ragged.joined([nothing, r]).take(where) for r in (opening, later, ended))
     return Texts(Ragged.joined([opening, later]), ended)
-
-
-def common_prefix(a: Ragged, b: Ragged, of: np.ndarray) -> np.ndarray:
-    """How many first entries piece i of `a` has in common with piece of[i] of `b` (int64); no piece of `a` is empty.
-
-    >>> common_prefix(Ragged.of([np.array([1, 2]), np.array([1, 3])]), Ragged.of([np.array([1, 2, 4])]), np.array([0, 0]))
-    array([2, 1])
-    """
-    n = np.minimum(a.lengths, b.offsets[of + 1] - b.offsets[of])
-    unequal = a.flat[spans(a.offsets[:-1], n)] != b.flat[spans(b.offsets[of], n)]
-    place = np.where(unequal, spans(np.zeros_like(n), n), np.iinfo(np.int64).max)
-    found = np.full(len(n), np.iinfo(np.int64).max)
-    some = n > 0
-    if some.any():
-        found[some] = np.minimum.reduceat(place, offsets_of(n)[:-1][some])
-    return np.minimum(found, n)
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
@@ -281,7 +209,7 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, engine: Engine, set
     numbers = {}
     if settings.tokenisation == "joined":
         apart, own = own, _joined(engine, corpus, targets, settings.joiner)
-        numbers["tokenised_otherwise"] = int((~_equal(own, apart)).sum())
+        numbers["tokenised_otherwise"] = int((~equal(own, apart)).sum())
     answer = texts.answers.lengths[corpus.sequence[targets]]
     skip = np.clip(own.lengths + answer - settings.max_tokens, 0, own.lengths - 1)
     alone = (skip > 0) | (not settings.shared_prefix)
@@ -314,13 +242,6 @@ def _joined(engine: Engine, corpus: Corpus, targets: np.ndarray, joiner: str) ->
     """Each sample's history, its joined text tokenised as a whole."""
     titles = np.array(["", *corpus.titles], dtype=object)
     return engine([joiner.join(titles[corpus.sequence[a:b]]) for a, b in zip(corpus.starts(targets), targets, strict=True)])
-
-
-def _equal(a: Ragged, b: Ragged) -> np.ndarray:
-    """Which pieces of `a` and `b` are the same (bool); as many pieces in both."""
-    same = a.lengths == b.lengths
-    same[same] = common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
-    return same
 
 
 def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import attention, csft, samples
+from llm2rec_kit.training.ragged import spans
 
 BRACKETED = ["Chess (PC)", "Go [Wii]", "Race!", "Ink, Pen", "A (B), C (D)", "Ludo 3", "Iron Vale (PC), Race!", "Café!"]
 
@@ -112,7 +113,7 @@ def losses_of_samples(model, prepared, pad_id) -> dict[int, float]:
     micro = csft.collate(prepared, rows, pad_id)
     states = attention.body_states(model, micro).flatten(0, 1)[micro["sources"]]
     losses = F.cross_entropy(model.get_output_embeddings()(states), micro["labels"], reduction="none")
-    chosen = samples.spans(prepared.first[rows], prepared.counts[rows])
+    chosen = spans(prepared.first[rows], prepared.counts[rows])
     parts = losses.split(prepared.answers.lengths[prepared.item[chosen]].tolist())
     return {int(prepared.target[s]): part.sum().item() for s, part in zip(chosen, parts, strict=True)}
 
