@@ -39,7 +39,8 @@ CHUNK = 20_000  # samples prepared at a time: bounds the memory
 TEXTS = 1_000  # texts given to the tokenizer at a time: it keeps some 20 KiB a text until its ids are read
 SHAPING = ("tokenisation", "joiner", "ending", "max_tokens", "shared_prefix")  # the settings that samples depend on
 
-Engine = Callable[[Sequence[str]], "Ragged"]
+Engine = Callable[[Sequence[str]], Ragged]  # texts to token ids
+Histories = Callable[[np.ndarray], Ragged]  # samples to token ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +126,8 @@ def compared(
     {"compared", "tokenised_otherwise", "share", "joined_tokens", "apart_tokens"}: numbers of samples, of history tokens.
     """
     drawn = np.sort(np.random.default_rng(settings.seed).permutation(targets)[:most])
-    engine, texts = _engine(tokenizer), tokenise(corpus, tokenizer, settings)
-    joined = _joined(engine, corpus, drawn, settings.joiner)
-    apart = _apart(corpus, texts.history, drawn)
+    joined = _joined(corpus, tokenizer, settings.joiner)(drawn)
+    apart = _apart(corpus, tokenise(corpus, tokenizer, settings).history, drawn)
     differ = int((~equal(joined, apart)).sum())
     return {
         "compared": len(drawn),
@@ -170,8 +170,9 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
 
 def _prepare(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> Samples:
     targets = np.sort(np.asarray(targets, dtype=np.int64))
-    texts, engine = tokenise(corpus, tokenizer, settings), _engine(tokenizer)
-    parts = [_part(corpus, part, texts, engine, settings) for part in _chunks(corpus, targets)]
+    texts = tokenise(corpus, tokenizer, settings)
+    joined = _joined(corpus, tokenizer, settings.joiner) if settings.tokenisation == "joined" else None
+    parts = [_part(corpus, part, texts, joined, settings) for part in _chunks(corpus, targets)]
     if not parts:
         nothing = Ragged.of([])
         parts = [{"history": nothing, "counts": [], "seen": [], "tails": nothing, "numbers": {}}]
@@ -199,16 +200,16 @@ def _chunks(corpus: Corpus, targets: np.ndarray) -> Iterator[np.ndarray]:
     return (part for part in np.split(targets, cuts) if len(part))
 
 
-def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, engine: Engine, settings: S.CSFT) -> dict[str, Any]:
-    """Rows and samples of one chunk.
+def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, joined: Histories | None, settings: S.CSFT) -> dict[str, Any]:
+    """Rows and samples of one chunk; histories from `joined`, where it is given.
 
     A sample longer than `max_tokens` stands alone and loses its oldest tokens, as in the official code; at least one
     token of history is kept.
     """
     own = _apart(corpus, texts.history, targets)
     numbers = {}
-    if settings.tokenisation == "joined":
-        apart, own = own, _joined(engine, corpus, targets, settings.joiner)
+    if joined:
+        apart, own = own, joined(targets)
         numbers["tokenised_otherwise"] = int((~equal(own, apart)).sum())
     answer = texts.answers.lengths[corpus.sequence[targets]]
     skip = np.clip(own.lengths + answer - settings.max_tokens, 0, own.lengths - 1)
@@ -221,7 +222,7 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, engine: Engine, set
     every = np.arange(len(targets))
     seen = common_prefix(own.take(every, skip), history, np.repeat(np.arange(len(counts)), counts))
     tails = own.take(every, skip + seen)
-    if settings.tokenisation == "joined":
+    if joined:
         numbers["whole_prefix"] = int((tails.lengths == 0).sum())
     numbers["truncated"] = int((skip > 0).sum())
     numbers["history_tokens"] = int((own.lengths - skip).sum())
@@ -238,10 +239,15 @@ def _apart(corpus: Corpus, pieces: Ragged, targets: np.ndarray) -> Ragged:
     return Ragged(found.flat, found.offsets[titles])
 
 
-def _joined(engine: Engine, corpus: Corpus, targets: np.ndarray, joiner: str) -> Ragged:
-    """Each sample's history, its joined text tokenised as a whole."""
-    titles = np.array(["", *corpus.titles], dtype=object)
-    return engine([joiner.join(titles[corpus.sequence[a:b]]) for a, b in zip(corpus.starts(targets), targets, strict=True)])
+def _joined(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, joiner: str) -> Histories:
+    """A function from samples to their histories, each one's joined text tokenised as a whole."""
+    engine, titles = _engine(tokenizer), np.array(["", *corpus.titles], dtype=object)
+
+    def of(targets: np.ndarray) -> Ragged:
+        begins = corpus.starts(targets)
+        return engine([joiner.join(titles[corpus.sequence[a:b]]) for a, b in zip(begins, targets, strict=True)])
+
+    return of
 
 
 def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
@@ -252,10 +258,7 @@ def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
             if len(texts)
             else []
         )
-    # A copy: the tokenizer itself may still truncate or pad as some earlier call asked it to.
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _backend(tokenizer)
 
     def some(texts: Sequence[str]) -> list[np.ndarray]:
         return [np.array(e.ids, np.int32) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -269,13 +272,21 @@ def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
     return every
 
 
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of what a fast tokenizer stands on: itself it may still truncate or pad as some earlier call asked it to."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _key(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> str:
     """A hash of all that the samples depend on."""
     digest = hashlib.sha256()
     for array in (corpus.offsets, corpus.sequence, np.sort(targets)):
         digest.update(np.ascontiguousarray(array).tobytes())
     fast = getattr(tokenizer, "is_fast", False)
-    words = tokenizer.backend_tokenizer.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    words = _backend(tokenizer).to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     about = [corpus.titles, corpus.max_history, words, tokenizer.eos_token_id, [getattr(settings, k) for k in SHAPING]]
     digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:16]

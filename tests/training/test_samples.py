@@ -181,12 +181,15 @@ def test_the_two_tokenisations_are_counted(tiny):
     assert samples.compared(corpus, targets, tokenizer, CSFT(), most=3)["compared"] == 3
 
 
-def test_settings_of_an_earlier_call_do_not_cut_the_text(tiny):
+def test_settings_of_an_earlier_call_do_not_cut_the_text(tmp_path, tiny):
     _, tokenizer = tiny
     corpus = make_corpus()
-    wanted = prepare(corpus, corpus.samples("train"), tokenizer, CSFT())
+    wanted = prepare(corpus, corpus.samples("train"), tokenizer, CSFT(), tmp_path)
+    made = list(tmp_path.iterdir())
     tokenizer(["a long title", "x"], truncation=True, max_length=1, padding=True)  # the fast tokenizer keeps these
     assert same(prepare(corpus, corpus.samples("train"), tokenizer, CSFT()), wanted)
+    assert same(prepare(corpus, corpus.samples("train"), tokenizer, CSFT(), tmp_path), wanted)
+    assert list(tmp_path.iterdir()) == made
 
 
 def test_a_title_without_tokens_is_named(tiny):
