@@ -252,7 +252,7 @@ def shared_step(batches: Any, rows: np.ndarray) -> Any:
 
 def plain_groups(batches: Any, chosen: list[np.ndarray], tokenizer: Any, micro: int, settings: S.CSFT) -> tuple[list, Any]:
     """The same samples shuffled and put together `micro` at a time; and, to check, those of the step that shared checks."""
-    from llm2rec_kit.training.samples import spans
+    from llm2rec_kit.training.ragged import spans
 
     held = [spans(batches.samples.first[rows], batches.samples.counts[rows]) for rows in chosen]
     order = np.random.default_rng(0).permutation(np.concatenate(held))
@@ -302,7 +302,7 @@ def timed(model: Any, loss: Any, groups: list, clock: Any) -> tuple[float, float
     """Seconds of all steps with loading, backward pass and AdamW, by the wall's clock and by `clock`; of loading by `clock`."""
     import torch
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.0, fused=True)
     optimizer.step()  # its states are made here, outside the measurement, and the check's backward pass has warmed up
     wall, begun, loading = time.perf_counter(), clock(), 0.0
     for group in groups:

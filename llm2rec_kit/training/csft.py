@@ -29,7 +29,8 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoder import length_batches
 from llm2rec_kit.training import attention, cross_entropy, ranks
 from llm2rec_kit.training.attention import MicroBatch
-from llm2rec_kit.training.samples import Samples, offsets_of, prepare, spans
+from llm2rec_kit.training.ragged import offsets_of, spans
+from llm2rec_kit.training.samples import Samples, prepare
 from llm2rec_kit.training.trainer import fit
 
 PADDING = -1  # branch number of padding

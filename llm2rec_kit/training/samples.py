@@ -33,69 +33,14 @@ from transformers import PreTrainedTokenizerBase
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import write_json
+from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
 
 CHUNK = 20_000  # samples prepared at a time: bounds the memory
 TEXTS = 1_000  # texts given to the tokenizer at a time: it keeps some 20 KiB a text until its ids are read
 SHAPING = ("tokenisation", "joiner", "ending", "max_tokens", "shared_prefix")  # the settings that samples depend on
 
-Engine = Callable[[Sequence[str]], "Ragged"]
-
-
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """Many pieces in one flat array: piece i is flat[offsets[i]:offsets[i + 1]].
-
-    >>> r = Ragged.of([np.array([7, 8]), np.array([9])])
-    >>> r.flat.tolist(), r.offsets.tolist(), r.take(np.array([1, 0])).flat.tolist()
-    ([7, 8, 9], [0, 2, 3], [9, 7, 8])
-    """
-
-    flat: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
-        """Int32 pieces from a list of them."""
-        flat = np.concatenate(pieces).astype(np.int32) if len(pieces) else np.empty(0, np.int32)
-        return cls(flat, offsets_of(np.array([len(p) for p in pieces], dtype=np.int64)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The pieces of `parts`, one part after the other."""
-        lengths = np.concatenate([p.lengths for p in parts])
-        return cls(np.concatenate([p.flat for p in parts]), offsets_of(lengths))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.flat[self.offsets[i] : self.offsets[i + 1]]
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Length of each piece (int64)."""
-        return np.diff(self.offsets)
-
-    def take(self, which: np.ndarray, skip: np.ndarray | int = 0) -> Ragged:
-        """Pieces `which`, in that order, each without its first `skip` entries."""
-        begins = self.offsets[which] + skip
-        lengths = self.offsets[which + 1] - begins
-        return Ragged(np.asarray(self.flat[spans(begins, lengths)]), offsets_of(lengths))
-
-
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Where pieces of `lengths` begin in one flat array, and its end (int64, one more than lengths)."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of all spans, one after the other (int64).
-
-    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(begins - before, lengths) + np.arange(lengths.sum())
+Engine = Callable[[Sequence[str]], Ragged]  # texts to token ids
+Histories = Callable[[np.ndarray], Ragged]  # samples to token ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +126,9 @@ def compared(
     {"compared", "tokenised_otherwise", "share", "joined_tokens", "apart_tokens"}: numbers of samples, of history tokens.
     """
     drawn = np.sort(np.random.default_rng(settings.seed).permutation(targets)[:most])
-    engine, texts = _engine(tokenizer), tokenise(corpus, tokenizer, settings)
-    joined = _joined(engine, corpus, drawn, settings.joiner)
-    apart = _apart(corpus, texts.history, drawn)
-    differ = int((~_equal(joined, apart)).sum())
+    joined = _joined(corpus, tokenizer, settings.joiner)(drawn)
+    apart = _apart(corpus, tokenise(corpus, tokenizer, settings).history, drawn)
+    differ = int((~equal(joined, apart)).sum())
     return {
         "compared": len(drawn),
         "tokenised_otherwise": differ,
@@ -221,29 +165,14 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
     return Texts(Ragged.joined([opening, later]), ended)
 
 
-def common_prefix(a: Ragged, b: Ragged, of: np.ndarray) -> np.ndarray:
-    """How many first entries piece i of `a` has in common with piece of[i] of `b` (int64); no piece of `a` is empty.
-
-    >>> common_prefix(Ragged.of([np.array([1, 2]), np.array([1, 3])]), Ragged.of([np.array([1, 2, 4])]), np.array([0, 0]))
-    array([2, 1])
-    """
-    n = np.minimum(a.lengths, b.offsets[of + 1] - b.offsets[of])
-    unequal = a.flat[spans(a.offsets[:-1], n)] != b.flat[spans(b.offsets[of], n)]
-    place = np.where(unequal, spans(np.zeros_like(n), n), np.iinfo(np.int64).max)
-    found = np.full(len(n), np.iinfo(np.int64).max)
-    some = n > 0
-    if some.any():
-        found[some] = np.minimum.reduceat(place, offsets_of(n)[:-1][some])
-    return np.minimum(found, n)
-
-
 # -- inside -----------------------------------------------------------------------------------------------------------
 
 
 def _prepare(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> Samples:
     targets = np.sort(np.asarray(targets, dtype=np.int64))
-    texts, engine = tokenise(corpus, tokenizer, settings), _engine(tokenizer)
-    parts = [_part(corpus, part, texts, engine, settings) for part in _chunks(corpus, targets)]
+    texts = tokenise(corpus, tokenizer, settings)
+    joined = _joined(corpus, tokenizer, settings.joiner) if settings.tokenisation == "joined" else None
+    parts = [_part(corpus, part, texts, joined, settings) for part in _chunks(corpus, targets)]
     if not parts:
         nothing = Ragged.of([])
         parts = [{"history": nothing, "counts": [], "seen": [], "tails": nothing, "numbers": {}}]
@@ -271,17 +200,17 @@ def _chunks(corpus: Corpus, targets: np.ndarray) -> Iterator[np.ndarray]:
     return (part for part in np.split(targets, cuts) if len(part))
 
 
-def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, engine: Engine, settings: S.CSFT) -> dict[str, Any]:
-    """Rows and samples of one chunk.
+def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, joined: Histories | None, settings: S.CSFT) -> dict[str, Any]:
+    """Rows and samples of one chunk; histories from `joined`, where it is given.
 
     A sample longer than `max_tokens` stands alone and loses its oldest tokens, as in the official code; at least one
     token of history is kept.
     """
     own = _apart(corpus, texts.history, targets)
     numbers = {}
-    if settings.tokenisation == "joined":
-        apart, own = own, _joined(engine, corpus, targets, settings.joiner)
-        numbers["tokenised_otherwise"] = int((~_equal(own, apart)).sum())
+    if joined:
+        apart, own = own, joined(targets)
+        numbers["tokenised_otherwise"] = int((~equal(own, apart)).sum())
     answer = texts.answers.lengths[corpus.sequence[targets]]
     skip = np.clip(own.lengths + answer - settings.max_tokens, 0, own.lengths - 1)
     alone = (skip > 0) | (not settings.shared_prefix)
@@ -293,7 +222,7 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, engine: Engine, set
     every = np.arange(len(targets))
     seen = common_prefix(own.take(every, skip), history, np.repeat(np.arange(len(counts)), counts))
     tails = own.take(every, skip + seen)
-    if settings.tokenisation == "joined":
+    if joined:
         numbers["whole_prefix"] = int((tails.lengths == 0).sum())
     numbers["truncated"] = int((skip > 0).sum())
     numbers["history_tokens"] = int((own.lengths - skip).sum())
@@ -310,17 +239,15 @@ def _apart(corpus: Corpus, pieces: Ragged, targets: np.ndarray) -> Ragged:
     return Ragged(found.flat, found.offsets[titles])
 
 
-def _joined(engine: Engine, corpus: Corpus, targets: np.ndarray, joiner: str) -> Ragged:
-    """Each sample's history, its joined text tokenised as a whole."""
-    titles = np.array(["", *corpus.titles], dtype=object)
-    return engine([joiner.join(titles[corpus.sequence[a:b]]) for a, b in zip(corpus.starts(targets), targets, strict=True)])
+def _joined(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, joiner: str) -> Histories:
+    """A function from samples to their histories, each one's joined text tokenised as a whole."""
+    engine, titles = _engine(tokenizer), np.array(["", *corpus.titles], dtype=object)
 
+    def of(targets: np.ndarray) -> Ragged:
+        begins = corpus.starts(targets)
+        return engine([joiner.join(titles[corpus.sequence[a:b]]) for a, b in zip(begins, targets, strict=True)])
 
-def _equal(a: Ragged, b: Ragged) -> np.ndarray:
-    """Which pieces of `a` and `b` are the same (bool); as many pieces in both."""
-    same = a.lengths == b.lengths
-    same[same] = common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
-    return same
+    return of
 
 
 def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
@@ -331,10 +258,7 @@ def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
             if len(texts)
             else []
         )
-    # A copy: the tokenizer itself may still truncate or pad as some earlier call asked it to.
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _backend(tokenizer)
 
     def some(texts: Sequence[str]) -> list[np.ndarray]:
         return [np.array(e.ids, np.int32) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -348,13 +272,21 @@ def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
     return every
 
 
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of what a fast tokenizer stands on: itself it may still truncate or pad as some earlier call asked it to."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _key(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> str:
     """A hash of all that the samples depend on."""
     digest = hashlib.sha256()
     for array in (corpus.offsets, corpus.sequence, np.sort(targets)):
         digest.update(np.ascontiguousarray(array).tobytes())
     fast = getattr(tokenizer, "is_fast", False)
-    words = tokenizer.backend_tokenizer.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    words = _backend(tokenizer).to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     about = [corpus.titles, corpus.max_history, words, tokenizer.eos_token_id, [getattr(settings, k) for k in SHAPING]]
     digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:16]

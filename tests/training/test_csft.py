@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import attention, csft, samples
+from llm2rec_kit.training.ragged import spans
 
 BRACKETED = ["Chess (PC)", "Go [Wii]", "Race!", "Ink, Pen", "A (B), C (D)", "Ludo 3", "Iron Vale (PC), Race!", "Café!"]
 
@@ -112,7 +113,7 @@ def losses_of_samples(model, prepared, pad_id) -> dict[int, float]:
     micro = csft.collate(prepared, rows, pad_id)
     states = attention.body_states(model, micro).flatten(0, 1)[micro["sources"]]
     losses = F.cross_entropy(model.get_output_embeddings()(states), micro["labels"], reduction="none")
-    chosen = samples.spans(prepared.first[rows], prepared.counts[rows])
+    chosen = spans(prepared.first[rows], prepared.counts[rows])
     parts = losses.split(prepared.answers.lengths[prepared.item[chosen]].tolist())
     return {int(prepared.target[s]): part.sum().item() for s, part in zip(chosen, parts, strict=True)}
 
@@ -211,6 +212,53 @@ def test_attention_is_the_same_rule_for_every_kernel(tiny):
     name, why = attention.kernel(model, micro)
     assert name == "sdpa"
     assert "cpu" in why
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_gives_what_sdpa_gives():
+    """Forward only and uncompiled: on a CPU it has no backward pass, which is why it is not chosen there."""
+    corpus, settings = bracketed_corpus(), CSFT(tokenisation="joined")
+    model, tokenizer = bracketed_backbone()
+    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
+    wanted = attention.body_states(model, micro)
+    with attention.using(model, "flex_attention"), torch.compiler.set_stance("force_eager"):
+        found = attention.body_states(model, micro)
+    real = micro["branch"] >= 0
+    torch.testing.assert_close(found[real], wanted[real], rtol=1e-4, atol=1e-5)
+
+
+class OnCard:
+    """A model that says that it is on a GPU."""
+
+    device = torch.device("cuda")
+    _supports_sdpa = _supports_flex_attn = True
+
+    def __init__(self, **config):
+        self.config = type("Config", (), {"model_type": "qwen2", "sliding_window": None, "attention_dropout": 0.0, **config})
+
+
+def test_the_kernel_of_a_card_is_chosen_with_a_reason(monkeypatch):
+    for fault, name, said in (("", "flex_attention", "skips"), ("RuntimeError: no triton", "sdpa", "no triton")):
+        monkeypatch.setattr(attention, "_fault", lambda model, micro, fault=fault: fault)
+        assert (attention.kernel(OnCard(), {})[0], said in attention.kernel(OnCard(), {})[1]) == (name, True)
+    for config, said in (({"sliding_window": 512}, "sliding window"), ({"attention_dropout": 0.1}, "drops")):
+        name, why = attention.kernel(OnCard(**config), {})
+        assert name == "sdpa"
+        assert said in why
+
+
+def test_a_kernel_that_fails_is_not_used_and_said(tiny):
+    """Flex attention really fails here: it has no backward pass on a CPU."""
+    model, tokenizer = tiny
+    prepared = samples.prepare(make_corpus(), make_corpus().samples("train"), tokenizer, CSFT())
+    micro = csft.collate(prepared, np.arange(2), tokenizer.pad_token_id)
+    with torch.compiler.set_stance("force_eager"):
+        why = attention._fault(model, micro)
+    assert "NotImplementedError" in why
+    assert all(p.grad is None for p in model.parameters())
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_kernel_is_used_inside_and_not_after(tiny):

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import make_corpus
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from test_csft import bracketed_backbone, bracketed_corpus, official
 
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import CSFT, Backbone
+from llm2rec_kit.training import ragged as ragged_arrays
 from llm2rec_kit.training import samples
-from llm2rec_kit.training.samples import Ragged, common_prefix, prepare, spans
+from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
+from llm2rec_kit.training.samples import prepare
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(ragged_arrays).failed == 0
+
 
 pieces = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=5)
 
@@ -23,6 +32,7 @@ def ragged(lists) -> Ragged:
     return Ragged.of([np.array(p, dtype=np.int32) for p in lists])
 
 
+@hypothesis_settings(deadline=None)
 @given(pieces, pieces, st.data())
 def test_common_prefix_and_take_are_what_a_loop_finds(a, b, data):
     of = np.array([data.draw(st.integers(0, len(b) - 1)) for _ in a])
@@ -33,15 +43,19 @@ def test_common_prefix_and_take_are_what_a_loop_finds(a, b, data):
             n += 1
         wanted.append(n)
     assert common_prefix(ragged(a), ragged(b), of).tolist() == wanted
+    others = [b[i] for i in of]
+    assert equal(ragged(a), ragged(others)).tolist() == [x == y for x, y in zip(a, others, strict=True)]
     skip = np.array([data.draw(st.integers(0, len(b[i]))) for i in of])
     taken = ragged(b).take(of, skip)
     assert [taken[k].tolist() for k in range(len(taken))] == [b[i][s:] for i, s in zip(of, skip, strict=True)]
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=6))
 def test_spans_are_ranges_one_after_the_other(pairs):
     begins, lengths = (np.array([p[k] for p in pairs], dtype=np.int64) for k in (0, 1))
     assert spans(begins, lengths).tolist() == [i for a, n in pairs for i in range(a, a + n)]
+    assert offsets_of(lengths).tolist() == [sum(lengths[:k]) for k in range(len(lengths) + 1)]
 
 
 def same(a: samples.Samples, b: samples.Samples) -> bool:
@@ -167,12 +181,15 @@ def test_the_two_tokenisations_are_counted(tiny):
     assert samples.compared(corpus, targets, tokenizer, CSFT(), most=3)["compared"] == 3
 
 
-def test_settings_of_an_earlier_call_do_not_cut_the_text(tiny):
+def test_settings_of_an_earlier_call_do_not_cut_the_text(tmp_path, tiny):
     _, tokenizer = tiny
     corpus = make_corpus()
-    wanted = prepare(corpus, corpus.samples("train"), tokenizer, CSFT())
+    wanted = prepare(corpus, corpus.samples("train"), tokenizer, CSFT(), tmp_path)
+    made = list(tmp_path.iterdir())
     tokenizer(["a long title", "x"], truncation=True, max_length=1, padding=True)  # the fast tokenizer keeps these
     assert same(prepare(corpus, corpus.samples("train"), tokenizer, CSFT()), wanted)
+    assert same(prepare(corpus, corpus.samples("train"), tokenizer, CSFT(), tmp_path), wanted)
+    assert list(tmp_path.iterdir()) == made
 
 
 def test_a_title_without_tokens_is_named(tiny):
