@@ -41,10 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", help="name of the run under outputs/")
     report.add_argument("--outputs", default="", metavar="DIR")
     report.set_defaults(command=_report)
-    explore = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
+    explore = commands.add_parser(
+        "explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel"
+    )
     explore.add_argument("run", help="name of the run under outputs/")
     explore.add_argument("--outputs", default="", metavar="DIR")
-    explore.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
+    explore.add_argument(
+        "--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)"
+    )
     explore.add_argument("--open", action="store_true", help="open it in the browser")
     explore.set_defaults(command=_explore)
     return parser

@@ -140,7 +140,9 @@ def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, 
     if ADAPTED in stages:
         made_from = _adapters(run, corpus.domains, plain)
         if made_from is None:
-            print(f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {' or '.join(plain[::-1])} for every domain")
+            print(
+                f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {' or '.join(plain[::-1])} for every domain"
+            )
         else:
             table = np.asarray(tables[made_from[0].rsplit("-", 2)[1]])
             tables[ADAPTED] = adapted_table(run, corpus, table, made_from)
@@ -156,7 +158,9 @@ def adapted_table(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[s
     domain = corpus.items["domain"].to_numpy()
     for name in made_from:
         weights = load_file(_weights_file(run, name))
-        weight, bias = (next(w for key, w in weights.items() if key.endswith(f"adapter.{part}")) for part in ("weight", "bias"))
+        weight, bias = (
+            next(w for key, w in weights.items() if key.endswith(f"adapter.{part}")) for part in ("weight", "bias")
+        )
         block = np.zeros((len(table), len(weight)), dtype=np.float32)
         own = np.flatnonzero(domain == name.split("/")[1]) + 1
         block[own] = _normalised(table[own], run.manifest(name)["settings"].get("normalise", "none")) @ weight.T + bias
@@ -208,9 +212,7 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
     }
 
 
-def _numbers(
-    corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.Layouts, settings: S.Maps
-) -> dict[str, Any]:
+def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.Layouts, settings: S.Maps) -> dict[str, Any]:
     """Numbers of projections and spaces, a row a stage, and the overlap of neighbours between stages."""
     anchors = quality.draw_anchors(corpus.n_items, settings.seed)
     together = projection.co_consumed_pairs(corpus, PAIRS, seed=settings.seed)

@@ -155,7 +155,9 @@ def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray], k: int = 15) 
     box = _box(atlas)
     at, near = {}, {}
     for stage, vector in vectors.items():
-        ids, distances = projection.nearest(vector[None], min(k, atlas.corpus.n_items), among=np.asarray(atlas.tables[stage][1:]))
+        ids, distances = projection.nearest(
+            vector[None], min(k, atlas.corpus.n_items), among=np.asarray(atlas.tables[stage][1:])
+        )
         gap = distances[0] - distances[0, 0]
         weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
         spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -98,7 +99,7 @@ def _terms(title: str) -> set[str]:
 
     words = re.findall(r"[^\W\d_][\w'&-]*", title.lower())
     kept = [w for w in words if len(w) > 1 and w not in ENGLISH_STOP_WORDS]
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if a in kept and b in kept]
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(words) if a in kept and b in kept]
     return {*kept, *pairs}
 
 

@@ -227,7 +227,12 @@ def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, n
     from pynndescent import NNDescent
 
     found = NNDescent(
-        np.ascontiguousarray(vectors, np.float32), metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True
+        np.ascontiguousarray(vectors, np.float32),
+        metric=metric,
+        n_neighbors=k + 1,
+        random_state=0,
+        n_jobs=1,
+        low_memory=True,
     )
     ids, distances = found.neighbor_graph
     own = ids == np.arange(len(ids))[:, None]

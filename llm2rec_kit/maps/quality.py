@@ -20,7 +20,9 @@ def of_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, anchor
     return {"trustworthiness": trustworthiness(vectors, plane, k, metric, anchors=anchors), "kept": kept}
 
 
-def trustworthiness(vectors: np.ndarray, plane: np.ndarray, k: int, metric: str, *, anchors: np.ndarray | None = None) -> float:
+def trustworthiness(
+    vectors: np.ndarray, plane: np.ndarray, k: int, metric: str, *, anchors: np.ndarray | None = None
+) -> float:
     """How far neighbours on the map are neighbours in the space, 0 to 1 (Venna & Kaski 2001, the mean over `anchors`)."""
     anchors = np.arange(len(vectors)) if anchors is None else anchors
     on_page = _near(plane, k, "euclidean", anchors)

@@ -19,7 +19,9 @@ def block_corpus(blocks: int, loose: int = 2):
     corpus = make_corpus(users=200, items=16 * blocks + loose, longest=9)
     owners = np.repeat(np.arange(200), np.diff(corpus.offsets))
     sequence = 16 * (owners % blocks) + RNG.integers(1, 17, len(owners))
-    return dataclasses.replace(corpus, sequence=sequence.astype(np.int32), splits=np.full(len(corpus.targets), TRAIN, np.uint8))
+    return dataclasses.replace(
+        corpus, sequence=sequence.astype(np.int32), splits=np.full(len(corpus.targets), TRAIN, np.uint8)
+    )
 
 
 def test_communities_are_found_and_loose_items_have_none():
