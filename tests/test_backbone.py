@@ -58,6 +58,83 @@ def test_a_backbone_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
         backbone.load(str(tmp_path / "nothing here"))
 
 
+def saved(tiny, folder):
+    backbone.save(*tiny, folder)
+    return folder
+
+
+def test_a_folder_without_its_tokenizer_says_so(tiny, tmp_path):
+    """transformers would make up an empty one of the family's class, without a word."""
+    folder = saved(tiny, tmp_path)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(backbone.BackboneError, match=r"has a model but no tokenizer \(tokenizer.json\)"):
+        backbone.load(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model_type": "qwen2"}'])
+def test_a_folder_without_a_model_says_so(tiny, tmp_path, content):
+    with pytest.raises(backbone.BackboneError, match=r"config.json is missing"):
+        backbone.load(tmp_path)
+    folder = saved(tiny, tmp_path)
+    (folder / "config.json").write_text(content)
+    if content == "{}":
+        with pytest.raises(backbone.BackboneError, match=r"The loader said: Unrecognized model"):
+            backbone.load(folder)
+
+
+def test_weights_that_are_no_safetensors_are_not_read(tiny, tmp_path):
+    folder = saved(tiny, tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny[0].state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(backbone.BackboneError, match=r"has no safetensors.*save_pretrained"):
+        backbone.load(folder)
+
+
+def test_an_adapter_alone_is_not_a_backbone(tiny, tmp_path):
+    import peft
+
+    peft.get_peft_model(tiny[0], peft.LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path)
+    with pytest.raises(backbone.BackboneError, match=r"a LoRA adapter alone\. Merge it"):
+        backbone.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("bert", "is an encoder"),
+        ("roberta", "is an encoder"),
+        ("modernbert", "is an encoder"),
+        ("t5", "has an encoder and a decoder"),
+        ("gemma3", "is multi-modal"),
+        ("vit", "is no language model"),
+    ],
+)
+def test_what_does_not_write_text_is_refused_by_name(tiny, tmp_path, kind, what):
+    from transformers import AutoConfig
+
+    folder = saved(tiny, tmp_path)
+    AutoConfig.for_model(kind).save_pretrained(folder)
+    with pytest.raises(backbone.BackboneError, match=rf"\({kind}\) {what}.*CSFT needs a decoder"):
+        backbone.load(folder)
+
+
+def test_a_decoder_made_of_an_encoder_is_let_through():
+    from transformers import BertConfig
+
+    backbone._check_decoder(BertConfig(is_decoder=True), "b", trusted=False)
+
+
+def test_another_models_tokenizer_is_refused(tiny, tmp_path):
+    """One with more tokens than the model has rows would only fail deep inside training."""
+    model, _ = tiny
+    wide = backbone.train_tokenizer([f"{a}{b} Chess Set" for a in "abcdefghij" for b in "klmnopqrst"] * 3, 600)
+    model.resize_token_embeddings(258)
+    backbone.save(model, wide, tmp_path)
+    with pytest.raises(backbone.BackboneError, match=r"does not fit its model.*258 tokens"):
+        backbone.load(tmp_path)
+
+
 def test_the_blank_is_one_token_and_eos_is_the_other_choice(tiny):
     _, tokenizer = tiny
     assert tokenizer.decode([backbone.mask_token_id(tokenizer, "blank")]) == "_"

@@ -138,17 +138,6 @@ def shared_by_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first[:, :, None] == second[:, None, :]).any(2).mean(1)
 
 
-def effective_rank(vectors: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of the centred vectors (Roy & Vetterli 2007)."""
-    centred = vectors - vectors.mean(0)
-    # The eigenvalues of the smaller Gram matrix: the same values, in memory that does not grow with n x n.
-    small = centred.T if len(centred) > centred.shape[1] else centred
-    values = np.sqrt(np.maximum(np.linalg.eigvalsh((small @ small.T).astype(np.float64)), 0))
-    share = values / max(values.sum(), 1e-12)
-    share = share[share > 1e-7]  # what the squaring leaves of zeros
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
 def co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
     """Item ids of pairs that follow each other in training histories, without repeats: int64 (<= most, 2)."""
     train = corpus.samples("train")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from llm2rec_kit.geometry import effective_rank
 from llm2rec_kit.maps.projection import cosines, nearest, shared, unit
 
 NEIGHBOURS = 10
@@ -49,8 +50,6 @@ def of_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> 
     isotropy   least over largest partition function along the principal axes (Mu & Viswanath 2018), 0 to 1
     effective_rank  directions that the space uses (Roy & Vetterli 2007)
     """
-    from llm2rec_kit.maps.projection import effective_rank
-
     close, apart = cosines(table, together), cosines(table, at_random)
     return {
         "cosine_co_consumed": float(close.mean()),

@@ -7,6 +7,7 @@ import pytest
 from conftest import make_corpus
 from sklearn.neighbors import NearestNeighbors
 
+from llm2rec_kit import geometry
 from llm2rec_kit.maps import aligned, projection
 from llm2rec_kit.settings import Maps
 
@@ -153,11 +154,11 @@ def test_the_items_of_a_map_are_drawn_by_seed():
 
 
 def test_effective_rank_counts_directions():
-    assert projection.effective_rank(np.vstack([np.eye(4), -np.eye(4)])) == pytest.approx(4)
-    assert projection.effective_rank(np.outer(np.arange(5), np.ones(3))) == pytest.approx(1, abs=1e-3)
+    assert geometry.effective_rank(np.vstack([np.eye(4), -np.eye(4)])) == pytest.approx(4)
+    assert geometry.effective_rank(np.outer(np.arange(5), np.ones(3))) == pytest.approx(1, abs=1e-3)
     values = np.linalg.svd(VECTORS - VECTORS.mean(0), compute_uv=False)
     share = values / values.sum()
-    assert projection.effective_rank(VECTORS) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
+    assert geometry.effective_rank(VECTORS) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
 
 
 def test_pairs_come_from_training_histories_and_random_ones_differ():

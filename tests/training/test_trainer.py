@@ -1,62 +1,94 @@
-"""The training loop: it learns, repeats, resumes to the same bytes after kill -9, and refuses a broken loss."""
+"""The training loop: it learns, repeats, keeps to its schedule, stops where it should and keeps the weights it should."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from conftest import make_corpus
+from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
+from transformers import TrainerCallback
 
 from llm2rec_kit import backbone
-from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import contrastive, csft, mntp, trainer
-
-SETTINGS = CSFT(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, save_every=3)
+from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
+from llm2rec_kit.training import checkpoints, contrastive, csft, mntp, trainer
 
 
-def train(folder: Path, loss=csft.loss, **changes) -> tuple[dict, list]:
-    from dataclasses import replace
-
-    settings = replace(SETTINGS, **changes)
-    corpus = make_corpus()
-    model, tokenizer = backbone.make_tiny(
-        corpus.titles, Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
-    )
-    texts = csft.tokenise(corpus, tokenizer, settings)
-    rows = csft.rows(corpus, texts, corpus.samples("train"), settings)
-    valid = csft.rows(corpus, texts, corpus.samples("valid"), settings)
-    pad = tokenizer.pad_token_id
-    history = trainer.fit(
-        "csft",
-        model,
-        csft.Batches(corpus, texts, rows, settings, pad),
-        loss,
-        settings,
-        folder,
-        validate=lambda m: csft.validation(m, corpus, texts, valid, settings, pad),
-    )
-    return model.state_dict(), history
+def losses(history, name="loss"):
+    return {row["step"]: row[name] for row in history if name in row}
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_byte(tmp_path):
-    first, history = train(tmp_path / "a", steps=40)
-    second, again = train(tmp_path / "b", steps=40)
-    losses = [row["loss"] for row in history if "loss" in row]
-    assert losses[-1] < 0.8 * losses[0]
+    first, history = train(tmp_path / "a", steps=30)
+    second, again = train(tmp_path / "b", steps=30)
+    seen = list(losses(history).values())
+    assert seen[-1] < 0.8 * seen[0]
     assert history == again
-    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert same(first, second)
+    assert (tmp_path / "a" / "checkpoints" / "checkpoint-30").exists()
+    trainer.write_history(history, tmp_path / "a")
     assert not (tmp_path / "a" / "checkpoints").exists()
+    assert trainer.read_history(tmp_path / "a") == history
+
+
+def test_a_step_is_what_a_plain_loop_with_torch_alone_does(tmp_path):
+    """AdamW, clipping, warm-up and linear decay, written out."""
+    found, history = train(tmp_path, steps=5)
+    model, batches, _ = csft_parts(SETTINGS)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    model.train()
+    for step in range(5):
+        rate = 3e-3 * min(step / 2, (5 - step) / 3)
+        micros = batches[step]
+        count = sum(int(m["count"]) for m in micros)
+        value = sum(csft.loss(model, m)[0] for m in micros) / count
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        assert losses(history)[step + 1] == pytest.approx(value.item(), rel=1e-5)
+        assert losses(history, "learning_rate")[step + 1] == pytest.approx(rate, rel=1e-6)
+    for name, weights in model.state_dict().items():
+        torch.testing.assert_close(found[name], weights, rtol=0, atol=1e-5)
 
 
 def test_the_schedule_can_be_planned_past_the_stop(tmp_path):
     _, stopped = train(tmp_path, schedule_steps=100)
-    rates = [row["learning_rate"] for row in stopped if "learning_rate" in row]
-    assert rates[-1] == pytest.approx(3e-3 * (100 - 11) / 98, rel=1e-6)
+    assert list(losses(stopped, "learning_rate").values())[-1] == pytest.approx(3e-3 * (100 - 11) / 98, rel=1e-6)
+
+
+def test_the_schedule_can_be_planned_over_epochs_as_in_the_official_code(tmp_path):
+    _, batches, _ = csft_parts(SETTINGS)
+    horizon = 9 * batches.steps_per_epoch
+    _, stopped = train(tmp_path, schedule_epochs=9)
+    rates = list(losses(stopped, "learning_rate").values())
+    assert rates[-1] == pytest.approx(3e-3 * (horizon - 11) / (horizon - 2), rel=1e-6)
+
+
+def test_the_official_horizons_of_stage_two():
+    """108,753 titles of the six training sets: 5 epochs of 256, and 3 epochs of 32 over the 90% that are not held out."""
+
+    class Tokens:
+        def __init__(self, n, size):
+            self.steps_per_epoch = -(-n // size)
+
+    assert trainer.planned_steps(Contrastive(schedule_epochs=5), Tokens(108_753, 256)) == 2125
+    assert trainer.planned_steps(MNTP(schedule_epochs=3), Tokens(97_878, 32)) == 9177
+    model, tokenizer = tiny()
+    titles = [f"title {i}" for i in range(20)]
+    assert contrastive.Batches(titles, tokenizer, Contrastive(batch_size=8)).steps_per_epoch == 3
+    assert mntp.Batches(titles, tokenizer, model.config.vocab_size, MNTP(batch_size=6)).steps_per_epoch == 4
+
+
+def test_one_horizon_at_a_time(tmp_path):
+    with pytest.raises(SettingsError, match=r"csft_schedule_epochs .* not both"):
+        train(tmp_path, schedule_epochs=2, schedule_steps=30)
 
 
 def test_how_a_step_is_cut_does_not_matter(tmp_path):
@@ -66,55 +98,180 @@ def test_how_a_step_is_cut_does_not_matter(tmp_path):
         torch.testing.assert_close(whole[name], cut[name], rtol=0, atol=2e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path):
-    def broken(model, micro):
+class Weights(TrainerCallback):
+    """Keeps a copy of the weights of every step."""
+
+    def __init__(self):
+        self.at = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.at[state.global_step] = {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def overfitting(settings):
+    """A validation loss by step that falls until step 4 and rises after it."""
+    seen = []
+
+    def validate(model):
+        seen.append(len(seen) + 1)
+        return {"loss": 1 + (seen[-1] - 4) ** 2 / 100, "other": 3.0}
+
+    return validate
+
+
+def fit_overfitting(folder, callback, **changes):
+    settings = replace(SETTINGS, evaluate_every=1, **changes)
+    model, batches, _ = csft_parts(settings)
+    validate = overfitting(settings)
+    history = trainer.fit("csft", model, batches, csft.loss, settings, folder, validate=validate, callbacks=[callback])
+    return model.state_dict(), history
+
+
+def test_the_best_weights_come_back_where_they_are_asked_for(tmp_path):
+    seen = Weights()
+    kept, history = fit_overfitting(tmp_path, seen, keep="best")
+    assert same(kept, seen.at[4])
+    assert max(seen.at) == 12
+    assert trainer.final(history) | {"best_step": 4, "best_validation_loss": 1.0, "kept_step": 4} == trainer.final(history)
+
+
+def test_the_last_weights_are_kept_otherwise_and_the_best_is_recorded(tmp_path):
+    seen = Weights()
+    kept, history = fit_overfitting(tmp_path, seen)
+    assert same(kept, seen.at[12])
+    assert history[-1] == {"step": 12, "best_step": 4, "best_validation_loss": 1.0, "kept_step": 12}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_training_stops_when_patience_is_out(tmp_path, keep):
+    seen = Weights()
+    kept, history = fit_overfitting(tmp_path, seen, keep=keep, patience=3)
+    assert max(seen.at) == 7
+    assert same(kept, seen.at[4 if keep == "best" else 7])
+    again, repeated = fit_overfitting(tmp_path, Weights(), keep=keep, patience=3)  # over: read, not trained on
+    assert same(kept, again)
+    assert repeated == history
+
+
+def test_patience_wants_a_validation_loss(tmp_path):
+    model, batches, _ = csft_parts(SETTINGS)
+    settings = replace(SETTINGS, patience=1)
+    with pytest.raises(SettingsError, match="there is no validation sample"):
+        trainer.fit("csft", model, batches, csft.loss, settings, tmp_path)
+    with pytest.raises(trainer.TrainingError, match="need a finite validation loss"):
+        trainer.fit("csft", model, batches, csft.loss, settings, tmp_path, validate=lambda m: {"other": 1.0})
+
+
+def poisoned(what: str, row: torch.Tensor, step: int):
+    """CSFT's loss, from `step` on with a loss or gradient that is not finite where `row` is among the rows."""
+    calls = 0
+
+    def loss(model, micro):
+        nonlocal calls
         value, n = csft.loss(model, micro)
-        return value * float("nan"), n
+        calls += model.training
+        if calls >= step and model.training and any(torch.equal(row, ids) for ids in micro["input_ids"]):
+            zero = value * 0
+            value = value + (zero / 0 if what == "loss" else torch.sqrt(zero))
+        return value, n
 
-    with pytest.raises(trainer.TrainingError, match="loss of step 1 is nan"):
-        train(tmp_path, loss=broken)
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from test_trainer import train
-from llm2rec_kit.training import csft
-calls = 0
-def loss(model, micro):
-    global calls
-    calls += 1
-    if calls == {at}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return csft.loss(model, micro)
-train(Path({folder!r}), loss=loss)
-"""
+    return loss
 
 
-@pytest.mark.parametrize("at", [2, 8])
-def test_kill_9_and_resume_gives_the_same_weights(tmp_path, at):
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_training_and_names_the_sample(tmp_path, what):
+    backbone.save(*tiny(), tmp_path / "base")
+    model, tokenizer = backbone.load(tmp_path / "base")
+    _, batches, _ = csft_parts(SETTINGS)
+    row = batches[5][0]["input_ids"][1]
+    with pytest.raises(trainer.TrainingError, match=f"The {what} of step 6 is nan") as error:
+        train(tmp_path, loss=poisoned(what, row, 6), model=model, save_every=2)
+    message = str(error.value)
+    assert "The last checkpoint is that of step 4." in message
+    assert "micro-batch 1 of 1, row 2 of 2" in message
+    assert repr(tokenizer.decode(row, skip_special_tokens=True)) in message
+    assert checkpoints.step_of(checkpoints.last(tmp_path / "checkpoints")) == 4
+    whole, _ = train(tmp_path / "whole")
+    mended, _ = train(tmp_path, save_every=2)
+    assert same(whole, mended)
+
+
+def test_a_title_that_breaks_the_contrast_is_named(tmp_path):
+    """A token whose embedding is not finite, as a divergence leaves it."""
+    model, tokenizer = tiny()
+    titles = make_corpus().titles
+    token = tokenizer(titles[3], add_special_tokens=False)["input_ids"][-1]
+    settings = Contrastive(steps=2, batch_size=len(titles), views="dropout")
+    batches = contrastive.Batches(titles, tokenizer, settings)
+
+    class Diverge(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            with torch.no_grad():
+                model.model.embed_tokens.weight[token] = float("nan")
+
+    found = rf"loss of step 2 is nan: micro-batch 1 of 1, row \d+ of 32: .*\b{token}\b"
+    with pytest.raises(trainer.TrainingError, match=found):
+        trainer.fit("c", model, batches, contrastive.loss_of(settings), settings, tmp_path, callbacks=[Diverge()])
+
+
+def test_a_model_that_is_broken_from_the_start_is_not_trained(tmp_path):
+    model, batches, _ = csft_parts(SETTINGS)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("inf")
+    with pytest.raises(backbone.BackboneError, match="not finite before any training"):
+        trainer.fit("csft", model, batches, csft.loss, SETTINGS, tmp_path)
+
+
+class Interrupt(TrainerCallback):
+    """Interrupts at a step, by an exception or by the signal that the stop button sends."""
+
+    def __init__(self, step, how):
+        self.step, self.how = step, how
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            self.how()
+
+
+def stop_button():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def raised():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("how", "saved"), [(stop_button, 7), (raised, 6)])
+def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, saved):
+    arguments = trainer._arguments
+
+    def log_seldom(*args, **kwargs):
+        made = arguments(*args, **kwargs)
+        made.logging_steps = 5
+        return made
+
+    monkeypatch.setattr(trainer, "_arguments", log_seldom)
     whole, history = train(tmp_path / "whole")
-    tests = Path(__file__).parent
-    code = KILLED.format(tests=str(tests), folder=str(tmp_path / "killed"), at=at)
-    path = os.pathsep.join([str(tests), str(tests.parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert (trainer.last_checkpoint(tmp_path / "killed" / "checkpoints") is not None) == (at > 3)
-    resumed, again = train(tmp_path / "killed")
-    assert history == again
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", callbacks=[Interrupt(7, how)])
+    assert "Run the same cell or command again to go on from there." in capsys.readouterr().out
+    assert checkpoints.step_of(checkpoints.last(tmp_path / "cut" / "checkpoints")) == saved
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    warned = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", warned.append)
+    resumed, again = train(tmp_path / "cut")
+    assert not warned
+    assert f"resuming from checkpoint-{saved}" in capsys.readouterr().out
+    assert same(whole, resumed)
+    assert history == again  # a logged loss is the mean of five steps here, and the cut falls between two logs
 
 
-def test_a_checkpoint_cut_short_is_not_used(tmp_path):
-    for step, complete in ((3, True), (6, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if complete:
-            (folder / trainer.COMPLETE).touch()
-    assert trainer.last_checkpoint(tmp_path).name == "checkpoint-3"
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    train(tmp_path)
+    other, _ = backbone.make_tiny(make_corpus().titles, Backbone(hidden=32, layers=3, heads=2, vocabulary=400, device="cpu"))
+    with pytest.raises(trainer.TrainingError, match=r"is of another model: \['model.layers.2"):
+        train(tmp_path, model=other)
 
 
 def test_each_step_draws_distinct_titles_and_an_epoch_repeats_none():
@@ -123,28 +280,25 @@ def test_each_step_draws_distinct_titles_and_an_epoch_repeats_none():
     assert drawn == [trainer.drawn(10, 3, 7, step).tolist() for step in range(3)]
 
 
-def test_stage_two_trains_bidirectionally_from_csft(tmp_path, tiny):
-    model, tokenizer = tiny
-    titles = make_corpus().titles
-    backbone.bidirectional(model)
-    masks = MNTP(steps=30, batch_size=8, learning_rate=3e-3)
-    batches = mntp.Batches(titles, tokenizer, model.config.vocab_size, masks)
-    history = trainer.fit(
-        "mntp", model, batches, mntp.loss, masks, tmp_path / "m", validate=lambda m: mntp.validation(m, batches)
-    )
-    seen = [row["validation_loss"] for row in history if "validation_loss" in row]
+def test_stage_two_learns_and_stays_bidirectional(tmp_path):
+    _, history = train_mntp(tmp_path / "m", steps=30)
+    seen = list(losses(history, "validation_loss").values())
     assert seen[-1] < seen[0]
-    contrast = Contrastive(steps=10, batch_size=8, learning_rate=1e-3, warmup_steps=0, views="both")
-    with contrastive.dropout(model, contrast):
-        history = trainer.fit(
-            "contrastive",
-            model,
-            contrastive.Batches(titles, tokenizer, contrast),
-            contrastive.loss_of(contrast),
-            contrast,
-            tmp_path / "c",
-        )
-    losses = [row["loss"] for row in history]
-    assert losses[-1] < losses[0]
-    assert backbone.is_bidirectional(model)
-    assert backbone.leak(model) > 0
+    _, history = train_contrastive(tmp_path / "c", steps=12, views="both")
+    seen = list(losses(history).values())
+    assert seen[-1] < seen[0]
+    assert all(math.isfinite(x) for x in seen)
+
+
+def test_dropout_depends_on_seed_and_step_alone(tmp_path):
+    """A training with attention dropout resumes to the bit although no random state is saved."""
+    whole, history = train_contrastive(tmp_path / "whole", views="dropout")
+    other, _ = train_contrastive(tmp_path / "other", views="dropout", seed=7)
+    assert not same(whole, other)
+    short, _ = train_contrastive(tmp_path / "cut", views="dropout")
+    checkpoints.remove(tmp_path / "cut" / "checkpoints" / "checkpoint-6")
+    torch.manual_seed(999)
+    resumed, again = train_contrastive(tmp_path / "cut", views="dropout")
+    assert same(whole, short)
+    assert same(whole, resumed)
+    assert history == again

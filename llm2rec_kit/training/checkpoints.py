@@ -1,0 +1,96 @@
+"""Checkpoints: `checkpoint-<step>/` with a marker that is written when everything else is on the disk.
+
+A marker names every file with its size and hash. A folder without one was cut short (killed, disk full), one whose files
+are not what the marker says is damaged; both are named and passed over, so what is resumed from is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import runs
+
+COMPLETE = "complete"  # the marker's name
+
+
+def path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"checkpoint-{step}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(checkpoint.name.split("-")[1])
+
+
+def seal(checkpoint: Path, more: dict[str, Any]) -> None:
+    """Put every file of a written checkpoint on the disk, then its marker, which also holds `more`."""
+    files = {}
+    for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
+        _flush(file)
+        files[file.relative_to(checkpoint).as_posix()] = [file.stat().st_size, runs.file_digest(file)]
+    for folder in (*(p for p in checkpoint.rglob("*") if p.is_dir()), checkpoint, checkpoint.parent):
+        _flush(folder)
+    runs.write_json(checkpoint / COMPLETE, {"step": step_of(checkpoint), **more, "files": files})
+    _flush(checkpoint)
+
+
+def marker(checkpoint: Path) -> dict[str, Any]:
+    """What `seal` wrote."""
+    return json.loads((checkpoint / COMPLETE).read_text())
+
+
+def fault(checkpoint: Path) -> str:
+    """Why a checkpoint cannot be used, as a phrase; empty where it is whole."""
+    if not (checkpoint / COMPLETE).is_file():
+        return "it was cut short while it was written"
+    try:
+        files = marker(checkpoint)["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"its marker {COMPLETE!r} is damaged"
+    for name, (size, digest) in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes of {size}"
+        if runs.file_digest(file) != digest:
+            return f"{name} is damaged (its hash is not the marker's)"
+    return ""
+
+
+def last(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None; damaged newer ones are named."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+        why = fault(checkpoint)
+        if not why:
+            return checkpoint
+        print(f"  {checkpoint} is not used: {why}", flush=True)
+    return None
+
+
+def prune(folder: Path, steps: Collection[int]) -> None:
+    """Remove all checkpoints but those of `steps`, each one's marker first: half removed is cut short."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if step_of(checkpoint) not in steps:
+            remove(checkpoint)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove one checkpoint, its marker first; nothing where there is none."""
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _flush(target: Path) -> None:
+    """Have the system write a file, or the entries of a folder, to the disk now."""
+    handle = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

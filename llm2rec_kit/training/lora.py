@@ -1,0 +1,54 @@
+"""LoRA: train small low-rank updates beside frozen weights (peft), and fold them into the weights at the end.
+
+What is saved is the merged model, never the adapter: an adapter's folder does not hold the config's attention flag, so
+base and adapter come back causal, without a word, whatever they were trained as.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+
+from llm2rec_kit import settings as S
+
+if TYPE_CHECKING:
+    import peft
+
+
+def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
+    """Put adapters into `model`, in place, and freeze the rest; returns peft's wrapper, which saves adapters alone.
+
+    Without `lora_targets`, all linear layers but the head get one. Raises SettingsError for targets that the model does
+    not have.
+    """
+    import peft
+
+    config = peft.LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_targets or "all-linear",
+    )
+    known = linear_layers(model)
+    if strange := [name for name in settings.lora_targets if name not in known]:
+        raise S.SettingsError(f"{settings.prefix}_lora_targets names {strange}; this model's linear layers are {known}.")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        adapted = peft.get_peft_model(model, config)
+    # With a name here peft would look up the base on the hub at every save, to see whether embeddings were resized.
+    config.base_model_name_or_path = None
+    return adapted
+
+
+def merge(adapted: peft.PeftModel) -> PreTrainedModel:
+    """Fold the adapters into the weights, in place; returns the plain model, all of it trainable, with its config."""
+    return adapted.merge_and_unload().requires_grad_(True)
+
+
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """Last parts of the names of the linear layers that may get adapters, in order: q_proj, k_proj, ..."""
+    head = model.get_output_embeddings()
+    found = (n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    return list(dict.fromkeys(name.split(".")[-1] for name in found))
