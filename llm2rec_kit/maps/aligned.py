@@ -24,6 +24,8 @@ def ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
     """How firmly an item of one stage holds on to itself in another: float32 (stages, 2 WINDOW + 1, n).
 
     [m, WINDOW + offset, i] is the Jaccard similarity of item i's neighbours in stages m and m + offset; 0 past either end.
+    As `umap.aligned_umap.build_neighborhood_similarities`, but that the last stage pulls at those before it, too, which
+    umap-learn's `expand_relations` leaves out by an index.
     """
     held = np.zeros((len(graphs), 2 * WINDOW + 1, graphs[0].shape[0]), dtype=np.float32)
     there = [graph.astype(bool).astype(np.int32) for graph in graphs]

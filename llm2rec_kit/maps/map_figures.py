@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from llm2rec_kit.maps import groups
@@ -60,8 +61,8 @@ def stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
             drawn = scatter(ax, atlas.aligned[stage], atlas, colour)
             ax.set_title(f"{stage}, {_row(atlas, stage)['kept_aligned']:.0%} kept")
         foot = _legend(figure, drawn) if isinstance(drawn, list) else _shades(figure, axes, drawn, colour)
-        told = f", told from titles; clusters of {atlas.quality['clusters_of']}" if colour == "cluster" else ""
-        told = ", told from titles; made from purchases alone" if colour == "community" else told
+        told = f", named from titles; clusters of {atlas.quality['clusters_of']}" if colour == "cluster" else ""
+        told = ", made from purchases alone; names from titles" if colour == "community" else told
         _caption(figure, f"Colour: {colour}{told}. {_trust(atlas)}", foot=foot)
     return figure
 
@@ -71,8 +72,7 @@ def labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [stage], 1)
         plane = atlas.aligned[stage]
-        for handle in scatter(ax, plane, atlas, column):
-            handle.set_alpha(0.75)
+        scatter(ax, plane, atlas, column)
         codes = atlas.items[column].to_numpy()
         names = atlas.words[column]
         anchors = {names[g]: _middle(plane[codes == g]) for g in names}
@@ -188,16 +188,19 @@ def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
         return ax.scatter(*plane[order].T, c=np.maximum(shade[order], 1), norm=norm, cmap="viridis_r", **style)
     codes, names = coded(atlas, colour)
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
-    handles = []
-    for k in (-1, *range(len(names))):
-        rows = shown[codes[shown] == k]
-        if k >= 0 or len(rows):
-            marker = MARKERS[max(k, 0) // len(PALETTE)]
-            label = names[k] if k >= 0 else ("none" if colour in GROUPINGS else "other")
-            handles.append(
-                ax.scatter(*plane[rows].T, color=paint(k), marker=marker, label=label, zorder=1 + (k >= 0), **style)
-            )
-    return handles[1:] + handles[:1] if handles[0].get_label() in ("none", "other") else handles
+    shown = shown[np.argsort(codes[shown] >= 0, kind="stable")]  # but all over what has none
+    colours = np.array([paint(k) for k in codes])
+    shapes = np.maximum(codes, 0) // len(PALETTE)
+    for shape, marker in enumerate(MARKERS):
+        rows = shown[shapes[shown] == shape]
+        ax.scatter(*plane[rows].T, color=colours[rows], marker=marker, **style)
+    groups_shown = [(name, k) for k, name in enumerate(names)]
+    if (codes < 0).any():
+        groups_shown.append(("none" if colour in GROUPINGS else "other", -1))
+    return [
+        Line2D([], [], linestyle="", marker=MARKERS[max(k, 0) // len(PALETTE)], color=paint(k), markersize=3.5, label=name)
+        for name, k in groups_shown
+    ]
 
 
 def coded(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
@@ -305,7 +308,7 @@ def _legend(figure: Figure, handles: list[Any]) -> float:
     """The groups' names in two or three columns at the figure's foot; returns the inches that they take."""
     columns = 2 if max(len(h.get_label()) for h in handles) > 20 else 3
     figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=columns, markerscale=1.8, handletextpad=0.1,
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=columns, handletextpad=0.1,
         columnspacing=0.8, labelspacing=0.3, borderpad=0, borderaxespad=0.2,
     )  # fmt: skip
     return 0.115 * -(-len(handles) // columns) + 0.06

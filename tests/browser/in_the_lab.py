@@ -1,4 +1,4 @@
-"""A browser, a JupyterLab and toy notebooks for the tests of this folder: import the fixtures.
+"""A browser, a JupyterLab and toy notebooks for the tests of this folder.
 
 Needs the system's Chromium (README: one apt-get line). Without it the folder is skipped and says so, unless
 LLM2REC_BROWSER=required, as CI sets it: then its absence is a failure.
@@ -6,14 +6,16 @@ LLM2REC_BROWSER=required, as CI sets it: then its absence is a failure.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nbformat
 import pytest
@@ -21,6 +23,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from llm2rec_kit.reproduction import notebooks
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -45,8 +50,7 @@ class Lab(NamedTuple):
     outputs: Path
 
 
-@pytest.fixture(scope="session")
-def chromium():
+def chromium() -> Iterator[Browser]:
     """Playwright's browser over the system's Chromium, with a profile of its own."""
     if CHROMIUM is None:
         why = "no Chromium on this machine (README: apt-get install chromium)"
@@ -61,18 +65,15 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def screenshots(tmp_path_factory) -> Path:
-    """Where pictures go: LLM2REC_SCREENSHOTS, or the tests' temporary folder."""
-    folder = Path(os.environ.get("LLM2REC_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+def screenshots(otherwise: Path) -> Path:
+    """Where pictures go: LLM2REC_SCREENSHOTS, or the folder given."""
+    folder = Path(os.environ.get("LLM2REC_SCREENSHOTS") or otherwise)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-@pytest.fixture(scope="session")
-def lab(chromium, tmp_path_factory) -> Iterator[Lab]:
+def lab(base: Path) -> Iterator[Lab]:
     """JupyterLab on a free port of the loopback, over copies of the notebooks with the smoke profile's parameters."""
-    base = tmp_path_factory.mktemp("lab")
     folder, outputs = base / "notebooks", base / "outputs"
     folder.mkdir()
     smoke = {**notebooks.load_profile("smoke"), **SMALLER, "run": "toy", "outputs": str(outputs)}
@@ -101,9 +102,6 @@ def lab(chromium, tmp_path_factory) -> Iterator[Lab]:
 
 def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
     """The server's own address, once it has written it down (it does when it listens)."""
-    import json
-    import time
-
     until = time.monotonic() + 60
     while time.monotonic() < until and server.poll() is None:
         for file in runtime.glob("jpserver-*.json"):

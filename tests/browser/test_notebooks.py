@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import in_the_lab
 import nbformat
 import pytest
-from in_the_lab import chromium, lab, screenshots  # noqa: F401
 
+from llm2rec_kit import cli
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.reproduction import notebooks
 from llm2rec_kit.runs import Run
 
@@ -21,10 +23,26 @@ DONE = """() => { const prompts = [...document.querySelectorAll('.jp-NotebookPan
 
 
 @pytest.fixture(scope="module")
+def chromium():
+    yield from in_the_lab.chromium()
+
+
+@pytest.fixture(scope="module")
+def lab(chromium, tmp_path_factory):
+    yield from in_the_lab.lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory):
+    return in_the_lab.screenshots(tmp_path_factory.mktemp("screenshots"))
+
+
+@pytest.fixture(scope="module")
 def page(chromium, lab):
     context = chromium.new_context(viewport={"width": 1280, "height": 1000})
     page = context.new_page()
     page.said = []
+    page.set_default_timeout(60_000)  # a limit, not a pace: machines may be busy
     page.on("console", lambda m: page.said.append(m.text) if m.type == "error" and not NOT_OURS.search(m.text) else None)
     page.on("pageerror", lambda e: page.said.append(str(e)))
     yield page
@@ -58,21 +76,19 @@ def save_and_close(page, lab, name):
     return nbformat.read(lab.folder / name, as_version=4)
 
 
-@pytest.mark.parametrize("name", SERIES)
-def test_a_notebook_runs_in_the_lab(page, lab, screenshots, name):
-    page.said.clear()
-    page.set_default_timeout(60_000)  # a limit, not a pace: machines may be busy
-    open_notebook(page, lab, name)
-    run_all(page)
-    page.screenshot(path=screenshots / f"{name[:2]}.png")
-    assert page.get_by_text("Error displaying widget").count() == 0
-    assert page.get_by_text("Loading widget").count() == 0
-    if name.startswith("05"):
-        use_the_explorer(page, lab, screenshots)
-    saved = save_and_close(page, lab, name)
-    errors = [o for c in saved.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
-    assert not errors
-    assert page.said == []
+def test_the_series_runs_in_the_lab_and_its_explorer_answers(page, lab, screenshots):
+    for name in SERIES:  # in one test, since each stands on what the one before made
+        open_notebook(page, lab, name)
+        run_all(page)
+        page.screenshot(path=screenshots / f"{name[:2]}.png")
+        assert page.get_by_text("Error displaying widget").count() == 0, name
+        assert page.get_by_text("Loading widget").count() == 0, name
+        if name.startswith("05"):
+            use_the_explorer(page, lab, screenshots)
+        saved = save_and_close(page, lab, name)
+        assert not [o for c in saved.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"], name
+        assert page.said == [], name
+    use_the_page(page, lab, screenshots)
 
 
 def use_the_explorer(page, lab, screenshots):
@@ -128,6 +144,31 @@ def use_the_explorer(page, lab, screenshots):
     view.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "explorer-used.png")
     in_the_dark(page, view, screenshots)
+
+
+def use_the_page(page, lab, screenshots):
+    """What `llm2rec explore` writes: search, neighbours, hover and stage switch with no kernel behind them."""
+    assert cli.main(["explore", "toy", "--outputs", str(lab.outputs)]) == 0
+    titles = Corpus.load(Run("toy", lab.outputs).require("corpus")).titles
+    page.emulate_media(color_scheme="light")
+    page.goto((lab.outputs / "toy" / "explorer.html").as_uri())
+    view = page.locator(".lx")
+    view.locator(".lx-search").fill(titles[4])
+    view.locator(".lx-search").press("Enter")
+    view.locator(".lx-chosen", has_text=titles[4]).wait_for()
+    near = Atlas.load(Run("toy", lab.outputs)).nearest(5, 8)
+    for stage in stages(view):
+        told = view.locator(f".lx-columns [data-stage={stage}] li [role=button]").all_inner_texts()
+        assert told == near.filter(stage=stage)["title"].to_list()
+    view.get_by_role("button", name="csft", exact=True).first.click()
+    assert view.locator(".lx-panel").count() == 3
+    x, y = view.evaluate("(el) => el.spotOf(5)")
+    page.mouse.move(x, y)
+    view.locator(".lx-tip").wait_for()
+    assert view.locator(".lx-tip b").inner_text() in titles
+    assert view.locator(".lx-text").count() == 0  # placing a text takes the encoders
+    page.screenshot(path=screenshots / "page.png")
+    assert page.said == []
 
 
 def in_the_dark(page, view, screenshots):

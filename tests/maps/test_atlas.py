@@ -8,13 +8,24 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
+import small_atlas
 from conftest import make_corpus
 from safetensors.numpy import save_file
-from small_atlas import SETTINGS, atlas, made  # noqa: F401
+from small_atlas import SETTINGS
 
 from llm2rec_kit.maps import atlas as atlases
 from llm2rec_kit.maps import projection
 from llm2rec_kit.runs import ArtefactError, Run
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
+
+
+@pytest.fixture
+def made():
+    return small_atlas.made()
 
 
 def test_the_same_input_gives_the_same_bytes(made, tmp_path):

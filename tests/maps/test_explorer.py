@@ -10,11 +10,16 @@ import zlib
 import numpy as np
 import polars as pl
 import pytest
+import small_atlas
 import traitlets
-from small_atlas import atlas, made  # noqa: F401
 
 from llm2rec_kit.corpus import TEST
 from llm2rec_kit.maps import explorer
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
 
 
 @pytest.fixture

@@ -7,10 +7,15 @@ import importlib.util
 import numpy as np
 import polars as pl
 import pytest
-from small_atlas import atlas, made  # noqa: F401
+import small_atlas
 
 from llm2rec_kit.maps import handover
 from llm2rec_kit.runs import Run
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
 
 
 def test_the_projector_s_files_agree(atlas, tmp_path):

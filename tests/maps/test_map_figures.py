@@ -8,9 +8,9 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
+import small_atlas
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from small_atlas import atlas, made  # noqa: F401
 
 from llm2rec_kit.maps import groups, map_figures
 from llm2rec_kit.maps.figures import PALETTE
@@ -25,6 +25,11 @@ DRAWN = {
     "overlap": map_figures.overlap_matrix,
     "around": lambda a: map_figures.around(a, 3, k=4),
 }
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -91,7 +96,7 @@ def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):
     assert (codes == -1).sum() == 6
     handles = map_figures.stage_maps(many, colour="category").legends[0].legend_handles
     assert [h.get_label() for h in handles][-1] == "other"
-    looks = {(tuple(h.get_facecolor()[0]), len(h.get_paths()[0].vertices)) for h in handles}
+    looks = {(h.get_color(), h.get_marker()) for h in handles}
     assert len(looks) == 25
 
 
