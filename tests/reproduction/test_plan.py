@@ -27,7 +27,7 @@ def test_the_papers_training_counted_by_hand(tmp_path):
     assert work(made, "csft").flops == pytest.approx(
         1_280_000 * 6 * (sample * body + 20 * head) + read * 2 * (sample * body + 20 * head)
     )
-    assert work(made, "csft").passes == 10_000 * 2  # 128 x 104 tokens in passes of 8,192
+    assert work(made, "csft").passes == 10_000 * 4  # 128 x 104 tokens in passes of 4,096
     assert work(made, "mntp").flops == pytest.approx(1000 * 32 * 20 * 6 * (body + 0.2 * head))
     assert work(made, "contrastive").flops == pytest.approx(1000 * 256 * 2 * 20 * 6 * body)
     items = 108_753 + 13_952 + 6_837 + 4_550
