@@ -138,7 +138,9 @@ class Panel {
   }
 
   // Pixels a unit of the square, and where its corner stands, for a canvas with `ratio` pixels to a CSS pixel.
-  frame(ratio = this.ratio) {
+  frame(ratio) {
+    if (!this.size) this.resize(); // asked before the first drawing, by a pointer that is quick
+    ratio ??= this.ratio;
     const { bounds, view } = this.app, [w, tall] = this.size.map((v) => v * ratio);
     const scale = 0.94 * Math.min(w / bounds.w, tall / bounds.h) * view.zoom;
     return { scale, left: w / 2 - view.x * scale, top: tall / 2 + view.y * scale };
