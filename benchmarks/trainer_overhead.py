@@ -23,7 +23,7 @@ from transformers import TrainerCallback, get_scheduler
 from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.data import cleaning, sources
-from llm2rec_kit.training import csft, trainer
+from llm2rec_kit.training import csft, samples, trainer
 
 
 def parts(steps: int, batch_size: int):
@@ -34,9 +34,8 @@ def parts(steps: int, batch_size: int):
     place = S.Backbone(device="cpu")
     _, tokenizer = backbone.make_tiny(seen.titles, place)
     settings = S.CSFT(steps=steps, batch_size=batch_size, learning_rate=1e-3, warmup_steps=10, save_every=10**6)
-    texts = csft.tokenise(seen, tokenizer, settings)
-    rows = csft.rows(seen, texts, seen.samples("train"), settings)
-    batches = csft.Batches(seen, texts, rows, settings, tokenizer.pad_token_id)
+    prepared = samples.prepare(seen, seen.samples("train"), tokenizer, settings)
+    batches = csft.Batches(prepared, settings, tokenizer.pad_token_id)
     return lambda: backbone.make_tiny(seen.titles, place)[0], batches, settings
 
 

@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from llm2rec_kit import settings as S
 
 END_OF_TEXT = "<|endoftext|>"
+MASK = "<|mask|>"
 
 
 class BackboneError(ValueError):
@@ -72,7 +73,7 @@ def load(name: str | Path, settings: S.Backbone | None = None) -> tuple[PreTrain
     except (OSError, ValueError) as error:
         if isinstance(error, BackboneError):
             raise
-        raise BackboneError(_not_to_be_had(str(name), str(error))) from error
+        raise not_found(name, error) from error
     _check_tokenizer(tokenizer, model, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -127,6 +128,11 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel,
             f"The tokenizer of {str(name)!r} does not fit its model: it writes 'Chess Set' as {ids}, end-of-text as "
             f"{tokenizer.eos_token_id}, and the model has {rows} tokens. Its files are missing or another model's."
         )
+
+
+def not_found(name: str | Path, error: Exception) -> BackboneError:
+    """What a reader is told of a model that cannot be had, with what to do."""
+    return BackboneError(_not_to_be_had(str(name), str(error)))
 
 
 def _not_to_be_had(name: str, said: str) -> str:
@@ -308,13 +314,35 @@ def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed:
 
 
 def mask_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
-    """Id of the token that stands for a masked one: `blank` is "_" as in the official code, `eos` the end-of-text."""
+    """Id of the token that stands for a masked one: `blank` is "_" as in the official code, `eos` the end-of-text, `new` the
+    one that `add_mask_token` made."""
     if kind == "eos":
         return tokenizer.eos_token_id
+    if kind == "new":
+        if tokenizer.mask_token_id is None:
+            raise BackboneError("This tokenizer has no mask token: `new` needs a model whose MNTP had mntp_mask_token=new.")
+        return tokenizer.mask_token_id
     ids = tokenizer("_", add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise BackboneError(f"This tokenizer writes '_' as {len(ids)} tokens; set the mask token to 'eos'.")
+        raise BackboneError(f"This tokenizer writes '_' as {len(ids)} tokens; set the mask token to 'eos' or 'new'.")
     return ids[0]
+
+
+def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give tokenizer and model a mask token of their own, in place; both are saved with it. One that is there is kept.
+
+    Its embedding begins as the mean of all others. A vocabulary that is padded (Qwen2's is) has room for it already.
+    """
+    if tokenizer.mask_token_id is not None:
+        return
+    known = len(tokenizer)
+    tokenizer.add_special_tokens({"mask_token": MASK})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng():
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[tokenizer.mask_token_id] = layer.weight[:known].mean(0)
 
 
 def parameters(model: PreTrainedModel) -> int:

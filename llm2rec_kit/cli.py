@@ -1,8 +1,9 @@
-"""The command line: `llm2rec reproduce | train | params | report`. Nothing heavy is imported before it is needed."""
+"""The command line. Nothing heavy is imported before it is needed; every command has its `_add_<command>` and its own function."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from llm2rec_kit import __version__
@@ -16,67 +17,173 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Every command has a function of its own that adds its options: `_add_<command>`."""
     parser = argparse.ArgumentParser(prog="llm2rec", description="LLM2Rec, run headless: the notebooks as a series.")
     parser.add_argument("--version", action="version", version=f"llm2rec_kit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    reproduce = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
-    reproduce.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
-    reproduce.add_argument("--data", default="", metavar="PATH", help="folder or file of the data source (data_path)")
-    reproduce.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable"
-    )
-    reproduce.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
-    reproduce.add_argument("--from", dest="start", default="", metavar="03", help="this notebook and those after it")
-    reproduce.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
-    reproduce.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
-    reproduce.add_argument("--force", action="store_true", help="redo finished stages")
-    reproduce.set_defaults(command=_reproduce)
-    train = commands.add_parser("train", help="make one training stage of a run; under torchrun, in several processes")
-    train.add_argument("stage", choices=["csft", "mntp", "contrastive"])
-    # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
-    train.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
-    train.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable"
-    )
-    train.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
-    train.add_argument("--force", action="store_true", help="redo a finished stage")
-    train.set_defaults(command=_train)
-    params = commands.add_parser("params", help="list every parameter with type, default, meaning and source")
-    params.add_argument("notebook", nargs="?", default="", help="a notebook's number, such as 02; all without")
-    params.set_defaults(command=_params)
-    report = commands.add_parser("report", help="write results.json, report.md and report.html of a run anew")
-    report.add_argument("run", help="name of the run under outputs/")
-    report.add_argument("--outputs", default="", metavar="DIR")
-    report.set_defaults(command=_report)
+    for add in (
+        _add_reproduce,
+        _add_train,
+        _add_params,
+        _add_report,
+        _add_expect,
+        _add_grid,
+        _add_encode,
+        _add_export,
+        _add_explore,
+    ):
+        add(commands)
     return parser
+
+
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
+    c.add_argument("--profile", default="demo", help="demo, games, smoke, paper, official, or a .yaml file (default: demo)")
+    c.add_argument("--data", default="", metavar="PATH", help="folder or file of the data source (data_path)")
+    c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
+    c.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
+    c.add_argument("--from", dest="start", default="", metavar="03", help="this notebook and those after it")
+    c.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--force", action="store_true", help="redo finished stages")
+    c.add_argument("--plan", action="store_true", help="print sizes, expected hours, memory and disk; run nothing")
+    c.set_defaults(command=_reproduce)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("train", help="make one training stage of a run; under torchrun, in several processes")
+    c.add_argument("stage", choices=["csft", "mntp", "contrastive"])
+    # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
+    c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
+    c.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
+    c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--force", action="store_true", help="redo a finished stage")
+    c.set_defaults(command=_train)
+
+
+def _add_params(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("params", help="list every parameter with type, default, source and meaning")
+    c.add_argument("notebook", nargs="?", default="", help="a notebook's number, such as 02; all without")
+    c.set_defaults(command=_params)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser(
+        "report", help="write the report of a run anew; of several, also one that sets them side by side"
+    )
+    c.add_argument("runs", nargs="+", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.set_defaults(command=_report)
+
+
+def _add_expect(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("expect", help="keep a run's results as those that its profile is expected to give")
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--profile", default="", help="profile that the numbers are for (default: the one that the run was made with)"
+    )
+    c.set_defaults(command=_expect)
+
+
+def _add_grid(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("grid", help="run many settings, shared stages once, on a Dask cluster")
+    c.add_argument("grid", metavar="GRID.YAML", help="which settings to combine; docs/grid.md says how")
+    c.add_argument("--workers", type=int, default=2, help="processes of the local cluster (default: 2)")
+    c.add_argument(
+        "--cluster", default="", metavar="ADDRESS", help="scheduler of a running cluster, such as tcp://host:8786"
+    )
+    c.add_argument("--retries", type=int, default=1, help="times that a failed notebook is tried again (default: 1)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where the grid's folder is made (default: the project's outputs/)"
+    )
+    c.add_argument("--plan", action="store_true", help="print cells and notebooks to run; run nothing")
+    c.set_defaults(command=_grid)
+
+
+def _add_encode(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("encode", help="titles in a file to embeddings in a .npy file; goes on where it stopped")
+    c.add_argument("encoder", help="a run's encoder/ or stage folder, any sentence-transformers model, or a hub name")
+    c.add_argument("file", help="titles: .txt (one a line), or .csv, .tsv, .item, .parquet with a column of them")
+    c.add_argument("--to", required=True, metavar="OUT.npy", help="float32 (titles, dim), a row a title")
+    c.add_argument("--column", default="title", help="the column that holds the titles (default: title)")
+    for name, choices in (
+        ("attention", ("bidirectional", "causal", "as_trained")),
+        ("pooling", ("mean", "last", "cls", "as_saved")),
+        ("normalise", ("none", "unit", "as_saved")),
+    ):
+        c.add_argument(f"--{name}", default=choices[-1], choices=choices, help="default: %(default)s")
+    c.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    c.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (default)")
+    c.set_defaults(command=_encode)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
+    c.add_argument("run", help="name of the run under outputs/")
+    c.add_argument(
+        "--format", required=True, metavar="KIND", help="sentence-transformers, npy, recbole or projector (TensorBoard's)"
+    )
+    c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
+    c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.set_defaults(command=_export)
+
+
+def _add_explore(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
+    c.add_argument("--open", action="store_true", help="open it in the browser")
+    c.set_defaults(command=_explore)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
     from llm2rec_kit.reproduction import notebooks
 
+    asked = {
+        "data": args.data,
+        "run": args.run,
+        "only": [number.strip().zfill(2) for number in args.only.split(",") if number.strip()],
+        "start": args.start.zfill(2) if args.start else "",
+        "force": args.force,
+        "outputs": args.outputs,
+    }
     with runs.one_paragraph_errors():
-        only = [number.strip().zfill(2) for number in args.only.split(",") if number.strip()]
+        overrides = _overrides(args.set)
+        if args.plan:
+            return _plan(args.profile, asked | {"overrides": overrides})
         try:
-            run = notebooks.reproduce(
-                args.profile,
-                data=args.data,
-                overrides=_overrides(args.set),
-                run=args.run,
-                only=only,
-                start=args.start.zfill(2) if args.start else "",
-                force=args.force,
-                outputs=args.outputs,
-            )
+            run = notebooks.reproduce(args.profile, overrides=overrides, **asked)
         except notebooks.NotebookFailed as error:
             print(f"llm2rec: {error}", file=sys.stderr)
             return 1
         if any("comparisons" not in name for name in run.names("evaluation")):
             _write_report(run)
+    return 0
+
+
+def _plan(profile: str, asked: dict) -> int:
+    from llm2rec_kit.reproduction import expected, notebooks, plan
+
+    values, _ = notebooks.prepared(profile, **asked, look=False)
+    missing = ""
+    try:
+        notebooks.look_for_files(values, {"data_path"})
+    except ValueError as error:
+        missing = str(error)
+    print(plan.text(plan.make(values), missing))
+    if dated := expected.load(profile):
+        print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
     return 0
 
 
@@ -101,18 +208,20 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _params(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs, settings
+    from llm2rec_kit import runs
     from llm2rec_kit.reproduction import notebooks
 
     with runs.one_paragraph_errors():
         books = [b for b in notebooks.series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
         if not books:
             raise ValueError(f"No notebook {args.notebook!r}; there are {[b.name[:2] for b in notebooks.series()]}.")
+        print(
+            "source: P the paper, with its section; C the official code; O ours, where both are silent or for the machine's sake"
+        )
         for book in books:
-            print(book.stem)
+            print(f"\n{book.stem}\n  {'parameter':28} {'type':6} {'default':24} {'source':10} meaning")
             for p in notebooks.parameters(book).values():
-                one_of = f"; one of {', '.join(map(str, choices))}" if (choices := settings.choices_of(p.name)) else ""
-                print(f"  {p.name:28} {p.type:6} {p.default!r:24} {p.help}{one_of}")
+                print(f"  {p.name:28} {p.type:6} {p.default!r:24} {notebooks.source_of(p):10} {notebooks.meaning_of(p)}")
     return 0
 
 
@@ -120,17 +229,99 @@ def _report(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        if not (base := runs.outputs_folder(args.outputs) / args.run).is_dir():
-            raise ValueError(f"There is no run {args.run!r} in {base.parent}. Make one with `llm2rec reproduce`.")
-        _write_report(runs.Run(args.run, args.outputs))
+        found = [runs.find(name, args.outputs) for name in args.runs]
+        for run in found:
+            _write_report(run)
+        if len(found) > 1:
+            from llm2rec_kit.reproduction import comparison
+
+            print(f"side by side: {comparison.write(found)}")
+    return 0
+
+
+def _expect(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction import expected, report
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        about = run.about()
+        profile = args.profile or about.get("asked", {}).get("profile", "")
+        if not profile:
+            raise ValueError(
+                f"{run} was not made by `llm2rec reproduce`; say which profile its numbers are for with --profile."
+            )
+        path = expected.path_of(profile)
+        expected.keep(report.collect(run), about, path)
+        print(f"{path}: what profile {profile} is expected to give from now on")
+    return 0
+
+
+def _grid(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction import cluster, grid, outcome
+
+    with runs.one_paragraph_errors():
+        asked = grid.load(args.grid, args.outputs)
+        if args.plan:
+            print(f"{outcome.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")
+            return 0
+        return cluster.run(asked, workers=args.workers, address=args.cluster, retries=args.retries)
+
+
+def _explore(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        from llm2rec_kit.maps import explorer
+
+        page = explorer.write_page(run, Path(args.to) if args.to else None)
+    print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
+    if args.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def _encode(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs, settings
+
+    with runs.one_paragraph_errors():
+        place = settings.Backbone(device=args.device, dtype=args.dtype)
+        how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
+        from llm2rec_kit import encoder, export
+
+        titles, shard = export.read_titles(args.file, args.column), encoder.ranks()
+        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+        found = subject.encode(titles, out=args.to, progress=True, shard=shard)
+        print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        from llm2rec_kit import export
+
+        folder = export.export(run, args.format, args.to, args.stage)
+        print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
 
 def _write_report(run) -> None:
-    from llm2rec_kit.reproduction import report
+    from llm2rec_kit.reproduction import expected, report
 
     results = report.write(run)
     print("\n" + report.terminal_table(results))
+    profile = run.about().get("asked", {}).get("profile", "")
+    if profile and (wanted := expected.load(profile)):
+        print(expected.text(results, profile, wanted) + "\n")
     print(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
 
 
@@ -144,18 +335,26 @@ def _overrides(pairs: list[str]) -> dict:
         name, equals, value = pair.partition("=")
         if not equals or "." not in name:
             raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {pair!r}.")
-        values[name.strip().replace(".", "_", 1)] = _value(yaml.safe_load(value))
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SettingsError(
+                f"--set {pair}: {value!r} is no plain value; quote text that holds special characters."
+            ) from None
+        values[name.strip().replace(".", "_", 1)] = _value(read, value)
     return values
 
 
-def _value(value: object) -> object:
-    """YAML 1.1 takes 1e-3 for text, since it has no dot; on a command line it is a number."""
-    if isinstance(value, str) and "e" in value.lower():
+def _value(read: object, text: str) -> object:
+    """What a person means on a command line where YAML 1.1 reads otherwise: 1e-3 is a number, 80_10_10 is none."""
+    if isinstance(read, int | float) and "_" in text:
+        return text.strip()
+    if isinstance(read, str) and "e" in read.lower():
         try:
-            return float(value)
+            return float(read)
         except ValueError:
             pass
-    return value
+    return read
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ position in the flat array: its history is the up to `max_history` items of the 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,9 @@ class Corpus:
 
     def _foreign(self) -> np.ndarray:
         """Indices into `sequence` of items that are of another domain than their user."""
-        of_items = self.items["domain"].to_numpy()[self.sequence - 1]
-        return np.flatnonzero(of_items != np.repeat(self.users["domain"].to_numpy(), np.diff(self.offsets)))
+        codes = pl.concat([self.items["domain"], self.users["domain"]]).rank("dense").to_numpy()
+        of_items, of_users = codes[: self.n_items][self.sequence - 1], codes[self.n_items :]
+        return np.flatnonzero(of_items != np.repeat(of_users, np.diff(self.offsets)))
 
     def save(self, folder: Path) -> None:
         """Write items.parquet, users.parquet, sequences.parquet, samples.parquet and corpus.json into `folder`."""
@@ -203,6 +205,73 @@ class Corpus:
             max_history=about["max_history"],
             facts=about["facts"],
         )
+
+
+def mix(corpora: Sequence[Corpus]) -> Corpus:
+    """Several corpora as one, as the paper's Mix-6: items, users and samples in the order given, ids disjoint, domains kept.
+
+    `select` with a part's domains gives the part back. A domain may be in one part only, and `max_history` must be the same in
+    all: CorpusError otherwise. Where a part has no times, the mix has none; `facts` then says whose are missing. Training domains
+    are the parts' own, together.
+    """
+    if not corpora:
+        raise CorpusError("A mix needs one corpus at least; found none.")
+    _expect_mixable(corpora)
+    item_shifts = _shifts([c.n_items for c in corpora])
+    user_shifts = _shifts([c.n_users for c in corpora])
+    shifts = _shifts([len(c.sequence) for c in corpora])
+    untimed = [d for c in corpora if c.times is None for d in c.domains]
+    facts = {
+        "source": _common([c.facts.get("source") for c in corpora]),
+        "split": _common([c.facts.get("split") for c in corpora]),
+        "cleaning": [s | {"step": f"{_name(c)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])],
+        "train_domains": [d for c in corpora for d in c.train_domains],
+        "duplicate_titles": sum(c.facts.get("duplicate_titles", 0) for c in corpora),
+        "sources": {d: c.facts.get("sources", {}).get(d, c.facts.get("source")) for c in corpora for d in c.domains},
+        **({"times_left_out": f"{untimed} have none"} if untimed else {}),
+    }
+    return Corpus(
+        items=_stacked(
+            "item", [c.items.with_columns(pl.col("item") + n) for c, n in zip(corpora, item_shifts, strict=True)]
+        ),
+        users=_stacked(
+            "user", [c.users.with_columns(pl.col("user") + n) for c, n in zip(corpora, user_shifts, strict=True)]
+        ),
+        offsets=np.concatenate([[0], *(c.offsets[1:] + n for c, n in zip(corpora, shifts, strict=True))]).astype(np.int64),
+        sequence=np.concatenate([c.sequence + np.int32(n) for c, n in zip(corpora, item_shifts, strict=True)]),
+        times=None if untimed else np.concatenate([c.times for c in corpora]),
+        targets=np.concatenate([c.targets + n for c, n in zip(corpora, shifts, strict=True)]),
+        splits=np.concatenate([c.splits for c in corpora]),
+        max_history=corpora[0].max_history,
+        facts=facts,
+    ).check()
+
+
+def _expect_mixable(corpora: Sequence[Corpus]) -> None:
+    histories = sorted({c.max_history for c in corpora})
+    if len(histories) > 1:
+        raise CorpusError(f"Corpora of one mix need the same max_history; found {histories}. Make them anew with one value.")
+    domains = [d for c in corpora for d in c.domains]
+    if twice := sorted({d for d in domains if domains.count(d) > 1}):
+        raise CorpusError(f"The domains {twice} are in several parts of the mix: give each part its own name (data_domain).")
+
+
+def _stacked(number: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Frames one under another; a column that some lack is null there."""
+    return pl.concat(frames, how="diagonal_relaxed").with_columns(pl.col(number).cast(pl.Int32))
+
+
+def _shifts(lengths: list[int]) -> list[int]:
+    return [0, *np.cumsum(lengths)[:-1].tolist()]
+
+
+def _name(corpus: Corpus) -> str:
+    return "+".join(corpus.domains)
+
+
+def _common(values: list[Any]) -> Any:
+    """The value that all share, else the distinct ones joined by " + "."""
+    return values[0] if len(set(values)) == 1 else " + ".join(dict.fromkeys(map(str, values)))
 
 
 def _expect(holds: bool, what: str) -> None:

@@ -1,24 +1,42 @@
 """Encoder: titles to embeddings. An item is the mean of its title's last hidden states (paper sec. 3.3).
 
-An embedding depends on its text alone, not on the batch it was computed in: titles are sorted by length and batched by a
-token budget, rows of equal length carry no mask at all, and the rest are right-padded under a mask.
-The folder that `save` writes is a transformers model and a SentenceTransformer at once.
+An embedding depends on its text alone, not on the batch it was computed in. Titles are read in windows; those of a window
+are sorted by length and batched by a token budget, batches of one length carry no mask, and the rest are right-padded
+under one. A folder that `save` writes is a transformers model and a SentenceTransformer at once; any other
+sentence-transformers model is a baseline behind the same interface.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import cached_file
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, kernels
 from llm2rec_kit import settings as S
+from llm2rec_kit.rowfile import RowArray, RowFile
+from llm2rec_kit.titles import first_rows, length_batches, pad, pool, title_tokens, without_special_tokens
+
+WINDOW = 8192  # titles that are tokenised, sorted and kept at a time: what memory depends on, and what a crash loses
+PADDING = 1 / 32  # most of a batch that may be padding, before a batch of its own is the cheaper way
+MARK = "llm2rec.json"  # the file that tells a folder of `save` from any other
+AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
+POOLING_FLAGS = {"mean": "mean_tokens", "last": "lasttoken", "cls": "cls_token"}  # as sentence-transformers writes them
 
 
 class Encoder:
@@ -26,7 +44,7 @@ class Encoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
         """`settings.attention` other than `as_trained` sets the model's mask, in place."""
-        self.settings = settings or S.Encoding()
+        self.settings = resolved(settings or S.Encoding(), {})
         self.model, self.tokenizer = model, tokenizer
         if self.settings.attention == "bidirectional":
             backbone.bidirectional(model)
@@ -35,113 +53,227 @@ class Encoder:
 
     @classmethod
     def load(cls, path: str | Path, settings: S.Encoding | None = None, place: S.Backbone | None = None) -> Encoder:
-        """The encoder in a folder (a stage's, or one that `save` wrote), or a hub model by name."""
-        return cls(*backbone.load(path, place), settings)
+        """The encoder in a folder (a stage's, or one that `save` wrote), or a model by folder or hub name.
+
+        Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
+        sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
+        """
+        settings = settings or AS_SAVED
+        saved = _hub_json(path, MARK)
+        if saved is None and not _is_bare_decoder(path, place or S.Backbone()):
+            from llm2rec_kit.library_encoder import LibraryEncoder
+
+            return LibraryEncoder(path, settings, place)
+        return Encoder(*backbone.load(path, place), resolved(settings, saved or {}))
 
     @property
     def dim(self) -> int:
         """Width of an embedding."""
         return self.model.config.hidden_size
 
-    @torch.inference_mode()
-    def encode(self, titles: Sequence[str], *, progress: bool = False) -> np.ndarray:
+    def encode(
+        self,
+        titles: Sequence[str],
+        *,
+        out: str | Path | None = None,
+        progress: bool = False,
+        shard: tuple[int, int] = (0, 1),
+    ) -> np.ndarray:
         """Embeddings of `titles`, float32 (len(titles), dim), in their order; equal titles are computed once.
 
+        With `out` they go to that .npy file in constant memory, and what is returned is memory-mapped; an encoding that
+        was interrupted goes on where it stopped. With `shard` (rank, number of processes) only this process's slice is
+        computed and returned, and `out` is complete when the last process is (see `ranks`).
         Raises ValueError for a title that has no token.
         """
-        distinct, where = np.unique(np.asarray(titles, dtype=object), return_inverse=True)
-        ids = title_tokens(self.tokenizer, distinct.tolist(), self.settings.max_tokens)
-        out = np.empty((len(distinct), self.dim), dtype=np.float32)
-        was_training = self.model.training
+        return self._encode(list(titles), out, progress, shard, lead=0)
+
+    def table(self, titles: Sequence[str], *, out: str | Path | None = None, progress: bool = False) -> np.ndarray:
+        """Embeddings of items 1..N with the padding row in front: float32 (N + 1, dim), row 0 zero. `out` as in `encode`."""
+        return self._encode(list(titles), out, progress, (0, 1), lead=1)
+
+    @torch.inference_mode()
+    def _encode(
+        self, titles: list[str], out: str | Path | None, progress: bool, shard: tuple[int, int], lead: int
+    ) -> np.ndarray:
+        """`lead` zero rows, then a row a title of this process's share."""
+        size = (len(titles), self.dim)
+        sink = RowFile(Path(out), *size, self._key(titles), shard, lead) if out else RowArray(*size, shard, lead)
+        first = sink.start + first_rows(titles[sink.start : sink.stop])
+        todo = range(sink.start + sink.done, sink.stop, WINDOW)
+        began, was_training = time.perf_counter(), self.model.training
         self.model.eval()
-        quiet = not progress or not sys.stderr.isatty()
-        with tqdm(total=len(distinct), unit="title", disable=quiet) as bar:
-            for rows in length_batches(np.array([len(i) for i in ids]), self.settings.batch_tokens):
-                out[rows] = self._pooled([ids[r] for r in rows]).float().cpu().numpy()
-                bar.update(len(rows))
+        with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
+            for start, new, vectors in self._windows(titles, first, todo):
+                refers = first[start - sink.start :][:WINDOW]  # the row that each row of the window repeats, mostly itself
+                block = np.empty((len(refers), self.dim), dtype=np.float32)
+                block[new - start] = vectors
+                early = refers < start
+                block = block[np.where(early, 0, refers - start)]
+                if early.any():
+                    block[early] = sink.read(refers[early])
+                sink.write(start, block)
+                bar.update(len(block))
         self.model.train(was_training)
-        return out[where]
+        if progress and bar.disable and todo:
+            print(f"  {todo.stop - todo.start:,} titles encoded in {time.perf_counter() - began:.1f} s", flush=True)
+        return sink.finish()
 
-    def table(self, titles: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Embeddings of items 1..N with the padding row in front: float32 (N + 1, dim), row 0 zero."""
-        rows = self.encode(titles, progress=progress)
-        return np.concatenate([np.zeros((1, self.dim), dtype=np.float32), rows])
+    def _windows(self, titles: list[str], first: np.ndarray, todo: range) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each window (its first row, its rows whose title stands there first, their vectors). The next window's titles
+        are tokenised while this one's are computed."""
+        offset = todo.stop - len(first)
 
-    def _pooled(self, ids: list[np.ndarray]) -> torch.Tensor:
-        input_ids, mask = pad(ids, self.tokenizer.pad_token_id, self.model.device)
-        states = backbone.body(self.model)(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return pool(states, mask, self.settings.pooling)
+        def prepared(start: int) -> tuple[int, np.ndarray, Any]:
+            stop = min(start + WINDOW, todo.stop)
+            new = start + np.flatnonzero(first[start - offset : stop - offset] == np.arange(start, stop))
+            return start, new, self._prepare([titles[row] for row in new])
 
-    def save(self, folder: Path, card: str = "") -> None:
-        """Write a folder that transformers and sentence-transformers both load, with `card` as its README.md."""
-        folder = Path(folder)
-        backbone.save(self.model, self.tokenizer, folder)
-        layout = [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-        ]
-        pooling = {
-            "word_embedding_dimension": self.dim,
-            "pooling_mode_mean_tokens": self.settings.pooling == "mean",
-            "pooling_mode_lasttoken": self.settings.pooling == "last",
+        with ThreadPoolExecutor(1) as beside:
+            ahead = beside.submit(prepared, todo[0]) if todo else None
+            for k in range(len(todo)):
+                start, new, ready = ahead.result()
+                ahead = beside.submit(prepared, todo[k + 1]) if k + 1 < len(todo) else None
+                yield start, new, self._vectors(ready)
+
+    def _prepare(self, titles: list[str]) -> list[np.ndarray]:
+        return title_tokens(self.tokenizer, titles, self.settings.max_tokens)
+
+    def _vectors(self, ids: list[np.ndarray]) -> np.ndarray:
+        """Embeddings of tokenised titles: float32 (len(ids), dim)."""
+        out = torch.empty(len(ids), self.dim, device=self.model.device)
+        budget = self.settings.batch_tokens or (2048 if self.model.device.type == "cpu" else 65536)
+        for rows in length_batches(np.array([len(i) for i in ids]), budget, PADDING):
+            input_ids, mask = pad([ids[r] for r in rows], self.tokenizer.pad_token_id, self.model.device)
+            states = backbone.body(self.model)(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+            out[torch.from_numpy(rows)] = pool(states, mask, self.settings.pooling).float()
+        return (F.normalize(out, dim=-1) if self.settings.normalise == "unit" else out).cpu().numpy()
+
+    def _key(self, titles: list[str]) -> dict[str, Any]:
+        """All that the embeddings of `titles` depend on, so that an interrupted encoding goes on with nothing else."""
+        settings = {k: v for k, v in self.settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines")}
+        text = hashlib.sha256()
+        for title in titles:
+            text.update(title.encode() + b"\0")
+        return {"settings": settings, "titles": text.hexdigest(), "model": fingerprint(self.model)}
+
+    def save(self, folder: str | Path, card: str = "") -> None:
+        """Write a folder that transformers and sentence-transformers both load, with `card` as its README.md.
+
+        Raises BackboneError where the tokenizer, read back, would not give the ids that the encoder uses.
+        """
+        folder, how = Path(folder), self.settings
+        tokenizer = without_special_tokens(self.tokenizer)
+        backbone.save(self.model, tokenizer, folder)
+        _check_read_back(folder, self.tokenizer)
+        modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * (
+            how.normalise == "unit"
+        )
+        files = {
+            "modules.json": [
+                {"idx": k, "name": str(k), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for k, (path, kind) in enumerate(modules)
+            ],
+            "1_Pooling/config.json": {"word_embedding_dimension": self.dim}
+            | {f"pooling_mode_{theirs}": ours == how.pooling for ours, theirs in POOLING_FLAGS.items()},
+            "sentence_bert_config.json": {"max_seq_length": how.max_tokens, "do_lower_case": False},
+            "config_sentence_transformers.json": {
+                "prompts": {},
+                "default_prompt_name": None,
+                "similarity_fn_name": "cosine",
+            },
+            MARK: {
+                "attention": "bidirectional" if backbone.is_bidirectional(self.model) else "causal",
+                **{name: getattr(how, name) for name in ("pooling", "normalise", "max_tokens")},
+            },
         }
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        (folder / "modules.json").write_text(json.dumps(layout, indent=1))
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=1))
-        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": self.settings.max_tokens}))
+        for path, _ in modules[1:]:
+            (folder / path).mkdir(exist_ok=True)
         if card:
             (folder / "README.md").write_text(card)
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def title_tokens(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_tokens: int) -> list[np.ndarray]:
-    """Token ids of each title (int64), at most `max_tokens`; raises ValueError naming a title without tokens."""
-    if not titles:
-        return []
-    found = tokenizer(titles, add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
-    for title, ids in zip(titles, found, strict=True):
-        if not ids:
-            raise ValueError(
-                f"Title {title!r} has no token and so no embedding. Drop empty titles in data prep "
-                "(notebooks/01_data_prep.ipynb)."
-            )
-    return [np.asarray(ids, dtype=np.int64) for ids in found]
+def resolved(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
+    """`settings` with `as_saved` (of max_tokens: 0) replaced by what the folder says, or the kit's own way where it says
+    nothing."""
+    plain = {"pooling": "mean", "normalise": "none", "max_tokens": 512}
+    found = {k: saved.get(k, v) for k, v in plain.items() if getattr(settings, k) in ("as_saved", 0)}
+    return dataclasses.replace(settings, **found)
 
 
-def pad(ids: list[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Right-padded ids (int64, (rows, longest)) and their mask, or None where nothing is padded.
+def variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
+    """`<stage>-<pooling>-<attention>` to (stage, those settings): the four cells of pooling and mask, for any stage.
 
-    No mask is more than thrift: without one the attention kernels take their fast path.
+    >>> variant("csft-last-causal", S.Encoding())[1].pooling
+    'last'
     """
-    lengths = np.array([len(i) for i in ids])
-    padded = np.full((len(ids), lengths.max()), pad_id, dtype=np.int64)
-    filled = np.arange(lengths.max()) < lengths[:, None]
-    padded[filled] = np.concatenate(ids)
-    mask = None if filled.all() else torch.from_numpy(filled.astype(np.int64)).to(device)
-    return torch.from_numpy(padded).to(device), mask
+    stage, *how = name.rsplit("-", 2)
+    if len(how) != 2 or not stage:
+        raise S.SettingsError(
+            f"A variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {name!r}."
+        )
+    return stage, dataclasses.replace(settings, pooling=how[0], attention=how[1])
 
 
-def pool(states: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """(rows, tokens, dim) to (rows, dim): the mean over real tokens, or the last real token's state."""
-    if pooling == "last":
-        if mask is None:
-            return states[:, -1]
-        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
-    if mask is None:
-        return states.mean(1)
-    weight = mask.to(states.dtype).unsqueeze(-1)
-    return (states * weight).sum(1) / weight.sum(1)
+def ranks() -> tuple[int, int]:
+    """(rank, number of processes) under torchrun, (0, 1) elsewhere: what `encode` takes as `shard`. Call it before `load`:
+    `cuda` then means this process's own GPU."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def length_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Rows sorted by length, cut so that rows x longest <= batch_tokens (one row at least): [indices, ...].
+def fingerprint(model: torch.nn.Module) -> str:
+    """sha256 over names, shapes, dtypes and values of the weights and over the attention flag."""
+    seen = hashlib.sha256(str(getattr(getattr(model, "config", None), "is_causal", None)).encode())
+    for name, tensor in model.state_dict().items():
+        seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return seen.hexdigest()
 
-    >>> [b.tolist() for b in length_batches(np.array([5, 2, 2, 9]), 10)]
-    [[1, 2], [0], [3]]
-    """
-    order = np.argsort(lengths, kind="stable")
-    batches, start = [], 0
-    for stop in range(1, len(order) + 1):
-        if stop == len(order) or (stop - start + 1) * lengths[order[stop]] > batch_tokens:
-            batches.append(order[start:stop])
-            start = stop
-    return batches
+
+def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
+    quiet = not progress or not sys.stderr.isatty()
+    return tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
+
+
+def _hub_json(path: str | Path, name: str) -> Any:
+    """A JSON file of a folder or a hub model; None where there is none, or the hub is out of reach."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return json.loads(file.read_text()) if file.is_file() else None
+    try:
+        found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        return None
+    return json.loads(Path(found).read_text()) if found else None
+
+
+def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
+    """Whether this is a causal language model with no sentence-transformers modules beside it (a stage of a run, Qwen2)."""
+    if _hub_json(path, "modules.json") is not None:
+        return False
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        return True  # it is nothing at all, and backbone.load says what it lacks
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=place.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise backbone.not_found(path, error) from error
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    named = getattr(config, "architectures", None) or [known]
+    return bool(known) and str(named[0]).endswith("ForCausalLM")
+
+
+def _check_read_back(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    from transformers import AutoTokenizer
+
+    probe = "Star Harbor: Racing, Deluxe (2004) é"
+    wanted = tokenizer(probe, add_special_tokens=False)["input_ids"]
+    found = AutoTokenizer.from_pretrained(folder)(probe)["input_ids"]
+    if found != wanted:
+        raise backbone.BackboneError(
+            f"The tokenizer saved to {folder} reads {probe!r} as {found}, this encoder reads it as {wanted}: other libraries "
+            "would make other embeddings of it. Use a tokenizer of the model's own class."
+        )

@@ -5,31 +5,33 @@ Notebooks hand each other files, never variables. What a notebook makes is an *a
 `raw.json`). The manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own
 files, and the record (the numbers worth keeping). So an artefact either is complete or does not exist, a stage whose
 settings and inputs did not change is reused, and a damaged file is named.
+
+Where the outputs folder holds a `.store`, its runs share what they make: an artefact is looked up there by its name, settings and
+inputs' hashes before it is built, and linked into the run. A grid has one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from llm2rec_kit import meter
+from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
+STORE = ".store"  # in an outputs folder: what its runs share
 MADE_BY = {
     "corpus": "01_data_prep",
     "backbone": "02_csft",
@@ -45,7 +47,7 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "polars", "umap-l
 
 
 class ArtefactError(RuntimeError):
-    """An artefact is missing or damaged; the message says which notebook makes it."""
+    """An artefact is missing or damaged (the message says which notebook makes it), or cannot be written (and why)."""
 
 
 def project_root() -> Path:
@@ -61,16 +63,31 @@ def outputs_folder(outputs: str | Path = "") -> Path:
     return Path(outputs).expanduser() if outputs else project_root() / "outputs"
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError for what cannot be a run's name."""
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+
+
+def find(name: str, outputs: str | Path = "") -> Run:
+    """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
+    base = outputs_folder(outputs)
+    for folder in (base / name, Path(name).expanduser().resolve()):
+        if (folder / "run.json").is_file():
+            return Run(folder.name, folder.parent)
+    raise ValueError(f"There is no run {name!r} in {base}. Make one with `llm2rec reproduce`.")
+
+
 class Run:
     """The folder `outputs/<name>/` and what is in it."""
 
     def __init__(self, name: str, outputs: str | Path = "") -> None:
         """Open the run, making its folder if need be; `outputs` defaults to the project's `outputs/`."""
-        if not name or name != Path(name).name or name.startswith("."):
-            raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+        check_name(name)
         self.name = name
         self.path = outputs_folder(outputs) / name
-        self.path.mkdir(parents=True, exist_ok=True)
+        with self._writing("the folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -84,34 +101,69 @@ class Run:
         inputs: Sequence[str] = (),
         force: bool = False,
         quiet: bool = False,
-        spent: float = 0.0,
+        spent: float | dict[str, Any] = 0.0,
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
         `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
-        `spent` is what it took to make the content before this call, seconds, for run.json.
+        `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
+        `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
-        key = self._key(settings, inputs)
-        why = "redoing, forced" if force else self._stale(name, key)
-        if not why:
-            if not quiet:
-                print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
-            return self.path_of(name)
-        partial = self._partial(name, key, force)
-        if not quiet:
-            print(f"{name}: {why}", flush=True)
-        started = time.perf_counter()
-        record = build(partial) or {}
-        seconds = time.perf_counter() - started
-        self._finish(name, partial, key, record)
-        self._note_stage(name, key["settings"], spent + seconds)
+        busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
+        with self._writing(repr(name)), alone(self._lock_path(name), busy):
+            key = self._key(settings, inputs)
+            why = "redoing, forced" if force else self._stale(name, key)
+            if not why:
+                if not quiet:
+                    print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
+                return self.path_of(name)
+            with self._shared(name, key, busy) as shared:
+                if shared and not force and self._fetch(shared, name):
+                    if not quiet:
+                        print(
+                            f"{name}: taken from the store, made by another run with the same settings and inputs",
+                            flush=True,
+                        )
+                    return self.path_of(name)
+                partial = self._partial(name, key, force)
+                if not quiet:
+                    print(f"{name}: {why}", flush=True)
+                with meter.measured() as cost:
+                    record = build(partial) or {}
+                self._finish(name, partial, key, record)
+                self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
+                if shared:
+                    Run(shared.name, shared.parent).take(self, name)
         return self.path_of(name)
 
+    def take(self, other: Run, name: str) -> None:
+        """Link finished artefact `name` of another run into this one (copy it where the file system has no links).
+
+        What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
+        """
+        manifest, source = other.manifest(name), other._manifest_path(name).parent
+        folder = self.path_of(name).with_name(f".{name.split('/')[-1]}.taken")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for file in manifest["files"]:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / file, folder / file)
+            except OSError:
+                shutil.copy2(source / file, folder / file)
+        self._settle(name, folder, manifest)
+        if name in (stages := other.about()["stages"]):
+            self.note("stages", {name: stages[name]})
+
     def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
-        """Whether `make` with these arguments would build rather than reuse."""
-        return force or bool(self._stale(name, self._key(settings, inputs)))
+        """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
+        key = self._key(settings, inputs)
+        if force or not self._stale(name, key):
+            return force
+        shared = self._shared_path(name, key)
+        return not (shared and self._fetch(shared, name))
 
     def require(self, name: str) -> Path:
         """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
@@ -155,6 +207,11 @@ class Run:
         found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
         return [p.with_suffix("").as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
 
+    def artefacts(self) -> list[str]:
+        """Names of all finished artefacts, folders first."""
+        folders = [p.parent.name for p in sorted(self.path.glob("[!.]*/manifest.json"))]
+        return [*folders, *self.names("embeddings"), *self.names("evaluation")]
+
     def digest(self, name: str) -> str:
         """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
         self.require(name)
@@ -165,10 +222,20 @@ class Run:
         return self.path / name
 
     def about(self) -> dict[str, Any]:
-        """The contents of run.json: provenance and the stages so far."""
+        """The contents of run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
         path = self.path / "run.json"
-        known = json.loads(path.read_text()) if path.is_file() else {"stages": {}}
-        return {"name": self.name, **provenance(), "stages": known["stages"]}
+        known = json.loads(path.read_text()) if path.is_file() else provenance()
+        stages = known.get("stages", {})
+        seeds = {name: s["settings"]["seed"] for name, s in stages.items() if "seed" in s["settings"]}
+        parts = {"asked": {}, "notebooks": {}, **known, "seeds": seeds, "stages": stages, "measured": meter.MEANING}
+        return {"name": self.name, **{k: v for k, v in parts.items() if k != "name"}}
+
+    def note(self, part: str, value: dict[str, Any]) -> None:
+        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
+        with self._writing("run.json"), alone(self.path / ".run.lock"):  # two kernels may write at the same time
+            about = {**self.about(), **provenance()}
+            about[part] = value if part == "asked" else {**about[part], **value}
+            write_json(self.path / "run.json", about)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +244,7 @@ class Run:
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        return json.loads(json.dumps(key, default=_plain))
+        return json.loads(json.dumps(key, default=plain))
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""
@@ -222,68 +289,86 @@ class Run:
         _check_record(name, record)
         (partial / ".key.json").unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        manifest = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
+        self._settle(name, partial, {"artefact": name, **key, "files": files, "record": record, "finished": _now()})
+
+    def _settle(self, name: str, folder: Path, manifest: dict[str, Any]) -> None:
+        """Move the files in `folder` to where artefact `name` is, and write its manifest last."""
         target = self.path / name
         if "/" in name:
             self._manifest_path(name).unlink(missing_ok=True)
-            for file in files:
+            for file in manifest["files"]:
                 (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(partial / file, target.parent / file)
-            shutil.rmtree(partial)  # folders that a build left empty
+                os.replace(folder / file, target.parent / file)
+            shutil.rmtree(folder)  # folders that a build left empty
             write_json(self._manifest_path(name), manifest)
             return
-        write_json(partial / "manifest.json", manifest)
+        write_json(folder / "manifest.json", manifest)
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             os.replace(target, old)
-        os.replace(partial, target)
+        os.replace(folder, target)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _note_stage(self, name: str, settings: dict[str, Any], seconds: float) -> None:
-        with _locked(self.path / ".run.lock"):  # two kernels may finish a stage of one run at the same time
-            about = self.about()
-            about["stages"][name] = {
-                "settings": settings,
-                "seconds": round(seconds, 2),
-                "peak_memory_mib": peak_memory_mib(),
-                "finished": _now(),
-            }
-            write_json(self.path / "run.json", about)
+    def _lock_path(self, name: str) -> Path:
+        return self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
 
+    def _shared_path(self, name: str, key: dict[str, Any]) -> Path | None:
+        """Where the store beside this run keeps such an artefact (a run of its own); None without a store."""
+        store = self.path.parent / STORE
+        if not store.is_dir():
+            return None
+        return store / hashlib.sha256(json.dumps([name, key], sort_keys=True).encode()).hexdigest()[:32]
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with part.open("w") as file:
-            json.dump(value, file, indent=1, default=_plain, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+    @contextlib.contextmanager
+    def _shared(self, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
+        """The artefact's place in the store, held alone: of two runs that need it, one makes it and the other waits."""
+        path = self._shared_path(name, key)
+        if path is None:
+            yield None
+            return
+        with alone(path.with_name(f".{path.name}.lock"), busy):
+            yield path
 
+    def _fetch(self, shared: Path, name: str) -> bool:
+        """Take `name` from its place in the store, sound; whether it was there."""
+        if not shared.is_dir():
+            return False
+        try:
+            other = Run(shared.name, shared.parent)
+            other.require(name)
+            self.take(other, name)
+        except ArtefactError:
+            return False
+        return True
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process or thread at a time; a killed one lets go by itself."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    def _note_stage(self, name: str, settings: dict[str, Any], cost: dict[str, Any]) -> None:
+        made_by = {"git": _git(), "finished": _now()}
+        self.note("stages", {name: {"settings": settings, **cost, **made_by}})
 
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turn an error that says that the disk is full or closed into one that says what to do."""
+        try:
+            yield
+        except ArtefactError:
+            raise
+        except Exception as error:
+            if why := cannot_write(error, self.path):
+                raise ArtefactError(f"{what} of run {self.name!r} could not be written: {why}") from error
+            raise
 
 
 def provenance() -> dict[str, Any]:
-    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run."""
+    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
+
+    Looked at once a process: that is when the code was imported that makes the numbers.
+    """
+    return json.loads(json.dumps(_provenance()))
+
+
+@cache
+def _provenance() -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -293,14 +378,9 @@ def provenance() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": meter.gpus(),
     }
     return {"versions": versions, "git": _git(), "machine": machine}
-
-
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def show_record(name: str, values: dict[str, Any]) -> None:
@@ -308,8 +388,8 @@ def show_record(name: str, values: dict[str, Any]) -> None:
     from IPython.display import display
 
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-    plain = json.loads(json.dumps({"name": name, "values": values}, default=_plain))
-    display({RECORD_MIME: plain, "text/plain": f"recorded {name}: {text}"}, raw=True)
+    kept = json.loads(json.dumps({"name": name, "values": values}, default=plain))
+    display({RECORD_MIME: kept, "text/plain": f"recorded {name}: {text}"}, raw=True)
 
 
 def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
@@ -324,7 +404,9 @@ def one_paragraph_errors() -> Iterator[None]:
     """Turn the kit's own errors into one paragraph on stderr and exit code 2."""
     try:
         yield
-    except (ArtefactError, ValueError, FileNotFoundError) as error:
+    except BrokenPipeError:  # whoever read our output has seen enough
+        raise
+    except (ArtefactError, ValueError, OSError) as error:
         print(f"llm2rec: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -332,7 +414,7 @@ def one_paragraph_errors() -> Iterator[None]:
 def _check_record(name: str, record: dict[str, Any]) -> None:
     """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
     try:
-        json.dumps(record, default=_plain, allow_nan=False)
+        json.dumps(record, default=plain, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
@@ -348,16 +430,6 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be kept in a JSON file: {value!r}")
-
-
 def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -366,6 +438,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _git() -> dict[str, Any] | None:
     try:
 

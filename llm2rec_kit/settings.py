@@ -18,11 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 
-def setting(default: Any, help: str, choices: tuple = ()) -> Any:
-    """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`."""
+def setting(default: Any, help: str, choices: tuple = (), of: type | None = None) -> Any:
+    """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`.
+
+    `of` is the type of a list's elements, where an empty default cannot show it.
+    """
+    known = {"help": help, "choices": choices, "of": of}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, "choices": choices})
-    return field(default=default, metadata={"help": help, "choices": choices})
+        return field(default_factory=lambda: list(default), metadata=known)
+    return field(default=default, metadata=known)
 
 
 class SettingsError(ValueError):
@@ -77,7 +81,7 @@ def _as_kind_of(f: dataclasses.Field, value: Any, prefix: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is list and isinstance(value, list | tuple):
-        return _list_like(default, value, f"{prefix}_{f.name}")
+        return _list_like(default, value, f"{prefix}_{f.name}", f.metadata["of"])
     if kind is float and type(value) is float and not math.isfinite(value):
         raise SettingsError(f"{prefix}_{f.name} takes a finite number (default {default!r}); found {value!r}.")
     if type(value) is not kind:
@@ -87,9 +91,9 @@ def _as_kind_of(f: dataclasses.Field, value: Any, prefix: str) -> Any:
     return value
 
 
-def _list_like(default: list, value: list | tuple, name: str) -> list:
-    """A copy of `value`, its elements of the type of the default's (text where the default is empty)."""
-    kind = type(default[0]) if default else str
+def _list_like(default: list, value: list | tuple, name: str, of: type | None = None) -> list:
+    """A copy of `value`, its elements of type `of`, or of the default's (text where the default is empty)."""
+    kind = of or (type(default[0]) if default else str)
     for one in value:
         if type(one) is not kind:
             raise SettingsError(
@@ -98,14 +102,34 @@ def _list_like(default: list, value: list | tuple, name: str) -> list:
     return list(value)
 
 
+SOURCES = ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
     """Notebook 01: where the interactions come from, how they are cleaned and split."""
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting("synthetic", "where interactions come from", ("synthetic", "recbole", "table"))
-    path: str = setting("", "folder or file of the source; empty for synthetic")
+    source: str = setting("synthetic", "where interactions come from", SOURCES)
+    path: str = setting("", "folder or file of the source; empty for synthetic and mix")
+    category: str = setting(
+        "",
+        "amazon: games, arts, movies, home, electronics, tools, sports, baby [P 4.1.1], or a full name; goodreads: poetry ..., "
+        "or all; movielens: 100k to 32m",
+    )
+    download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
+    strict: bool = setting(False, "stop where the source holds rows that must be left out, instead of counting them [O]")
+    columns: list = setting(
+        [], "table: column names, each a role (user, item, time, title, domain), an equals sign, the name"
+    )
+    goodreads_events: str = setting(
+        "read", "goodreads rows that count: shelved, read or rated books [O]", ("read", "rated", "shelved")
+    )
+    goodreads_time: str = setting(
+        "date_added", "goodreads time: date_added, or read_at where it is given [O]", ("date_added", "read_at")
+    )
+    mix: list = setting([], "source mix: runs, or folders (with a slash), whose corpora become one [P Mix-6]")
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]")
@@ -113,12 +137,29 @@ class Data(Stage):
     title_rules: str = setting(
         "gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]", ("released", "gentle")
     )
+    text: str = setting(
+        "{title}", "an item's text, of {title}, {category}, {brand}, {description} [O]; the title alone [P 4.1.1]"
+    )
+    text_words: int = setting(0, "most words of an item's text [O]; 0: all; later stages cut at tokens, too")
+    start: str = setting("", "first month kept, as 2014-09, or released: the window of the released files [C]; empty: all")
+    end: str = setting("", "month before which events are kept, as 2023-10 [C]; empty: all")
+    min_items: int = setting(
+        0, "fewest items: start a year earlier, back to 1996, until the k-core has so many; 10,000 in [C], 0: off"
+    )
+    repeats: str = setting(
+        "auto",
+        "a user's further events with an item: keep [C], first (drop them), or auto: first for reviews, else keep [O]",
+        ("auto", "keep", "first"),
+    )
     min_interactions: int = setting(5, "k of the k-core on users and items [P 4.1.1]; 0 keeps all")
     max_history: int = setting(10, "items of history in a sample [P 4.1.1]")
     split: str = setting(
         "leave_one_out",
         "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
         ("leave_one_out", "global_time"),
+    )
+    given_splits: bool = setting(
+        True, "keep samples and splits that the source brings (llm2rec); False: clean and split anew"
     )
     train_domains: list = setting([], "domains that training sees; empty: the source's in-domain ones")
     seed: int = setting(2024, "seed of generation and of the user subset [O]")
@@ -194,8 +235,13 @@ class CSFT(Training):
     max_tokens: int = setting(1024, "tokens of a sample; the oldest history goes first [C]")
     joiner: str = setting(", ", "text between titles [P 3.2, C]")
     ending: str = setting("\n", "text between the target and the end-of-text token [C]")
+    tokenisation: str = setting(
+        "apart",
+        "apart: each title by itself [O]; joined: the history's text as a whole, the target's as a whole [C]",
+        ("apart", "joined"),
+    )
     shared_prefix: bool = setting(True, "one copy of a history that several samples share, equal in loss [O]")
-    batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
+    batch_tokens: int = setting(4096, "padded tokens of a forward pass, a memory limit only [O]")
     evaluate_samples: int = setting(2000, "validation samples drawn by seed [C]")
 
 
@@ -213,7 +259,11 @@ class MNTP(Training):
     replacement: str = setting(
         "80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token", ("80_10_10", "mask")
     )
-    mask_token: str = setting("blank", "what stands for a masked token: blank is '_' [C]; eos", ("blank", "eos"))
+    mask_token: str = setting(
+        "blank",
+        "what stands for a masked token: blank is '_' [C], eos, or new, a token of its own [O]",
+        ("blank", "eos", "new"),
+    )
     max_tokens: int = setting(512, "tokens of a title [C]")
     held_out: float = setting(0.1, "share of titles kept for validation [C]")
     batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]")
@@ -235,10 +285,23 @@ class Contrastive(Training):
         "mask", "how two views of a title differ: mask [P 3.3.2], dropout [C], or both", ("mask", "dropout", "both")
     )
     mask_rate: float = setting(0.2, "share of tokens masked in a view (views mask, both) [O, as MNTP's rate]")
+    mask_token: str = setting(
+        "blank", "what stands for one: blank is '_', eos, or new, where MNTP made it [O, as MNTP's]", ("blank", "eos", "new")
+    )
     dropout: float = setting(0.2, "attention dropout (views dropout, both) [P 4.1.3, C]")
     symmetric: bool = setting(False, "also rank the first views from the second [O]; off in [P] and [C]")
     max_tokens: int = setting(512, "tokens of a title [C]")
     batch_tokens: int = setting(16384, "padded tokens of a forward pass [O]")
+    gradient_cache: bool = setting(
+        False, "keep one pass's activations at a time: any batch size in its memory, equal gradients, a third more time [O]"
+    )
+    collapse_loss: float = setting(
+        0.5, "nats a title that the mean loss of 10 steps may rise above its lowest before training stops; 0: any [O]"
+    )
+    collapse_uniformity: float = setting(
+        -0.05, "uniformity nearer to 0 than this, and than at the start, stops training; 0: none does [O]"
+    )
+    collapse_rank: float = setting(0.1, "share of its first effective rank below which training stops; 0: none does [O]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +315,22 @@ class Encoding(Stage):
         "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or as_trained [O]",
         ("bidirectional", "causal", "as_trained"),
     )
-    pooling: str = setting("mean", "mean over the title's tokens [P], or the last token", ("mean", "last"))
-    batch_tokens: int = setting(16384, "padded tokens of a forward pass; the embeddings do not depend on it [O]")
-    max_tokens: int = setting(512, "tokens of a title [C]")
+    pooling: str = setting(
+        "mean",
+        "mean over the title's tokens [P], last token, cls (the first), or as_saved with the model",
+        ("mean", "last", "cls", "as_saved"),
+    )
+    normalise: str = setting(
+        "none",
+        "length of an embedding: none, as it comes [C], unit [C, baselines], or as_saved",
+        ("none", "unit", "as_saved"),
+    )
+    batch_tokens: int = setting(
+        0, "padded tokens of a forward pass, changes no embedding; 0: 2,048 on a CPU (its cache), 65,536 on a GPU [O]"
+    )
+    max_tokens: int = setting(512, "tokens of a title [C]; 0: as saved with the model")
+    variants: list = setting([], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]")
+    baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,29 +341,57 @@ class Evaluation(Stage):
 
     recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", ("SASRec", "GRU4Rec"))
     embeddings: list = setting(
-        ["raw", "csft", "mntp", "contrastive", "id"], "stages to compare, and id: a trained item table [O]"
+        ["raw", "csft", "mntp", "contrastive", "id"],
+        "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached [O]",
+    )
+    baselines: list = setting(
+        ["popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"],
+        "what is ranked without training a recommender [O]",
+        ("popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"),
     )
     seeds: list = setting([2024, 2025, 2026], "one training a seed [C]")
     hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]")
+    adapter_widths: list = setting([], "widths of adapter layers before the last; none: one linear layer [P 4.1.3]", of=int)
     layers: int = setting(2, "layers [C]")
     heads: int = setting(2, "attention heads of SASRec [C]")
     inner: int = setting(256, "width of SASRec's feed-forward layers [C]")
     dropout: float = setting(0.3, "dropout [P 4.1.3]")
-    batch_size: int = setting(256, "samples a step, on average [C]")
+    loss: str = setting(
+        "softmax",
+        "softmax over the catalogue [P 4.1.3], bce (SASRec's) or gbce (gSASRec's) with sampled negatives [O]",
+        ("softmax", "bce", "gbce"),
+    )
+    negatives: int = setting(256, "bce, gbce: negatives a sample, as gSASRec [O]; SASRec takes 1")
+    calibration: float = setting(0.75, "gbce: t from 0 (plain bce) to 1 (calibrated), as gSASRec [O]")
+    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    batch_size: int = setting(256, "samples a step [C]")
     learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3]")
     learning_rate_gru: float = setting(1e-4, "AdamW, GRU4Rec [P 4.1.3]")
     weight_decay: float = setting(1e-4, "AdamW's weight decay [P 4.1.3]")
     epochs: int = setting(500, "most epochs: 500 [P], 1,000 [C]")
     evaluate_every: int = setting(5, "epochs between validations [C]")
     patience: int = setting(20, "epochs without a gain before training stops [P]")
-    metric: str = setting("recall@20", "what early stopping watches on the validation split [C]")
+    metric: str = setting("recall@20", "what early stopping watches on the validation split [C]; or ndcg@k, mrr, mrr@k")
     normalise: str = setting(
-        "none", "item embeddings: none [C for LLM2Rec] or unit [C for baselines]", ("none", "unit", "standardised")
+        "none",
+        "item embeddings: none [C for LLM2Rec], unit [C for baselines], standardised or whitened [O]",
+        ("none", "unit", "standardised", "whitened"),
     )
-    shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
-    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    exclude: str = setting(
+        "none",
+        "items left out of the ranking: none [C], last (of the history) or seen (all that the user had) [O]",
+        ("none", "last", "seen"),
+    )
     cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]")
-    workers: int = setting(0, "trainings at a time, one thread each; 0: one a core; changes no result [O]")
+    tested: str = setting("ndcg@10", "metric that the paired tests compare [O]")
+    shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
+    precision: str = setting(
+        "float32",
+        "of the adapter pass and the softmax in training: float32 [C] or bfloat16 [O]; ranking is always float32",
+        ("float32", "bfloat16"),
+    )
+    device: str = setting("auto", "cpu, cuda, or auto: a GPU where there is one [O]", ("auto", "cpu", "cuda"))
+    workers: int = setting(0, "trainings at a time on a CPU, one thread each; 0: one a core; changes no result [O]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,11 +400,15 @@ class Maps(Stage):
 
     prefix: ClassVar[str] = "maps"
 
-    stages: list = setting(["raw", "csft", "mntp", "contrastive"], "embeddings to map")
+    stages: list = setting(
+        ["raw", "csft", "mntp", "contrastive", "adapted"],
+        "embeddings to map, and adapted: behind SASRec's adapter, where notebook 04 kept its weights",
+    )
     neighbours: int = setting(15, "UMAP's n_neighbors [O, the library's default]")
     min_dist: float = setting(0.1, "UMAP's min_dist [O, the library's default]")
     metric: str = setting("cosine", "distance between embeddings [O]", ("cosine", "euclidean"))
-    max_items: int = setting(5000, "most items on a map, drawn by seed [O]")
+    max_items: int = setting(20000, "most items that UMAP is fitted to, drawn by seed; the rest are placed among them [O]")
+    clusters: int = setting(8, "clusters and communities to colour by [O]")
     seed: int = setting(42, "UMAP's random_state: same seed, same map [O]")
 
 

@@ -1,8 +1,15 @@
-"""What several test files stand on: a hand-made corpus, a tiny backbone, one thread."""
+"""What several test files stand on: a hand-made corpus, a tiny backbone, one thread, a finished run.
+
+The only conftest: a second one, in a folder below, would be what `from conftest import` finds.
+"""
 
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -71,4 +78,30 @@ def tiny(_tiny):
     import copy
 
     model, tokenizer = _tiny
-    return copy.deepcopy(model), tokenizer
+    return copy.deepcopy(model), copy.deepcopy(tokenizer)
+
+
+CHANGED = {"maps.max_items": 60, "evaluation.epochs": 1, "csft.save_every": 3}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run of the whole series at toy size: the run, the command that made it, what it said, and the parameters that it set besides the profile's."""
+
+    run: Any
+    words: list[str]
+    said: str
+    changed: dict[str, int]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Finished:
+    from llm2rec_kit.runs import Run
+
+    outputs = tmp_path_factory.mktemp("outputs")
+    words = [sys.executable, "-m", "llm2rec_kit.cli", "reproduce", "--profile", "smoke", "--run", "toy"]
+    words += [w for name, value in CHANGED.items() for w in ("--set", f"{name}={value}")]
+    words += ["--outputs", str(outputs)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=outputs)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return Finished(Run("toy", outputs), words, done.stdout, CHANGED)

@@ -128,3 +128,67 @@ def test_params_lists_type_default_meaning_and_choices(capsys):
     line = next(line for line in out.splitlines() if "csft_schedule " in line)
     assert "'linear'" in line
     assert line.endswith("one of linear, cosine, constant_with_warmup")
+    assert line.split()[3] == "C"
+    joiner = next(line for line in out.splitlines() if "csft_joiner " in line)
+    assert "P 3.2, C   " in joiner
+    assert "source: P the paper" in out
+    assert "csft_shared_prefix           bool   True                     O  " in out
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("a.b=80_10_10", "80_10_10"),
+        ("a.b=1e-3", 0.001),
+        ("a.b=1_000", "1_000"),
+        ("a.b=12", 12),
+        ("a.b=true", True),
+        ("a.b='12'", "12"),
+        ("a.b=x_y", "x_y"),
+        ("a.b=", None),
+    ],
+)
+def test_set_reads_values_as_a_person_means_them(given, value):
+    assert cli._overrides([given]) == {"a_b": value}
+
+
+def test_set_of_no_yaml_is_bad_input(capsys, tmp_path):
+    code, text = failed(capsys, "reproduce", "--set", "csft.joiner=[", "--outputs", str(tmp_path))
+    assert code == 2
+    assert "--set csft.joiner=[" in text
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m llm2rec_kit.cli params | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("source: ")
+    assert done.returncode in (0, 141)  # 0 where all of it fitted into the pipe
+    assert done.stderr == ""
+
+
+def test_expect_keeps_a_runs_numbers_for_its_profile(capsys, monkeypatch, tmp_path):
+    from llm2rec_kit.reproduction import report
+
+    run = runs.Run("toy", tmp_path)
+    profile = tmp_path / "mine.yaml"
+    run.note("asked", {"profile": str(profile), "command": "", "parameters": {}})
+    kept = {}
+    monkeypatch.setattr(report, "collect", lambda run: {"run": run.name})
+    monkeypatch.setattr("llm2rec_kit.reproduction.expected.keep", lambda results, about, path: kept.update(path=path))
+    assert cli.main(["expect", "toy", "--outputs", str(tmp_path)]) == 0
+    assert kept["path"] == tmp_path / "expected" / "mine.yaml"
+    assert "is expected to give from now on" in capsys.readouterr().out
+    run.note("asked", {})
+    code, text = failed(capsys, "expect", "toy", "--outputs", str(tmp_path))
+    assert code == 2
+    assert "say which profile" in text
+
+
+def test_grid_plan_prints_and_makes_nothing(capsys, tmp_path):
+    (tmp_path / "g.yaml").write_text("profile: smoke\naxes: {seeds: [1, 2]}\n")
+    assert cli.main(["grid", str(tmp_path / "g.yaml"), "--plan", "--outputs", str(tmp_path / "out")]) == 0
+    assert "Grid g, profile smoke: 2 cells, 5 notebooks to run instead of 8" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    code, text = failed(capsys, "grid", str(tmp_path / "none.yaml"))
+    assert code == 2
+    assert "There is no grid file" in text

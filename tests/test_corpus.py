@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from conftest import make_corpus
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus, CorpusError
+from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus, CorpusError, mix
 
 
 @pytest.fixture
@@ -121,3 +124,66 @@ def test_save_and_load(two, tmp_path, timed):
 def test_a_breach_is_named(two, change, message):
     with pytest.raises(CorpusError, match=message):
         replace(two, **change(two)).check()
+
+
+def named(domain: str, seed: int, **size) -> Corpus:
+    c = make_corpus(seed=seed, **size)
+    name = pl.lit(domain).alias("domain")
+    return replace(c, items=c.items.with_columns(name), users=c.users.with_columns(name), facts={"train_domains": [domain]})
+
+
+def same(one: Corpus, two: Corpus) -> None:
+    assert one.items.equals(two.items)
+    assert one.users.equals(two.users)
+    for name in ("offsets", "sequence", "targets", "splits", "times"):
+        ours, theirs = getattr(one, name), getattr(two, name)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
+    assert one.max_history == two.max_history
+
+
+parts = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 99)), min_size=1, max_size=4)
+
+
+@given(parts)
+@settings(max_examples=40, deadline=None)
+def test_mix_then_select_is_the_part_again(sizes):
+    corpora = [named(f"d{k}", seed, users=u, items=i) for k, (u, i, seed) in enumerate(sizes)]
+    mixed = mix(corpora)
+    for k, corpus in enumerate(corpora):
+        part, ids = mixed.select([f"d{k}"])
+        same(part, corpus)
+        assert ids[1:].tolist() == list(range(ids[1], ids[1] + corpus.n_items))
+    assert mixed.n_items == sum(c.n_items for c in corpora)
+    assert mixed.train_domains == [f"d{k}" for k in range(len(corpora))]
+
+
+def test_a_mix_keeps_times_domains_and_what_was_dropped(two):
+    corpus = replace(two, facts=two.facts | {"cleaning": [{"step": "5-core", "rows_dropped": 3}], "source": "amazon"})
+    other = replace(named("sea", 1, max_history=2), facts={"source": "table", "duplicate_titles": 4})
+    other = replace(other, times=np.arange(len(other.sequence)), items=other.items.with_columns(brand=pl.lit("B")))
+    mixed = mix([corpus, other])
+    assert mixed.domains == ["tea", "oil", "sea"]
+    assert mixed.train_domains == ["tea", "sea"]
+    assert mixed.facts["source"] == "amazon + table"
+    assert mixed.facts["cleaning"] == [{"step": "tea+oil: 5-core", "rows_dropped": 3}]
+    assert mixed.facts["duplicate_titles"] == 4
+    same(mixed.select(["tea", "oil"])[0], replace(corpus, items=corpus.items.with_columns(brand=pl.lit(None, pl.String))))
+    same(mixed.select(["sea"])[0], other)
+
+
+def test_a_part_without_times_leaves_the_mix_without(two):
+    mixed = mix([two, named("sea", 1, max_history=2)])
+    assert mixed.times is None
+    assert mixed.facts["times_left_out"] == "['sea'] have none"
+
+
+def test_what_cannot_be_mixed_is_named(two):
+    with pytest.raises(CorpusError, match=r"domains \['oil', 'tea'\] are in several parts.*data_domain"):
+        mix([two, two])
+    with pytest.raises(CorpusError, match=r"same max_history; found \[2, 4\]"):
+        mix([two, named("sea", 1)])
+    with pytest.raises(CorpusError, match="one corpus at least"):
+        mix([])

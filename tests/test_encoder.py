@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,23 +11,26 @@ from conftest import make_corpus
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from llm2rec_kit.encoder import Encoder, length_batches
-from llm2rec_kit.settings import Backbone, Encoding
+from llm2rec_kit import backbone, encoder
+from llm2rec_kit.encoder import Encoder, variant
+from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 
 TITLES = [*make_corpus().titles, "x", "Ω", "long " * 30]
+CPU = Backbone(device="cpu")
 
 
 def alone(encoder, title):
-    """The slow plain version: one title, no batch, no padding."""
+    """The slow plain version: one title, no batch, no padding, torch's own products."""
     ids = torch.tensor([encoder.tokenizer(title)["input_ids"]])
     with torch.no_grad():
         states = encoder.model.base_model(input_ids=ids).last_hidden_state[0]
-    return (states.mean(0) if encoder.settings.pooling == "mean" else states[-1]).numpy()
+    return {"mean": states.mean(0), "last": states[-1], "cls": states[0]}[encoder.settings.pooling].numpy()
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 def test_equal_to_one_title_alone(tiny, attention, pooling):
     encoder = Encoder(*tiny, Encoding(attention=attention, pooling=pooling))
     found = encoder.encode(TITLES)
@@ -34,23 +39,109 @@ def test_equal_to_one_title_alone(tiny, attention, pooling):
 
 
 @hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(TITLES), min_size=1, max_size=20), st.integers(1, 400))
-def test_neither_batch_nor_order_nor_budget_matters(tiny, titles, budget):
-    encoder = Encoder(*tiny, Encoding(batch_tokens=budget))
+@given(st.lists(st.sampled_from(TITLES), min_size=0, max_size=30), st.integers(1, 400), st.integers(1, 12))
+def test_neither_batch_nor_order_nor_budget_nor_window_matters(tiny, monkeypatch, titles, budget, window):
     known = dict(zip(TITLES, Encoder(*tiny).encode(TITLES), strict=True))
-    np.testing.assert_allclose(encoder.encode(titles), np.stack([known[t] for t in titles]), atol=1e-5)
+    monkeypatch.setattr(encoder, "WINDOW", window)
+    found = Encoder(*tiny, Encoding(batch_tokens=budget)).encode(titles)
+    monkeypatch.undo()
+    assert found.shape == (len(titles), 32)
+    np.testing.assert_allclose(found, np.array([known[t] for t in titles]).reshape(found.shape), atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-def test_sentence_transformers_reads_the_folder_and_agrees(tiny, tmp_path, attention):
+def test_a_title_is_computed_once_also_across_windows(tiny, monkeypatch):
+    monkeypatch.setattr(encoder, "WINDOW", 4)
+    subject, seen = Encoder(*tiny), []
+    prepare = subject._prepare
+    monkeypatch.setattr(subject, "_prepare", lambda titles: (seen.extend(titles), prepare(titles))[1])
+    found = subject.encode(TITLES[:5] * 3)
+    assert seen == TITLES[:5]
+    np.testing.assert_array_equal(found[:5], found[10:])
+
+
+def test_unit_length_is_a_setting_and_training_mode_is_put_back(tiny):
+    model, tokenizer = tiny
+    raw = Encoder(model.train(), tokenizer).encode(TITLES)
+    assert model.training
+    unit = Encoder(model, tokenizer, Encoding(normalise="unit")).encode(TITLES)
+    np.testing.assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Encoding(),
+        Encoding(attention="causal", pooling="last", normalise="unit", max_tokens=9),
+        Encoding(pooling="cls"),
+    ],
+)
+def test_three_libraries_read_the_folder_and_agree(tiny, tmp_path, how):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    encoder = Encoder(*tiny, Encoding(attention=attention))
-    encoder.save(tmp_path, card="how it was made")
+    first = Encoder(*tiny, how)
+    first.save(tmp_path, card="how it was made")
+    expected = first.encode(TITLES)
     other = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
-    np.testing.assert_allclose(other.encode(TITLES), encoder.encode(TITLES), atol=1e-5)
-    again = Encoder.load(tmp_path, Encoding(attention="as_trained"), Backbone(device="cpu"))
-    np.testing.assert_array_equal(again.encode(TITLES), encoder.encode(TITLES))
+    np.testing.assert_allclose(other.encode(TITLES), expected, atol=1e-5)
+    again = Encoder.load(tmp_path, place=CPU)
+    assert type(again) is Encoder
+    assert (again.settings.pooling, again.settings.normalise) == (how.pooling, how.normalise)
+    np.testing.assert_array_equal(again.encode(TITLES), expected)
     assert (tmp_path / "README.md").read_text() == "how it was made"
+    plain = AutoModel.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([first.tokenizer(TITLES[0])["input_ids"][: how.max_tokens]])
+    with torch.no_grad():
+        states = plain(input_ids=ids).last_hidden_state[0]
+    vector = {"mean": states.mean(0), "last": states[-1], "cls": states[0]}[how.pooling].numpy()
+    if how.normalise == "unit":
+        vector = vector / np.linalg.norm(vector)
+    np.testing.assert_allclose(vector, expected[0], atol=1e-5)
+
+
+def test_settings_given_at_load_come_before_those_of_the_folder(tiny, tmp_path):
+    Encoder(*tiny, Encoding(attention="causal", pooling="last")).save(tmp_path)
+    found = Encoder.load(tmp_path, Encoding(), CPU)
+    assert found.settings.pooling == "mean"
+    np.testing.assert_allclose(found.encode(TITLES), Encoder(*tiny, Encoding()).encode(TITLES), atol=1e-6)
+
+
+def test_a_begin_of_text_token_is_not_put_into_the_saved_folder(tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    letters = ["▁", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:,()é"]
+    vocabulary = {t: k for k, t in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=[], add_bos_token=True)
+    tokenizer.pad_token = "</s>"
+    assert tokenizer("ab")["input_ids"][0] == 1
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    subject = Encoder(LlamaForCausalLM(config).eval(), tokenizer, Encoding())
+    expected = subject.encode(["Star Harbor", "Iron"])
+    subject.save(tmp_path)
+    assert tokenizer("ab")["input_ids"][0] == 1
+    other = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(other.encode(["Star Harbor", "Iron"]), expected, atol=1e-5)
+
+
+def test_a_mask_token_of_its_own_survives_the_folder(tiny, tmp_path):
+    model, tokenizer = tiny
+    rows, known = model.get_input_embeddings().num_embeddings, len(tokenizer)
+    expected = Encoder(model, tokenizer).encode(TITLES)
+    backbone.add_mask_token(model, tokenizer)
+    backbone.add_mask_token(model, tokenizer)
+    assert len(tokenizer) == known + 1 == model.get_input_embeddings().num_embeddings == rows + 1
+    weight = model.get_input_embeddings().weight
+    torch.testing.assert_close(weight[known], weight[:known].mean(0))
+    Encoder(model, tokenizer).save(tmp_path)
+    again = Encoder.load(tmp_path, place=CPU)
+    assert backbone.mask_token_id(again.tokenizer, "new") == known
+    np.testing.assert_array_equal(again.encode(TITLES), expected)
+    torch.testing.assert_close(again.model.get_output_embeddings().weight[known], weight[known])
+
+
+def test_there_is_no_new_mask_token_without_mntp(tiny):
+    with pytest.raises(backbone.BackboneError, match="mntp_mask_token=new"):
+        backbone.mask_token_id(tiny[1], "new")
 
 
 def test_the_table_has_a_zero_row_for_padding(tiny):
@@ -66,9 +157,23 @@ def test_an_empty_title_is_named(tiny):
         Encoder(*tiny).encode(["fine", ""])
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 200))
-def test_length_batches_cover_all_rows_within_the_budget(lengths, budget):
-    lengths = np.array(lengths)
-    batches = length_batches(lengths, budget)
-    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-    assert all(len(b) == 1 or len(b) * lengths[b].max() <= budget for b in batches)
+@pytest.mark.parametrize("cell", ["mean-bidirectional", "mean-causal", "last-bidirectional", "last-causal"])
+def test_a_variant_names_one_of_the_four_cells(cell):
+    stage, how = variant(f"my-stage-{cell}", Encoding(max_tokens=7))
+    assert (stage, f"{how.pooling}-{how.attention}", how.max_tokens) == ("my-stage", cell, 7)
+
+
+@pytest.mark.parametrize("name", ["csft", "csft-last", "csft-first-causal", "-last-causal"])
+def test_another_name_is_no_variant(name):
+    with pytest.raises(SettingsError, match=r"variant|pooling"):
+        variant(name, Encoding())
+
+
+def test_what_is_no_model_is_said(tmp_path):
+    with pytest.raises(backbone.BackboneError, match="neither a local folder"):
+        Encoder.load(tmp_path / "nothing")
+    with pytest.raises(backbone.BackboneError, match=r"config\.json is missing"):
+        Encoder.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such"}))
+    with pytest.raises(backbone.BackboneError, match="neither a local folder"):
+        Encoder.load(tmp_path)

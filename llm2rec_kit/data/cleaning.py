@@ -1,22 +1,61 @@
 """Cleaning: interactions to a corpus, one named step after another, each saying what it dropped and why.
 
-The order matters and is fixed: user subset, unknown items, title rules, repeated rows, short users, k-core, split. The
-table of steps is kept in `corpus.facts["cleaning"]`; its unit is always the interaction.
+The order matters and is fixed: user subset, unknown items, title rules, no time, repeats, time window, short users, k-core,
+split. The table of steps is kept in `corpus.facts["cleaning"]`; its unit is always the interaction.
+
+Inside, an interaction is a few numbers in flat arrays, whatever its ids look like: a step is a mask, the k-core a handful of
+`bincount`s. That is what lets 50 million of them through in little memory.
+
+Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Samples
+of equal target time are cut by `global_time` in the corpus's order: by user, then by position. Times of a day's grain make
+many ties; `leakage` counts them.
 """
 
 from __future__ import annotations
 
 import html
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import SPLITS, TEST, TRAIN, VALID, Corpus
+from llm2rec_kit.data import item_text, paper_statistics
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.settings import Data
 
 RELEASED_WORDS = 20  # most words of a title in the released data [C]
+GENTLE_CHARACTERS = 2000  # most characters of a title: what is longer is damage or markup, not a name
 LEAVE_ONE_OUT_LENGTH = 3  # history, validation target, test target
+EARLIEST_YEAR = 1996  # as far back as a window's start moves [C]
+REVIEWS = ("amazon",)  # sources where a second event of a pair is a second review, not a second purchase
+NO_TIME = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class Events:
+    """Interactions as arrays of one length, in the source's order.
+
+    row   int64: row of the source's frame of events. user  int32: a code. item  int32: row of the item table, -1: not in it.
+    time  int64 milliseconds, NO_TIME where missing; None where the source has none.
+    """
+
+    row: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def keep(self, mask: np.ndarray) -> Events:
+        """Those where `mask` (bool) holds."""
+        if mask.all():
+            return self
+        time = None if self.time is None else self.time[mask]
+        return Events(self.row[mask], self.user[mask], self.item[mask], time)
 
 
 class Steps:
@@ -36,7 +75,8 @@ class Steps:
             raise ValueError(
                 f"Nothing is left after the cleaning step {step!r} ({why}): it dropped all {before} "
                 f"interactions. Dropped so far: {[(r['step'], r['rows_dropped']) for r in self.rows]}. "
-                "Keep more users (data_users), lower data_min_interactions, or check the source's ids."
+                "Keep more users (data_users), lower data_min_interactions, widen data_start and data_end, or check the "
+                "source's ids."
             )
 
 
@@ -53,24 +93,32 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
             f"The source {settings.source!r} has {len(interactions.events)} interactions and "
             f"{len(interactions.items)} items; both are needed."
         )
+    if interactions.has_splits and settings.given_splits:
+        return _as_given(interactions, settings)
+    window = time_window(settings, interactions) if _windowed(settings) else None
     if settings.split == "global_time" and not interactions.has_times:
         raise ValueError("data_split global_time needs timestamps, and this source has none. Use leave_one_out.")
+    item_text.fields(settings.text, interactions.items)
     steps = Steps(interactions)
-    columns = ["user", "item", *(["time"] if interactions.has_times else [])]
-    events = _user_subset(interactions.events.select(columns).with_row_index("order"), settings, steps)
-    items, events = _known_titles(interactions.items, events, settings.title_rules, steps)
-    if interactions.has_times:
-        events = _timed_once(events, steps)
-    events = _user_a_domain(events, items)
-    events, kept_items = _dense_part(events, settings, steps)
-    items = items.filter(pl.col("source_id").is_in(kept_items.implode())) if settings.min_interactions > 0 else items
-    return _corpus(items, events, interactions, settings, steps)
+    items = interactions.items.unique("source_id", keep="first", maintain_order=True)
+    events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
+    items, events = _known_titles(items, events, settings.title_rules, steps)
+    if events.time is not None:
+        events = _timed_once(events, settings, steps)
+    events, several = _user_a_domain(events, items)
+    events = _dense_part(events, window, settings, steps)
+    if settings.min_interactions > 0:
+        counts = np.bincount(events.item, minlength=len(items))
+        items, events = _only_items(items, events, counts > 0)
+    return _corpus(items, events, several, interactions, settings, steps)
 
 
 def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Targets (int64) and splits (uint8): a user's last is test, the one before valid, the rest from the second train."""
     positions, lengths = _positions(offsets)
-    splits = np.select([positions == lengths - 1, positions == lengths - 2], [TEST, VALID], TRAIN).astype(np.uint8)
+    splits = np.full(len(positions), TRAIN, dtype=np.uint8)
+    splits[positions == lengths - 1] = TEST
+    splits[positions == lengths - 2] = VALID
     targets = np.flatnonzero(positions >= 1)
     return targets, splits[targets]
 
@@ -94,25 +142,23 @@ def global_time(offsets: np.ndarray, times: np.ndarray | None) -> tuple[np.ndarr
     return targets, splits
 
 
+def given(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
+    targets = np.flatnonzero(marks.is_not_null().to_numpy())
+    splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)
+    if splits.null_count():
+        raise ValueError(f"A source's split is train, valid or test; found {sorted(set(marks.drop_nulls()) - set(SPLITS))}.")
+    return targets, splits.to_numpy()
+
+
 def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
     """`items` with titles cleaned and without the items whose titles the rules refuse.
 
     released: drops no title, `<span id`, one character or less, more than 20 words (as split at single spaces);
     un-escapes &quot; and &amp;, strips spaces, then quotes [C: the published preprocessing of the released data].
-    gentle: un-escapes every HTML entity, collapses white space; drops empty titles [O].
+    gentle: un-escapes every HTML entity, collapses white space; drops empty titles and those over 2,000 characters [O].
     """
-    title = pl.col("title")
-    if rules == "released":
-        kept = items.filter(title.is_not_null() & ~title.str.contains("<span id", literal=True))
-        kept = kept.with_columns(
-            title.str.replace_all("&quot;", '"', literal=True)
-            .str.replace_all("&amp;", "&", literal=True)
-            .str.strip_chars(" ")
-            .str.strip_chars('"')
-        )
-        return kept.filter((title.str.len_chars() > 1) & (title.str.count_matches(" ", literal=True) + 1 <= RELEASED_WORDS))
-    texts = [None if t is None else " ".join(html.unescape(t).split()) for t in items["title"].to_list()]
-    return items.with_columns(title=pl.Series(texts, dtype=pl.String)).filter(title.str.len_chars() > 0)
+    return _judged(items, rules).filter(pl.col("refused").is_null()).drop("refused")
 
 
 def k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: int) -> np.ndarray:
@@ -120,132 +166,356 @@ def k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: in
 
     `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
     """
+    mask = np.zeros(len(users), dtype=bool)
+    kept = np.arange(len(users))
+    while len(kept):
+        # Renumbered, what is left needs tables of counts no larger than itself.
+        users, items = _renumbered(users), _renumbered(items)
+        enough = (np.bincount(users) >= user_least)[users] & (np.bincount(items) >= item_least)[items]
+        if enough.all():
+            break
+        kept, users, items = kept[enough], users[enough], items[enough]
+    mask[kept] = True
+    return mask
+
+
+def first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, same_time: bool = False) -> np.ndarray:
+    """Mask (bool) of the events that are no repeats: of each user and item the earliest, of equal times the first row.
+
+    With `same_time` only an event that is equal in time, too, is a repeat. Sorts only the pairs that come more than once.
+    """
     keep = np.ones(len(users), dtype=bool)
-    while True:
-        per_user = np.bincount(users[keep], minlength=users.max(initial=0) + 1)
-        per_item = np.bincount(items[keep], minlength=items.max(initial=0) + 1)
-        now = keep & (per_user[users] >= user_least) & (per_item[items] >= item_least)
-        if now.sum() == keep.sum():
-            return keep
-        keep = now
+    pairs = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
+    ordered = np.sort(pairs)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(twice):
+        return keep
+    rows = np.flatnonzero(pl.Series(pairs).is_in(pl.Series(twice).implode()).to_numpy())
+    rows = rows[np.lexsort((times[rows], pairs[rows]))]
+    again = pairs[rows[1:]] == pairs[rows[:-1]]
+    if same_time:
+        again &= times[rows[1:]] == times[rows[:-1]]
+    keep[rows[1:][again]] = False
+    return keep
+
+
+def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, datetime]:
+    """First moment kept and first moment after, UTC, as `start` and `end` say; ValueError where they make no sense.
+
+    `start` released: the window in the names of the released files, told by the data's domain (paper.md 1.4 [C]).
+    """
+    if not interactions.has_times:
+        raise ValueError("data_start, data_end and data_min_items need timestamps, and this source has none.")
+    first, end = settings.start, settings.end
+    if first == "released":
+        domains = interactions.items["domain"].unique(maintain_order=True).to_list()
+        short = paper_statistics.known_as(settings.category or domains[0])
+        windows = paper_statistics.paper()["windows"]
+        if len(domains) > 1 or short not in windows:
+            raise ValueError(
+                f"data_start 'released' is known for one of {sorted(windows)} at a time; the data's domains are {domains}. "
+                "Give months, such as 2016-09."
+            )
+        first, end = windows[short][0], end or windows[short][1]
+    if settings.min_items and not first:
+        raise ValueError("data_min_items moves data_start back, and data_start is empty: give a month, such as 2017-10.")
+    window = _month(first, "data_start") or datetime.min, _month(end, "data_end") or datetime.max
+    if window[0] >= window[1]:
+        raise ValueError(f"data_start {first} must be before data_end {end}.")
+    return window
 
 
 def leakage(corpus: Corpus) -> pl.DataFrame:
-    """What a test of this corpus may know beforehand: one row a finding (finding, split, count, of, meaning)."""
+    """What a test of this corpus may know beforehand: one row a finding (finding, split, count, of, share, meaning)."""
     samples = {s: corpus.samples(s) for s in SPLITS}
     owners = {s: np.unique(corpus.owners(t)) for s, t in samples.items()}
     several = (np.bincount(np.concatenate(list(owners.values())), minlength=corpus.n_users) > 1).sum()
     rows = [("users in several splits", "all", several, corpus.n_users, "by design in leave_one_out")]
-    for s, t in samples.items():
-        repeats = (corpus.sequence[t] == corpus.sequence[t - 1]).sum()
-        rows.append(("target repeats the last item", s, repeats, len(t), "copying the last item is right"))
     for s in ("valid", "test"):
-        unseen = ~np.isin(corpus.sequence[samples[s]], corpus.sequence[samples["train"]])
-        rows.append(("target never a training target", s, unseen.sum(), len(samples[s]), "cold for a table of items"))
+        strange = ~np.isin(owners[s], owners["train"])
+        rows.append(("users without a training sample", s, strange.sum(), len(owners[s]), "known by their history only"))
+    for s, t in samples.items():
+        repeats = corpus.sequence[t] == corpus.sequence[t - 1]
+        rows.append(("target repeats the last item", s, repeats.sum(), len(t), "copying the last item is right"))
+    texts = _text_codes(corpus)
+    for s, t in samples.items():
+        again = _in_history(corpus, t, texts)
+        rows.append(("target's text is in its history", s, again.sum(), len(t), "copying some item's text is right"))
+    targets = np.isin(np.arange(corpus.n_items + 1), corpus.sequence[samples["train"]])
+    for s in ("valid", "test"):
+        unseen = ~targets[corpus.sequence[samples[s]]]
+        rows.append(("target never a training target", s, unseen.sum(), len(unseen), "cold for a table of items"))
+    trained = _seen_in_training(corpus, samples["train"])
+    for s in ("valid", "test"):
+        nowhere = ~trained[corpus.sequence[samples[s]]]
+        rows.append(("target nowhere in training", s, nowhere.sum(), len(nowhere), "neither target nor history there"))
     alike = corpus.items.filter(pl.struct("domain", "title").is_duplicated()).height
     rows.append(("items with a title of another", "all", alike, corpus.n_items, "text cannot tell them apart"))
-    if corpus.times is not None and len(samples["train"]):
+    rows += _leakage_in_time(corpus, samples)
+    rows = [(what, s, int(n), int(of), round(int(n) / max(1, int(of)), 4), meaning) for what, s, n, of, meaning in rows]
+    return pl.DataFrame(rows, schema=["finding", "split", "count", "of", "share", "meaning"], orient="row")
+
+
+def _leakage_in_time(corpus: Corpus, samples: dict[str, np.ndarray]) -> list[tuple]:
+    if corpus.times is None:
+        return []
+    rows = []
+    if len(samples["train"]):
         latest = corpus.times[samples["train"]].max()
         for s in ("valid", "test"):
             early = (corpus.times[samples[s]] < latest).sum()
             rows.append(("target older than a training target", s, early, len(samples[s]), "training knows the future"))
-    rows = [(finding, s, int(count), int(of), meaning) for finding, s, count, of, meaning in rows]
-    return pl.DataFrame(rows, schema=["finding", "split", "count", "of", "meaning"], orient="row")
+    for s, t in samples.items():
+        tied = (corpus.times[t] == corpus.times[t - 1]).sum()
+        rows.append(("target tied in time with the item before", s, tied, len(t), "their order is the source's row order"))
+    return rows
+
+
+def _seen_in_training(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
+    """Whether each item (bool (N + 1,)) is the target, or in the history, of a training sample."""
+    starts = corpus.starts(targets)
+    # +1 where a sample's window of items begins, -1 after its target: the running sum is above 0 inside any window.
+    change = np.bincount(starts, minlength=len(corpus.sequence) + 1).astype(np.int64)
+    change -= np.bincount(targets + 1, minlength=len(corpus.sequence) + 1)
+    seen = np.zeros(corpus.n_items + 1, dtype=bool)
+    seen[corpus.sequence[np.cumsum(change)[:-1] > 0]] = True
+    return seen
+
+
+def _text_codes(corpus: Corpus) -> np.ndarray:
+    """A number (int64 (N + 1,)) for each item, equal for equal texts; -1 for padding."""
+    return np.concatenate([[-1], corpus.items["title"].rank("dense").to_numpy().astype(np.int64)])
+
+
+def _in_history(corpus: Corpus, targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Whether each target's code is also that of an item of its history (bool)."""
+    starts, found = corpus.starts(targets), np.zeros(len(targets), dtype=bool)
+    for back in range(1, corpus.max_history + 1):
+        inside = targets - back >= starts
+        if not inside.any():
+            break
+        found |= inside & (codes[corpus.sequence[np.maximum(targets - back, 0)]] == codes[corpus.sequence[targets]])
+    return found
+
+
+def _as_given(interactions: Interactions, settings: Data) -> Corpus:
+    """The corpus of the source's own samples: all items and titles as they are, no rule that would change a history.
+
+    Only `settings.users` is heeded, since a user's samples go or stay together.
+    """
+    item_text.fields(settings.text, interactions.items)
+    steps = Steps(interactions)
+    items = interactions.items.with_columns(pl.col("title").fill_null(""))
+    events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
+    if unknown := int((events.item < 0).sum()):
+        raise ValueError(
+            f"{unknown} events of the source's own samples have an item that its item table lacks; without them, histories "
+            "would be others. Mend the source, or set data_given_splits to False to clean and split anew."
+        )
+    steps.add("given samples", len(events), len(events), "the source's own samples: titles as they are, no k-core")
+    events, several = _user_a_domain(events, items)
+    return _corpus(items, events, several, interactions, settings, steps)
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 
-def _user_subset(events: pl.DataFrame, settings: Data, steps: Steps) -> pl.DataFrame:
-    users = events["user"].unique().sort()
-    if settings.users <= 0 or settings.users >= len(users):
+def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) -> Events:
+    """The events with ids as codes; those without a user or an item id are dropped."""
+    frame = interactions.events
+    users, names = _categorical(frame["user"]), _categorical(frame["item"])
+    distinct = names.drop_nulls().unique()
+    codes = distinct.to_physical()
+    table = pl.DataFrame({"source_id": distinct.cast(pl.String), "code": codes})
+    known = table.join(items.select("source_id", row=pl.int_range(pl.len())), on="source_id")
+    rows = np.full(int(codes.max() or 0) + 2, -1, dtype=np.int32)
+    rows[known["code"].to_numpy()] = known["row"].to_numpy()
+    time = None
+    if interactions.has_times:
+        time = frame["time"].cast(pl.Int64).fill_null(NO_TIME).to_numpy()
+    user, item = (c.to_physical().cast(pl.Int32).fill_null(-1).to_numpy() for c in (users, names))
+    events = Events(np.arange(len(frame)), user, rows[item], time)
+    if users.null_count() or names.null_count():
+        events = events.keep((user >= 0) & (item >= 0))
+        steps.add("empty ids", len(frame), len(events), "no user or no item")
+    return events
+
+
+def _categorical(ids: pl.Series) -> pl.Series:
+    """Ids as codes of a table of their own, which goes when they go; a source may have made them so already."""
+    return ids if isinstance(ids.dtype, pl.Categorical) else ids.cast(pl.String).cast(pl.Categorical(pl.Categories.random()))
+
+
+def _user_subset(events: Events, interactions: Interactions, settings: Data, steps: Steps) -> Events:
+    if settings.users <= 0:
         return events
-    drawn = np.random.default_rng(settings.seed).choice(len(users), settings.users, replace=False)
-    kept = events.filter(pl.col("user").is_in(users[np.sort(drawn)].implode()))
-    steps.add("user subset", len(events), len(kept), f"{settings.users} of {len(users)} users, seed {settings.seed}")
+    first = _first_positions(events.user)
+    codes = np.flatnonzero(first >= 0)
+    if settings.users >= len(codes):
+        return events
+    names = interactions.events["user"].gather(events.row[first[codes]]).cast(pl.String)
+    drawn = np.random.default_rng(settings.seed).choice(len(codes), settings.users, replace=False)
+    chosen = np.zeros(len(first), dtype=bool)
+    chosen[codes[names.arg_sort().to_numpy()[drawn]]] = True  # of the sorted names: the draw does not depend on rows' order
+    kept = events.keep(chosen[events.user])
+    steps.add("user subset", len(events), len(kept), f"{settings.users} of {len(codes)} users, seed {settings.seed}")
     return kept
 
 
-def _known_titles(items: pl.DataFrame, events: pl.DataFrame, rules: str, steps: Steps) -> tuple[pl.DataFrame, ...]:
-    known = events.filter(pl.col("item").is_in(items["source_id"].implode()))
+def _known_titles(items: pl.DataFrame, events: Events, rules: str, steps: Steps) -> tuple[pl.DataFrame, Events]:
+    known = events.keep(events.item >= 0)
     steps.add("unknown items", len(events), len(known), "the item is not in the item table")
-    cleaned = clean_titles(items, rules)
-    titled = known.filter(pl.col("item").is_in(cleaned["source_id"].implode()))
-    steps.add(
-        "title rules",
-        len(known),
-        len(titled),
-        f"rules {rules!r} refuse the titles of {len(items) - len(cleaned)} of {len(items)} items",
-    )
-    return cleaned, titled
+    judged = _judged(items, rules)
+    titled, kept = _only_items(judged, known, judged["refused"].is_null().to_numpy())
+    reasons = judged["refused"].drop_nulls().value_counts(sort=True)
+    why = ", ".join(f"{reason} {n}" for reason, n in reasons.sort("count", "refused", descending=[True, False]).iter_rows())
+    refused = len(items) - len(titled)
+    text = f"rules {rules!r} refuse the titles of {refused} of {len(items)} items" + (f": {why}" if why else "")
+    steps.add("title rules", len(known), len(kept), text)
+    return titled.drop("refused"), kept
 
 
-def _timed_once(events: pl.DataFrame, steps: Steps) -> pl.DataFrame:
-    """Events with a time, each (user, item, time) once. A user may still consume an item twice at different times,
-    as in the released data, where 3 to 5% of the targets repeat the last item [R].
+def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
+    """`items` with cleaned titles and the column `refused`: why the rules refuse the title, or null."""
+    title, words = pl.col("title"), pl.col("title").str.count_matches(" ", literal=True) + 1
+    if rules == "released":
+        markup = title.str.contains("<span id", literal=True)
+        cleaned = (
+            title.str.replace_all("&quot;", '"', literal=True)
+            .str.replace_all("&amp;", "&", literal=True)
+            .str.strip_chars(" ")
+            .str.strip_chars('"')
+        )
+        marked = items.with_columns(
+            refused=pl.when(title.is_null()).then(pl.lit("none")).when(markup).then(pl.lit("markup"))
+        )
+        short, long = title.str.len_chars() <= 1, words > RELEASED_WORDS
+        after = pl.when(short).then(pl.lit("one character or less")).when(long).then(pl.lit(f"over {RELEASED_WORDS} words"))
+        return marked.with_columns(title=cleaned).with_columns(refused=pl.coalesce("refused", after))
+    texts = [html.unescape(t) if t and "&" in t else t for t in items["title"].to_list()]
+    cleaned = pl.Series("title", texts, dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
+    empty, long = title.is_null() | (title == ""), title.str.len_chars() > GENTLE_CHARACTERS
+    refused = pl.when(empty).then(pl.lit("none")).when(long).then(pl.lit(f"over {GENTLE_CHARACTERS} characters"))
+    return items.with_columns(cleaned).with_columns(refused=refused)
+
+
+def _only_items(items: pl.DataFrame, events: Events, wanted: np.ndarray) -> tuple[pl.DataFrame, Events]:
+    """The items in the mask `wanted`, and their events with the items' new rows."""
+    left = events.keep(wanted[events.item])
+    rows = (np.cumsum(wanted) - 1).astype(np.int32)
+    return items.filter(wanted), Events(left.row, left.user, rows[left.item], left.time)
+
+
+def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
+    """Events with a time, and no repeats. With `keep` a user may still consume an item twice at different times, as in the
+    released data, where 3 to 5% of the targets repeat the last item [R].
     """
-    timed = events.filter(pl.col("time").is_not_null())
+    timed = events.keep(events.time != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")
-    once = timed.unique(["user", "item", "time"], keep="first", maintain_order=True)
-    steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")
+    same_time = settings.repeats == "keep" or (settings.repeats == "auto" and settings.source not in REVIEWS)
+    once = timed.keep(first_events(timed.user, timed.item, timed.time, same_time=same_time))
+    if same_time:
+        steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")
+    else:
+        steps.add("later reviews", len(timed), len(once), "the user has an earlier event with the item; the earliest counts")
     return once
 
 
-def _user_a_domain(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Events with the domain of the item, and a user `user@domain` for each domain of a user that has several."""
-    domains = items.select(item="source_id", domain="domain")
-    events = events.join(domains, on="item", how="left", maintain_order="left")
-    several = pl.col("domain").n_unique().over("user") > 1
-    return events.with_columns(user=pl.when(several).then(pl.col("user") + "@" + pl.col("domain")).otherwise(pl.col("user")))
+def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndarray]:
+    """Events with a user for each domain of a user, and whether each new user (bool, by code) is one of several."""
+    n_domains = items["domain"].n_unique()
+    if n_domains < 2:
+        return events, np.zeros(int(events.user.max(initial=0)) + 1, dtype=bool)
+    of_items = items["domain"].rank("dense").to_numpy().astype(np.int64) - 1
+    pairs = events.user.astype(np.int64) * n_domains + of_items[events.item]
+    owners = np.flatnonzero(np.bincount(pairs)) // n_domains
+    several = np.bincount(owners)[owners] > 1
+    return Events(events.row, _renumbered(pairs).astype(np.int32), events.item, events.time), several
 
 
-def _dense_part(events: pl.DataFrame, settings: Data, steps: Steps) -> tuple[pl.DataFrame, pl.Series]:
-    """Events left after the short users and the k-core, and the source ids of their items."""
-    k, shortest = settings.min_interactions, LEAVE_ONE_OUT_LENGTH if settings.split == "leave_one_out" else 0
-    if shortest:
-        long_enough = events.filter(pl.len().over("user") >= shortest)
-        steps.add("short users", len(events), len(long_enough), f"fewer than {shortest} interactions for leave_one_out")
+def _dense_part(events: Events, window: tuple[datetime, datetime] | None, settings: Data, steps: Steps) -> Events:
+    """Events in the window that are left after the short users and the k-core; the window's start may move back."""
+    if window is None:
+        core, rows = _core(events, settings)
+    else:
+        (start, end), tried = window, []
+        while True:
+            inside = events.keep((events.time >= _milliseconds(start)) & (events.time < _milliseconds(end)))
+            core, rows = _core(inside, settings)
+            found = np.count_nonzero(np.bincount(core.item)) if len(core) else 0
+            if found >= settings.min_items or start.year <= EARLIEST_YEAR:
+                break
+            tried.append(f"{start:%Y-%m} leaves {found} items")
+            start = start.replace(year=start.year - 1)
+        shown = f"outside {_shown(start, 'the beginning')} to {_shown(end, 'the end')}"
+        moved = f"; moved back, since {', '.join(tried)} of {settings.min_items}" if tried else ""
+        steps.add("time window", len(events), len(inside), shown + moved)
+    for row in rows:
+        steps.add(*row)
+    return core
+
+
+def _core(events: Events, settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
+    """Events left after the short users and the k-core, and the rows about both steps."""
+    k, shortest, rows = settings.min_interactions, LEAVE_ONE_OUT_LENGTH if settings.split == "leave_one_out" else 0, []
+    if shortest and len(events):
+        long_enough = events.keep((np.bincount(events.user) >= shortest)[events.user])
+        rows.append(("short users", len(events), len(long_enough), f"fewer than {shortest} interactions for leave_one_out"))
         events = long_enough
-    if k > 0:
-        codes = [events[c].rank("dense").to_numpy().astype(np.int64) for c in ("user", "item")]
-        kept = events.filter(k_core(*codes, max(k, shortest), k))
-        steps.add(f"{k}-core", len(events), len(kept), f"users and items with fewer than {k} interactions, repeatedly")
+    if k > 0 and len(events):
+        kept = events.keep(k_core(events.user, events.item, max(k, shortest), k))
+        rows.append((f"{k}-core", len(events), len(kept), f"users and items with fewer than {k} interactions, repeatedly"))
         events = kept
-    return events, events["item"].unique()
+    return events, rows
 
 
-def _corpus(items: pl.DataFrame, events: pl.DataFrame, interactions: Interactions, settings: Data, steps: Steps) -> Corpus:
-    items = items.with_columns(item=pl.int_range(1, len(items) + 1, dtype=pl.Int32))
-    users = events.sort("order").select(source_id="user", domain="domain").unique("source_id", maintain_order=True)
-    users = users.with_columns(user=pl.int_range(0, len(users), dtype=pl.Int32))
-    numbered = events.join(users.select("user", source="source_id"), left_on="user", right_on="source").join(
-        items.select("source_id", number="item"), left_on="item", right_on="source_id"
+def _corpus(
+    items: pl.DataFrame, events: Events, several: np.ndarray, interactions: Interactions, settings: Data, steps: Steps
+) -> Corpus:
+    # Users are numbered by their first event: `first` is where that stands, in the source's order.
+    first = _first_positions(events.user)
+    first = np.sort(first[first >= 0])
+    numbers = np.empty(len(several), dtype=np.int32)
+    numbers[events.user[first]] = np.arange(len(first))
+    owner = numbers[events.user]
+    by = (owner,) if events.time is None else (events.time, owner)
+    order = np.lexsort(by)  # stable: what is equal stays in the source's order
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner))]).astype(np.int64)
+    times = None if events.time is None else events.time[order]
+    kept = interactions.has_splits and settings.given_splits
+    if kept:
+        targets, splits = given(interactions.events["split"].gather(events.row[order]))
+    else:
+        targets, splits = leave_one_out(offsets) if settings.split == "leave_one_out" else global_time(offsets, times)
+    domains = items["domain"].gather(events.item[first])
+    names = interactions.events["user"].gather(events.row[first]).cast(pl.String).alias("source_id")
+    users = pl.DataFrame(
+        [pl.int_range(len(first), dtype=pl.Int32, eager=True).alias("user"), names, domains.alias("domain")]
     )
-    by = ["user_right", "time", "order"] if interactions.has_times else ["user_right", "order"]
-    numbered = numbered.sort(by)
-    lengths = np.bincount(numbered["user_right"].to_numpy(), minlength=len(users))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    times = numbered["time"].to_numpy().astype(np.int64) if interactions.has_times else None
-    cut = leave_one_out(offsets) if settings.split == "leave_one_out" else global_time(offsets, times)
-    first = ["item", "source_id", "title", "domain"]
-    titles = items.select(pl.struct("domain", "title").is_duplicated().sum()).item()
+    shared = pl.Series(several[events.user[first]])
+    columns = ["item", "source_id", "title", "domain"]
+    items = item_text.render(items, settings.text, settings.text_words).with_columns(
+        item=pl.int_range(1, len(items) + 1, dtype=pl.Int32)
+    )
     facts = {
         **interactions.facts,
         "source": settings.source,
-        "split": settings.split,
+        "split": "given" if kept else settings.split,
         "cleaning": steps.rows,
         "train_domains": _train_domains(items, interactions, settings),
-        "duplicate_titles": int(titles),
+        "duplicate_titles": int(items.select(pl.struct("domain", "title").is_duplicated().sum()).item()),
     }
     return Corpus(
-        items=items.select(*first, *[c for c in items.columns if c not in first]),
-        users=users.select("user", "source_id", "domain"),
+        items=items.select(*columns, *[c for c in items.columns if c not in columns]),
+        users=users.with_columns(
+            source_id=pl.when(shared).then(pl.col("source_id") + "@" + pl.col("domain")).otherwise("source_id")
+        ),
         offsets=offsets,
-        sequence=numbered["number"].to_numpy().astype(np.int32),
+        sequence=events.item[order] + np.int32(1),
         times=times,
-        targets=cut[0],
-        splits=cut[1],
+        targets=targets,
+        splits=splits,
         max_history=settings.max_history,
         facts=facts,
     ).check()
@@ -262,7 +532,43 @@ def _train_domains(items: pl.DataFrame, interactions: Interactions, settings: Da
     return list(wanted)
 
 
+# -- small ------------------------------------------------------------------------------------------------------------
+
+
 def _positions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position of each interaction within its user, and its user's length (int64, both (T,))."""
     lengths = np.repeat(np.diff(offsets), np.diff(offsets))
     return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)), lengths
+
+
+def _first_positions(codes: np.ndarray) -> np.ndarray:
+    """Position of the first occurrence of each code from 0 to the largest (int64); -1 where a code does not occur."""
+    first = np.full(int(codes.max(initial=-1)) + 1, -1)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # of several assignments to one place the last holds
+    return first
+
+
+def _renumbered(codes: np.ndarray) -> np.ndarray:
+    """The codes as 0, 1, 2, ... in their order, without gaps (int32)."""
+    return (np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1))[codes]
+
+
+def _windowed(settings: Data) -> bool:
+    return bool(settings.start or settings.end or settings.min_items)
+
+
+def _month(text: str, name: str) -> datetime | None:
+    """The first moment of a month written as 2014-09 (UTC); None for empty text."""
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", text) or text[:4] == "0000":
+        raise ValueError(f"{name} is a month such as 2014-09 (year, hyphen, month); found {text!r}.")
+    return datetime(int(text[:4]), int(text[5:]), 1)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1)) // timedelta(milliseconds=1)
+
+
+def _shown(moment: datetime, at_the_limit: str) -> str:
+    return at_the_limit if moment in (datetime.min, datetime.max) else f"{moment:%Y-%m}"

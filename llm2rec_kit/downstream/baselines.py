@@ -1,68 +1,189 @@
-"""What a trained recommender has to beat: popularity, what followed the last item, the titles nearest to it.
+"""What a trained recommender has to beat: popularity, what followed the last item, neighbours, similar titles.
 
-Each gives ranks like a recommender's: int32, one a test sample, over the full catalogue, ties counted against it.
-None trains anything; all learn from training interactions alone.
+Each gives a ranking like a recommender's, over the full catalogue, ties counted against it. None trains anything; all learn
+from training interactions alone, or from titles alone. Those that look for similar items would find the history itself first,
+so they put it last: a target that repeats an item counts as a miss for them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
+import torch
 from scipy import sparse
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream.metrics import ranks_of_targets
-from llm2rec_kit.downstream.recommenders import checked_embeddings
+from llm2rec_kit.downstream.item_table import checked_embeddings
+from llm2rec_kit.downstream.ranking import Ranking, excluded
+from llm2rec_kit.downstream.ranking import rank as _rank
+
+Scores = Callable[[np.ndarray], np.ndarray]  # test targets (indices into `sequence`, (b,)) to scores (b, N)
+
+OVER_EMBEDDINGS = ("nearest", "nearestmean")
+RECENT = 0.1  # share of training interactions, the latest, that `recent` counts
+NEIGHBOURS = 100  # items that `itemknn` keeps an item
+K1, B = 1.5, 0.75  # BM25's saturation and length normalisation, at their usual values
+LAST = -1e9  # score of what may not come first, and is still a candidate
 
 
-def popularity_ranks(corpus: Corpus) -> np.ndarray:
-    """Items by how often they occur in training interactions."""
-    counts = training_counts(corpus)
-    targets = corpus.sequence[corpus.samples("test")]
-    order = np.sort(counts)
-    return (len(counts) - np.searchsorted(order, counts[targets - 1], side="left")).astype(np.int32)
+def rank(
+    name: str,
+    corpus: Corpus,
+    embeddings: np.ndarray | None = None,
+    *,
+    exclude: str = "none",
+    cutoffs: list[int] | tuple[int, ...] = (),
+) -> Ranking:
+    """Rank the test targets by the baseline `name`; `embeddings` float (N + 1, dim) where it is one of OVER_EMBEDDINGS.
+
+    Raises ValueError for another name, embeddings that do not fit, and `recent` on a corpus without times.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"Baseline {name!r} is none of {list(BASELINES)}.")
+    scores = BASELINES[name](corpus, embeddings) if name in OVER_EMBEDDINGS else BASELINES[name](corpus)
+    targets = corpus.samples("test")
+    return _rank(
+        lambda some: torch.from_numpy(scores(targets[some])),
+        corpus.sequence[targets],
+        corpus.n_items,
+        exclude=excluded(corpus, targets, exclude),
+        cutoffs=cutoffs,
+    )
 
 
-def last_item_ranks(corpus: Corpus) -> np.ndarray:
-    """Items by how often they directly followed the history's last item in training; popularity breaks ties."""
+def popularity(corpus: Corpus) -> Scores:
+    """How often an item occurs in training interactions."""
+    counts = training_counts(corpus).astype(np.float64)
+    return lambda targets: np.tile(counts, (len(targets), 1))
+
+
+def recent(corpus: Corpus) -> Scores:
+    """How often an item occurs in the latest tenth of training interactions; popularity breaks ties."""
+    if corpus.times is None:
+        raise ValueError(
+            "Recent popularity needs times, and the corpus has none; leave `recent` out of evaluation_baselines."
+        )
+    where = np.flatnonzero(in_training(corpus))
+    latest = where[np.argsort(corpus.times[where], kind="stable")][-max(1, round(RECENT * len(where))) :]
+    counts = np.bincount(corpus.sequence[latest], minlength=corpus.n_items + 1)[1:] + popularity_share(corpus)
+    return lambda targets: np.tile(counts, (len(targets), 1))
+
+
+def lastitem(corpus: Corpus) -> Scores:
+    """How often an item directly followed the history's last item in training; popularity breaks ties."""
     train = corpus.samples("train")
     pairs = (corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1)
     follows = sparse.csr_matrix((np.ones(len(train)), pairs), shape=(corpus.n_items, corpus.n_items))
-    small = training_counts(corpus) / (len(corpus.sequence) + 1)
-
-    def scores(last: np.ndarray) -> np.ndarray:
-        return follows[last - 1].toarray() + small
-
-    return _ranked(corpus, scores)
+    share = popularity_share(corpus)
+    return lambda targets: follows[corpus.sequence[targets - 1] - 1].toarray() + share
 
 
-def nearest_ranks(corpus: Corpus, embeddings: np.ndarray) -> np.ndarray:
-    """Items by cosine to the history's last item, itself last; `embeddings` float (N + 1, dim).
+def itemknn(corpus: Corpus) -> Scores:
+    """Sum over the history of cosines between items as sets of training users, the nearest kept; popularity breaks ties.
 
-    Raises ValueError where `embeddings` has not N + 1 rows, or holds NaN or infinity.
+    After Deshpande and Karypis (2004), without shrinkage.
     """
+    where = np.flatnonzero(in_training(corpus))
+    pairs = (corpus.owners(where), corpus.sequence[where] - 1)
+    had = sparse.csr_matrix((np.ones(len(where)), pairs), shape=(corpus.n_users, corpus.n_items))
+    had.data[:] = 1  # an item counts once a user
+    size = np.sqrt(np.maximum(np.bincount(had.indices, minlength=corpus.n_items), 1))
+    scaled = had @ sparse.diags(1 / size)
+    near = _keep_largest(sparse.csr_matrix(scaled.T @ scaled), NEIGHBOURS)
+    share = 1e-9 * popularity_share(corpus)
+    return lambda targets: (_histories(corpus, targets) @ near).toarray() + share
+
+
+def nearest(corpus: Corpus, embeddings: np.ndarray) -> Scores:
+    """Cosine to the history's last item, that item last."""
     unit = checked_embeddings(embeddings, corpus.n_items, "unit")[1:]
 
-    def scores(last: np.ndarray) -> np.ndarray:
-        cosine = unit[last - 1] @ unit.T
-        cosine[np.arange(len(last)), last - 1] = -2
-        return cosine
+    def scores(targets: np.ndarray) -> np.ndarray:
+        last = corpus.sequence[targets - 1] - 1
+        found = unit[last] @ unit.T
+        found[np.arange(len(last)), last] = LAST
+        return found
 
-    return _ranked(corpus, scores)
+    return scores
 
 
-def training_counts(corpus: Corpus) -> np.ndarray:
-    """How often items 1..N occur in training: as targets, or in the history of one (int64 (N,))."""
+def nearestmean(corpus: Corpus, embeddings: np.ndarray) -> Scores:
+    """Cosine to the mean of the history's unit vectors, the history last."""
+    unit = checked_embeddings(embeddings, corpus.n_items, "unit")[1:]
+
+    def scores(targets: np.ndarray) -> np.ndarray:
+        had = _histories(corpus, targets)
+        found = (had.astype(np.float32) @ unit) @ unit.T
+        found[had.nonzero()] = LAST
+        return found
+
+    return scores
+
+
+def bm25(corpus: Corpus) -> Scores:
+    """BM25 of an item's title, the words of the history's titles as the query; the history last."""
+    found = [re.findall(r"\w+", title.lower()) for title in corpus.titles]
+    words = {word: k for k, word in enumerate(dict.fromkeys(w for title in found for w in title))}
+    rows = np.repeat(np.arange(len(found)), [len(title) for title in found])
+    columns = np.array([words[w] for title in found for w in title], dtype=np.int64)
+    shape = (len(found), max(1, len(words)))
+    counts = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)  # sums what stands twice
+    length = np.bincount(rows, minlength=len(found))
+    in_titles = np.bincount(counts.indices, minlength=shape[1])
+    rarity = np.log1p((len(found) - in_titles + 0.5) / (in_titles + 0.5))
+    weights = counts.tocoo()
+    saturation = weights.data + K1 * (1 - B + B * length[weights.row] / max(length.mean(), 1e-12))
+    weights.data = rarity[weights.col] * weights.data * (K1 + 1) / saturation
+    by_word = weights.T.tocsr()
+
+    def scores(targets: np.ndarray) -> np.ndarray:
+        had = _histories(corpus, targets)
+        found = ((had @ counts) @ by_word).toarray()
+        found[had.nonzero()] = LAST
+        return found
+
+    return scores
+
+
+BASELINES: dict[str, Callable] = {f.__name__: f for f in (popularity, recent, lastitem, itemknn, nearest, nearestmean, bm25)}
+
+
+def in_training(corpus: Corpus) -> np.ndarray:
+    """Whether training sees each interaction, as a target or in the history of one (bool (T,))."""
     train = corpus.samples("train")
     used = np.zeros(len(corpus.sequence), dtype=bool)
     used[train] = True
     used[corpus.offsets[corpus.owners(train)]] = True  # a user's first item is never a target, only history
-    return np.bincount(corpus.sequence[used], minlength=corpus.n_items + 1)[1:]
+    return used
 
 
-def _ranked(corpus: Corpus, scores, chunk: int = 1024) -> np.ndarray:
-    tests = corpus.samples("test")
-    parts = []
-    for at in range(0, len(tests), chunk):
-        some = tests[at : at + chunk]
-        parts.append(ranks_of_targets(scores(corpus.sequence[some - 1]), corpus.sequence[some] - 1))
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+def training_counts(corpus: Corpus) -> np.ndarray:
+    """How often items 1..N occur in training (int64 (N,))."""
+    return np.bincount(corpus.sequence[in_training(corpus)], minlength=corpus.n_items + 1)[1:]
+
+
+def popularity_share(corpus: Corpus) -> np.ndarray:
+    """Training counts scaled to below 1, to break ties between whole numbers (float64 (N,))."""
+    return training_counts(corpus) / (len(corpus.sequence) + 1)
+
+
+def _histories(corpus: Corpus, targets: np.ndarray) -> sparse.csr_matrix:
+    """Which items stand in each target's history, and how often: (b, N)."""
+    starts = corpus.starts(targets)
+    counts = targets - starts
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    items = corpus.sequence[np.repeat(starts, counts) + within] - 1
+    rows = np.repeat(np.arange(len(targets)), counts)
+    return sparse.csr_matrix((np.ones(len(rows)), (rows, items)), shape=(len(targets), corpus.n_items))
+
+
+def _keep_largest(matrix: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """The `most` largest of each row, the diagonal left out."""
+    matrix.setdiag(0)
+    matrix.eliminate_zeros()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((-matrix.data, rows))
+    kept = order[np.arange(len(order)) - matrix.indptr[rows] < most]
+    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -12,18 +12,6 @@ import numpy as np
 from scipy import stats
 
 
-def ranks_of_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Rank of each row's target among the row's scores: int32 (n,), 1 is best; an equal score counts against the target.
-
-    >>> ranks_of_targets(np.array([[0.1, 0.9, 0.9, 0.3]]), np.array([1])).tolist()
-    [2]
-    """
-    own = scores[np.arange(len(scores)), targets]
-    if not np.isfinite(own).all():
-        raise ValueError(f"Scores of {(~np.isfinite(own)).sum()} targets are NaN or infinite; they cannot be ranked.")
-    return (scores >= own[:, None]).sum(1).astype(np.int32)
-
-
 def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
     """The metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
 
@@ -47,33 +35,70 @@ def summary(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
     return {name: float(per_user(ranks, name).mean()) for name in names}
 
 
-def bootstrap_interval(values: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values`, resampling users."""
-    rng = np.random.default_rng(seed)
+def of_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict[str, float]:
+    """Coverage and novelty of the top-k lists at each cutoff, from `listed` (len(cutoffs), N) as `ranking.Ranking` has it.
+
+    Coverage is the share of the catalogue that stands in some list. Novelty is the mean of -log2 of the listed items' share of
+    training interactions, bits (Vargas and Castells 2011; `counts` (N,), each plus one so that an unseen item counts).
+
+    >>> of_lists(np.array([[2, 2, 0, 0]]), [2], np.array([1, 3, 0, 0]))
+    {'coverage@2': 0.5, 'novelty@2': 1.5}
+    """
+    surprise = -np.log2((counts + 1) / (counts.sum() + len(counts)))
+    out = {}
+    for k, row in zip(cutoffs, listed, strict=False):
+        out[f"coverage@{k}"] = float((row > 0).mean())
+        out[f"novelty@{k}"] = float(row @ surprise / max(1, row.sum()))
+    return out
+
+
+def bootstrap_intervals(values: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000) -> np.ndarray:
+    """Percentile bootstrap intervals of the means of the columns of `values` (users, m): float64 (2, m), low and high.
+
+    Users are resampled, the same for every column. A draw is a count a user, so all columns of all draws are one product.
+    """
     values = np.asarray(values, dtype=np.float64)
-    if not len(values):
+    n = len(values)
+    if not n:
         raise ValueError("An interval needs the value of at least one user; found none.")
-    # One draw at a time: memory stays that of one array of users, however many draws.
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    rng = np.random.default_rng(seed)
+    means = np.empty((draws, values.shape[1]))
+    for at in range(0, draws, step := max(1, 2**20 // n)):  # 8 MiB of counts at a time
+        size = min(step, draws - at)
+        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+        means[at : at + size] = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) @ values / n
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def bootstrap_interval(values: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
+    """`bootstrap_intervals` of one column (users,)."""
+    low, high = bootstrap_intervals(np.asarray(values)[:, None], seed=seed, level=level, draws=draws)[:, 0]
     return float(low), float(high)
 
 
-def paired_test(before: np.ndarray, after: np.ndarray, *, seed: int) -> dict[str, float]:
-    """Does the metric differ across the same users? Mean difference after - before, its 95% bootstrap interval, a two-sided p,
-    and the effect size d (mean over standard deviation of the differences).
+def paired_tests(before: np.ndarray, after: np.ndarray, *, seed: int) -> list[dict[str, float]]:
+    """Does the metric differ across the same users? `before` and `after` are (users, m), a comparison a column.
 
-    The p is of Student's paired t-test: with thousands of users the mean difference is normal whatever the metric's
-    distribution, and unlike a signed-rank test it asks about the mean that the tables print.
+    For each: the mean difference after - before, its 95% bootstrap interval, a two-sided p, and the effect size d (mean over
+    standard deviation of the differences). The p is of Student's paired t-test: with thousands of users the mean difference is
+    normal whatever the metric's distribution, and unlike a signed-rank test it asks about the mean that the tables print.
     """
-    if len(before) != len(after):
-        raise ValueError(f"A paired test needs the same users on both sides; found {len(before)} and {len(after)}.")
-    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
-    low, high = bootstrap_interval(difference, seed=seed)
-    p = float(stats.ttest_1samp(difference, 0).pvalue) if spread > 0 else 1.0
-    mean = float(difference.mean())
-    return {"difference": mean, "low": low, "high": high, "p": p, "effect": mean / spread if spread > 0 else 0.0}
+    if before.shape != after.shape:
+        raise ValueError(f"A paired test needs the same users on both sides; found {before.shape} and {after.shape}.")
+    differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    out = []
+    for difference, low, high in zip(differences.T, *bootstrap_intervals(differences, seed=seed), strict=True):
+        spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+        p = float(stats.ttest_1samp(difference, 0).pvalue) if spread > 0 else 1.0
+        mean = float(difference.mean())
+        effect = float(mean / spread) if spread > 0 else 0.0
+        out.append({"difference": mean, "low": float(low), "high": float(high), "p": p, "effect": effect})
+    return out
+
+
+def paired_test(before: np.ndarray, after: np.ndarray, *, seed: int) -> dict[str, float]:
+    """`paired_tests` of one comparison, (users,) each."""
+    return paired_tests(np.asarray(before)[:, None], np.asarray(after)[:, None], seed=seed)[0]
 
 
 def holm(p_values: list[float]) -> list[float]:

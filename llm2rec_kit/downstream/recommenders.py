@@ -1,12 +1,14 @@
-"""SASRec and GRU4Rec over an item table, as the official code has them (paper sec. 4.1.3; facts of the code in its configs).
+"""SASRec and GRU4Rec, as the official code has them (paper sec. 4.1.3; facts of the code in the settings' help texts).
 
-A recommender turns a history into a vector; the score of an item is its dot product with the item's row of the *same*
-table that the history was looked up in. The table is frozen text embeddings behind one linear adapter, or trainable ids.
+A recommender turns the item vectors of a history into a state; the score of an item is the state's dot product with the item's
+row of the *same* table that the history was looked up in (`item_table`).
 Both models are causal and read right-padded rows from position 0, so one row of a user's items gives the state after every
 prefix of it: evaluation and training read as many samples off a row as it has.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -14,36 +16,39 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm2rec_kit import settings as S
+from llm2rec_kit.downstream import kernels
+from llm2rec_kit.downstream.item_table import Linear
 
 
-class ItemTable(nn.Module):
-    """(N + 1, hidden) rows to look items up in; row 0 is padding.
+class Dropout(nn.Module):
+    """nn.Dropout that draws 16 bits an element from numpy's SFC64 where `draw_from` gave it a source.
 
-    With `embeddings` (N + 1, dim): those, frozen, behind a linear adapter (Xavier normal, zero bias). Without: trainable
-    ids, trained on both sides, as input and as class.
+    torch draws a double an element on the CPU, which was a tenth of a training step. Kept with probability (1 - rate) to
+    within 2**-16, and scaled by exactly what was kept.
     """
 
-    def __init__(self, n_items: int, hidden: int, embeddings: np.ndarray | None = None, normalise: str = "none") -> None:
-        """Raises ValueError where `embeddings` has not N + 1 rows, or holds NaN or infinity."""
+    def __init__(self, rate: float) -> None:
         super().__init__()
-        self.frozen = embeddings is not None
-        if embeddings is None:
-            self.ids = nn.Embedding(n_items + 1, hidden, padding_idx=0)
-            nn.init.normal_(self.ids.weight, std=0.02)
-            with torch.no_grad():
-                self.ids.weight[0] = 0
-            return
-        table = torch.from_numpy(checked_embeddings(embeddings, n_items, normalise))
-        self.register_buffer("embeddings", table, persistent=False)  # frozen: no copy of it among the best weights
-        self.adapter = nn.Linear(embeddings.shape[1], hidden)
-        nn.init.xavier_normal_(self.adapter.weight)
-        nn.init.zeros_(self.adapter.bias)
+        self.rate = rate
+        self.source: np.random.SFC64 | None = None
 
-    def forward(self) -> torch.Tensor:
-        """The whole table, computed once a step; the padding row of ids stays zero, also as a class of the softmax."""
-        if self.frozen:
-            return self.adapter(self.embeddings)
-        return torch.cat([self.ids.weight[:1].detach(), self.ids.weight[1:]])
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x with each element dropped or scaled up."""
+        if not self.training or self.rate == 0:
+            return x
+        if self.source is None:
+            return F.dropout(x, self.rate)
+        dropped = round(self.rate * 2**16)
+        bits = self.source.random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]
+        kept = torch.from_numpy(bits >= dropped - 2**15).to(x.device, x.dtype).view(x.shape)
+        return x * kept.mul_(2**16 / (2**16 - dropped))
+
+
+def draw_from(model: nn.Module, source: np.random.SFC64 | None) -> None:
+    """Let every Dropout of `model` draw from `source`; None for torch's own generator."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.source = source
 
 
 class SASRec(nn.Module):
@@ -52,34 +57,55 @@ class SASRec(nn.Module):
     def __init__(self, settings: S.Evaluation, max_history: int) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_history, settings.hidden)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.layers = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
         self.apply(_initialise)
 
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d)."""
+    def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d).
+
+        With `asked` bool (B, L): only the states there, (asked.sum(), d) in row order; the last layer computes no other.
+        """
         states = self.dropout(items + self.positions.weight[: items.shape[1]])
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states)
-        return states
+        return self.layers[-1](states, asked)
 
 
 class _Layer(nn.Module):
     def __init__(self, settings: S.Evaluation) -> None:
         super().__init__()
-        self.heads, self.rate = settings.heads, settings.dropout
-        self.qkv = nn.Linear(settings.hidden, 3 * settings.hidden)
-        self.out = nn.Linear(settings.hidden, settings.hidden)
-        self.inner, self.outer = nn.Linear(settings.hidden, settings.inner), nn.Linear(settings.inner, settings.hidden)
+        self.heads = settings.heads
+        self.qkv = Linear(settings.hidden, 3 * settings.hidden)
+        self.out = Linear(settings.hidden, settings.hidden)
+        self.inner, self.outer = Linear(settings.hidden, settings.inner), Linear(settings.inner, settings.hidden)
         self.norm1, self.norm2 = (nn.LayerNorm(settings.hidden, eps=1e-12) for _ in range(2))
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        if asked is None:
+            mixed = self._attend(*kernels.linear(states, self.qkv.weight, self.qkv.bias).chunk(3, -1))
+            return self._rest(states, mixed)
         b, length, d = states.shape
-        q, k, v = self.qkv(states).view(b, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        where = asked.flatten().nonzero()[:, 0]
+        here = states.reshape(-1, d).index_select(0, where)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = states.new_zeros(b * length, d).index_copy(0, where, kernels.linear(here, weight[:d], bias[:d]))
+        k, v = kernels.linear(states, weight[d:], bias[d:]).chunk(2, -1)
+        return self._rest(here, self._attend(q.view(b, length, d), k, v).reshape(-1, d).index_select(0, where))
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        b, length, d = q.shape
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         # Padding is on the right, so the causal mask alone keeps it out of every state that is ever read.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.rate if self.training else 0.0)
-        states = self.norm1(states + self.dropout(self.out(mixed.transpose(1, 2).reshape(b, length, d))))
+        if not self.training:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, length, d)
+        later = torch.full((length, length), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        weights = torch.softmax(q @ k.mT / math.sqrt(d // self.heads) + later, -1)
+        return (self.dropout(weights) @ v).transpose(1, 2).reshape(b, length, d)
+
+    def _rest(self, states: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        states = self.norm1(states + self.dropout(self.out(mixed)))
         return self.norm2(states + self.dropout(self.outer(F.gelu(self.inner(states)))))
 
 
@@ -88,7 +114,7 @@ class GRU4Rec(nn.Module):
 
     def __init__(self, settings: S.Evaluation, max_history: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.gru = nn.GRU(settings.hidden, settings.hidden, settings.layers, bias=False, batch_first=True)
         for name, weight in self.gru.named_parameters():
             if "weight_ih" in name:
@@ -96,9 +122,15 @@ class GRU4Rec(nn.Module):
             else:
                 nn.init.orthogonal_(weight)
 
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d)."""
-        return self.gru(self.dropout(items))[0]
+    def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
+        states = self.dropout(items)
+        if states.device.type == "cpu":
+            for k in range(self.gru.num_layers):
+                states = kernels.gru(states, *(getattr(self.gru, f"weight_{side}_l{k}") for side in ("ih", "hh")))
+        else:
+            states = self.gru(states)[0]
+        return states if asked is None else states[asked]
 
 
 MODELS = {"SASRec": SASRec, "GRU4Rec": GRU4Rec}
@@ -118,25 +150,3 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none") -> np.ndarray:
-    """A float32 copy (N + 1, dim), items normalised as asked; raises ValueError for another shape, NaN or infinity."""
-    if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
-        raise ValueError(
-            f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
-            f"found {embeddings.shape}."
-        )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named below
-        table = np.array(embeddings, dtype=np.float32)
-    bad = ~np.isfinite(table).all(1)
-    if bad.any():
-        raise ValueError(
-            f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
-            "Encode again (notebooks/03_item_embedding.ipynb)."
-        )
-    if normalise == "unit":
-        table[1:] /= np.maximum(np.linalg.norm(table[1:], axis=1, keepdims=True), 1e-12)
-    elif normalise == "standardised":
-        table[1:] = (table[1:] - table[1:].mean(0)) / np.maximum(table[1:].std(0), 1e-12)
-    return table

@@ -1,144 +1,301 @@
-"""A first explorer: choose a stage and a colouring, search a title, see its neighbours at every stage side by side.
+"""The explorer: an atlas under the pointer, in a notebook or as one page that needs no kernel.
 
-The logic is in plain functions; the widgets only call them. The static twin of what is shown stands under it in notebook 05.
+What is shown is in `static/explorer.js`; what it cannot know is answered here: exact neighbours over all items, where the
+encoders put a text that no item has, what a user consumed. `Explorer` ties the two together through anywidget, `page`
+through answers written into the page beforehand.
 """
 
 from __future__ import annotations
 
-import html
-import io
+import base64
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-import ipywidgets as widgets
-import matplotlib as mpl
+import anywidget
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
+import traitlets
 
-from llm2rec_kit.maps import figures
-from llm2rec_kit.maps.projection import unit
+from llm2rec_kit.corpus import TEST, Corpus
+from llm2rec_kit.maps import map_figures, projection
+from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
+from llm2rec_kit.runs import Run
 
-HIGHLIGHT = figures.PALETTE[5]
+STATIC = Path(__file__).parent / "static"
+RECOMMENDED = 10
+PAGE_NEIGHBOURS = 15  # of each item at each stage that a page carries
+PAGE_USERS = 200  # histories that a page carries, drawn by seed
+SAME = 1e-6  # cosine distance below which two embeddings are one
+HOW = f"the {RECOMMENDED} items nearest to the last one at each stage"
 
-
-def search(items: pl.DataFrame, text: str, most: int = 20) -> pl.DataFrame:
-    """Items whose title holds every word of `text`, in any case: (item, title), at most `most`."""
-    held = pl.lit(True)
-    for word in text.lower().split():
-        held = held & pl.col("title").str.to_lowercase().str.contains(word, literal=True)
-    return items.filter(held).select("item", "title").head(most)
-
-
-def neighbours_of(item: int, items: pl.DataFrame, tables: dict[str, np.ndarray], k: int) -> pl.DataFrame:
-    """The k nearest items of `item` at each stage: stage, rank, item, title, cosine. Tables are (N + 1, dim)."""
-    rows = []
-    titles = items["title"].to_list()
-    for stage, table in tables.items():
-        rows_of = unit(table[1:])
-        cosine = rows_of @ rows_of[item - 1]
-        cosine[item - 1] = -np.inf
-        for rank, row in enumerate(np.argsort(-cosine, kind="stable")[:k], 1):
-            rows.append(
-                {"stage": stage, "rank": rank, "item": int(row) + 1, "title": titles[row], "cosine": float(cosine[row])}
-            )
-    return pl.DataFrame(rows)
+Encode = Callable[[str], dict[str, np.ndarray]]  # a text to {stage: float32 (dim,)}
+Recommend = Callable[[np.ndarray], Sequence[int]]  # a history of item ids, oldest first, to item ids
 
 
-class Explorer(widgets.VBox):
-    """The controls, the map and the neighbours; `selection` is what is shown, as a DataFrame."""
+class Explorer(anywidget.AnyWidget):
+    """The widget. Set `item`, `text`, `user`, `shown`, `colour` or `selected` from Python as the controls do."""
 
-    def __init__(self, maps: pl.DataFrame, items: pl.DataFrame, tables: dict[str, np.ndarray], colours: list[str]) -> None:
-        """See `explorer`."""
-        self.maps, self.items, self.tables = maps, items, tables
-        self.stage = widgets.Dropdown(options=maps["stage"].unique(maintain_order=True).to_list(), description="Stage")
-        self.colour = widgets.Dropdown(options=colours, description="Colour by")
-        self.text = widgets.Text(description="Search", placeholder="words of a title", continuous_update=False)
-        self.found = widgets.Select(description="Items", rows=6, layout=widgets.Layout(width="auto"))
-        self.count = widgets.IntSlider(value=8, min=1, max=30, description="Neighbours")
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="640px"))
-        self.list = widgets.HTML()
-        for control in (self.stage, self.colour, self.found, self.count):
-            control.observe(self._show, names="value")
-        self.text.observe(self._search, names="value")
-        controls = widgets.VBox([widgets.HBox([self.stage, self.colour, self.count]), self.text, self.found])
-        super().__init__([controls, self.picture, self.list])
-        self._search()
+    _esm = STATIC / "explorer.js"
+    _css = STATIC / "explorer.css"
+
+    data = traitlets.Dict().tag(sync=True)
+    shown = traitlets.List(traitlets.Unicode(), help="stages side by side").tag(sync=True)
+    colour = traitlets.Unicode(help="the column that colours the items").tag(sync=True)
+    count = traitlets.Int(8, min=1, max=30, help="neighbours to list").tag(sync=True)
+    item = traitlets.Int(0, min=0, help="the chosen item's id, 0 for none").tag(sync=True)
+    selected = traitlets.List(traitlets.Int(), help="ids of the items in the lasso").tag(sync=True)
+    text = traitlets.Unicode("", help="a text to place").tag(sync=True)
+    user = traitlets.Int(-1, min=-1, help="the user whose history is shown, -1 for none").tag(sync=True)
+    neighbours = traitlets.Dict(help="answer to `item`").tag(sync=True)
+    placed = traitlets.Dict(help="answer to `text`").tag(sync=True)
+    path = traitlets.Dict(help="answer to `user`").tag(sync=True)
+    message = traitlets.Unicode("", help="what the kernel is doing").tag(sync=True)
+
+    def __init__(self, atlas: Atlas, *, encode: Encode | None = None, recommend: Recommend | None = None) -> None:
+        """`encode` gives a text's embedding at each stage, `recommend` replaces the nearest to the last item as stars."""
+        self.atlas, self.encode, self.recommend = atlas, encode, recommend
+        data = contents(atlas, encodes=encode is not None)
+        super().__init__(data=data, shown=_first_view(atlas), colour=data["columns"][0]["name"])
+        self.observe(self._tell_neighbours, names=["item", "count"])
+        self.observe(self._tell_place, names="text")
+        self.observe(self._tell_path, names="user")
 
     @property
     def selection(self) -> pl.DataFrame:
-        """Neighbours of the chosen item at each stage; empty without a choice."""
-        if self.found.value is None:
-            return pl.DataFrame(schema={"stage": str, "rank": int, "item": int, "title": str, "cosine": float})
-        return neighbours_of(self.found.value, self.items, self.tables, self.count.value)
+        """The items in the lasso, a row each, with all columns of the atlas."""
+        return self.atlas.items.filter(pl.col("item").is_in(self.selected))
 
-    def _search(self, _: object = None) -> None:
-        hits = search(self.items, self.text.value)
-        self.found.options = list(zip(hits["title"].to_list(), hits["item"].to_list(), strict=True))
-        self._show()
+    @property
+    def nearest(self) -> pl.DataFrame:
+        """The chosen item's neighbours: stage, rank, item, title, cosine, before. Empty without a choice."""
+        if not self.item:
+            return self.atlas.nearest(1, 1).clear()
+        return self.atlas.nearest(self.item, self.count)
 
-    def _show(self, _: object = None) -> None:
-        near = self.selection
-        self.list.value = neighbour_html(near)
-        self.picture.value = draw(self.maps, self.items, self.stage.value, self.colour.value, self.found.value, near)
+    def figure(self) -> Any:
+        """The static twin: the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps."""
+        if self.item:
+            return map_figures.around(self.atlas, self.item, k=self.count)
+        return map_figures.stage_maps(self.atlas, colour=self.colour)
+
+    @traitlets.validate("item")
+    def _an_item(self, proposal: dict[str, Any]) -> int:
+        if proposal["value"] > self.atlas.corpus.n_items:
+            raise traitlets.TraitError(f"Items run from 1 to {self.atlas.corpus.n_items}; found {proposal['value']}.")
+        return proposal["value"]
+
+    @traitlets.validate("shown")
+    def _known_stages(self, proposal: dict[str, Any]) -> list[str]:
+        if unknown := [s for s in proposal["value"] if s not in self.atlas.stages]:
+            raise traitlets.TraitError(f"No stage {unknown}; there are {self.atlas.stages}.")
+        return proposal["value"]
+
+    @traitlets.validate("user")
+    def _a_user(self, proposal: dict[str, Any]) -> int:
+        if proposal["value"] >= self.atlas.corpus.n_users:
+            raise traitlets.TraitError(f"Users run from 0 to {self.atlas.corpus.n_users - 1}; found {proposal['value']}.")
+        return proposal["value"]
+
+    def _tell_neighbours(self, _: Any = None) -> None:
+        near = self.nearest
+        stages = {s: near.filter(stage=s).select("item", "cosine", "before").fill_null(0).rows() for s in self.atlas.stages}
+        self.neighbours = {"item": self.item, "stages": {s: [list(row) for row in rows] for s, rows in stages.items()}}
+
+    def _tell_place(self, _: Any = None) -> None:
+        if not self.text.strip() or self.encode is None:
+            self.placed = {}
+            return
+        self.message = "encoding at every stage …"
+        try:
+            self.placed = place(self.atlas, self.text, self.encode(self.text))
+            self.message = ""
+        except Exception as error:  # in a callback nobody would see it
+            self.message = f"could not place the text: {error}"
+
+    def _tell_path(self, _: Any = None) -> None:
+        self.path = {} if self.user < 0 else path_of(self.atlas, self.user, self.recommend)
 
 
-def explorer(
-    maps: pl.DataFrame, items: pl.DataFrame, tables: dict[str, np.ndarray], *, popularity: np.ndarray | None = None
-) -> Explorer:
-    """An explorer over maps.parquet (`maps`), the corpus's items and the stages' tables (N + 1, dim).
+def open(run: str | Run, outputs: str = "", *, recommend: Recommend | None = None) -> Explorer:
+    """The explorer over a finished run: `explorer.open("demo")`. Raises ArtefactError where notebook 05 has not run."""
+    run = run if isinstance(run, Run) else Run(run, outputs)
+    atlas = Atlas.load(run)
+    return Explorer(atlas, encode=encoders(run, atlas.stages), recommend=recommend)
 
-    `popularity` (N + 1,) adds a colouring.
+
+def encoders(run: Run, stages: list[str]) -> Encode:
+    """A function from a text to its embedding at each stage; an encoder is loaded when first asked, and kept."""
+    from llm2rec_kit import settings as S
+    from llm2rec_kit.encoder import Encoder
+
+    known = [s for s in stages if run.has(f"embeddings/{s}")]
+    loaded: dict[str, Encoder] = {}
+
+    def encode(text: str) -> dict[str, np.ndarray]:
+        for stage in known:
+            if stage not in loaded:
+                made = run.manifest(f"embeddings/{stage}")
+                names = S.Encoding().as_dict()
+                how = S.Encoding(**{k: v for k, v in made["settings"].items() if k in names})
+                loaded[stage] = Encoder.load(run.require(made["record"]["encoder"]), how)
+        return {stage: loaded[stage].encode([text])[0] for stage in known}
+
+    return encode
+
+
+def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray], k: int = 15) -> dict[str, Any]:
+    """Where a text's embeddings would stand on the maps: {"text", "at": {stage: [x, y]}, "near": {stage: item id}}.
+
+    At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
+    embedding.
     """
-    if popularity is not None:
-        items = items.with_columns(popularity=pl.Series(popularity[1:]))
-    colours = [c for c in ("category", "domain", "popularity") if c in items.columns]
-    return Explorer(maps, items, tables, colours)
-
-
-def neighbour_html(near: pl.DataFrame) -> str:
-    """The neighbours as a table, a column a stage."""
-    if near.is_empty():
-        return "<i>No title holds all of these words.</i>"
-    stages = near["stage"].unique(maintain_order=True).to_list()
-    columns = [near.filter(stage=s) for s in stages]
-    head = "".join(f"<th style='text-align:left;padding:2px 12px 2px 0'>{html.escape(s)}</th>" for s in stages)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td style='padding:2px 12px 2px 0'>{html.escape(c['title'][k])} <small>{c['cosine'][k]:.2f}</small></td>"
-            for c in columns
+    box = _box(atlas)
+    at, near = {}, {}
+    for stage, vector in vectors.items():
+        ids, distances = projection.nearest(
+            vector[None], min(k, atlas.corpus.n_items), among=np.asarray(atlas.tables[stage][1:])
         )
-        + "</tr>"
-        for k in range(len(columns[0]))
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+        gap = distances[0] - distances[0, 0]
+        weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
+        spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()
+        at[stage], near[stage] = _scaled(spot, box).tolist(), int(ids[0, 0]) + 1
+    return {"text": text, "at": at, "near": near}
 
 
-def draw(maps: pl.DataFrame, items: pl.DataFrame, stage: str, colour: str, item: int | None, near: pl.DataFrame) -> bytes:
-    """PNG of one stage in the aligned frame; the chosen item and its neighbours at that stage ringed."""
-    part = maps.filter(pl.col("stage") == stage).join(
-        items.select(pl.col("item").cast(maps["item"].dtype), colour), on="item", maintain_order="left"
+def path_of(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict[str, Any]:
+    """A user's history before the test target, that target, and recommendations: what `path` holds.
+
+    Without `recommend`, the items nearest to the history's last at each stage, none that the history has.
+    """
+    history, target = _history(atlas.corpus, user)
+    if recommend is not None:
+        chosen = [int(i) for i in recommend(np.asarray(history))][:RECOMMENDED]
+        stars, how = dict.fromkeys(atlas.stages, chosen), "what the recommender puts first"
+    else:
+        near = atlas.nearest(history[-1], RECOMMENDED + len(history)).filter(~pl.col("item").is_in(history))
+        stars, how = {s: near.filter(stage=s)["item"].head(RECOMMENDED).to_list() for s in atlas.stages}, HOW
+    return {"user": user, "history": history, "target": target, "recommended": stars, "how": how}
+
+
+def contents(atlas: Atlas, *, encodes: bool, users: int | None = None) -> dict[str, Any]:
+    """What the browser draws from: stages' places (uint16 in the unit square), columns, titles. Values are bytes."""
+    box = _box(atlas)
+    quality = {row["stage"]: row for row in atlas.quality["stages"]}
+    stages = [
+        {
+            "name": stage,
+            "note": f"{quality[stage]['kept_aligned']:.0%} of neighbours kept",
+            "xy": np.round(_scaled(plane, box) * 65535).astype(np.uint16).tobytes(),
+        }
+        for stage, plane in atlas.aligned.items()
+    ]
+    titles = "\n".join(" ".join(title.split()) for title in atlas.items["title"].to_list())
+    return {
+        "n": len(atlas.items),
+        "users": atlas.corpus.n_users if users is None else users,
+        "encodes": encodes,
+        "stages": stages,
+        "columns": [_column(atlas, name) for name in columns_of(atlas)],
+        "titles": zlib.compress(titles.encode(), 6),
+    }
+
+
+def columns_of(atlas: Atlas) -> list[str]:
+    """Columns to colour by: category, cluster, community, popularity, domain, then any further text or number with few gaps."""
+    first = [c for c in ("category", "cluster", "community", "popularity", "domain") if c in atlas.items.columns]
+    others = [
+        name
+        for name, kind in atlas.items.schema.items()
+        if name not in (*first, "item", "source_id", "title")
+        and (kind.is_numeric() or (kind == pl.String and atlas.items[name].n_unique() <= len(atlas.items) / 4))
+    ]
+    return first + others
+
+
+def page(atlas: Atlas, title: str) -> str:
+    """The explorer as one HTML page that needs no kernel and no network: answers for every item are in it.
+
+    What a page cannot do is place a text, since that takes the encoders.
+    """
+    drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS])
+    data = contents(atlas, encodes=False, users=len(drawn))
+    near = {stage: _all_neighbours(table) for stage, table in atlas.tables.items()}
+    state = {"data": data, "shown": _first_view(atlas), "colour": data["columns"][0]["name"], "count": 8}
+    known = {"near": near, "paths": [_page_path(atlas, int(user), near) for user in drawn]}
+    source = (STATIC / "explorer.js").read_text()
+    ending = "export default { render };"
+    if source.count(ending) != 1:
+        raise AssertionError(f"explorer.js must end in {ending!r}: the page runs what stands before it.")
+    return (
+        (STATIC / "page.html")
+        .read_text()
+        .replace("/*CSS*/", (STATIC / "explorer.css").read_text())
+        .replace("/*STATE*/", json.dumps({"state": state, **known}, default=_base64).replace("</", "<\\/"))
+        .replace("/*EXPLORER*/", source.replace(ending, ""))
+        .replace("<!--TITLE-->", title.replace("&", "&amp;").replace("<", "&lt;"))
     )
-    with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(6, 4.6), layout="constrained")
-        ax = figure.subplots()
-        drawn = figures.scatter(ax, part, colour, items[colour])
-        rings = part.filter(pl.col("item").is_in(near.filter(stage=stage)["item"].to_list()))
-        ax.scatter(rings["aligned_x"], rings["aligned_y"], s=60, facecolors="none", edgecolors=HIGHLIGHT, label="neighbours")
-        own = part.filter(pl.col("item") == (item or 0))
-        ax.scatter(
-            own["aligned_x"],
-            own["aligned_y"],
-            s=160,
-            marker="*",
-            color=HIGHLIGHT,
-            edgecolors="black",
-            label="chosen",
-            zorder=3,
-        )
-        ax.set(title=f"{stage}, coloured by {colour}", xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
-        if not isinstance(drawn, list):
-            figure.colorbar(drawn, ax=ax, label=f"{colour}, log scale")
-        figure.legend(loc="outside lower center", ncols=4, fontsize=7)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=100)
-    return png.getvalue()
+
+
+def write_page(run: Run, path: Path | None = None) -> Path:
+    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path."""
+    path = path or run.path / "explorer.html"
+    path.write_text(page(Atlas.load(run), f"LLM2Rec run {run.name}"), encoding="utf-8")
+    return path
+
+
+def _first_view(atlas: Atlas) -> list[str]:
+    return list(dict.fromkeys([atlas.stages[0], atlas.quality["clusters_of"]]))
+
+
+def _column(atlas: Atlas, name: str) -> dict[str, Any]:
+    values = atlas.items[name]
+    if values.dtype.is_numeric() and name not in GROUPINGS:
+        numbers = values.fill_null(0).to_numpy().astype(np.float32)
+        ends = {"low": float(numbers.min()), "high": float(numbers.max())}
+        return {"name": name, "kind": "number", "values": numbers.tobytes(), **ends}
+    codes, names = map_figures.coded(atlas, name)
+    rest = "none" if name in GROUPINGS else "other"
+    return {"name": name, "kind": "text", "names": names, "values": codes.astype(np.int16).tobytes(), "rest": rest}
+
+
+def _box(atlas: Atlas) -> tuple[np.ndarray, float]:
+    """Corner and side of the square around all stages: one scale for both axes."""
+    every = np.concatenate(list(atlas.aligned.values()))
+    return every.min(0), max(float((every.max(0) - every.min(0)).max()), 1e-9)
+
+
+def _scaled(points: np.ndarray, box: tuple[np.ndarray, float]) -> np.ndarray:
+    return (points - box[0]) / box[1]
+
+
+def _history(corpus: Corpus, user: int) -> tuple[list[int], int]:
+    """Items before the user's last test target (the last item where there is none), and that target."""
+    first, last = corpus.offsets[user], corpus.offsets[user + 1]
+    own = corpus.targets[(corpus.targets >= first) & (corpus.targets < last) & (corpus.splits == TEST)]
+    target = int(own[-1]) if len(own) else int(last - 1)
+    return corpus.history(target).tolist() or [int(corpus.sequence[target])], int(corpus.sequence[target])
+
+
+def _all_neighbours(table: np.ndarray) -> dict[str, Any]:
+    """Every item's nearest: ids int32 and cosines uint8, (N, k) each, as bytes."""
+    vectors = np.asarray(table[1:])
+    k = min(PAGE_NEIGHBOURS, len(vectors) - 1)
+    ids, distances = projection.nearest(vectors, k)
+    cosine = np.round(127.5 * (2 - distances)).clip(0, 255).astype(np.uint8)
+    return {"k": k, "ids": (ids + 1).astype(np.int32).tobytes(), "cosines": cosine.tobytes()}
+
+
+def _page_path(atlas: Atlas, user: int, near: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    history, target = _history(atlas.corpus, user)
+    stars = {}
+    for stage, known in near.items():
+        ids = np.frombuffer(known["ids"], np.int32).reshape(-1, known["k"])[history[-1] - 1]
+        stars[stage] = [int(i) for i in ids if i not in history][:RECOMMENDED]
+    return {"history": history, "target": target, "recommended": stars, "how": HOW}
+
+
+def _base64(value: bytes) -> str:
+    return "base64," + base64.b64encode(value).decode()

@@ -205,16 +205,22 @@ def validation_curves(curves: list[dict[str, Any]], *, metric: str) -> Figure:
     return figure
 
 
-def cleaning_bars(steps: list[dict[str, Any]]) -> Figure:
-    """What each cleaning step removed: a bar a step, the number of interactions dropped beside it."""
-    figure, axes = _figure(1, width=7, height=0.35 * max(3, len(steps)) + 0.9)
+def cleaning_bars(steps: list[dict[str, Any]], kept: int | None = None) -> Figure:
+    """What each cleaning step removed, a bar a step with its number; last, where given, how many interactions are left."""
+    rows = [(s["step"], s["rows_dropped"], PALETTE[0]) for s in steps]
+    rows += [] if kept is None else [("left", kept, PALETTE[2])]
+    figure, axes = _figure(1, width=7, height=0.35 * max(3, len(rows)) + 1.1)
     ax = axes[0, 0]
-    names = [s["step"] for s in steps][::-1]
-    dropped = [s["rows_dropped"] for s in steps][::-1]
-    bars = ax.barh(names, dropped, color=PALETTE[0])
-    ax.bar_label(bars, [f"{d:,}" for d in dropped], padding=3, fontsize=8)
+    names, counts, paints = zip(*rows[::-1], strict=True)
+    bars = ax.barh(range(len(rows)), counts, color=paints, tick_label=names)
+    whole = sum(counts) if kept is not None else 0
+    ax.bar_label(bars, [f"{n:,}" + (f"  ({n / whole:.1%})" if whole else "") for n in counts], padding=3, fontsize=8)
     ax.set(title="interactions dropped by each cleaning step", xlabel="interactions")
-    ax.set_xlim(0, 1.15 * max(1, *dropped))
+    ax.set_xlim(0, 1.25 * max(1, *counts))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
+    if whole:
+        _caption(figure, f"of {whole:,} interactions read")
     return figure
 
 
@@ -251,6 +257,115 @@ def split_timeline(corpus: Corpus) -> Figure:
         color=[PALETTE[0], PALETTE[1], PALETTE[5]],
         label=list(SPLITS),
     )
-    ax.set(title=f"samples by time of their target, split {corpus.facts.get('split', '')}", ylabel="samples")
-    ax.legend(ncols=3)
+    ax.set(
+        title=f"samples by time of their target, split {corpus.facts.get('split', '')}",
+        xlabel="time of the target",
+        ylabel="samples",
+    )
+    ax.legend(ncols=3, frameon=False)
+    ax.margins(x=0.01)
+    return figure
+
+
+def attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
+    """How much each token of one title looks at each other, a panel a name: weights (L, L) in [0, 1], rows sum to one."""
+    figure, axes = _figure(len(weights), width=3.6, height=3.6)
+    top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
+    for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
+        drawn = ax.imshow(weight, cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
+        places = np.arange(len(tokens))
+        ax.set_xticks(places, tokens, rotation=90, fontsize=7)
+        ax.set_yticks(places, tokens, fontsize=7)
+        ahead = np.triu(weight, 1).sum(1)[:-1].mean() if len(tokens) > 1 else 0.0
+        ax.set(title=f"{name}: {ahead:.0%} looks ahead", xlabel="token that is seen")
+    axes[0, 0].set_ylabel("token that looks")
+    figure.colorbar(drawn, ax=axes, label="attention weight", shrink=0.7)
+    _caption(figure, "Last layer, mean over heads. Ahead: weight on later tokens, mean over all tokens but the last.")
+    return figure
+
+
+def contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
+    """Loss, gradient norm, alignment, uniformity and effective rank along the steps, and the path of the first two measures."""
+    figure, axes = _figure(3, 2, height=2.6, width=3.8)
+    panels = {
+        "loss": ("loss (nats)", PALETTE[0]),
+        "grad_norm": ("gradient norm before clipping", PALETTE[5]),
+        "validation_alignment": ("alignment, 0 is perfect", PALETTE[2]),
+        "validation_uniformity": ("uniformity, 0 is collapsed", PALETTE[2]),
+        "validation_effective_rank": ("effective rank, 1 is collapsed", PALETTE[2]),
+    }
+    for ax, (name, (label, paint)) in zip(axes.flat, panels.items(), strict=False):
+        points = [(row["step"], row[name]) for row in history if name in row]
+        mark = "o" if name.startswith("validation") else ""
+        ax.plot(*zip(*points, strict=True), color=paint, marker=mark, markersize=3, linewidth=1.2)
+        ax.set(title=label, xlabel="optimiser step")
+    rows = [row for row in history if "validation_alignment" in row]
+    path = [(row["validation_alignment"], row["validation_uniformity"]) for row in rows]
+    ax = axes[1, 2]
+    ax.plot(*zip(*path, strict=True), color=PALETTE[2], marker="o", markersize=3, linewidth=1)
+    for k in {0, len(path) - 1}:
+        ax.annotate(f"step {rows[k]['step']}", path[k], textcoords="offset points", xytext=(4, 4), fontsize=7)
+    ax.set(title="the way: down and left is better", xlabel="alignment", ylabel="uniformity")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def spectra(tables: dict[str, np.ndarray]) -> Figure:
+    """How many directions each space uses: the share of its variance that its k largest hold; tables are (N + 1, dim)."""
+    from llm2rec_kit.geometry import effective_rank
+
+    figure, axes = _figure(1, width=5.4, height=3.2)
+    ax = axes[0, 0]
+    for (stage, table), paint, dash in zip(tables.items(), PALETTE, ("-", "--", "-.", ":") * 2, strict=False):
+        rows = table[1:] - table[1:].mean(0)
+        held = np.cumsum(np.linalg.svd(rows, compute_uv=False) ** 2)
+        ax.semilogx(
+            np.arange(1, len(held) + 1),
+            held / held[-1],
+            color=paint,
+            linestyle=dash,
+            linewidth=1.4,
+            label=f"{stage}, effective rank {effective_rank(table[1:]):.0f}",
+        )
+    ax.set(
+        title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
+    )
+    ax.legend(fontsize=7, loc="lower right")
+    _caption(figure, "A curve that is up at once uses few directions: many titles then point the same way.")
+    return figure
+
+
+def closer_together(found: pl.DataFrame) -> Figure:
+    """How near items are that the same users consumed, a line a stage; `found` is `cooccurrence.closeness`."""
+    figure, axes = _figure(1, width=5.4, height=3.4)
+    ax = axes[0, 0]
+    levels = found["level"].unique(maintain_order=True).to_list()
+    stages = found["stage"].unique(maintain_order=True).to_list()
+    for k, stage in enumerate(stages):
+        part = found.filter(stage=stage)
+        at = np.array([levels.index(level) for level in part["level"]]) + 0.08 * (k - (len(stages) - 1) / 2)
+        ax.errorbar(
+            at,
+            part["above"],
+            yerr=1.96 * part["error"],
+            color=OTHER if k == 0 and len(stages) > 1 else PALETTE[(k - 1) % len(PALETTE)],
+            marker="os^D"[k % 4],
+            markersize=4,
+            linewidth=1.2,
+            capsize=3,
+            label=stage,
+        )
+    ax.axhline(0, color="#444444", linewidth=0.8, linestyle=":")
+    ax.set_xticks(range(len(levels)), levels)
+    ax.set(
+        title="items that the same users consumed are nearer",
+        xlabel="users who consumed both",
+        ylabel="cosine, sd above pairs never together",
+    )
+    ax.legend()
+    n = found.filter(stage=stages[0])
+    _caption(
+        figure,
+        f"means of {n['pairs'].min():,} to {n['pairs'].max():,} pairs, with 95% intervals; pairs never together are as popular",
+    )
     return figure

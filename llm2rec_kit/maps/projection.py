@@ -1,63 +1,100 @@
-"""Two-dimensional maps of embedding spaces, and numbers that say how far to trust them.
+"""Embedding spaces on a plane: who is near whom in a space, UMAP of one space, and several spaces in one frame.
 
 UMAP lays out one space; AlignedUMAP lays out several stages of the same items in one frame, so that an item that moves on
-the page moved in its space. Same vectors and settings, same coordinates.
+the page moved in its space. Same vectors and settings, same coordinates. Neighbours are searched once a space, and exactly
+up to `EXACT_UP_TO` items; UMAP is handed what was found.
 """
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.maps import figures
 
-TRUST_NEIGHBOURS = 10
+EXACT_UP_TO = 30_000  # items; past it nearest-neighbour descent, whose compilation alone takes half a minute, is quicker
+EPOCHS = 200  # of every layout: what UMAP takes for large data, and AlignedUMAP always
 
 
-def umap_map(vectors: np.ndarray, settings: S.Maps) -> np.ndarray:
-    """One space on a plane: float32 (n, dim) to float32 (n, 2). Raises ValueError for NaN or fewer than 4 items."""
+@dataclass(frozen=True)
+class Layouts:
+    """Coordinates of each stage, float32 (n, 2): `own`, each space for itself, and `aligned`, all in one frame."""
+
+    own: dict[str, np.ndarray]
+    aligned: dict[str, np.ndarray]
+
+
+def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarray | None = None) -> Layouts:
+    """Several spaces of the same items: {stage: float32 (n, dim)} to coordinates of all n.
+
+    `fitted` are the rows that UMAP is fitted on (default: all); the others are then placed among them by UMAP's `transform`,
+    in each space's own layout and in the common frame. Raises ValueError for NaN, fewer than four items or unequal lengths.
+    """
+    _check(tables)
+    rows = next(iter(tables.values()))
+    fitted = np.arange(len(rows)) if fitted is None else fitted
+    rest = np.setdiff1d(np.arange(len(rows)), fitted)
+    models = {stage: umap_model(table[fitted], settings) for stage, table in tables.items()}
+    own = {stage: model.embedding_ for stage, model in models.items()}
+    layouts = Layouts({}, {})
+    for into, found in ((layouts.own, own), (layouts.aligned, align(models, settings))):
+        for stage, plane in found.items():
+            into[stage] = np.empty((len(rows), 2), dtype=np.float32)
+            into[stage][fitted] = plane
+            if len(rest):
+                models[stage].embedding_ = plane
+                with _quiet():
+                    into[stage][rest] = models[stage].transform(tables[stage][rest])
+    return layouts
+
+
+def umap_model(vectors: np.ndarray, settings: S.Maps) -> Any:
+    """UMAP fitted to one space, float32 (n, dim): `embedding_` is float32 (n, 2), `transform` places further rows."""
     import umap
 
-    _check(vectors)
-    model = umap.UMAP(
-        n_neighbors=_neighbours(len(vectors), settings),
-        min_dist=settings.min_dist,
-        metric=settings.metric,
-        random_state=settings.seed,
-        n_jobs=1,
+    k = max(2, min(settings.neighbours, len(vectors) - 1))
+    ids, distances = nearest(vectors, k - 1, settings.metric)
+    itself = np.arange(len(vectors), dtype=ids.dtype)[:, None]
+    known = (
+        np.concatenate([itself, ids], axis=1),
+        np.concatenate([np.zeros_like(distances[:, :1]), distances], axis=1),
+        _ExactIndex(vectors, settings.metric),
     )
-    return model.fit_transform(vectors).astype(np.float32)
+    with _quiet():
+        return umap.UMAP(
+            n_neighbors=k,
+            min_dist=settings.min_dist,
+            metric=settings.metric,
+            n_epochs=EPOCHS,
+            random_state=settings.seed,
+            n_jobs=1,
+            precomputed_knn=known,
+        ).fit(vectors)
 
 
-def aligned_maps(tables: dict[str, np.ndarray], settings: S.Maps) -> dict[str, np.ndarray]:
-    """Several spaces of the same items in one frame: {stage: float32 (n, dim)} to {stage: float32 (n, 2)}."""
-    import umap
+def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
+    """The layouts of fitted UMAP models of the same items, in order, drawn into one frame: {stage: float32 (n, 2)}.
 
-    sizes = {len(v) for v in tables.values()}
-    if len(sizes) != 1:
-        raise ValueError(f"Aligned maps need the same items in every stage; found {sizes} of them.")
-    if len(tables) == 1:
-        return {name: umap_map(v, settings) for name, v in tables.items()}
-    for vectors in tables.values():
-        _check(vectors)
-    same = {i: i for i in range(sizes.pop())}
-    model = umap.AlignedUMAP(
-        n_neighbors=_neighbours(len(same), settings),
-        min_dist=settings.min_dist,
-        metric=settings.metric,
-        random_state=settings.seed,
-    )
-    with warnings.catch_warnings():
-        # AlignedUMAP has no n_jobs to set to 1, so it cannot be told that one thread is what is wanted.
-        warnings.filterwarnings("ignore", message="n_jobs value")
-        laid_out = model.fit_transform(list(tables.values()), relations=[same] * (len(tables) - 1))
-    return {name: np.asarray(xy, dtype=np.float32) for name, xy in zip(tables, laid_out, strict=True)}
+    AlignedUMAP's objective and settings (tests hold `optimise` to umap-learn's own, bit for bit), in linear time where the
+    library's is quadratic. It starts from each space's own layout, turned onto the one before (Procrustes).
+    """
+    from llm2rec_kit.maps.aligned import optimise, ties  # imports UMAP, which takes seconds
+
+    starts: list[np.ndarray] = []
+    for model in models.values():
+        plane = model.embedding_ - model.embedding_.mean(0)
+        starts.append(plane @ _turn(plane, starts[-1]) if starts else plane)
+    graphs = [model.graph_ for model in models.values()]
+    if len(graphs) == 1:
+        return {stage: model.embedding_ for stage, model in models.items()}
+    found = optimise(np.stack(starts).astype(np.float32), graphs, ties(graphs), epochs=EPOCHS, seed=settings.seed)
+    return dict(zip(models, found, strict=True))
 
 
 def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
@@ -67,41 +104,38 @@ def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(n_items)[:most] + 1)
 
 
+def nearest(
+    vectors: np.ndarray, k: int, metric: str = "cosine", *, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows of `among`, nearest first: ids int32 (n, k) and distances float32 (n, k).
+
+    Without `among`, the nearest other rows of `vectors` itself. Distances are 1 - cosine, or Euclidean.
+    """
+    if among is None and len(vectors) > EXACT_UP_TO and vectors.shape[1] > 3:
+        return _by_descent(vectors, k, metric)
+    if vectors.shape[1] <= 3 and metric == "euclidean":
+        return _on_plane(vectors, k, among)
+    return _exact(vectors, k, metric, among)
+
+
 def neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
-    """Rows of the k nearest others of each row, nearest first: int64 (n, k). Computed in chunks."""
-    rows = unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
-    square = (rows**2).sum(1)
-    k = min(k, len(rows) - 1)
-    out = np.empty((len(rows), k), dtype=np.int64)
-    for at in range(0, len(rows), 1024):
-        part = slice(at, min(at + 1024, len(rows)))
-        near = 2 * rows[part] @ rows.T - square  # larger is nearer, for unit vectors and for any others
-        near[np.arange(near.shape[0]), np.arange(part.start, part.stop)] = -np.inf
-        top = np.argpartition(-near, k - 1, axis=1)[:, :k]
-        order = np.take_along_axis(near, top, 1).argsort(1, kind="stable")[:, ::-1]
-        out[part] = np.take_along_axis(top, order, 1)
-    return out
+    """Rows of the k nearest others of each row, nearest first: int64 (n, k)."""
+    return nearest(vectors, min(k, len(vectors) - 1), metric)[0].astype(np.int64)
 
 
 def neighbour_overlap(a: np.ndarray, b: np.ndarray, k: int, metrics: tuple[str, str] = ("cosine", "cosine")) -> float:
     """Mean share of the k nearest neighbours that two spaces of the same items have in common."""
-    first, second = neighbours(a, k, metrics[0]), neighbours(b, k, metrics[1])
-    return float(np.mean([len(np.intersect1d(x, y)) for x, y in zip(first, second, strict=True)]) / first.shape[1])
+    return shared(neighbours(a, k, metrics[0]), neighbours(b, k, metrics[1]))
 
 
-def trustworthiness(vectors: np.ndarray, plane: np.ndarray, k: int, metric: str = "cosine") -> float:
-    """How far neighbours on the map are neighbours in the space, 0 to 1 (Venna & Kaski 2001)."""
-    from sklearn.manifold import trustworthiness as measure
-
-    return float(measure(vectors, plane, n_neighbors=min(k, (len(vectors) - 1) // 2), metric=metric))
+def shared(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean share of a row's ids (n, k) that are among the other's, each row without repeats."""
+    return float(shared_by_row(first, second).mean())
 
 
-def effective_rank(vectors: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of the centred vectors (Roy & Vetterli 2007)."""
-    values = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)
-    share = values / max(values.sum(), 1e-12)
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum()))
+def shared_by_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`shared` for each row, float64 (n,)."""
+    return (first[:, :, None] == second[:, None, :]).any(2).mean(1)
 
 
 def co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
@@ -129,64 +163,94 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors.astype(np.float32) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings: S.Maps) -> dict[str, Any]:
-    """Lay out `tables` ((N + 1, dim) each), each alone and all in one frame; returns the record.
+class _ExactIndex:
+    """What UMAP's `transform` asks of a search index, answered exactly."""
 
-    Writes maps.parquet (item, stage, x, y, aligned_x, aligned_y) and a figure as PNG and SVG into `folder`. The record has a row
-    of numbers a stage, among them how far its map can be trusted.
-    """
-    items = choose_items(corpus.n_items, settings.max_items, settings.seed)
-    chosen = {name: table[items] for name, table in tables.items()}
-    own = {name: umap_map(v, settings) for name, v in chosen.items()}
-    aligned = aligned_maps(chosen, settings)
-    maps = pl.concat(
-        [
-            pl.DataFrame(
-                {
-                    "item": items,
-                    "stage": name,
-                    "x": own[name][:, 0],
-                    "y": own[name][:, 1],
-                    "aligned_x": aligned[name][:, 0],
-                    "aligned_y": aligned[name][:, 1],
-                }
-            )
-            for name in tables
-        ]
+    _angular_trees = False
+
+    def __init__(self, vectors: np.ndarray, metric: str) -> None:
+        self.vectors, self.metric = vectors, metric
+
+    def query(self, rows: np.ndarray, k: int, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        return nearest(rows, k, self.metric, among=self.vectors)
+
+
+def _exact(vectors: np.ndarray, k: int, metric: str, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    rows, others = (None if v is None else np.ascontiguousarray(v, np.float32) for v in (vectors, among))
+    if metric == "cosine":
+        rows, others = (None if v is None else unit(v) for v in (rows, others))
+    itself = others is None
+    left = torch.from_numpy(rows)
+    right = left if itself else torch.from_numpy(others)
+    square = (right**2).sum(1)
+    ids, distances = np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.float32)
+    step = max(1, min(1024, 100_000_000 // len(right)))  # at most 400 MB of similarities at a time
+    for at in range(0, len(rows), step):
+        part = left[at : at + step]
+        near = 2 * part @ right.T - square  # larger is nearer, for unit vectors and for any others
+        if itself:
+            near[torch.arange(len(part)), torch.arange(at, at + len(part))] = -torch.inf
+        best, where = near.topk(k, dim=1)
+        apart = (part**2).sum(1, keepdim=True) - best
+        distances[at : at + step] = (apart / 2 if metric == "cosine" else apart.clamp(min=0).sqrt()).numpy()
+        ids[at : at + step] = where.numpy()
+    return ids, np.maximum(distances, 0)
+
+
+def _on_plane(points: np.ndarray, k: int, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.spatial import cKDTree
+
+    if among is not None:
+        distances, ids = cKDTree(among).query(points, np.arange(1, k + 1))
+        return ids.astype(np.int32), distances.astype(np.float32)
+    distances, ids = cKDTree(points).query(points, np.arange(1, k + 2))
+    # A point at the very place of others need not come first among its own neighbours, or come at all.
+    own = ids == np.arange(len(points))[:, None]
+    own[~own.any(1), -1] = True
+    return ids[~own].reshape(-1, k).astype(np.int32), distances[~own].reshape(-1, k).astype(np.float32)
+
+
+def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    from pynndescent import NNDescent
+
+    found = NNDescent(
+        np.ascontiguousarray(vectors, np.float32),
+        metric=metric,
+        n_neighbors=k + 1,
+        random_state=0,
+        n_jobs=1,
+        low_memory=True,
     )
-    maps.write_parquet(folder / "maps.parquet")
-    pairs = co_consumed_pairs(corpus, 5000, seed=settings.seed)
-    control = random_pairs(corpus.n_items, 5000, seed=settings.seed)
-    rows = [
-        {
-            "stage": name,
-            **_quality(chosen[name], own[name], aligned[name], settings),
-            "effective_rank": effective_rank(chosen[name]),
-            "cosine_co_consumed": float(cosines(tables[name], pairs).mean()),
-            "cosine_random": float(cosines(tables[name], control).mean()),
-        }
-        for name in tables
-    ]
-    record = {"items": len(items), "of": corpus.n_items, "neighbours": TRUST_NEIGHBOURS, "stages": rows}
-    colour = "category" if "category" in corpus.items.columns else "domain"
-    figures.save(figures.stage_maps(maps, corpus.items, record, colour=colour), folder / "stages")
-    return record
+    ids, distances = found.neighbor_graph
+    own = ids == np.arange(len(ids))[:, None]
+    own[~own.any(1), -1] = True
+    return ids[~own].reshape(-1, k).astype(np.int32), distances[~own].reshape(-1, k).astype(np.float32)
 
 
-def _quality(vectors: np.ndarray, own: np.ndarray, aligned: np.ndarray, settings: S.Maps) -> dict[str, float]:
-    kept = {
-        name: neighbour_overlap(vectors, plane, TRUST_NEIGHBOURS, (settings.metric, "euclidean"))
-        for name, plane in (("kept", own), ("kept_aligned", aligned))
-    }
-    return {"trustworthiness": trustworthiness(vectors, own, TRUST_NEIGHBOURS, settings.metric), **kept}
+def _turn(plane: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """The rotation or reflection (2, 2) that brings the points of `plane` nearest to those of `onto`."""
+    left, _, right = np.linalg.svd(plane.T @ onto)
+    return left @ right
 
 
-def _neighbours(n: int, settings: S.Maps) -> int:
-    return max(2, min(settings.neighbours, n - 1))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # The index is ours and not an NNDescent object; `transform` works with it all the same.
+        warnings.filterwarnings("ignore", message="precomputed_knn")
+        yield
 
 
-def _check(vectors: np.ndarray) -> None:
-    if len(vectors) < 4:
-        raise ValueError(f"A map needs four items at least; found {len(vectors)}.")
-    if not np.isfinite(vectors).all():
-        raise ValueError("The embeddings hold NaN or infinity. Encode again (notebooks/03_item_embedding.ipynb).")
+def _check(tables: dict[str, np.ndarray]) -> None:
+    sizes = {len(v) for v in tables.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"Aligned maps need the same items in every stage; found {sizes or 'no stage'} of them.")
+    if (n := sizes.pop()) < 4:
+        raise ValueError(f"A map needs four items at least; found {n}.")
+    for stage, vectors in tables.items():
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                f"The embeddings of {stage!r} hold NaN or infinity. Encode again (notebooks/03_item_embedding.ipynb)."
+            )

@@ -13,18 +13,21 @@ import re
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from llm2rec_kit import meter, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.runs import Run, project_root
+from llm2rec_kit.reproduction import assets
+from llm2rec_kit.reproduction.progress import Progress
+from llm2rec_kit.runs import Run, check_name, outputs_folder, project_root
 
+PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 COMMON = {"run": str, "outputs": str, "force": bool}
 
 
@@ -71,6 +74,19 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     }
 
 
+def source_of(p: Parameter) -> str:
+    """Where a default comes from, from the marks in its help: "P 4.1.3, C"; "O" (ours) where there is none."""
+    marks = [part.strip() for mark in re.findall(r"\[([PCO]\b[^\]]*)\]", p.help) for part in mark.split(",")]
+    short = [m[0] for mark in marks if (m := re.match(r"[PCO]\b( [\d.]+)?", mark))]
+    return ", ".join(dict.fromkeys(short)) or "O"
+
+
+def meaning_of(p: Parameter) -> str:
+    """The help text, with the values that the parameter may have."""
+    choices = S.choices_of(p.name)
+    return p.help + (f"; one of {', '.join(map(str, choices))}" if choices else "")
+
+
 def profiles() -> list[str]:
     """Names of the profiles that come with the kit."""
     return sorted(
@@ -89,12 +105,17 @@ def load_profile(name: str) -> dict[str, Any]:
         text = Path(name).read_text()
     else:
         raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
+    return read_yaml(text, f"Profile {name!r}")
+
+
+def read_yaml(text: str, what: str) -> dict[str, Any]:
+    """A mapping from plain YAML; SettingsError, naming `what`, for anything else or a key given twice."""
     try:
         values = yaml.load(text, Loader=_NoTwice) or {}
     except yaml.YAMLError as error:
-        raise S.SettingsError(f"Profile {name!r} is not YAML: {' '.join(str(error).split())}") from None
+        raise S.SettingsError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise S.SettingsError(f"Profile {name!r} must hold `key: value` lines; found {type(values).__name__}.")
+        raise S.SettingsError(f"{what} must hold `key: value` lines; found {type(values).__name__}.")
     return values
 
 
@@ -123,19 +144,22 @@ def check(values: dict[str, Any], known: list[str]) -> None:
 def check_data(values: dict[str, Any]) -> None:
     """Raise ValueError where the source needs files and `data_path` does not lead to any."""
     data = S.Data.from_parameters(values)
+    if data.source == "mix":
+        return  # of finished corpora, which notebook 01 looks for
     if data.source == "synthetic":
         if data.path:
             raise ValueError(
                 f"The source is synthetic and reads no files, but data was given: {data.path}. Take a profile "
-                "for real data, such as games, or set data.source to recbole or table."
+                "for real data, such as games, or set data.source to what the files are."
             )
         return
     if not data.path:
         raise ValueError(
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
+            + (f" {assets.data_notes()}" if set(data.train_domains) & set(PAPER_SETS) else "")
         )
-    if not Path(data.path).exists():
+    if not Path(data.path).exists() and not data.download:
         raise ValueError(
             f"There is no data at {data.path}. Give the folder (or file) that the source {data.source!r} reads; "
             "notebooks/01_data_prep.ipynb says what it expects in it."
@@ -159,6 +183,35 @@ def reproduce(
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
     NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
     """
+    values, chosen = prepared(
+        profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
+    )
+    storage.check_writable(outputs_folder(values.get("outputs", "")) / values["run"])
+    again = _command(profile, data, overrides or {}, run, outputs, force)
+    result = Run(values["run"], values.get("outputs", ""))
+    result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
+    for k, book in enumerate(chosen, 1):
+        run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=again)
+    return result
+
+
+def prepared(
+    profile: str,
+    *,
+    data: str = "",
+    overrides: dict[str, Any] | None = None,
+    run: str = "",
+    only: list[str] | None = None,
+    start: str = "",
+    force: bool = False,
+    outputs: str = "",
+    root: Path | None = None,
+    look: bool = True,
+) -> tuple[dict[str, Any], list[Path]]:
+    """The parameters and the notebooks of a `reproduce` with the same arguments, checked; nothing is run or written.
+
+    `look` False: whether data and weights are there is not looked at.
+    """
     books = series(root)
     values = {"run": Path(profile).stem, **load_profile(profile), **(overrides or {})}
     # What the caller says comes before the profile.
@@ -166,21 +219,53 @@ def reproduce(
     values |= {name: value for name, value in given.items() if value}
     own = {book: parameters(book) for book in books}
     check(values, sorted({name for p in own.values() for name in p}))
+    check_name(values["run"])
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
     for name in ("data_path", "outputs"):
         if values.get(name):
             values[name] = str(Path(values[name]).expanduser().resolve())
+    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
+        values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or [], start)
-    if any("data_path" in own[book] for book in chosen):
+    if look:
+        look_for_files(values, {name for book in chosen for name in own[book]})
+    return values, chosen
+
+
+def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
+    """Raise ValueError where the data or the weights that parameters in `needed` lead to are neither here nor to be had."""
+    if "data_path" in needed:
         check_data(values)
-    again = _command(profile, data, overrides or {}, run, outputs, force)
-    result = Run(values["run"], values.get("outputs", ""))
-    for k, book in enumerate(chosen, 1):
-        print(f"[{k}/{len(chosen)}] {book.stem}", flush=True)
-        began = time.perf_counter()
-        _execute(book, result.path / "notebooks" / book.name, {n: v for n, v in values.items() if n in own[book]}, again)
-        print(f"[{k}/{len(chosen)}] {book.stem} done in {time.perf_counter() - began:.0f} s", flush=True)
-    return result
+    if "backbone_name" in needed:
+        assets.check_backbone(S.Backbone.from_parameters(values).name)
+
+
+def run_one(
+    book: Path,
+    values: dict[str, Any],
+    run: Run,
+    *,
+    label: str = "",
+    again: list[str] | None = None,
+    stream: IO[str] | None = None,
+) -> float:
+    """Run one notebook with those of `values` that it knows, keep it in the run's notebooks/, note its cost in run.json.
+
+    Returns the seconds that it took. Raises NotebookFailed, with the command `again` (if there is one) as how to go on.
+    """
+    stream, label = stream or sys.stdout, label or book.stem
+    print(label, file=stream, flush=True)
+    given = {name: value for name, value in values.items() if name in parameters(book)}
+    with meter.measured() as cost:
+        what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
+    if what:
+        kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
+        go_on = f" To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}" if again else ""
+        raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
+    # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
+    run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
+    print(f"{label} done in {cost['seconds']:.0f} s", file=stream, flush=True)
+    return cost["seconds"]
 
 
 def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
@@ -215,34 +300,35 @@ def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
     return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
 
 
-def _execute(book: Path, target: Path, values: dict[str, Any], again: list[str]) -> None:
-    """papermill over one notebook, its printed lines shown as they come."""
+def _execute(book: Path, target: Path, values: dict[str, Any], label: str, stream: IO[str]) -> str:
+    """papermill over one notebook, its place and its printed lines shown as they come; returns why it stopped, or ""."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _kernel() as name:
-        try:
+    cells = len(json.loads(book.read_text())["cells"]) + 1  # papermill puts one in, with the parameters
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _kernel() as name, Progress(label, cells, stream) as progress:
             papermill.execute_notebook(
                 book,
                 target,
                 parameters=values,
                 kernel_name=name,
                 progress_bar=False,
-                stdout_file=sys.stdout,
+                stdout_file=progress,
+                on_cell_start=progress.on_cell_start,
                 cwd=str(book.parent),
             )
-        except PapermillExecutionError as error:
-            what = _shortened(f"{error.ename}: {error.evalue}")
-        except DeadKernelError:
-            what = "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
-        else:
-            return
-    raise NotebookFailed(
-        f"{book.stem} stopped: {what}\nThe notebook, as far as it came: {target}\nWhat was finished is kept. "
-        f"To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}"
-    )
+    except PapermillExecutionError as error:
+        return _shortened(f"{error.ename}: {error.evalue}")
+    except DeadKernelError:
+        return "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
+    except OSError as error:
+        if why := storage.cannot_write(error, target.parent):
+            return why
+        raise
+    return ""
 
 
 @contextlib.contextmanager

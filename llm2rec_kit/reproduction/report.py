@@ -5,17 +5,30 @@ Reads the run's artefacts and nothing else.
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
+from llm2rec_kit import meter, storage
+from llm2rec_kit.reproduction import expected, pictures
+from llm2rec_kit.reproduction.differences import TRAINED
 from llm2rec_kit.runs import Run, write_json
 
-TRAINED = ("SASRec", "GRU4Rec")
-FIGURES = ("figures/results", "figures/by_kind", "figures/by_popularity", "maps/stages")
+STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
+CAPTIONS = {
+    "results": "Recall@10 by embedding",
+    "by_kind": "Maps of the embeddings, coloured by kind of item",
+    "by_community": "The same maps, coloured by what is consumed together",
+    "by_popularity": "The same maps, coloured by popularity",
+    "clusters": "Clusters, named by the words of their titles",
+    "travel": "Items that moved furthest between stages",
+    "co_purchases": "Pairs of items often consumed together",
+    "stages": "Maps of the embeddings, one a stage",
+}
 
 
 def collect(run: Run) -> dict[str, Any]:
@@ -25,7 +38,7 @@ def collect(run: Run) -> dict[str, Any]:
     rows, left_out = _current(run)
     if not rows:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
-    domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["domain"] for r in rows}]
+    domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["record"]["domain"] for r in rows}]
     return {
         "run": run.name,
         "source": corpus["source"],
@@ -34,22 +47,29 @@ def collect(run: Run) -> dict[str, Any]:
         "train_domains": corpus["train_domains"],
         "statistics": corpus["statistics"],
         "cleaning": corpus["cleaning"],
-        "stages": {name: run.record(name) for name in ("backbone", "csft", "mntp", "contrastive", "maps") if run.has(name)},
+        "stages": {name: run.record(name) for name in STAGES if run.has(name)},
         "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
-        # No path: it differs from machine to machine, and the files' hashes tell the data apart.
-        "settings": {
-            name: {k: v for k, v in run.manifest(name)["settings"].items() if k != "path"}
-            for name in ("corpus", "backbone", "csft", "mntp", "contrastive", "maps")
-            if run.has(name)
-        },
-        "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
+        "settings": _settings(run, rows),
+        "seeds": sorted({r["record"]["seed"] for r in rows if r["record"]["recommender"] in TRAINED}),
+        "results": {d: _rows([r["record"] for r in rows if r["record"]["domain"] == d]) for d in domains},
         "comparisons": {r["domain"]: r["rows"] for r in records if "rows" in r},
         "left_out": left_out,
     }
 
 
+def _settings(run: Run, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
+    machine, and the files' hashes tell the data apart."""
+    found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
+    for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
+        found["encoding"] = run.manifest(name)["settings"]
+    for row in [r for r in rows if r["record"]["recommender"] in TRAINED][:1]:
+        found["evaluation"] = row["settings"]
+    return {name: {k: v for k, v in settings.items() if k != "path"} for name, settings in found.items()}
+
+
 def _current(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
-    """Records of the evaluations that belong together, and the names of the others.
+    """Manifests of the evaluations that belong together, and the names of the others.
 
     A seed of an earlier run stays in the folder. It counts only where the inputs it was made from are what the run holds now and
     its settings are those of the cell's (domain, recommender, embedding) latest: a mean must not mix two experiments.
@@ -60,7 +80,7 @@ def _current(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
     kept = [n for n, m in made.items() if all(digests.get(i, d) == d for i, d in m["inputs"].items())]
     latest = {cell[n]: made[n]["settings"] for n in sorted(kept, key=lambda n: (made[n]["finished"], n))}
     kept = [n for n in kept if made[n]["settings"] == latest[cell[n]]]
-    return [made[n]["record"] for n in kept], sorted(set(made) - set(kept))
+    return [made[n] for n in kept], sorted(set(made) - set(kept))
 
 
 def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -125,23 +145,95 @@ def domain_note(results: dict[str, Any], domain: str) -> str:
 def write(run: Run) -> dict[str, Any]:
     """Write results.json, report.md and report.html into the run's folder; returns the results."""
     results = collect(run)
-    write_json(run.path / "results.json", results)
+    write_json(run.path / "results.json", results, sort=True)
     about = run.about()
-    environment = Environment(
-        loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    figures = [(Path(name).name, run.path / f"{name}.png") for name in FIGURES if (run.path / f"{name}.png").is_file()]
-    known = {"results": results, "about": about, "note": domain_note, "best": best, "left_out": left_out_note}
-    markdown = environment.get_template("report.md.j2").render(
-        **known, figures=[(n, p.relative_to(run.path)) for n, p in figures]
-    )
-    (run.path / "report.md").write_text(markdown)
-    embedded = [(n, "data:image/png;base64," + base64.b64encode(p.read_bytes()).decode()) for n, p in figures]
-    page = Environment(loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True)
-    (run.path / "report.html").write_text(page.get_template("report.html.j2").render(**known, figures=embedded))
+    known = {
+        "results": results,
+        "about": about,
+        "note": domain_note,
+        "best": best,
+        "left_out": left_out_note,
+        "check": _checked(results, about),
+        "cost": cost_rows(about),
+        "keys": cost_keys(about),
+        "drawn": drawings(run),
+        "kept": kept_figures(run),
+    }
+    for name, figure in known["drawn"].items():
+        target = run.path / "figures" / f"{name}.png"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(pictures.png(figure))
+    for kind in ("md", "html"):
+        storage.write_text(run.path / f"report.{kind}", render(f"report.{kind}.j2", **known))
     return results
 
 
-def best(rows: list[dict[str, Any]], metric: str) -> float:
-    """The largest mean among the trained recommenders."""
-    return max((r["mean"][metric] for r in rows if r["recommender"] in TRAINED), default=0.0)
+def render(template: str, **values: Any) -> str:
+    """A template of this folder with these values; a page's text is escaped, figures go into it whole."""
+    page = template.endswith(".html.j2")
+    environment = Environment(
+        loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page
+    )
+    environment.filters |= {"drawn": lambda f: Markup(pictures.svg(f)), "kept": lambda path: Markup(pictures.element(path))}
+    return environment.get_template(template).render(**values)
+
+
+def drawings(run: Run) -> dict[str, Figure]:
+    """The report's own figures by name: losses, validation."""
+    made = _current(run)[0]
+    metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
+    domains = [s["domain"] for s in run.record("corpus")["statistics"]]
+    found = {"losses": pictures.losses(run), "validation": pictures.validation([m["record"] for m in made], domains, metric)}
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def kept_figures(run: Run) -> list[tuple[str, Path]]:
+    """Caption and file of every figure that the notebooks kept, each once however often it is there."""
+    own = {f"{name}.png" for name in ("losses", "validation")}
+    files = [p for p in sorted(run.path.glob("figures/*.png")) if p.name not in own] + sorted(run.path.glob("maps/*.png"))
+    order = list(CAPTIONS)
+    files.sort(key=lambda p: order.index(p.stem) if p.stem in order else len(order))
+    once = {p.read_bytes(): p for p in reversed(files)}
+    return [(CAPTIONS.get(p.stem, p.stem.replace("_", " ")), p) for p in files if p in once.values()]
+
+
+COSTS = {
+    "seconds": "seconds",
+    "cpu_seconds": "CPU seconds",
+    "peak_memory_mib": "peak memory, MiB",
+    "gpu_seconds": "GPU seconds",
+    "gpu_peak_memory_mib": "GPU peak, MiB",
+    "energy_cpu_joules": "CPU energy, J",
+    "energy_gpu_joules": "GPU energy, J",
+}
+
+
+def cost_keys(about: dict[str, Any]) -> dict[str, str]:
+    """The costs that some stage of this run tells, with their names for a table."""
+    told = {k for s in about["stages"].values() for k in s}
+    return {k: name for k, name in COSTS.items() if k in told}
+
+
+def cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a stage; the evaluations in one, their times added and their peaks the largest."""
+    rows = {}
+    for name, stage in about["stages"].items():
+        label = "evaluation, all trainings" if name.startswith("evaluation/") else name
+        rows[label] = meter.added(rows.get(label, {}), {k: stage[k] for k in COSTS if k in stage})
+    return [{"stage": label, **row} for label, row in rows.items()]
+
+
+def _checked(results: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
+    """The comparison with what the run's profile is expected to give, where that is kept."""
+    profile = about.get("asked", {}).get("profile", "")
+    wanted = expected.load(profile) if profile else None
+    if wanted is None:
+        return None
+    lines, changed = expected.compare(results, wanted)
+    return {"profile": profile, "wanted": wanted, "lines": lines, "changed": changed, "summary": expected.summary(lines)}
+
+
+def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
+    """Whether `row` is a trained recommender with the largest mean among them."""
+    trained = [r["mean"][metric] for r in rows if r["recommender"] in TRAINED]
+    return row["recommender"] in TRAINED and row["mean"][metric] == max(trained)

@@ -1,25 +1,30 @@
 """Item-level contrast: two views of one title attract, other titles of the batch repel (paper sec. 3.3.2, eq. 4).
 
 Paper and official code disagree on what makes a view: random token masking, or attention dropout on the unmasked title.
-Both are here. Titles of a batch are distinct, so no negative is the same text as its positive.
+Both are here. A title never repels itself: batches hold distinct titles, and those that differ in case or spacing alone
+are left out of each other's denominator.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, geometry, kernels
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoder import Encoder, length_batches, pad, pool, title_tokens
+from llm2rec_kit.titles import length_batches, pad, pool, title_tokens
 from llm2rec_kit.training import ranks
+from llm2rec_kit.training.collapse import Watch
 from llm2rec_kit.training.trainer import drawn, fit
+
+PROBED = 512  # titles whose alignment, uniformity and effective rank are followed
 
 
 class Batches:
@@ -27,15 +32,18 @@ class Batches:
 
     The titles are each other's negatives, so a step cannot be cut into independent micro-batches; to pad little, its
     views are read in `chunks` of like length, and `place` puts them back in order: first views, then second views.
+    `same` (n,) is equal for titles that are the same but for case and spacing.
     """
 
     def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
-        """Raises ValueError for fewer than two distinct titles: there would be no negative."""
-        titles = list(dict.fromkeys(titles))
-        if len(titles) < 2:
-            raise ValueError(f"Contrast needs two distinct titles at least; the training domains have {len(titles)}.")
-        self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
-        self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, "blank"), tokenizer.pad_token_id
+        """Titles that are the same tokens are taken once. Raises ValueError for fewer than two: there would be no negative."""
+        tokens = title_tokens(tokenizer, titles, settings.max_tokens)
+        distinct = {ids.tobytes(): k for k, ids in reversed(list(enumerate(tokens)))}
+        kept = sorted(distinct.values())
+        if len(kept) < 2:
+            raise ValueError(f"Contrast needs two distinct titles at least; the training domains have {len(kept)}.")
+        self.tokens, self.same = [tokens[k] for k in kept], same_title([titles[k] for k in kept])
+        self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, settings.mask_token), tokenizer.pad_token_id
         self.settings = settings
         self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
 
@@ -44,15 +52,37 @@ class Batches:
 
     def __getitem__(self, step: int) -> list[dict]:
         rng = np.random.default_rng([self.settings.seed, 2, step])
-        chosen = [self.tokens[i] for i in drawn(len(self.tokens), self.settings.batch_size, self.settings.seed, step)]
-        views = [view(t, self.mask_id, self.settings, rng) for _ in range(2) for t in chosen]
-        parts = length_batches(np.array([len(v) for v in views]), self.settings.batch_tokens)
-        chunks = []
-        for part in parts:
-            ids, mask = pad([views[i] for i in part], self.pad_id, torch.device("cpu"))
-            chunks.append({"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask})
-        place = torch.from_numpy(np.argsort(np.concatenate(parts)))
-        return [{"chunks": chunks, "place": place, "count": torch.tensor(len(chosen))}]
+        chosen = drawn(len(self.tokens), self.settings.batch_size, self.settings.seed, step)
+        return [self.micro_batch(chosen, rng) | {"step": torch.tensor(step)}]
+
+    def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> dict:
+        """Two views each of the chosen titles."""
+        views = [view(self.tokens[i], self.mask_id, self.settings, rng) for _ in range(2) for i in chosen]
+        return {
+            **chunked(views, self.settings.batch_tokens, self.pad_id),
+            "same": torch.from_numpy(self.same[chosen]),
+            "count": torch.tensor(len(chosen)),
+        }
+
+
+def chunked(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> dict:
+    """Token ids as `chunks` of like length, each within the token budget, and `place`: row i is the i-th text again."""
+    parts = length_batches(np.array([len(t) for t in texts]), batch_tokens)
+    chunks = []
+    for part in parts:
+        ids, mask = pad([texts[i] for i in part], pad_id, torch.device("cpu"))
+        chunks.append({"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask})
+    return {"chunks": chunks, "place": torch.from_numpy(np.argsort(np.concatenate(parts)))}
+
+
+def same_title(titles: list[str]) -> np.ndarray:
+    """A number for each title (int64), equal for those that differ in case and spacing alone.
+
+    >>> same_title(["Iron Vale", "iron  vale ", "Iron Veil"]).tolist()
+    [0, 0, 1]
+    """
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(" ".join(t.casefold().split()), len(seen)) for t in titles], dtype=np.int64)
 
 
 def view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
@@ -66,23 +96,50 @@ def view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.
     return np.where(hidden, mask_id, ids)
 
 
-def info_nce(first: torch.Tensor, second: torch.Tensor, temperature: float, symmetric: bool = False) -> torch.Tensor:
-    """Summed InfoNCE of (n, d) and (n, d): cosine / temperature, row i of `second` is the positive of row i of `first`."""
-    scores = F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T / temperature
+def info_nce(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    temperature: float,
+    symmetric: bool = False,
+    same: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Summed InfoNCE of (n, d) and (n, d): cosine / temperature, row i of `second` is the positive of row i of `first`.
+
+    Rows i and j with `same[i] == same[j]` are one title: j is left out of i's denominator, and i out of j's.
+    """
+    exact = torch.float64 if first.dtype == torch.float64 else torch.float32
+    scores = F.normalize(first.to(exact), dim=-1) @ F.normalize(second.to(exact), dim=-1).T / temperature
     labels = torch.arange(len(scores), device=scores.device)
+    if same is not None:
+        twins = (same[:, None] == same) & (labels[:, None] != labels)
+        scores = scores.masked_fill(twins, float("-inf"))
     loss = F.cross_entropy(scores, labels, reduction="sum")
     return (loss + F.cross_entropy(scores.T, labels, reduction="sum")) / 2 if symmetric else loss
 
 
-def loss_of(settings: S.Contrastive):
-    """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles)."""
+def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None):
+    """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles); `seen` is told each step's.
+
+    With `gradient_cache` the chunks are read without a graph, and read again one at a time for the gradient, with the same
+    random state (GradCache, Gao et al. 2021): a batch of any size in the memory of one chunk. torch's activation
+    checkpoint over a chunk does exactly that.
+    """
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
-        pooled = [_pooled(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in micro["chunks"]]
-        first, second = ranks.gathered(torch.cat(pooled))[micro["place"]].chunk(2)
-        return info_nce(first, second, settings.temperature, settings.symmetric), len(first)
+        cached = settings.gradient_cache and torch.is_grad_enabled()
+        first, second = ranks.gathered(embedded(model, micro["chunks"], cached))[micro["place"]].chunk(2)
+        value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
+        if seen and model.training:
+            seen(int(micro["step"]), value.item() / len(first))
+        return value, len(first)
 
     return loss
+
+
+def embedded(model: PreTrainedModel, chunks: list[dict], cached: bool = False) -> torch.Tensor:
+    """Mean-pooled embeddings of the chunks of a micro-batch, one after the other: (texts, d)."""
+    parts = [(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in chunks]
+    return torch.cat([checkpoint(_pooled, *part, use_reentrant=False) if cached else _pooled(*part) for part in parts])
 
 
 def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -105,45 +162,55 @@ def dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
             layer.attention_dropout = value
 
 
-def alignment(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance of unit-length pairs (Wang & Isola 2020): 0 is perfect."""
-    return float(((_unit(first) - _unit(second)) ** 2).sum(1).mean())
-
-
-def uniformity(vectors: np.ndarray) -> float:
-    """log mean exp(-2 d^2) over pairs of unit vectors (Wang & Isola 2020): 0 is collapsed, about -4 spread out."""
-    unit = _unit(vectors.astype(np.float64))
-    squared = 2 - 2 * unit @ unit.T
-    pairs = squared[np.triu_indices(len(unit), 1)]
-    return float(np.log(np.exp(-2 * pairs).mean()))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+@torch.no_grad()
+def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
+    """InfoNCE and alignment of two views, uniformity and effective rank of the titles, of the same drawn titles at every
+    call. The loss has as many negatives as there are titles here, so it is not a batch's."""
+    settings, was_training = batches.settings, model.training
+    rng = np.random.default_rng([settings.seed, 3])
+    chosen = rng.permutation(len(batches.tokens))[:PROBED]
+    views = batches.micro_batch(chosen, rng)
+    plain = chunked([batches.tokens[i] for i in chosen], settings.batch_tokens, batches.pad_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        first, second = np.split(_in_order(model.train(), views), 2)
+    vectors = _in_order(model.eval(), plain)
+    model.train(was_training)
+    loss = info_nce(
+        torch.from_numpy(first), torch.from_numpy(second), settings.temperature, settings.symmetric, views["same"]
+    )
+    return {
+        "loss": loss.item() / len(chosen),
+        "alignment": geometry.alignment(first, second),
+        "uniformity": geometry.uniformity(vectors),
+        "effective_rank": geometry.effective_rank(vectors),
+    }
 
 
 def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive, folder: Path
 ) -> list[dict[str, float]]:
-    """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history."""
+    """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history, whose row of
+    step 0 tells where it began. Raises TrainingError where the space breaks (`collapse.Watch`)."""
     batches = Batches(titles, tokenizer, settings)
     print(f"  contrastive: {len(batches.tokens)} distinct titles", flush=True)
-    with dropout(model, settings):
-        return fit(
+    with dropout(model, settings), kernels.fast_linears(model):
+        start = probe(backbone.bidirectional(model), batches)
+        watch = Watch(settings, start, folder)
+        history = fit(
             "contrastive",
-            backbone.bidirectional(model),
+            model,
             batches,
-            loss_of(settings),
+            loss_of(settings, watch.loss),
             settings,
             folder,
-            validate=lambda m: _probe(m, tokenizer, titles, settings),
+            validate=lambda m: watch.space(probe(m, batches)),
+            callbacks=[watch],
         )
+    return [{"step": 0, **{f"validation_{k}": v for k, v in start.items()}}, *history]
 
 
-def _probe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, titles: list[str], settings: S.Contrastive
-) -> dict[str, float]:
-    """Uniformity of the space: towards 0 it is collapsing."""
-    sample = np.random.default_rng(settings.seed).permutation(len(titles))[:512]
-    place = S.Encoding(max_tokens=settings.max_tokens)
-    return {"uniformity": uniformity(Encoder(model, tokenizer, place).encode([titles[i] for i in sample]))}
+def _in_order(model: PreTrainedModel, micro: dict) -> np.ndarray:
+    """Embeddings of a micro-batch's texts in their order: float32 (texts, d)."""
+    chunks = [{k: v.to(model.device) for k, v in chunk.items()} for chunk in micro["chunks"]]
+    return embedded(model, chunks)[micro["place"].to(model.device)].float().cpu().numpy()

@@ -6,6 +6,7 @@ head was trained to do. Right padding matters: under left padding the first real
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, kernels
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoder import length_batches, pad, title_tokens
+from llm2rec_kit.titles import length_batches, pad, title_tokens
 from llm2rec_kit.training.trainer import drawn, fit
 
 
@@ -23,7 +24,7 @@ class Batches:
     """Item k is optimiser step k: `batch_size` titles with the masks of that step."""
 
     def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, vocabulary: int, settings: S.MNTP) -> None:
-        """`vocabulary` is the model's: random replacements are drawn from it. Raises ValueError for no titles."""
+        """Random replacements are token ids below `vocabulary`. Raises ValueError for no titles."""
         if not titles:
             raise ValueError(
                 "There is no title to learn from: no domain of the corpus is in-domain "
@@ -82,7 +83,8 @@ def mask_tokens(
 def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """(summed cross-entropy of the hidden tokens, their number)."""
     logits = _logits(model, micro)
-    return F.cross_entropy(logits.float(), micro["labels"], reduction="sum"), len(micro["labels"])
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(exact, micro["labels"], reduction="sum"), len(micro["labels"])
 
 
 def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -94,7 +96,7 @@ def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Ten
 
 @torch.no_grad()
 def validation(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
-    """Loss and accuracy on hidden tokens of all titles of `batches`, with one fixed draw of masks."""
+    """Loss, perplexity and accuracy on hidden tokens of all titles of `batches`, with one fixed draw of masks."""
     was_training = model.training
     model.eval()
     total, right, count = 0.0, 0, 0
@@ -105,7 +107,8 @@ def validation(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
         right += (logits.argmax(-1) == micro["labels"]).sum().item()
         count += len(micro["labels"])
     model.train(was_training)
-    return {"loss": total / max(1, count), "accuracy": right / max(1, count)}
+    mean = total / max(1, count)
+    return {"loss": mean, "accuracy": right / max(1, count), "perplexity": math.exp(min(mean, 100))}
 
 
 def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[str]]:
@@ -115,22 +118,30 @@ def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[s
     return [titles[i] for i in np.sort(order[held:])], [titles[i] for i in np.sort(order[:held])]
 
 
+def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP) -> PreTrainedModel:
+    """Lift the causal mask and, where the settings ask for a `new` mask token, add it; in place, returns the model."""
+    if settings.mask_token == "new":
+        backbone.add_mask_token(model, tokenizer)
+    return backbone.bidirectional(model)
+
+
 def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
 ) -> list[dict[str, float]]:
-    """Lift the mask of `model` and train it in place on `titles`, a share of them held out; returns the history."""
+    """Train `model` in place, bidirectionally, on `titles`, a share of them held out; returns the history."""
+    prepare(model, tokenizer, settings)
     learned, held = split_titles(titles, settings)
-    vocabulary = model.config.vocab_size
-    batches = Batches(learned, tokenizer, vocabulary, settings)
-    checked = Batches(held, tokenizer, vocabulary, settings) if held else None
+    batches = Batches(learned, tokenizer, len(tokenizer), settings)
+    checked = Batches(held, tokenizer, len(tokenizer), settings) if held else None
     print(f"  mntp: {len(learned)} titles, {len(held)} held out", flush=True)
-    return fit(
-        "mntp",
-        backbone.bidirectional(model),
-        batches,
-        loss,
-        settings,
-        folder,
-        validate=(lambda m: validation(m, checked)) if checked else None,
-        evaluate_every=settings.evaluate_every,
-    )
+    with kernels.fast_linears(model):
+        return fit(
+            "mntp",
+            model,
+            batches,
+            loss,
+            settings,
+            folder,
+            validate=(lambda m: validation(m, checked)) if checked else None,
+            evaluate_every=settings.evaluate_every,
+        )

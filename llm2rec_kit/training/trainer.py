@@ -471,7 +471,7 @@ def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> 
 
 def write_history(history: list[dict[str, float]], folder: Path) -> None:
     """Keep the history as `history.json` beside the saved weights; the checkpoints have done their work and go."""
-    (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+    (folder / "history.json").write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

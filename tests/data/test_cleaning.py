@@ -80,6 +80,20 @@ def test_gentle_title_rules():
     assert got == {"a": "Pokémon & Co", "e": "x", "f": " ".join("w" * 30)}
 
 
+def test_a_title_of_a_million_characters_is_no_title():
+    items = pl.DataFrame({"source_id": ["a", "b"], "title": ["x" * 10**6, "y" * 2000]})
+    assert cleaning.clean_titles(items, "gentle")["source_id"].to_list() == ["b"]
+
+
+def test_the_title_rules_say_why():
+    titles = LETTERS | {"a": None, "b": "<span id=1>", "c": "x", "d": " ".join("w" * 21), "e": " ".join("w" * 22)}
+    corpus = cleaning.build(shop([("u", i) for i in "abcdefff"], titles), plain(title_rules="released"))
+    why = next(s["why"] for s in corpus.facts["cleaning"] if s["step"] == "title rules")
+    assert why == (
+        "rules 'released' refuse the titles of 5 of 6 items: over 20 words 2, markup 1, none 1, one character or less 1"
+    )
+
+
 def test_steps_say_what_they_dropped():
     events = [("u", i, t) for t, i in enumerate("abcde")] + [
         ("u", "a", 0),
@@ -109,6 +123,130 @@ def test_repeats_stay_unless_time_too_is_the_same():
     untimed = cleaning.build(shop([("u", i) for i in "aabb"], LETTERS), plain())
     assert sequences(untimed) == {"u": "aabb"}
     assert untimed.times is None
+
+
+def test_of_reviews_only_the_earliest_of_a_pair_counts():
+    events = [("u", "a", 5), ("u", "b", 4), ("u", "a", 3), ("u", "a", 3), ("u", "c", 9), ("v", "a", 1)]
+    corpus = cleaning.build(shop(events, LETTERS), plain(repeats="first"))
+    assert sequences(corpus) == {"u": "abc"}
+    assert dropped(corpus)["later reviews"] == 2
+
+
+pairs = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3))
+
+
+@given(st.lists(pairs, max_size=40), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_first_events_against_a_plain_search(events, same_time):
+    users, items, times = (np.array([e[j] for e in events], dtype=np.int64) for j in range(3))
+    kept = cleaning.first_events(users, items, times, same_time=same_time).tolist()
+    for k, (u, i, t) in enumerate(events):
+        rivals = [(t2, j) for j, (u2, i2, t2) in enumerate(events) if (u2, i2) == (u, i) and (not same_time or t2 == t)]
+        assert kept[k] == (min(rivals) == (t, k))
+
+
+def month(text: str) -> int:
+    return int(np.datetime64(text, "ms").astype(np.int64))
+
+
+def test_a_window_keeps_from_the_first_month_to_before_the_last():
+    inside = [month("2014-09"), month("2015-01"), month("2023-10") - 1]
+    events = [("u", i, t) for i, t in zip("abcde", [month("2014-09") - 1, *inside, month("2023-10")], strict=True)]
+    corpus = cleaning.build(shop(events, LETTERS), plain(start="2014-09", end="2023-10"))
+    assert sequences(corpus) == {"u": "bcd"}
+    step = next(s for s in corpus.facts["cleaning"] if s["step"] == "time window")
+    assert (step["rows_dropped"], step["why"]) == (2, "outside 2014-09 to 2023-10")
+    assert sequences(cleaning.build(shop(events, LETTERS), plain(end="2015-02"))) == {"u": "abc"}
+    assert sequences(cleaning.build(shop(events, LETTERS), plain(start="2015-01"))) == {"u": "cde"}
+
+
+@pytest.mark.parametrize(
+    ("least", "expected", "moved"),
+    [
+        (0, "def", ""),
+        (3, "def", ""),
+        (4, "cdef", "2014-01 leaves 3 items"),
+        (6, "abcdef", "1997-01 leaves 5 items"),
+        (99, "abcdef", "1997-01"),
+    ],
+)
+def test_the_window_opens_a_year_earlier_until_there_are_items_enough(least, expected, moved):
+    years = [1996, 1999, 2013, 2014, 2015, 2016]
+    events = [("u", i, month(f"{year}-06")) for i, year in zip("abcdef", years, strict=True)]
+    corpus = cleaning.build(shop(events, LETTERS), plain(start="2014-01", min_items=least, min_interactions=1))
+    assert sequences(corpus) == {"u": expected}
+    assert moved in next(s["why"] for s in corpus.facts["cleaning"] if s["step"] == "time window")
+
+
+def test_the_released_window_is_the_categorys():
+    games = shop(
+        [("u", i, month(t)) for i, t in zip("abcd", ["1996-08", "1996-09", "2023-09", "2023-10"], strict=True)], LETTERS
+    )
+    named = Interactions(
+        items=games.items.with_columns(domain=pl.lit("Video_Games")), events=games.events, domains_in=["Video_Games"]
+    )
+    with pytest.raises(ValueError, match=r"'short users'"):
+        cleaning.build(named, plain(start="released"))
+    assert sequences(cleaning.build(named, plain(start="released", end="2024-01"))) == {"u": "bcd"}
+    with pytest.raises(
+        ValueError, match=r"'released' is known for one of \['arts', 'baby'.*the data's domains are \['shop'\]"
+    ):
+        cleaning.build(games, plain(start="released"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"start": "2014"}, "data_start is a month such as 2014-09"),
+        ({"end": "2014-13"}, "data_end is a month such as 2014-09"),
+        ({"start": "2014-02", "end": "2014-02"}, "data_start 2014-02 must be before data_end 2014-02"),
+        ({"min_items": 5}, "data_min_items moves data_start back, and data_start is empty"),
+        ({"start": "2030-01"}, r"Nothing is left after the cleaning step 'time window' \(outside 2030-01 to the end\)"),
+    ],
+)
+def test_a_window_that_makes_no_sense_is_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        cleaning.build(shop([("u", i, 5) for i in "abc"], LETTERS), plain(**more))
+
+
+def test_a_window_needs_times():
+    with pytest.raises(ValueError, match="need timestamps, and this source has none"):
+        cleaning.build(shop([("u", i) for i in "abc"], LETTERS), plain(start="2014-01"))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(-3, 3)), min_size=1, max_size=30),
+    st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_categorical_ids_and_row_order_beyond_ties_change_nothing(events, k):
+    source = shop(events, LETTERS)
+    coded = Interactions(
+        items=source.items,
+        events=source.events.with_columns(pl.col("user", "item").cast(pl.Categorical)),
+        domains_in=["shop"],
+    )
+    chosen = plain(min_interactions=k, repeats="first")
+    try:
+        one = cleaning.build(source, chosen)
+    except ValueError as error:
+        with pytest.raises(ValueError, match="Nothing is left"):
+            cleaning.build(coded, chosen)
+        if "Nothing is left" not in str(error):
+            raise
+        return
+    two = cleaning.build(coded, chosen)
+    assert sequences(one) == sequences(two)
+    assert one.facts == two.facts
+    by_time = cleaning.build(shop(sorted(events, key=lambda e: e[2]), LETTERS), chosen)
+    assert sequences(by_time) == sequences(one)
+
+
+def test_ids_that_are_missing_are_a_step_of_their_own():
+    source = shop([("u", i) for i in "abc"], LETTERS)
+    events = pl.concat([source.events, pl.DataFrame({"user": [None, "v"], "item": ["a", None]})])
+    corpus = cleaning.build(Interactions(items=source.items, events=events, domains_in=["shop"]), plain())
+    assert dropped(corpus)["empty ids"] == 2
 
 
 def test_equal_times_stay_in_the_sources_order_and_users_in_theirs():
@@ -217,24 +355,51 @@ def test_what_cannot_be_is_explained():
         cleaning.build(untimed, plain(train_domains=["toys"]))
 
 
+def findings(corpus) -> dict[tuple[str, str], tuple[int, int]]:
+    return {(r["finding"], r["split"]): (r["count"], r["of"]) for r in cleaning.leakage(corpus).to_dicts()}
+
+
 def test_leakage_counts_by_hand():
     titles = {**LETTERS, "f": "Item a"}
-    events = [("u", i, t) for t, i in enumerate("abbc")] + [("v", i, 10 + t) for t, i in enumerate("abdd")]
-    found = {
-        (r["finding"], r["split"]): (r["count"], r["of"])
-        for r in cleaning.leakage(cleaning.build(shop(events, titles), plain())).to_dicts()
-    }
-    assert found == {
+    events = [("u", i, t) for t, i in enumerate("abbc")] + [("v", i, 10 + t // 2) for t, i in enumerate("abdf")]
+    assert findings(cleaning.build(shop(events, titles), plain())) == {
         ("users in several splits", "all"): (2, 2),
+        ("users without a training sample", "valid"): (0, 2),
+        ("users without a training sample", "test"): (0, 2),
         ("target repeats the last item", "train"): (0, 2),
         ("target repeats the last item", "valid"): (1, 2),
-        ("target repeats the last item", "test"): (1, 2),
+        ("target repeats the last item", "test"): (0, 2),
+        ("target's text is in its history", "train"): (0, 2),
+        ("target's text is in its history", "valid"): (1, 2),
+        ("target's text is in its history", "test"): (1, 2),
         ("target never a training target", "valid"): (1, 2),
         ("target never a training target", "test"): (2, 2),
+        ("target nowhere in training", "valid"): (1, 2),
+        ("target nowhere in training", "test"): (2, 2),
         ("items with a title of another", "all"): (2, 6),
         ("target older than a training target", "valid"): (1, 2),
         ("target older than a training target", "test"): (1, 2),
+        ("target tied in time with the item before", "train"): (1, 2),
+        ("target tied in time with the item before", "valid"): (0, 2),
+        ("target tied in time with the item before", "test"): (1, 2),
     }
+
+
+def test_the_leakage_of_a_split_by_time():
+    events = [("u", i, t) for t, i in enumerate("abcabcab")] + [("v", i, 20 + t) for t, i in enumerate("ad")]
+    events += [("w", i, 10 + t) for t, i in enumerate("abcd")]
+    found = findings(cleaning.build(shop(events, LETTERS), plain(split="global_time")))  # 11 samples: 8, 1, 2
+    assert found["users in several splits", "all"] == (1, 3)  # w: its first sample is the training's last
+    assert found["users without a training sample", "test"] == (1, 2)
+    assert found["target nowhere in training", "test"] == (2, 2)
+    assert found["target older than a training target", "test"] == (0, 2)
+    assert ("target tied in time with the item before", "valid") in found
+
+
+def test_without_training_or_times_the_audit_still_answers():
+    found = findings(cleaning.build(shop([("u", i) for i in "abc"], LETTERS), plain()))
+    assert found["target nowhere in training", "test"] == (1, 1)
+    assert found["users without a training sample", "test"] == (1, 1)
 
 
 def test_the_fingerprint_follows_the_files_contents(tmp_path):
@@ -246,3 +411,40 @@ def test_the_fingerprint_follows_the_files_contents(tmp_path):
     (tmp_path / "items.csv").write_text("item,title\n1,b\n")
     assert sources.fingerprint(Data(source="table", path=str(tmp_path))) != before
     assert sources.fingerprint(Data()) == {}
+
+
+def given(events: list[tuple], titles: dict[str, str | None]) -> Interactions:
+    found = shop([e[:2] for e in events], titles)
+    marks = pl.Series("split", [e[2] for e in events], dtype=pl.String)
+    return Interactions(items=found.items, events=found.events.with_columns(marks), domains_in=["shop"])
+
+
+def test_samples_that_the_source_brings_are_kept_as_they_are():
+    events = [
+        ("u", "a", None),
+        ("u", "b", "train"),
+        ("u", "a", "test"),
+        ("v", "c", None),
+        ("v", "c", "valid"),
+        ("v", "d", None),
+    ]
+    found = given(events, {**LETTERS, "e": None, "a": "&amp; " * 30})
+    corpus = cleaning.build(found, plain(min_interactions=5, title_rules="released"))
+    assert sequences(corpus) == {"u": "aba", "v": "ccd"}
+    assert (corpus.targets.tolist(), corpus.splits.tolist()) == ([1, 2, 4], [TRAIN, TEST, VALID])
+    assert corpus.titles[0] == "&amp; " * 30
+    assert corpus.titles[4] == ""
+    assert corpus.facts["split"] == "given"
+    anew = cleaning.build(found, plain(given_splits=False))
+    assert (anew.facts["split"], len(anew.targets)) == ("leave_one_out", 4)
+    assert anew.titles[0] == ("& " * 30).strip()
+
+
+def test_samples_of_the_source_that_cannot_be_kept_are_refused():
+    events = [("u", "a", None), ("u", "b", "train")]
+    with pytest.raises(ValueError, match=r"1 events of the source's own samples have an item that its item table lacks"):
+        cleaning.build(given(events, {"a": "A"}), plain())
+    with pytest.raises(ValueError, match=r"train, valid or test; found \['dev'\]"):
+        cleaning.build(given([("u", "a", None), ("u", "b", "dev")], LETTERS), plain())
+    with pytest.raises(ValueError, match="a sample has an empty history"):
+        cleaning.build(given([("u", "a", "train")], LETTERS), plain())

@@ -9,7 +9,7 @@ import pytest
 
 from llm2rec_kit.data import sources
 from llm2rec_kit.data.sources import as_milliseconds, tables
-from llm2rec_kit.settings import Data
+from llm2rec_kit.settings import Data, SettingsError
 
 EVENTS = pl.DataFrame(
     {"user": ["007", "007", "b"], "item": ["01", "02", "01"], "timestamp": [1_600_000_000, 1_600_000_001, 5]}
@@ -114,3 +114,75 @@ def test_what_is_missing_is_named(tmp_path):
         as_milliseconds(pl.Series(["soon"]), "the column t")
     with pytest.raises(ValueError, match=r"expected; found int"):
         tables.from_frames(3, ITEMS)
+
+
+def test_columns_of_other_names_are_named_by_settings(tmp_path):
+    EVENTS.rename({"user": "who", "item": "sku", "timestamp": "when"}).write_csv(tmp_path / "interactions.csv")
+    items = ITEMS.rename({"item": "sku", "title": "name"}).with_columns(shop=pl.Series(["tea", None]))
+    items.write_parquet(tmp_path / "items.parquet")
+    columns = ["user=who", "item=sku", "time=when", "title=name", "domain=shop"]
+    found = sources.load(Data(source="table", path=str(tmp_path), columns=columns, domain="rest"))
+    assert found.events.rows() == [("007", "01", 1_600_000_000_000), ("007", "02", 1_600_000_001_000), ("b", "01", 5_000)]
+    assert found.items.rows() == [("01", "Tea, black", "tea", "X"), ("02", "Café", "rest", "Y")]
+    assert found.domains_in == ["tea", "rest"]
+
+
+def test_columns_that_cannot_be_are_named(tmp_path):
+    EVENTS.write_csv(tmp_path / "interactions.csv")
+    ITEMS.write_csv(tmp_path / "items.csv")
+    for pair in ("user", "user=", "price=x", "=x"):
+        with pytest.raises(SettingsError, match=rf"takes role=name with a role of \['user', .*found '{pair}'"):
+            sources.load(Data(source="table", path=str(tmp_path), columns=[pair]))
+    with pytest.raises(ValueError, match=r"names time=when, and no such column is in .*found \['user', 'item', 'timestamp'"):
+        sources.load(Data(source="table", path=str(tmp_path), columns=["time=when"]))
+    with pytest.raises(ValueError, match=r"must have the columns \['who', 'item'\]: \['who'\] missing"):
+        sources.load(Data(source="table", path=str(tmp_path), columns=["user=who"]))
+
+
+def test_one_frame_with_its_titles():
+    found = tables.from_frames(EVENTS.with_columns(title=pl.Series(["Tea", "Café", "other"])))
+    assert found.items.select("source_id", "title").rows() == [("01", "Tea"), ("02", "Café")]
+
+
+def test_pandas_whole_numbers_with_gaps_are_the_same_ids():
+    """pandas makes floats of a column of whole numbers that has a gap: 5.0 here and 5 there are one id."""
+    events = pl.DataFrame({"user": [1, 1, 2], "item": [5.0, float("nan"), 6.0]})
+    found = tables.from_frames(events, pl.DataFrame({"item": [5, 6], "title": ["Tea", "Café"]}), time=None)
+    assert found.events.rows() == [("1", "5"), ("2", "6")]
+    assert found.dropped == [("empty ids", 1, "no user or no item")]
+    with pytest.raises(ValueError, match=r"'item' holds ids and has numbers that are not whole"):
+        tables.from_frames(pl.DataFrame({"user": [1], "item": [5.5]}), ITEMS, time=None)
+    with pytest.raises(ValueError, match=r"'item' must hold ids, text or whole numbers; found the type List"):
+        tables.from_frames(pl.DataFrame({"user": [1], "item": [[5]]}), ITEMS, time=None)
+
+
+def test_real_pandas_frames():
+    pd = pytest.importorskip("pandas")
+    events = pd.DataFrame(
+        {"user": ["a", "a", None], "item": [5, 6, 6], "timestamp": pd.to_datetime(["2021-01-01", None, "2021-01-02"])}
+    )
+    items = pd.DataFrame({"item": [5, 6], "title": ["x\ud800", "ספר"], "price": [1.0, 2.0]})
+    found = tables.from_frames(events, items)
+    assert found.events.rows() == [("a", "5", 1_609_459_200_000), ("a", "6", None)]
+    assert found.items.select("title").to_series().to_list() == ["x\ufffd", "ספר"]
+    assert found.items.columns == ["source_id", "title", "domain"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"interactions.csv": b""}, r"interactions\.csv cannot be read as csv: empty"),
+        ({"interactions.csv": b"user,item\na,b,c,d\n"}, r"interactions\.csv cannot be read as csv: found more fields"),
+        ({"interactions.csv": b"user,item\n\xff,b\n"}, r"interactions\.csv cannot be read as csv"),
+        ({"interactions.parquet": b"PAR1 no"}, r"interactions\.parquet cannot be read as parquet"),
+        ({"interactions.csv": b"user,item\na,b\n", "items.csv": b"item,title\n"}, None),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, files, message):
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    if message is None:
+        assert sources.load(Data(source="table", path=str(tmp_path))).items.is_empty()
+        return
+    with pytest.raises(ValueError, match=message):
+        sources.load(Data(source="table", path=str(tmp_path)))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,44 +16,141 @@ from llm2rec_kit.downstream import baselines
 
 
 def plain_rank(scores, target):
+    """scores[i] is item i's; place 0 is no candidate."""
     return sum(scores[i] >= scores[target] for i in range(1, len(scores)))
 
 
 def train_part(corpus):
-    """Each user's items but the last two."""
-    return [corpus.sequence[a : b - 2] for a, b in zip(corpus.offsets, corpus.offsets[1:], strict=False)]
+    """Each user's items but the last two; a user of three has no training sample, so nothing of it may be counted."""
+    parts = [corpus.sequence[a : b - 2].tolist() for a, b in itertools.pairwise(corpus.offsets)]
+    return [items for items in parts if len(items) > 1]
+
+
+def counts_of(corpus):
+    counts = Counter(i for items in train_part(corpus) for i in items)
+    return [0, *(counts[i] for i in range(1, corpus.n_items + 1))]
+
+
+def same(corpus, found, scores_of):
+    for t, rank in zip(corpus.samples("test"), found.ranks, strict=True):
+        assert rank == plain_rank(scores_of(t), corpus.sequence[t])
 
 
 def test_popularity():
     corpus = make_corpus(users=30)
-    # A user of three has no training sample: nothing of it may be counted.
-    counts = Counter(i for items in train_part(corpus) if len(items) > 1 for i in items)
-    assert baselines.training_counts(corpus).tolist() == [counts[i] for i in range(1, corpus.n_items + 1)]
-    scores = [0, *(counts[i] for i in range(1, corpus.n_items + 1))]
-    wanted = [plain_rank(scores, corpus.sequence[t]) for t in corpus.samples("test")]
-    assert baselines.popularity_ranks(corpus).tolist() == wanted
+    assert baselines.training_counts(corpus).tolist() == counts_of(corpus)[1:]
+    same(corpus, baselines.rank("popularity", corpus), lambda t: counts_of(corpus))
+
+
+def test_recent_popularity():
+    corpus = make_corpus(users=60)
+    times = np.random.default_rng(0).integers(0, 10**6, len(corpus.sequence))
+    for a, b in itertools.pairwise(corpus.offsets):
+        times[a:b].sort()
+    corpus = replace(corpus, times=times).check()
+    used = [k for a, b in itertools.pairwise(corpus.offsets) if b - a > 3 for k in range(a, b - 2)]
+    latest = sorted(used, key=lambda k: times[k])[-round(len(used) / 10) :]
+    recently = Counter(corpus.sequence[latest].tolist())
+    counts = counts_of(corpus)
+    scores = [(recently[i], counts[i]) for i in range(corpus.n_items + 1)]
+    same(corpus, baselines.rank("recent", corpus), lambda t: scores)
+    with pytest.raises(ValueError, match="needs times"):
+        baselines.rank("recent", make_corpus())
 
 
 def test_what_followed_the_last_item():
     corpus = make_corpus(users=30)
     follows = Counter((a, b) for items in train_part(corpus) for a, b in itertools.pairwise(items))
-    counts = [0, *baselines.training_counts(corpus)]
-    for t, found in zip(corpus.samples("test"), baselines.last_item_ranks(corpus), strict=True):
-        scores = [(follows[corpus.sequence[t - 1], i], counts[i]) for i in range(corpus.n_items + 1)]
-        assert found == plain_rank(scores, corpus.sequence[t])
+    counts = counts_of(corpus)
+    same(
+        corpus,
+        baselines.rank("lastitem", corpus),
+        lambda t: [(follows[corpus.sequence[t - 1], i], counts[i]) for i in range(corpus.n_items + 1)],
+    )
 
 
-def test_nearest_titles():
+@pytest.mark.parametrize("kept", [100, 3])
+def test_item_neighbours(kept, monkeypatch):
+    monkeypatch.setattr(baselines, "NEIGHBOURS", kept)
+    corpus = make_corpus(users=30)
+    had = [set() for _ in range(corpus.n_items + 1)]
+    for user, items in enumerate(train_part(corpus)):
+        for i in items:
+            had[i].add(user)
+    n = corpus.n_items + 1
+    near = np.zeros((n, n))
+    for i in range(1, n):
+        for j in range(1, n):
+            if i != j and had[i] and had[j]:
+                near[i, j] = len(had[i] & had[j]) / math.sqrt(len(had[i]) * len(had[j]))
+        if kept < n:
+            near[i, np.argsort(-near[i], kind="stable")[kept:]] = 0
+    counts = counts_of(corpus)
+
+    def scores(t):
+        total = sum(near[i] for i in corpus.history(t))
+        return [(round(float(total[i]), 9), counts[i]) for i in range(n)]
+
+    same(corpus, baselines.rank("itemknn", corpus), scores)
+
+
+def cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("name", ["nearest", "nearestmean"])
+def test_nearest_in_an_embedding_space(name):
     corpus = make_corpus(users=30)
     table = np.random.default_rng(0).normal(size=(corpus.n_items + 1, 4))
-    for t, found in zip(corpus.samples("test"), baselines.nearest_ranks(corpus, table), strict=True):
-        last = corpus.sequence[t - 1]
-        cosine = [
-            table[i] @ table[last] / np.linalg.norm(table[i]) / np.linalg.norm(table[last])
-            for i in range(corpus.n_items + 1)
-        ]
-        cosine[last] = -2
-        assert found == plain_rank(cosine, corpus.sequence[t])
+
+    def scores(t):
+        history = corpus.history(t)[-1:] if name == "nearest" else corpus.history(t)
+        centre = sum(table[i] / np.linalg.norm(table[i]) for i in history)
+        return [-np.inf if i in history else cosine(table[i], centre) for i in range(corpus.n_items + 1)]
+
+    found = baselines.rank(name, corpus, table)
+    for t, rank in zip(corpus.samples("test"), found.ranks, strict=True):
+        target = corpus.sequence[t]
+        wanted = plain_rank(scores(t), target)
+        assert rank == wanted or scores(t)[target] == -np.inf
+
+
+def test_bm25_by_its_formula():
+    corpus = make_corpus(users=30)
+    words = [[], *(re.findall(r"\w+", title.lower()) for title in corpus.titles)]
+    n = corpus.n_items
+    average = sum(map(len, words)) / n
+    documents = Counter(w for title in words for w in set(title))
+
+    def score(query, title):
+        total = 0.0
+        for w in query:
+            rarity = math.log(1 + (n - documents[w] + 0.5) / (documents[w] + 0.5))
+            often = title.count(w)
+            total += rarity * often * 2.5 / (often + 1.5 * (0.25 + 0.75 * len(title) / average))
+        return total
+
+    def scores(t):
+        history = corpus.history(t).tolist()
+        query = [w for i in history for w in words[i]]
+        return [-1.0 if i in history else round(score(query, words[i]), 9) for i in range(n + 1)]
+
+    same(corpus, baselines.rank("bm25", corpus), scores)
+
+
+def test_exclusion_and_lists_are_those_of_every_ranking():
+    corpus = make_corpus(users=30)
+    plain, found = (baselines.rank("popularity", corpus, exclude=what, cutoffs=[2]) for what in ("none", "seen"))
+    assert plain.listed.sum() == found.listed.sum() == 2 * len(corpus.samples("test"))
+    assert (plain.listed > 0).sum() == 2
+    assert (found.listed > 0).sum() > 2
+    counts = counts_of(corpus)
+    for t, rank in zip(corpus.samples("test"), found.ranks, strict=True):
+        a = corpus.offsets[corpus.owners(np.array([t]))[0]]
+        seen = set(corpus.sequence[a:t].tolist())
+        target = int(corpus.sequence[t])
+        left = [-1 if i in seen else counts[i] for i in range(corpus.n_items + 1)]
+        assert rank == (corpus.n_items if target in seen else plain_rank(left, target))
 
 
 @pytest.mark.parametrize(
@@ -65,4 +165,11 @@ def test_embeddings_that_do_not_fit_are_refused(change, words):
     corpus = make_corpus(users=30)
     table = np.random.default_rng(0).normal(size=(corpus.n_items + 1, 4))
     with pytest.raises(ValueError, match=words):
-        baselines.nearest_ranks(corpus, change(table))
+        baselines.rank("nearest", corpus, change(table))
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="'random' is none of"):
+        baselines.rank("random", make_corpus())
+    with pytest.raises(ValueError, match="catalogue's 16 items; found 17"):
+        baselines.rank("popularity", make_corpus(), cutoffs=[17])

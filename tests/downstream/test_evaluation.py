@@ -1,102 +1,132 @@
-"""Shared rows equal plain ones, a planted rule is learned, ranks are right, runs repeat, statistics reach the table."""
+"""Shared rows equal plain ones, planted rules are learned, runs repeat, faults are named."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 import torch
 from conftest import make_corpus
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
-from llm2rec_kit.downstream import evaluation, recommenders
-from llm2rec_kit.runs import Run
+from llm2rec_kit.downstream import evaluation, kernels, ranking, samples
 from llm2rec_kit.settings import Evaluation
 
-SETTINGS = Evaluation(hidden=16, inner=32, epochs=3, evaluate_every=1, patience=2, batch_size=16, seeds=[1])
+SETTINGS = Evaluation(
+    hidden=16, inner=32, epochs=3, evaluate_every=1, patience=2, batch_size=16, seeds=[1], cutoffs=[3, 10], device="cpu"
+)
 
 
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
 @pytest.mark.parametrize("padding_class", [False, True])
 def test_shared_rows_give_the_plain_loss_and_gradient(name, padding_class):
     corpus = make_corpus(users=15, max_history=4, longest=9)
+    settings = replace(SETTINGS, padding_class=padding_class)
     torch.manual_seed(0)
-    model = recommenders.make(name, SETTINGS, 4).double().eval()
-    table = recommenders.ItemTable(corpus.n_items, 16).double()
+    both = evaluation.make_both(name, corpus.n_items, 4, None, settings).double().eval()
     found = []
     for shared in (True, False):
-        rows = evaluation.rows_of(corpus, corpus.samples("train"), shared=shared)
-        value = evaluation.loss(model, table(), rows.histories, rows.labels, padding_class=padding_class)
-        grads = torch.autograd.grad(value, [*model.parameters(), *table.parameters()])
-        found.append((value, grads, len(rows.histories)))
+        rows = samples.rows_of(corpus, corpus.samples("train"), shared=shared)
+        value = evaluation.loss(both, rows.histories, rows.labels, settings)
+        found.append((value, torch.autograd.grad(value, list(both.parameters())), len(rows)))
     torch.testing.assert_close(found[0][:2], found[1][:2], rtol=1e-9, atol=1e-12)
     assert found[0][2] < found[1][2]
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 6), st.booleans())
-def test_rows_hold_every_sample_with_its_own_history(seed, max_history, shared):
-    corpus = make_corpus(users=6, seed=seed, max_history=max_history)
-    rows = evaluation.rows_of(corpus, corpus.samples("train"), shared=shared)
-    held = sorted(
-        (tuple(h[: p + 1].tolist()), y[p].item())
-        for h, y in zip(rows.histories, rows.labels, strict=True)
-        for p in range(max_history)
-        if y[p]
-    )
-    wanted = sorted((tuple(corpus.history(t).tolist()), int(corpus.sequence[t])) for t in corpus.samples("train"))
-    assert held == wanted
-
-
-def test_batches_hold_every_row_once():
-    samples = np.random.default_rng(0).integers(1, 9, 100)
-    parts = evaluation.batches(samples, 32, np.random.default_rng(1))
-    assert sorted(torch.cat(parts).tolist()) == list(range(100))
-    assert np.mean([samples[p].sum() for p in parts]) == pytest.approx(32, rel=0.1)
-
-
-def test_ranks_of_a_fixed_table_are_those_worked_out_by_hand():
-    """A model that repeats its input: the score of item j after item i is the dot product of their rows."""
-    table = torch.tensor([[9.0, 9.0], [1, 0], [0, 1], [1, 1], [1, 0]])
-    rows = evaluation.Rows(torch.tensor([[1, 0], [2, 1]]), torch.tensor([[3, 0], [0, 2]]))
-    found = evaluation.ranks(torch.nn.Identity(), table, rows)
-    # after item 1: items 1, 3, 4 score 1, item 2 scores 0; target 3 ties with two. After 1 again: target 2 is last of four.
-    assert found.tolist() == [3, 4]
-
-
-@pytest.mark.parametrize("recommender", ["SASRec", "GRU4Rec"])
-def test_a_planted_rule_is_learned(recommender):
-    """Every item is followed by the next one: 1 2 3 ... 30 1 2 ..."""
+def planted(lag=1, users=120, items=12):
+    """Every item is followed by the one `lag` places on: 1 2 3 ... 12 1 2 ... for lag 1; interleaved walks for lag 2."""
     rng = np.random.default_rng(0)
-    sequence = np.concatenate([(rng.integers(30) + np.arange(8)) % 30 + 1 for _ in range(200)]).astype(np.int32)
-    offsets = np.arange(201) * 8
-    targets = np.setdiff1d(np.arange(1600), offsets)
-    splits = np.where(targets % 8 == 7, TEST, np.where(targets % 8 == 6, VALID, TRAIN)).astype(np.uint8)
-    items = pl.DataFrame(
-        {"item": np.arange(1, 31, dtype=np.int32), "source_id": [str(i) for i in range(30)], "title": "t", "domain": "d"}
-    )
-    users = pl.DataFrame({"user": np.arange(200, dtype=np.int32), "source_id": [str(i) for i in range(200)], "domain": "d"})
-    corpus = Corpus(items, users, offsets, sequence, None, targets, splits, 5).check()
-    settings = replace(
-        SETTINGS,
-        hidden=32,
-        inner=64,
-        epochs=60,
-        patience=20,
-        evaluate_every=10,
-        batch_size=64,
-        dropout=0.1,
-        learning_rate=5e-3,
-        learning_rate_gru=5e-3,
-        metric="recall@10",
-    )
-    result = evaluation.train_and_rank(corpus, None, settings, recommender=recommender, seed=0)
+    starts = rng.integers(items, size=(users, lag))
+    sequence = ((starts[:, None, :] + np.arange(12 // lag)[:, None]) % items + 1).reshape(users, -1)
+    length = sequence.shape[1]
+    offsets = np.arange(users + 1) * length
+    targets = np.setdiff1d(np.arange(users * length), offsets)
+    place = targets % length
+    targets, place = targets[place >= lag], place[place >= lag]
+    splits = np.where(place == length - 1, TEST, np.where(place == length - 2, VALID, TRAIN)).astype(np.uint8)
+    ids = np.arange(1, items + 1, dtype=np.int32)
+    frame = pl.DataFrame({"item": ids, "source_id": ids.astype(str), "title": "t", "domain": "d"})
+    who = np.arange(users, dtype=np.int32)
+    people = pl.DataFrame({"user": who, "source_id": who.astype(str), "domain": "d"})
+    return Corpus(frame, people, offsets, sequence.ravel().astype(np.int32), None, targets, splits, 6).check()
+
+
+PLANTED = replace(
+    SETTINGS,
+    hidden=32,
+    inner=64,
+    epochs=30,
+    patience=20,
+    evaluate_every=10,
+    batch_size=64,
+    dropout=0.1,
+    learning_rate=5e-3,
+    learning_rate_gru=5e-3,
+    metric="mrr",
+)
+
+
+@pytest.mark.parametrize(
+    ("recommender", "lag", "change"),
+    [
+        ("SASRec", 1, {}),
+        ("SASRec", 2, {"shared_prefix": False}),
+        ("GRU4Rec", 2, {}),
+        ("SASRec", 1, {"loss": "bce", "negatives": 5}),
+        ("GRU4Rec", 1, {"loss": "gbce", "negatives": 5, "learning_rate_gru": 0.02}),
+    ],
+)
+def test_a_planted_rule_is_learned(recommender, lag, change):
+    result = evaluation.train_and_rank(planted(lag), None, replace(PLANTED, **change), recommender=recommender, seed=0)
     assert (result.ranks == 1).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("text", {}), ("text", {"adapter_widths": [48]}), ("concat", {}), ("add", {"normalise": "whitened"})],
+)
+def test_a_planted_rule_is_learned_through_text(kind, change):
+    corpus = planted()
+    table = np.concatenate([np.zeros((1, 24)), np.random.default_rng(0).normal(size=(12, 24))]).astype(np.float32)
+    result = evaluation.train_and_rank(corpus, table, replace(PLANTED, **change), recommender="SASRec", seed=0, kind=kind)
+    assert (result.ranks == 1).mean() > 0.95
+
+
+@pytest.mark.skipif(not kernels.bfloat16_is_fast(), reason="this CPU has no bfloat16 arithmetic")
+def test_a_planted_rule_is_learned_in_low_precision():
+    corpus = planted()
+    table = np.concatenate([np.zeros((1, 24)), 3 + np.random.default_rng(0).normal(size=(12, 24))]).astype(np.float32)
+    settings = replace(PLANTED, precision="bfloat16")
+    result = evaluation.train_and_rank(corpus, table, settings, recommender="SASRec", seed=0)
+    assert (result.ranks == 1).mean() > 0.95
+
+
+def test_excluding_what_is_known_lifts_the_rest():
+    corpus = make_corpus(users=40)
+    settings = replace(SETTINGS, epochs=1)
+    found = {
+        what: evaluation.train_and_rank(
+            corpus, None, replace(settings, exclude=what, metric="mrr"), recommender="SASRec", seed=0
+        )
+        for what in ("none", "last", "seen")
+    }
+    targets = corpus.samples("test")
+    seen = ranking.excluded(corpus, targets, "seen")
+    repeats = np.array(
+        [corpus.sequence[t] in seen.items[a:b] for t, a, b in zip(targets, seen.offsets, seen.offsets[1:], strict=False)]
+    )
+    assert (found["seen"].ranks[repeats] == corpus.n_items).all()
+    assert (found["seen"].ranks[~repeats] <= found["last"].ranks[~repeats]).all()
+    assert (found["last"].ranks[~repeats] <= found["none"].ranks[~repeats]).all()
+    assert (found["seen"].ranks < found["none"].ranks).any()
 
 
 def test_a_training_repeats_and_leaves_the_random_state_alone(corpus):
@@ -105,46 +135,84 @@ def test_a_training_repeats_and_leaves_the_random_state_alone(corpus):
     assert torch.equal(before, torch.random.get_rng_state())
     assert (one.ranks == two.ranks).all()
     assert one.curve == two.curve
+    assert one.losses == two.losses
     assert one.best_epoch in dict(one.curve)
+    other = evaluation.train_and_rank(corpus, None, SETTINGS, recommender="SASRec", seed=6)
+    assert other.losses != one.losses
 
 
-def test_an_empty_split_is_named(corpus):
-    from dataclasses import replace as change
+@pytest.mark.parametrize("loss", ["softmax", "bce", "gbce"])
+def test_the_best_epochs_weights_are_kept(corpus, loss):
+    """Ranking again with them gives the ranks of the result."""
+    settings = replace(SETTINGS, loss=loss, negatives=3, epochs=6, patience=20, learning_rate=0.05)
+    result = evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=5)
+    both = evaluation.make_both("SASRec", corpus.n_items, corpus.max_history, None, settings)
+    both.load_state_dict({k: torch.from_numpy(v) for k, v in result.weights.items()})
+    both.eval()
+    rows = samples.rows_of(corpus, corpus.samples("test"), shared=False)
+    again = ranking.rank_rows(both[0], both[1](), rows)
+    assert again.ranks.tolist() == result.ranks.tolist()
+    best = max(v for _, v in result.curve)
+    assert result.best_epoch == min(e for e, v in result.curve if v == best)
 
-    with pytest.raises(ValueError, match="valid split has no sample"):
-        evaluation.train_and_rank(
-            change(corpus, splits=np.where(corpus.splits == VALID, TRAIN, corpus.splits)),
-            None,
-            SETTINGS,
-            recommender="SASRec",
-            seed=0,
-        )
 
-
-def test_many_trainings_equal_one_by_one_and_reach_the_table(corpus, tmp_path):
+def test_many_trainings_equal_one_by_one(corpus, tmp_path):
     rng = np.random.default_rng(0)
     tables = {"raw": rng.normal(size=(corpus.n_items + 1, 6)).astype(np.float32)}
     parts = {"toy": corpus.select(["toy"])}
-    jobs = [evaluation.Job("toy", "SASRec", name, seed) for name in ("raw", "id") for seed in (1, 2)]
-    run = Run("r", tmp_path)
+    names = ("raw", "id", "raw_concat_id", "id_detached")
+    jobs = [evaluation.Job("toy", "SASRec", name, seed) for name in names for seed in (1, 2)]
+    counts = np.ones(corpus.n_items)
+    kinds = {"raw": "text", "id": "id", "raw_concat_id": "concat", "id_detached": "id_detached"}
     for job, result in evaluation.train_many(jobs, parts, tables, replace(SETTINGS, workers=2)):
-        alone = evaluation.train_and_rank(corpus, tables.get(job.embedding), SETTINGS, recommender="SASRec", seed=job.seed)
-        assert (alone.ranks == result.ranks).all()
-        facts = {"domain": job.domain, "embedding": job.embedding}
-        run.make(
-            job.name, lambda f, r=result, n=job.name, x=facts: evaluation.write(r, f, n.split("/")[-1]) | x, settings={}
+        vectors = tables["raw"] if job.embedding.startswith("raw") else None
+        alone = evaluation.train_and_rank(
+            corpus, vectors, SETTINGS, recommender="SASRec", seed=job.seed, kind=kinds[job.embedding]
         )
-    table = evaluation.table(run)
-    assert evaluation.table(run, [jobs[0].name])["seeds"].to_list() == [1]
-    assert table["embedding"].to_list() == ["raw", "id"]
-    assert table["seeds"].to_list() == [2, 2]
-    raw = [np.load(run.path_of(f"evaluation/toy/SASRec-raw-seed{s}").with_suffix(".npy")) for s in (1, 2)]
-    assert table["recall@10 mean"][0] == pytest.approx(np.mean([(r <= 10).mean() for r in raw]))
-    assert table["recall@10 std"][0] == pytest.approx(np.std([(r <= 10).mean() for r in raw]))
-    verdict = evaluation.compare(run, "toy", [("raw", "id")], recommender_names=["SASRec"], seeds=[1, 2], metric="recall@10")
-    assert verdict["after mean"][0] - verdict["before mean"][0] == pytest.approx(verdict["difference"][0])
-    with pytest.raises(ValueError, match="no evaluation/toy/SASRec-csft-seed1"):
-        evaluation.compare(run, "toy", [("raw", "csft")], recommender_names=["SASRec"], seeds=[1])
+        assert (alone.ranks == result.ranks).all()
+        assert (alone.ranking.listed == result.ranking.listed).all()
+        record = evaluation.write(result, tmp_path, job.name.split("/")[-1], counts)
+        assert record["metrics"]["recall@3"] == (alone.ranks <= 3).mean()
+        assert set(record["lists"]) == {"coverage@3", "novelty@3", "coverage@10", "novelty@10"}
+    kept = sorted(p.name for p in tmp_path.glob("*.safetensors"))
+    assert kept == sorted(f"SASRec-{name}-seed1.safetensors" for name in names)  # of the first seed alone
+    assert set(load_file(tmp_path / kept[0])) == set(evaluation.make_both("SASRec", 16, 4, None, SETTINGS).state_dict())
+
+
+WORKERS = """
+import sys
+sys.path.insert(0, {tests!r})
+if __name__ == "__main__":
+    from conftest import make_corpus
+    from llm2rec_kit.downstream import evaluation
+    from llm2rec_kit.settings import Evaluation
+
+    class Telling(evaluation.ProcessPoolExecutor):
+        def submit(self, *words):
+            future = super().submit(*words)
+            print(*self._processes, flush=True)
+            return future
+
+    evaluation.ProcessPoolExecutor = Telling
+    corpus = make_corpus(users=400, longest=30)
+    settings = Evaluation(hidden=16, inner=32, epochs=10**6, patience=10**6, workers=2, cutoffs=[3], device="cpu")
+    jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
+    list(evaluation.train_many(jobs, {{"toy": corpus.select(["toy"])}}, {{}}, settings))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_a_killed_or_interrupted_run_leaves_no_worker_behind(tmp_path, how):
+    script = tmp_path / "work.py"
+    script.write_text(WORKERS.format(tests=str(Path(__file__).parents[1])))
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process.stdout.readline()
+    workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    process.send_signal(how)
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=300)
+    assert not alive
 
 
 def test_ranks_stand_in_the_order_of_the_corpus(corpus):
@@ -161,12 +229,12 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples():
     """Weights stand still, so batches of any size must give the loss of all samples at once."""
     corpus = make_corpus(users=40)
     torch.manual_seed(0)
-    settings = replace(SETTINGS, dropout=0.0, batch_size=3)
-    model, table = recommenders.make("SASRec", settings, 4).double(), recommenders.ItemTable(corpus.n_items, 16).double()
-    rows = evaluation.rows_of(corpus, corpus.samples("train"), shared=True)
-    still = torch.optim.SGD([*model.parameters(), *table.parameters()], lr=0.0)
-    found = evaluation._epoch(model, table, rows, still, settings, np.random.default_rng(0))
-    assert found == pytest.approx(evaluation.loss(model, table(), rows.histories, rows.labels).item(), rel=1e-9)
+    settings = replace(SETTINGS, dropout=0.0, batch_size=7)
+    both = evaluation.make_both("SASRec", corpus.n_items, 4, None, settings).double()
+    rows = samples.rows_of(corpus, corpus.samples("train"), shared=True)
+    still = torch.optim.SGD(both.parameters(), lr=0.0)
+    found = evaluation.train_epoch(both, rows, still, settings, (0, 1))
+    assert found == pytest.approx(evaluation.loss(both, rows.histories, rows.labels, settings).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +243,60 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples():
         ({"epochs": 0}, "evaluation_epochs must be at least 1; found 0"),
         ({"evaluate_every": 0}, "evaluation_evaluate_every must be"),
         ({"batch_size": 0}, "evaluation_batch_size must be"),
+        ({"dropout": 1.0}, "evaluation_dropout must be"),
+        ({"adapter_widths": [8, 0]}, "at least 1; found 0"),
         ({"metric": "hit@3"}, "'hit@3' is none of"),
-        ({"cutoffs": [10, 0]}, "'recall@0' is none of"),
+        ({"cutoffs": [10, 0]}, "cutoff k lies between 1 and the catalogue's 16 items; found 0"),
+        ({"cutoffs": [10, 17]}, "catalogue's 16 items; found 17"),
+        ({"hidden": 15, "heads": 1}, "must be even"),
     ],
 )
 def test_settings_that_cannot_work_are_named_before_training(corpus, change, words):
+    table = np.ones((corpus.n_items + 1, 3), dtype=np.float32)
     with pytest.raises(ValueError, match=words):
-        evaluation.train_and_rank(corpus, None, replace(SETTINGS, **change), recommender="SASRec", seed=0)
+        evaluation.train_and_rank(corpus, table, replace(SETTINGS, **change), recommender="SASRec", seed=0, kind="concat")
+
+
+def test_low_precision_is_refused_where_it_would_be_emulated(corpus, monkeypatch):
+    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    with pytest.raises(ValueError, match="needs a CPU with AVX512-BF16"):
+        evaluation.train_and_rank(corpus, None, replace(SETTINGS, precision="bfloat16"), recommender="SASRec", seed=0)
+
+
+@pytest.mark.parametrize("split", [TRAIN, VALID, TEST])
+def test_an_empty_split_is_named(corpus, split):
+    other = VALID if split == TRAIN else TRAIN
+    emptied = replace(corpus, splits=np.where(corpus.splits == split, other, corpus.splits).astype(np.uint8))
+    name = {TRAIN: "train", VALID: "valid", TEST: "test"}[split]
+    with pytest.raises(ValueError, match=f"{name} split has no sample"):
+        evaluation.train_and_rank(emptied, None, SETTINGS, recommender="SASRec", seed=0)
+
+
+@pytest.mark.parametrize("bad", [0, 17, -1])
+def test_ids_out_of_range_are_named(corpus, bad):
+    sequence = corpus.sequence.copy()
+    sequence[3] = bad
+    with pytest.raises(ValueError, match=r"item ids 1\.\.16; found"):
+        evaluation.train_and_rank(replace(corpus, sequence=sequence), None, SETTINGS, recommender="SASRec", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"), [(np.ones((16, 3)), r"\(17, dim\)"), (np.full((17, 3), np.nan), "NaN or infinity in 17")]
+)
+def test_tables_that_do_not_fit_are_named(corpus, table, words):
+    with pytest.raises(ValueError, match=words):
+        evaluation.train_and_rank(corpus, table, SETTINGS, recommender="SASRec", seed=0)
+
+
+def test_a_training_that_diverges_is_named(corpus):
+    settings = replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=0)
+
+
+def test_where_trainings_run(monkeypatch):
+    assert evaluation.device_of(replace(SETTINGS, device="cpu")) == ("cpu", "asked for")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert evaluation.device_of(replace(SETTINGS, device="auto"))[0] == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert evaluation.device_of(replace(SETTINGS, device="auto"))[0] == "cuda"

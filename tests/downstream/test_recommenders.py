@@ -1,4 +1,4 @@
-"""The recommenders against plain versions of themselves; causality, padding, gradients, input checks."""
+"""The recommenders against plain versions of themselves; causality, padding, dropout, input checks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from llm2rec_kit.downstream import recommenders
 from llm2rec_kit.settings import Evaluation
 
 SETTINGS = Evaluation(hidden=8, inner=12, heads=2, layers=2)
+NAMES = ("SASRec", "GRU4Rec")
 
 
 def plain_sasrec(model, items):
@@ -39,8 +40,10 @@ def plain_sasrec(model, items):
     return states
 
 
-def test_sasrec_equals_the_plain_version():
-    model = recommenders.make("SASRec", SETTINGS, 6).eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_sasrec_equals_the_plain_version(training):
+    """Also in training mode, which attends by another path; without dropout it is the same function."""
+    model = recommenders.make("SASRec", Evaluation(hidden=8, inner=12, heads=2, layers=2, dropout=0.0), 6).train(training)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.5)
     items = torch.randn(3, 5, 8)
@@ -64,51 +67,49 @@ def test_gru4rec_equals_the_plain_recurrence():
     torch.testing.assert_close(model(items), seen, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
-def test_a_later_item_or_padding_changes_nothing_earlier(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_states_that_are_asked_for(name):
     model = recommenders.make(name, SETTINGS, 6).eval()
+    items, asked = torch.randn(4, 6, 8), torch.rand(4, 6) < 0.4
+    torch.testing.assert_close(model(items, asked), model(items)[asked], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_later_item_or_padding_changes_nothing_earlier(name, training):
+    model = recommenders.make(name, Evaluation(hidden=8, inner=12, dropout=0.0), 6).train(training)
     items = torch.randn(1, 6, 8)
     changed = items.clone()
     changed[:, 4:] = torch.randn(1, 2, 8)
-    assert torch.equal(model(items)[:, :4], model(changed)[:, :4])
-    torch.testing.assert_close(model(items[:, :4]), model(items)[:, :4])
+    assert not torch.equal(items, changed)
+    torch.testing.assert_close(model(items)[:, :4], model(changed)[:, :4], atol=1e-6, rtol=0)
+    torch.testing.assert_close(model(items[:, :4]), model(items)[:, :4], atol=1e-6, rtol=1e-5)
 
 
-def test_gradient_reaches_the_adapter_and_not_the_embeddings():
-    table = recommenders.ItemTable(4, 8, np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
-    table().sum().backward()
-    assert table.adapter.weight.grad.abs().sum() > 0
-    assert [n for n, _ in table.named_parameters()] == ["adapter.weight", "adapter.bias"]
-    assert not table.adapter.bias.detach().any()
+def test_dropout_drops_its_rate_and_keeps_the_mean():
+    layer = recommenders.Dropout(0.3)
+    layer.source = np.random.SFC64(0)
+    x = torch.ones(300, 1001)
+    found = layer(x)
+    assert (found == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    assert found.mean().item() == pytest.approx(1, abs=0.01)
+    assert found.unique().tolist() == pytest.approx([0.0, 1 / 0.7], rel=1e-4)
+    assert not torch.equal(found, layer(x))
+    assert torch.equal(layer.eval()(x), x)
+    neighbours = (found[:, 1:] == 0) & (found[:, :-1] == 0)
+    assert neighbours.float().mean().item() == pytest.approx(0.09, abs=0.005)
 
 
-def test_ids_learn_on_both_sides_and_padding_stays_zero():
-    table = recommenders.ItemTable(4, 8)
-    assert not table()[0].detach().any()
-    used = torch.nn.functional.embedding(torch.tensor([[1, 2]]), table())
-    (used.sum(1) @ table()[3]).sum().backward()
-    assert (table.ids.weight.grad.abs().sum(1) > 0).tolist() == [False, True, True, True, False]
-
-
-@pytest.mark.parametrize(
-    ("embeddings", "words"),
-    [
-        (np.zeros((4, 3)), r"shape \(5, dim\)"),
-        (np.zeros(5), r"shape \(5, dim\)"),
-        (np.array([[0, 0], [1, 1], [np.nan, 1], [1, 1], [1, 1.0]]), "1 rows, first in row 2"),
-    ],
-)
-def test_embeddings_that_do_not_fit_are_refused(embeddings, words):
-    with pytest.raises(ValueError, match=words):
-        recommenders.ItemTable(4, 8, embeddings)
-
-
-def test_normalisation():
-    raw = np.random.default_rng(0).normal(3, 2, (5, 3)).astype(np.float32)
-    unit = recommenders.ItemTable(4, 8, raw, "unit").embeddings[1:]
-    torch.testing.assert_close(unit.norm(dim=1), torch.ones(4))
-    standard = recommenders.ItemTable(4, 8, raw, "standardised").embeddings[1:]
-    torch.testing.assert_close(standard.mean(0), torch.zeros(3), atol=1e-6, rtol=0)
+def test_draw_from_repeats():
+    model = recommenders.make("SASRec", SETTINGS, 6)
+    items = torch.randn(2, 6, 8)
+    both = []
+    for _ in range(2):
+        recommenders.draw_from(model, np.random.SFC64(7))
+        both.append(model(items))
+    assert torch.equal(*both)
+    recommenders.draw_from(model, None)
+    assert not torch.equal(both[0], model(items))
 
 
 def test_bad_names_and_heads():
@@ -116,22 +117,3 @@ def test_bad_names_and_heads():
         recommenders.make("BERT4Rec", SETTINGS, 5)
     with pytest.raises(ValueError, match="multiple of evaluation_heads"):
         recommenders.make("SASRec", Evaluation(hidden=9, heads=2), 5)
-
-
-def test_a_value_that_float32_cannot_hold_is_refused():
-    raw = np.ones((5, 3))
-    raw[2] = 1e300
-    with pytest.raises(ValueError, match="first in row 2"):
-        recommenders.ItemTable(4, 8, raw)
-
-
-def test_frozen_embeddings_are_no_part_of_the_weights():
-    raw = np.ones((5, 3), dtype=np.float32)
-    assert set(recommenders.ItemTable(4, 8, raw).state_dict()) == {"adapter.weight", "adapter.bias"}
-
-
-def test_padding_stays_zero_also_as_a_class():
-    table = recommenders.ItemTable(4, 8)
-    states = torch.randn(3, 8)
-    torch.nn.functional.cross_entropy(states @ table().T, torch.tensor([1, 2, 3])).backward()
-    assert (table.ids.weight.grad.abs().sum(1) > 0).tolist() == [False, True, True, True, True]

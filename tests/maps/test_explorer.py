@@ -1,128 +1,163 @@
-"""The explorer, driven by setting the values of its widgets; figures have names on their axes."""
+"""The explorer's Python side: what it hands to the browser, what it answers, and the page that needs no kernel."""
 
 from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
 
 import numpy as np
 import polars as pl
 import pytest
-from conftest import make_corpus
+import small_atlas
+import traitlets
 
-from llm2rec_kit.maps import explorer, figures
-
-CORPUS = make_corpus(users=20)
-RNG = np.random.default_rng(0)
-TABLES = {s: RNG.normal(size=(CORPUS.n_items + 1, 5)).astype(np.float32) for s in ("raw", "csft")}
-MAPS = pl.concat(
-    [
-        pl.DataFrame(
-            {
-                "item": CORPUS.items["item"],
-                "stage": s,
-                **{c: RNG.normal(size=CORPUS.n_items).astype(np.float32) for c in ("x", "y", "aligned_x", "aligned_y")},
-            }
-        )
-        for s in TABLES
-    ]
-)
-QUALITY = {"items": 16, "of": 16, "neighbours": 10, "stages": [{"stage": s, "kept_aligned": 0.5} for s in TABLES]}
+from llm2rec_kit.corpus import TEST
+from llm2rec_kit.maps import explorer
 
 
 @pytest.fixture
-def view():
-    return explorer.explorer(MAPS, CORPUS.items, TABLES, popularity=np.arange(CORPUS.n_items + 1))
+def atlas():
+    return small_atlas.atlas()
 
 
-def test_search_wants_every_word_in_any_case():
-    found = explorer.search(CORPUS.items, "IRON chess")
-    assert found["title"].to_list() == [t for t in CORPUS.titles if "Iron" in t and "Chess" in t]
-    assert explorer.search(CORPUS.items, "no such title").is_empty()
+@pytest.fixture
+def view(atlas):
+    return explorer.Explorer(atlas, encode=lambda text: {s: t[len(text)] for s, t in atlas.tables.items()})
 
 
-def test_neighbours_are_the_nearest_by_cosine():
-    near = explorer.neighbours_of(3, CORPUS.items, TABLES, 4)
-    for stage, table in TABLES.items():
-        cosine = table @ table[3] / np.linalg.norm(table, axis=1) / np.linalg.norm(table[3])
-        best = [i for i in np.argsort(-cosine) if i not in (0, 3)][:4]
-        assert near.filter(stage=stage)["item"].to_list() == best
-        np.testing.assert_allclose(near.filter(stage=stage)["cosine"], cosine[best], atol=1e-5)
+def test_positions_titles_and_columns_are_the_atlas_s(atlas):
+    data = explorer.contents(atlas, encodes=False)
+    assert data["n"] == 40
+    assert zlib.decompress(data["titles"]).decode().split("\n") == atlas.corpus.titles
+    corner, side = explorer._box(atlas)
+    for stage in data["stages"]:
+        places = np.frombuffer(stage["xy"], np.uint16).reshape(-1, 2) / 65535 * side + corner
+        np.testing.assert_allclose(places, atlas.aligned[stage["name"]], atol=side / 60000)
+    columns = {c["name"]: c for c in data["columns"]}
+    assert list(columns) == ["cluster", "community", "popularity", "domain"]
+    numbers = np.frombuffer(columns["popularity"]["values"], np.float32)
+    assert numbers.tolist() == atlas.items["popularity"].to_list()
+    codes = np.frombuffer(columns["cluster"]["values"], np.int16)
+    assert [columns["cluster"]["names"][k] for k in codes] == [atlas.words["cluster"][g] for g in atlas.items["cluster"]]
 
 
-def test_choosing_an_item_changes_selection_picture_and_list(view):
-    view.text.value = "moss"
-    title, item = view.found.options[1]
-    before = bytes(view.picture.value)
-    view.found.value = item
-    view.count.value = 3
-    assert view.selection.filter(stage="csft").height == 3
-    assert bytes(view.picture.value) != before
-    assert bytes(view.picture.value).startswith(b"\x89PNG")
-    assert title in CORPUS.titles
+def test_a_line_break_in_a_title_does_not_shift_the_others(atlas):
+    broken = atlas.items.with_columns(title=pl.lit("two\nlines"))
+    data = explorer.contents(explorer.Atlas(**{**vars(atlas), "items": broken}), encodes=False)
+    assert zlib.decompress(data["titles"]).decode().split("\n") == ["two lines"] * 40
 
 
-def test_stage_and_colour_redraw(view):
-    pictures = {bytes(view.picture.value)}
-    view.stage.value = "csft"
-    pictures.add(bytes(view.picture.value))
-    view.colour.value = "popularity"
-    pictures.add(bytes(view.picture.value))
-    assert len(pictures) == 3
+def test_choosing_an_item_is_answered_with_its_neighbours(view, atlas):
+    assert view.nearest.is_empty()
+    view.item = 5
+    view.count = 3
+    near = atlas.nearest(5, 3)
+    assert view.nearest.equals(near)
+    assert view.neighbours["item"] == 5
+    told = view.neighbours["stages"]["csft"]
+    assert [row[0] for row in told] == near.filter(stage="csft")["item"].to_list()
+    assert [row[2] for row in told] == near.filter(stage="csft")["before"].to_list()
+    assert {row[2] for row in view.neighbours["stages"]["raw"]} == {0}
 
 
-def test_titles_cannot_smuggle_markup():
-    near = explorer.neighbours_of(1, CORPUS.items.with_columns(title=pl.lit("<b>&x")), TABLES, 2)
-    assert "<b>" not in explorer.neighbour_html(near)
-    assert "&lt;b&gt;&amp;x" in explorer.neighbour_html(near)
+def test_a_lasso_is_a_data_frame(view, atlas):
+    view.selected = [7, 2, 40]
+    assert view.selection["item"].to_list() == [2, 7, 40]
+    assert view.selection.columns == atlas.items.columns
 
 
-def test_nothing_found_is_said(view):
-    view.text.value = "no such title"
-    assert view.selection.is_empty()
-    assert "No title" in view.list.value
+def test_a_text_is_placed_among_its_neighbours_at_each_stage(view, atlas):
+    view.text = "abc"  # whose embedding is item 3's
+    assert view.placed["near"] == dict.fromkeys(atlas.stages, 3)
+    corner, side = explorer._box(atlas)
+    np.testing.assert_allclose(np.array(view.placed["at"]["raw"]) * side + corner, atlas.aligned["raw"][2], atol=1e-4)
+    view.text = " "
+    assert view.placed == {}
 
 
-def test_every_control_has_a_description(view):
-    assert all(c.description for c in (view.stage, view.colour, view.text, view.found, view.count))
+def test_a_text_between_two_items_stands_between_their_places(atlas):
+    vector = atlas.tables["raw"][3] + atlas.tables["raw"][9]
+    ids, distances = explorer.projection.nearest(vector[None], 2, among=atlas.tables["raw"][1:])
+    gap = distances[0] - distances[0, 0]
+    weight = np.exp(-gap / gap.mean())
+    expected = sum(w * atlas.aligned["raw"][i] for w, i in zip(weight, ids[0], strict=True)) / weight.sum()
+    corner, side = explorer._box(atlas)
+    placed = explorer.place(atlas, "t", {"raw": vector}, k=2)
+    np.testing.assert_allclose(np.array(placed["at"]["raw"]) * side + corner, expected, atol=1e-4)
+    assert placed["near"] == {"raw": ids[0, 0] + 1}
 
 
-@pytest.mark.parametrize("colour", ["domain", "popularity"])
-def test_stage_maps_name_their_axes_and_their_loss(colour):
-    items = CORPUS.items.with_columns(popularity=pl.int_range(CORPUS.n_items))
-    figure = figures.stage_maps(MAPS, items, QUALITY, colour=colour)
-    panels = figure.axes[:2]
-    assert [ax.get_title() for ax in panels] == ["raw: 50% of neighbours kept", "csft: 50% of neighbours kept"]
-    assert {ax.get_xlabel() for ax in panels} == {"UMAP 1"}
-    assert panels[0].get_ylabel() == "UMAP 2"
-    assert "16 of 16 items" in figure.get_supxlabel()
+def test_a_text_that_cannot_be_encoded_is_said_and_not_raised(atlas):
+    def fails(text):
+        raise ValueError("has no token")
+
+    view = explorer.Explorer(atlas, encode=fails)
+    view.text = "?"
+    assert view.message == "could not place the text: has no token"
 
 
-def test_figures_are_saved_to_the_same_bytes(tmp_path):
-    history = [
-        {"step": 1, "loss": 2.0, "learning_rate": 1e-3},
-        {"step": 2, "loss": 1.5, "validation_loss": 1.7, "validation_accuracy": 0.3},
-    ]
-    for name in "ab":
-        figures.save(figures.loss_curves(history, title="t"), tmp_path / name)
-    for kind in ("png", "svg"):
-        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+def test_a_user_is_a_path_a_target_and_recommendations(view, atlas):
+    corpus = atlas.corpus
+    view.user = 4
+    target = corpus.targets[(corpus.owners(corpus.targets) == 4) & (corpus.splits == TEST)][0]
+    history = corpus.history(target).tolist()
+    assert view.path["history"] == history
+    assert view.path["target"] == corpus.sequence[target]
+    order = [i for i in atlas.nearest(history[-1], 39).filter(stage="raw")["item"] if i not in history]
+    assert view.path["recommended"]["raw"] == order[:10]
+    view.user = -1
+    assert view.path == {}
 
 
-def test_the_other_figures_draw():
-    from llm2rec_kit.maps import projection
+def test_a_recommender_may_be_given(atlas):
+    view = explorer.Explorer(atlas, recommend=lambda history: [history[0], 9])
+    view.user = 0
+    assert view.path["recommended"]["csft"] == [view.path["history"][0], 9]
 
-    pairs = projection.random_pairs(CORPUS.n_items, 50, seed=0)
-    table = pl.DataFrame(
-        [
-            {"domain": "d", "recommender": r, "embedding": e, "seeds": n, "recall@10 mean": 0.1, "recall@10 std": 0.01}
-            for r, e, n in (("SASRec", "raw", 3), ("SASRec", "id", 3), ("popularity", "none", 1), ("oracle", "none", 1))
-        ]
-    )
-    bars = figures.results_bars(table, "recall@10", title="t")
-    assert len(bars.axes[0].patches) == 2
-    assert {line.get_label() for line in bars.axes[0].lines} >= {"popularity", "oracle"}
-    assert "no timestamps" in figures.split_timeline(CORPUS).axes[0].texts[0].get_text()
-    assert len(figures.similarity_histogram(TABLES, pairs, pairs).axes) == 2
-    assert figures.cleaning_bars([{"step": "5-core", "rows_dropped": 7}]).axes[0].texts[0].get_text() == "7"
-    assert len(figures.distributions(np.diff(CORPUS.offsets), np.arange(1, 17)).axes) == 2
-    curve = {"domain": "d", "recommender": "SASRec", "embedding": "raw", "seed": 1, "curve": [(1, 0.1), (2, 0.2)]}
-    assert figures.validation_curves([curve], metric="recall@20").axes[0].get_ylabel() == "validation recall@20"
-    assert figures.attention_picture(np.eye(4, dtype=bool), np.array([0, 0, 1, 1])).axes[0].get_xlabel()
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("item", 41, "1 to 40; found 41"), ("shown", ["nope"], "there are"), ("user", 40, "0 to 39"), ("count", 0, "0")],
+)
+def test_what_does_not_exist_is_refused(view, name, value, says):
+    with pytest.raises(traitlets.TraitError, match=says):
+        setattr(view, name, value)
+
+
+def test_the_static_twin_follows_the_choice(view):
+    assert view.figure().axes[0].get_title().startswith("raw, ")
+    view.item = 5
+    assert "its 8 nearest" in " ".join(view.figure().texts[0].get_text().split())
+
+
+def known_of(page):
+    text = re.search(r'<script type="application/json" id="known">(.*?)</script>', page, re.S)[1]
+    return json.loads(text)
+
+
+def test_a_page_carries_all_answers_and_asks_nobody(atlas):
+    page = explorer.page(atlas, "run <b>&")
+    assert "<title>run &lt;b>&amp;</title>" in page
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|@import|url\(", page)
+    assert "export default" not in page
+    known = known_of(page)
+    near = known["near"]["csft"]
+    ids = np.frombuffer(base64.b64decode(near["ids"][7:]), np.int32).reshape(40, near["k"])
+    cosines = np.frombuffer(base64.b64decode(near["cosines"][7:]), np.uint8).reshape(40, near["k"]) / 127.5 - 1
+    expected = atlas.nearest(6, near["k"]).filter(stage="csft")
+    assert ids[5].tolist() == expected["item"].to_list()
+    np.testing.assert_allclose(cosines[5], expected["cosine"], atol=0.01)
+    view = explorer.Explorer(atlas)
+    view.user = 3
+    assert len(known["paths"]) == 40
+    assert known["paths"][3]["history"] == view.path["history"]
+    assert known["state"]["data"]["encodes"] is False
+
+
+def test_titles_cannot_end_the_page_s_script(atlas):
+    evil = atlas.items.with_columns(domain=pl.lit("</script><b>"))
+    page = explorer.page(explorer.Atlas(**{**vars(atlas), "items": evil}), "t")
+    assert "</script><b>" not in page
+    assert known_of(page)["state"]["data"]["columns"][-1]["names"] == ["</script><b>"]

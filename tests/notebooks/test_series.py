@@ -1,50 +1,36 @@
-"""All five notebooks at toy size: they run, what they promise is there, a second run reuses everything and changes no number."""
+"""The notebooks at toy size: they run, what they promise is there, and each runs alone under plain papermill, reusing all of it."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction import notebooks, report
 from llm2rec_kit.runs import Run, read_records
 
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("outputs")
-    words = [
-        sys.executable,
-        "-m",
-        "llm2rec_kit.cli",
-        "reproduce",
-        "--profile",
-        "smoke",
-        "--run",
-        "toy",
-        "--outputs",
-        str(outputs),
-        "--set",
-        "maps.max_items=60",
-        "--set",
-        "evaluation.epochs=1",
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=outputs)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return Run("toy", outputs), words, done.stdout
+PROFILE = notebooks.project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
 
 
 def test_the_terminal_ends_with_the_table_and_where_to_look(finished):
-    run, _, said = finished
+    run, said = finished.run, finished.said
     assert "oracle" in said
     assert said.strip().endswith(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
     assert (run.path / "report.html").stat().st_size > 50_000
 
 
+def test_the_terminal_follows_every_notebook_through_its_headings(finished):
+    for k, book in enumerate(notebooks.series(), 1):
+        start = f"[{k}/{len(notebooks.series())}] {book.stem}\n"
+        part = finished.said.split(start)[1].split(f"{book.stem} done in")[0]
+        assert part.count("  cell ") >= 5
+        assert f"  cell 1/{len(json.loads(book.read_text())['cells']) + 1}: " in part
+
+
 def test_every_stage_left_its_artefacts(finished):
-    run, _, _ = finished
     for name in (
         "corpus",
         "backbone",
@@ -55,14 +41,14 @@ def test_every_stage_left_its_artefacts(finished):
         "maps",
         *(f"embeddings/{s}" for s in ("raw", "csft", "mntp", "contrastive")),
     ):
-        assert run.require(name)
+        assert finished.run.require(name)
     assert (
-        len(run.names("evaluation/games")) == 2 * 5 + 2 + 4 + 1 + 1
-    )  # trained, popularity and last item, nearest, oracle, comparisons
+        len(finished.run.names("evaluation/games")) == 2 * 5 + 5 + 2 * 4 + 1 + 1
+    )  # trained, five baselines, nearest and nearestmean, oracle, comparisons
 
 
 def test_notebooks_recorded_numbers_and_pictures(finished):
-    run, _, _ = finished
+    run = finished.run
     pictures = 0
     for book in notebooks.series():
         executed = run.path / "notebooks" / book.name
@@ -76,12 +62,43 @@ def test_notebooks_recorded_numbers_and_pictures(finished):
     assert leak["bidirectional"] > 0
 
 
-def test_a_second_run_reuses_everything_and_changes_no_number(finished):
-    run, words, _ = finished
-    before = (run.path / "results.json").read_bytes()
-    done = subprocess.run(words, capture_output=True, text=True)
+def test_run_json_tells_what_it_was_and_what_it_cost(finished):
+    about = finished.run.about()
+    assert about["asked"]["profile"] == "smoke"
+    assert about["asked"]["parameters"]["csft_save_every"] == 3
+    assert set(about["notebooks"]) == {book.stem for book in notebooks.series()}
+    assert all(n["cpu_seconds"] > 0.5 for n in about["notebooks"].values())
+    assert about["seeds"] == {"corpus": 2024, "backbone": 42, "csft": 42, "mntp": 42, "contrastive": 42, "maps": 42}
+    for name in ("csft", "mntp", "contrastive"):
+        assert about["stages"][name]["cpu_seconds"] > 0
+        assert about["stages"][name]["peak_memory_mib"] > 100
+
+
+REUSED = {
+    "01": ["corpus"],
+    "02": ["backbone", "csft"],
+    "03": ["mntp", "contrastive", "embeddings/raw", "embeddings/contrastive", "encoder"],
+    "04": ["evaluation/games/comparisons"],
+    "05": ["maps"],
+}
+
+
+@pytest.mark.parametrize("number", REUSED)
+def test_each_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(finished, number, tmp_path):
+    shutil.copytree(finished.run.path, tmp_path / "outputs" / "toy")
+    (book,) = (b for b in notebooks.series() if b.name.startswith(number))
+    words = [sys.executable, "-m", "papermill", str(book), "out.ipynb", "-f", str(PROFILE), "-p", "run", "toy"]
+    words += ["-p", "outputs", str(tmp_path / "outputs")]
+    words += [w for name, value in finished.changed.items() for w in ("-p", name.replace(".", "_"), str(value))]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "0 trainings to do" in done.stdout
-    for name in ("corpus", "backbone", "csft", "mntp", "contrastive", "embeddings/raw", "maps"):
-        assert f"{name}: reused" in done.stdout
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    said = "".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", []))
+    for name in REUSED[number]:
+        assert f"{name}: reused" in said
+    if number == "04":
+        assert "0 trainings to do" in said
+    run = Run("toy", tmp_path / "outputs")
+    before = (run.path / "results.json").read_bytes()
+    report.write(run)
     assert (run.path / "results.json").read_bytes() == before

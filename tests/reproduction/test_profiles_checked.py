@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction import notebooks, paper
 
 FOLDER = Path(notebooks.__file__).parent / "profiles"
 
@@ -17,7 +17,7 @@ def known():
 
 
 def test_the_profiles_are_found():
-    assert {"demo", "games", "smoke"} <= set(notebooks.profiles())
+    assert {"demo", "games", "smoke", "paper", "official"} <= set(notebooks.profiles())
 
 
 @pytest.mark.parametrize("name", notebooks.profiles())
@@ -43,7 +43,7 @@ def written(tmp_path, text):
 def test_an_unknown_profile_lists_the_known(tmp_path):
     with pytest.raises(S.SettingsError, match=r"Unknown profile 'dmeo'.*'demo'"):
         notebooks.load_profile("dmeo")
-    with pytest.raises(S.SettingsError, match="demo, games, smoke"):
+    with pytest.raises(S.SettingsError, match="demo, games, official, paper, smoke"):
         notebooks.load_profile(str(tmp_path / "none.yaml"))
 
 
@@ -79,3 +79,39 @@ def test_what_is_no_profile_is_refused(tmp_path, text, says):
 
 def test_an_empty_profile_changes_nothing(tmp_path):
     assert notebooks.load_profile(written(tmp_path, "")) == {}
+
+
+def test_paper_and_official_differ_in_exactly_the_documented_disagreements():
+    printed, official = notebooks.load_profile("paper"), notebooks.load_profile("official")
+    assert printed.keys() == official.keys()
+    differ = {k: (str(printed[k]), str(official[k])) for k in printed if printed[k] != official[k]}
+    table = paper.disagreements()
+    assert differ == {row["parameter"]: (row["paper"], row["official"]) for row in table.iter_rows(named=True)}
+    assert all(table[c].str.len_chars().min() > 3 for c in ("where", "what"))
+
+
+@pytest.mark.parametrize(("name", "other"), [("paper", "official"), ("official", "paper")])
+def test_a_line_of_a_disagreement_names_the_others_value(name, other):
+    """Whoever reads one profile sees where the other stands, and no other line claims so."""
+    theirs = notebooks.load_profile(other)
+    disputed = set(paper.disagreements()["parameter"])
+    for line in (FOLDER / f"{name}.yaml").read_text().splitlines():
+        if not line.startswith("#"):
+            key, comment = line.split(":")[0], line.split("  # ")[1]
+            if key in disputed:
+                assert comment.endswith(f"; {other}: {str(theirs[key]).lower()}"), line
+            else:
+                assert f"{other}:" not in comment, line
+
+
+def test_paper_is_the_paper_where_the_settings_say_so():
+    """Defaults marked [P] are the paper's, so the profile `paper` may not depart from one."""
+    values = notebooks.load_profile("paper")
+    for book in notebooks.series():
+        for p in notebooks.parameters(book).values():
+            if (
+                notebooks.source_of(p).startswith("P")
+                and p.name in values
+                and p.name not in ("backbone_name", "evaluation_embeddings")
+            ):
+                assert values[p.name] == p.default, p.name

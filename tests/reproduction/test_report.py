@@ -90,7 +90,11 @@ def test_the_page_is_whole_and_escaped(run):
     assert "out-of-domain" in page
     assert "http" not in page.split("</head>")[0]
     text = (run.path / "report.md").read_text()
+    assert "| games | 5 | 9 | 40 | 20 | 5 | 5 |" in text
+    assert "<td>games</td><td>5</td><td>9</td><td>40</td>" in page
+    assert "built-in" not in text + page
     assert "| SASRec | csft | 2 | **0.2150** ± 0.0050 |" in text
+    assert "| oracle | none | 1 | 0.9000 |" in text  # above all, and not marked: it is no trained recommender
     assert "| SASRec | raw | csft | +0.1000 | +0.0500 to +0.1500 | 1e-09 | better |" in text
 
 

@@ -1,6 +1,8 @@
 """The runner over throw-away notebooks: parameters, order, failure, resume, and faults found before the first one starts."""
 
 import json
+import os
+import subprocess
 import sys
 
 import nbformat
@@ -156,11 +158,65 @@ def test_relative_paths_are_the_callers(root, monkeypatch):
     ],
 )
 def test_faults_are_found_before_anything_runs(root, more, error, says):
+    before = sorted(root.iterdir())
     with pytest.raises(error, match=says):
         go(root, **more)
     assert seen(root) == []
+    assert sorted(root.iterdir()) == before
 
 
 def test_the_real_games_profile_without_data_says_what_to_give():
     with pytest.raises(ValueError, match="DATA=folder"):
         reproduce("games")
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(root):
+    """Two processes, two runs in one outputs folder; and a third that shares the first one's name and waits for its artefacts."""
+    shared = "import pathlib\nfrom llm2rec_kit.runs import Run\nrun_ = Run(run, outputs)"
+    build = """def build(folder):
+    with (pathlib.Path(outputs) / f"made-{run}").open("a") as file:
+        file.write("x")
+    (folder / "data").write_bytes(bytes(range(256)) * csft_steps)
+run_.make("corpus", build, settings={"steps": csft_steps})"""
+    book(root, "01_data.ipynb", "csft_steps: int = 10  # steps\n", shared, build)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom llm2rec_kit.reproduction.notebooks import reproduce\n"
+        "root = Path(sys.argv[1])\n"
+        "reproduce(str(root / 'toy.yaml'), root=root, outputs=str(root / 'out'), run=sys.argv[2], only=['01'])"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(root), name], stdout=subprocess.PIPE, text=True)
+        for name in ("a", "b", "a")
+    ]
+    said = [p.communicate()[0] for p in running]
+    assert [p.returncode for p in running] == [0, 0, 0]
+    assert (root / "out" / "made-a").read_text() == (root / "out" / "made-b").read_text() == "x"
+    assert sum("corpus: making" in text for text in said) == 2
+    a, b = (root / "out" / name / "corpus" / "data" for name in ("a", "b"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.fixture
+def disk(root):
+    """A small disk mounted on the outputs folder."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    folder = root / "out"
+    folder.mkdir()
+    asked = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if asked.returncode:
+        pytest.skip(f"this machine mounts nothing: {asked.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_read_only_outputs_folder_is_named_before_anything_runs(root, disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(OSError, match=r"Nothing can be made: .* cannot be written to \(Read-only file system\)"):
+        go(root)
+
+
+def test_a_disk_that_fills_up_is_named_with_the_command_to_go_on(root, disk):
+    book(root, "01_data.ipynb", "", "print('x' * 1_200_000)")  # the executed notebook itself does not fit
+    with pytest.raises(NotebookFailed, match=r"01_data stopped: the disk of .* is full(.|\n)*--from 01"):
+        go(root)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_corpus
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, kernels
 from llm2rec_kit.settings import Contrastive
 from llm2rec_kit.training import contrastive
 from llm2rec_kit.training.trainer import drawn
@@ -69,6 +73,58 @@ def test_titles_of_a_batch_are_distinct(tiny):
     assert sum(len(chunk["input_ids"]) for chunk in micro["chunks"]) == 2 * len(set(TITLES)) == len(micro["place"])
 
 
+def test_titles_cut_to_the_same_tokens_are_taken_once(tiny):
+    first = TITLES[0]
+    batches = contrastive.Batches([first, f"{first} again", TITLES[1]], tiny[1], Contrastive(max_tokens=3))
+    assert len(batches.tokens) == 2
+
+
+def test_a_title_does_not_repel_itself_whatever_its_case_and_spacing():
+    """Rows 0 and 2 are one title: by hand, neither is in the other's denominator."""
+    torch.manual_seed(0)
+    first, second = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    same = torch.from_numpy(contrastive.same_title(["Iron Vale", "Moss", " iron  VALE"]))
+    unit = torch.nn.functional.normalize
+    scores = (unit(first) @ unit(second).T / 0.2).exp()
+    rows = [
+        -(scores[0, 0] / (scores[0, 0] + scores[0, 1])).log(),
+        -(scores[1, 1] / scores[1].sum()).log(),
+        -(scores[2, 2] / (scores[2, 2] + scores[2, 1])).log(),
+    ]
+    columns = [
+        -(scores[0, 0] / (scores[0, 0] + scores[1, 0])).log(),
+        -(scores[1, 1] / scores[:, 1].sum()).log(),
+        -(scores[2, 2] / (scores[2, 2] + scores[1, 2])).log(),
+    ]
+    assert contrastive.info_nce(first, second, 0.2, same=same).item() == pytest.approx(sum(rows).item(), abs=1e-12)
+    both = contrastive.info_nce(first, second, 0.2, symmetric=True, same=same).item()
+    assert both == pytest.approx(sum(rows + columns).item() / 2, abs=1e-12)
+
+
+def test_one_title_alone_costs_nothing_and_gives_no_gradient():
+    first = torch.randn(2, 4, requires_grad=True)
+    value = contrastive.info_nce(first, torch.randn(2, 4), 0.2, same=torch.tensor([7, 7]))
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert first.grad.abs().max() < 1e-6
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=8), st.booleans())
+def test_a_repeated_title_leaves_the_loss_of_the_others_denominators(keys, symmetric):
+    """Against a slow loop over rows, for any pattern of repeats."""
+    torch.manual_seed(len(keys))
+    first, second = torch.randn(len(keys), 4).double(), torch.randn(len(keys), 4).double()
+    scores = torch.nn.functional.normalize(first) @ torch.nn.functional.normalize(second).T / 0.1
+    expected = 0.0
+    for table in (scores, scores.T) if symmetric else (scores,):
+        for i in range(len(keys)):
+            kept = [j for j in range(len(keys)) if j == i or keys[j] != keys[i]]
+            expected += (torch.logsumexp(table[i, kept], 0) - table[i, i]).item() / (2 if symmetric else 1)
+    found = contrastive.info_nce(first, second, 0.1, symmetric, torch.tensor(keys))
+    assert found.item() == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 60, 16384])
 def test_the_loss_is_info_nce_of_the_two_views_however_they_are_read(tiny, batch_tokens):
     model, tokenizer = tiny
@@ -85,13 +141,94 @@ def test_the_loss_is_info_nce_of_the_two_views_however_they_are_read(tiny, batch
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def gradients(model, micro, settings):
+    torch.manual_seed(3)
+    value, count = contrastive.loss_of(settings)(model, micro)
+    (value / count).backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    return value.item(), found
+
+
+@pytest.mark.parametrize("views", ["mask", "dropout", "both"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_cached_gradient_is_that_of_the_plain_large_batch(tiny, views, symmetric):
+    """Chunk by chunk with dropout on, against one graph over all chunks: the same random state gives the same views."""
+    model, tokenizer = tiny
+    backbone.bidirectional(model).train()
+    plain = Contrastive(views=views, batch_size=16, batch_tokens=64, symmetric=symmetric)
+    cached = dataclasses.replace(plain, gradient_cache=True)
+    (micro,) = contrastive.Batches(TITLES, tokenizer, plain)[0]
+    assert len(micro["chunks"]) > 3
+    with contrastive.dropout(model, plain), kernels.fast_linears(model):
+        value, expected = gradients(model, micro, plain)
+        cached_value, found = gradients(model, micro, cached)
+    assert cached_value == pytest.approx(value, rel=1e-6)
+    assert max(g.abs().max() for g in expected) > 1e-3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_cached_gradient_without_dropout_is_that_of_one_undivided_batch(tiny):
+    model, tokenizer = tiny
+    backbone.bidirectional(model).train()
+    whole = Contrastive(batch_size=16)
+    cut = dataclasses.replace(whole, gradient_cache=True, batch_tokens=40)
+    (one,), (many,) = (contrastive.Batches(TITLES, tokenizer, s)[0] for s in (whole, cut))
+    assert len(one["chunks"]) == 1 < len(many["chunks"])
+    _, expected = gradients(model, one, whole)
+    _, found = gradients(model, many, cut)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_cache_keeps_one_chunk_s_activations(tiny):
+    """What autograd holds between forward and backward: nothing of the layers, where the plain way holds all of it."""
+    model, tokenizer = tiny
+    held = {}
+    for cache in (False, True):
+        settings = Contrastive(batch_size=16, batch_tokens=64, gradient_cache=cache)
+        (micro,) = contrastive.Batches(TITLES, tokenizer, settings)[0]
+        kept: dict[int, int] = {}
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+        def pack(t, kept=kept, own=own):
+            if t.untyped_storage().data_ptr() not in own:
+                kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            contrastive.loss_of(settings)(model.train(), micro)
+        held[cache] = sum(kept.values())
+    assert held[True] < 0.1 * held[False]
+
+
+def test_training_tells_where_it_began_and_what_became_of_the_space(tiny, tmp_path):
+    model, tokenizer = tiny
+    settings = Contrastive(steps=20, batch_size=8, learning_rate=1e-3, warmup_steps=0, views="both")
+    history = contrastive.train(TITLES, model, tokenizer, settings, tmp_path)
+    assert history[0]["step"] == 0
+    names = {"validation_alignment", "validation_uniformity", "validation_effective_rank"}
+    probed = [row for row in history if names <= row.keys()]
+    assert [row["step"] for row in probed] == [0, *range(2, 21, 2)]
+    assert probed[-1]["validation_uniformity"] < probed[0]["validation_uniformity"]
+    assert model.base_model.layers[0].self_attn.attention_dropout == 0
+
+
+def test_the_probe_repeats_and_leaves_training_as_it_was(tiny):
+    model, tokenizer = tiny
+    settings = Contrastive(views="dropout")
+    batches = contrastive.Batches(TITLES, tokenizer, settings)
+    with contrastive.dropout(backbone.bidirectional(model).train(), settings):
+        torch.manual_seed(5)
+        expected = torch.rand(1)
+        torch.manual_seed(5)
+        first = contrastive.probe(model, batches)
+        assert torch.rand(1) == expected
+        assert first == contrastive.probe(model, batches)
+    assert model.training
+    assert first["alignment"] > 0
+    assert 1 < first["effective_rank"] <= len(TITLES)
+
+
 def test_one_title_has_no_negative(tiny):
     with pytest.raises(ValueError, match="two distinct titles"):
         contrastive.Batches(["same", "same"], tiny[1], Contrastive())
-
-
-def test_alignment_and_uniformity_by_hand():
-    square = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
-    assert contrastive.alignment(square, 5 * square) == 0
-    assert contrastive.alignment(square, -square) == pytest.approx(4)
-    assert contrastive.uniformity(square) == pytest.approx(math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_corpus
+from transformers import DataCollatorForLanguageModeling
 
 from llm2rec_kit import backbone
-from llm2rec_kit.settings import MNTP
+from llm2rec_kit.settings import MNTP, Backbone
 from llm2rec_kit.training import mntp
 
 TITLES = make_corpus().titles
@@ -25,6 +26,119 @@ def test_loss_equals_the_dense_loss_with_masked_labels(tiny):
     total, count = mntp.loss(model, micro)
     assert count > 10
     assert (total / count).item() == pytest.approx(dense.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("how", ["80_10_10", "mask"])
+def test_loss_equals_transformers_own_collator_and_dense_loss(tiny, how):
+    """DataCollatorForLanguageModeling's masks, `model(labels=...)`'s dense logits: the same as the gathered ones."""
+    model, tokenizer = tiny
+    settings = MNTP(rate=0.3, replacement=how, mask_token="new")
+    mntp.prepare(model, tokenizer, settings)
+    more = {} if how == "80_10_10" else {"mask_replace_prob": 1.0, "random_replace_prob": 0.0}
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.3, seed=1, **more)
+    given = collate([tokenizer(t, add_special_tokens=False) for t in TITLES])
+    with torch.no_grad():
+        dense = model(**given).loss
+    # A label stands where its token does; the state before it predicts it, and the first token has none before it.
+    rows, places = torch.nonzero(given["labels"][:, 1:] != -100, as_tuple=True)
+    micro = {
+        "input_ids": given["input_ids"],
+        "attention_mask": given["attention_mask"],
+        "sources": rows * given["input_ids"].shape[1] + places,
+        "labels": given["labels"][rows, places + 1],
+    }
+    with torch.no_grad():
+        total, count = mntp.loss(model, micro)
+    assert count > 20
+    assert (total / count).item() == pytest.approx(dense.item(), abs=1e-6)
+
+
+def test_masks_are_drawn_as_the_collator_draws_them(tiny):
+    """Shares of hidden, replaced, random and kept tokens, ours and transformers', over 40,000 tokens."""
+    model, tokenizer = tiny
+    settings = MNTP(mask_token="new")
+    mntp.prepare(model, tokenizer, settings)
+    ids = np.full(400, 7)
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.2, seed=1)
+    theirs = collate([{"input_ids": ids.tolist()} for _ in range(100)])
+    rng = np.random.default_rng(0)
+    ours = [mntp.mask_tokens(ids, tokenizer.mask_token_id, len(tokenizer), settings, rng) for _ in range(100)]
+    seen, hidden = (np.stack(x) for x in zip(*ours, strict=True))
+
+    def shares(seen, hidden):
+        masked, kept = (seen[hidden] == tokenizer.mask_token_id).mean(), (seen[hidden] == 7).mean()
+        return [hidden.mean(), masked, kept]
+
+    expected = shares(theirs["input_ids"].numpy(), (theirs["labels"] != -100).numpy())
+    assert shares(seen, hidden) == pytest.approx(expected, abs=0.015)
+    assert seen.max() < len(tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["blank", "eos", "new"])
+def test_the_mask_token_is_what_the_settings_say(tiny, kind):
+    model, tokenizer = tiny
+    settings = MNTP(mask_token=kind, replacement="mask", rate=0.99, batch_size=4)
+    mntp.prepare(model, tokenizer, settings)
+    assert backbone.is_bidirectional(model)
+    expected = {"blank": tokenizer.encode("_")[0], "eos": tokenizer.eos_token_id, "new": len(tokenizer) - 1}[kind]
+    (micro,) = mntp.Batches(TITLES, tokenizer, len(tokenizer), settings)[0]
+    places = micro["sources"] + 1
+    assert (micro["input_ids"].flatten()[places] == expected).all()
+    assert (micro["labels"] != expected).all()
+
+
+def test_rows_are_padded_on_the_right_and_predicted_from_the_position_before(tiny):
+    _, tokenizer = tiny
+    settings = MNTP(rate=0.5, batch_size=8)
+    (micro,) = mntp.Batches(TITLES, tokenizer, len(tokenizer), settings)[0]
+    mask = micro["attention_mask"]
+    assert (mask.diff(dim=1) <= 0).all()
+    assert (mask[:, 0] == 1).all()
+    places = micro["sources"] + 1
+    assert mask.flatten()[places].all()
+    assert (places % mask.shape[1] > 0).all()
+    # The first token has none before it: it may be hidden, as by transformers' collator, and is not predicted.
+    known = {tuple(tokenizer.encode(t)[1:]) for t in TITLES}
+    whole = micro["input_ids"].flatten().clone()
+    whole[places] = micro["labels"]
+    rows = whole.view(mask.shape)
+    assert {tuple(r[m.bool()].tolist()[1:]) for r, m in zip(rows, mask, strict=True)} <= known
+
+
+def test_validation_by_hand(tiny):
+    model, tokenizer = tiny
+    backbone.bidirectional(model)
+    batches = mntp.Batches(TITLES, tokenizer, len(tokenizer), MNTP(rate=0.4, batch_tokens=60))
+    found = mntp.validation(model, batches)
+    total, right, count = 0.0, 0, 0
+    for micro in batches.micro_batches(np.arange(len(TITLES)), np.random.default_rng(42)):
+        with torch.no_grad():
+            logits = model(input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask")).logits
+        log_p = logits.flatten(0, 1)[micro["sources"]].log_softmax(-1)
+        total -= log_p[torch.arange(len(log_p)), micro["labels"]].sum().item()
+        right += (log_p.argmax(-1) == micro["labels"]).sum().item()
+        count += len(log_p)
+    assert found["loss"] == pytest.approx(total / count, rel=1e-5)
+    assert found["accuracy"] == right / count
+    assert found["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert found == mntp.validation(model, batches)
+
+
+def test_training_learns_the_titles_and_the_new_token_is_saved_with_it(tiny, tmp_path):
+    model, tokenizer = tiny
+    settings = MNTP(steps=20, batch_size=8, learning_rate=3e-3, mask_token="new", held_out=0.25)
+    history = mntp.train(TITLES, model, tokenizer, settings, tmp_path)
+    seen = [row["validation_loss"] for row in history if "validation_loss" in row]
+    assert seen[-1] < seen[0]
+    assert {"validation_accuracy", "validation_perplexity"} <= {k for row in history for k in row}
+    assert backbone.leak(model, padded=True) > 0
+    backbone.save(model, tokenizer, tmp_path / "stage")
+    again, tokens = backbone.load(tmp_path / "stage", Backbone(device="cpu"))
+    assert tokens.mask_token_id == tokenizer.mask_token_id == len(tokens) - 1
+    assert backbone.is_bidirectional(again)
+    for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert tokens(TITLES)["input_ids"] == tokenizer(TITLES)["input_ids"]
 
 
 def test_rates_of_hiding_and_replacing():

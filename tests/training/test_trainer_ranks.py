@@ -53,7 +53,7 @@ def test_two_processes_learn_what_one_does(tmp_path, work):
     folder = tmp_path / "two"
     folder.mkdir()
     assert together(trained_by_two, work, folder) == [0, 0]
-    first, second = (torch.load(folder / f"weights-{r}.pt") for r in range(2))
+    first, second = (torch.load(folder / f"weights-{r}.pt", weights_only=True) for r in range(2))
     assert same(first, second)
     for name in alone:
         torch.testing.assert_close(first[name], alone[name], rtol=0, atol=3e-4)

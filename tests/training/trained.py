@@ -15,7 +15,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import backbone
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import contrastive, csft, mntp, trainer
+from llm2rec_kit.training import contrastive, csft, mntp, samples, trainer
 
 TINY = Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
 SETTINGS = CSFT(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, save_every=3, evaluate_every=3)
@@ -30,12 +30,9 @@ def csft_parts(settings: CSFT):
     """(model, batches, validate) of a small CSFT."""
     corpus = make_corpus()
     model, tokenizer = tiny()
-    texts = csft.tokenise(corpus, tokenizer, settings)
-    rows = csft.rows(corpus, texts, corpus.samples("train"), settings)
-    valid = csft.rows(corpus, texts, corpus.samples("valid"), settings)
+    learned, valid = (samples.prepare(corpus, corpus.samples(s), tokenizer, settings) for s in ("train", "valid"))
     pad = tokenizer.pad_token_id
-    batches = csft.Batches(corpus, texts, rows, settings, pad)
-    return model, batches, lambda m: csft.validation(m, corpus, texts, valid, settings, pad)
+    return model, csft.Batches(learned, settings, pad), lambda m: csft.validation(m, valid, settings, pad)
 
 
 def train(folder: Path, loss=csft.loss, callbacks=(), model=None, **changes) -> tuple[dict, list]:

@@ -1,21 +1,37 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
-A loader reads and says what it dropped; it does not clean, filter or split. That is `llm2rec_kit.data.cleaning`.
+A loader reads and says what it dropped; it does not clean, filter or split. That is `llm2rec_kit.data.cleaning`. What no
+source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `sound`, and counted too.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from llm2rec_kit.data import json_lines
 from llm2rec_kit.runs import file_digest
 from llm2rec_kit.settings import Data
 
-MODULES = {"synthetic": "synthetic", "recbole": "recbole_files", "table": "tables"}
+MODULES = {
+    "synthetic": "synthetic",
+    "amazon": "amazon",
+    "goodreads": "goodreads",
+    "movielens": "movielens",
+    "llm2rec": "llm2rec_files",
+    "recbole": "recbole_files",
+    "table": "tables",
+}
+CHOSEN = "chosen: "
+DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
+CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
+LONGEST_TITLE = 10_000  # characters; what is longer is no title
+LATEST = 4_102_444_800_000  # milliseconds: the year 2100, later times are slips of the pen
 SECONDS_END = 1e11  # a number below is taken as seconds (the year 5138 is far), one above as milliseconds
 
 
@@ -24,11 +40,15 @@ class Interactions:
     """What a source holds, before cleaning.
 
     items       DataFrame: source_id, title, domain (String), further text columns as found; one row an item.
-    events      DataFrame: user, item (String: the source's own ids), time (Int64, milliseconds since 1970; absent or
-                all null where the source has none). Without times, row order is the order of consumption of a user.
+    events      DataFrame: user, item (String: the source's own ids; Categorical where there are very many), time (Int64,
+                milliseconds since 1970; absent or all null where the source has none). Without times, row order is the
+                order of consumption of a user.
+                A source that brings its own samples adds `split` (String): train, valid or test where the event is a
+                sample's target, null where it is history only.
     domains_in  in-domain domains: those that training sees by default.
     facts       plain values worth keeping: source, files, what was assumed.
-    dropped     (step, events dropped, why) for whatever the loader left out.
+    dropped     (step, events dropped, why) for whatever the loader left out; a step that begins with `CHOSEN` is a
+                setting's choice (which shelves count), no fault of the data.
     """
 
     items: pl.DataFrame
@@ -46,19 +66,94 @@ class Interactions:
         """Whether the events carry timestamps."""
         return "time" in self.events.columns and self.events["time"].null_count() < len(self.events)
 
+    @property
+    def has_splits(self) -> bool:
+        """Whether the source says itself which events are samples, and of which split."""
+        return "split" in self.events.columns
+
 
 def load(settings: Data) -> Interactions:
-    """The interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed."""
-    return importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings)
+    """The interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed.
+
+    With `settings.strict` also where the loader had to leave a row out.
+    """
+    if settings.source not in MODULES:
+        raise ValueError(f"{settings.source!r} is no source of interactions; there are {sorted(MODULES)}.")
+    found = sound(importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings))
+    faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
+    items = [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
+    if settings.strict and (faults or items):
+        lost = "; ".join([*(f"{n} interactions ({step}: {why})" for step, n, why in faults), *items])
+        raise ValueError(
+            f"data_strict is on, and rows of the source {settings.source!r} had to be left out: {lost}. "
+            "Mend the source's files, or set data_strict to False to go on without those rows."
+        )
+    if faults or items:
+        lost = "; ".join([*(f"{n} interactions ({step})" for step, n, _ in faults), *items])
+        print(f"{settings.source}: left out {lost}", flush=True)
+    return found
+
+
+def sound(found: Interactions) -> Interactions:
+    """`found` without what no stage can use; every row left out is counted in `dropped` or in the facts.
+
+    Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or after
+    2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters. Control
+    characters in titles become spaces.
+    """
+    facts, dropped = dict(found.facts), list(found.dropped)
+    items = first_of_each_item(found.items, facts)
+    items = _kept_items(items, ~pl.col("source_id").str.contains(CONTROL), "with control characters in the id", facts)
+    short = pl.col("title").str.len_chars().fill_null(0) <= LONGEST_TITLE
+    items = _kept_items(items, short, f"with a title of more than {LONGEST_TITLE:,} characters", facts)
+    if mended := items["title"].str.contains(CONTROL).sum():
+        facts["titles_with_control_characters"] = f"{mended}, each such character made a space"
+        items = items.with_columns(pl.col("title").str.replace_all(CONTROL, " "))
+    events = found.events
+    for step, test, why in (
+        ("empty ids", lambda ids: ids.is_null() | (ids == ""), "no user or no item"),
+        ("odd ids", lambda ids: ids.str.contains(CONTROL), "a newline, tab or other control character in an id"),
+    ):
+        events = _leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
+    if "time" in events.columns:
+        bad = ~events["time"].is_between(1, LATEST).fill_null(True)
+        events = _leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
+    return replace(found, items=items, events=events, facts=facts, dropped=dropped)
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
-    """sha256 of each file under `settings.path`, by name: a corpus is stale once its source changed."""
+    """sha256 of each file that the source reads, by name: a corpus is stale once its source changed."""
     root = Path(settings.path).expanduser()
-    if not settings.path or not root.exists():
-        return {}
+    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in _files(settings)}
+
+
+def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
+    """The first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
+
+    Empty for a source that reads no files; a file that is no text is named with its size.
+    """
+    rows = []
+    for path in _files(settings):
+        if path.suffix in (".parquet", ".zip"):
+            rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
+            continue
+        for number, text in enumerate(json_lines.first(path, lines), 1):
+            rows.append((path.name, number, text if len(text) <= longest else f"{text[:longest]} …"))
+    return pl.DataFrame(rows, schema={"file": pl.String, "line": pl.Int64, "text": pl.String}, orient="row")
+
+
+def _files(settings: Data) -> list[Path]:
+    """The files that the source reads; a module may say which, else all under `settings.path` but hidden ones (parts of
+    downloads under way) and the manifests of downloads.
+    """
+    root = Path(settings.path).expanduser()
+    if not settings.path or not root.exists() or settings.source not in MODULES:
+        return []
+    module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
+    if hasattr(module, "files"):
+        return module.files(settings)
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in files}
+    return [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
@@ -68,11 +163,60 @@ def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
 
 
 def first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
-    """`items` without null ids and with the first row of each source_id; notes in `facts` how many rows that cost."""
-    kept = items.filter(pl.col("source_id").is_not_null()).unique("source_id", keep="first", maintain_order=True)
-    if len(kept) < len(items):
-        facts["item_rows_dropped"] = f"{len(items) - len(kept)} rows with no id or an id seen before"
+    """`items` without empty ids and with the first row of each source_id; notes in `facts` how many rows that cost."""
+    named = items.filter(pl.col("source_id").is_not_null() & (pl.col("source_id") != ""))
+    kept = named.unique("source_id", keep="first", maintain_order=True)
+    note_items(facts, len(items) - len(kept), "with no id or an id seen before")
     return kept
+
+
+def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
+    """Add to `facts["item_rows_dropped"]` that `rows` rows of the item table, `why`, were left out (nothing for 0)."""
+    if rows:
+        facts["item_rows_dropped"] = "; ".join([*filter(None, [facts.get("item_rows_dropped")]), f"{rows} rows {why}"])
+
+
+def mended(text: str) -> str:
+    """`text` with halves of surrogate pairs, which no UTF-8 can hold, as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def folder_of(path: str, layout: str) -> Path:
+    """The folder `path` (data_path); ValueError with the sentence `layout` where it is empty or no folder."""
+    if not path:
+        raise ValueError(f"{layout}; data_path is empty: set it to that folder.")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{layout}; {folder} {kind}. Set data_path to the folder of the files.")
+    return folder
+
+
+def listing(folder: Path) -> list[str]:
+    """The first 20 names in `folder`, for an error that says what was found instead."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
+
+
+def _kept_items(items: pl.DataFrame, good: pl.Expr, why: str, facts: dict[str, Any]) -> pl.DataFrame:
+    kept = items.filter(good)
+    note_items(facts, len(items) - len(kept), why)
+    return kept
+
+
+def _refused(ids: pl.Series, test: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Where (bool) `test` holds for an id; of categoricals each distinct one is judged once."""
+    if not isinstance(ids.dtype, pl.Categorical):
+        return test(ids).fill_null(False)
+    distinct = ids.unique()
+    bad = distinct.filter(test(distinct.cast(pl.String)).fill_null(False))
+    return ids.to_physical().is_in(bad.to_physical().implode(), nulls_equal=True)
+
+
+def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list) -> pl.DataFrame:
+    if not (rows := int(bad.sum())):
+        return events  # no copy: at full size it would be gigabytes
+    dropped.append((step, rows, why))
+    return events.filter(~bad)
 
 
 def as_milliseconds(times: pl.Series, what: str) -> pl.Series:

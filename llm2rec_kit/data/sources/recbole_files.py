@@ -7,19 +7,21 @@ plain     one event a row: user_id, item_id and maybe timestamp (seconds, as Rec
 sequence  one sample a row: user_id, item_id_list (the history, oldest first) and item_id (what came next).
 
 Of the sequence form a user often has many rows, each a prefix of the next. All files are read together and the user's
-longest row is kept, history and next item; of equally long rows the test file's, then valid's, then train's first.
-Where a producer cut histories (to 50 items, often), rows are windows rather than prefixes, and items older than the kept
-window are not recovered; `facts["rows_not_prefix"]` counts such rows.
+longest row is kept, history and next item; of equally long rows the test file's, then valid's, then train's first. Where
+the producer cut histories (to 50 items, often), rows are windows rather than prefixes; windows that continue each other are
+joined, so that older items come back. `facts["rows_not_part"]` counts rows that are no part of their user's sequence.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item
+from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item, folder_of, listing
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
@@ -49,30 +51,19 @@ def load(settings: Data) -> Interactions:
     events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames)
     for column, kind in (("item", "item2index"), ("user", "user2index")):
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
-    whole = events.filter(pl.col("user").is_not_null() & pl.col("item").is_not_null())
-    dropped = [("empty ids", len(events) - len(whole), "no user or no item")] if len(whole) < len(events) else []
-    return Interactions(items=items, events=whole, domains_in=[domain], facts=facts, dropped=dropped)
+    return Interactions(items=items, events=events, domains_in=[domain], facts=facts)
 
 
 def _stem(path: str) -> tuple[Path, str]:
     """The folder and the one stem of its .inter files."""
-    if not path:
-        raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"{LAYOUT}; {folder} {kind}. Set data_path to the folder of the files.")
+    folder = folder_of(path, LAYOUT)
     stems = set()
     for file in folder.glob("*.inter"):
         part = Path(file.stem).suffix
         stems.add(file.stem.removesuffix(part) if part and part in PARTS else file.stem)
     if len(stems) != 1:
-        found = sorted(p.name for p in folder.iterdir())[:20]
-        many = (
-            f"has the .inter files of several data sets {sorted(stems)}; give each its own folder"
-            if stems
-            else (f"has no .inter file; it holds {found}")
-        )
+        many = f"has the .inter files of several data sets {sorted(stems)}; give each its own folder"
+        many = many if stems else f"has no .inter file; it holds {listing(folder)}"
         raise ValueError(f"{LAYOUT}; {folder} {many}.")
     return folder, stems.pop()
 
@@ -84,11 +75,10 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
         table = _read(file)
         _need(table, ["item_id", column], file)
         facts["titles_from"] = f"{file.name}, column {column}"
-        table = table.rename({"item_id": "source_id"} | ({} if column == "title" else {column: "title"}))
-        others = [c for c in table.columns if c not in ("source_id", "title", "domain")]
-        return first_of_each_item(table.select("source_id", "title", pl.lit(domain).alias("domain"), *others), facts)
-    found = sorted(p.name for p in folder.iterdir())[:20]
-    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {found}.")
+        others = [c for c in table.columns if c not in ("item_id", column, "source_id", "title", "domain")]
+        named = [pl.col("item_id").alias("source_id"), pl.col(column).alias("title"), pl.lit(domain).alias("domain")]
+        return first_of_each_item(table.select(*named, *others), facts)
+    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {listing(folder)}.")
 
 
 def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> pl.DataFrame:
@@ -100,11 +90,40 @@ def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> p
         text=pl.concat_str("item_id_list", "item_id", separator=" ", ignore_nulls=True).str.strip_chars(),
     )
     rows = rows.with_columns(length=pl.col("text").str.count_matches(" ", literal=True))
-    kept = rows.sort("length", "row", descending=[True, False]).unique("user", keep="first", maintain_order=True)
-    both = rows.join(kept.select("user", longest="text"), on="user")
-    facts["rows_not_prefix"] = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " ")).height
-    events = kept.sort("row").select("user", item=pl.col("text").str.split(" ")).explode("item")
+    rows = rows.sort("length", "row", descending=[True, False])
+    kept = rows.unique("user", keep="first", maintain_order=True)
+    both = rows.join(kept.select("user", longest="text"), on="user", maintain_order="left")
+    others = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " "))["user"].unique()
+    joined = [(user, *_joined(texts)) for user, texts in _by_user(rows.filter(pl.col("user").is_in(others.implode())))]
+    whole = pl.DataFrame(joined, schema={"user": pl.String, "whole": pl.String, "odd": pl.Int64}, orient="row")
+    facts["rows_not_part"] = int(whole["odd"].sum())
+    kept = kept.sort("row").join(whole, on="user", how="left", maintain_order="left")
+    events = kept.select("user", item=pl.coalesce("whole", "text").str.split(" ")).explode("item")
     return events.filter(pl.col("item") != "")
+
+
+def _by_user(rows: pl.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    for (user,), some in rows.group_by("user", maintain_order=True):
+        yield user, some["text"].to_list()
+
+
+def _joined(rows: list[str]) -> tuple[str, int]:
+    """One user's rows, the longest first, as one sequence; and how many rows are no part of it.
+
+    >>> _joined(["c d e", "b c d", "a b c", "a b", "x"])
+    ('a b c d e', 1)
+    """
+    window, *rest = [row.split(" ") for row in rows]
+    sequence = window[::-1]
+    before = defaultdict(list)  # what follows a window's first item -> that window
+    for row in rest:
+        if len(row) == len(window):
+            before[tuple(row[1:])].append(row)
+    while found := before[tuple(window[:-1])]:
+        window = found.pop(0)
+        sequence.append(window[0])
+    text = " ".join(sequence[::-1])
+    return text, sum(f" {row} " not in f" {text} " for row in rows)
 
 
 def _from_rows(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
@@ -132,9 +151,11 @@ def _read(file: Path) -> pl.DataFrame:
     """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`)."""
     try:
         table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a tab-separated file: {error}") from None
     names = {c: c.split(":")[0].strip() for c in table.columns}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{file}: its header names a column twice: {list(names)}.")
     return table.rename(names)
 
 

@@ -1,0 +1,116 @@
+"""Is the explorer smooth at 50,000 points? Pan, zoom and hover, measured in headless Chromium without a GPU.
+
+    python benchmarks/explorer_smoothness.py [--items 50000]
+
+The page that `llm2rec explore` writes, over made-up maps, is driven by real pointer events. For each event: the time from
+its arrival in the page to the end of the frame that shows its effect (main thread, raster of points and overlay included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from playwright.sync_api import Page, sync_playwright
+
+from llm2rec_kit.corpus import TRAIN, Corpus
+from llm2rec_kit.maps import explorer
+from llm2rec_kit.maps.atlas import Atlas
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+STAGES = ("raw", "csft", "mntp", "contrastive")
+# Records, for each pointer or wheel event on a map, milliseconds until the frame after it has been made.
+WATCH = """() => { window.waits = []; for (const kind of ['pointermove', 'wheel']) document.addEventListener(kind, () => {
+  const began = performance.now(); requestAnimationFrame(() => { const c = new MessageChannel();
+  c.port1.onmessage = () => window.waits.push(performance.now() - began); c.port2.postMessage(0); }); }, { capture: true }); }"""
+
+
+def made_up(n: int) -> Atlas:
+    """An atlas of n items in 60 blobs, four stages that drift, no real corpus behind it."""
+    rng = np.random.default_rng(0)
+    blob = rng.integers(60, size=n)
+    middles = rng.normal(size=(60, 2)) * 6
+    aligned = {s: (middles[blob] + k + rng.normal(size=(n, 2))).astype(np.float32) for k, s in enumerate(STAGES)}
+    items = pl.DataFrame(
+        {
+            "item": np.arange(1, n + 1, dtype=np.int32),
+            "title": [f"Made-up item number {i} of blob {b}, a title of usual length" for i, b in enumerate(blob)],
+            "domain": "bench",
+            "popularity": rng.zipf(1.6, n).clip(max=9999),
+            "cluster": (blob % 8).astype(np.int32),
+            "community": (blob % 7).astype(np.int32),
+        }
+    )
+    corpus = Corpus(
+        items=items.select("item", pl.lit("").alias("source_id"), "title", "domain"),
+        users=pl.DataFrame({"user": np.arange(2, dtype=np.int32), "source_id": ["a", "b"], "domain": "bench"}),
+        offsets=np.array([0, 3, 6]), sequence=np.array([1, 2, 3, 4, 5, 6], np.int32), times=None,
+        targets=np.array([2, 5]), splits=np.full(2, TRAIN, np.uint8), max_history=10,
+    )  # fmt: skip
+    tables = {s: np.concatenate([np.zeros((1, 2), np.float32), plane]) for s, plane in aligned.items()}
+    words = {c: {g: f"{c} {g}" for g in range(8)} for c in ("cluster", "community")}
+    rows = [{"stage": s, "kept_aligned": 0.5} for s in STAGES]
+    return Atlas(items, aligned, aligned, tables, corpus, words, {"stages": rows, "clusters_of": "contrastive"})
+
+
+def measure(page: Page, panels: int) -> dict[str, np.ndarray]:
+    """Waits in ms, of hovering, panning and zooming, with this many stages side by side."""
+    shown = page.locator(".lx-panel").count()
+    for name in STAGES[1:-1][: panels - shown] if panels > shown else []:
+        page.locator(".lx-buttons").first.get_by_role("button", name=name, exact=True).click()
+    for _ in range(shown - panels):
+        page.locator(".lx-buttons button[aria-pressed=true]").nth(1).click()
+    box = page.locator(".lx-over").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    found = {}
+    for what in ("hover", "pan", "zoom"):
+        page.mouse.move(x - 90, y - 60)
+        page.wait_for_timeout(300)
+        page.evaluate("window.waits.length = 0")
+        if what == "pan":
+            page.mouse.down()
+        for k in range(60):
+            if what == "zoom":
+                page.mouse.wheel(0, -40 if k < 30 else 40)
+            else:
+                page.mouse.move(x - 90 + 3 * k, y - 60 + 2 * k)
+            page.wait_for_timeout(16)
+        page.mouse.up()
+        page.wait_for_timeout(200)
+        found[what] = np.array(page.evaluate("window.waits"))
+    return found
+
+
+def main() -> None:
+    """Print a table: median, 95th percentile and longest wait of each action."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--items", type=int, default=50_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
+        path = Path(folder) / "explorer.html"
+        path.write_text(explorer.page(made_up(args.items), "benchmark"))
+        browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        print(f"{args.items:,} points, page of {path.stat().st_size / 1e6:.1f} MB, window 1920 x 1080")
+        print(f"{'pixel ratio':>11} {'panels':>6} {'action':>6} {'events':>6} {'median ms':>9} {'95% ms':>7} {'max ms':>7}")
+        for ratio in (1, 2):
+            context = browser.new_context(viewport={"width": 1920, "height": 1080}, device_scale_factor=ratio)
+            page = context.new_page()
+            page.goto(path.as_uri())
+            page.wait_for_selector(".lx-panel", timeout=120_000)
+            page.evaluate(WATCH)
+            for panels in (1, 2, 4):
+                for what, ms in measure(page, panels).items():
+                    print(
+                        f"{ratio:>11} {panels:>6} {what:>6} {len(ms):>6} {np.median(ms):>9.1f} {np.percentile(ms, 95):>7.1f} "
+                        f"{ms.max():>7.1f}"
+                    )
+            context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

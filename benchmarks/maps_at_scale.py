@@ -1,0 +1,117 @@
+"""How long do maps of a large catalogue take, and where does the time go?
+
+    python benchmarks/maps_at_scale.py [--items 5000 20000 100000] [--fitted 20000] [--library]
+
+Four stages of made-up 192-dimensional embeddings (300 blobs on a 24-dimensional sheet, noise around it, each stage a little
+nearer to the last). Seconds by the clock and of processor time; `--library` also runs umap-learn's own AlignedUMAP at the
+first size, on the same embeddings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm2rec_kit.maps import projection, quality
+from llm2rec_kit.settings import Maps
+
+STAGES = {"raw": 1.0, "csft": 0.5, "mntp": 0.4, "contrastive": 0.3}
+
+
+def spaces(n: int, dim: int = 192) -> dict[str, np.ndarray]:
+    """Made-up embeddings, float32 (n, dim), a stage each."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(300, 24))[rng.integers(300, size=n)] + 0.5 * rng.normal(size=(n, 24))
+    sheet = rng.normal(size=(24, dim))
+    return {
+        stage: ((base + far * rng.normal(size=(n, 24))) @ sheet + 0.3 * rng.normal(size=(n, dim))).astype(np.float32)
+        for stage, far in STAGES.items()
+    }
+
+
+def processor_seconds() -> float:
+    """User and system time of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class Clock:
+    """Seconds, by the clock and of the processor, spent inside wrapped functions, by name."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, list[float]] = {}
+
+    def around(self, name: str, function: Callable) -> Callable:
+        """`function`, its time noted under `name`."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began, used = time.perf_counter(), processor_seconds()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                note = self.spent.setdefault(name, [0.0, 0.0])
+                note[0] += time.perf_counter() - began
+                note[1] += processor_seconds() - used
+
+        return timed
+
+
+def measure(n: int, fitted: int) -> None:
+    """Lay out all stages of n items and print where the time went, and what the layout is worth."""
+    tables, settings = spaces(n), Maps(max_items=fitted)
+    clock = Clock()
+    originals = projection.nearest, projection.umap_model, projection.align
+    projection.nearest = clock.around("neighbour search", originals[0])
+    projection.umap_model = clock.around("UMAP a stage (search included)", originals[1])
+    projection.align = clock.around("AlignedUMAP", originals[2])
+    chosen = projection.choose_items(n, fitted, settings.seed) - 1
+    layouts = clock.around("all", projection.lay_out)(tables, settings, fitted=chosen)
+    projection.nearest, projection.umap_model, projection.align = originals
+    print(f"\n{n:,} items, 4 stages, UMAP fitted to {len(chosen):,}, {n - len(chosen):,} placed")
+    for name, (seconds, used) in clock.spent.items():
+        print(f"  {name:32} {seconds:8.1f} s   {used:8.1f} s of processor   {used / clock.spent['all'][1]:5.0%}")
+    print(f"  most memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    anchors = quality.draw_anchors(n, 0)
+    for stage in ("raw", "contrastive"):
+        found = quality.of_projection(tables[stage], layouts.aligned[stage], "cosine", anchors=anchors)
+        print(f"  {stage}: trustworthiness {found['trustworthiness']:.3f}, {found['kept']:.1%} of neighbours kept")
+
+
+def library(n: int) -> None:
+    """umap-learn's AlignedUMAP on the same embeddings."""
+    import umap
+
+    tables = spaces(n)
+    began, used = time.perf_counter(), processor_seconds()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = umap.AlignedUMAP(n_neighbors=15, metric="cosine", random_state=42)
+        model.fit(list(tables.values()), relations=[{i: i for i in range(n)}] * (len(tables) - 1))
+    print(f"\n{n:,} items, 4 stages, umap.AlignedUMAP alone")
+    print(f"  {'all':32} {time.perf_counter() - began:8.1f} s   {processor_seconds() - used:8.1f} s of processor")
+
+
+def main() -> None:
+    """Run the sizes asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--items", type=int, nargs="+", default=[5_000, 20_000, 100_000])
+    parser.add_argument("--fitted", type=int, default=100_000, help="most items that UMAP is fitted to")
+    parser.add_argument("--library", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    projection.lay_out(spaces(200), Maps())  # compiles
+    for n in args.items:
+        measure(n, args.fitted)
+    if args.library:
+        library(args.items[0])
+
+
+if __name__ == "__main__":
+    main()

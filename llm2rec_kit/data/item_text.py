@@ -1,0 +1,49 @@
+"""Item text: what the stages read of an item. The title alone, as in the paper, or a template over further columns.
+
+The budget counts words, not tokens: at data prep no tokenizer is chosen yet. The stages cut at `*_max_tokens` besides.
+"""
+
+from __future__ import annotations
+
+import string
+
+import polars as pl
+
+EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
+
+
+def fields(template: str, items: pl.DataFrame) -> list[str]:
+    """Names in the template's braces; ValueError for a broken template or one that names no text column of `items`."""
+    try:
+        parts = [
+            (name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template) if name is not None
+        ]
+    except ValueError as error:
+        raise ValueError(
+            f"data_text is no template: {error}; found {template!r}. Write it as '{{title}}. {{brand}}'."
+        ) from None
+    names = [name for name, _, _ in parts]
+    columns = [c for c, kind in items.schema.items() if kind == pl.String and c not in ("source_id", "plain_title")]
+    if unknown := [n for n in names if n not in columns]:
+        raise ValueError(f"data_text names {unknown}, which this source's items do not have; they have {columns}.")
+    if not names or any(spec or conversion for _, spec, conversion in parts):
+        raise ValueError(f"data_text takes plain names in braces, at least one, such as {{title}}; found {template!r}.")
+    return names
+
+
+def render(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:
+    """`items` with the text in the column `title`, which is what all stages read, and the title itself in `plain_title`.
+
+    An empty field leaves nothing; white space collapses. `words` > 0 keeps so many of the text's first words. With the
+    title alone and no budget the items come back as they are.
+    """
+    fields(template, items)
+    if template == "{title}" and not words:
+        return items
+    pieces = []
+    for literal, name, *_ in string.Formatter().parse(template):
+        pieces += [pl.lit(literal)] + ([] if name is None else [pl.col(name).fill_null("")])
+    text = pl.concat_str(pieces).str.replace_all(r"\s+", " ").str.strip_chars(EDGES)
+    if words:
+        text = text.str.split(" ").list.head(words).list.join(" ")
+    return items.with_columns(plain_title=pl.col("title"), title=pl.when(text == "").then("title").otherwise(text))

@@ -1,0 +1,53 @@
+"""Mixing: finished corpora put together into one, as the paper trains on six data sets at once (Mix-6, sec. 4.1.1).
+
+Each part is cleaned and split by itself first, in a run of its own; `corpus.mix` then only renumbers. A part that is evaluated
+but not trained on goes into the mix as well and is left out of `data_train_domains`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from llm2rec_kit.corpus import Corpus, mix
+from llm2rec_kit.runs import file_digest, outputs_folder
+from llm2rec_kit.settings import Data
+
+FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "samples.parquet")
+
+
+def folders(settings: Data, outputs: str | Path = "") -> list[Path]:
+    """The folder of each corpus in `settings.mix`: a plain name is a run in `outputs`, one with a slash a folder.
+
+    Raises ValueError for one that holds no finished corpus, saying what was looked for.
+    """
+    found = []
+    for name in settings.mix:
+        base = Path(name).expanduser() if "/" in name else outputs_folder(outputs) / name
+        places = [base / "corpus", base]
+        if not (folder := next((p for p in places if all((p / f).is_file() for f in FILES)), None)):
+            raise ValueError(
+                f"data_mix names {name!r}, and no corpus is in {places[0]} or {places[1]}. Make it with "
+                "notebooks/01_data_prep.ipynb, or give a folder (with a slash in its name) that holds one."
+            )
+        found.append(folder)
+    return found
+
+
+def mixed(settings: Data, outputs: str | Path = "") -> Corpus:
+    """The corpora of `settings.mix` as one; `settings.train_domains` says which domains training sees, all where empty."""
+    if settings.path or not settings.mix:
+        raise ValueError(
+            "data_source 'mix' takes the names of runs, or folders of corpora, in data_mix, and reads no data_path; "
+            f"found data_mix {settings.mix} and data_path {settings.path!r}."
+        )
+    corpus = mix([Corpus.load(folder) for folder in folders(settings, outputs)])
+    if unknown := [d for d in settings.train_domains if d not in corpus.domains]:
+        raise ValueError(f"data_train_domains names {unknown}; the mix has {corpus.domains}.")
+    return replace(corpus, facts=corpus.facts | {"train_domains": settings.train_domains or corpus.train_domains})
+
+
+def fingerprint(settings: Data, outputs: str | Path = "") -> dict[str, str]:
+    """sha256 of each file of each part: a mix is stale once one of its parts changed."""
+    parts = zip(settings.mix, folders(settings, outputs), strict=True)
+    return {f"{name}/{file}": file_digest(folder / file) for name, folder in parts for file in FILES}

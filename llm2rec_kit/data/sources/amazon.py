@@ -1,0 +1,245 @@
+"""Amazon reviews as published: one file of reviews and one of metadata a category, JSON lines, plain or gzip.
+
+2023  `<Category>.jsonl[.gz]` with parent_asin, user_id, timestamp (milliseconds); `meta_<Category>.jsonl[.gz]` with
+      parent_asin, title, store, categories, description. The item is `parent_asin`: a product with all its colours and sizes.
+2018  `<Category>.json[.gz]` (or `<Category>_5.json[.gz]`) with asin, reviewerID, unixReviewTime (seconds, whole days);
+      `meta_<Category>.json[.gz]` with asin, title, brand, category, description.
+
+`data_path` is a folder that holds both files, or the file of reviews with the metadata beside it. Which edition it is, the
+first review tells. Reviews become three numbers each as they are read (ids as categorical codes, time), so that 50 million
+of them take 0.8 GB. That only the earliest review of a user and an item counts is a step of the cleaning (`data_repeats`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from llm2rec_kit.data import json_lines
+from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
+from llm2rec_kit.data.sources import Interactions, first_of_each_item, note_items
+from llm2rec_kit.settings import Data, unknown
+
+LOOKED_AT = 100  # first lines among which one must be a review, to tell the edition
+WORDS_KEPT = 512  # words kept of a description: it may be a page long
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Names of the fields in one year's files."""
+
+    year: str
+    user: str
+    item: str
+    time: str
+    to_milliseconds: int
+    brand: str
+    categories: str
+    group: str
+
+
+EDITIONS = (
+    Edition("2023", "user_id", "parent_asin", "timestamp", 1, "store", "categories", "main_category"),
+    Edition("2018", "reviewerID", "asin", "unixReviewTime", 1000, "brand", "category", "main_cat"),
+)
+NAMES = {
+    "reviews": ("{}.jsonl.gz", "{}.jsonl", "{}.json.gz", "{}.json", "{}_5.json.gz", "{}_5.json"),
+    "metadata": ("meta_{}.jsonl.gz", "meta_{}.jsonl", "meta_{}.json.gz", "meta_{}.json"),
+}
+LAYOUT = (
+    "data_source 'amazon' expects a folder with <Category>.jsonl[.gz] and meta_<Category>.jsonl[.gz] of Amazon Reviews 2023 "
+    "(or <Category>.json[.gz] and meta_<Category>.json[.gz] of 2018)"
+)
+
+
+def load(settings: Data) -> Interactions:
+    """Interactions of one category; its domain is `settings.domain`, else the paper's short name, else the category's.
+
+    Raises ValueError, one paragraph, where a file is missing, cut off, empty or of another form. Lines that are no reviews
+    are left out and counted in `dropped`.
+    """
+    category, reviews, meta = _found(settings, fetch=settings.download)
+    edition = _edition(reviews)
+    domain = settings.domain or _short_name(category)
+    events, report = _events(reviews, edition)
+    reviewed = events["item"] if settings.min_interactions > 0 else None
+    facts: dict[str, Any] = {"source": "amazon", "edition": edition.year, "category": category, "reviews": report.lines}
+    facts["files"] = [reviews.name, meta.name]
+    items = _items(meta, edition, domain, settings, reviewed, facts)
+    dropped = report.dropped()
+    positive = events.filter(pl.col("time") > 0)
+    if len(positive) < len(events):
+        dropped.append(("time not positive", len(events) - len(positive), "zero or before 1970: no time of a review"))
+    return Interactions(items=items, events=positive, domains_in=[domain], facts=facts, dropped=dropped)
+
+
+def files(settings: Data) -> list[Path]:
+    """The two files that `load` reads; empty where they are not there."""
+    try:
+        return list(_found(settings)[1:])
+    except ValueError:
+        return []
+
+
+@cache
+def published() -> dict[str, Any]:
+    """Addresses of the 2023 files, the paper's short names, and users, items and reviews of each category."""
+    return yaml.safe_load(resources.files(__package__).joinpath("amazon_2023.yaml").read_text())
+
+
+def full_name(category: str) -> str:
+    """`games` -> `Video_Games`; a full name stays."""
+    return published()["short_names"].get(category, category)
+
+
+# -- which files ------------------------------------------------------------------------------------------------------
+
+
+def _short_name(category: str) -> str:
+    return {full: short for short, full in published()["short_names"].items()}.get(category, category)
+
+
+def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
+    """Category, file of reviews and file of metadata under `settings.path`; with `fetch`, what is missing is downloaded."""
+    if fetch:
+        _check_published(settings)
+    if not settings.path:
+        raise ValueError(f"{LAYOUT}; data_path is empty. Set it to that folder. {_how_to_get(settings.category)}")
+    path = Path(settings.path).expanduser()
+    if path.is_file():
+        category = path.name.split(".")[0].removesuffix("_5")
+        return category, path, _one_of(path.parent, "metadata", category, fetch)
+    if not path.is_dir() and not fetch:
+        raise ValueError(f"{LAYOUT}; {path} does not exist. {_how_to_get(settings.category)}")
+    category = full_name(settings.category) if settings.category else _only_category(path)
+    return category, _one_of(path, "reviews", category, fetch), _one_of(path, "metadata", category, fetch)
+
+
+def _check_published(settings: Data) -> None:
+    """Raise ValueError where there is nothing to download by these settings."""
+    if not settings.path or not settings.category:
+        raise ValueError("data_download needs data_path, the folder to fetch into, and data_category, such as games.")
+    if full_name(settings.category) not in published()["categories"]:
+        known = [*published()["short_names"], *published()["categories"]]
+        raise ValueError(unknown(settings.category, known, "category of Amazon Reviews 2023"))
+
+
+def _only_category(folder: Path) -> str:
+    endings = tuple(name.removeprefix("meta_{}") for name in NAMES["metadata"])
+    names = {p.name.split(".")[0].removeprefix("meta_") for p in folder.glob("meta_*") if p.name.endswith(endings)}
+    if len(names) == 1:
+        return names.pop()
+    found = f"the metadata of {sorted(names)}" if names else f"{sorted(p.name for p in folder.iterdir())[:20]}"
+    raise ValueError(f"{LAYOUT}; {folder} holds {found}. Say which by data_category. {_how_to_get('')}")
+
+
+def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
+    """The file of "reviews" or "metadata" in `folder`, under any of its names; fetched, if asked for, where there is none."""
+    names = [name.format(category) for name in NAMES[what]]
+    if found := next((folder / name for name in names if (folder / name).is_file()), None):
+        return found
+    if fetch:
+        from llm2rec_kit.data.sources import downloads
+
+        users, items, reviews = published()["categories"][category]
+        print(f"{category}: {reviews} reviews by {users} users of {items} items, from {published()['page']}", flush=True)
+        return downloads.fetch(published()[what].format(category=category), folder)
+    there = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
+    raise ValueError(
+        f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {there}. {_how_to_get(category)}"
+    )
+
+
+def _how_to_get(category: str) -> str:
+    name = full_name(category) if category else "<Category>"
+    addresses = " and ".join(published()[kind].format(category=name) for kind in ("reviews", "metadata"))
+    return f"The files of 2023 are at {addresses}; data_download fetches them."
+
+
+def _edition(reviews: Path) -> Edition:
+    """Whose fields the first review has."""
+    lines = json_lines.first(reviews, LOOKED_AT)
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        for edition in EDITIONS:
+            if isinstance(found, dict) and {edition.user, edition.item, edition.time} <= found.keys():
+                return edition
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{reviews} is empty. {LAYOUT}.")
+    fields = " or ".join(f"{e.user}, {e.item}, {e.time} ({e.year})" for e in EDITIONS)
+    raise ValueError(
+        f"{reviews}: none of its first {len(lines)} lines is a review. Expected is a JSON object with the fields {fields}; "
+        f"the first line is {lines[0][:200]!r}. {LAYOUT}."
+    )
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Report]:
+    """Events with ids as categoricals (4 bytes each, whatever the id's length) and times in milliseconds."""
+    report = json_lines.Report(path)
+    fields = {edition.user: ID, edition.item: ID, edition.time: INTEGER}
+    users, items = (pl.Categorical(pl.Categories.random()) for _ in range(2))
+    columns = {
+        "user": pl.col(edition.user).cast(users),
+        "item": pl.col(edition.item).cast(items),
+        # Times out of all bounds are as good as none; unchecked, the factor would wrap them round to plausible ones.
+        "time": pl.col(edition.time).clip(-(10**15), 10**15) * edition.to_milliseconds,
+    }
+    frames = [frame.select(**columns) for frame in json_lines.read(path, fields, report)]
+    report.check(f"a review with {', '.join(fields)}")
+    return pl.concat(frames, rechunk=True), report
+
+
+def _items(
+    path: Path, edition: Edition, domain: str, settings: Data, reviewed: pl.Series | None, facts: dict[str, Any]
+) -> pl.DataFrame:
+    """The item table: of the items in `reviewed` (None: all), with the columns that the text template asks for."""
+    report = json_lines.Report(path)
+    frames = list(_item_frames(path, edition, settings.text, report, reviewed))
+    report.check(f"an item with {edition.item}")
+    facts["items_in_metadata"] = report.rows
+    if report.bad:
+        facts["metadata_lines_left_out"] = dict(report.bad)
+        note_items(facts, report.bad.total(), f"of {path.name}: {dict(report.bad)}")
+    table = pl.concat(frames).with_columns(domain=pl.lit(domain))
+    if torn := table["title"].str.contains("�", literal=True).sum():
+        facts["titles_with_replaced_characters"] = torn
+    first = ["source_id", "title", "domain"]
+    return first_of_each_item(table.select(*first, *[c for c in table.columns if c not in first]), facts)
+
+
+def _item_frames(
+    path: Path, edition: Edition, template: str, report: json_lines.Report, reviewed: pl.Series | None
+) -> Iterator[pl.DataFrame]:
+    fields = {edition.item: ID, "title": TEXT}
+    columns = {"source_id": pl.col(edition.item), "title": pl.col("title")}
+    if "{brand}" in template:
+        fields[edition.brand] = TEXT
+        columns["brand"] = pl.col(edition.brand)
+    if "{category}" in template:
+        fields |= {edition.categories: TEXTS, edition.group: TEXT}
+        inner = pl.col(edition.categories).list.join(", ", ignore_nulls=True)
+        columns["category"] = pl.when(inner != "").then(inner).otherwise(pl.col(edition.group))
+    if "{description}" in template:
+        fields["description"] = TEXTS
+        words = pl.col("description").list.join(" ", ignore_nulls=True).str.split(" ")
+        columns["description"] = words.list.head(WORDS_KEPT).list.join(" ")
+    wanted = pl.lit(True)
+    if reviewed is not None:
+        # An id that no review has gets a new code, and new codes are larger: no table of names has to be searched.
+        wanted = pl.col(edition.item).cast(reviewed.dtype).to_physical() <= reviewed.to_physical().max()
+    for frame in json_lines.read(path, fields, report):
+        yield frame.filter(wanted).select(**columns)

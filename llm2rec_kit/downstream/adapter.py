@@ -1,0 +1,97 @@
+"""What the adapter learned: which directions of the embedding space it keeps, and how far it turns the space.
+
+The embeddings are frozen, so all that training did to the text is in the adapter; these numbers compare the space before it
+(the embeddings, centred) with the space behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from llm2rec_kit.downstream.item_table import ItemTable
+
+DRAWN = 2000  # items, drawn by seed, whose neighbours are compared
+
+
+@torch.no_grad()
+def inspect(table: ItemTable) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """(numbers, arrays) of a trained item table over text.
+
+    Numbers: `axes before` and `axes behind`, effective dimensions of the two spaces; `similarity (CKA)` and `neighbours kept`
+    between them; of a linear adapter also `adapter axes` and `median angle` (degrees). Arrays, of a linear adapter alone:
+    `space` (dim,) shares of variance, `adapter` (hidden,) shares of squared singular values, `angles` (hidden,) degrees.
+    """
+    before, after = table.embeddings[1:].cpu().numpy(), table.eval()()[1:].cpu().numpy()
+    shares, axes = principal_axes(before)
+    numbers = {
+        "axes before": effective_dimension(shares),
+        "axes behind": effective_dimension(principal_axes(after)[0]),
+        "similarity (CKA)": similarity_of_spaces(before, after),
+        "neighbours kept": neighbours_kept(before, after),
+    }
+    weight = matrix(table)
+    if weight is None:
+        return numbers, {}
+    values = np.linalg.svd(weight, compute_uv=False) ** 2
+    arrays = {"space": shares, "adapter": values / values.sum(), "angles": principal_angles(weight, axes[: len(weight)])}
+    numbers["adapter axes"] = effective_dimension(arrays["adapter"])
+    numbers["median angle"] = float(np.median(arrays["angles"]))
+    return numbers, arrays
+
+
+def matrix(table: ItemTable) -> np.ndarray | None:
+    """The linear adapter's weight, float64 (hidden, dim); None where the adapter is deeper or there is no text."""
+    adapter: Any = getattr(table, "adapter", None)
+    return adapter.weight.detach().cpu().numpy().astype(np.float64) if isinstance(adapter, nn.Linear) else None
+
+
+def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the rows' variance along their principal axes (dim,), largest first, and the axes as rows (dim, dim)."""
+    centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    values = np.maximum(values[::-1], 0)
+    return values / max(values.sum(), 1e-300), axes[:, ::-1].T
+
+
+def effective_dimension(shares: np.ndarray) -> float:
+    """How many axes shares are spread over: exp of their entropy.
+
+    >>> round(effective_dimension(np.array([0.25, 0.25, 0.25, 0.25, 0.0])), 6)
+    4.0
+    """
+    kept = shares[shares > 0]
+    return float(np.exp(-(kept * np.log(kept)).sum()))
+
+
+def principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Degrees between the subspace that `weight` (hidden, dim) reads and that of `axes` (m, dim, orthonormal), smallest first.
+
+    0 everywhere: the adapter keeps those axes, as PCA would; 90: it reads others.
+    """
+    read = np.linalg.svd(weight, full_matrices=False)[2]
+    return np.degrees(np.arccos(np.clip(np.linalg.svd(read @ axes.T, compute_uv=False), 0, 1)))
+
+
+def similarity_of_spaces(before: np.ndarray, after: np.ndarray) -> float:
+    """Linear CKA of two spaces over the same items (Kornblith and others 2019): 1 for a rotation and scaling, 0 for unrelated."""
+    a, b = (x.astype(np.float64) - x.mean(0, dtype=np.float64) for x in (before, after))
+    return float(((b.T @ a) ** 2).sum() / max(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b), 1e-300))
+
+
+def neighbours_kept(before: np.ndarray, after: np.ndarray, k: int = 10, seed: int = 0) -> float:
+    """Share of an item's k nearest (centred cosine) before the adapter that are among its k nearest behind it."""
+    drawn = np.random.default_rng(seed).permutation(len(before))[:DRAWN]
+    near = [_nearest(x, drawn, min(k, len(before) - 1)) for x in (before, after)]
+    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(*near, strict=True)]))
+
+
+def _nearest(rows: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
+    centred = rows - rows.mean(0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    cosines = unit[drawn] @ unit.T
+    cosines[np.arange(len(drawn)), drawn] = -np.inf
+    return np.argpartition(-cosines, k - 1, axis=1)[:, :k]

@@ -1,0 +1,166 @@
+"""Comparison: the table of a run's results, and what may be said about the difference of any two of its rows.
+
+A row is a (recommender, embedding) in a domain. Its value for a user is the user's metric averaged over seeds; intervals and
+tests are across users, the same users for every row, so they say what other users of this store would see. How much another
+training would differ is another question: that is the standard deviation over seeds, which stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.downstream import metrics
+from llm2rec_kit.downstream.recommenders import MODELS
+from llm2rec_kit.runs import Run
+
+Row = tuple[str, str]  # (recommender, embedding)
+
+ORDER = ("raw", "csft", "mntp", "contrastive", "minilm", "id")  # of tables and figures
+NOTHING = "no detectable difference"
+
+
+def table(run: Run, names: list[str] | None = None, *, intervals: bool = False, seed: int = 0) -> pl.DataFrame:
+    """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
+
+    `names` are the artefacts to read; without, all of the run, also those left from other settings. `intervals` adds each
+    metric's 95% bootstrap interval over users, `<metric> low` and `<metric> high`.
+    """
+    found = {n: r for n in (run.names("evaluation") if names is None else names) if "metrics" in (r := run.record(n))}
+    if not found:
+        raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, record in found.items():
+        groups.setdefault((record["domain"], record["recommender"], record["embedding"]), []).append(name)
+    ordered = sorted(groups, key=lambda key: place(key[2]))
+    metric_names = list(next(iter(found.values()))["metrics"])
+    rows = []
+    for key in ordered:
+        values = [found[name]["metrics"] for name in groups[key]]
+        means = {f"{m} mean": float(np.mean([v[m] for v in values])) for m in metric_names}
+        stds = {f"{m} std": float(np.std([v[m] for v in values])) for m in metric_names}
+        domain, recommender, embedding = key
+        named = {"domain": domain, "recommender": recommender, "embedding": embedding}
+        rows.append(named | {"seeds": len(values)} | means | stds)
+    frame = pl.DataFrame(rows)
+    if not intervals:
+        return frame
+    bounds = _intervals(run, [groups[key] for key in ordered], metric_names, seed)
+    return pl.concat([frame, bounds], how="horizontal")
+
+
+def readable(
+    table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None
+) -> pl.DataFrame:
+    """The domain's rows of `table` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
+
+    `best` is what `standing` says; trained rows come first.
+    """
+    rows = []
+    for r in table.filter(domain=domain).iter_rows(named=True):
+        row = {"recommender": r["recommender"], "embedding": r["embedding"]}
+        row["place"] = (best or {}).get((r["recommender"], r["embedding"]), "")
+        for m in metric_names:
+            spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
+            row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
+        rows.append(row)
+    order = list(dict.fromkeys([*MODELS, *(row["recommender"] for row in rows)]))
+    return pl.DataFrame(sorted(rows, key=lambda row: order.index(row["recommender"])))
+
+
+def lists(run: Run, names: list[str]) -> pl.DataFrame:
+    """domain, recommender, embedding, and the mean over seeds of coverage and novelty at each cutoff, where they were kept."""
+    found = [run.record(name) for name in names]
+    rows = [{k: r[k] for k in ("domain", "recommender", "embedding")} | r["lists"] for r in found if r.get("lists")]
+    keys = ["domain", "recommender", "embedding"]
+    return pl.DataFrame(rows).group_by(keys, maintain_order=True).agg(pl.exclude(keys).mean()) if rows else pl.DataFrame()
+
+
+def place(embedding: str) -> int:
+    """Where an embedding stands in tables and figures."""
+    return ORDER.index(embedding) if embedding in ORDER else len(ORDER)
+
+
+def _intervals(run: Run, groups: list[list[str]], metric_names: list[str], seed: int) -> pl.DataFrame:
+    """Low and high of each group's metrics: users of a domain are resampled together, for all rows and metrics at once."""
+    values = [np.stack([_per_user(run, names, m) for m in metric_names], 1) for names in groups]
+    bounds = np.empty((len(groups), 2, len(metric_names)))
+    for size in {len(v) for v in values}:
+        same = [k for k, v in enumerate(values) if len(v) == size]
+        found = metrics.bootstrap_intervals(np.concatenate([values[k] for k in same], 1), seed=seed)
+        bounds[same] = found.reshape(2, len(same), -1).transpose(1, 0, 2)
+    columns = {
+        f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in enumerate(("low", "high"))
+    }
+    return pl.DataFrame(columns)
+
+
+def _per_user(run: Run, names: Sequence[str], metric: str) -> np.ndarray:
+    """Each user's metric, averaged over the artefacts `names`: float64 (n_test,)."""
+    return np.mean([metrics.per_user(np.load(run.require(n).with_suffix(".npy")), metric) for n in names], axis=0)
+
+
+def user_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
+    """Each user's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
+
+    Raises ValueError naming an evaluation that the run does not have.
+    """
+    stem = f"evaluation/{domain}/{row[0]}-{row[1]}-seed"
+    names = [f"{stem}{seed}" for seed in (seeds if row[0] in MODELS else [0])]
+    if missing := [name for name in names if not run.has(name)]:
+        raise ValueError(
+            f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {row[1]!r} among "
+            f"`evaluation_embeddings` and {row[0]!r} among `evaluation_recommenders` or `evaluation_baselines`."
+        )
+    return _per_user(run, names, metric)
+
+
+def compare(
+    run: Run,
+    domain: str,
+    pairs: Sequence[tuple[Row, Row]],
+    *,
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+    level: float = 0.05,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Paired tests across users between rows (before, after), whichever two: a row of the frame a pair.
+
+    The p values are corrected together (Holm); `verdict` is "better", "worse" or "no detectable difference".
+    """
+    values = {row: user_values(run, domain, row, metric, seeds) for row in dict.fromkeys(r for pair in pairs for r in pair)}
+    before, after = (np.stack([values[pair[side]] for pair in pairs], 1) for side in (0, 1))
+    rows: list[dict[str, Any]] = []
+    for (a, b), found in zip(pairs, metrics.paired_tests(before, after, seed=seed), strict=True):
+        named = {"recommender": a[0], "before": a[1], "after": b[1]}
+        if a[0] != b[0]:
+            named = {"recommender": f"{a[0]} / {b[0]}", "before": "-".join(a), "after": "-".join(b)}
+        rows.append(named | {"metric": metric, "before mean": values[a].mean(), "after mean": values[b].mean()} | found)
+    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+        sure = "better" if row["difference"] > 0 else "worse"
+        row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
+    return pl.DataFrame(rows)
+
+
+def standing(
+    run: Run, domain: str, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10", level: float = 0.05
+) -> dict[Row, str]:
+    """What may be said of each row's place: "best" only where it is detectably better than every other row.
+
+    The row with the highest mean is tested against all others (Holm). Where some cannot be told from it there is no winner:
+    it and they are "tied for best"; all others are "".
+    """
+    means = {row: user_values(run, domain, row, metric, seeds).mean() for row in rows}
+    top = max(rows, key=lambda row: means[row])
+    others = [row for row in rows if row != top]
+    if not others:
+        return {top: "best"}
+    found = compare(run, domain, [(row, top) for row in others], seeds=seeds, metric=metric, level=level)
+    tied = [row for row, verdict in zip(others, found["verdict"], strict=True) if verdict == NOTHING]
+    return {
+        row: ("tied for best" if tied else "best") if row == top else "tied for best" if row in tied else "" for row in rows
+    }

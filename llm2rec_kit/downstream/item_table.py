@@ -1,0 +1,164 @@
+"""The item table: one vector an item, looked up in the history and scored against as a class of the softmax.
+
+What a recommender knows of an item is a row of this table. `text` is the paper's: frozen embeddings behind a linear adapter.
+`id` is the baseline that learns a free vector an item. Both may be joined, added or side by side. `id_detached` is the
+official code's ID baseline, whose scores pass no gradient to the table; it is here to be named, not to be used.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+
+from llm2rec_kit.downstream import kernels
+
+KINDS = {"_add_id": "add", "_concat_id": "concat"}
+
+
+def parse(name: str) -> tuple[str | None, str]:
+    """The stage whose embeddings a table stands on (None without text), and its kind.
+
+    >>> [parse(n) for n in ("id", "id_detached", "csft", "csft_add_id", "csft_concat_id")]
+    [(None, 'id'), (None, 'id_detached'), ('csft', 'text'), ('csft', 'add'), ('csft', 'concat')]
+    """
+    if name in ("id", "id_detached"):
+        return None, name
+    for ending, kind in KINDS.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending), kind
+    return name, "text"
+
+
+class Linear(nn.Linear):
+    """nn.Linear through `kernels.linear`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., in) to (..., out)."""
+        return kernels.linear(x, self.weight, self.bias)
+
+
+class ItemTable(nn.Module):
+    """(N + 1, hidden) rows to look items up in; row 0 is padding.
+
+    With `embeddings` (N + 1, dim): those, frozen, behind an adapter (Xavier normal, zero bias [C]): linear, or with a GELU
+    after each of `widths`. `kind` is one of text, add (a free vector an item is added), concat (the adapter gives the first
+    half of the row, a free vector the second), id and id_detached (no text).
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        hidden: int,
+        embeddings: np.ndarray | None = None,
+        *,
+        kind: str = "",
+        normalise: str = "none",
+        widths: tuple[int, ...] | list[int] = (),
+        low_precision: bool = False,
+    ) -> None:
+        """Raises ValueError where `embeddings` has not N + 1 rows, holds NaN or infinity, or does not go with `kind`."""
+        super().__init__()
+        self.kind = kind or ("id" if embeddings is None else "text")
+        self.low_precision = low_precision
+        if self.has_text == (embeddings is None):
+            raise ValueError(f"An item table of kind {self.kind!r} takes embeddings only where it has text.")
+        if self.kind == "concat" and hidden % 2:
+            raise ValueError(f"evaluation_hidden must be even to put text and id side by side; found {hidden}.")
+        own = hidden // 2 if self.kind == "concat" else hidden
+        if self.kind != "text":
+            self.ids = nn.Embedding(n_items + 1, own, padding_idx=0)
+            nn.init.normal_(self.ids.weight, std=0.02)
+            with torch.no_grad():
+                self.ids.weight[0] = 0
+            # As a class of the softmax the padding row would learn; it stays zero there, too.
+            self.ids.weight.register_post_accumulate_grad_hook(_no_padding)
+        if embeddings is not None:
+            self._freeze(torch.from_numpy(checked_embeddings(embeddings, n_items, normalise)))
+            self.adapter = _adapter([embeddings.shape[1], *widths, own])
+
+    def _freeze(self, table: torch.Tensor) -> None:
+        # Not persistent: frozen, so no copy of it among the best weights.
+        self.register_buffer("embeddings", table, persistent=False)
+        if self.low_precision:
+            mean = table[1:].mean(0)
+            self.register_buffer("mean", mean, persistent=False)
+            self.register_buffer("rounded", (table - mean).bfloat16(), persistent=False)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether rows come from embeddings, in part at least."""
+        return self.kind in ("text", "add", "concat")
+
+    def forward(self) -> torch.Tensor:
+        """The whole table, to be computed once a step."""
+        if not self.has_text:
+            return self.ids.weight
+        text = self._adapted()
+        if self.kind == "text":
+            return text
+        return text + self.ids.weight if self.kind == "add" else torch.cat([text, self.ids.weight], 1)
+
+    def classes(self, table: torch.Tensor) -> torch.Tensor:
+        """The table as the scores see it: itself, but for the official code's detached ids [C, paper.md section 9, 15]."""
+        return table.detach() if self.kind == "id_detached" else table
+
+    def _adapted(self) -> torch.Tensor:
+        if not (self.low_precision and self.training):
+            return self.adapter(self.embeddings)
+        first, *rest = self.adapter if isinstance(self.adapter, nn.Sequential) else [self.adapter]
+        # W e + b = W (e - mean) + (W mean + b): only the first term, what tells items apart, is rounded.
+        out = kernels.low_precision_linear(self.rounded, first.weight) + (first.weight @ self.mean + first.bias)
+        for layer in rest:
+            out = layer(out)
+        return out
+
+
+def _adapter(sizes: list[int]) -> nn.Module:
+    layers: list[nn.Module] = []
+    for wide, narrow in itertools.pairwise(sizes):
+        layers += [nn.GELU()] if layers else []
+        layers.append(linear := Linear(wide, narrow))
+        nn.init.xavier_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+def _no_padding(ids: torch.Tensor) -> None:
+    ids.grad[0].zero_()
+
+
+def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none") -> np.ndarray:
+    """A float32 copy (N + 1, dim), items normalised as asked; raises ValueError for another shape, NaN or infinity."""
+    if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
+        raise ValueError(
+            f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
+            f"found {embeddings.shape}."
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named below
+        table = np.array(embeddings, dtype=np.float32)
+    bad = ~np.isfinite(table).all(1)
+    if bad.any():
+        raise ValueError(
+            f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
+            "Encode again (notebooks/03_item_embedding.ipynb)."
+        )
+    if normalise == "unit":
+        table[1:] /= np.maximum(np.linalg.norm(table[1:], axis=1, keepdims=True), 1e-12)
+    elif normalise == "standardised":
+        table[1:] = (table[1:] - table[1:].mean(0)) / np.maximum(table[1:].std(0), 1e-12)
+    elif normalise == "whitened":
+        table[1:] = whitened(table[1:])
+    return table
+
+
+def whitened(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, dim) in their principal axes, each centred and of unit variance; axes without variance become zero."""
+    centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
+    values, axes = np.linalg.eigh(centred.T @ centred / len(rows))
+    values, axes = values[::-1], axes[:, ::-1]
+    kept = values > values[0] * 1e-7  # float32 input: below that is rounding, and would be blown up to unit variance
+    scale = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1)), 0)
+    return (centred @ (axes * scale)).astype(np.float32)

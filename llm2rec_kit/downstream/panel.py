@@ -1,0 +1,128 @@
+"""The panel of notebook 04: pick a user or compose a history, pick a recommender and an embedding, see its top items at once.
+
+The logic is in `trained`; the widgets only call it. A static twin of what is shown stands under it in the notebook.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import polars as pl
+
+from llm2rec_kit.downstream.trained import Trained
+
+Loader = Callable[[str, str], Trained]  # (recommender, embedding) to what was trained
+
+FOUND = 20  # titles that a search shows
+
+
+class Panel(widgets.VBox):
+    """Controls and the list; `history` is what the recommender sees, `selection` what it recommends, as a DataFrame."""
+
+    def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str]) -> None:
+        """`load` is called once for each recommender and embedding that is looked at."""
+        self._load, self._loaded = load, {}
+        wide = widgets.Layout(width="auto")
+        self.recommender = widgets.Dropdown(options=recommenders, description="Recommender")
+        self.embedding = widgets.Dropdown(options=embeddings, description="Embedding")
+        self.count = widgets.IntSlider(value=10, min=1, max=50, description="Items")
+        self.unseen = widgets.Checkbox(value=False, description="Leave the history out", indent=False)
+        self.source = widgets.ToggleButtons(options=["a test user", "titles"], description="History of")
+        corpus = self.model.corpus
+        self.targets = corpus.samples("test")
+        self.user = widgets.BoundedIntText(value=0, min=0, max=len(self.targets) - 1, description="Test user")
+        self.text = widgets.Text(description="Search", placeholder="words of a title", continuous_update=False)
+        self.found = widgets.Select(description="Titles", rows=5, layout=wide)
+        self.add = widgets.Button(description="Add to the history")
+        self.remove = widgets.Button(description="Remove the last")
+        self.composed: list[int] = []
+        self.list = widgets.HTML()
+        self.by_user = widgets.HBox([self.user])
+        self.by_titles = widgets.VBox([self.text, self.found, widgets.HBox([self.add, self.remove])])
+        for control in (self.recommender, self.embedding, self.count, self.unseen, self.source, self.user):
+            control.observe(self._show, names="value")
+        self.text.observe(self._search, names="value")
+        self.add.on_click(self._add)
+        self.remove.on_click(self._remove)
+        first = widgets.HBox([self.recommender, self.embedding, self.count, self.unseen])
+        super().__init__([first, self.source, self.by_user, self.by_titles, self.list])
+        self._search()
+        self._show()
+
+    @property
+    def model(self) -> Trained:
+        """The chosen recommender over the chosen embedding."""
+        key = (self.recommender.value, self.embedding.value)
+        if key not in self._loaded:
+            self._loaded[key] = self._load(*key)
+        return self._loaded[key]
+
+    @property
+    def history(self) -> list[int]:
+        """Item ids of the history, oldest first."""
+        if self.source.value == "titles":
+            return list(self.composed)
+        return self.model.corpus.history(int(self.targets[self.user.value])).tolist()
+
+    @property
+    def truth(self) -> int | None:
+        """The item that the test user went on to; none for a composed history."""
+        return None if self.source.value == "titles" else int(self.model.corpus.sequence[self.targets[self.user.value]])
+
+    @property
+    def selection(self) -> pl.DataFrame:
+        """rank, item, title, score; empty without a history."""
+        if not self.history:
+            return pl.DataFrame(schema={"rank": pl.Int64, "item": pl.Int64, "title": pl.String, "score": pl.Float32})
+        return self.model.top(self.history, self.count.value, exclude_seen=self.unseen.value)
+
+    def _search(self, _: object = None) -> None:
+        hits = search(self.model.corpus.items, self.text.value)
+        self.found.options = list(zip(hits["title"].to_list(), hits["item"].to_list(), strict=True))
+
+    def _add(self, _: object) -> None:
+        if self.found.value is not None:
+            self.composed.append(int(self.found.value))
+            self._show()
+
+    def _remove(self, _: object) -> None:
+        self.composed = self.composed[:-1]
+        self._show()
+
+    def _show(self, _: object = None) -> None:
+        composing = self.source.value == "titles"
+        self.by_user.layout.display = "none" if composing else ""
+        self.by_titles.layout.display = "" if composing else "none"
+        titles = self.model.corpus.titles
+        self.list.value = as_html([titles[i - 1] for i in self.history], self.selection, self.truth, titles)
+
+
+def search(items: pl.DataFrame, text: str) -> pl.DataFrame:
+    """Items whose title holds every word of `text`, in any case: (item, title), the first few."""
+    held = pl.lit(True)
+    for word in text.lower().split():
+        held = held & pl.col("title").str.to_lowercase().str.contains(word, literal=True)
+    return items.filter(held).select("item", "title").head(FOUND)
+
+
+def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: list[str]) -> str:
+    """The history, the truth where it is known, and the list with its scores as bars; titles escaped."""
+    if not history:
+        return "<i>The history is empty: search a title and add it.</i>"
+    lines = "".join(f"<li>{html.escape(title)}</li>" for title in history)
+    out = f"<b>History, oldest first</b><ol>{lines}</ol>"
+    if truth is not None:
+        at = top.filter(pl.col("item") == truth)["rank"]
+        where = f"at rank {at[0]}" if len(at) else "not in the list"
+        out += f"<b>Went on to</b> {html.escape(titles[truth - 1])} ({where})<br><br>"
+    low, high = top["score"].min(), top["score"].max()
+    rows = ""
+    for rank, item, title, score in top.iter_rows():
+        width = 20 + 100 * (score - low) / max(high - low, 1e-9)
+        name = f"<b>{html.escape(title)}</b>" if item == truth else html.escape(title)
+        bar = f"<span style='display:inline-block;height:9px;width:{width:.0f}px;background:#0072B2'></span>"
+        cells = f"<td>{rank}</td><td style='padding:0 12px'>{name}</td><td>{bar} {score:.2f}</td>"
+        rows += f"<tr>{cells}</tr>"
+    return f"{out}<b>Recommended</b><table style='line-height:1.5'>{rows}</table>"

@@ -1,0 +1,160 @@
+"""Ranking: where the target stands among all items of the catalogue, and which items stand in the top-k lists.
+
+Ranks are counted (how many items score no lower than the target), never sorted, a block of samples at a time; an equal score
+counts against the target. The lists are made only where they are asked for: coverage and novelty need them, ranks do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream.kernels import product
+from llm2rec_kit.downstream.samples import Rows
+
+SCORES = 2**20  # scores held at once: 4 MiB of float32, what stays in a core's cache while it is counted
+ROWS = 256  # histories read at once
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """ranks int32 (n,): of each sample's target, 1 is best. listed int32 (len(cutoffs), N): in how many of the n top-k lists
+    each item stands."""
+
+    ranks: np.ndarray
+    listed: np.ndarray
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Items that may not be recommended for each of n samples: `items[offsets[k]:offsets[k + 1]]` (ids from 1) for sample k."""
+
+    offsets: np.ndarray
+    items: np.ndarray
+
+    def pairs(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place in `samples`, item id) of every exclusion of those samples."""
+        counts = np.diff(self.offsets)[samples]
+        places = np.repeat(np.arange(len(samples)), counts)
+        within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return places, self.items[self.offsets[samples][places] + within]
+
+
+def excluded(corpus: Corpus, targets: np.ndarray, what: str) -> Excluded | None:
+    """What `what` excludes for the samples `targets`: none, last (the history's last item), or seen (all that the user had)."""
+    if what == "none":
+        return None
+    starts = {"last": targets - 1, "seen": corpus.offsets[corpus.owners(targets)]}[what]
+    counts = targets - starts
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    return Excluded(offsets, corpus.sequence[np.repeat(starts, counts) + within])
+
+
+def rank(
+    scores_of: Callable[[np.ndarray], torch.Tensor],
+    targets: np.ndarray,
+    n_items: int,
+    *,
+    exclude: Excluded | None = None,
+    cutoffs: list[int] | tuple[int, ...] = (),
+    order: np.ndarray | None = None,
+) -> Ranking:
+    """Rank `targets` (item ids, (n,)) by `scores_of(samples)`: float (len(samples), N) over items 1..N, free to overwrite.
+
+    Samples are asked for in `order` (default: as they stand), what comes back is in theirs. An excluded item takes part in
+    no rank and no list; a target that is itself excluded cannot be recommended and ranks last, at N.
+    Raises ValueError for a cutoff beyond the catalogue, a target out of range, or one whose score is not finite.
+    """
+    check_cutoffs(cutoffs, n_items)
+    if len(targets) and not (targets.min() >= 1 and targets.max() <= n_items):
+        raise ValueError(f"Targets are item ids 1..{n_items}; found {targets.min()} to {targets.max()}.")
+    order = np.arange(len(targets)) if order is None else order
+    ranks = np.empty(len(targets), dtype=np.int32)
+    listed = np.zeros((len(cutoffs), n_items), dtype=np.int32)
+    for at in range(0, len(order), step := max(1, SCORES // n_items)):
+        some = order[at : at + step]
+        scores = scores_of(some)
+        own = scores.gather(1, torch.from_numpy(targets[some].astype(np.int64)).to(scores.device)[:, None] - 1)
+        if not torch.isfinite(own).all():
+            raise ValueError(
+                f"Scores of {int((~torch.isfinite(own)).sum())} targets are NaN or infinite; they cannot be ranked. "
+                "A training that diverged does this: lower the learning rate."
+            )
+        barred = _bar(scores, exclude, some, targets)
+        ranks[some] = np.where(barred, n_items, _count(scores, own))
+        if len(cutoffs):
+            _list(scores, cutoffs, listed)
+    return Ranking(ranks, listed)
+
+
+def check_cutoffs(cutoffs: list[int] | tuple[int, ...], n_items: int) -> None:
+    """Raise ValueError for a k that is no k of a top-k list of `n_items` items."""
+    if wrong := [k for k in cutoffs if not 1 <= k <= n_items]:
+        raise ValueError(
+            f"A cutoff k lies between 1 and the catalogue's {n_items} items; found {wrong[0]} (evaluation_cutoffs)."
+        )
+
+
+def _bar(scores: torch.Tensor, exclude: Excluded | None, some: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Set excluded scores to minus infinity; whether each sample's own target is among them."""
+    if exclude is None:
+        return np.zeros(len(some), dtype=bool)
+    places, items = exclude.pairs(some)
+    scores[
+        torch.from_numpy(places).to(scores.device), torch.from_numpy(items.astype(np.int64) - 1).to(scores.device)
+    ] = -torch.inf
+    return np.bincount(places[items == targets[some][places]], minlength=len(some)) > 0
+
+
+def _count(scores: torch.Tensor, own: torch.Tensor) -> np.ndarray:
+    """How many scores of each row are no lower than its `own` (b, 1)."""
+    if scores.device.type == "cpu":  # numpy sums truth values at twice torch's speed
+        return (scores.numpy() >= own.numpy()).sum(1, dtype=np.int32)
+    return (scores >= own).sum(1, dtype=torch.int32).cpu().numpy()
+
+
+def _list(scores: torch.Tensor, cutoffs: list[int] | tuple[int, ...], listed: np.ndarray) -> None:
+    """Add to `listed` which items stand in each row's top k, for each k."""
+    best = scores.topk(max(cutoffs), 1)
+    items = best.indices.cpu().numpy()
+    there = (best.values > -torch.inf).cpu().numpy()  # where fewer than k items are left, the list is shorter
+    for row, k in zip(listed, cutoffs, strict=True):
+        row += np.bincount(items[:, :k][there[:, :k]], minlength=len(row)).astype(np.int32)
+
+
+@torch.no_grad()
+def rank_rows(
+    model: nn.Module,
+    table: torch.Tensor,
+    rows: Rows,
+    *,
+    exclude: Excluded | None = None,
+    cutoffs: list[int] | tuple[int, ...] = (),
+) -> Ranking:
+    """Rank each row's one target by a recommender over `table` (N + 1, d); padding is no candidate.
+
+    Rows are read shortest first, so that a block is no longer than it must be.
+    """
+    model.eval()
+    states = torch.empty(len(rows), table.shape[1], dtype=table.dtype, device=table.device)
+    order = np.argsort(rows.lengths, kind="stable")
+    for at in range(0, len(order), ROWS):
+        some = order[at : at + ROWS]
+        where, longest = torch.from_numpy(some).to(states.device), int(rows.lengths[some].max())
+        histories, labels = rows.histories[where, :longest], rows.labels[where, :longest]
+        states[where] = model(F.embedding(histories, table), labels > 0)
+    items = table[1:]
+    return rank(
+        lambda some: product(states[torch.from_numpy(some).to(states.device)], items),
+        rows.labels.amax(1).cpu().numpy(),
+        len(items),
+        exclude=exclude,
+        cutoffs=cutoffs,
+    )

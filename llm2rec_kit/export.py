@@ -1,0 +1,300 @@
+"""Export: take an encoder or an embedding table away, in the form that another tool reads.
+
+Nothing here is kept in a run: an export is a copy, written whole or not at all, with what made it beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.runs import ArtefactError, Run, provenance
+
+
+def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> Path:
+    """Write embedding `stage` of `run` to the folder `to` in format `kind`, one of FORMATS; returns the folder.
+
+    Raises ValueError for an unknown format or a folder that holds something, ArtefactError where the run has no such
+    embedding.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
+    to = Path(to).expanduser()
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to} exists and is not an empty folder. An export goes to a folder of its own.")
+    if not run.has(f"embeddings/{stage}"):
+        there = [name.split("/")[1] for name in run.names("embeddings")]
+        raise ArtefactError(
+            f"Run {run.name!r} has no embedding {stage!r}; it has {there or 'none'}. notebooks/03_item_embedding.ipynb makes "
+            "them, further ones by its parameters encoding_variants and encoding_baselines."
+        )
+    run.require(f"embeddings/{stage}")
+    partial = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    FORMATS[kind](run, stage, partial)
+    if to.exists():
+        to.rmdir()
+    os.replace(partial, to)
+    return to
+
+
+def sentence_transformers(run: Run, stage: str, to: Path) -> None:
+    """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
+    encoder_of(run, stage).save(to, card(run, stage))
+
+
+def npy(run: Run, stage: str, to: Path) -> None:
+    """embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how it
+    was made."""
+    shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
+    items = Corpus.load(run.require("corpus")).items
+    plain = [c for c in items.columns if not items[c].dtype.is_nested()]
+    items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
+    about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": provenance()["versions"]}
+    (to / "embeddings.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def recbole(run: Run, stage: str, to: Path) -> None:
+    """RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
+
+    Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
+    interaction's place in its user's sequence as its time: RecBole orders by it.
+    """
+    corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
+    name = to.name.removeprefix(".").removesuffix(".partial")
+    users = np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets))
+    times = corpus.times if corpus.times is not None else np.arange(len(users)) - corpus.offsets[users] + 1  # 0 is no time
+    inter = {"user_id:token": users, "item_id:token": corpus.sequence, "timestamp:float": times}
+    _tsv(pl.DataFrame(inter), to / f"{name}.inter")
+    _tsv(
+        corpus.items.select(
+            pl.col("item").alias("item_id:token"),
+            _one_line(pl.col("title")).alias("title:token_seq"),
+            _one_line(pl.col("domain")).alias("domain:token"),
+            _one_line(pl.col("source_id")).alias("original_id:token"),
+        ),
+        to / f"{name}.item",
+    )
+    with (to / f"{name}.itememb").open("w") as file:
+        file.write("iid:token\tiemb:float_seq\n")
+        for item, row in enumerate(table[1:], 1):
+            file.write(f"{item}\t{' '.join(f'{x:.9g}' for x in row)}\n")
+    (to / f"{name}.yaml").write_text(_recbole_settings(corpus, name))
+
+
+def projector(run: Run, stage: str, to: Path) -> None:
+    """What TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row an item;
+    the padding row is left out."""
+    corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
+    np.savetxt(to / "tensors.tsv", table[1:], fmt="%.9g", delimiter="\t")
+    columns = [c for c in ("category", "domain") if c in corpus.items.columns]
+    popularity = np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:]
+    _tsv(
+        corpus.items.select(
+            _one_line(pl.col("title")).alias("title"),
+            *(_one_line(pl.col(c).cast(pl.String)).alias(c) for c in columns),
+            pl.Series("interactions", popularity),
+            pl.col("item"),
+        ),
+        to / "metadata.tsv",
+    )
+    lines = [f'tensor_name: "{run.name} {stage}"', 'tensor_path: "tensors.tsv"', 'metadata_path: "metadata.tsv"']
+    (to / "projector_config.pbtxt").write_text("embeddings {\n" + "".join(f"  {line}\n" for line in lines) + "}\n")
+
+
+FORMATS: dict[str, Callable[[Run, str, Path], None]] = {
+    "sentence-transformers": sentence_transformers,
+    "npy": npy,
+    "recbole": recbole,
+    "projector": projector,
+}
+
+
+def encoder_of(run: Run, stage: str):
+    """The Encoder that made `embeddings/<stage>`, as it made it."""
+    import dataclasses
+
+    from llm2rec_kit import settings as S
+    from llm2rec_kit.encoder import AS_SAVED, Encoder
+
+    how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
+    place = S.Backbone(**{k: v for k, v in made.items() if k in ("device", "dtype")})
+    if how["stage"] == "baseline":
+        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
+    names = ("attention", "pooling", "normalise", "max_tokens")
+    return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
+
+
+def card(run: Run, stage: str) -> str:
+    """A model card in Markdown: what the encoder is, how and on what it was trained, with which results, how to load it.
+
+    Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
+    """
+    how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
+    synthetic = " (synthetic: made from a seed, no real shop)" if corpus["source"] == "synthetic" else ""
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: feature-extraction",
+        "tags: [sentence-transformers, recommendation, llm2rec]",
+        "---",
+        f"# Item encoder of run {run.name}, embedding {stage}",
+        "",
+        f"Item titles to vectors of {how['dim']} numbers: {how['pooling']} pooling over the last hidden states, "
+        f"{how['attention']} attention, length {'one' if how['normalise'] == 'unit' else 'as it comes'}. Made by llm2rec_kit "
+        "after [LLM2Rec](https://arxiv.org/abs/2506.21579) (KDD 2025).",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        'vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])',
+        "```",
+        "",
+        f"## What it was trained on{synthetic}",
+        "",
+        f"Source {corpus['source']}, split {corpus['split']}; training saw the domains {', '.join(corpus['train_domains'])}.",
+        "",
+        _markdown(corpus["statistics"]),
+        "",
+        "## How it was trained",
+        "",
+        _markdown(_training(run, how["encoder"])) or "Not by this run.",
+        "",
+        "## Results",
+        "",
+        _results(run, stage),
+        "",
+        "## Made with",
+        "",
+        ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def read_titles(file: str | Path, column: str = "title") -> list[str]:
+    """Titles from a file: a line each in .txt, the `column` of .csv, .tsv, .item (RecBole) or .parquet.
+
+    Raises ValueError for another kind of file, a missing column, or a missing or empty title, naming its row.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f"There is no file {file}.")
+    kind = file.suffix.lower()
+    if kind == ".txt":
+        titles = file.read_text().splitlines()
+    elif kind in (".csv", ".tsv", ".item", ".parquet"):
+        table = pl.read_parquet(file) if kind == ".parquet" else _text_table(file, kind)
+        found = next((c for c in table.columns if c.split(":")[0] == column), None)
+        if found is None:
+            raise ValueError(f"{file} has no column {column!r}; it has {table.columns}. Name one with --column.")
+        titles = table[found].to_list()
+    else:
+        raise ValueError(f"{file} is none of .txt, .csv, .tsv, .item, .parquet.")
+    for row, title in enumerate(titles, 1):
+        if not isinstance(title, str) or not title.strip():
+            raise ValueError(f"{file}: title {row} of {len(titles)} is empty, and an empty title has no embedding.")
+    return titles
+
+
+def _text_table(file: Path, kind: str) -> pl.DataFrame:
+    plain = {} if kind == ".csv" else {"separator": "\t", "quote_char": None}
+    return pl.read_csv(file, infer_schema=False, **plain)
+
+
+def _table(run: Run, stage: str) -> np.ndarray:
+    return np.load(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), mmap_mode="r")
+
+
+def _tsv(table: pl.DataFrame, file: Path) -> None:
+    table.write_csv(file, separator="\t", quote_style="never")
+
+
+def _one_line(text: pl.Expr) -> pl.Expr:
+    """Without tabs and line ends, which these formats cannot hold."""
+    return text.str.replace_all(r"[\t\r\n]+", " ").fill_null("")
+
+
+def _recbole_settings(corpus: Corpus, name: str) -> str:
+    """How RecBole loads the files: the embeddings as weights of the item id, and the kit's own split."""
+    rule = {"LS": "valid_and_test"} if corpus.facts.get("split") == "leave_one_out" else {"RS": [0.8, 0.1, 0.1]}
+    settings = {
+        "dataset": name,
+        "field_separator": "\t",
+        "seq_separator": " ",
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "TIME_FIELD": "timestamp",
+        "load_col": {
+            "inter": ["user_id", "item_id", "timestamp"],
+            "item": ["item_id", "title", "domain"],
+            "itememb": ["iid", "iemb"],
+        },
+        "additional_feat_suffix": ["itememb"],
+        "alias_of_item_id": ["iid"],
+        "preload_weight": {"iid": "iemb"},
+        "MAX_ITEM_LIST_LENGTH": corpus.max_history,
+        "eval_args": {
+            "split": rule,
+            "group_by": "user" if "LS" in rule else "none",
+            "order": "TO",
+            "mode": "full",
+        },
+    }
+    import yaml
+
+    return "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n" + yaml.safe_dump(
+        settings, sort_keys=False
+    )
+
+
+def _training(run: Run, encoder: str) -> list[dict[str, Any]]:
+    """A row a training stage up to `encoder`: steps, batch, learning rate, and the last numbers that it recorded."""
+    order = ["csft", "mntp", "contrastive"]
+    rows = []
+    for name in order[: order.index(encoder) + 1] if encoder in order else []:
+        made = run.manifest(name)
+        numbers = {k: v for k, v in made["record"].items() if isinstance(v, float)}
+        rows.append(
+            {
+                "stage": name,
+                **{k: made["settings"].get(k) for k in ("steps", "batch_size", "learning_rate")},
+                "at the end": ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in numbers.items()),
+            }
+        )
+    return rows
+
+
+def _results(run: Run, stage: str) -> str:
+    """The downstream results of this embedding, a row a (domain, recommender)."""
+    from llm2rec_kit.reproduction import report
+
+    try:
+        found = report.collect(run)["results"]
+    except (ValueError, ArtefactError):
+        found = {}
+    rows = [
+        {"domain": domain, "recommender": r["recommender"], "seeds": r["seeds"]}
+        | {k: f"{v:.4f}" + f" ± {r['std'][k]:.4f}" * (r["seeds"] > 1) for k, v in list(r["mean"].items())[:4]}
+        for domain, results in found.items()
+        for r in results
+        if r["embedding"] == stage
+    ]
+    return _markdown(rows) or "No recommender has been trained over it yet (notebooks/04_downstream_eval.ipynb)."
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; empty without any."""
+    if not rows:
+        return ""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([r[c] for c in head] for r in rows)]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)

@@ -1,0 +1,78 @@
+"""LibraryEncoder: any model that sentence-transformers loads, as a baseline behind Encoder's interface.
+
+It is encoded by that library, window by window, so that its numbers are the library's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2rec_kit import backbone
+from llm2rec_kit import settings as S
+from llm2rec_kit.encoder import Encoder
+
+POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls"}  # our names, sentence-transformers' names
+
+
+class LibraryEncoder(Encoder):
+    """A SentenceTransformer (BERT, BGE, GTE, BLaIR, ...) by folder or hub name."""
+
+    def __init__(self, path: str | Path, settings: S.Encoding, place: S.Backbone | None = None) -> None:
+        """`path` is a folder or a hub name. `settings.pooling` and `.normalise` other than `as_saved` change its modules."""
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise backbone.BackboneError(
+                f"{str(path)!r} is a sentence-transformers model; to use it as a baseline: pip install sentence-transformers"
+            ) from None
+        if settings.attention != "as_trained":
+            raise S.SettingsError(
+                f"{str(path)!r} is a baseline: its attention is as it was trained. Set encoding_attention to as_trained; "
+                f"found {settings.attention!r}."
+            )
+        place = place or S.Backbone()
+        device, dtype, _ = backbone.placement(place)
+        try:
+            self.model = SentenceTransformer(
+                str(path), device=str(device), trust_remote_code=place.trust_remote_code, model_kwargs={"dtype": dtype}
+            )
+        except OSError as error:
+            raise backbone.not_found(path, error) from error
+        self.settings, self.tokenizer = settings, self.model.tokenizer
+        if settings.max_tokens:
+            self.model.max_seq_length = min(settings.max_tokens, self.model.max_seq_length or settings.max_tokens)
+        _change_modules(self.model, settings)
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.model.get_embedding_dimension()
+
+    def _prepare(self, titles: list[str]) -> list[str]:
+        return titles
+
+    def _vectors(self, titles: list[str]) -> np.ndarray:
+        if not titles:
+            return np.empty((0, self.dim), dtype=np.float32)
+        unit = self.settings.normalise == "unit"
+        found = self.model.encode(titles, normalize_embeddings=unit, show_progress_bar=False, convert_to_tensor=True)
+        return found.float().cpu().numpy()
+
+    def save(self, folder: str | Path, card: str = "") -> None:
+        """Write the model as sentence-transformers does, with `card` as its README.md where there is one."""
+        self.model.save(str(folder), create_model_card=False)
+        if card:
+            (Path(folder) / "README.md").write_text(card)
+
+
+def _change_modules(model: Any, settings: S.Encoding) -> None:
+    """Set pooling and drop the length-one layer of a SentenceTransformer, where `settings` say so."""
+    for name, module in list(model.named_children()):
+        kind = type(module).__name__
+        if kind == "Pooling" and settings.pooling != "as_saved":
+            module.pooling_mode = POOLINGS[settings.pooling]
+        if kind == "Normalize" and settings.normalise == "none":
+            delattr(model, name)

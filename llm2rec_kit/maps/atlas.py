@@ -1,0 +1,265 @@
+"""Atlas: everything that the figures, the explorer and the exports draw from, made once and kept in a run's `maps/`.
+
+    maps.parquet    item, stage, x, y (the stage's own layout), aligned_x, aligned_y (one frame), placed (by `transform`)
+    groups.parquet  item, popularity, cluster, community
+
+Tables are (N + 1, dim), row 0 padding. The stage `adapted` is the space that a trained recommender compares items in: the
+last embedding behind the linear adapter of its SASRec. Each domain has a recommender, so a domain's items stand in its own
+adapter's space, at right angles to the other domains', with whose items no recommender ever compared them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.maps import groups, projection, quality
+from llm2rec_kit.runs import Run
+
+ADAPTED = "adapted"
+PAIRS = 5000  # of either kind, for the numbers
+GROUPINGS = ("cluster", "community")
+NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise that `_normalised` knows
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """Maps, items and tables of a run.
+
+    items    DataFrame, a row a mapped item: item, title, domain, further columns of the corpus, popularity, cluster, community.
+    own, aligned  {stage: float32 (n, 2)} in the order of `items`.
+    tables   {stage: float32 (N + 1, dim)}, all items of the corpus.
+    words    {"cluster": {0: "star harbor, headset", ...}, "community": ...}: the groups' names, from titles.
+    quality  the record: numbers under the maps.
+    """
+
+    items: pl.DataFrame
+    own: dict[str, np.ndarray]
+    aligned: dict[str, np.ndarray]
+    tables: dict[str, np.ndarray]
+    corpus: Corpus
+    words: dict[str, dict[int, str]]
+    quality: dict[str, Any]
+
+    @classmethod
+    def load(cls, run: Run) -> Atlas:
+        """The atlas that `write` made in a run; raises ArtefactError where notebook 05 has not run."""
+        folder = run.require("maps")
+        corpus = Corpus.load(run.require("corpus"))
+        tables, _ = read_tables(run, [row["stage"] for row in run.record("maps")["stages"]], corpus)
+        return cls.read(folder, corpus, tables, run.record("maps"))
+
+    @classmethod
+    def read(cls, folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], record: dict[str, Any]) -> Atlas:
+        """The atlas in `folder`, over the corpus and tables that it was made from."""
+        maps = pl.read_parquet(folder / "maps.parquet")
+        stages = maps["stage"].unique(maintain_order=True).to_list()
+        parts = {stage: maps.filter(pl.col("stage") == stage) for stage in stages}
+        kept = corpus.items.join(pl.read_parquet(folder / "groups.parquet"), on="item", maintain_order="right", how="right")
+        items = kept.select("item", pl.exclude("item"))
+        planes = [
+            {stage: part.select(x, y).to_numpy() for stage, part in parts.items()}
+            for x, y in (("x", "y"), ("aligned_x", "aligned_y"))
+        ]
+        words = {column: groups.names(items["title"].to_list(), items[column].to_numpy()) for column in GROUPINGS}
+        return cls(items, *planes, {stage: tables[stage] for stage in stages}, corpus, words, record)
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in order."""
+        return list(self.aligned)
+
+    @property
+    def kind(self) -> str:
+        """The column that says what an item is: `category` where the corpus has it, else `domain`."""
+        return "category" if "category" in self.items.columns else "domain"
+
+    def rows(self, items: np.ndarray) -> np.ndarray:
+        """Where item ids stand in `items`, int64; -1 for an item that is not on the map."""
+        ids = self.items["item"].to_numpy()
+        at = np.searchsorted(ids, items).clip(max=len(ids) - 1)
+        return np.where(ids[at] == items, at, -1)
+
+    def nearest(self, item: int, k: int, stages: list[str] | None = None) -> pl.DataFrame:
+        """The k nearest of all items at each stage: stage, rank, item, title, cosine, before.
+
+        `before` is the neighbour's rank at the stage before (1 is nearest), null at the first stage.
+        """
+        if not 1 <= item <= self.corpus.n_items:
+            raise ValueError(f"Items run from 1 to {self.corpus.n_items}; found {item}.")
+        titles, rows, before = self.corpus.items["title"], [], None
+        for stage, table in self.tables.items():
+            vectors = projection.unit(np.asarray(table[1:]))
+            cosine = vectors @ vectors[item - 1]
+            cosine[item - 1] = -np.inf
+            order = np.argsort(-cosine, kind="stable")
+            ranks = np.empty(len(order), dtype=np.int64)
+            ranks[order] = np.arange(1, len(order) + 1)
+            for rank, row in enumerate(order[: min(k, len(order) - 1)], 1):
+                was = None if before is None else int(before[row])
+                rows.append((stage, rank, int(row) + 1, titles[int(row)], float(cosine[row]), was))
+            before = ranks
+        schema = {"stage": str, "rank": int, "item": int, "title": str, "cosine": float, "before": int}
+        return pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("stage").is_in(stages or self.stages))
+
+    def travelled(self, first: str, last: str, most: int = 20) -> pl.DataFrame:
+        """Items by how far they went between two stages of the aligned frame, furthest first.
+
+        item, title, kind, distance (in standard deviations of the frame), kept (share of the ten nearest at `first` that are
+        among the ten nearest at `last`, in the spaces themselves: the check on what the page shows).
+        """
+        from_, to = self.aligned[first], self.aligned[last]
+        spread = float(np.concatenate([from_, to]).std())
+        distance = np.linalg.norm(to - from_, axis=1) / max(spread, 1e-12)
+        order = np.argsort(-distance, kind="stable")[:most]
+        ids = self.items["item"].to_numpy()[order]
+        k = min(10, self.corpus.n_items - 1)
+        near = [
+            projection.nearest(np.asarray(t[ids]), k + 1, among=np.asarray(t[1:]))[0] + 1
+            for t in (self.tables[first], self.tables[last])
+        ]
+        kept = [(len(np.intersect1d(a[a != i], b[b != i]))) / k for i, a, b in zip(ids, *near, strict=True)]
+        part = self.items[order].select("item", "title", self.kind)
+        return part.with_columns(distance=pl.Series(distance[order]), kept=pl.Series(kept))
+
+
+def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The stages' embeddings, read from disk as needed, and the names of the artefacts that they come from.
+
+    `adapted` is left out, with a line that says why, where notebook 04 kept no weights for it.
+    """
+    plain = [stage for stage in stages if stage != ADAPTED]
+    tables = {s: np.load(run.require(f"embeddings/{s}").with_suffix(".npy"), mmap_mode="r") for s in plain}
+    sources = [f"embeddings/{s}" for s in plain]
+    if ADAPTED in stages:
+        made_from = _adapters(run, corpus.domains, plain)
+        if made_from is None:
+            print(
+                f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {' or '.join(plain[::-1])} for every domain"
+            )
+        else:
+            table = np.asarray(tables[made_from[0].rsplit("-", 2)[1]])
+            tables[ADAPTED] = adapted_table(run, corpus, table, made_from)
+            sources += made_from
+    return tables, sources
+
+
+def adapted_table(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
+    """`table` (N + 1, dim) behind each domain's adapter, (N + 1, domains x width): a domain's items fill its own block only."""
+    from safetensors.numpy import load_file
+
+    blocks = []
+    domain = corpus.items["domain"].to_numpy()
+    for name in made_from:
+        weights = load_file(_weights_file(run, name))
+        weight, bias = (
+            next(w for key, w in weights.items() if key.endswith(f"adapter.{part}")) for part in ("weight", "bias")
+        )
+        block = np.zeros((len(table), len(weight)), dtype=np.float32)
+        own = np.flatnonzero(domain == name.split("/")[1]) + 1
+        block[own] = _normalised(table[own], run.manifest(name)["settings"].get("normalise", "none")) @ weight.T + bias
+        blocks.append(block)
+    return np.concatenate(blocks, axis=1)
+
+
+def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings: S.Maps) -> dict[str, Any]:
+    """Lay out `tables` ((N + 1, dim) each) and write maps.parquet and groups.parquet; returns the record, a row a stage.
+
+    Past `settings.max_items`, items drawn by seed are laid out and the rest placed among them.
+    """
+    fitted = projection.choose_items(corpus.n_items, settings.max_items, settings.seed)
+    spaces = {stage: np.asarray(table[1:], dtype=np.float32) for stage, table in tables.items()}
+    layouts = projection.lay_out(spaces, settings, fitted=fitted - 1)
+    items = np.arange(1, corpus.n_items + 1, dtype=np.int32)
+    placed = ~np.isin(items, fitted)
+    stages = [
+        pl.DataFrame({"item": items, "stage": stage, "placed": placed}).with_columns(
+            **{
+                name: pl.Series(plane[stage][:, axis])
+                for name, plane, axis in (
+                    ("x", layouts.own, 0),
+                    ("y", layouts.own, 1),
+                    ("aligned_x", layouts.aligned, 0),
+                    ("aligned_y", layouts.aligned, 1),
+                )
+            }
+        )
+        for stage in tables
+    ]
+    pl.concat(stages).write_parquet(folder / "maps.parquet")
+    last = [stage for stage in tables if stage != ADAPTED or len(tables) == 1][-1]
+    pl.DataFrame(
+        {
+            "item": items,
+            "popularity": np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:],
+            "cluster": groups.clusters(spaces[last], settings.clusters, seed=settings.seed),
+            "community": groups.communities(corpus, settings.clusters, seed=settings.seed),
+        }
+    ).write_parquet(folder / "groups.parquet")
+    return {
+        "items": len(items),
+        "fitted": len(fitted),
+        "placed": int(placed.sum()),
+        "neighbours": quality.NEIGHBOURS,
+        "clusters_of": last,
+        **_numbers(corpus, tables, layouts, settings),
+    }
+
+
+def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.Layouts, settings: S.Maps) -> dict[str, Any]:
+    """Numbers of projections and spaces, a row a stage, and the overlap of neighbours between stages."""
+    anchors = quality.draw_anchors(corpus.n_items, settings.seed)
+    together = projection.co_consumed_pairs(corpus, PAIRS, seed=settings.seed)
+    at_random = projection.random_pairs(corpus.n_items, PAIRS, seed=settings.seed)
+    rows = []
+    for stage, table in tables.items():
+        vectors = np.asarray(table[1:], dtype=np.float32)
+        own = quality.of_projection(vectors, layouts.own[stage], settings.metric, anchors=anchors)
+        aligned = quality.of_projection(vectors, layouts.aligned[stage], settings.metric, anchors=anchors)
+        in_frame = {f"{name}_aligned": value for name, value in aligned.items()}
+        rows.append({"stage": stage, **own, **in_frame, **quality.of_space(np.asarray(table), together, at_random)})
+    return {
+        "anchors": len(anchors),
+        "stages": rows,
+        "overlap": quality.overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors),
+    }
+
+
+def _adapters(run: Run, domains: list[str], stages: list[str]) -> list[str] | None:
+    """Evaluations with an adapter's weights, one a domain, over the last stage that has them for every domain."""
+    kept = [name for name in run.names("evaluation") if name.count("/") == 2 and _linear(run, name)]
+    for stage in reversed(stages):
+        found = [min((n for n in kept if n.startswith(f"evaluation/{d}/SASRec-{stage}-")), default="") for d in domains]
+        if all(found):
+            return found
+    return None
+
+
+def _weights_file(run: Run, name: str) -> Path:
+    return run.path_of(name + ".safetensors")
+
+
+def _linear(run: Run, name: str) -> bool:
+    """Whether an evaluation kept one linear adapter over embeddings that can be normalised here as they were there."""
+    from safetensors import safe_open
+
+    made = run.manifest(name)
+    if _weights_file(run, name).name not in made["files"] or made["settings"].get("normalise", "none") not in NORMALISED:
+        return False
+    with safe_open(_weights_file(run, name), "numpy") as file:
+        return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in file.keys()) == 2  # noqa: SIM118
+
+
+def _normalised(rows: np.ndarray, how: str) -> np.ndarray:
+    """What `evaluation_normalise` does to embeddings before the adapter sees them."""
+    if how == "unit":
+        return projection.unit(rows)
+    if how == "standardised":
+        return (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
+    return rows

@@ -1,0 +1,31 @@
+"""What differs between results: settings by name, and numbers in units of their spread over seeds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+TRAINED = ("SASRec", "GRU4Rec")  # recommenders whose numbers depend on a seed
+
+
+def pooled_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> float | None:
+    """Sample standard deviation over seeds, pooled over the embeddings of a recommender; None where none has two seeds.
+
+    `rows` are those of one domain in results.json: they hold the population std of s seeds, and s / (s - 1) makes its
+    square unbiased. Pooled, because three seeds alone say little of their own spread.
+    """
+    alike = [r for r in rows if r["recommender"] == recommender and r["seeds"] > 1]
+    if not alike:
+        return None
+    return math.sqrt(sum(r["std"][metric] ** 2 * r["seeds"] / (r["seeds"] - 1) for r in alike) / len(alike))
+
+
+def settings_that_differ(*settings: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """[{"name": "stage.key", "values": [one a run]}] of every setting that is not the same in all; "none" where absent."""
+    rows = []
+    for stage in dict.fromkeys(stage for s in settings for stage in s):
+        for key in dict.fromkeys(k for s in settings for k in s.get(stage, {})):
+            values = [s.get(stage, {}).get(key, "none") for s in settings]
+            if any(v != values[0] for v in values):
+                rows.append({"name": f"{stage}.{key}", "values": values})
+    return rows

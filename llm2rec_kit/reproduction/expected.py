@@ -1,0 +1,144 @@
+"""Numbers that a profile is expected to give: kept from a dated run, compared at the end of every later one.
+
+The same machine and versions give the same bytes. Another machine adds in another order, and a training of many steps
+carries that on like another draw of its seed. So the tolerance comes from the spread over seeds: the difference between
+the means of two independent sets of s seeds has the standard deviation sigma * sqrt(2 / s), and a line is `reproduced`
+within `WIDTH` of those. Sigma is pooled over the embeddings of a recommender on a domain, because three seeds alone say
+little; numbers without a seed (popularity, oracle) may differ by one test user's worth.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm2rec_kit.reproduction.differences import TRAINED, pooled_std, settings_that_differ
+
+METRICS = ("recall@10", "ndcg@10")
+ROUNDING = 5.1e-7  # of the six decimals that are kept
+WIDTH = 4.0  # standard deviations of the difference of two means: one false alarm in 16,000 lines
+
+
+def path_of(profile: str) -> Path:
+    """The file with the expected numbers of a profile that comes with the kit, or beside a profile of one's own."""
+    if profile.endswith((".yaml", ".yml")):
+        return Path(profile).parent / "expected" / Path(profile).name
+    return Path(str(resources.files(__package__).joinpath("profiles", "expected", f"{profile}.yaml")))
+
+
+def load(profile: str) -> dict[str, Any] | None:
+    """The expected numbers of a profile with their provenance; None where none are kept."""
+    path = path_of(profile)
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
+    """Write a run's results as the expected ones: a line a number, `value, tolerance`, with where they are from.
+
+    Raises ValueError where the run mixes evaluations of different settings or was made from uncommitted code.
+    """
+    if results["left_out"]:
+        raise ValueError("The run's folder holds evaluations of other settings; take a fresh run as the expected one.")
+    git = about["git"]
+    if git and git["dirty"]:
+        raise ValueError("The run was made from code with uncommitted changes; commit, and run again.")
+    machine, versions = about["machine"], about["versions"]
+    head = [
+        f"# Expected results of profile {path.stem}, kept by `llm2rec expect {results['run']}`. Each line: mean, tolerance.",
+        "# Tolerance: four standard deviations of the difference between two means over seeds; without seeds, one test user.",
+        f"date: {max(s['finished'] for s in about['stages'].values())[:10]}  # of the run",
+        f"commit: {git['commit'] if git else 'unknown'}  # of the kit",
+        f"machine: {machine['processor']}, {machine['cores']} cores  # no GPU unless named",
+        f"python: {versions['python']}  # version",
+        f"torch: {versions['torch']}  # version",
+        f"seconds: {sum(n['seconds'] for n in about['notebooks'].values()):.0f}  # wall time of the notebooks",
+    ]
+    text = "\n".join(head) + "\n" + _dump({"settings": results["settings"]}) + "results:\n"
+    for row in rows(results):
+        text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
+        text += "".join(f"    {m}: [{row[m]:.6f}, {row[f'{m} tolerance']:.6f}]\n" for m in METRICS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a (domain, recommender, embedding): the metrics' means, and the tolerances that this run's seeds give."""
+    users = {s["domain"]: s["test"] for s in results["statistics"]}
+    found = []
+    for domain, group in results["results"].items():
+        for r in group:
+            row = {"domain": domain, "recommender": r["recommender"], "embedding": r["embedding"]}
+            for m in METRICS:
+                row |= {m: r["mean"][m], f"{m} tolerance": _tolerance(r, group, m, users[domain])}
+            found.append(row)
+    return found
+
+
+def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Each expected line beside what was found, with a verdict; and the settings that differ from those of the dated run.
+
+    Verdict: `reproduced` (both metrics within tolerance), `differs`, or `missing` where the run has no such line. Where
+    settings differ the lines are none: two experiments are not compared as if they were one.
+    """
+    if changed := settings_that_differ(expected["settings"], results["settings"]):
+        return [], changed
+    found = {f"{r['domain']} {r['recommender']} {r['embedding']}": r for r in rows(results)}
+    lines = []
+    for name, wanted in expected["results"].items():
+        line: dict[str, Any] = {"line": name, "verdict": "missing" if name not in found else "reproduced"}
+        for m, (value, tolerance) in wanted.items():
+            line |= {m: found.get(name, {}).get(m), f"{m} expected": value, f"{m} tolerance": tolerance}
+            if name in found and not abs(found[name][m] - value) <= tolerance + ROUNDING:
+                line["verdict"] = "differs"
+        lines.append(line)
+    return lines, []
+
+
+def text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str:
+    """The comparison for a terminal, a line a row, at most 110 columns."""
+    lines, changed = compare(results, expected)
+    source = f"the run of {expected['date']} ({expected['machine']})"
+    if changed:
+        shown = [f"  {c['name']}: {c['values'][0]!r} there, {c['values'][1]!r} here" for c in changed[:8]]
+        more = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
+        return "\n".join([f"Not compared with {source} of profile {profile}: settings differ.", *shown, *more])
+    head = f"Against {source} of profile {profile}: found (expected +- tolerance)"
+    body = [f"  {x['line']:28}{''.join(f'  {m} {_cell(x, m):26}' for m in METRICS)}  {x['verdict']}" for x in lines]
+    return "\n".join([head, *body, summary(lines)])
+
+
+def summary(lines: list[dict[str, Any]]) -> str:
+    """How many lines came out how."""
+    verdicts = [x["verdict"] for x in lines]
+    same = sum(all(x[m] is not None and abs(x[m] - x[f"{m} expected"]) <= ROUNDING for m in METRICS) for x in lines)
+    counts = [f"{verdicts.count(v)} {v}" for v in ("reproduced", "differs", "missing") if v in verdicts]
+    return f"{len(lines)} lines: {', '.join(counts)}; {same} equal to the last digit kept."
+
+
+def _cell(line: dict[str, Any], metric: str) -> str:
+    found = "none" if line[metric] is None else f"{line[metric]:.4f}"
+    return f"{found} ({line[f'{metric} expected']:.4f} +- {line[f'{metric} tolerance']:.4f})"
+
+
+def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, users: int) -> float:
+    """WIDTH standard deviations of the difference of two means of this row's seeds; one test user's worth at least."""
+    least = 1 / max(1, users)
+    learned = row["recommender"] == "nearest" and row["embedding"] != "raw"  # no seed of its own, but its embedding's
+    if row["recommender"] not in TRAINED and not learned:
+        return least
+    stds = [
+        s
+        for name in ([row["recommender"]] if not learned else TRAINED)
+        if (s := pooled_std(group, name, metric)) is not None
+    ]
+    if not stds:
+        return max(least, 0.25 * row["mean"][metric])  # one seed tells nothing of the spread between seeds
+    return max(least, WIDTH * max(stds) * math.sqrt(2 / row["seeds"]))
+
+
+def _dump(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,147 @@
+"""The figures of a report: curves drawn from the run's artefacts, and what the notebooks kept.
+
+Whatever is no data (text, axes) takes the page's own colour, `currentColor`, so one drawing serves a light and a dark page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from llm2rec_kit.runs import Run
+
+WIDTH = 10.5  # inches
+INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
+# Okabe and Ito's colours, those that are told apart on white and on black
+COLOURS = {"raw": "#999999", "csft": "#E69F00", "mntp": "#56B4E9", "contrastive": "#009E73", "id": "#CC79A7"}
+OTHERS = ("#0072B2", "#D55E00", "#F0E442")
+TRAININGS = {
+    "csft": "CSFT, loss a target token",
+    "mntp": "MNTP, loss a hidden token",
+    "contrastive": "Contrast, InfoNCE a title",
+}
+STYLE = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "llm2rec",
+    "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    **{k: INK for k in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")},
+}
+
+
+def losses(run: Run) -> Figure | None:
+    """Training and validation loss along the steps, a panel a training stage that the run has; None without any."""
+    found = {}
+    for stage in TRAININGS:
+        path = run.path_of(stage) / "history.json"
+        if run.has(stage) and path.is_file():
+            found[stage] = json.loads(path.read_text())
+    if not found:
+        return None
+    figure, axes = _figure(len(found), 1)
+    for ax, (stage, history) in zip(axes[0], found.items(), strict=True):
+        for name, style in (
+            ("loss", {"alpha": 0.75}),
+            ("validation_loss", {"marker": "o", "markersize": 3, "linestyle": "--"}),
+        ):
+            if points := [(row["step"], row[name]) for row in history if name in row]:
+                label = name.replace("_", " ").replace("validation loss", "validation")
+                ax.plot(*zip(*points, strict=True), color=COLOURS[stage], label=label, **style)
+        ax.set(title=TRAININGS[stage], xlabel="step")
+        ax.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
+    """Validation metric along the epochs: a row a domain, a column a recommender, a line an embedding (mean of its seeds,
+    the seeds themselves faint). `records` are those of the trainings, `asked` the domains in their order; None where none
+    has a curve."""
+    records = [r for r in records if r.get("curve")]
+    if not records:
+        return None
+    order = list(COLOURS)
+    records.sort(key=lambda r: order.index(r["embedding"]) if r["embedding"] in order else len(order))
+    domains, names = (list(dict.fromkeys(r[k] for r in records)) for k in ("domain", "recommender"))
+    domains, names = [d for d in asked if d in domains], sorted(names, key=lambda n: n != "SASRec")
+    figure, axes = _figure(len(names), len(domains))
+    spare = iter(OTHERS)
+    colours = {e: COLOURS.get(e) or next(spare, INK) for e in dict.fromkeys(r["embedding"] for r in records)}
+    for at, ax in np.ndenumerate(axes):
+        domain, name = domains[at[0]], names[at[1]]
+        for embedding, colour in colours.items():
+            curves = [
+                r["curve"] for r in records if (r["domain"], r["recommender"], r["embedding"]) == (domain, name, embedding)
+            ]
+            for curve in curves:
+                ax.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=0.8)
+            if curves:
+                ax.plot(*_mean(curves), color=colour, label=embedding, linewidth=1.6)
+        ax.set(title=f"{domain}, {name}", xlabel="epoch", ylabel=metric)
+    axes[0, 0].legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element to put into a page, in the page's own colour."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return themed(text.getvalue())
+
+
+def element(path: Path) -> str:
+    """A figure that a notebook kept (.png, with or without an .svg beside it) as an element to put into a page."""
+    drawn = path.with_suffix(".svg")
+    text = drawn.read_text() if drawn.is_file() else ""
+    # Whoever gets a run's folder from elsewhere opens a page, not a program.
+    if text and not re.search(
+        r"<script|<foreignObject|\son\w+\s*=|javascript:|href=\"(?!#|data:image/)", text, re.IGNORECASE
+    ):
+        return themed(text)
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="">'
+
+
+def themed(text: str) -> str:
+    """An SVG file of matplotlib's as an element without background, its black and grey the page's own colour."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"fill: #ffffff", "fill: none", text)
+    text = re.sub(rf"#(?:000000|444444|{INK[1:]})\b", "currentColor", text)
+    return text.replace("<svg ", '<svg fill="currentColor" role="img" ', 1)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure on white, for Markdown."""
+    data = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(data, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+    return data.getvalue()
+
+
+def _figure(columns: int, rows: int) -> tuple[Figure, np.ndarray]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.8 * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _mean(curves: list[list[tuple[int, float]]]) -> tuple[list[int], list[float]]:
+    """The mean curve over seeds, at the epochs that every seed reached: early stopping ends them apart."""
+    values = [dict(curve) for curve in curves]
+    shared = sorted(set.intersection(*(set(v) for v in values)))
+    return shared, [float(np.mean([v[e] for v in values])) for e in shared]

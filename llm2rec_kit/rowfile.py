@@ -1,0 +1,114 @@
+"""RowFile: a `.npy` file filled block by block, in constant memory, by one process or by several.
+
+Until every row is there it is a hidden `.NAME.<key>.partial` beside its place, with one small file a process that says
+how many of its rows are on the disk. A killed process goes on after them; what was made of other titles, another model
+or other settings has another key and is never gone on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2rec_kit.runs import write_json
+
+
+class RowFile:
+    """float32 (lead + rows, dim) at `path`: zero rows, then those that are written. This process fills the rows of
+    `share(rows, *shard)`, in order."""
+
+    def __init__(
+        self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0
+    ) -> None:
+        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys."""
+        self.path, self.rows, self.dim, self.lead, self.shard = Path(path), rows, dim, lead, shard
+        self.start, self.stop = share(rows, *shard)
+        text = json.dumps([key, rows, dim, lead, shard[1]], sort_keys=True)
+        stem = f".{self.path.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for old in self.path.parent.glob(f".{self.path.name}.*.partial*"):
+            if not old.name.startswith(stem):
+                old.unlink(missing_ok=True)
+        self.partial = self.path.with_name(f"{stem}.partial")
+        self.marks = [self.path.with_name(f"{stem}.partial.{r}-of-{shard[1]}") for r in range(shard[1])]
+        self._file, self._data = self._open()
+        self._inode = os.fstat(self._file).st_ino
+        self.done = self._read_mark(self.marks[shard[0]])
+
+    def write(self, start: int, block: np.ndarray) -> None:
+        """Rows start.. of all, on the disk when this returns. Not through a memory map: its pages would count
+        as this process's memory until the system takes them back."""
+        os.pwrite(self._file, np.ascontiguousarray(block, dtype="<f4"), self._data + start * self.dim * 4)
+        os.fsync(self._file)
+        self.done = start + len(block) - self.start
+        write_json(self.marks[self.shard[0]], {"rows": self.done, "inode": self._inode})
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Rows that are written already, float32 (len(rows), dim)."""
+        return np.array(np.load(self.partial, mmap_mode="r")[self.lead + rows])
+
+    def finish(self) -> np.ndarray:
+        """This process's rows, read-only and memory-mapped; the last process to finish gives the file its name."""
+        os.close(self._file)
+        mapped = np.load(self.partial, mmap_mode="r")[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
+        if [self._read_mark(m) for m in self.marks] == [b - a for a, b in self._shares()]:
+            with contextlib.suppress(FileNotFoundError):  # two may finish together; then the other one did it
+                os.replace(self.partial, self.path)
+            for mark in self.marks:
+                mark.unlink(missing_ok=True)
+        return mapped
+
+    def _open(self) -> tuple[int, int]:
+        """Open the file, at its full size with its header; every process writes the same. Returns (handle, byte of row 0)."""
+        handle = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644)
+        with os.fdopen(os.dup(handle), "r+b") as file:
+            shape = (self.lead + self.rows, self.dim)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            first = file.tell()
+        os.truncate(handle, first + 4 * shape[0] * shape[1])
+        return handle, first + 4 * self.lead * self.dim
+
+    def _shares(self) -> list[tuple[int, int]]:
+        return [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
+
+    def _read_mark(self, mark: Path) -> int:
+        """How many rows a mark vouches for: none where it was written beside another file of the name."""
+        made = json.loads(mark.read_text()) if mark.is_file() else {}
+        return made["rows"] if made.get("inode") == self._inode else 0
+
+
+class RowArray:
+    """The same in memory, this process's rows alone; nothing to go on from."""
+
+    def __init__(self, rows: int, dim: int, shard: tuple[int, int] = (0, 1), lead: int = 0) -> None:
+        """Room for `lead` zero rows and this process's share of `rows`."""
+        self.start, self.stop = share(rows, *shard)
+        self.all, self.done = np.zeros((lead + self.stop - self.start, dim), dtype=np.float32), 0
+        self.rows = self.all[lead:]
+
+    def write(self, start: int, block: np.ndarray) -> None:
+        """Rows start.. of the whole."""
+        self.rows[start - self.start : start - self.start + len(block)] = block
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Rows that are written already."""
+        return self.rows[rows - self.start]
+
+    def finish(self) -> np.ndarray:
+        """This process's rows, the zero rows in front."""
+        return self.all
+
+
+def share(rows: int, rank: int, world: int) -> tuple[int, int]:
+    """The slice of `rows` that process `rank` of `world` fills: [start, stop).
+
+    >>> [share(10, r, 3) for r in range(3)]
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    return rows * rank // world, rows * (rank + 1) // world

@@ -1,0 +1,147 @@
+"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
+    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash.
+
+    `sort`: keys in alphabetical order, so that equal values are equal bytes whatever way they came.
+    """
+    write_text(path, json.dumps(value, indent=1, default=plain, allow_nan=False, sort_keys=sort) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either the old text or the whole new one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+@contextlib.contextmanager
+def alone(path: Path, busy: str = "") -> Iterator[None]:
+    """One process or thread at a time between here and the end of the block; `busy` is printed where it has to wait.
+
+    A killed holder lets go by itself. The lock's file goes with the last holder, so whoever waited on it must look
+    whether the file that he holds is still the one at `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy:
+                    print(busy, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cannot_write(error: BaseException, folder: Path) -> str:
+    """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
+
+    Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
+    """
+    chain, at = [], error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    said = " ".join(map(str, chain))
+    system = [e for e in chain if isinstance(e, OSError)]
+    codes = {e.errno for e in system} - REFUSED | {e.errno for e in system if _concerns(e, folder)}
+    advice = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
+    nothing_left = free_mib(folder) < 1 and not isinstance(error, ValueError)
+    if codes & FULL or "No space left on device" in said or nothing_left:
+        return f"the disk of {folder} is full ({free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"
+    if codes & REFUSED or "Read-only file system" in said:
+        why = next((os.strerror(code) for code in sorted(codes & REFUSED)), "Read-only file system")
+        return f"{folder} cannot be written to ({why}). {advice}"
+    if errno.EFBIG in codes or "File too large" in said:
+        return f"a file in {folder} may not grow as large as it must (`ulimit -f`, or the file system's limit). {advice}"
+    return ""
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and a file in it, or raise OSError with the reason and what to do."""
+    folder = Path(folder)
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0" * 4096)
+    except OSError as error:
+        raise OSError(f"Nothing can be made: {cannot_write(error, folder) or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def free_mib(folder: Path) -> float:
+    """Free space where `folder` is or would be, MiB; infinite where that cannot be told."""
+    at = Path(folder).absolute()
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(next(p for p in (at, *at.parents) if p.exists())).free / 2**20
+    return float("inf")
+
+
+def plain(value: Any) -> Any:
+    """What json.dump may write for a numpy value or a path; for its `default`. TypeError for anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be kept in a JSON file: {value!r}")
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether the file that the error names is in `folder` or on the way to it."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    at, base = Path(error.filename).absolute(), Path(folder).absolute()
+    return at.is_relative_to(base) or base.is_relative_to(at)
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    """Whether the open `file` is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,219 @@
+"""The notebooks in JupyterLab, as a person opens and runs them, and the explorer at the end of them, in a real browser."""
+
+from __future__ import annotations
+
+import re
+
+import in_the_lab
+import nbformat
+import pytest
+
+from llm2rec_kit import cli
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.maps.atlas import Atlas
+from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.runs import Run
+
+SERIES = [b.name for b in notebooks.series() if b.name[:2] in ("01", "02", "03", "04", "05")]
+# What JupyterLab itself says on the console of a headless browser; all else is ours.
+NOT_OURS = re.compile(r"favicon|ResizeObserver loop|Deprecat|LSP|lsp|translations|404 \(Not Found\)")
+DONE = """() => { const prompts = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')]
+  .filter((c) => c.querySelector('.jp-InputArea-editor').textContent.trim())
+  .map((c) => c.querySelector('.jp-InputArea-prompt').textContent); return prompts.length && prompts.every((p) => /\\d/.test(p)); }"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    yield from in_the_lab.chromium()
+
+
+@pytest.fixture(scope="module")
+def lab(chromium, tmp_path_factory):
+    yield from in_the_lab.lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory):
+    return in_the_lab.screenshots(tmp_path_factory.mktemp("screenshots"))
+
+
+@pytest.fixture(scope="module")
+def page(chromium, lab):
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    page.said = []
+    page.set_default_timeout(60_000)  # a limit, not a pace: machines may be busy
+    page.on("console", lambda m: page.said.append(m.text) if m.type == "error" and not NOT_OURS.search(m.text) else None)
+    page.on("pageerror", lambda e: page.said.append(str(e)))
+    yield page
+    context.close()
+
+
+def open_notebook(page, lab, name):
+    page.goto(f"{lab.url}lab/workspaces/{name[:2]}/tree/{name}?token={lab.token}&reset")
+    page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=60_000)
+    page.get_by_text(re.compile(r"ipykernel\) \| Idle")).wait_for(timeout=60_000)
+
+
+def run_all(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(DONE, timeout=240_000)
+
+
+def save_and_close(page, lab, name):
+    """Save, end the kernel, and return the notebook as it lies on disk."""
+    before = (lab.folder / name).stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
+    assert (lab.folder / name).stat().st_mtime_ns > before
+    page.evaluate(
+        """async (token) => { const all = await (await fetch('/api/sessions', {headers: {Authorization: `token ${token}`}})).json();
+        for (const s of all) await fetch(`/api/sessions/${s.id}`, {method: 'DELETE', headers: {Authorization: `token ${token}`,
+          'X-XSRFToken': document.cookie.match(/_xsrf=([^;]*)/)?.[1] ?? ''}}); }""",
+        lab.token,
+    )
+    return nbformat.read(lab.folder / name, as_version=4)
+
+
+def test_the_series_runs_in_the_lab_and_its_explorer_answers(page, lab, screenshots):
+    for name in SERIES:  # in one test, since each stands on what the one before made
+        open_notebook(page, lab, name)
+        run_all(page)
+        page.screenshot(path=screenshots / f"{name[:2]}.png")
+        assert page.get_by_text("Error displaying widget").count() == 0, name
+        assert page.get_by_text("Loading widget").count() == 0, name
+        if name.startswith("05"):
+            use_the_explorer(page, lab, screenshots)
+        saved = save_and_close(page, lab, name)
+        assert not [o for c in saved.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"], name
+        assert page.said == [], name
+    use_the_page(page, lab, screenshots)
+
+
+def use_the_explorer(page, lab, screenshots):
+    """Search, click, stage switch, recolour, lasso, text, user: each as a person does it, and what the kernel then knows."""
+    corpus = Corpus.load(Run("toy", lab.outputs).require("corpus"))
+    view = page.locator(".lx")
+    view.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "explorer-opened.png")
+
+    title = corpus.titles[7]
+    view.locator(".lx-search").fill(" ".join(reversed(title.lower().split())))
+    view.locator(".lx-hits [role=option]", has_text=title).first.dispatch_event("mousedown")
+    view.locator(".lx-chosen", has_text=title).wait_for()
+    view.locator(".lx-columns h4").nth(1).wait_for()
+    assert ask(page, "view.item, view.nearest['stage'].n_unique()") == f"(8, {len(stages(view))})"
+
+    for name in stages(view):  # all side by side
+        button = view.get_by_role("button", name=name, exact=True).first
+        if button.get_attribute("aria-pressed") == "false":
+            button.click()
+    assert view.locator(".lx-panel").count() == len(stages(view))
+    assert ask(page, "view.shown == list(view.atlas.stages)") == "True"
+
+    before = view.locator(".lx-points").first.screenshot()
+    view.locator(".lx-colour").select_option("popularity")
+    view.locator(".lx-ramp").wait_for()
+    assert view.locator(".lx-points").first.screenshot() != before
+    assert ask(page, "view.colour") == "'popularity'"
+
+    click_on(page, view, item=3)
+    view.locator(".lx-chosen", has_text=corpus.titles[2]).wait_for()
+    assert ask(page, "view.item") == "3"
+
+    view.locator(".lx-lasso").click()
+    drag_around_everything(page, view)
+    view.locator(".lx-picked b").wait_for()
+    assert (
+        ask(page, "view.selection.height, view.selection.columns[:3]")
+        == f"({corpus.n_items}, ['item', 'source_id', 'title'])"
+    )
+    view.locator(".lx-picked .lx-clear").click()
+
+    view.locator(".lx-text").fill(title)
+    view.locator(".lx-text").press("Enter")
+    view.locator(".lx-status", has_text=re.compile("is nearest to")).wait_for()
+    assert ask(page, "view.placed['near']['csft']") == "8"  # an item's own title lands on the item
+
+    view.locator(".lx-user").fill("1")
+    view.locator(".lx-user").press("Enter")
+    view.locator(".lx-status", has_text="User 1: ").wait_for()
+    history = corpus.history(int(corpus.targets[(corpus.owners(corpus.targets) == 1) & (corpus.splits == 2)][-1])).tolist()
+    assert ask(page, "view.path['history']") == str(history)
+    view.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "explorer-used.png")
+    in_the_dark(page, view, screenshots)
+
+
+def use_the_page(page, lab, screenshots):
+    """What `llm2rec explore` writes: search, neighbours, hover and stage switch with no kernel behind them."""
+    assert cli.main(["explore", "toy", "--outputs", str(lab.outputs)]) == 0
+    titles = Corpus.load(Run("toy", lab.outputs).require("corpus")).titles
+    page.emulate_media(color_scheme="light")
+    page.goto((lab.outputs / "toy" / "explorer.html").as_uri())
+    view = page.locator(".lx")
+    view.locator(".lx-search").fill(titles[4])
+    view.locator(".lx-search").press("Enter")
+    view.locator(".lx-chosen", has_text=titles[4]).wait_for()
+    near = Atlas.load(Run("toy", lab.outputs)).nearest(5, 8)
+    for stage in stages(view):
+        told = view.locator(f".lx-columns [data-stage={stage}] li [role=button]").all_inner_texts()
+        assert told == near.filter(stage=stage)["title"].to_list()
+    view.get_by_role("button", name="csft", exact=True).first.click()
+    assert view.locator(".lx-panel").count() == 3
+    x, y = view.evaluate("(el) => el.spotOf(5)")
+    page.mouse.move(x, y)
+    view.locator(".lx-tip").wait_for()
+    assert view.locator(".lx-tip b").inner_text() in titles
+    assert view.locator(".lx-text").count() == 0  # placing a text takes the encoders
+    page.screenshot(path=screenshots / "page.png")
+    assert page.said == []
+
+
+def in_the_dark(page, view, screenshots):
+    """JupyterLab's dark theme on a large screen: the explorer follows, points and all."""
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^JupyterLab Dark$")).click()
+    corner = """() => document.querySelector('.lx-points').getContext('2d').getImageData(2, 2, 1, 1).data[0]"""
+    page.wait_for_function(f"() => ({corner})() < 60")
+    view.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "explorer-dark.png")
+
+
+def stages(view):
+    return view.locator(".lx-buttons").first.get_by_role("button").all_inner_texts()
+
+
+def click_on(page, view, item):
+    """Click where the first panel has drawn an item, by its own arithmetic, wherever no other item lies above."""
+    over = view.locator(".lx-over").first
+    over.scroll_into_view_if_needed()
+    x, y = view.evaluate("(el, id) => el.spotOf(id)", item)
+    page.mouse.click(x, y)
+
+
+def drag_around_everything(page, view):
+    box = view.locator(".lx-over").first.bounding_box()
+    left, top, right, bottom = box["x"] + 2, box["y"] + 2, box["x"] + box["width"] - 3, box["y"] + box["height"] - 3
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(x, y, steps=3)
+    page.mouse.up()
+
+
+def ask(page, expression):
+    """What the kernel says of an expression, typed into the empty cell under the last one and run there."""
+    page.evaluate("() => document.querySelector('.jp-Notebook').scrollTo(0, 1e9)")
+    cells = page.locator(".jp-CodeCell")
+    if cells.last.locator(".cm-content").inner_text().strip():
+        page.locator(".jp-Notebook-footer").click()
+    cell = cells.nth(cells.count() - 1)  # not `last`: running it puts a new one under it
+    cell.locator(".cm-content").fill(expression)
+    page.keyboard.press("Shift+Enter")
+    output = cell.locator(".jp-OutputArea-executeResult .jp-OutputArea-output")
+    output.wait_for(timeout=30_000)
+    return output.inner_text().strip()

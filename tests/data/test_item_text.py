@@ -1,0 +1,60 @@
+"""Item text: the template's columns, its budget, and what it refuses."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from llm2rec_kit.data import item_text
+
+ITEMS = pl.DataFrame(
+    {
+        "source_id": ["a", "b", "c"],
+        "title": ["Red tea", "Mug", "Cup"],
+        "domain": "shop",
+        "brand": ["Leaf & Co", None, ""],
+        "description": ["Two\n\nlines  of text", "Holds tea", None],
+        "price": [1.0, 2.0, 3.0],
+    }
+)
+
+
+def test_the_title_alone_changes_nothing():
+    assert item_text.render(ITEMS, "{title}", 0).equals(ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("template", "words", "expected"),
+    [
+        ("{title} ({brand})", 0, ["Red tea (Leaf & Co)", "Mug ()", "Cup ()"]),
+        ("{title}, {brand}", 0, ["Red tea, Leaf & Co", "Mug", "Cup"]),
+        ("{brand} | {title} | {description}", 0, ["Leaf & Co | Red tea | Two lines of text", "Mug | Holds tea", "Cup"]),
+        ("{title}: {description}", 4, ["Red tea: Two lines", "Mug: Holds tea", "Cup"]),
+        ("{title}", 1, ["Red", "Mug", "Cup"]),
+        ("{{{title}}} {title}", 0, ["{Red tea} Red tea", "{Mug} Mug", "{Cup} Cup"]),
+        ("{description}", 0, ["Two lines of text", "Holds tea", "Cup"]),
+    ],
+)
+def test_what_is_read_of_an_item(template, words, expected):
+    got = item_text.render(ITEMS, template, words)
+    assert got["title"].to_list() == expected
+    assert got["plain_title"].to_list() == ITEMS["title"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{title} {colour}", r"names \['colour'\].*they have \['title', 'domain', 'brand', 'description'\]"),
+        ("{title.__class__}", r"names \['title.__class__'\]"),
+        ("{title[0]}", r"names"),
+        ("{}", r"names \[''\]"),
+        ("{price}", r"names \['price'\]"),
+        ("no field", "at least one"),
+        ("{title!r}", "plain names in braces"),
+        ("{title:>9}", "plain names in braces"),
+        ("{title", "no template"),
+    ],
+)
+def test_what_is_no_template(template, message):
+    with pytest.raises(ValueError, match=message):
+        item_text.fields(template, ITEMS)

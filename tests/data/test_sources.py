@@ -1,0 +1,228 @@
+"""What holds for every source: rows that no stage can use are counted, and strict stops at them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm2rec_kit.data import cleaning, sources
+from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, sound, tables
+from llm2rec_kit.settings import SOURCES, Data
+
+HEBREW = "\u202bספר עברי\u202c (2nd) قصة"
+
+
+def shop(events: list[tuple], titles: dict[str | None, str | None]) -> Interactions:
+    items = pl.DataFrame({"source_id": list(titles), "title": list(titles.values()), "domain": "shop"})
+    items = items.with_columns(pl.col("source_id", "title").cast(pl.String))
+    frame = pl.DataFrame(events, schema={"user": pl.String, "item": pl.String, "time": pl.Int64}, orient="row")
+    return Interactions(items=items, events=frame, domains_in=["shop"], dropped=[("bad lines", 2, "not JSON")])
+
+
+def test_what_no_stage_can_use_is_counted():
+    found = sound(
+        shop(
+            [
+                ("u", "a", 1),
+                ("u", "a", 0),
+                ("u", "a", -5),
+                ("u", "a", 99_999_999_999_999),
+                ("u", "a", None),
+                (None, "a", 1),
+                ("", "a", 1),
+                ("u", None, 1),
+                ("u\n", "a", 1),
+                ("u", "a\tb", 1),
+                ("u", "a\u2028", 1),
+            ],
+            {
+                "a": "Tea\tfor\ntwo",
+                "b": HEBREW,
+                "c": "x" * 1_000_000,
+                "d": "x" * LONGEST_TITLE,
+                "": "e",
+                None: "f",
+                "g\n": "g",
+                "h": None,
+            },
+        )
+    )
+    assert found.events.rows() == [("u", "a", 1), ("u", "a", None)]
+    assert found.dropped == [
+        ("bad lines", 2, "not JSON"),
+        ("empty ids", 3, "no user or no item"),
+        ("odd ids", 3, "a newline, tab or other control character in an id"),
+        ("bad times", 3, "at or before 1970, or after 2100"),
+    ]
+    assert found.items["source_id"].to_list() == ["a", "b", "d", "h"]
+    assert found.items["title"].to_list()[:2] == ["Tea for two", HEBREW]
+    assert found.facts["item_rows_dropped"] == (
+        "2 rows with no id or an id seen before; 1 rows with control characters in the id; "
+        "1 rows with a title of more than 10,000 characters"
+    )
+    assert found.facts["titles_with_control_characters"].startswith("1,")
+    again = sound(found)
+    assert (again.events.rows(), again.dropped, again.facts) == (found.events.rows(), found.dropped, found.facts)
+
+
+def test_of_categorical_ids_each_is_judged_once_and_all_its_rows_go():
+    plain = shop([("u", "a", 1), ("v\n", "a", 1), ("u", None, 1), ("", "a", 1), ("v\n", "b", 2), ("w", "a", 3)], {"a": "A"})
+    kind = pl.Categorical(pl.Categories.random())
+    coded = replace(plain, events=plain.events.with_columns(pl.col("user", "item").cast(kind)))
+    found = sound(coded)
+    assert found.events["user"].dtype == kind
+    assert (
+        found.events.cast({"user": pl.String, "item": pl.String}).rows()
+        == sound(plain).events.rows()
+        == [("u", "a", 1), ("w", "a", 3)]
+    )
+    assert found.dropped == sound(plain).dropped
+
+
+def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_them(tmp_path, capsys):
+    pl.DataFrame({"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [1, 2, 3, 0, 5]}).write_csv(
+        tmp_path / "interactions.csv"
+    )
+    pl.DataFrame({"item": list("abcc"), "title": list("ABCD")}).write_csv(tmp_path / "items.csv")
+    data = Data(source="table", path=str(tmp_path), min_interactions=0)
+    corpus = cleaning.build(sources.load(data), data)
+    steps = [(s["step"], s["rows_before"], s["rows_dropped"]) for s in corpus.facts["cleaning"]]
+    assert steps[:2] == [("empty ids", 5, 1), ("bad times", 4, 1)]
+    assert capsys.readouterr().out == (
+        "table: left out 1 interactions (empty ids); 1 interactions (bad times); 1 rows with no id or an id seen before\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"data_strict is on.*1 interactions \(empty ids.*1 interactions \(bad times.*1 rows"
+    ):
+        sources.load(Data(source="table", path=str(tmp_path), strict=True))
+    pl.DataFrame({"user": ["u"] * 3, "item": list("abc")}).write_csv(tmp_path / "interactions.csv")
+    pl.DataFrame({"item": list("abc"), "title": list("ABC")}).write_csv(tmp_path / "items.csv")
+    assert len(sources.load(Data(source="table", path=str(tmp_path), strict=True)).events) == 3
+
+
+def test_every_source_that_can_be_chosen_has_a_loader():
+    assert set(sources.MODULES) == set(SOURCES) - {"mix"}
+    for name, module in sources.MODULES.items():
+        assert callable(__import__(f"llm2rec_kit.data.sources.{module}", fromlist=["load"]).load)
+        if name != "synthetic":
+            with pytest.raises(ValueError, match=r"data_path"):
+                sources.load(Data(source=name))
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=5) | st.none()
+
+
+@given(
+    st.lists(st.tuples(TEXT, TEXT, st.integers(-(2**62), 2**62) | st.none()), max_size=12),
+    st.lists(st.tuples(TEXT, TEXT), max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_frames_give_a_sound_corpus_or_one_clear_error(events, items):
+    frame = pl.DataFrame(events, schema={"user": pl.String, "item": pl.String, "timestamp": pl.Int64}, orient="row")
+    table = pl.DataFrame(items, schema={"item": pl.String, "title": pl.String}, orient="row")
+    found = tables.from_frames(frame, table)
+    assert len(found.events) + sum(n for _, n, _ in found.dropped) == len(events)
+    data = Data(source="table", min_interactions=0)
+    try:
+        corpus = cleaning.build(found, data)
+    except ValueError as error:
+        if not re.search("Nothing is left|both are needed", str(error)):
+            raise
+        return
+    corpus.check()
+    left = sum(s["rows_dropped"] for s in corpus.facts["cleaning"])
+    assert len(corpus.sequence) + left == len(events)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_as_files_are_read_or_refused_in_one_clear_error(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("any")
+    for names, source in (
+        (("interactions.csv", "items.csv"), "table"),
+        (("x.inter", "x.item"), "recbole"),
+        (("u.data", "u.item"), "movielens"),
+        (("ratings.dat", "movies.dat"), "movielens"),
+        (("goodreads_interactions.json.gz", "goodreads_books.json.gz"), "goodreads"),
+        (("train_data.txt", "item_titles.json"), "llm2rec"),
+    ):
+        for file in folder.iterdir():
+            file.unlink()
+        for name in names:
+            (folder / name).write_bytes(data)
+        with pytest.raises(ValueError, match=r"\w{3}"):
+            sources.load(Data(source=source, path=str(folder)))
+
+
+SHELF = {"user_id": "u", "book_id": "1", "is_read": True, "rating": 4, "date_added": "Fri Apr 19 08:15:15 -0700 2013"}
+GOODREADS = "".join(json.dumps(SHELF | {"book_id": b}) + "\n" for b in "12312").encode()
+SOUND = {  # a small sound set of each layout, to be damaged
+    "table": {
+        "interactions.csv": b"user,item,timestamp\nu,a,1\nu,b,2\nu,c,3\nv,a,4\n",
+        "items.csv": b"item,title\na,A\nb,B\nc,C\n",
+    },
+    "recbole": {
+        "x.inter": b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2 3\t1\nu\t1 2\t3\nv\t1 2\t2\n",
+        "x.item": b"item_id:token\ttitle:token_seq\n1\tA\n2\tB\n3\tC\n",
+    },
+    "movielens": {
+        "ratings.dat": b"1::1::3::881250949\n1::2::3::881250950\n1::3::3.5::881250951\n2::1::1::881250949\n",
+        "movies.dat": b"1::A (1996)::Comedy\n2::B\xe9 (1995)::Drama|War\n3::C::(no genres listed)\n",
+    },
+    "goodreads": {
+        "goodreads_interactions.json": GOODREADS,
+        "goodreads_books.json": b"".join(
+            b'{"book_id": "%d", "title": "T%d", "description": ""}\n' % (i, i) for i in (1, 2, 3)
+        ),
+    },
+    "llm2rec": {
+        "train_data.txt": b"1 2\n1 2 3\n2 3\n",
+        "test_data.txt": b"1 2 3 1\n",
+        "item_titles.json": b'{"1": "A", "2": "B", "3": "C"}',
+    },
+}
+DAMAGE = st.tuples(
+    st.integers(0, 2),
+    st.integers(0, 400),
+    st.integers(0, 12),
+    st.binary(max_size=8) | st.sampled_from([b"\n", b"\t", b'"', b"::"]),
+)
+
+
+@given(st.sampled_from(sorted(SOUND)), st.lists(DAMAGE, min_size=1, max_size=4), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_damaged_files_give_a_sound_corpus_or_one_clear_error(tmp_path_factory, source, damage, packed):
+    folder = tmp_path_factory.mktemp("damaged")
+    files = dict(SOUND[source])
+    for which, at, length, put in damage:
+        name = sorted(files)[which % len(files)]
+        at %= len(files[name]) + 1
+        files[name] = files[name][:at] + put + files[name][at + length :]
+    for name, text in files.items():
+        (folder / name).write_bytes(gzip.compress(text) if packed and source == "goodreads" else text)
+    data = Data(source=source, path=str(folder), min_interactions=0)
+    try:
+        found = sources.load(data)
+        corpus = cleaning.build(found, data)
+    except ValueError as error:
+        assert not isinstance(error, UnicodeError)  # noqa: PT017
+        return
+    corpus.check()
+    left = sum(step["rows_dropped"] for step in corpus.facts["cleaning"])
+    assert len(corpus.sequence) + left == len(found.events) + sum(n for _, n, _ in found.dropped)
+    assert not corpus.items["source_id"].str.contains(sources.CONTROL).any()
+
+
+@pytest.mark.parametrize("source", SOUND)
+def test_the_sets_that_are_damaged_above_are_sound(tmp_path, source):
+    for name, text in SOUND[source].items():
+        (tmp_path / name).write_bytes(text)
+    data = Data(source=source, path=str(tmp_path), min_interactions=0, strict=True)
+    assert cleaning.build(sources.load(data), data).n_items == 3

@@ -1,0 +1,192 @@
+"""A recommender read back ranks as it did; the panel shows what it recommends; the adapter's numbers on spaces that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import make_corpus
+
+from llm2rec_kit.downstream import adapter, evaluation, panel, pretrained, trained
+from llm2rec_kit.downstream.item_table import ItemTable
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import Evaluation
+
+SETTINGS = Evaluation(hidden=8, inner=12, epochs=2, evaluate_every=1, seeds=[3], cutoffs=[3], device="cpu", normalise="unit")
+KEPT = {k: v for k, v in SETTINGS.as_dict().items() if k not in ("recommenders", "embeddings", "seeds", "workers")}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run with two recommenders over two tables each, seed 3; and what they ranked."""
+    corpus, run = make_corpus(users=20), Run("r", tmp_path_factory.mktemp("outputs"))
+    tables = {"raw": np.random.default_rng(0).normal(size=(17, 6)).astype(np.float32)}
+    part = corpus.select(["toy"])
+    ranks = {}
+    for recommender in ("SASRec", "GRU4Rec"):
+        for name, kind in (("raw", "text"), ("id", "id")):
+            job = evaluation.Job("toy", recommender, name, 3)
+            vectors = tables["raw"] if name == "raw" else None
+            result = evaluation.train_and_rank(corpus, vectors, SETTINGS, recommender=recommender, seed=3, kind=kind)
+            run.make(
+                job.name,
+                lambda folder, r=result, j=job: (
+                    evaluation.write(r, folder, j.name.split("/")[-1], np.ones(16))
+                    | {"domain": "toy", "embedding": j.embedding}
+                ),
+                settings=KEPT,
+                quiet=True,
+            )
+            ranks[recommender, name] = result.ranks
+    return run, part, tables, ranks
+
+
+@pytest.mark.parametrize("row", [("SASRec", "raw"), ("SASRec", "id"), ("GRU4Rec", "raw"), ("GRU4Rec", "id")])
+def test_read_back_it_ranks_as_it_did(kept, row):
+    run, part, tables, ranks = kept
+    model = trained.load(run, "toy", *row, part, tables)
+    for target, rank in zip(part[0].samples("test"), ranks[row], strict=True):
+        history, truth = part[0].history(target), part[0].sequence[target]
+        scores = model.scores(history)
+        close = np.isclose(scores, scores[truth - 1], rtol=1e-5, atol=1e-6)
+        assert (scores > scores[truth - 1]).sum() - close.sum() <= rank <= (scores >= scores[truth - 1]).sum() + close.sum()
+
+
+def test_the_top_of_a_history(kept):
+    run, part, tables, _ = kept
+    model = trained.load(run, "toy", "SASRec", "raw", part, tables)
+    top = model.top([3, 5], 4)
+    scores = model.scores([3, 5])
+    assert top["item"].to_list() == (np.argsort(-scores)[:4] + 1).tolist()
+    assert top["title"][0] == part[0].titles[top["item"][0] - 1]
+    left = model.top([3, 5], 16, exclude_seen=True)
+    assert left.height == 14
+    assert not {3, 5} & set(left["item"])
+    assert model.scores([1, 2, 3, 4, 5, 6]).tolist() == model.scores([3, 4, 5, 6]).tolist()  # the window's last four
+    for bad in ([], [0], [17]):
+        with pytest.raises(ValueError, match="item id"):
+            model.scores(bad)
+
+
+def test_side_by_side_marks_the_truth(kept):
+    run, part, tables, _ = kept
+    models = {name: trained.load(run, "toy", "SASRec", name, part, tables) for name in ("raw", "id")}
+    target = part[0].samples("test")[0]
+    found = trained.side_by_side(models, target, 16)
+    truth = part[0].titles[part[0].sequence[target] - 1]
+    assert [sum(title.startswith("> ") for title in found[name]) for name in models] == [1, 1]
+    assert f"> {truth}" in found["raw"].to_list()
+
+
+def test_no_weights_is_named(kept, tmp_path):
+    _, part, tables, _ = kept
+    with pytest.raises(ValueError, match="kept no weights of SASRec over 'raw'"):
+        trained.load(Run("other", tmp_path), "toy", "SASRec", "raw", part, tables)
+
+
+@pytest.fixture
+def shown(kept):
+    run, part, tables, _ = kept
+    return panel.Panel(
+        lambda r, e: trained.load(run, "toy", r, e, part, tables), ["SASRec", "GRU4Rec"], ["raw", "id"]
+    ), part[0]
+
+
+def test_the_panel_follows_its_controls(shown):
+    view, corpus = shown
+    view.user.value = 4
+    target = corpus.samples("test")[4]
+    assert view.history == corpus.history(target).tolist()
+    assert view.truth == corpus.sequence[target]
+    assert view.selection.height == 10
+    before = view.list.value
+    view.embedding.value = "id"
+    assert view.list.value != before
+    assert view.selection["item"].to_list() == view.model.top(view.history, 10)["item"].to_list()
+    view.count.value = 3
+    assert view.list.value.count("<tr>") == 3
+    view.unseen.value = True
+    assert not set(view.selection["item"]) & set(view.history)
+
+
+def test_a_history_is_composed_from_titles(shown):
+    view, _ = shown
+    view.source.value = "titles"
+    assert view.history == []
+    assert view.selection.is_empty()
+    assert "empty" in view.list.value
+    view.text.value = "iron pen"
+    assert all("Iron" in title and "Pen" in title for title, _ in view.found.options)
+    view.found.value = view.found.options[0][1]
+    view.add.click()
+    view.text.value = ""
+    view.found.value = 1
+    view.add.click()
+    assert len(view.history) == 2
+    assert view.truth is None
+    assert view.selection.height == 10
+    view.remove.click()
+    assert len(view.history) == 1
+    assert view.by_user.layout.display == "none"
+    view.source.value = "a test user"
+    assert view.by_titles.layout.display == "none"
+
+
+def test_titles_are_escaped():
+    top = pl.DataFrame({"rank": [1], "item": [1], "title": ["<b>x</b>"], "score": [0.5]})
+    page = panel.as_html(["<script>"], top, 1, ["<b>x</b>"])
+    assert "<script>" not in page
+    assert "<b>x</b>" not in page
+
+
+def test_the_adapters_numbers_on_spaces_that_are_known():
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([np.zeros((1, 6)), rng.normal(size=(300, 6)) * [5, 4, 3, 0.1, 0.1, 0.1]]).astype(np.float32)
+    table = ItemTable(300, 3, rows)
+    with torch.no_grad():
+        table.adapter.weight.copy_(torch.eye(3, 6))
+    numbers, arrays = adapter.inspect(table)
+    assert numbers["similarity (CKA)"] > 0.999
+    assert numbers["neighbours kept"] > 0.9
+    assert numbers["adapter axes"] == pytest.approx(3)
+    assert numbers["median angle"] < 5
+    assert numbers["axes before"] < 3.2
+    assert arrays["space"].sum() == pytest.approx(1)
+    with torch.no_grad():
+        table.adapter.weight.copy_(torch.eye(6)[3:])  # reads the three axes without variance
+    numbers, arrays = adapter.inspect(table)
+    assert numbers["similarity (CKA)"] < 0.05
+    assert arrays["angles"].min() > 85
+
+
+def test_similarity_of_spaces_does_not_see_a_rotation_or_scale():
+    rng = np.random.default_rng(0)
+    rows, turn = rng.normal(size=(50, 5)), np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    assert adapter.similarity_of_spaces(rows, 7 * rows @ turn + 3) == pytest.approx(1)
+    assert adapter.neighbours_kept(rows, 7 * rows @ turn + 3) == pytest.approx(1)
+
+
+def test_a_deeper_adapter_has_no_matrix():
+    rows = np.random.default_rng(0).normal(size=(31, 6)).astype(np.float32)
+    numbers, arrays = adapter.inspect(ItemTable(30, 4, rows, widths=[5]))
+    assert not arrays
+    assert "median angle" not in numbers
+
+
+def test_the_pretrained_row():
+    titles = ["Star Harbor Racing", "Iron Vale Puzzle"]
+    if pretrained.available():
+        table = pretrained.table(titles)
+        assert table.shape == (3, 384)
+        assert not table[0].any()
+        np.testing.assert_allclose(np.linalg.norm(table[1:], axis=1), 1, atol=1e-5)
+        return
+    with pytest.raises(ValueError, match=r"llm2rec-kit\[pretrained\]"):
+        pretrained.table(titles)
+
+
+def test_settings_of_a_run_are_enough_to_read_it_back():
+    assert Evaluation(**KEPT) == replace(SETTINGS, seeds=Evaluation().seeds)

@@ -1,0 +1,153 @@
+"""The atlas: what is written is read back, repeats, and carries its numbers; the adapted space by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import small_atlas
+from conftest import make_corpus
+from safetensors.numpy import save_file
+from small_atlas import SETTINGS
+
+from llm2rec_kit.maps import atlas as atlases
+from llm2rec_kit.maps import projection
+from llm2rec_kit.runs import ArtefactError, Run
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
+
+
+@pytest.fixture
+def made():
+    return small_atlas.made()
+
+
+def test_the_same_input_gives_the_same_bytes(made, tmp_path):
+    folder, corpus, tables, record = made
+    assert atlases.write(tmp_path, corpus, tables, SETTINGS) == record
+    for file in ("maps.parquet", "groups.parquet"):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_an_atlas_holds_what_was_written(made, atlas):
+    folder, corpus, tables, record = made
+    maps = pl.read_parquet(folder / "maps.parquet")
+    assert atlas.stages == list(tables) == ["raw", "csft", "contrastive"]
+    assert atlas.items["item"].to_list() == list(range(1, 41))
+    assert atlas.items["popularity"].to_list() == np.bincount(corpus.sequence, minlength=41)[1:].tolist()
+    for stage in atlas.stages:
+        part = maps.filter(stage=stage)
+        assert (atlas.aligned[stage] == part.select("aligned_x", "aligned_y").to_numpy()).all()
+    assert set(atlas.items["cluster"]) == {0, 1, 2} == set(atlas.words["cluster"])
+    assert not maps["placed"].any()
+    assert [row["stage"] for row in record["stages"]] == atlas.stages
+    assert all(0 <= row[k] <= 1 for row in record["stages"] for k in ("kept", "kept_aligned", "trustworthiness", "isotropy"))
+
+
+def test_past_the_limit_items_are_placed_and_counted(made, tmp_path):
+    _, corpus, tables, _ = made
+    record = atlases.write(tmp_path, corpus, tables, dataclasses.replace(SETTINGS, max_items=25))
+    maps = pl.read_parquet(tmp_path / "maps.parquet")
+    assert (record["items"], record["fitted"], record["placed"]) == (40, 25, 15)
+    assert maps.group_by("stage").agg(pl.col("placed").sum())["placed"].to_list() == [15] * 3
+    assert np.isfinite(maps.select("x", "y", "aligned_x", "aligned_y").to_numpy()).all()
+
+
+def test_nearest_by_cosine_with_the_rank_before(atlas):
+    near = atlas.nearest(3, 4)
+    orders = {}
+    for stage, table in atlas.tables.items():
+        cosine = table[1:] @ table[3] / np.linalg.norm(table[1:], axis=1) / np.linalg.norm(table[3])
+        orders[stage] = [i + 1 for i in np.argsort(-cosine) if i != 2]
+        assert near.filter(stage=stage)["item"].to_list() == orders[stage][:4]
+        assert near.filter(stage=stage)["title"].to_list() == [atlas.corpus.titles[i - 1] for i in orders[stage][:4]]
+    assert near.filter(stage="raw")["before"].null_count() == 4
+    csft = near.filter(stage="csft")
+    assert csft["before"].to_list() == [orders["raw"].index(i) + 1 for i in csft["item"]]
+    with pytest.raises(ValueError, match="from 1 to 40; found 0"):
+        atlas.nearest(0, 4)
+
+
+def test_travelled_is_ordered_by_distance_and_checks_the_space(atlas):
+    found = atlas.travelled("raw", "contrastive", 40)
+    steps = np.linalg.norm(atlas.aligned["contrastive"] - atlas.aligned["raw"], axis=1)
+    assert found["item"].to_list() == (np.argsort(-steps, kind="stable") + 1).tolist()
+    assert found["kept"].is_between(0, 1).all()
+    near = [projection.neighbours(atlas.tables[s][1:], 10) for s in ("raw", "contrastive")]
+    assert found.sort("item")["kept"].to_numpy() == pytest.approx(projection.shared_by_row(*near))
+
+
+def make_run(tmp_path, domains, weights=True):
+    """A run with a corpus of one or two domains, a table, and SASRec evaluations that kept their weights."""
+    corpus = make_corpus(users=30, items=20)
+    named = [domains[0] if i <= 12 else domains[-1] for i in range(1, 21)]
+    corpus = dataclasses.replace(corpus, items=corpus.items.with_columns(domain=pl.Series(named)))
+    run = Run("r", tmp_path)
+    run.make("corpus", corpus.save, settings={}, quiet=True)
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(21, 4)).astype(np.float32)
+    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", table), settings={}, quiet=True)
+    kept = {}
+    for domain in domains:
+        for seed in (2025, 2024):
+            name = f"SASRec-raw-seed{seed}"
+            kept[domain, seed] = {
+                "1.adapter.weight": rng.normal(size=(3, 4)).astype(np.float32),
+                "1.adapter.bias": rng.normal(size=3).astype(np.float32),
+            }
+
+            def build(folder, name=name, own=kept[domain, seed]):
+                np.save(folder / f"{name}.npy", np.ones(2))
+                if weights:
+                    save_file(own, folder / f"{name}.safetensors")
+
+            run.make(f"evaluation/{domain}/{name}", build, settings={"normalise": "none"}, quiet=True)
+    return run, corpus, table, kept
+
+
+def test_the_adapted_space_is_each_domains_own_adapter(tmp_path):
+    run, corpus, table, kept = make_run(tmp_path, ["toy", "other"])
+    tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
+    assert sources == ["embeddings/raw", "evaluation/toy/SASRec-raw-seed2024", "evaluation/other/SASRec-raw-seed2024"]
+    expected = np.zeros((21, 6), np.float32)
+    for rows, block, domain in ((slice(1, 13), slice(0, 3), "toy"), (slice(13, 21), slice(3, 6), "other")):
+        own = kept[domain, 2024]
+        expected[rows, block] = table[rows] @ own["1.adapter.weight"].T + own["1.adapter.bias"]
+    np.testing.assert_allclose(tables["adapted"], expected, rtol=1e-6)
+    assert projection.cosines(tables["adapted"], np.array([[1, 20]]))[0] == 0
+
+
+def test_without_weights_the_adapted_space_is_left_out_and_said(tmp_path, capsys):
+    run, corpus, _, _ = make_run(tmp_path, ["toy"], weights=False)
+    tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
+    assert list(tables) == ["raw"]
+    assert sources == ["embeddings/raw"]
+    assert "left out, notebook 04 kept no linear SASRec adapter over raw" in capsys.readouterr().out
+
+
+def test_the_adapter_sees_rows_normalised_as_in_its_training():
+    rows = np.random.default_rng(0).normal(2, 3, size=(9, 4)).astype(np.float32)
+    assert (atlases._normalised(rows, "none") == rows).all()
+    by_row = np.array([row / np.sqrt(row @ row) for row in rows])
+    np.testing.assert_allclose(atlases._normalised(rows, "unit"), by_row, rtol=1e-5)
+    by_column = np.array([(c - c.mean()) / np.sqrt(((c - c.mean()) ** 2).mean()) for c in rows.T]).T
+    np.testing.assert_allclose(atlases._normalised(rows, "standardised"), by_column, rtol=1e-4)
+
+
+def test_a_run_is_read_whole_and_a_missing_map_names_its_notebook(tmp_path):
+    run, corpus, _, _ = make_run(tmp_path, ["toy"])
+    with pytest.raises(ArtefactError, match="05_embedding_maps"):
+        atlases.Atlas.load(run)
+    tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
+    run.make(
+        "maps", lambda f: atlases.write(f, corpus, tables, SETTINGS), settings={}, inputs=["corpus", *sources], quiet=True
+    )
+    assert atlases.Atlas.load(run).stages == ["raw", "adapted"]
+    assert atlases.Atlas.load(run).quality["clusters_of"] == "raw"
+    shutil.rmtree(run.path)

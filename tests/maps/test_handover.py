@@ -1,0 +1,57 @@
+"""Hand-over: what TensorBoard's projector reads; a missing program is named with the command that installs it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import polars as pl
+import pytest
+import small_atlas
+
+from llm2rec_kit.maps import handover
+from llm2rec_kit.runs import Run
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
+
+
+def test_the_projector_s_files_agree(atlas, tmp_path):
+    handover.tensorboard(atlas, tmp_path)
+    vectors = np.loadtxt(tmp_path / "csft.tsv", delimiter="\t")
+    np.testing.assert_allclose(vectors, atlas.tables["csft"][1:], rtol=1e-5)
+    table = pl.read_csv(tmp_path / "metadata.tsv", separator="\t", quote_char=None)
+    assert table["title"].to_list() == atlas.corpus.titles
+    assert set(table["cluster"]) == set(atlas.words["cluster"].values())
+    config = (tmp_path / "projector_config.pbtxt").read_text()
+    assert config.count("embeddings {") == 3
+    assert 'tensor_path: "csft.tsv"' in config
+
+
+def test_a_tab_in_a_title_shifts_no_column(atlas, tmp_path):
+    broken = handover.Atlas(**{**vars(atlas), "items": atlas.items.with_columns(title=pl.lit("a\tb\nc"))})
+    handover.tensorboard(broken, tmp_path)
+    lines = (tmp_path / "metadata.tsv").read_text().splitlines()
+    assert len(lines) == 41
+    assert {line.count("\t") for line in lines} == {len(atlas.items.columns) - 1}
+
+
+def test_a_frame_has_places_and_names(atlas):
+    table = handover.frame(atlas, "raw")
+    assert table.select("x", "y").to_numpy() == pytest.approx(atlas.aligned["raw"])
+
+
+@pytest.mark.parametrize("name", ["datamapplot", "jupyter_scatter", "embedding_atlas"])
+def test_a_missing_program_is_named(name, atlas):
+    module = {"jupyter_scatter": "jscatter"}.get(name, name)
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(ImportError, match="pip install " + name.replace("_", "-")):
+        getattr(handover, name)(atlas, "raw")
+
+
+def test_advice_names_every_call(tmp_path):
+    said = handover.advice(Run("r", tmp_path))
+    assert all(f"handover.{c}(" in said for c in ("datamapplot", "jupyter_scatter", "embedding_atlas"))

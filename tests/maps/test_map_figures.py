@@ -1,0 +1,126 @@
+"""Figures: what stands on their axes, that no label covers another, that they are one column wide and legible, and repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+import small_atlas
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from llm2rec_kit.maps import groups, map_figures
+from llm2rec_kit.maps.figures import PALETTE
+
+DRAWN = {
+    "kind": lambda a: map_figures.stage_maps(a, colour=a.kind),
+    "cluster": lambda a: map_figures.stage_maps(a, colour="cluster"),
+    "popularity": lambda a: map_figures.stage_maps(a, colour="popularity"),
+    "labelled": lambda a: map_figures.labelled_map(a, "contrastive"),
+    "travel": lambda a: map_figures.travel_map(a, "raw", "contrastive"),
+    "together": lambda a: map_figures.co_purchase_map(a, ["raw", "csft"]),
+    "overlap": map_figures.overlap_matrix,
+    "around": lambda a: map_figures.around(a, 3, k=4),
+}
+
+
+@pytest.fixture
+def atlas():
+    return small_atlas.atlas()
+
+
+def texts(figure: Figure) -> list[Text]:
+    return [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_fits_one_column_with_text_of_five_points_and_more(name, atlas):
+    figure = DRAWN[name](atlas)
+    assert figure.get_figwidth() == map_figures.COLUMN
+    assert min(t.get_fontsize() for t in texts(figure)) >= 5
+    figure.canvas.draw()
+    for t in texts(figure):
+        box = t.get_window_extent()
+        assert box.x0 >= -2, t.get_text()
+        assert box.x1 <= figure.bbox.x1 + 2, t.get_text()
+
+
+@pytest.mark.parametrize("name", ["kind", "cluster", "popularity"])
+def test_stage_maps_name_axes_stages_and_their_loss(name, atlas):
+    figure = DRAWN[name](atlas)
+    kept = {row["stage"]: row["kept_aligned"] for row in atlas.quality["stages"]}
+    assert [ax.get_title() for ax in figure.axes[:3]] == [f"{s}, {kept[s]:.0%} kept" for s in atlas.stages]
+    assert figure.axes[0].get_ylabel() == "UMAP 2"
+    assert {ax.get_xlabel() for ax in figure.axes[1:3]} == {"UMAP 1"}
+    caption = " ".join(figure.texts[0].get_text().split())
+    assert "40 items, one aligned frame" in caption
+    assert "10 nearest" in caption
+
+
+def test_all_panels_show_the_same_part_of_the_frame(atlas):
+    first, *others = map_figures.stage_maps(atlas, colour="cluster").axes[:3]
+    assert all(ax.get_xlim() == first.get_xlim() and ax.get_ylim() == first.get_ylim() for ax in others)
+
+
+@pytest.mark.parametrize("name", ["labelled", "travel"])
+def test_no_label_covers_another_or_leaves_the_axes(name, atlas):
+    figure = DRAWN[name](atlas)
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    labels = [t for t in ax.texts if t.get_text() and t.get_bbox_patch() is not None]
+    boxes = [Text.get_window_extent(t) for t in labels]
+    assert len(boxes) >= 3
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    frame = ax.get_window_extent()
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+
+
+def test_labels_without_room_are_named(atlas):
+    with map_figures.mpl.rc_context(map_figures.TEXT):
+        figure, (ax,) = map_figures._panels(atlas, ["raw"], 1)
+        points = atlas.aligned["raw"]
+        many = {f"a rather long label, number {k}": points[k % 40] for k in range(60)}
+        left_out = map_figures.place_labels(figure, ax, many, dict.fromkeys(many, PALETTE[0]), points)
+    assert 0 < len(left_out) < 60
+    assert ax.texts[-1].get_text().startswith("no room for: ")
+
+
+def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):
+    names = [f"kind {k % 30:02}" for k in range(40)]
+    many = dataclasses.replace(atlas, items=atlas.items.with_columns(category=pl.Series(names)))
+    codes, shown = map_figures.coded(many, "category")
+    assert len(shown) == 24
+    assert (codes == -1).sum() == 6
+    handles = map_figures.stage_maps(many, colour="category").legends[0].legend_handles
+    assert [h.get_label() for h in handles][-1] == "other"
+    looks = {(h.get_color(), h.get_marker()) for h in handles}
+    assert len(looks) == 25
+
+
+def test_pairs_often_bought_together_by_hand(atlas):
+    counts = groups.co_purchases(atlas.corpus).toarray()
+    both = counts + counts.T
+    pairs = map_figures.often_together(atlas, 10)
+    assert len(pairs) == 10
+    found = [both[a, b] for a, b in pairs]
+    assert found == sorted(np.triu(both)[np.triu(both) > 0], reverse=True)[:10]
+
+
+def test_co_purchases_say_how_long_their_lines_are(atlas):
+    near = atlas.aligned["raw"] * 1.0
+    pairs = map_figures.often_together(atlas, 300)
+    assert map_figures._length(near, pairs) == pytest.approx(np.median([np.hypot(*(near[a] - near[b])) for a, b in pairs]))
+    titles = [ax.get_title() for ax in DRAWN["together"](atlas).axes]
+    assert titles[0].startswith("raw: ")
+    assert titles[1].endswith(" of random")
+
+
+@pytest.mark.parametrize("name", ["cluster", "labelled", "travel"])
+def test_figures_are_saved_to_the_same_bytes(name, atlas, tmp_path):
+    for k in "ab":
+        map_figures.save(DRAWN[name](atlas), tmp_path / k)
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()

@@ -1,0 +1,111 @@
+"""The figures of notebook 04 say what they were given."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm2rec_kit.maps import figures, results_figures
+
+NAMES = ("raw", "csft", "id")
+
+
+def rows_of(recommender, embeddings, seeds):
+    out = []
+    for k, name in enumerate(embeddings):
+        row = {"domain": "games", "recommender": recommender, "embedding": name, "seeds": seeds}
+        out.append(
+            row | {"recall@10 mean": 0.1 + k / 50, "recall@10 std": 0.01, "recall@10 low": 0.05, "recall@10 high": 0.2}
+        )
+    return out
+
+
+@pytest.fixture
+def table():
+    return pl.DataFrame(rows_of("SASRec", NAMES, 3) + rows_of("GRU4Rec", NAMES, 3) + rows_of("popularity", ["none"], 1))
+
+
+def test_results(table, tmp_path):
+    best = {("games", "SASRec", "id"): "best", ("games", "GRU4Rec", "raw"): "tied for best"}
+    figure = results_figures.results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"], best=best)
+    left, right = figure.axes
+    assert [t.get_text() for t in left.get_yticklabels()] == list(NAMES)
+    assert [t.get_text() for t in left.texts] == ["best"]
+    assert [t.get_text() for t in right.texts] == ["tied for best"]
+    drawn = [float(line.get_xdata()[0]) for line in left.lines if line.get_marker() in results_figures.MARKERS]
+    assert sorted(drawn)[:3] == pytest.approx([0.1, 0.12, 0.14])
+    figures.save(figure, tmp_path / "a")
+    first = (tmp_path / "a.png").read_bytes()
+    figures.save(results_figures.results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"], best=best), tmp_path / "a")
+    assert (tmp_path / "a.png").read_bytes() == first
+
+
+def test_curves():
+    records = [
+        {"domain": "games", "recommender": r, "embedding": e, "seed": s, "losses": [3.0, 2.0, 1.5], "curve": [(1, 0.1), (3, 0.2)], "best_epoch": 3}
+        for r, e, s in itertools.product(("SASRec", "GRU4Rec"), NAMES, (1, 2))
+    ]  # fmt: skip
+    figure = results_figures.curves(records, metric="recall@20")
+    losses, _, values, _ = figure.axes
+    assert len(losses.lines) == 6
+    assert losses.lines[0].get_ydata().tolist() == [3.0, 2.0, 1.5]
+    assert values.get_ylabel() == "validation recall@20"
+    assert [t.get_text() for t in losses.get_legend().texts] == list(NAMES)
+
+
+def sliced(domain="games"):
+    return pl.DataFrame(
+        [
+            {"domain": domain, "slice": "target", "label": label, "place": p, "samples": n, "recommender": "SASRec", "embedding": e,
+             "mean": 0.1, "low": 0.05, "high": 0.2}
+            for (p, label, n), e in itertools.product([(0, "repeat", 300), (1, "novel", 50), (2, "rare", 3)], NAMES)
+        ]
+    )  # fmt: skip
+
+
+def test_slices_leave_out_labels_with_hardly_a_sample():
+    figure = results_figures.slices(sliced(), ["target"], metric="ndcg@10", title="t")
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["repeat\n300", "novel\n50"]
+    assert "20 at least" in figure._supxlabel.get_text()
+
+
+def test_gains_stand_at_their_own_label_in_every_panel():
+    """One domain may lack a label that the other has; what stands beside a name must still be that name's."""
+
+    def frame(places):
+        return pl.DataFrame(
+            [
+                {"slice": "s", "label": f"l{p}", "place": p, "samples": 10 + p, "difference": p / 10, "low": -1.0, "high": 1.0, "verdict": "better" if p else "worse"}
+                for p in places
+            ]
+        )  # fmt: skip
+
+    figure = results_figures.gains({"a": frame([0, 2]), "b": frame([0, 1, 2])}, before="id", after="csft", metric="mrr")
+    for ax, places in zip(figure.axes, ([0, 2], [0, 1, 2]), strict=True):
+        labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+        assert labels == ["s: l0", "s: l1", "s: l2"]
+        dots = {
+            round(float(line.get_xdata()[0]), 3): float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"
+        }
+        ticks = figure.axes[0].get_yticks()
+        assert dots == {p / 10: ticks[p] for p in places}
+        assert [t.get_text() for t in ax.texts] == [str(10 + p) for p in places]
+
+
+def test_adapters_and_top_lists():
+    parts = {"raw": {"space": np.array([0.7, 0.3]), "adapter": np.array([0.6, 0.4]), "angles": np.array([10.0, 80.0])}}
+    space, _, angles = results_figures.adapters(parts).axes
+    assert space.lines[0].get_ydata().tolist() == pytest.approx([0.7, 1.0])
+    assert angles.lines[0].get_ydata().tolist() == [10.0, 80.0]
+    top = pl.DataFrame({"rank": [1, 2], "item": [7, 9], "title": ["Costs $5 and $6", "x" * 90], "score": [2.0, 1.0]})
+    figure = results_figures.top_lists({"raw": top}, 9, history=["a $ b"])
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert texts[0] == r" 1  Costs \$5 and \$6"
+    assert texts[2].endswith("…")
+    figure.canvas.draw()
+    colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
+    assert colours[0] != colours[1]

@@ -1,0 +1,71 @@
+"""kill -9 in the middle of a notebook: the same command goes on from there and ends with the same numbers.
+
+Two notebooks here, one that trains a language model and one that trains recommenders in processes of their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from llm2rec_kit.runs import Run
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, without results.json, and the command that made it, for the copy."""
+    shutil.copytree(finished.run.path, tmp_path / "toy")
+    (tmp_path / "toy" / "results.json").unlink()
+    return Run("toy", tmp_path), [*finished.words[:-1], str(tmp_path)]
+
+
+def killed_at(words: list[str], mark: str) -> str:
+    """What a command said until a line held `mark`; then it and all its children were killed with signal 9."""
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    said = ""
+    for line in running.stdout:
+        said += line
+        if mark in line:
+            break
+    else:
+        raise AssertionError(f"{mark!r} never came:\n{said[-2000:]}")
+    family = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+    assert len(family) > 1  # the kernel at least
+    for process in family:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(family[1:])
+    running.communicate()
+    return said
+
+
+def finish(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_killed_in_csft(copied, finished):
+    run, words = copied
+    shutil.rmtree(run.path / "csft")
+    killed_at([*words, "--only", "02"], "csft step 5/10")
+    assert not run.has("csft")
+    said = finish([*words, "--only", "02"])
+    assert "backbone: reused" in said
+    assert "csft: resuming from checkpoint-3" in said
+    assert run.manifest("csft")["files"] == finished.run.manifest("csft")["files"]  # weights too, to the last byte
+    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
+
+
+def test_killed_among_the_trainings_of_the_recommenders(copied, finished):
+    run, words = copied
+    shutil.rmtree(run.path / "evaluation")
+    killed_at([*words, "--only", "04"], "evaluation/games/SASRec-csft-seed2024:")
+    kept = len(run.names("evaluation/games"))
+    assert kept >= 2
+    said = finish([*words, "--only", "04"])
+    assert f"{20 - kept} trainings to do, {kept} reused" in said
+    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()

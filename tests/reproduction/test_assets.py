@@ -1,0 +1,131 @@
+"""Weights and data: their sizes by arithmetic known elsewhere, and what a user is told who has neither."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm2rec_kit import backbone as backbones
+from llm2rec_kit import settings as S
+from llm2rec_kit.reproduction import assets, notebooks
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("Qwen/Qwen2-0.5B", 494.0),  # as their model cards and papers give them
+        ("Qwen/Qwen2-1.5B", 1543.7),
+        ("Qwen/Qwen2.5-3B", 3085.9),
+        ("google/gemma-2b", 2506.2),
+    ],
+)
+def test_known_shapes_have_the_published_number_of_parameters(name, millions):
+    assert assets.shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+def test_tinys_shape_is_that_of_the_model_that_is_made(tiny):
+    model, tokenizer = tiny
+    found = assets.shape(S.Backbone(hidden=32, layers=2, heads=2, vocabulary=len(tokenizer)))
+    assert found.parameters == pytest.approx(backbones.parameters(model), rel=0.02)
+    assert found.head == model.config.vocab_size * 32
+
+
+def test_a_local_folder_s_shape_comes_from_its_config(tiny, tmp_path):
+    model, tokenizer = tiny
+    backbones.save(model, tokenizer, tmp_path / "mine")
+    found = assets.shape(S.Backbone(name=str(tmp_path / "mine")))
+    assert (found.hidden, found.layers, found.inner, found.tied) == (32, 2, 96, True)
+    assert assets.shape(S.Backbone(name="someone/unknown")) is None
+
+
+def test_local_folders_are_looked_at_not_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked the hub"))
+    assets.check_backbone("tiny")
+    (tmp_path / "config.json").write_text("{}")
+    assets.check_backbone(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    for name in (str(tmp_path / "empty"), "/no/such/folder", "./nothing"):
+        with pytest.raises(ValueError, match="There is no model in"):
+            assets.check_backbone(name)
+
+
+@pytest.fixture
+def nothing_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+def hub_that(monkeypatch, error):
+    def model_info(self, name, **kwargs):
+        if error:
+            raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+
+
+def test_what_cannot_be_had_says_what_to_download_to_where_and_how_large(nothing_cached, monkeypatch):
+    hub_that(monkeypatch, ConnectionError("no route to host"))
+    with pytest.raises(ValueError, match="hub cannot be reached") as stop:
+        assets.check_backbone("Qwen/Qwen2-0.5B")
+    text = str(stop.value)
+    for part in (
+        "no route to host",
+        "hf download Qwen/Qwen2-0.5B --local-dir Qwen2-0.5B",
+        "about 0.99 GB",
+        "--set backbone.name=",
+        "`tiny`",
+    ):
+        assert part in text
+    assert str(assets.hub_cache()) in text
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
+        assets.check_backbone("some/model")
+
+
+def test_names_that_the_hub_does_not_know_or_show(nothing_cached, monkeypatch):
+    from types import SimpleNamespace
+
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    answer = SimpleNamespace(headers={}, status_code=404, request=None)
+    for kind, says in ((RepositoryNotFoundError, "no model of this name"), (GatedRepoError, "accept its licence")):
+        error = kind.__new__(kind)
+        Exception.__init__(error, "refused")
+        error.response = answer
+        hub_that(monkeypatch, error)
+        with pytest.raises(ValueError, match=says):
+            assets.check_backbone("someone/unknown")
+
+
+def test_what_the_hub_has_or_the_cache_holds_is_fine(nothing_cached, monkeypatch):
+    hub_that(monkeypatch, None)
+    assets.check_backbone("Qwen/Qwen2-0.5B")
+    hub_that(monkeypatch, ConnectionError("no network"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: "/cache/" + file)
+    assets.check_backbone("Qwen/Qwen2-0.5B")
+
+
+def test_a_name_that_is_neither_folder_nor_repository(monkeypatch):
+    with pytest.raises(ValueError, match="neither a folder nor a name"):
+        assets.check_backbone("not//a name")
+
+
+def test_the_runner_looks_before_the_first_notebook(nothing_cached, monkeypatch, tmp_path):
+    hub_that(monkeypatch, ConnectionError("no network"))
+    with pytest.raises(ValueError, match="hf download some/model"):
+        notebooks.reproduce("smoke", overrides={"backbone_name": "some/model"}, outputs=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    values, _ = notebooks.prepared("smoke", overrides={"backbone_name": "some/model"}, only=["01"])  # 01 needs no weights
+    assert values["backbone_name"] == "some/model"
+
+
+def test_without_data_the_papers_profiles_say_where_it_is():
+    with pytest.raises(ValueError, match=r"406 MB, Google Drive.*sha256 79e2123"):
+        notebooks.reproduce("paper")
+
+
+def test_every_known_thing_is_whole():
+    known = json.loads(json.dumps(assets.known()))
+    assert all(a["tflops"] > 0 and a["gib"] > 0 for a in known["accelerators"].values())
+    assert known["data"]["released"]["bytes"] == 406_437_924

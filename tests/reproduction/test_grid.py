@@ -1,0 +1,346 @@
+"""A grid: which notebooks its cells share, and what two worker processes make of it when one is killed and one cell fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from llm2rec_kit import runs
+from llm2rec_kit.reproduction import cluster, grid, notebooks, outcome
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import SettingsError
+
+DOCS = Path(__file__).parents[2] / "docs" / "grid.md"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(text)
+    return path
+
+
+def nodes_of(asked: grid.Grid, number: str) -> list[str]:
+    return [n for n in asked.nodes if n.startswith(number)]
+
+
+AXES = """
+profile: smoke
+axes:
+  stages: [raw, csft, contrastive, id]
+  seeds: [1, 2]
+  settings:
+    warm: {contrastive.temperature: 0.2}
+    cold: {contrastive.temperature: 0.1}
+"""
+
+
+def test_cells_share_every_notebook_that_knows_no_difference(tmp_path):
+    asked = grid.load(written(tmp_path, AXES), str(tmp_path))
+    assert len(asked.cells) == 4 * 2 * 2
+    counts = {number: len(nodes_of(asked, number)) for number in ("01", "02", "03", "04", "05")}
+    # 04: only `contrastive` knows the temperature
+    assert counts == {"01": 1, "02": 1, "03": 2, "04": 2 * (3 + 2), "05": 0}
+    by_label = {tuple(c.labels.values()): c.nodes for c in asked.cells}
+    assert by_label["raw", "1", "warm"][-1] == by_label["raw", "1", "cold"][-1]
+    assert by_label["contrastive", "1", "warm"][-1] != by_label["contrastive", "1", "cold"][-1]
+    assert by_label["raw", "1", "warm"][-1] != by_label["raw", "2", "warm"][-1]
+    assert list(tmp_path.iterdir()) == [tmp_path / "toy.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "anew"),
+    [
+        ("data_seed", 7, {"01", "02", "03", "04"}),
+        ("backbone_hidden", 64, {"02", "03", "04"}),
+        ("mntp_rate", 0.3, {"03", "04"}),
+        ("encoding_pooling", "last", {"03", "04"}),
+        ("evaluation_dropout", 0.1, {"04"}),
+        ("evaluation_workers", 3, set()),
+    ],
+)
+def test_a_setting_makes_anew_what_depends_on_it_and_nothing_else(tmp_path, name, value, anew):
+    text = f"profile: smoke\naxes: {{settings: {{a: {{}}, b: {{{name}: {value}}}}}}}\n"
+    asked = grid.load(written(tmp_path, text), str(tmp_path))
+    assert {number for number in ("01", "02", "03", "04") if len(nodes_of(asked, number)) == 2} == anew
+
+
+def test_nodes_come_after_what_they_begin_with(tmp_path):
+    asked = grid.load(written(tmp_path, AXES), str(tmp_path))
+    seen = set()
+    for name, node in asked.nodes.items():
+        assert not node.before or node.before in seen
+        seen.add(name)
+    assert all(grid.ancestors(asked, c.nodes[-1]) for c in asked.cells)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("axis: {}", "Unknown key of a grid file 'axis'. Did you mean 'axes'"),
+        ("axes: {seed: [1]}", "Unknown axis 'seed'. Did you mean 'seeds'"),
+        ("axes: {datasets: [1]}", "Axis 'datasets' must hold `label"),
+        ("axes: {seeds: []}", "Axis 'seeds' must hold"),
+        ("axes: {settings: {a: {csft.stesp: 1}}}", "Did you mean 'csft_steps'"),
+        ("axes: {settings: {a: {csft.steps: many}}}", "csft_steps takes int"),
+        ("axes: {settings: {a: {data.seed: 1}}, datasets: {b: {data.seed: 2}}}", "Two axes set 'data_seed'"),
+        ("profile: dmeo", "Unknown profile 'dmeo'"),
+        ("notebooks: 12", "one of \\[1, 2, 3, 4, 5"),
+        ("name: a/b", "one plain folder name"),
+        ("set: [1]", "`set` must hold"),
+        ("axes: {settings: {a: {data.source: recbole, data.path: nowhere}}}", "There is no data at .*nowhere"),
+    ],
+)
+def test_what_cannot_be_run_is_named_before_anything_is(tmp_path, text, says):
+    with pytest.raises((SettingsError, ValueError), match=says):
+        grid.load(written(tmp_path, text), str(tmp_path))
+
+
+def test_the_grid_of_the_docs_is_what_they_say(tmp_path):
+    (tmp_path / "data").mkdir()
+    text = re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)[1].replace("../data/games_2018", "data")
+    asked = grid.load(written(tmp_path, text), str(tmp_path))
+    assert len(asked.cells) == 72
+    assert [len(nodes_of(asked, n)) for n in ("01", "02", "03")] == [2, 4, 8]
+    assert asked.cells[0].labels == {
+        "datasets": "all users",
+        "backbones": "small",
+        "stages": "raw",
+        "seeds": "2024",
+        "settings": "tau 0.2",
+    }
+    assert f"{len(asked.nodes)} notebooks to run instead of 288" in outcome.describe(asked)
+
+
+# -- on a cluster -----------------------------------------------------------------------------------------------------
+
+COMMON = 'run: str = "demo"  # name\noutputs: str = ""  # where\nforce: bool = False  # redo\n'
+START = """import os, signal
+from pathlib import Path
+from llm2rec_kit.runs import Run
+run_, here = Run(run, outputs), Path(outputs)
+def count(what):
+    with (here / "count.txt").open("a") as file:
+        file.write(what + "\\n")
+"""
+CORPUS = """def build(folder):
+    count("corpus")
+    (folder / "data").write_text(str(data_seed))
+run_.make("corpus", build, settings={"seed": data_seed})"""
+# The first run of 7 kills its worker in the middle of a stage; 13 fails until there is a file `mended`.
+CSFT = """def backbone(folder):
+    count("backbone")
+def csft(folder):
+    half = folder / "half"
+    if csft_steps == 7 and not half.exists():
+        half.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+    count(f"csft {csft_steps}" + (" resumed" if half.exists() else ""))
+    if csft_steps == 13 and not (here / "mended").exists():
+        raise ValueError("unlucky")
+    (folder / "weights").write_text(str(csft_steps))
+    return {"steps": csft_steps}
+run_.make("backbone", backbone, settings={}, inputs=["corpus"])
+run_.make("csft", csft, settings={"steps": csft_steps}, inputs=["corpus", "backbone"])"""
+RESULT = """def build(folder):
+    value = run_.record("csft")["steps"] / 100
+    return {"domain": "toy", "recommender": "SASRec", "embedding": "csft", "seed": evaluation_seeds[0],
+            "metrics": {"recall@10": value, "ndcg@10": value / 2}}
+count("evaluation")
+run_.make(f"evaluation/toy/SASRec-csft-seed{evaluation_seeds[0]}", build, settings={}, inputs=["csft"])"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project of three notebooks that write down what they make."""
+    books = {
+        "01_data": ("data_seed: int = 1  # seed\n", CORPUS),
+        "02_csft": ("csft_steps: int = 10  # steps\n", CSFT),
+        "04_eval": ('evaluation_embeddings: list = ["csft"]  # stages\nevaluation_seeds: list = [1]  # seeds\n', RESULT),
+    }
+    for name, (parameters, code) in books.items():
+        cells = [new_code_cell(COMMON + parameters), new_code_cell(START), new_code_cell(code)]
+        cells[0].metadata["tags"] = ["parameters"]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    (tmp_path / "base.yaml").write_text("csft_steps: 3\n")
+    return tmp_path
+
+
+TOY = """
+profile: base.yaml
+axes:
+  settings: {plain: {csft.steps: 5}, killed: {csft.steps: 7}, unlucky: {csft.steps: 13}}
+  seeds: [1, 2]
+"""
+
+
+def counted(asked: grid.Grid) -> dict[str, int]:
+    lines = (asked.runs / "count.txt").read_text().splitlines()
+    return {line: lines.count(line) for line in lines}
+
+
+def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_resumed(root):
+    pytest.importorskip("distributed")
+    asked = grid.load(written(root, TOY), str(root / "out"), root=root)
+    said = io.StringIO()
+    assert cluster.run(asked, workers=2, retries=1, stream=said) == 1
+    first = counted(asked)
+    assert first["corpus"] == first["backbone"] == 1  # shared by all, though three notebooks needed the backbone at once
+    assert first["csft 5"] == first["csft 7 resumed"] == 1  # what the killed worker had begun was gone on with
+    assert first["csft 13"] == 2  # tried again once
+    assert first["evaluation"] == 4
+    text = said.getvalue()
+    assert re.search(r"02-\w+ \(02_csft\) failed: 02_csft stopped: ValueError: unlucky", text)
+    assert text.count("not run: what it begins with failed") == 2
+    assert re.search(r"unlucky, 1 +x   F   -\n", text)
+    assert re.search(r"killed, 1 +x   x   x\n", text)
+    rows = outcome.read(asked.folder)
+    assert sorted(rows.select("settings", "seed", "recall@10").rows()) == [
+        ("killed", 1, 0.07),
+        ("killed", 2, 0.07),
+        ("plain", 1, 0.05),
+        ("plain", 2, 0.05),
+    ]
+
+    (asked.runs / "mended").touch()
+    again = io.StringIO()
+    assert cluster.run(asked, workers=2, stream=again) == 0
+    second = counted(asked)
+    assert {k: second[k] - first.get(k, 0) for k in second if second[k] != first.get(k, 0)} == {
+        "csft 13": 1,
+        "evaluation": 2,
+    }
+    assert "7 of 10 are done already" in again.getvalue()
+    assert len(outcome.read(asked.folder)) == 6
+    assert re.search(
+        r"\| unlucky \| toy \| SASRec \| csft \| 2 \| 0\.1300 ± 0\.0000", (asked.folder / "grid.md").read_text()
+    )
+
+
+def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):
+    asked = grid.load(written(root, "profile: base.yaml\nnotebooks: 1\n"), str(root / "out"), root=root)
+    grid.prepare(asked)
+    (node,) = asked.nodes.values()
+    grid.run_node(node, str(asked.folder), root)
+    grid.run_node(node, str(asked.folder), root)
+    book = notebooks.series(root)[0]
+    content = nbformat.read(book, 4)
+    content.cells.append(new_code_cell("count('changed')"))
+    nbformat.write(content, book)
+    assert cluster.first_states(asked) == {node.name: "waiting"}
+    grid.run_node(node, str(asked.folder), root)
+    assert counted(asked) == {"corpus": 1, "changed": 1}
+    assert "corpus: reused" in (asked.runs / node.name / "log.txt").read_text()
+
+
+def test_a_scheduler_that_does_not_answer_is_named(root, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
+    asked = grid.load(written(root, TOY), str(root / "out"), root=root)
+    with pytest.raises(ValueError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        cluster.run(asked, address="tcp://127.0.0.1:9", stream=io.StringIO())
+
+
+def test_the_extra_for_grids_is_part_of_what_the_tests_need():
+    project = tomllib.loads((DOCS.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(project["grid"]) <= set(project["test"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_table_is_drawn_over_itself(root):
+    asked = grid.load(written(root, TOY), str(root / "out"), root=root)
+    stream = Terminal()
+    board = cluster.Board(asked, dict.fromkeys(asked.nodes, "waiting"), stream)
+    for name in list(asked.nodes)[:2]:
+        board.tell(name, "running")
+        board.tell(name, "running")
+    text = stream.getvalue()
+    assert text.count("\x1b[") == 2  # one redraw: up and clear
+    assert text.count(f"\x1b[{len(asked.cells) + 3}A\x1b[J") == 1
+    assert "plain, 1" in text.split("\x1b[J")[-1]
+
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two runs that share a store."""
+    (tmp_path / runs.STORE).mkdir()
+    return Run("a", tmp_path), Run("b", tmp_path)
+
+
+def build(calls):
+    def make(folder):
+        calls.append(1)
+        (folder / "raw.npy").write_text("numbers")
+        return {"dim": 3}
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["corpus", "embeddings/raw"])
+def test_what_one_run_made_another_takes(two, name, capsys):
+    calls = []
+    for run in two:
+        run.make(name, build(calls), settings={"k": 1})
+        assert run.require(name)
+        assert run.record(name) == {"dim": 3}
+    assert len(calls) == 1
+    assert f"{name}: taken from the store" in capsys.readouterr().out
+    assert two[1].about()["stages"][name]["settings"] == {"k": 1}
+    two[1].make(name, build(calls), settings={"k": 2})
+    assert len(calls) == 2
+    assert two[0].require(name)  # replaced there, not here
+
+
+def test_stale_takes_from_the_store_too(two):
+    assert two[0].stale("evaluation/d/e", settings={})
+    two[0].make("evaluation/d/e", build([]), settings={})
+    assert not two[1].stale("evaluation/d/e", settings={})
+    assert two[1].require("evaluation/d/e")
+    assert two[1].stale("evaluation/d/e", settings={}, force=True)
+
+
+def test_a_damaged_thing_in_the_store_is_made_anew(two):
+    calls = []
+    two[0].make("corpus", build(calls), settings={})
+    (file,) = (two[0].path.parent / runs.STORE).rglob("raw.npy")
+    file.unlink()
+    two[1].make("corpus", build(calls), settings={})
+    assert len(calls) == 2
+    third = Run("c", two[0].path.parent)
+    third.make("corpus", build(calls), settings={})
+    assert len(calls) == 2
+
+
+def test_without_a_store_runs_share_nothing(tmp_path):
+    calls = []
+    for name in ("a", "b"):
+        Run(name, tmp_path).make("corpus", build(calls), settings={})
+    assert len(calls) == 2
+
+
+def test_links_become_copies_where_there_are_none(two, monkeypatch):
+    def refuse(*paths):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    two[0].make("corpus", build([]), settings={})
+    two[1].take(two[0], "corpus")
+    assert json.loads((two[1].path / "corpus" / "manifest.json").read_text())["files"]
+    assert two[1].require("corpus")
+    assert two[1].artefacts() == ["corpus"]

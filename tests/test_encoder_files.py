@@ -1,0 +1,171 @@
+"""Embeddings in files: the same as in memory, resumed after kill -9, shared out over processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+
+from llm2rec_kit import encoder
+from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.rowfile import RowFile, share
+from llm2rec_kit.settings import Backbone, Encoding
+
+TITLES = [f"{t} {k}" for k in range(4) for t in make_corpus().titles] + make_corpus().titles * 2
+CPU = Backbone(device="cpu")
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    monkeypatch.setattr(encoder, "WINDOW", 10)
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A saved encoder."""
+    Encoder(*tiny).save(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def left(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir() if p.name.startswith("."))
+
+
+def test_a_file_holds_what_memory_holds(tiny, tmp_path, small_windows):
+    subject = Encoder(*tiny)
+    found = subject.encode(TITLES, out=tmp_path / "deep" / "e.npy")
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, subject.encode(TITLES))
+    np.testing.assert_array_equal(np.load(tmp_path / "deep" / "e.npy"), found)
+    table = subject.table(TITLES, out=tmp_path / "t.npy")
+    np.testing.assert_array_equal(table, subject.table(TITLES))
+    np.testing.assert_array_equal(np.load(tmp_path / "t.npy"), table)
+    assert left(tmp_path) == left(tmp_path / "deep") == []
+    assert subject.encode([], out=tmp_path / "none.npy").shape == np.load(tmp_path / "none.npy").shape == (0, 32)
+    assert subject.table([], out=tmp_path / "none.npy").tolist() == [[0.0] * 32]
+
+
+KILLED = """
+import os, signal, sys
+from llm2rec_kit import encoder, rowfile
+from llm2rec_kit.settings import Backbone
+encoder.WINDOW = 10
+from test_encoder_files import CPU, TITLES
+write, calls = rowfile.RowFile.write, 0
+def killed(self, start, block):
+    global calls
+    calls += 1
+    if calls == 4:
+        if sys.argv[3] == "half":
+            os.pwrite(self._file, block.tobytes()[: 100], self._data + start * self.dim * 4)
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, start, block)
+rowfile.RowFile.write = killed
+encoder.Encoder.load(sys.argv[1], place=CPU).table(TITLES, out=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("how", ["whole", "half"])
+def test_kill_9_and_going_on_gives_the_same_bytes(folder, tmp_path, small_windows, monkeypatch, how):
+    out, subject = tmp_path / "e.npy", Encoder.load(folder, place=CPU)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(out), how],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert not out.exists()
+    assert len(left(tmp_path)) == 2
+    seen, vectors = [], subject._vectors
+    monkeypatch.setattr(subject, "_vectors", lambda ids: (seen.append(len(ids)), vectors(ids))[1])
+    found = subject.table(TITLES, out=out)
+    assert len(seen) == -(-len(TITLES) // 10) - 3
+    np.testing.assert_array_equal(found, Encoder.load(folder, place=CPU).table(TITLES))
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("other", ["titles", "model", "settings"])
+def test_what_something_else_left_is_not_gone_on_with(tiny, tmp_path, small_windows, monkeypatch, other):
+    model, tokenizer = tiny
+    subject, calls = Encoder(model, tokenizer), []
+
+    def interrupted(ids):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(ids)
+        return Encoder._vectors(subject, ids)
+
+    monkeypatch.setattr(subject, "_vectors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        subject.encode(TITLES, out=tmp_path / "e.npy")
+    assert len(left(tmp_path)) == 2
+    titles = TITLES
+    if other == "titles":
+        titles = [*TITLES[:-1], "another"]
+    if other == "model":
+        next(model.parameters()).data.mul_(2)
+    changed = Encoder(model, tokenizer, Encoding(pooling="last" if other == "settings" else "mean"))
+    np.testing.assert_array_equal(changed.encode(titles, out=tmp_path / "e.npy"), changed.encode(titles))
+    assert left(tmp_path) == []
+
+
+def test_a_mark_without_its_file_is_not_believed(tmp_path):
+    file = RowFile(tmp_path / "e.npy", 4, 2, {})
+    file.write(0, np.ones((2, 2), np.float32))
+    assert RowFile(tmp_path / "e.npy", 4, 2, {}).done == 2
+    file.partial.unlink()
+    assert RowFile(tmp_path / "e.npy", 4, 2, {}).done == 0
+
+
+def test_the_shares_cover_all_rows():
+    for rows in (0, 1, 5, 12):
+        for world in (1, 2, 3, 7):
+            slices = [share(rows, r, world) for r in range(world)]
+            assert [i for a, b in slices for i in range(a, b)] == list(range(rows))
+
+
+def test_each_process_fills_its_slice_and_the_last_one_finishes(tiny, tmp_path, small_windows):
+    subject, whole = Encoder(*tiny), Encoder(*tiny).encode(TITLES)
+    out = tmp_path / "e.npy"
+    for rank in (2, 0, 1):
+        assert not out.exists()
+        start, stop = share(len(TITLES), rank, 3)
+        part = subject.encode(TITLES, out=out, shard=(rank, 3))
+        np.testing.assert_allclose(part, whole[start:stop], atol=1e-5)
+        np.testing.assert_array_equal(part, subject.encode(TITLES, shard=(rank, 3)))
+    np.testing.assert_allclose(np.load(out), whole, atol=1e-5)
+    assert left(tmp_path) == []
+
+
+UNDER_TORCHRUN = """
+import sys
+import torch.distributed as dist
+from llm2rec_kit import encoder
+from test_encoder_files import CPU, TITLES
+encoder.WINDOW = 10
+dist.init_process_group("gloo")
+assert encoder.ranks() == (dist.get_rank(), 2)
+encoder.Encoder.load(sys.argv[1], place=CPU).encode(TITLES, out=sys.argv[2], shard=encoder.ranks())
+dist.barrier()
+import os; assert os.path.exists(sys.argv[2])
+dist.destroy_process_group()
+"""
+
+
+def test_two_gloo_processes_fill_one_file(folder, tmp_path):
+    script, out = tmp_path / "encode.py", tmp_path / "e.npy"
+    script.write_text(UNDER_TORCHRUN)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(folder), str(out)]
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    np.testing.assert_allclose(np.load(out), Encoder.load(folder, place=CPU).encode(TITLES), atol=1e-5)
+    assert left(tmp_path) == []

@@ -1,0 +1,233 @@
+"""Exports, each read back by the tool it is for or by that tool's documented format; `llm2rec encode`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from conftest import make_corpus
+
+from llm2rec_kit import backbone, cli, export
+from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings import Backbone, Data, Encoding
+
+CPU = {"device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    """A run with a corpus, an MNTP stage and its embeddings."""
+    corpus = make_corpus()
+    corpus.items[3, "title"] = 'Tab\there, "quotes" and\na line'
+    run, model_and_tokenizer = Run("toy", tmp_path / "outputs"), tiny
+
+    def make_corpus_(folder):
+        corpus.save(folder)
+        rows = [{"domain": "toy", "users": corpus.n_users, "items": corpus.n_items}]
+        return {"source": "synthetic", "split": "leave_one_out", "train_domains": ["toy"], "statistics": rows}
+
+    def make_stage(folder):
+        backbone.save(*model_and_tokenizer, folder)
+        return {"validation_loss": 1.25, "steps": 10}
+
+    def make_table(folder):
+        encoder = Encoder.load(run.require("mntp"), Encoding(pooling="last"), Backbone(**CPU))
+        encoder.table(corpus.titles, out=folder / "mntp.npy")
+        return {
+            "stage": "mntp",
+            "encoder": "mntp",
+            "dim": encoder.dim,
+            "attention": "bidirectional",
+            **{k: getattr(encoder.settings, k) for k in ("pooling", "normalise", "max_tokens")},
+        }
+
+    run.make("corpus", make_corpus_, settings={})
+    stage = {"steps": 10, "batch_size": 4, "learning_rate": 0.001}
+    for name in ("csft", "mntp"):
+        run.make(name, make_stage, settings=stage, inputs=["corpus"])
+    run.make("embeddings/mntp", make_table, settings=CPU, inputs=["corpus", "mntp"])
+    return run
+
+
+def table(run) -> np.ndarray:
+    return np.load(run.path_of("embeddings/mntp.npy"))
+
+
+def test_sentence_transformers_gives_the_run_s_embeddings(run, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    folder = export.export(run, "sentence-transformers", tmp_path / "out", "mntp")
+    found = library.SentenceTransformer(str(folder), device="cpu").encode(make_corpus().titles)
+    np.testing.assert_allclose(np.delete(found, 3, 0), np.delete(table(run)[1:], 3, 0), atol=1e-5)
+    text = (folder / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "sentence-transformers"
+    for said in (
+        "synthetic: made from a seed",
+        "last pooling",
+        "| mntp | 10 | 4 | 0.001 |",
+        "validation loss 1.25",
+        "torch 2",
+    ):
+        assert said in text
+    assert "| contrastive" not in text
+    assert "No recommender has been trained" in text
+
+
+def test_npy_says_which_row_is_which_item(run, tmp_path):
+    folder = export.export(run, "npy", tmp_path / "out", "mntp")
+    found = np.load(folder / "embeddings.npy")
+    np.testing.assert_array_equal(found, table(run))
+    items = pl.read_csv(folder / "items.csv")
+    assert items["row"].to_list() == list(range(1, len(found)))
+    assert items["source_id"][4] == "i4"
+    assert items["title"][3] == 'Tab\there, "quotes" and\na line'
+    assert json.loads((folder / "embeddings.json").read_text())["pooling"] == "last"
+
+
+def atomic(file) -> tuple[list[str], list[list[str]]]:
+    """A RecBole atomic file by its documented format: a typed header, tab-separated."""
+    head, *rows = [line.split("\t") for line in file.read_text().rstrip("\n").split("\n")]
+    assert all(re.fullmatch(r"\w+:(token|token_seq|float|float_seq)", h) for h in head)
+    assert {len(r) for r in rows} == {len(head)}
+    return [h.split(":")[0] for h in head], rows
+
+
+def test_recbole_s_atomic_files(run, tmp_path):
+    corpus = make_corpus()
+    folder = export.export(run, "recbole", tmp_path / "games", "mntp")
+    assert sorted(p.name for p in folder.iterdir()) == ["games.inter", "games.item", "games.itememb", "games.yaml"]
+    names, rows = atomic(folder / "games.inter")
+    assert names == ["user_id", "item_id", "timestamp"]
+    for user in range(corpus.n_users):
+        own = sorted((float(t), int(i)) for u, i, t in rows if int(u) == user)
+        assert [i for _, i in own] == corpus.sequence[corpus.offsets[user] : corpus.offsets[user + 1]].tolist()
+    names, rows = atomic(folder / "games.item")
+    assert rows[3] == ["4", 'Tab here, "quotes" and a line', "toy", "i3"]
+    names, rows = atomic(folder / "games.itememb")
+    assert names == ["iid", "iemb"]
+    found = np.array([[float(x) for x in r[1].split(" ")] for r in rows], dtype=np.float32)
+    np.testing.assert_array_equal(found, table(run)[1:])
+    settings = yaml.safe_load((folder / "games.yaml").read_text())
+    assert settings["preload_weight"] == {"iid": "iemb"}
+    assert settings["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}  # this corpus names no leave_one_out in its facts
+
+
+def test_the_kit_reads_its_own_recbole_export(run, tmp_path):
+    from llm2rec_kit.data import sources
+
+    corpus = make_corpus()
+    folder = export.export(run, "recbole", tmp_path / "games", "mntp")
+    found = sources.load(Data(source="recbole", path=str(folder)))
+    events = found.events.sort("time", maintain_order=True).group_by("user", maintain_order=True).agg("item")
+    lists = {int(user): [int(i) for i in items] for user, items in events.iter_rows()}
+    for user in range(corpus.n_users):
+        assert lists[user] == corpus.sequence[corpus.offsets[user] : corpus.offsets[user + 1]].tolist()
+    titles = dict(found.items.select("source_id", "title").iter_rows())
+    assert titles["1"] == corpus.titles[0]
+
+
+def test_the_projector_s_files(run, tmp_path):
+    folder = export.export(run, "projector", tmp_path / "out", "mntp")
+    config = (folder / "projector_config.pbtxt").read_text()
+    paths = dict(re.findall(r'(\w+_path): "([^"]+)"', config))
+    assert re.fullmatch(r"embeddings \{\n(  \w+: \"[^\"]*\"\n)+\}\n", config)
+    tensors = [[float(x) for x in line.split("\t")] for line in (folder / paths["tensor_path"]).read_text().splitlines()]
+    np.testing.assert_array_equal(np.array(tensors, dtype=np.float32), table(run)[1:])
+    head, *rows = [line.split("\t") for line in (folder / paths["metadata_path"]).read_text().splitlines()]
+    assert head == ["title", "domain", "interactions", "item"]
+    assert len(rows) == len(tensors)
+    assert rows[3][0] == 'Tab here, "quotes" and a line'
+    assert sum(int(r[2]) for r in rows) == len(make_corpus().sequence)
+
+
+def test_a_full_folder_is_not_written_into_and_a_failed_export_leaves_none(run, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match="not an empty folder"):
+        export.export(run, "npy", tmp_path / "mine", "mntp")
+    monkeypatch.setattr(export.pl.DataFrame, "write_csv", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.export(run, "npy", tmp_path / "out", "mntp")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    (tmp_path / "out").mkdir()
+    assert export.export(run, "npy", tmp_path / "out", "mntp") == tmp_path / "out"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "out", "outputs"]
+
+
+def test_what_cannot_be_exported_is_said(run, tmp_path):
+    with pytest.raises(ValueError, match="no format 'csv'"):
+        export.export(run, "csv", tmp_path / "out", "mntp")
+    with pytest.raises(ArtefactError, match=r"no embedding 'contrastive'; it has \['mntp'\]"):
+        export.export(run, "npy", tmp_path / "out")
+
+
+def test_the_command_exports(run, tmp_path, capsys):
+    words = ["export", "toy", "--format", "npy", "--to", str(tmp_path / "out"), "--stage", "mntp"]
+    assert cli.main([*words, "--outputs", str(tmp_path / "outputs")]) == 0
+    assert "embeddings.json, embeddings.npy, items.csv" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "none", *words[2:], "--outputs", str(tmp_path / "outputs")])
+    assert stop.value.code == 2
+    assert "There is no run 'none'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "item", "parquet"])
+def test_the_command_encodes_titles_of_any_file(run, tmp_path, kind, capsys):
+    titles = ["Star Harbor", 'Puzzle, "Deluxe"', "Star Harbor"]
+    frame, file = pl.DataFrame({"id": [1, 2, 3], "title": titles}), tmp_path / f"titles.{kind}"
+    if kind == "txt":
+        file.write_text("\n".join(titles) + "\n")
+    elif kind == "parquet":
+        frame.write_parquet(file)
+    elif kind == "csv":
+        frame.write_csv(file)
+    else:
+        frame = frame.rename({"title": "title:token_seq"}) if kind == "item" else frame
+        frame.write_csv(file, separator="\t", quote_style="never")
+    words = ["encode", str(run.path_of("mntp")), str(file), "--to", str(tmp_path / "e.npy"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    expected = Encoder.load(run.path_of("mntp"), place=Backbone(**CPU)).encode(titles)
+    np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), expected)
+    assert "(3, 32), a row a title" in capsys.readouterr().out
+    assert cli.main([*words, "--pooling", "last", "--attention", "causal", "--normalise", "unit"]) == 0
+    np.testing.assert_allclose(np.linalg.norm(np.load(tmp_path / "e.npy"), axis=1), 1, atol=1e-5)
+
+
+def test_the_command_fills_its_share_under_torchrun(run, tmp_path, monkeypatch):
+    file, out = tmp_path / "t.txt", tmp_path / "e.npy"
+    file.write_text("\n".join([*make_corpus().titles[:3], "Iron Vale", "Café"]))
+    words = ["encode", str(run.path_of("mntp")), str(file), "--to", str(out), "--device", "cpu"]
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert not out.exists()
+        assert cli.main(words) == 0
+    assert np.load(out).shape == (5, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("t.txt", "one\n\nthree", "title 2 of 3 is empty"),
+        ("t.csv", "name\nx", "no column 'title'; it has"),
+        ("t.doc", "x", "none of .txt"),
+        ("", "", "There is no file"),
+    ],
+)
+def test_a_bad_file_of_titles_is_one_paragraph(run, tmp_path, capsys, name, text, says):
+    (tmp_path / "in").mkdir()
+    if name:
+        (tmp_path / "in" / name).write_text(text)
+    file = str(tmp_path / "in" / (name or "none.txt"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["encode", str(run.path_of("mntp")), file, "--to", str(tmp_path / "e.npy")])
+    found = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert says in found
+    assert len(found.strip().splitlines()) == 1

@@ -1,0 +1,68 @@
+"""oneDNN's linear layers: the same values and gradients as torch's, and nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from llm2rec_kit import kernels
+
+
+class Net(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 40, bias=bias), nn.Linear(40, 8)
+
+    def forward(self, x):
+        return self.second(torch.nn.functional.silu(self.first(x)))
+
+
+def gradients(net, x, run=lambda net, x: net(x)):
+    x = x.clone().requires_grad_()
+    (run(net, x) ** 3).sum().backward()
+    found = [x.grad, *(p.grad for p in net.parameters())]
+    net.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(16,), (5, 16), (3, 7, 16), (0, 16)])
+def test_values_and_gradients_are_those_of_torch(bias, shape):
+    torch.manual_seed(0)
+    net, x = Net(bias), torch.randn(shape)
+    expected = gradients(net, x)
+    with kernels.fast_linears(net):
+        if kernels.available():
+            assert "forward" in vars(net.first)
+        torch.testing.assert_close(net(x), copy.deepcopy(net)(x))
+        torch.testing.assert_close(gradients(net, x), expected, rtol=1e-4, atol=1e-5)
+        again = gradients(net, x, lambda net, x: checkpoint(net, x, use_reentrant=False))
+        torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
+    assert "forward" not in vars(net.first)
+
+
+def test_other_dtypes_and_frozen_weights_pass_through():
+    net = Net(True).double()
+    with kernels.fast_linears(net), kernels.fast_linears(net):
+        assert net(torch.randn(3, 16, dtype=torch.float64)).dtype == torch.float64
+    assert "forward" not in vars(net.first)
+    net = Net(True).requires_grad_(False)
+    net.second.weight.requires_grad_(True)
+    with kernels.fast_linears(net):
+        net(torch.randn(3, 16)).sum().backward()
+    assert net.second.weight.grad is not None
+    assert net.first.weight.grad is None
+
+
+@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+def test_the_product_is_onednn_s():
+    net, x = Net(True), torch.randn(4, 16)
+    with kernels.fast_linears(net), torch.profiler.profile() as seen:
+        net(x)
+    names = {event.key for event in seen.key_averages()}
+    assert "mkldnn::_linear_pointwise" in names
+    assert "aten::addmm" not in names

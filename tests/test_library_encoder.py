@@ -1,0 +1,102 @@
+"""Any sentence-transformers model as a baseline: the library's own vectors, behind the same interface."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_corpus
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from llm2rec_kit import encoder
+from llm2rec_kit.backbone import BackboneError
+from llm2rec_kit.encoder import AS_SAVED, Encoder
+from llm2rec_kit.library_encoder import LibraryEncoder
+from llm2rec_kit.settings import Backbone, Encoding, SettingsError
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+TITLES = [*make_corpus().titles, *make_corpus().titles[:3]]
+CPU = Backbone(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """Folders of a BERT of one layer: as transformers saves it, and with CLS pooling and unit length as BGE has them."""
+    base = tmp_path_factory.mktemp("bert")
+    letters = sorted({c for t in TITLES for c in t.lower() if c != " "})
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    tokenizer = BertTokenizer(vocab={w: k for k, w in enumerate(words)})
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(base / "plain")
+    tokenizer.save_pretrained(base / "plain")
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    inner = sentence_transformers.SentenceTransformer(str(base / "plain"), device="cpu")[0]
+    modules = [inner, Pooling(16, pooling_mode="cls"), Normalize()]
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu").save(str(base / "bge"))
+    return base
+
+
+def library(folder) -> np.ndarray:
+    return sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TITLES)
+
+
+@pytest.mark.parametrize("name", ["plain", "bge"])
+def test_as_saved_it_gives_the_library_s_vectors(bert, name, tmp_path):
+    subject = Encoder.load(bert / name, place=CPU)
+    assert type(subject) is LibraryEncoder
+    assert subject.dim == 16
+    expected = library(bert / name)
+    found = subject.encode(TITLES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(subject.encode(TITLES, out=tmp_path / "e.npy"), expected, atol=1e-5)
+    np.testing.assert_allclose(subject.table(TITLES)[1:], expected, atol=1e-5)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5) == (name == "bge")
+
+
+def test_it_depends_on_the_title_alone(bert, monkeypatch):
+    subject = Encoder.load(bert / "bge", place=CPU)
+    known = subject.encode(TITLES)
+    monkeypatch.setattr(encoder, "WINDOW", 3)
+    order = np.random.default_rng(0).permutation(len(TITLES))
+    np.testing.assert_allclose(subject.encode([TITLES[i] for i in order]), known[order], atol=1e-5)
+    np.testing.assert_allclose(subject.encode(TITLES[4:5]), known[4:5], atol=1e-5)
+
+
+def test_unit_length_and_pooling_are_settings(bert):
+    from dataclasses import replace
+
+    def vectors(name, **how):
+        return Encoder.load(bert / name, replace(AS_SAVED, **how), CPU).encode(TITLES)
+
+    raw = vectors("bge", normalise="none")
+    assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-2)
+    np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), library(bert / "bge"), atol=1e-5)
+    np.testing.assert_allclose(vectors("plain", pooling="cls"), raw, atol=1e-5)
+    np.testing.assert_allclose(vectors("plain", pooling="cls", normalise="unit"), library(bert / "bge"), atol=1e-5)
+    np.testing.assert_allclose(vectors("bge", pooling="mean", normalise="none"), library(bert / "plain"), atol=1e-5)
+    assert not np.allclose(vectors("plain", pooling="last"), vectors("plain", pooling="mean"), atol=1e-2)
+
+
+def test_its_attention_cannot_be_set(bert):
+    with pytest.raises(SettingsError, match="encoding_attention to as_trained"):
+        Encoder.load(bert / "bge", Encoding(), CPU)
+
+
+def test_it_is_saved_as_the_library_does(bert, tmp_path):
+    Encoder.load(bert / "bge", place=CPU).save(tmp_path / "again", card="a baseline")
+    np.testing.assert_allclose(library(tmp_path / "again"), library(bert / "bge"), atol=1e-6)
+    assert (tmp_path / "again" / "README.md").read_text() == "a baseline"
+
+
+def test_without_the_library_it_says_what_to_install(bert, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(BackboneError, match="pip install sentence-transformers"):
+        Encoder.load(bert / "bge", place=CPU)

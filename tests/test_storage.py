@@ -1,0 +1,190 @@
+"""Files made by one at a time; a full or closed disk named in words a user can act on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from llm2rec_kit import storage
+from llm2rec_kit.runs import ArtefactError, Run
+
+
+def test_threads_go_one_at_a_time_and_leave_no_file(tmp_path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(50):
+            with storage.alone(tmp_path / ".lock"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(most) == 400
+    assert max(most) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+    import sys
+    from llm2rec_kit.runs import Run
+
+    def build(folder):
+        print("building", flush=True)
+        sys.stdin.readline()
+        (folder / "who").write_text(sys.argv[2])
+
+    Run("r", sys.argv[1]).make("corpus", build, settings={})
+"""
+
+
+def start(tmp_path, who):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(tmp_path), who],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_second_process_waits_for_the_first_and_reuses_what_it_made(tmp_path):
+    first = start(tmp_path, "first")
+    assert first.stdout.readline() == "corpus: making\n"
+    assert first.stdout.readline() == "building\n"
+    second = start(tmp_path, "second")
+    assert "another process is making it" in second.stdout.readline()
+    first.communicate("go\n")
+    said, _ = second.communicate()
+    assert "corpus: reused" in said
+    assert (tmp_path / "r" / "corpus" / "who").read_text() == "first"
+
+
+def test_who_waits_for_a_killed_process_takes_over(tmp_path):
+    first = start(tmp_path, "first")
+    first.stdout.readline()
+    assert first.stdout.readline() == "building\n"
+    second = start(tmp_path, "second")
+    second.stdout.readline()
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    said, _ = second.communicate("go\n")
+    assert "corpus: making" in said
+    assert (tmp_path / "r" / "corpus" / "who").read_text() == "second"
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A function that mounts a tmpfs with these options on an empty folder."""
+    done = []
+
+    def mount(options: str):
+        folder = tmp_path / f"disk{len(done)}"
+        folder.mkdir()
+        if os.geteuid() != 0:
+            pytest.skip("mounting a small disk needs root")
+        asked = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+        if asked.returncode:
+            pytest.skip(f"this machine mounts nothing: {asked.stderr.strip()}")
+        done.append(folder)
+        return folder
+
+    yield mount
+    for folder in done:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_finished_is_lost(mounted):
+    run = Run("r", mounted("size=2m"))
+    run.make("corpus", lambda folder: (folder / "a").write_bytes(b"x" * 1000) and {}, settings={})
+
+    def large(folder):
+        (folder / "b").write_bytes(b"x" * 5_000_000)
+
+    with pytest.raises(
+        ArtefactError, match=r"'csft' of run 'r' could not be written: the disk of .*/r is full \(0 MiB free\)"
+    ):
+        run.make("csft", large, settings={})
+    assert run.require("corpus")
+    assert not run.has("csft")
+    (run.path / ".csft.partial" / "b").unlink()
+    run.make("csft", lambda folder: {}, settings={})
+
+
+def test_a_full_disk_is_seen_through_a_librarys_own_error(mounted):
+    run = Run("r", mounted("size=2m"))
+
+    def through_safetensors(folder):
+        import torch
+        from safetensors.torch import save_file
+
+        save_file({"w": torch.zeros(2_000_000)}, str(folder / "model.safetensors"))
+
+    def through_polars(folder):
+        import polars as pl
+
+        pl.DataFrame({"x": range(2_000_000)}).write_parquet(folder / "x.parquet", compression="uncompressed")
+
+    for build in (through_safetensors, through_polars):
+        with pytest.raises(ArtefactError, match=r"the disk of .* is full"):
+            run.make("csft", build, settings={}, force=True)
+
+
+def test_a_read_only_place_is_named(mounted):
+    disk = mounted("size=1m")
+    run = Run("r", disk)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(ArtefactError, match=r"/r cannot be written to \(Read-only file system\).*--outputs"):
+        run.make("corpus", lambda folder: {}, settings={})
+    with pytest.raises(ArtefactError, match="the folder of run 'new' could not be written"):
+        Run("new", disk)
+    with pytest.raises(OSError, match=r"Nothing can be made: .* cannot be written to"):
+        storage.check_writable(disk / "r")
+
+
+def test_a_limit_on_file_sizes_is_named(tmp_path):
+    code = """
+        import resource, sys
+        from llm2rec_kit.runs import Run
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        Run("r", sys.argv[1]).make("corpus", lambda folder: (folder / "a").write_bytes(b"x" * 200_000) and {}, settings={})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True)
+    assert "may not grow as large as it must (`ulimit -f`" in done.stderr.splitlines()[-1]
+    assert not Run("r", tmp_path).has("corpus")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        PermissionError(errno.EACCES, "Permission denied", "/etc/data.csv"),  # the data's, not the run's
+        PermissionError(errno.EACCES, "connection refused by the sandbox"),
+    ],
+)
+def test_other_errors_stay_what_they_are(tmp_path, error):
+    assert storage.cannot_write(error, tmp_path) == ""
+
+    def build(folder):
+        raise error
+
+    with pytest.raises(type(error)):
+        Run("r", tmp_path).make("corpus", build, settings={})
+
+
+def test_a_place_to_write_is_left_as_it_was(tmp_path):
+    storage.check_writable(tmp_path / "new" / "run")
+    assert list((tmp_path / "new" / "run").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Nothing can be made"):
+        storage.check_writable(tmp_path / "file" / "run")

@@ -1,0 +1,84 @@
+"""What a model writes next: beam search is the library's, the matching and the shares are ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import make_corpus
+
+from llm2rec_kit import backbone
+from llm2rec_kit.settings import CSFT, Backbone
+from llm2rec_kit.training import csft, writing
+from llm2rec_kit.training.samples import prepare
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A model that has learned one sequence by heart."""
+    corpus = make_corpus(users=1, items=6, longest=8, seed=2)
+    model, tokenizer = backbone.make_tiny(
+        corpus.titles, Backbone(hidden=48, layers=2, heads=2, vocabulary=400, device="cpu", dtype="float32")
+    )
+    prepared = prepare(corpus, corpus.targets, tokenizer, CSFT())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
+    for _ in range(120):
+        optimizer.zero_grad()
+        value, n = csft.loss(model.train(), micro)
+        (value / n).backward()
+        optimizer.step()
+    return corpus, model.eval(), tokenizer, prepared
+
+
+def test_a_model_that_knows_the_sequence_writes_it(learned):
+    corpus, model, tokenizer, prepared = learned
+    every = np.arange(len(prepared))[::-1]
+    written = writing.continuations(model, tokenizer, corpus, prepared, every, CSFT(), beams=3)
+    assert written["sample"].to_list() == np.repeat(every, 3).tolist()
+    assert written["rank"].to_list() == [1, 2, 3] * len(every)
+    first = written.filter(rank=1)
+    came = corpus.sequence[prepared.target[every]]
+    titles = np.array(corpus.titles)
+    assert first["next"].mean() > 0.8
+    right = first["next"].to_numpy()
+    assert titles[first["item"].to_numpy()[right] - 1].tolist() == titles[came[right] - 1].tolist()
+    assert (first["written"].to_numpy()[right] == titles[came[right] - 1]).all()
+    scores = written["score"].to_numpy().reshape(-1, 3)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert ((written["item"] == 0) == ~written["written"].is_in(corpus.titles)).all()
+
+
+@torch.no_grad()
+def test_one_beam_is_the_likeliest_token_each_time_whatever_the_batch(learned):
+    corpus, model, tokenizer, prepared = learned
+    every = np.arange(len(prepared))
+    written = writing.continuations(model, tokenizer, corpus, prepared, every, CSFT(), beams=1)
+    for s, text in zip(every, written["written"], strict=True):
+        ids = prepared.alone(s)[0].tolist()
+        for _ in range(int(prepared.answers.lengths.max())):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        new = tokenizer.decode(ids[len(prepared.alone(s)[0]) :])
+        assert text == new.split("\n")[0].split(tokenizer.eos_token)[0].strip()
+
+
+def test_shares_count_histories():
+    written = pl.DataFrame(
+        {
+            "sample": [7, 7, 3, 3, 5, 5],
+            "rank": [1, 2] * 3,
+            "item": [4, 0, 0, 9, 0, 0],
+            "next": [True, False, False, False, False, False],
+        }
+    )
+    assert writing.shares(written) == pytest.approx(
+        {"first_real": 1 / 3, "any_real": 2 / 3, "next_first": 1 / 3, "next_any": 1 / 3}
+    )
+
+
+def test_no_history_is_no_title(learned):
+    corpus, model, tokenizer, prepared = learned
+    written = writing.continuations(model, tokenizer, corpus, prepared, np.array([], dtype=int), CSFT())
+    assert written.is_empty()
+    assert writing.shares(written) == dict.fromkeys(("first_real", "any_real", "next_first", "next_any"), 0.0)
