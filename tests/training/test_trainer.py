@@ -267,14 +267,6 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(
         return made
 
     monkeypatch.setattr(trainer, "_arguments", log_seldom)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
-    try:
-        interrupted(tmp_path, capsys, monkeypatch, how, saved)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def interrupted(tmp_path, capsys, monkeypatch, how, saved):
     whole, history = train(tmp_path / "whole")
     capsys.readouterr()
     with pytest.raises(KeyboardInterrupt):
