@@ -403,11 +403,13 @@ class _Stop(TrainerCallback):
 
     @contextlib.contextmanager
     def listening(self, name: str) -> Iterator[None]:
-        """The first interrupt is noted, the second stops at once. Only where signals can be had: one process, main thread."""
-        if ranks.world() > 1 or threading.current_thread() is not threading.main_thread():
+        """The first interrupt is noted, the second stops at once. Only where signals can be had (one process, main thread)
+        and are wanted: a job in the background ignores them."""
+        before = signal.getsignal(signal.SIGINT)
+        main = threading.current_thread() is threading.main_thread()
+        if ranks.world() > 1 or not main or before is signal.SIG_IGN:
             yield
             return
-        before = signal.getsignal(signal.SIGINT)
 
         def note(*_: Any) -> None:
             self.asked = True

@@ -241,8 +241,24 @@ def raised():
     raise KeyboardInterrupt
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a shell that starts pytest in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_job_in_the_background_goes_on_ignoring_interrupts(tmp_path, interruptible):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, history = train(tmp_path, steps=3, callbacks=[Interrupt(2, stop_button)])
+    assert history[-1]["step"] == 3
+
+
 @pytest.mark.parametrize(("how", "saved"), [(stop_button, 7), (raised, 6)])
-def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, saved):
+def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(
+    tmp_path, capsys, monkeypatch, interruptible, how, saved
+):
     arguments = trainer._arguments
 
     def log_seldom(*args, **kwargs):
@@ -251,14 +267,6 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path,
         return made
 
     monkeypatch.setattr(trainer, "_arguments", log_seldom)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
-    try:
-        interrupted(tmp_path, capsys, monkeypatch, how, saved)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def interrupted(tmp_path, capsys, monkeypatch, how, saved):
     whole, history = train(tmp_path / "whole")
     capsys.readouterr()
     with pytest.raises(KeyboardInterrupt):

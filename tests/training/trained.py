@@ -103,6 +103,6 @@ def start_child(work: Callable, *args, **environment: str) -> multiprocessing.Pr
 
 def ended(child: multiprocessing.Process) -> int:
     """How a child ended: 0 well, 1 with an error, -9 killed."""
-    child.join(120)
+    child.join(900)  # long enough for any machine; a hang must not hang the suite
     assert child.exitcode is not None, "the child hangs"
     return child.exitcode
