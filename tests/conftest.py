@@ -6,6 +6,7 @@ The only conftest: a second one, in a folder below, would be what `from conftest
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """SIGINT as in a terminal, for this process and its children: where a shell or a CI starts pytest in the background,
+    both would ignore it, and a test that interrupts a child would wait for ever."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def test_a_killed_or_interrupted_run_leaves_no_worker_behind(tmp_path, how):
     workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
     process.send_signal(how)
-    process.wait()
+    process.wait(timeout=600)
     _, alive = psutil.wait_procs(workers, timeout=300)
     assert not alive
 

@@ -242,23 +242,20 @@ def raised():
 
 
 @pytest.fixture
-def interruptible():
-    """SIGINT as in a terminal: a shell that starts pytest in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def in_background():
+    """SIGINT ignored, as a shell does for a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_job_in_the_background_goes_on_ignoring_interrupts(tmp_path, interruptible):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def test_a_job_in_the_background_goes_on_ignoring_interrupts(tmp_path, in_background):
     _, history = train(tmp_path, steps=3, callbacks=[Interrupt(2, stop_button)])
     assert history[-1]["step"] == 3
 
 
 @pytest.mark.parametrize(("how", "saved"), [(stop_button, 7), (raised, 6)])
-def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(
-    tmp_path, capsys, monkeypatch, interruptible, how, saved
-):
+def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, saved):
     arguments = trainer._arguments
 
     def log_seldom(*args, **kwargs):
