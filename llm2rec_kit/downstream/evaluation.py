@@ -12,6 +12,7 @@ import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
@@ -239,6 +240,7 @@ def train_many(
     workers = min(settings.workers or os.cpu_count() or 1, max(1, len(jobs)))
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
+    _let_interrupts_end_waits()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=work) as pool:
         try:
             yield from zip(jobs, pool.map(_do, jobs), strict=True)
@@ -247,6 +249,12 @@ def train_many(
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
             raise
+
+
+def _let_interrupts_end_waits() -> None:
+    """polars has the system go on with a wait after SIGINT (its issue 21739): Ctrl-C would do nothing until the next result."""
+    if hasattr(signal, "siginterrupt"):  # not on Windows
+        signal.siginterrupt(signal.SIGINT, True)
 
 
 _WORK: tuple = ()

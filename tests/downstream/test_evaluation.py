@@ -206,13 +206,16 @@ def test_a_killed_or_interrupted_run_leaves_no_worker_behind(tmp_path, how):
     script = tmp_path / "work.py"
     script.write_text(WORKERS.format(tests=str(Path(__file__).parents[1])))
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    process.stdout.readline()
-    workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
-    assert len(workers) == 2
-    process.send_signal(how)
-    process.wait(timeout=600)
-    _, alive = psutil.wait_procs(workers, timeout=300)
-    assert not alive
+    try:
+        process.stdout.readline()
+        workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        process.send_signal(how)
+        process.wait(timeout=300)
+        _, alive = psutil.wait_procs(workers, timeout=300)
+        assert not alive
+    finally:
+        process.kill()
 
 
 def test_ranks_stand_in_the_order_of_the_corpus(corpus):
