@@ -157,6 +157,17 @@ class Run:
         if name in (stages := other.about()["stages"]):
             self.note("stages", {name: stages[name]})
 
+    def adopt(self, other: Run, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = ()) -> bool:
+        """Take `name` from another run where it was made there with the same settings and inputs; whether it was."""
+        if not other.has(name):
+            return False
+        key, made = self._key(settings, inputs), other.manifest(name)
+        if any(made[part] != key[part] for part in key) or other._damaged(name):
+            return False
+        if self._stale(name, key):
+            self.take(other, name)
+        return True
+
     def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
         """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
         key = self._key(settings, inputs)

@@ -1,0 +1,88 @@
+"""Studies: a run inside a finished run, where one thing at a time is changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llm2rec_kit.downstream import comparison
+from llm2rec_kit.reproduction import experiments
+from llm2rec_kit.settings import SettingsError
+
+
+@pytest.fixture(scope="module")
+def study(finished):
+    return experiments.open_study(finished.run, "one")
+
+
+def digests(run, *names):
+    return [run.digest(name) for name in names]
+
+
+def test_a_study_begins_with_the_runs_corpus_backbone_and_settings(finished, study):
+    assert digests(study.run, "corpus", "backbone") == digests(finished.run, "corpus", "backbone")
+    assert study.settings["csft"].save_every == finished.changed["csft.save_every"]
+    assert study.settings["evaluation"].epochs == finished.changed["evaluation.epochs"]
+
+
+def test_what_the_run_has_is_taken_and_not_trained_again(finished, study, monkeypatch):
+    monkeypatch.setattr(experiments, "_train", None)
+    for stage, start in (("csft", "backbone"), ("mntp", "csft"), ("contrastive", "mntp")):
+        assert experiments.train(study, stage, start) == stage
+    assert digests(study.run, *experiments.TRAINED) == digests(finished.run, *experiments.TRAINED)
+
+
+def test_arms_differ_in_what_they_change_alone(study):
+    experiments.train(study, "csft", "backbone")
+    experiments.train(study, "mntp", "csft")
+    warm = experiments.train(study, "contrastive", "mntp", "warm", temperature=0.1)
+    same = experiments.train(study, "contrastive", "mntp", "same", temperature=0.1)
+    other = experiments.train(study, "contrastive", "mntp", "other", temperature=0.2)
+    made = [study.run.manifest(name)["files"]["model.safetensors"] for name in (warm, same, other)]
+    assert made[0] == made[1] != made[2]
+    assert study.run.manifest(warm)["inputs"] == study.run.manifest(other)["inputs"]
+
+
+def test_a_training_may_skip_a_stage(study):
+    """LLM2Vec is MNTP and contrast from the backbone as it came."""
+    name = experiments.train(study, "mntp", "backbone", "llm2vec_mntp")
+    assert study.run.manifest(name)["inputs"]["backbone"] == study.run.digest("backbone")
+
+
+def test_a_share_of_the_steps_scales_the_warm_up_too(study):
+    found = experiments.scaled(study.settings["csft"], 0.5)
+    assert (found.steps, found.warmup_steps) == (5, 1)
+    assert experiments.scaled(study.settings["csft"], 0.01).steps == 1
+    with pytest.raises(ValueError, match=r"found 1\.5"):
+        experiments.scaled(study.settings["csft"], 1.5)
+
+
+def test_evaluations_are_compared_as_a_runs_own(study):
+    for name in ("backbone", "csft"):
+        experiments.embed(study, name)
+    domain = study.corpus.domains[0]
+    names = experiments.evaluate(study, ["backbone", "csft", "id"], recommenders=["SASRec"], seeds=[1], domains=[domain])
+    assert sorted(comparison.table(study.run, names)["embedding"]) == ["backbone", "csft", "id"]
+    found = comparison.compare(study.run, domain, [(("SASRec", "backbone"), ("SASRec", "csft"))], seeds=[1])
+    assert found["verdict"][0] in ("better", "worse", comparison.NOTHING)
+
+
+def test_a_second_call_trains_nothing(study, capsys):
+    experiments.embed(study, "csft")
+    domain = study.corpus.domains[0]
+    for _ in range(2):
+        capsys.readouterr()
+        experiments.evaluate(study, ["csft"], recommenders=["SASRec"], seeds=[1], domains=[domain])
+    assert "0 recommenders to train, 1 reused" in capsys.readouterr().out
+
+
+def test_a_change_of_data_makes_a_corpus_anew(finished):
+    longer = experiments.open_study(finished.run, "longer", data_max_history=20)
+    assert longer.corpus.max_history == 20
+    assert longer.run.digest("backbone") == finished.run.digest("backbone")
+    assert np.array_equal(longer.corpus.sequence, experiments.open_study(finished.run, "one").corpus.sequence)
+
+
+def test_unknown_changes_are_named(finished):
+    with pytest.raises(SettingsError, match="Did you mean 'data_split'"):
+        experiments.open_study(finished.run, "wrong", data_splt="global_time")
