@@ -5,7 +5,8 @@ reaches 105 GFLOP/s a core where oneDNN, in the same torch, reaches 240. Both ar
 as they do between any two orders of summation. On other devices and in other dtypes nothing changes.
 
 oneDNN compiles code for every shape that it meets, at over a millisecond and a megabyte a shape, and batches of titles
-have a new shape nearly every time. So rows are cut into blocks of few sizes, and MKL takes what is left over.
+have a new shape nearly every time. So rows are cut into blocks of few sizes, and what is left over is filled up with zeros to
+one; MKL is kept out of it, because its last bits depend on where in memory a tensor happens to lie.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
     cuts, left = _cuts(len(rows))
     parts = [torch.ops.mkldnn._linear_pointwise(rows[a:b], weight, bias, "none", [], "") for a, b in cuts]
     if left < len(rows):
-        parts.append(F.linear(rows[left:], weight, bias))
+        filled = torch.ops.mkldnn._linear_pointwise(_filled(rows[left:]), weight, bias, "none", [], "")
+        parts.append(filled[: len(rows) - left])
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
     return whole.view(*x.shape[:-1], len(weight))
 
@@ -67,8 +69,15 @@ def _outer(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """(rows, out) and (rows, in) to (out, in), summed over the rows."""
     cuts, left = _cuts(len(x))
     parts = [torch.ops.mkldnn._linear_pointwise(grad[a:b].t(), x[a:b].t(), None, "none", [], "") for a, b in cuts]
-    whole = sum(parts[1:], parts[0]) if parts else grad.new_zeros(grad.shape[1], x.shape[1])
-    return whole.addmm_(grad[left:].t(), x[left:]) if left < len(x) else whole
+    if left < len(x):
+        ends = _filled(grad[left:]).t(), _filled(x[left:]).t()
+        parts.append(torch.ops.mkldnn._linear_pointwise(*ends, None, "none", [], ""))
+    return sum(parts[1:], parts[0])
+
+
+def _filled(rows: torch.Tensor) -> torch.Tensor:
+    """Fewer rows than a small block, with zero rows up to one."""
+    return F.pad(rows, (0, 0, 0, BLOCKS[-1] - len(rows)))
 
 
 def _cuts(rows: int) -> tuple[list[tuple[int, int]], int]:
