@@ -30,7 +30,7 @@ def gradients(net, x, run=lambda net, x: net(x)):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(16,), (5, 16), (3, 7, 16), (0, 16)])
+@pytest.mark.parametrize("shape", [(16,), (5, 16), (3, 7, 16), (64, 16), (1024, 16), (2, 600, 16), (1113, 16), (0, 16)])
 def test_values_and_gradients_are_those_of_torch(bias, shape):
     torch.manual_seed(0)
     net, x = Net(bias), torch.randn(shape)
@@ -60,9 +60,27 @@ def test_other_dtypes_and_frozen_weights_pass_through():
 
 @pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
 def test_the_product_is_onednn_s():
-    net, x = Net(True), torch.randn(4, 16)
+    net, x = Net(True), torch.randn(128, 16)
     with kernels.fast_linears(net), torch.profiler.profile() as seen:
         net(x)
     names = {event.key for event in seen.key_averages()}
     assert "mkldnn::_linear_pointwise" in names
     assert "aten::addmm" not in names
+
+
+@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+def test_few_shapes_are_compiled_whatever_the_batches(monkeypatch):
+    """oneDNN keeps compiled code for every shape: rows of any number must come down to few sizes."""
+    sizes, op = set(), torch.ops.mkldnn._linear_pointwise
+
+    class Counted:
+        def _linear_pointwise(self, x, *rest):
+            sizes.add(len(x))
+            return op(x, *rest)
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Counted())
+    weight = torch.randn(4, 3)
+    for rows in range(1, 4000, 7):
+        kernels._product(torch.randn(rows, 3), weight)
+    assert len(sizes) <= 15 + 3
+    assert all(size % 64 == 0 for size in sizes)
