@@ -16,6 +16,7 @@ point operations a weight and token, 12 L^2 d for the attention of a row of L to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -150,8 +151,7 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
     """One way: loss and gradient of one step's samples, then the timed steps."""
     import torch
 
-    from llm2rec_kit import backbone
-    from llm2rec_kit.runs import peak_memory_mib
+    from llm2rec_kit import backbone, kernels, meter
     from llm2rec_kit.training import attention, csft
 
     if arguments.threads:
@@ -174,12 +174,17 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
         work = plain_work(model, [micro for group in groups for micro in group()])
     if arguments.compile:
         backbone.body(model).compile(dynamic=True)
-    value, checked = backward(model, loss, check())
-    gradient = Path(part["folder"]) / f"{part['way']}{part.get('micro', '')}.npy"
-    np.save(gradient, torch.cat([p.grad.float().flatten() for p in model.parameters()]).cpu().numpy())
     clock = time.process_time if arguments.device == "cpu" else time.perf_counter
-    wall, seconds, loading = timed(model, loss, groups, clock)
-    memory = peak_memory_mib() if arguments.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    with kernels.fast_linears(model) if part["way"] == "shared" else contextlib.nullcontext():  # as `csft.train` does
+        value, checked = backward(model, loss, check())
+        gradient = Path(part["folder"]) / f"{part['way']}{part.get('micro', '')}.npy"
+        np.save(gradient, torch.cat([p.grad.float().flatten() for p in model.parameters()]).cpu().numpy())
+        with meter.PeakMemory() as peak:
+            wall, seconds, loading = timed(model, loss, groups, clock)
+            memory = (
+                peak.read()["peak_memory_mib"] if arguments.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+            )
+        spent = shares(model, loss, check) | {"loading data": loading / seconds} if part["way"] == "shared" else {}
     samples = sum(int(batches.samples.counts[rows].sum()) for rows in chosen)
     return part | {
         "corpus": f"{corpus.facts['source']} data, {len(batches.samples):,} training samples",
@@ -193,7 +198,7 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
         "seconds": seconds,
         "memory_mib": memory,
         "peak": matmul_peak(model, clock),
-        "shares": shares(model, loss, check) | {"loading data": loading / seconds} if part["way"] == "shared" else {},
+        "shares": spent,
         **vars(work),
     }
 
@@ -346,15 +351,17 @@ def attention_work(model: Any, micros: list[dict[str, Any]]) -> float:
     return 12.0 * squares * model.config.hidden_size * model.config.num_hidden_layers
 
 
-def matmul_peak(model: Any, clock: Any) -> float:
+def matmul_peak(model: Any, clock: Any, fast: bool = True) -> float:
     """The fastest matrix product that this machine was seen to do in the model's dtype, FLOP a second of `clock`."""
     import torch
+
+    from llm2rec_kit import kernels
 
     n, best = (2048 if model.device.type == "cpu" else 8192), 0.0
     a, b = (torch.randn(n, n, dtype=model.dtype, device=model.device) for _ in range(2))
     for _ in range(12):
         begun = clock()
-        a @ b
+        kernels.product(a, b) if fast else a @ b
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 2 * n**3 / (clock() - begun))
@@ -368,7 +375,7 @@ def shares(model: Any, loss: Any, check: Any) -> dict[str, float]:
     cuda = model.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
         backward(model, loss, check())
-    kinds = {"matrix products": ("mm", "gemm", "nvjet", "cutlass"), "attention": ("attention", "flash", "flex")}
+    kinds = {"matrix products": ("mm", "gemm", "linear", "nvjet", "cutlass"), "attention": ("attention", "flash", "flex")}
     found = dict.fromkeys(kinds, 0.0) | {"all else": 0.0}
     for event in profiler.key_averages():
         spent = event.self_device_time_total if cuda else event.self_cpu_time_total
@@ -397,24 +404,25 @@ def report_preparation(arguments: argparse.Namespace) -> None:
 
 
 def run_preparation(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[str, Any]:
-    from llm2rec_kit import backbone
-    from llm2rec_kit.runs import peak_memory_mib
+    from llm2rec_kit import backbone, meter
     from llm2rec_kit.training.samples import prepare
 
     corpus = generated(arguments.prepare)
     tokenizer = backbone.train_tokenizer(corpus.titles, CONFIGS[arguments.config]["vocabulary"])
-    before = peak_memory_mib()
-    with tempfile.TemporaryDirectory() as folder:
+    with meter.PeakMemory() as peak:
+        before = peak.read()["peak_memory_mib"]
+    with tempfile.TemporaryDirectory() as folder, meter.PeakMemory() as peak:
         begun = time.perf_counter()
         samples = prepare(
             corpus, corpus.samples("train"), tokenizer, S.CSFT(tokenisation=part["tokenisation"]), Path(folder) / "train"
         )
         seconds = time.perf_counter() - begun
+        memory = peak.read()["peak_memory_mib"]
         disk = sum(p.stat().st_size for p in Path(folder).rglob("*.npy"))
     return {
         "samples": len(samples),
         "seconds": seconds,
-        "memory_mib": peak_memory_mib(),
+        "memory_mib": memory,
         "before_mib": before,
         "disk_mib": disk / 2**20,
         "items": corpus.n_items,

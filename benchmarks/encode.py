@@ -233,7 +233,7 @@ def peak(device: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
         x, w = (torch.randn(s, device=device, dtype=dtype) for s in ((rows, inner), (out, inner)))
         products = {"torch": lambda x=x, w=w: F.linear(x, w)}
         if device == "cpu" and kernels.available():
-            products["oneDNN"] = lambda x=x, w=w: kernels._product(x, w)
+            products["oneDNN"] = lambda x=x, w=w: kernels.blocked(x, w)
         for name, product in products.items():
             with torch.inference_mode():
                 took = min(timed(product, device) for _ in range(12))

@@ -1,11 +1,11 @@
-"""Matrix products of linear layers by oneDNN on a CPU.
+"""Matrix products by oneDNN on a CPU: `product`, and for rows of ever new numbers `blocked` and `outer`.
 
 torch hands a float32 product to MKL, which takes its slower path on processors that are not Intel's: on an AMD EPYC it
 reaches 105 GFLOP/s a core where oneDNN, in the same torch, reaches 240. Both are plain float32; the last bits differ,
 as they do between any two orders of summation. On other devices and in other dtypes nothing changes.
 
 oneDNN compiles code for every shape that it meets, at over a millisecond and a megabyte a shape, and batches of titles
-have a new shape nearly every time. So rows are cut into blocks of few sizes, and what is left over is filled up with zeros to
+have a new shape nearly every time. So there rows are cut into blocks of few sizes, and what is left over is filled up with zeros to
 one; MKL is kept out of it, because its last bits depend on where in memory a tensor happens to lie.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import platform
 from collections.abc import Iterator
 
 import torch
@@ -38,41 +39,57 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
+@functools.cache
 def available() -> bool:
-    """Whether this torch has oneDNN's linear product."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether torch carries oneDNN's linear operator (not public, so looked for) on the hardware that it helps."""
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return there and platform.machine() in ("x86_64", "AMD64")
 
 
-def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    weight = layer.weight
-    plain = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu" and x.numel()
-    if not plain:
-        return F.linear(x, weight, layer.bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Linear.apply(x, weight, layer.bias)
-    return _product(x, weight, layer.bias)
+def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """a (M, K) times b (N, K) transposed, plus `bias` (N,): (M, N), in the dtype of a and b.
+
+    A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products. Callers keep to few.
+    """
+    if available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
+        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return F.linear(a, b, bias)
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """(..., in) and (out, in) to (..., out)."""
+def blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear` of float32 by oneDNN whatever the number of rows: x (..., K), weight (N, K), bias (N,) to (..., N)."""
+    if not _fits(x, weight):
+        return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     cuts, left = _cuts(len(rows))
-    parts = [torch.ops.mkldnn._linear_pointwise(rows[a:b], weight, bias, "none", [], "") for a, b in cuts]
+    parts = [product(rows[a:b], weight, bias) for a, b in cuts]
     if left < len(rows):
-        filled = torch.ops.mkldnn._linear_pointwise(_filled(rows[left:]), weight, bias, "none", [], "")
-        parts.append(filled[: len(rows) - left])
+        parts.append(product(_filled(rows[left:]), weight, bias)[: len(rows) - left])
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
     return whole.view(*x.shape[:-1], len(weight))
 
 
-def _outer(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """(rows, out) and (rows, in) to (out, in), summed over the rows."""
-    cuts, left = _cuts(len(x))
-    parts = [torch.ops.mkldnn._linear_pointwise(grad[a:b].t(), x[a:b].t(), None, "none", [], "") for a, b in cuts]
-    if left < len(x):
-        ends = _filled(grad[left:]).t(), _filled(x[left:]).t()
-        parts.append(torch.ops.mkldnn._linear_pointwise(*ends, None, "none", [], ""))
+def outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a (rows, M) and b (rows, N) to (M, N), summed over the rows, by oneDNN where it is float32."""
+    if not _fits(a, b):
+        return a.T @ b
+    cuts, left = _cuts(len(a))
+    parts = [product(a[i:j].T, b[i:j].T) for i, j in cuts]
+    if left < len(a):
+        parts.append(product(_filled(a[left:]).T, _filled(b[left:]).T))
     return sum(parts[1:], parts[0])
+
+
+def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    same = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    return bool(same and x.numel() and available())
+
+
+def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    weight = layer.weight
+    if _fits(x, weight) and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Linear.apply(x, weight, layer.bias)
+    return blocked(x, weight, layer.bias)
 
 
 def _filled(rows: torch.Tensor) -> torch.Tensor:
@@ -101,16 +118,16 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return blocked(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows, of_x, of_weight, of_bias = grad.reshape(-1, grad.shape[-1]), None, None, None
         if ctx.needs_input_grad[0]:
-            of_x = _product(grad, weight.t())
+            of_x = blocked(grad, weight.T)
         if ctx.needs_input_grad[1]:
-            of_weight = _outer(rows, x.reshape(-1, x.shape[-1]))
+            of_weight = outer(rows, x.reshape(-1, x.shape[-1]))
         if ctx.needs_input_grad[2]:
             of_bias = rows.sum(0)
         return of_x, of_weight, of_bias

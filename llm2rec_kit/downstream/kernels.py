@@ -1,44 +1,23 @@
 """Where a training step spends its time: matrix products, the softmax over the catalogue, the GRU's steps.
 
-On x86 CPUs torch sends float32 products to MKL, which on AMD reaches less than half of what oneDNN does with the same numbers
-in the same precision; oneDNN ships inside torch, so `product` goes to it there. Everywhere else it is plain torch.
+Products go through `kernels.product`; shapes are few here, so nothing is cut into blocks.
 Each function is an autograd Function of its own because that choice has to hold in the backward pass too.
 """
 
 from __future__ import annotations
 
-import platform
-
 import torch
-import torch.nn.functional as F
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from llm2rec_kit.kernels import available, product
 
 LOGITS = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache
 
 
-def _onednn() -> bool:
-    """Whether torch carries oneDNN's linear operator (not public, so looked for) on the hardware that it helps."""
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and platform.machine() in ("x86_64", "AMD64")
-
-
-ONEDNN = _onednn()
-
-
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; without, it is emulated and slower than float32."""
-    return ONEDNN and torch.cpu._is_avx512_bf16_supported()
-
-
-def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """a (M, K) times b (N, K) transposed, plus `bias` (N,): (M, N), in the dtype of a and b.
-
-    A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products. Callers keep to few.
-    """
-    if ONEDNN and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
-        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    return F.linear(a, b, bias)
+    return available() and torch.cpu._is_avx512_bf16_supported()
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

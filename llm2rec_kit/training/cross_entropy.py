@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, kernels
 
 ROWS = 256  # states at a time on a CPU; fewer and the products slow down, more and the block leaves the cache
 ROWS_GPU = 2048
@@ -53,12 +53,12 @@ class _Summed(torch.autograd.Function):
             head = weight.detach().to(dtype)
             for a in range(0, len(labels), rows):
                 x, y = states[a : a + rows].detach().to(dtype), labels[a : a + rows, None]
-                value, error = _block(_wide(x @ head.T), y, cap, own is not None or heads is not None)
+                value, error = _block(_wide(kernels.blocked(x, head)), y, cap, own is not None or heads is not None)
                 total += value
                 if own is not None:
-                    own[a : a + rows] = error.to(dtype) @ head
+                    own[a : a + rows] = kernels.blocked(error.to(dtype), head.T)
                 if heads is not None:
-                    _add_product(heads, error.to(dtype), x)
+                    heads += kernels.outer(error.to(dtype), x)
         ctx.dtypes = states.dtype, weight.dtype
         ctx.gradients = own, heads
         return total
@@ -88,14 +88,6 @@ def _block(logits: torch.Tensor, labels: torch.Tensor, cap: float | None, gradie
         return value, None
     logits.div_(mass).scatter_add_(1, labels, torch.full_like(own, -1))
     return value, logits if squash is None else logits.mul_(squash)
-
-
-def _add_product(total: torch.Tensor, error: torch.Tensor, states: torch.Tensor) -> None:
-    """total += error^T states, in one call where the dtypes are the same."""
-    if error.dtype == total.dtype:
-        total.addmm_(error.T, states)
-    else:
-        total += error.T @ states
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:
