@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.kernels import product
 from llm2rec_kit.downstream.samples import Rows
+from llm2rec_kit.kernels import product
 
 SCORES = 2**20  # scores held at once: 4 MiB of float32, what stays in a core's cache while it is counted
 ROWS = 256  # histories read at once
