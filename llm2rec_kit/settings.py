@@ -255,6 +255,9 @@ class MNTP(Training):
     schedule_epochs: int = setting(0, "epochs over which the decay is planned: 3, about 9,177 steps in [C]; 0: off")
     batch_size: int = setting(32, "titles a step [P 4.1.3]")
     learning_rate: float = setting(5e-5, "peak learning rate of AdamW [C, by default]")
+    tuning: str = setting(
+        "full", "full: every weight [C]; lora: low-rank adapters, merged on saving [P 4.1.3, as LLM2Vec]", ("full", "lora")
+    )
     rate: float = setting(0.2, "share of tokens to predict [P 3.3.1]")
     replacement: str = setting(
         "80_10_10", "80_10_10 (mask, random, kept) [C] or mask: always the mask token", ("80_10_10", "mask")
