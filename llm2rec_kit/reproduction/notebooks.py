@@ -28,6 +28,7 @@ from llm2rec_kit.reproduction.progress import Progress
 from llm2rec_kit.runs import Run, check_name, outputs_folder, project_root
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
+CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
 COMMON = {"run": str, "outputs": str, "force": bool}
 
 
@@ -98,6 +99,18 @@ def profiles() -> list[str]:
 
 def load_profile(name: str) -> dict[str, Any]:
     """The parameters that a profile sets: one of `profiles()`, or a path to a YAML file of the same form."""
+    return {k: v for k, v in _read_profile(name).items() if k != CHOSEN}
+
+
+def profile_notebooks(name: str) -> list[str]:
+    """Numbers of the notebooks that a profile runs unless told otherwise; empty: all of them."""
+    numbers = _read_profile(name).get(CHOSEN, [])
+    if not isinstance(numbers, list) or not all(isinstance(n, str) for n in numbers):
+        raise S.SettingsError(f"Profile {name!r}: {CHOSEN} takes a list of texts, such as ['01', '02']; found {numbers!r}.")
+    return numbers
+
+
+def _read_profile(name: str) -> dict[str, Any]:
     own = resources.files(__package__).joinpath("profiles", f"{name}.yaml")
     if own.is_file():
         text = own.read_text()
@@ -178,7 +191,7 @@ def reproduce(
     outputs: str = "",
     root: Path | None = None,
 ) -> Run:
-    """Run the series (or `only` some numbers of it, or from number `start` on) with a profile; returns the run.
+    """Run the notebooks of a profile (or `only` some numbers, or from number `start` on); returns the run.
 
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
     NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
@@ -226,7 +239,7 @@ def prepared(
             values[name] = str(Path(values[name]).expanduser().resolve())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
-    chosen = _chosen(books, only or [], start)
+    chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     if look:
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen

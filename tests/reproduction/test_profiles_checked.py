@@ -25,7 +25,8 @@ def test_a_profile_passes_its_own_check(name):
     values = notebooks.load_profile(name)
     notebooks.check(values, known())
     # papermill -f reads it with plain YAML: the same values, so no 1e-3 that YAML takes for text
-    assert values == yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    plain = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    assert values == {k: v for k, v in plain.items() if k != notebooks.CHOSEN}
 
 
 @pytest.mark.parametrize("name", notebooks.profiles())
@@ -115,3 +116,19 @@ def test_paper_is_the_paper_where_the_settings_say_so():
                 and p.name not in ("backbone_name", "evaluation_embeddings")
             ):
                 assert values[p.name] == p.default, p.name
+
+
+def test_a_profile_says_which_notebooks_it_runs(tmp_path):
+    """A choice of the caller comes first; from a number on means all from there."""
+    text = 'notebooks: ["01", "03"]\nrun: mine\n'
+    name = str(written(tmp_path, text))
+    assert notebooks.load_profile(name) == {"run": "mine"}
+
+    def run(**asked):
+        return [book.name[:2] for book in notebooks.prepared(name, look=False, **asked)[1]]
+
+    assert run() == ["01", "03"]
+    assert run(only=["02"]) == ["02"]
+    assert run(start="04") == [book.name[:2] for book in notebooks.series()][3:]
+    with pytest.raises(S.SettingsError, match="takes a list of texts"):
+        notebooks.profile_notebooks(str(written(tmp_path, "notebooks: 3\n")))
