@@ -5,7 +5,7 @@ Weights are kept for the first seed of a run; the rest of an item table, the fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,8 +70,7 @@ def load(
 
     Raises ValueError where the run kept none.
     """
-    stem = f"evaluation/{domain}/{recommender}-{embedding}-seed"
-    kept = [n for n in run.names(f"evaluation/{domain}") if n.startswith(stem) and _weights(run, n).is_file()]
+    kept = _kept(run, domain, recommender, embedding)
     if not kept:
         raise ValueError(
             f"{run} kept no weights of {recommender} over {embedding!r} in {domain!r}. Run "
@@ -86,6 +85,41 @@ def load(
     both.load_state_dict(load_file(_weights(run, kept[0])))
     both.eval()
     return Trained(corpus, both[0], both[1], f"{recommender} over {embedding}")
+
+
+def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> bool:
+    """Whether the run kept this recommender's weights in every domain of the corpus."""
+    return all(_kept(run, domain, recommender, embedding) for domain in corpus.domains)
+
+
+def across_domains(
+    run: Run, corpus: Corpus, recommender: str, embedding: str, k: int = 10
+) -> Callable[[Sequence[int]], np.ndarray]:
+    """A function from a history of the corpus's item ids, all of one domain, to the k best items that it does not hold.
+
+    The recommender of each domain is read when first asked. Raises ValueError as `load` does.
+    """
+    domain_of = corpus.items["domain"].to_list()
+    stage = item_table.parse(embedding)[0]
+    tables = {stage: np.load(run.require(f"embeddings/{stage}").with_suffix(".npy"))} if stage else {}
+    loaded: dict[str, tuple[Trained, np.ndarray]] = {}
+
+    def recommend(history: Sequence[int]) -> np.ndarray:
+        domain = domain_of[int(history[-1]) - 1]
+        if domain not in loaded:
+            part = corpus.select([domain])
+            loaded[domain] = load(run, domain, recommender, embedding, part, tables), part[1]
+        model, ids = loaded[domain]
+        best = model.top(np.searchsorted(ids, np.asarray(history)), k, exclude_seen=True)
+        return ids[best["item"].to_numpy()]
+
+    return recommend
+
+
+def _kept(run: Run, domain: str, recommender: str, embedding: str) -> list[str]:
+    """The evaluations whose weights were kept."""
+    stem = f"evaluation/{domain}/{recommender}-{embedding}-seed"
+    return [n for n in run.names(f"evaluation/{domain}") if n.startswith(stem) and _weights(run, n).is_file()]
 
 
 def _weights(run: Run, name: str):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_corpus
 
+from llm2rec_kit.corpus import mix
 from llm2rec_kit.downstream import adapter, evaluation, panel, pretrained, trained
 from llm2rec_kit.downstream.item_table import ItemTable
 from llm2rec_kit.runs import Run
@@ -53,6 +54,28 @@ def test_read_back_it_ranks_as_it_did(kept, row):
         scores = model.scores(history)
         close = np.isclose(scores, scores[truth - 1], rtol=1e-5, atol=1e-6)
         assert (scores > scores[truth - 1]).sum() - close.sum() <= rank <= (scores >= scores[truth - 1]).sum() + close.sum()
+
+
+def test_a_mixed_corpus_is_answered_in_its_own_ids(kept):
+    """The toy domain's items come second in the mix: every id is 16 higher, the recommendations are the same items."""
+    run, part, tables, _ = kept
+    other = make_corpus(users=5)
+    first = replace(
+        other,
+        items=other.items.with_columns(domain=pl.lit("other"), source_id="o" + pl.col("source_id")),
+        users=other.users.with_columns(domain=pl.lit("other"), source_id="o" + pl.col("source_id")),
+        facts={"source": "hand-made", "train_domains": ["other"]},
+    )
+    both = mix([first, part[0]])
+    table = np.concatenate([np.zeros((17, 6)), tables["raw"][1:]]).astype(np.float32)
+    run.make("embeddings/raw", lambda folder: np.save(folder / "raw.npy", table), settings={}, quiet=True)
+    recommend = trained.across_domains(run, both, "SASRec", "raw", k=4)
+    history = part[0].history(part[0].samples("test")[0])
+    alone = trained.load(run, "toy", "SASRec", "raw", part, tables).top(history, 4, exclude_seen=True)
+    assert recommend(history + 16).tolist() == (alone["item"] + 16).to_list()
+    assert trained.has_weights(run, part[0], "SASRec", "raw")
+    assert not trained.has_weights(run, both, "SASRec", "raw")
+    assert not trained.has_weights(run, part[0], "SASRec", "csft")
 
 
 def test_the_top_of_a_history(kept):
