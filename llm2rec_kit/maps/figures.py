@@ -52,57 +52,6 @@ def _caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color="#444444")
 
 
-def stage_maps(maps: pl.DataFrame, items: pl.DataFrame, quality: dict[str, Any], *, colour: str = "domain") -> Figure:
-    """A panel a stage in the aligned frame, items coloured by a column of `items` (text: its seven largest values).
-
-    `maps` is maps.parquet, `quality` the record of `projection.write`.
-    """
-    stages = maps["stage"].unique(maintain_order=True).to_list()
-    trust = {row["stage"]: row for row in quality["stages"]}
-    figure, axes = _figure(len(stages), height=3.6, sharex=True, sharey=True)
-    values = items.select("item", colour)
-    for ax, stage in zip(axes[0], stages, strict=True):
-        part = maps.filter(pl.col("stage") == stage).join(
-            values.with_columns(pl.col("item").cast(maps["item"].dtype)), on="item"
-        )
-        drawn = scatter(ax, part, colour, values[colour])
-        ax.set(
-            title=f"{stage}: {trust[stage]['kept_aligned']:.0%} of neighbours kept", xlabel="UMAP 1", xticks=[], yticks=[]
-        )
-    axes[0, 0].set_ylabel("UMAP 2")
-    if isinstance(drawn, list):
-        figure.legend(handles=drawn, loc="outside upper center", ncols=min(4, len(drawn)), markerscale=3)
-    else:
-        figure.colorbar(drawn, ax=axes, label=f"{colour}, log scale" if values[colour].min() >= 0 else colour, shrink=0.8)
-    _caption(
-        figure,
-        f"{quality['items']:,} of {quality['of']:,} items, all stages in one aligned frame. Kept: share of each item's "
-        f"{quality['neighbours']} nearest in the space that are among its {quality['neighbours']} nearest on the page.",
-    )
-    return figure
-
-
-def scatter(ax: Any, part: pl.DataFrame, colour: str, values: pl.Series) -> Any:
-    """Draw items in the aligned frame: a list of handles for a text column, one mappable for a number."""
-    xy = part.select("aligned_x", "aligned_y").to_numpy()
-    size = float(np.clip(4000 / max(len(xy), 1), 1.5, 18))
-    if part[colour].dtype.is_numeric():
-        shade = np.log1p(part[colour].to_numpy())
-        order = np.argsort(shade, kind="stable")
-        return ax.scatter(*xy[order].T, c=shade[order], s=size, cmap="viridis", linewidths=0, rasterized=True)
-    largest = values.value_counts(sort=True)[colour].to_list()
-    largest = sorted(largest[:7], key=str) if len(largest) > 1 else largest
-    kinds = part[colour].to_list()
-    handles = []
-    for name, paint in [(None, OTHER), *zip(largest, PALETTE, strict=False)]:
-        chosen = np.array([k not in largest if name is None else k == name for k in kinds])
-        if chosen.any() or name is not None:
-            handles.append(
-                ax.scatter(*xy[chosen].T, color=paint, s=size, linewidths=0, label=name or "other", rasterized=True)
-            )
-    return handles
-
-
 def loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     """Training and validation loss along the steps; further validation numbers get a panel each."""
     extra = sorted({k for row in history for k in row if k.startswith("validation_") and k != "validation_loss"})
@@ -154,54 +103,6 @@ def similarity_histogram(tables: dict[str, np.ndarray], together: np.ndarray, at
     _caption(
         figure, f"{len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines."
     )
-    return figure
-
-
-def results_bars(table: pl.DataFrame, metric: str, *, title: str) -> Figure:
-    """Mean of `metric` by embedding with its std over seeds; a row a domain, a panel a recommender; lines for the baselines."""
-    names = [
-        r
-        for r in table["recommender"].unique(maintain_order=True)
-        if table.filter(recommender=r)["seeds"].max() > 1 or r in ("SASRec", "GRU4Rec")
-    ]
-    domains = table["domain"].unique(maintain_order=True).to_list()
-    figure, axes = _figure(max(1, len(names)), len(domains), height=2.8, width=4.2, sharey="row")
-    for line, domain in zip(axes, domains, strict=True):
-        here = table.filter(domain=domain)
-        for ax, name in zip(line, names, strict=True):
-            rows = here.filter(recommender=name)
-            ax.bar(
-                rows["embedding"],
-                rows[f"{metric} mean"],
-                yerr=rows[f"{metric} std"],
-                capsize=3,
-                color=[PALETTE[1] if e == "id" else PALETTE[0] for e in rows["embedding"]],
-            )
-            for reference, dash in (("popularity", ":"), ("oracle", "--")):
-                if len(row := here.filter(recommender=reference)):
-                    ax.axhline(row[f"{metric} mean"][0], color="#444444", linestyle=dash, linewidth=1, label=reference)
-            ax.set(title=f"{name}, {domain}")
-        line[0].set_ylabel(metric)
-    axes[0, 0].legend(fontsize=7)
-    figure.suptitle(title, fontsize=11)
-    _caption(figure, "bars: mean over seeds, whiskers: standard deviation over seeds")
-    return figure
-
-
-def validation_curves(curves: list[dict[str, Any]], *, metric: str) -> Figure:
-    """Validation metric along the epochs, a panel a (domain, recommender), a line a seed, coloured by embedding."""
-    panels = list(dict.fromkeys((c["domain"], c["recommender"]) for c in curves))
-    embeddings = list(dict.fromkeys(c["embedding"] for c in curves))
-    figure, axes = _figure(max(1, len(panels)), height=2.8)
-    for ax, (domain, recommender) in zip(axes[0], panels, strict=True):
-        for c in curves:
-            if (c["domain"], c["recommender"]) == (domain, recommender):
-                at = embeddings.index(c["embedding"])
-                label = c["embedding"] if c["seed"] == min(x["seed"] for x in curves) else None
-                ax.plot(*zip(*c["curve"], strict=True), color=PALETTE[at % len(PALETTE)], linewidth=1, label=label)
-        ax.set(title=f"{recommender}, {domain}", xlabel="epoch")
-    axes[0, 0].set_ylabel(f"validation {metric}")
-    axes[0, 0].legend(fontsize=7)
     return figure
 
 

@@ -148,7 +148,7 @@ def overlap_matrix(atlas: Atlas) -> Figure:
         for i, j in np.ndindex(*values.shape):
             ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="white" if values[i, j] < 0.6 else "black")
         ticks = range(len(values))
-        ax.set_xticks(ticks, atlas.stages)
+        ax.set_xticks(ticks, atlas.stages, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(ticks, atlas.stages)
         ax.tick_params(length=0)
         ax.set_title(f"neighbours in common, of the {atlas.quality['neighbours']} nearest")
