@@ -19,12 +19,12 @@ import numpy as np
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction.study import Study, open_study
+from llm2rec_kit.reproduction.study import Study, backbone_changes, open_study
 
 if TYPE_CHECKING:
     from llm2rec_kit.encoder import Encoder
 
-__all__ = ["Study", "embed", "evaluate", "load_encoder", "open_study", "scaled", "texts", "train"]
+__all__ = ["Study", "backbone_changes", "embed", "evaluate", "load_encoder", "open_study", "scaled", "texts", "train"]
 
 TRAINED = ("csft", "mntp", "contrastive")
 RAW = "raw"  # what a run calls the table of its backbone

@@ -47,11 +47,11 @@ def settings_of(run: Run) -> dict[str, S.Stage]:
     return found
 
 
-def open_study(base: Run, name: str, **changes: Any) -> Study:
+def open_study(base: Run, name: str, *, force: bool = False, **changes: Any) -> Study:
     """The study `name` of a run that went through notebooks 01 to 04; `changes` (flat names, as `data_split`) hold for all of it.
 
     With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
-    SettingsError for an unknown or unfit change.
+    SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
     """
     settings = settings_of(base)
     _known(changes, settings)
@@ -61,6 +61,8 @@ def open_study(base: Run, name: str, **changes: Any) -> Study:
     folder = base.path / FOLDER
     (folder / ".store").mkdir(parents=True, exist_ok=True)
     study = Study(Run(name, folder), base, settings)
+    for made in study.run.artefacts() if force else ():
+        study.run.forget(made)
     if any(k.startswith("data_") for k in changes):
         _make_corpus(study)
     else:
@@ -70,6 +72,18 @@ def open_study(base: Run, name: str, **changes: Any) -> Study:
     else:
         _take(study.run, base, "backbone")
     return study
+
+
+def backbone_changes(name: str) -> dict[str, Any]:
+    """What `open_study` takes for a backbone by name: `tiny-<width>`, or a hub name or folder.
+
+    >>> backbone_changes("tiny-96"), backbone_changes("Qwen/Qwen2-1.5B")
+    ({'backbone_name': 'tiny', 'backbone_hidden': 96}, {'backbone_name': 'Qwen/Qwen2-1.5B'})
+    """
+    kind, _, width = name.partition("-")
+    if kind == "tiny" and width.isdigit():
+        return {"backbone_name": kind, "backbone_hidden": int(width)}
+    return {"backbone_name": name}
 
 
 def _make_corpus(study: Study) -> None:
