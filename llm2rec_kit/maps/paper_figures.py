@@ -57,17 +57,14 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
     """
     figure, axes = _figure(2, height=3.2, width=4.2)
     for ax, (title, part) in zip(axes[0], (("ours", ours), ("paper: 9,517 titles, one A40", printed)), strict=True):
-        for k, row in enumerate(part.sort("seconds").iter_rows(named=True)):
-            ax.plot(row["seconds"], row[metric], "o", color=PALETTE[k % len(PALETTE)])
+        for k, row in enumerate(part.sort(metric).iter_rows(named=True)):
+            at, side = (row["seconds"], row[metric]), ("left", 6) if k % 2 == 0 else ("right", -6)
+            ax.plot(*at, "o", color=PALETTE[k % len(PALETTE)])
             ax.annotate(
-                row["model"],
-                (row["seconds"], row[metric]),
-                xytext=(5, 4 - 9 * (k % 2)),
-                textcoords="offset points",
-                fontsize=8,
+                row["model"], at, xytext=(side[1], 0), textcoords="offset points", fontsize=8, ha=side[0], va="center"
             )
         ax.set(title=title, xscale="log", xlabel="seconds for the catalogue, log scale", ylabel=metric)
-        ax.margins(x=0.3, y=0.15)
+        ax.margins(x=0.5, y=0.15)
         ax.grid(color="#EEEEEE")
     _caption(
         figure,
@@ -77,18 +74,21 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
 
 
 def directions(found: pl.DataFrame) -> Figure:
-    """Our difference of every printed comparison (`directions.beside`), a panel a domain kind, marked by how it agrees."""
-    kinds = found["where"].unique(maintain_order=True).to_list()
+    """Our difference of every printed comparison (`directions.beside`), a panel a domain, marked by how it agrees.
+
+    `found` has table and domain (with its kind) besides.
+    """
+    domains = found["domain"].unique(maintain_order=True).to_list()
     rows = [(r, f"{r['table']}, {r['recommender']}: {r['before']} to {r['after']}") for r in found.iter_rows(named=True)]
     labels = list(dict.fromkeys(label for _, label in rows))
-    figure, axes = _figure(len(kinds), height=0.22 * len(labels) + 1.5, width=4.6, sharey=True)
-    for ax, kind in zip(axes[0], kinds, strict=True):
+    figure, axes = _figure(len(domains), height=0.22 * len(labels) + 1.5, width=4.6, sharey=True)
+    for ax, domain in zip(axes[0], domains, strict=True):
         for row, label in rows:
-            if row["where"] == kind:
+            if row["domain"] == domain:
                 _difference(ax, row, -labels.index(label))
         ax.axvline(0, color="#444444", linewidth=0.8)
         ax.set(
-            title=kind, xlabel="our difference in the metric, after minus before", yticks=[-k for k in range(len(labels))]
+            title=domain, xlabel="our difference in the metric, after minus before", yticks=[-k for k in range(len(labels))]
         )
         ax.set_yticklabels(labels, fontsize=8)
         ax.grid(axis="x", color="#EEEEEE")

@@ -84,35 +84,29 @@ def agreement(way: str, verdict: str) -> str:
     return SAME if (way == "higher") == (verdict == "better") else OTHER
 
 
-def beside(
-    verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str], recommender: str | None = None
-) -> pl.DataFrame:
-    """Our verdicts (a row a pair, from `comparison.compare`) that have a printed pair, with it and how the two agree.
+def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str]) -> pl.DataFrame:
+    """Our verdicts (`comparison.compare`), each with what the paper prints of it and how the two agree; null where it does not.
 
-    `names` are the paper's names of our embeddings (several may have one name). The printed pair is that of `table`, of
-    `where` (in-domain or out-of-domain) and of the verdict's recommender, or of `recommender`.
+    `names` are the paper's names of our embeddings; several may have one name. The printed pair is that of `table` and `where`
+    (in-domain or out-of-domain) with the verdict's recommender.
     """
-    known = {
-        (r["recommender"], r["before"], r["after"]): r
-        for r in printed().filter(table=table, where=where).iter_rows(named=True)
-    }
+    known = printed().filter(table=table, where=where)
+    pairs = {(r["recommender"], r["before"], r["after"]): r for r in known.iter_rows(named=True)}
     rows = []
     for v in verdicts.iter_rows(named=True):
         pair = names.get(v["before"]), names.get(v["after"])
-        there = known.get((recommender or v["recommender"], *pair))
-        if there:
-            rows.append(
-                {"table": table, "where": where, "recommender": v["recommender"], "before": v["before"], "after": v["after"]}
-                | {
-                    "paper": f"{pair[0]} to {pair[1]}: {there['percent']:+.1f}%, higher in {there['higher in']} of {there['data sets']}"
-                }
-                | {k: v[k] for k in ("metric", "difference", "low", "high", "p_holm", "verdict")}
-                | {"agreement": agreement(there["paper"], v["verdict"])}
-            )
-    return pl.DataFrame(rows)
+        there = pairs.get((v["recommender"], *pair))
+        said = (
+            f"{pair[0]} to {pair[1]}: {there['percent']:+.1f}%, higher in {there['higher in']} of {there['data sets']}"
+            if there
+            else None
+        )
+        rows.append({"paper": said, "agreement": agreement(there["paper"], v["verdict"]) if there else None})
+    told = pl.DataFrame(rows, schema={"paper": pl.String, "agreement": pl.String})
+    return pl.concat([verdicts, told], how="horizontal")
 
 
 def tally(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
-    """How many comparisons agree in which way."""
-    found = [a for f in frames if len(f) for a in f["agreement"]]
+    """How many printed comparisons agree in which way."""
+    found = [a for f in frames for a in f["agreement"]]
     return {name: found.count(name) for name in (SAME, OTHER, NOTHING, OPEN)}
