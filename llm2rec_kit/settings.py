@@ -427,12 +427,12 @@ class Tables(Stage):
         "Table 3: rivals that are trained here, with the run's steps of stage 2",
         ("LLM2Vec", "LLMEmb"),
     )
-    encoders: list = setting([], "Table 3: further encoders by hub name or folder, as BAAI/bge-large-en-v1.5 [P A.2]")
+    encoders: list = setting([], "Table 3: further encoders by hub name or folder, as BAAI/bge-large-en-v1.5 [O]")
     normalised: bool = setting(True, "Table 3: every row a second time over embeddings of unit length [C, baselines]")
     cells: list = setting(["raw", "contrastive"], "Table 4: stages read under both masks and both poolings [O]")
     attribute_drop: float = setting(0.4, "LLMEmb: share of an item's attributes that a view lacks [its released script]")
     backbones: list = setting(
-        ["tiny-96", "tiny-192"], "Figure 4: tiny of a width, or a hub name or folder (Qwen/Qwen2-1.5B [P])"
+        ["tiny-96", "tiny-192"], "Figure 4: tiny of a width [O], or a hub name or folder, as Qwen/Qwen2-1.5B"
     )
     share: float = setting(1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]")
 
