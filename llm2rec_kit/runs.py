@@ -176,6 +176,17 @@ class Run:
         shared = self._shared_path(name, key)
         return not (shared and self._fetch(shared, name))
 
+    def forget(self, name: str) -> None:
+        """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds."""
+        made = self.manifest(name)
+        if shared := self._shared_path(name, {part: made[part] for part in ("settings", "inputs")}):
+            shutil.rmtree(shared, ignore_errors=True)
+        self._manifest_path(name).unlink()
+        if "/" not in name:
+            shutil.rmtree(self.path_of(name))
+        for file in made["files"] if "/" in name else ():
+            (self.path_of(name).parent / file).unlink(missing_ok=True)
+
     def require(self, name: str) -> Path:
         """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
         self.manifest(name)

@@ -415,7 +415,32 @@ class Maps(Stage):
     seed: int = setting(42, "UMAP's random_state: same seed, same map [O]")
 
 
-STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps)
+@dataclass(frozen=True, kw_only=True)
+class Tables(Stage):
+    """Notebook 06: what is trained for the paper's tables besides what the run has."""
+
+    prefix: ClassVar[str] = "tables"
+
+    recommenders: list = setting(
+        ["SASRec", "GRU4Rec"], "Table 3's; the other tables take the first, SASRec [P]", ("SASRec", "GRU4Rec")
+    )
+    seeds: list = setting([2024, 2025, 2026], "one training a seed; those of the run are not trained again [C]")
+    models: list = setting(
+        ["LLM2Vec", "LLMEmb"],
+        "Table 3: rivals that are trained here, with the run's steps of stage 2",
+        ("LLM2Vec", "LLMEmb"),
+    )
+    encoders: list = setting([], "Table 3: further encoders by hub name or folder, as BAAI/bge-large-en-v1.5 [O]")
+    normalised: bool = setting(True, "Table 3: every row a second time over embeddings of unit length [C, baselines]")
+    cells: list = setting(["raw", "contrastive"], "Table 4: stages read under both masks and both poolings [O]")
+    attribute_drop: float = setting(0.4, "LLMEmb: share of an item's attributes that a view lacks [its released script]")
+    backbones: list = setting(
+        ["tiny-96", "tiny-192"], "Figure 4: tiny of a width [O], or a hub name or folder, as Qwen/Qwen2-1.5B"
+    )
+    share: float = setting(1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]")
+
+
+STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps, Tables)
 
 
 def choices_of(name: str) -> tuple:

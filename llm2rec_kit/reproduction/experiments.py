@@ -12,85 +12,55 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.reproduction.study import Study, backbone_changes, open_study
+
+if TYPE_CHECKING:
+    from llm2rec_kit.encoder import Encoder
+
+__all__ = ["Study", "backbone_changes", "embed", "evaluate", "load_encoder", "open_study", "scaled", "texts", "train"]
 
 TRAINED = ("csft", "mntp", "contrastive")
-FOLDER = "experiments"
+RAW = "raw"  # what a run calls the table of its backbone
 
 
-@dataclass(frozen=True)
-class Study:
-    """A run inside `base`, and the settings of its stages by prefix: the base's, but for what the study as a whole changes."""
-
-    run: Run
-    base: Run
-    settings: dict[str, S.Stage]
-
-    @property
-    def corpus(self) -> Corpus:
-        """The study's corpus."""
-        return Corpus.load(self.run.require("corpus"))
-
-    @property
-    def where(self) -> dict[str, str]:
-        """Where trainings compute: it counts as one of their settings."""
-        return {name: getattr(self.settings["backbone"], name) for name in ("device", "dtype")}
-
-
-def settings_of(run: Run) -> dict[str, S.Stage]:
-    """The settings that each stage of a finished run had, by prefix. Raises ArtefactError naming a stage that did not run."""
-    found: dict[str, S.Stage] = {}
-    for stage in S.STAGES:
-        name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
-        if stage.prefix == "evaluation":
-            name = _one_training(run)
-        if stage.prefix != "maps":
-            known = {f.name for f in dataclasses.fields(stage)}
-            kept = run.manifest(name)["settings"]
-            found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
-    return found
-
-
-def open_study(base: Run, name: str, **changes: Any) -> Study:
-    """The study `name` of a run that went through notebooks 01 to 04; `changes` (flat names, as `data_split`) hold for all of it.
-
-    With a change of `data_...` the corpus is made anew from the source. Raises SettingsError for an unknown or unfit change.
-    """
-    settings = settings_of(base)
-    _known(changes, settings)
-    for prefix, stage in settings.items():
-        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
-        settings[prefix] = dataclasses.replace(stage, **own)
-    folder = base.path / FOLDER
-    (folder / ".store").mkdir(parents=True, exist_ok=True)
-    study = Study(Run(name, folder), base, settings)
-    if any(k.startswith("data_") for k in changes):
-        _make_corpus(study)
-    else:
-        _take(study.run, base, "corpus")
-    _take(study.run, base, "backbone")
-    return study
-
-
-def train(study: Study, stage: str, start: str, name: str = "", *, share: float = 1.0, **changes: Any) -> str:
+def train(
+    study: Study,
+    stage: str,
+    start: str,
+    name: str = "",
+    *,
+    share: float = 1.0,
+    domains: Sequence[str] = (),
+    text: str = "title",
+    **changes: Any,
+) -> str:
     """Train `stage` (csft, mntp or contrastive) from artefact `start` of the study; returns the name of the new artefact.
 
     `name` is `stage` unless given. `changes` are settings of that stage without prefix; `share` scales its steps and warm-up.
+    `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts items by
+    their attributes (`training.attributes`).
     """
     name = name or stage
     settings = scaled(dataclasses.replace(study.settings[stage], **changes), share)
-    key, inputs = settings.as_dict() | study.where, ["corpus", start]
+    other = ({"domains": list(domains)} if domains else {}) | ({"text": text} if text != "title" else {})
+    key, inputs = settings.as_dict() | study.where | other, ["corpus", start]
     if name == stage and study.run.adopt(study.base, name, settings=key, inputs=inputs):
         return name
-    study.run.make(name, lambda folder: _train(study, stage, start, settings, folder), settings=key, inputs=inputs)
+    corpus = study.corpus
+    if domains:
+        corpus = dataclasses.replace(corpus, facts=corpus.facts | {"train_domains": list(domains)})
+
+    def build(folder: Path) -> dict[str, Any]:
+        return _train(study, corpus, stage, text, start, settings, folder)
+
+    study.run.make(name, build, settings=key, inputs=inputs)
     return name
 
 
@@ -102,28 +72,47 @@ def scaled(settings: S.Stage, share: float) -> S.Stage:
     return settings if share == 1 else dataclasses.replace(settings, steps=steps, warmup_steps=warmup)
 
 
-def embed(study: Study, start: str, name: str = "", **changes: Any) -> str:
-    """Encode the study's titles with artefact `start`, or with an encoder by hub name or folder; returns the table's name.
+def embed(study: Study, start: str, name: str = "", *, text: str = "title", **changes: Any) -> str:
+    """Encode the study's items with artefact `start`, or with an encoder by hub name or folder; returns the table's name.
 
-    `changes` are settings of the encoding without prefix. The table is `embeddings/<name>` (`start` unless given).
+    `changes` are settings of the encoding without prefix. The table is `embeddings/<name>` (`start` unless given, without
+    dots), and taken from the run around the study where that has the very same: the run's table of the backbone is `raw`.
+    `text` "attributes" encodes the items' attributes instead of their titles.
     """
     from llm2rec_kit import geometry
-    from llm2rec_kit.encoder import AS_SAVED, Encoder
 
     own = study.run.has(start)
-    name = name or start.rstrip("/").split("/")[-1]
-    how = dataclasses.replace(study.settings["encoding"] if own else AS_SAVED, **changes)
+    name = name or start.rstrip("/").split("/")[-1].replace(".", "_")  # a dot would begin a file's suffix
+    how = _encoding(study, start, changes)
 
     def build(folder: Path) -> dict[str, Any]:
-        encoder = Encoder.load(study.run.require(start) if own else start, how, study.settings["backbone"])
-        table = encoder.table(study.corpus.titles, out=folder / f"{name}.npy", progress=True)
+        encoder = load_encoder(study, start, **changes)
+        table = encoder.table(texts(study, text), out=folder / f"{name}.npy", progress=True)
         rank = geometry.effective_rank(table[1:])
         return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": encoder.dim, "effective_rank": rank}
 
-    plain = {k: v for k, v in how.as_dict().items() if k not in ("variants", "baselines", "batch_tokens")}
-    inputs = ["corpus", start] if own else ["corpus"]
-    study.run.make(f"embeddings/{name}", build, settings=plain | study.where | {"encoder": start}, inputs=inputs, quiet=True)
+    key = {k: v for k, v in how.as_dict().items() if k not in ("variants", "baselines", "batch_tokens")} | study.where
+    key |= {"encoder": RAW if start == "backbone" else start} | ({"text": text} if text != "title" else {})
+    same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
+    if not study.run.adopt(study.base, f"embeddings/{name}", **same):
+        study.run.make(f"embeddings/{name}", build, quiet=True, **same)
     return name
+
+
+def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
+    """The encoder with which `embed` encodes: artefact `start` of the study, or an encoder by hub name or folder."""
+    from llm2rec_kit.encoder import Encoder
+
+    path = study.run.require(start) if study.run.has(start) else start
+    return Encoder.load(path, _encoding(study, start, changes), study.settings["backbone"])
+
+
+def texts(study: Study, text: str = "title") -> list[str]:
+    """What `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
+    from llm2rec_kit.training import attributes
+
+    corpus = study.corpus
+    return corpus.titles if text == "title" else [attributes.prompt(item) for item in attributes.of(corpus.items)]
 
 
 def evaluate(
@@ -175,55 +164,25 @@ def evaluate(
     return [job.name for job in jobs]
 
 
-def _train(study: Study, stage: str, start: str, settings: Any, folder: Path) -> dict[str, Any]:
-    from llm2rec_kit import backbone
-    from llm2rec_kit.training import contrastive, csft, mntp, trainer
+def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:
+    from llm2rec_kit.encoder import AS_SAVED
 
-    corpus = study.corpus
+    return dataclasses.replace(study.settings["encoding"] if study.run.has(start) else AS_SAVED, **changes)
+
+
+def _train(study: Study, corpus: Corpus, stage: str, text: str, start: str, settings: Any, folder: Path) -> dict[str, Any]:
+    from llm2rec_kit import backbone
+    from llm2rec_kit.training import attributes, contrastive, csft, mntp, trainer
+
     model, tokenizer = backbone.load(study.run.require(start), study.settings["backbone"])
     if stage == "csft":
         history = csft.train(corpus, model, tokenizer, settings, folder)
+    elif text == "attributes":
+        items = attributes.of(corpus.select(corpus.train_domains)[0].items)
+        history = attributes.train(items, model, tokenizer, settings, folder)
     else:
         objective = {"mntp": mntp, "contrastive": contrastive}[stage]
         history = objective.train(trainer.train_titles(corpus), model, tokenizer, settings, folder)
     backbone.save(model, tokenizer, folder)
     trainer.write_history(history, folder)
     return {**trainer.final(history), "steps": settings.steps}
-
-
-def _make_corpus(study: Study) -> None:
-    from llm2rec_kit.data import cleaning, sources
-
-    data = study.settings["data"]
-    if data.source == "mix":
-        raise S.SettingsError("A study cannot change how a mix of corpora is made; change the runs that it is mixed from.")
-
-    def build(folder: Path) -> dict[str, Any]:
-        corpus = cleaning.build(sources.load(data), data)
-        corpus.save(folder)
-        return {"source": corpus.facts["source"], "split": corpus.facts["split"], "items": corpus.n_items}
-
-    study.run.make("corpus", build, settings=data.as_dict() | {"files": sources.fingerprint(data)})
-
-
-def _take(run: Run, base: Run, name: str) -> None:
-    """Take artefact `name` of the base as it is, unless the study has that very one."""
-    if not run.has(name) or run.digest(name) != base.digest(name):
-        run.take(base, name)
-
-
-def _one_training(run: Run) -> str:
-    """An evaluation that is a training; all of a run have the same settings."""
-    from llm2rec_kit.downstream.recommenders import MODELS
-
-    for name in run.names("evaluation"):
-        if name.split("/")[-1].split("-")[0] in MODELS:
-            return name
-    raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
-
-
-def _known(changes: dict[str, Any], settings: dict[str, S.Stage]) -> None:
-    known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
-    for name in changes:
-        if name not in known:
-            raise S.SettingsError(S.unknown(name, known))

@@ -39,7 +39,7 @@ class Batches:
         """Titles that are the same tokens are taken once. Raises ValueError for fewer than two: there would be no negative."""
         tokens = title_tokens(tokenizer, titles, settings.max_tokens)
         distinct = {ids.tobytes(): k for k, ids in reversed(list(enumerate(tokens)))}
-        kept = sorted(distinct.values())
+        self.kept = kept = sorted(distinct.values())  # indices into titles
         if len(kept) < 2:
             raise ValueError(f"Contrast needs two distinct titles at least; the training domains have {len(kept)}.")
         self.tokens, self.same = [tokens[k] for k in kept], same_title([titles[k] for k in kept])
@@ -57,12 +57,17 @@ class Batches:
 
     def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> dict:
         """Two views each of the chosen titles."""
-        views = [view(self.tokens[i], self.mask_id, self.settings, rng) for _ in range(2) for i in chosen]
+        views, same = self.views(chosen, rng)
         return {
             **chunked(views, self.settings.batch_tokens, self.pad_id),
-            "same": torch.from_numpy(self.same[chosen]),
+            "same": torch.from_numpy(same),
             "count": torch.tensor(len(chosen)),
         }
+
+    def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        """Token ids of the first views of `chosen`, then of the second, and which of the chosen are the same (`same_title`)."""
+        views = [view(self.tokens[i], self.mask_id, self.settings, rng) for _ in range(2) for i in chosen]
+        return views, self.same[chosen]
 
 
 def chunked(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> dict:
@@ -190,12 +195,17 @@ def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
 def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive, folder: Path
 ) -> list[dict[str, float]]:
-    """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history, whose row of
-    step 0 tells where it began. Raises TrainingError where the space breaks (`collapse.Watch`)."""
+    """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history, as `run` does."""
     batches = Batches(titles, tokenizer, settings)
     print(f"  contrastive: {len(batches.tokens)} distinct titles", flush=True)
+    return run(batches, backbone.bidirectional(model), settings, folder)
+
+
+def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folder: Path) -> list[dict[str, float]]:
+    """Train `model` in place, under the mask that it has, on these batches; returns the history, whose row of step 0 tells
+    where it began. Raises TrainingError where the space breaks (`collapse.Watch`)."""
     with dropout(model, settings), kernels.fast_linears(model):
-        start = probe(backbone.bidirectional(model), batches)
+        start = probe(model, batches)
         watch = Watch(settings, start, folder)
         history = fit(
             "contrastive",

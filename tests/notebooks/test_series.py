@@ -80,6 +80,7 @@ REUSED = {
     "03": ["mntp", "contrastive", "embeddings/raw", "embeddings/contrastive", "encoder"],
     "04": ["evaluation/games/comparisons"],
     "05": ["maps"],
+    "06": ["llm2vec_mntp", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],
 }
 
 
@@ -98,6 +99,8 @@ def test_each_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses
         assert f"{name}: reused" in said
     if number == "04":
         assert "0 trainings to do" in said
+    if number == "06":
+        assert said.count(": 0 recommenders to train") == 5
     run = Run("toy", tmp_path / "outputs")
     before = (run.path / "results.json").read_bytes()
     report.write(run)

@@ -86,3 +86,68 @@ def test_a_change_of_data_makes_a_corpus_anew(finished):
 def test_unknown_changes_are_named(finished):
     with pytest.raises(SettingsError, match="Did you mean 'data_split'"):
         experiments.open_study(finished.run, "wrong", data_splt="global_time")
+
+
+def test_the_runs_tables_and_evaluations_are_taken_and_not_made_again(finished, study, monkeypatch, capsys):
+    for stage, start in (("csft", "backbone"), ("mntp", "csft"), ("contrastive", "mntp")):
+        experiments.train(study, stage, start)
+    monkeypatch.setattr(experiments, "load_encoder", None)
+    for start, name in (("backbone", "raw"), ("csft", "csft"), ("mntp", "mntp"), ("contrastive", "contrastive")):
+        assert experiments.embed(study, start, name) == name
+        assert study.run.digest(f"embeddings/{name}") == finished.run.digest(f"embeddings/{name}")
+    seeds = [2024]
+    names = experiments.evaluate(study, ["raw", "contrastive", "id"], recommenders=["SASRec", "GRU4Rec"], seeds=seeds)
+    assert "0 recommenders to train, 12 reused" in capsys.readouterr().out
+    assert [study.run.record(n) for n in names] == [finished.run.record(n) for n in names]
+
+
+def test_a_table_of_another_length_is_not_the_runs(finished, study):
+    experiments.embed(study, "backbone", "raw")
+    unit = experiments.embed(study, "backbone", "raw-unit", normalise="unit")
+    plain, other = (np.load(study.run.path_of(f"embeddings/{n}.npy")) for n in ("raw", unit))
+    assert np.allclose(other[1:], plain[1:] / np.linalg.norm(plain[1:], axis=1, keepdims=True), atol=1e-6)
+
+
+def test_csft_may_see_other_domains_with_all_else_equal(finished, study):
+    corpus = study.corpus
+    one = experiments.train(study, "csft", "backbone", "one", domains=corpus.train_domains)
+    both = experiments.train(study, "csft", "backbone", "both", domains=corpus.domains)
+    own = experiments.train(study, "csft", "backbone")
+    weights = [study.run.manifest(name)["files"]["model.safetensors"] for name in (own, one, both)]
+    assert weights[0] == weights[1] != weights[2]
+    assert study.run.manifest(both)["inputs"] == study.run.manifest(own)["inputs"]
+
+
+def test_llmemb_is_contrasted_and_encoded_by_its_attributes(study):
+    name = experiments.train(study, "contrastive", "backbone", "llmemb", text="attributes", mask_rate=0.4)
+    prompts = experiments.texts(study, "attributes")
+    assert "category is" in prompts[0]
+    table = experiments.embed(study, name, text="attributes", attention="causal")
+    vectors = np.load(study.run.path_of(f"embeddings/{table}.npy"))
+    expected = experiments.load_encoder(study, name, attention="causal").encode(prompts[:3])
+    assert np.allclose(vectors[1:4], expected, atol=1e-5)
+
+
+def test_another_backbone_is_made_and_the_runs_own_is_taken(finished):
+    wide = finished.run.manifest("backbone")["settings"]["hidden"]
+    same = experiments.open_study(finished.run, "same_width", **experiments.backbone_changes(f"tiny-{wide}"))
+    other = experiments.open_study(finished.run, "narrow", **experiments.backbone_changes("tiny-16"))
+    assert same.run.digest("backbone") == finished.run.digest("backbone")
+    assert 0 < other.run.record("backbone")["parameters"] < finished.run.record("backbone")["parameters"]
+    assert experiments.embed(other, "backbone", "raw") == "raw"
+    assert np.load(other.run.path_of("embeddings/raw.npy")).shape[1] == 16
+
+
+def test_forced_a_study_begins_anew(finished, capsys):
+    changed = {"backbone_hidden": 24}
+    study = experiments.open_study(finished.run, "again", **changed)
+    experiments.embed(study, "backbone", "raw")
+    made = study.run.manifest("backbone")["finished"]
+    capsys.readouterr()
+    experiments.open_study(finished.run, "again", **changed)
+    assert "backbone: reused" in capsys.readouterr().out
+    anew = experiments.open_study(finished.run, "again", force=True, **changed)
+    assert "backbone: making" in capsys.readouterr().out
+    assert anew.run.manifest("backbone")["finished"] >= made
+    assert not anew.run.has("embeddings/raw")
+    assert not anew.run.path_of("embeddings/raw").with_suffix(".npy").exists()

@@ -1,0 +1,112 @@
+"""Directions: for each pair of rows that the paper prints, which is higher, and does ours point the same way?
+
+Absolute values of another corpus, backbone or budget are not comparable with the paper's. What a method claims is a
+direction: this row beats that one. The paper's direction is counted over its data sets, in-domain and out-of-domain apart;
+ours is what a paired test allows to be said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from llm2rec_kit.downstream.comparison import NOTHING
+from llm2rec_kit.reproduction import paper
+
+METRIC = "ndcg@10"
+SAME, OTHER, OPEN = "same way", "the other way", "the paper is of two minds"
+LLM2REC = "LLM2Rec"
+STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
+MIXING = (("backbone", "single"), ("single", "mix-6"), ("backbone", "mix-6"))
+BACKBONES = (("LLM2Vec", "csft"), ("LLM2Vec", "LLMEmb"), ("csft", "contrastive"))
+SCHEMA = {"table": pl.String, "recommender": pl.String, "before": pl.String, "after": pl.String, "where": pl.String}
+SCHEMA |= {"data sets": pl.Int64, "higher in": pl.Int64, "percent": pl.Float64, "paper": pl.String}
+
+
+def printed() -> pl.DataFrame:
+    """Every pair that the notebook asks about, as the paper prints it.
+
+    table, recommender, before, after, where (in-domain, out-of-domain), data sets, higher in (how many of them `after` is
+    higher in), percent (the mean change over them), paper (higher, lower, or both). The metric is NDCG@10, in Figure 4 Recall@10.
+    """
+    overall = paper.overall()
+    rivals = [m for m in overall["model"].unique(maintain_order=True) if m != LLM2REC]
+    rows = []
+    for recommender in ("SASRec", "GRU4Rec"):
+        part = overall.filter(recommender=recommender).rename({"model": "row"})
+        pairs = [*((m, LLM2REC) for m in rivals), ("LLM2Vec", "LLMEmb")]
+        rows += _counted("Table 3", recommender, part, pairs, METRIC)
+    rows += _counted("Table 4", "SASRec", paper.ablation(), STEPS, METRIC)
+    rows += _counted("Table 5", "SASRec", paper.mixing(), MIXING, METRIC)
+    figure = paper.backbones().rename({"model": "row"})
+    rows += _counted("Figure 4", "SASRec", figure, BACKBONES, "recall@10", by=["dataset", "backbone"])
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _counted(
+    table: str,
+    recommender: str,
+    frame: pl.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    metric: str,
+    by: Sequence[str] = ("dataset",),
+) -> list[dict]:
+    where = paper.datasets().select("dataset", "downstream")
+    rows = []
+    for before, after in pairs:
+        a, b = (frame.filter(row=name).select(*by, metric) for name in (before, after))
+        both = a.join(b, on=list(by), suffix=" after").join(where, on="dataset")
+        for kind in ("in-domain", "out-of-domain"):
+            part = both.filter(downstream=kind)
+            if len(part):
+                rows.append(_row(part[metric], part[f"{metric} after"]) | {"table": table, "recommender": recommender})
+                rows[-1] |= {"before": before, "after": after, "where": kind}
+    return rows
+
+
+def _row(before: pl.Series, after: pl.Series) -> dict:
+    higher, lower = int((after > before).sum()), int((after < before).sum())
+    way = "higher" if higher == len(before) else "lower" if lower == len(before) else "both"
+    return {"data sets": len(before), "higher in": higher, "percent": 100 * float((after / before - 1).mean()), "paper": way}
+
+
+def agreement(way: str, verdict: str) -> str:
+    """Whether our verdict (`comparison.compare`) points the paper's way (higher, lower, both).
+
+    >>> agreement("higher", "better"), agreement("lower", "better"), agreement("both", "worse")
+    ('same way', 'the other way', 'the paper is of two minds')
+    """
+    if verdict == NOTHING:
+        return NOTHING
+    if way == "both":
+        return OPEN
+    return SAME if (way == "higher") == (verdict == "better") else OTHER
+
+
+def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str]) -> pl.DataFrame:
+    """Our verdicts (`comparison.compare`), each with what the paper prints of it and how the two agree; null where it does not.
+
+    `names` are the paper's names of our embeddings; several may have one name. The printed pair is that of `table` and `where`
+    (in-domain or out-of-domain) with the verdict's recommender.
+    """
+    known = printed().filter(table=table, where=where)
+    pairs = {(r["recommender"], r["before"], r["after"]): r for r in known.iter_rows(named=True)}
+    rows = []
+    for v in verdicts.iter_rows(named=True):
+        pair = names.get(v["before"]), names.get(v["after"])
+        there = pairs.get((v["recommender"], *pair))
+        said = (
+            f"{pair[0]} to {pair[1]}: {there['percent']:+.1f}%, higher in {there['higher in']} of {there['data sets']}"
+            if there
+            else None
+        )
+        rows.append({"paper": said, "agreement": agreement(there["paper"], v["verdict"]) if there else None})
+    told = pl.DataFrame(rows, schema={"paper": pl.String, "agreement": pl.String})
+    return pl.concat([verdicts, told], how="horizontal")
+
+
+def tally(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
+    """How many printed comparisons agree in which way."""
+    found = [a for f in frames for a in f["agreement"]]
+    return {name: found.count(name) for name in (SAME, OTHER, NOTHING, OPEN)}

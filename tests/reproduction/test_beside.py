@@ -1,0 +1,74 @@
+"""Differences from the paper in standard deviations over seeds, and when a corpus is the paper's data set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import polars as pl
+import pytest
+from conftest import make_corpus
+
+from llm2rec_kit.reproduction import beside
+
+
+def sized(items, domain, source="amazon"):
+    small = make_corpus()
+    table = pl.DataFrame({"item": range(1, items + 1), "title": "x", "domain": domain})
+    return dataclasses.replace(small, items=table, facts={"source": source})
+
+
+@pytest.mark.parametrize(
+    ("items", "domain", "source", "is_"),
+    [
+        (9517, "Video_Games", "amazon", "Games"),
+        (9517, "games", "llm2rec", "Games"),
+        (12454, "Arts, Crafts & Sewing", "amazon", "Arts"),
+        (9516, "games", "amazon", None),
+        (9517, "games", "synthetic", None),
+        (9517, "toys", "amazon", None),
+    ],
+)
+def test_a_data_set_is_the_papers_by_name_and_size(items, domain, source, is_):
+    assert beside.dataset_of(sized(items, domain, source), domain) == is_
+
+
+def test_differences_by_hand():
+    ours = pl.DataFrame(
+        {
+            "model": ["A", "B", "C"],
+            "recall@10": [0.12, 0.1, 0.3],
+            "recall@10 std": [0.01, 0.0, 0.1],
+            "ndcg@10": [0.05] * 3,
+            "ndcg@10 std": [0.005] * 3,
+        }
+    )
+    printed = pl.DataFrame({"model": ["A", "B"], "recall@10": [0.1, 0.2], "ndcg@10": [0.06, 0.05], "recall@20": [0.3, 0.4]})
+    found = beside.in_units_of_std(ours, printed, ["model"])
+    assert found.select("model", "metric").rows() == [
+        ("A", "recall@10"),
+        ("A", "ndcg@10"),
+        ("B", "recall@10"),
+        ("B", "ndcg@10"),
+    ]
+    assert found["in stds"].to_list() == [pytest.approx(2), pytest.approx(-2), None, pytest.approx(0)]
+    assert found["percent"].to_list() == pytest.approx([20, -100 / 6, -50, 0])
+
+
+def test_nothing_in_common_is_an_empty_frame():
+    ours = pl.DataFrame({"model": ["C"], "recall@10": [0.1], "recall@10 std": [0.1]})
+    assert len(beside.in_units_of_std(ours, pl.DataFrame({"model": ["A"], "recall@10": [0.1]}), ["model"])) == 0
+
+
+def test_the_public_reproduction():
+    found = beside.public()
+    assert len(found) == 18 * 4
+    (cell,) = found.filter(dataset="Baby", model="LLM2Rec 1000", metric="ndcg@10").to_dicts()
+    assert cell["in stds"] == pytest.approx((0.0533 - 0.0503) / 0.0005)
+    (cell,) = found.filter(dataset="Goodreads", model="LLM2Rec 1000", metric="recall@10").to_dicts()
+    assert cell["in stds"] is None  # its std is printed as 0.0000
+
+
+def test_the_printed_llm2vec_is_the_untrained_backbone():
+    same = beside.untrained_llm2vec()
+    assert same["dataset"].to_list() == ["Games", "Sports", "Goodreads"]
+    assert same["equal"].all()

@@ -1,0 +1,77 @@
+"""Which way the paper's comparisons point, and whether ours point the same way."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from llm2rec_kit.downstream.comparison import NOTHING
+from llm2rec_kit.reproduction import directions
+
+
+def pair(**which):
+    (row,) = directions.printed().filter(**which).to_dicts()
+    return row
+
+
+def test_printed_pairs_are_counted_over_the_data_sets_by_hand():
+    # NDCG@10 of Table 3, SASRec, Sports, Baby, Goodreads: LLM2Vec 0.0854, 0.0339, 0.0790; LLMEmb 0.0936, 0.0439, 0.0778.
+    row = pair(table="Table 3", recommender="SASRec", before="LLM2Vec", after="LLMEmb", where="out-of-domain")
+    assert (row["data sets"], row["higher in"], row["paper"]) == (3, 2, "both")
+    assert row["percent"] == pytest.approx(100 * (0.0936 / 0.0854 + 0.0439 / 0.0339 + 0.0778 / 0.0790 - 3) / 3)
+    # Table 5: CSFT on six sets is worse on Games than CSFT on Games alone, 0.0472 against 0.0500.
+    assert pair(table="Table 5", before="single", after="mix-6", where="in-domain")["paper"] == "lower"
+    # Table 4: contrast lowers Goodreads and raises Sports.
+    assert pair(table="Table 4", before="mntp", after="contrastive", where="out-of-domain")["higher in"] == 1
+    # Figure 4: four backbones, one data set of each kind.
+    assert pair(table="Figure 4", before="LLM2Vec", after="csft", where="in-domain")["data sets"] == 4
+
+
+def test_llm2rec_is_above_every_rival_in_table_3():
+    rows = directions.printed().filter(table="Table 3", after="LLM2Rec")
+    assert len(rows) == 2 * 7 * 2  # recommenders, rivals, kinds
+    assert set(rows["paper"]) == {"higher"}
+
+
+@pytest.mark.parametrize(
+    ("way", "verdict", "says"),
+    [
+        ("higher", "better", directions.SAME),
+        ("higher", "worse", directions.OTHER),
+        ("lower", "worse", directions.SAME),
+        ("lower", "better", directions.OTHER),
+        ("both", "better", directions.OPEN),
+        ("higher", NOTHING, NOTHING),
+        ("both", NOTHING, NOTHING),
+    ],
+)
+def test_agreement(way, verdict, says):
+    assert directions.agreement(way, verdict) == says
+
+
+def verdicts(*rows):
+    columns = ("recommender", "before", "after", "verdict")
+    return pl.DataFrame([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def test_verdicts_stand_beside_what_is_printed_and_the_rest_stays_empty():
+    found = directions.beside(
+        verdicts(
+            ("SASRec", "raw", "contrastive", "better"),
+            ("GRU4Rec", "mine", "contrastive", "worse"),
+            ("SASRec", "raw", "raw-unit", "better"),
+            ("SASRec / GRU4Rec", "raw", "contrastive", "better"),
+        ),
+        "Table 3",
+        "in-domain",
+        {"raw": "LLM2Vec", "raw-unit": "LLM2Vec", "mine": "LLM2Vec", "contrastive": "LLM2Rec"},
+    )
+    assert found["agreement"].to_list() == [directions.SAME, directions.OTHER, None, None]
+    assert found["paper"][0] == "LLM2Vec to LLM2Rec: +21.9%, higher in 3 of 3"
+    printed = found.drop_nulls("agreement")
+    assert directions.tally([printed, printed]) == {
+        directions.SAME: 2,
+        directions.OTHER: 2,
+        NOTHING: 0,
+        directions.OPEN: 0,
+    }
