@@ -27,6 +27,7 @@ STAGES = {
     "03_item_embedding": [S.MNTP, S.Contrastive, S.Encoding],
     "04_downstream_eval": [S.Evaluation],
     "05_embedding_maps": [S.Maps],
+    "07_beyond_the_paper": [S.Questions],
 }
 
 

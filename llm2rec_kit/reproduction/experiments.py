@@ -11,6 +11,7 @@ This module does in calls what the notebooks 02 to 04 do in cells, so it stands 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from llm2rec_kit.runs import ArtefactError, Run
 
 TRAINED = ("csft", "mntp", "contrastive")
 FOLDER = "experiments"
+NOT_OF_STUDIES = ("maps", "questions")  # prefixes of stages that no study goes through
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def settings_of(run: Run) -> dict[str, S.Stage]:
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
         if stage.prefix == "evaluation":
             name = _one_training(run)
-        if stage.prefix != "maps":
+        if stage.prefix not in NOT_OF_STUDIES:
             known = {f.name for f in dataclasses.fields(stage)}
             kept = run.manifest(name)["settings"]
             found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
@@ -78,6 +80,13 @@ def open_study(base: Run, name: str, **changes: Any) -> Study:
         _take(study.run, base, "corpus")
     _take(study.run, base, "backbone")
     return study
+
+
+def forget(base: Run, start: str) -> None:
+    """Remove the studies whose names begin with `start`, and what studies share: other studies keep what they have."""
+    for folder in (base.path / FOLDER).glob(f"{start}*"):
+        shutil.rmtree(folder)
+    shutil.rmtree(base.path / FOLDER / ".store", ignore_errors=True)
 
 
 def train(study: Study, stage: str, start: str, name: str = "", *, share: float = 1.0, **changes: Any) -> str:
