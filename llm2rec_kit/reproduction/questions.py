@@ -106,8 +106,11 @@ def answer(
 ) -> Answer:
     """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
 
-    `among` bool (n_test,) keeps some of the test users. Raises ValueError where two arms have other test targets.
+    `among` bool (n_test,) keeps some of the test users. Raises ValueError where two arms have other test targets, or without a
+    pair to compare.
     """
+    if not pairs:
+        raise ValueError(f"The question {question!r} compares no pair of arms.")
     same_targets(arms, domain)
     keys = [(r, a.name) for r in recommenders for a in arms]
     each = [_values(a, domain, r, metric, seeds) for r in recommenders for a in arms]  # (seeds, users) a row
@@ -249,6 +252,8 @@ def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
         reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
+    if len(set(asked.histories)) < 2:
+        reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
     if data.source == "mix":
         reasons |= dict.fromkeys(
             ("split", "text", "history"), "a mix is made of finished corpora; ask in the runs that it is made of"

@@ -186,7 +186,9 @@ def test_one_worker_needs_no_process_and_gives_the_same(corpus, monkeypatch):
     monkeypatch.setattr(evaluation, "ProcessPoolExecutor", None)
     torch.set_num_threads(2)
     try:
-        one = [result.ranks for _, result in evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=1, device="cpu"))]
+        one = [
+            result.ranks for _, result in evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=1, device="cpu"))
+        ]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

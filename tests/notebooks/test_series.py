@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,7 @@ REUSED = {
     "03": ["mntp", "contrastive", "embeddings/raw", "embeddings/contrastive", "encoder"],
     "04": ["evaluation/games/comparisons"],
     "05": ["maps"],
+    "07": ["temperature_01", "other_seed", "mntp_alone"],
 }
 
 
@@ -98,6 +100,8 @@ def test_each_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses
         assert f"{name}: reused" in said
     if number == "04":
         assert "0 trainings to do" in said
+    if number == "07":
+        assert set(re.findall(r"(\d+) recommenders to train", said)) == {"0"}
     run = Run("toy", tmp_path / "outputs")
     before = (run.path / "results.json").read_bytes()
     report.write(run)
