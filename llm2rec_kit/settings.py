@@ -425,7 +425,7 @@ class Questions(Stage):
     domain: str = setting("", "domain whose users answer; empty: the first that training sees [O]")
     recommenders: list = setting(["SASRec"], "recommenders that answer [O]", ("SASRec", "GRU4Rec"))
     seeds: list = setting([2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]")
-    share: float = setting(1.0, "split, text, history: share of the run's CSFT steps, for the arm and its control alike [O]")
+    share: float = setting(0.1, "split, text, history: share of the run's CSFT steps, for the arm and its control alike [O]")
     histories: list = setting([10, 20, 50], "history: items of history in a sample; 10 in [P 4.1.1]")
     text_fields: list = setting(
         ["category", "brand", "description"], "text: fields added to the title, those that the source has [O]"

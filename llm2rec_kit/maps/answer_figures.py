@@ -32,7 +32,7 @@ def answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, 
     figure.suptitle(title, fontsize=11)
     _caption(
         figure,
-        f"{counted}. Dots: mean over seeds; whiskers: 95% bootstrap interval over users, at the right of the paired difference.\n"
+        f"{counted}. Dots: mean over seeds; whiskers: 95% bootstrap interval over users; on the right, of the paired difference.\n"
         "Filled: a difference that the paired tests of this question allow (Holm); open: no detectable difference.",
     )
     return figure

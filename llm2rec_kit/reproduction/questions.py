@@ -74,14 +74,10 @@ class Answer:
         return f"{'; '.join(parts)} ({self.counted})"
 
     def record(self) -> dict[str, Any]:
-        """The numbers worth keeping, as plain values."""
-        return {
-            "answer": self.sentence,
-            "users": self.users,
-            "seeds": self.seeds,
-            "arms": self.arms.to_dicts(),
-            "tests": self.tests.to_dicts(),
-        }
+        """The numbers worth keeping: the sentence, n, each arm's mean, each corrected p."""
+        means = {f"{row['recommender']} {row['arm']}": row["mean"] for row in self.arms.iter_rows(named=True)}
+        p = {"p {recommender} {before} to {after}".format(**row): row["p_holm"] for row in self.tests.iter_rows(named=True)}
+        return {"answer": self.sentence, "users": self.users, "seeds": self.seeds} | means | p
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -124,6 +124,20 @@ def answer_of(verdicts, means=(0.3, 0.2, 0.1)):
     return Answer("q", "ndcg@10", 1234, 2, pl.DataFrame(arms), pl.DataFrame(tests))
 
 
+def test_the_record_is_flat(arms):
+    record = questions.answer("which", arms, [("weak", "strong")], **WHERE).record()
+    assert list(record) == [
+        "answer",
+        "users",
+        "seeds",
+        "SASRec weak",
+        "SASRec strong",
+        "SASRec ids",
+        "p SASRec weak to strong",
+    ]
+    assert record["SASRec strong"] == 0.75
+
+
 def test_the_sentence_says_first_what_can_be_told_and_always_n():
     said = answer_of([NOTHING, "worse"]).sentence
     assert said == (
@@ -211,30 +225,31 @@ def test_budgets_are_read_from_what_was_trained(finished):
     ]
 
 
-class TestNotebook:
-    """What notebook 07 of the finished run says."""
+@pytest.fixture(scope="module")
+def records(finished):
+    """What notebook 07 of the finished run kept."""
+    return read_records(finished.run.path / "notebooks" / "07_beyond_the_paper.ipynb")
 
-    @pytest.fixture(scope="class")
-    def records(self, finished):
-        return read_records(finished.run.path / "notebooks" / "07_beyond_the_paper.ipynb")
 
-    def test_every_question_has_an_answer_with_n(self, records):
-        assert set(records["answers"]) == set(S.QUESTIONS)
-        assert all("n = " in line for line in records["answers"].values())
+def test_every_question_has_an_answer_with_n(records):
+    assert set(records["answers"]) == set(S.QUESTIONS)
+    assert all("n = " in line for line in records["answers"].values())
 
-    def test_controls_are_the_runs_own(self, finished, records):
-        own = finished.run.record("evaluation/games/SASRec-contrastive-seed2024")["metrics"]["ndcg@10"]
-        for question, arm in (("temperature", "0.2"), ("views", "mask"), ("normalise", "none"), ("id", "text")):
-            rows = {row["arm"]: row["mean"] for row in records[question]["arms"]}
-            assert rows[arm] == pytest.approx(own)
 
-    def test_an_arm_and_its_control_have_the_same_steps(self, records):
-        for question in ("temperature", "views"):
-            assert {row["trained"].split()[-2] for row in records[question]["arms"]} == {"5"}
-        assert len({row["trained"] for row in records["text"]["arms"]}) == 1
+def test_controls_are_the_runs_own(finished, records):
+    own = finished.run.record("evaluation/games/SASRec-contrastive-seed2024")["metrics"]["ndcg@10"]
+    for question, arm in (("temperature", "0.2"), ("views", "mask"), ("normalise", "none"), ("id", "text")):
+        assert records[question][f"SASRec {arm}"] == pytest.approx(own)
 
-    def test_nothing_of_it_is_in_the_runs_own_results(self, finished):
-        assert not [name for name in finished.run.artefacts() if "questions" in name]
+
+def test_arms_of_contrast_have_the_same_steps_from_the_same_start(finished):
+    own = Run("questions_own", finished.run.path / experiments.FOLDER)
+    names = ("contrastive", "temperature_01", "views_dropout", "other_seed")
+    assert {questions.budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {"csft 10 steps, mntp 10 steps, "}
+
+
+def test_nothing_of_it_is_in_the_runs_own_results(finished):
+    assert not [name for name in finished.run.artefacts() if "questions" in name]
 
 
 def test_studies_are_forgotten_by_name(finished, tmp_path):
