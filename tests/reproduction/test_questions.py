@@ -11,10 +11,12 @@ from conftest import make_corpus
 from scipy import stats
 
 from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream import metrics, trained
 from llm2rec_kit.downstream.comparison import NOTHING
-from llm2rec_kit.reproduction import experiments, questions
+from llm2rec_kit.reproduction import answers, experiments, questions
+from llm2rec_kit.reproduction.answers import Answer, Arm
 from llm2rec_kit.reproduction.experiments import Study
-from llm2rec_kit.reproduction.questions import Answer, Arm
 from llm2rec_kit.runs import Run, read_records
 
 USERS = 40
@@ -58,7 +60,7 @@ def arms(study):
 
 
 def test_arms_have_mean_spread_and_interval(arms):
-    found = questions.answer("which", arms, [("weak", "strong")], **WHERE)
+    found = answers.answer("which", arms, [("weak", "strong")], **WHERE)
     rows = {row["arm"]: row for row in found.arms.iter_rows(named=True)}
     assert found.users == USERS
     assert rows["weak"]["mean"] == pytest.approx((0 + 10) / 2 / USERS)
@@ -71,7 +73,7 @@ def test_arms_have_mean_spread_and_interval(arms):
 
 def test_tests_are_paired_over_users_and_corrected_within_the_question(arms):
     pairs = [("weak", "strong"), ("weak", "ids"), ("strong", "ids")]
-    found = questions.answer("which", arms, pairs, **WHERE).tests
+    found = answers.answer("which", arms, pairs, **WHERE).tests
     users = {
         name: np.mean([RANKS[table, s] <= 10 for s in (1, 2)], axis=0)
         for name, table in (("weak", "a"), ("strong", "b"), ("ids", "id"))
@@ -86,15 +88,15 @@ def test_tests_are_paired_over_users_and_corrected_within_the_question(arms):
 def test_recommenders_of_a_question_are_one_family(tmp_path):
     both = study_of(tmp_path, "both", make_corpus(users=USERS), ("SASRec", "GRU4Rec"))
     some = [Arm("weak", both, "a"), Arm("ids", both, "id")]
-    one = questions.answer("q", some, [("weak", "ids")], **WHERE)
-    two = questions.answer("q", some, [("weak", "ids")], **WHERE | {"recommenders": ["SASRec", "GRU4Rec"]})
+    one = answers.answer("q", some, [("weak", "ids")], **WHERE)
+    two = answers.answer("q", some, [("weak", "ids")], **WHERE | {"recommenders": ["SASRec", "GRU4Rec"]})
     assert two.tests["p_holm"].to_list() == pytest.approx([min(1, 2 * one.tests["p"][0])] * 2)
     assert two.sentence.startswith(f"SASRec: {NOTHING}")
     assert "; GRU4Rec: " in two.sentence
 
 
 def test_among_keeps_some_users(arms):
-    found = questions.answer("which", arms, [("weak", "strong")], **WHERE, among=np.arange(USERS) < 20)
+    found = answers.answer("which", arms, [("weak", "strong")], **WHERE, among=np.arange(USERS) < 20)
     assert found.users == 20
     assert found.arms.filter(arm="strong")["mean"][0] == 1
 
@@ -102,14 +104,14 @@ def test_among_keeps_some_users(arms):
 def test_arms_with_other_targets_are_not_paired(arms, tmp_path):
     other = study_of(tmp_path, "two", make_corpus(users=USERS, seed=1))
     with pytest.raises(ValueError, match="no paired test"):
-        questions.answer("which", [*arms, Arm("other", other, "a")], [("weak", "other")], **WHERE)
+        answers.answer("which", [*arms, Arm("other", other, "a")], [("weak", "other")], **WHERE)
     longer = study_of(tmp_path, "three", replace(make_corpus(users=USERS), max_history=9))
-    questions.answer("which", [*arms, Arm("longer", longer, "a")], [("weak", "longer")], **WHERE)
+    answers.answer("which", [*arms, Arm("longer", longer, "a")], [("weak", "longer")], **WHERE)
 
 
 def test_a_question_needs_a_pair(arms):
     with pytest.raises(ValueError, match="'which' compares no pair"):
-        questions.answer("which", arms, [], **WHERE)
+        answers.answer("which", arms, [], **WHERE)
 
 
 def answer_of(verdicts, means=(0.3, 0.2, 0.1)):
@@ -125,7 +127,7 @@ def answer_of(verdicts, means=(0.3, 0.2, 0.1)):
 
 
 def test_the_record_is_flat(arms):
-    record = questions.answer("which", arms, [("weak", "strong")], **WHERE).record()
+    record = answers.answer("which", arms, [("weak", "strong")], **WHERE).record()
     assert list(record) == [
         "answer",
         "users",
@@ -154,7 +156,7 @@ def test_the_sentence_says_first_what_can_be_told_and_always_n():
     ],
 )
 def test_answers_of_different_users_are_compared_by_their_verdicts(there, agree, counts):
-    table, said = questions.side_by_side(
+    table, said = answers.side_by_side(
         answer_of(["better", NOTHING]), answer_of(there, means=(0.1, 0.3, 0.2)), ("one", "two")
     )
     assert table["agree"].to_list() == agree
@@ -216,7 +218,7 @@ def test_every_question_has_words():
 def test_budgets_are_read_from_what_was_trained(finished):
     whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
     names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")
-    assert [questions.budget(finished.run, n) for n in names] == [
+    assert [answers.budget(finished.run, n) for n in names] == [
         "no training",
         "csft 10 steps",
         whole,
@@ -245,7 +247,26 @@ def test_controls_are_the_runs_own(finished, records):
 def test_arms_of_contrast_have_the_same_steps_from_the_same_start(finished):
     own = Run("questions_own", finished.run.path / experiments.FOLDER)
     names = ("contrastive", "temperature_01", "views_dropout", "other_seed")
-    assert {questions.budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {"csft 10 steps, mntp 10 steps, "}
+    assert {answers.budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {"csft 10 steps, mntp 10 steps, "}
+
+
+def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, records):
+    """The run's own weights, ranked by brute force."""
+    own = Run("questions_own", finished.run.path / experiments.FOLDER)
+    part = Corpus.load(own.require("corpus")).select(["games"])
+    table = np.load(own.require("embeddings/contrastive").with_suffix(".npy"))
+    model = trained.load(own, "games", "SASRec", "contrastive", part, {"contrastive": table})
+    corpus, values = part[0], {"all": [], "unseen": []}
+    for target in corpus.samples("test"):
+        scores = model.scores(corpus.history(target))
+        wanted = scores[corpus.sequence[target] - 1]
+        had = corpus.sequence[corpus.offsets[corpus.owners(np.array([target]))[0]] : target]
+        unseen = np.setdiff1d(np.arange(1, corpus.n_items + 1), had)
+        for name, some in (("all", scores), ("unseen", scores[unseen - 1])):
+            values[name].append(metrics.per_user(np.array([(some >= wanted).sum()]), "ndcg@10")[0])
+    assert records["seen items"]["SASRec text, all items"] == pytest.approx(np.mean(values["all"]), abs=1e-3)
+    assert records["seen items"]["SASRec text, unseen items"] == pytest.approx(np.mean(values["unseen"]), abs=1e-3)
+    assert records["seen items"]["users"] == len(values["all"])
 
 
 def test_nothing_of_it_is_in_the_runs_own_results(finished):
