@@ -440,7 +440,28 @@ class Tables(Stage):
     share: float = setting(1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]")
 
 
-STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps, Tables)
+QUESTIONS = ("temperature", "views", "normalise", "mntp", "id", "repeats", "split", "text", "history")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(Stage):
+    """Notebook 07: questions that the paper leaves open, each a small experiment inside the run."""
+
+    prefix: ClassVar[str] = "questions"
+
+    asked: list = setting(list(QUESTIONS), "questions to ask [O]", QUESTIONS)
+    domain: str = setting("", "domain whose users answer; empty: the first that training sees [O]")
+    recommenders: list = setting(["SASRec"], "recommenders that answer [O]", ("SASRec", "GRU4Rec"))
+    seeds: list = setting([2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]")
+    share: float = setting(0.1, "split, text, history: share of the run's CSFT steps, for the arm and its control alike [O]")
+    histories: list = setting([10, 20, 50], "history: items of history in a sample; 10 in [P 4.1.1]")
+    text_fields: list = setting(
+        ["category", "brand", "description"], "text: fields added to the title, those that the source has [O]"
+    )
+    text_words: int = setting(40, "text: most words of an item's text, about as many as a budget of 60 tokens [O]")
+
+
+STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps, Tables, Questions)
 
 
 def choices_of(name: str) -> tuple:

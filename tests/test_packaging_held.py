@@ -28,6 +28,7 @@ STAGES = {
     "04_downstream_eval": [S.Evaluation],
     "05_embedding_maps": [S.Maps],
     "06_paper_tables": [S.Tables],
+    "07_beyond_the_paper": [S.Questions],
 }
 
 

@@ -238,6 +238,9 @@ def train_many(
         yield from ((job, _train(job, *work)) for job in jobs)
         return
     workers = min(settings.workers or os.cpu_count() or 1, max(1, len(jobs)))
+    if workers == 1:  # a process of its own would take seconds to start
+        yield from _one_after_the_other(jobs, work)
+        return
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     _let_interrupts_end_waits()
@@ -249,6 +252,18 @@ def train_many(
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
             raise
+
+
+def _one_after_the_other(jobs: list[Job], work: tuple) -> Iterator[tuple[Job, Result]]:
+    """The trainings in this process, on one thread as a worker has it, so with a worker's results."""
+    threads = torch.get_num_threads()
+    for job in jobs:
+        torch.set_num_threads(1)
+        try:
+            result = _train(job, *work)
+        finally:
+            torch.set_num_threads(threads)
+        yield job, result
 
 
 def _let_interrupts_end_waits() -> None:

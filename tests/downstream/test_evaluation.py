@@ -179,6 +179,22 @@ def test_many_trainings_equal_one_by_one(corpus, tmp_path):
     assert set(load_file(tmp_path / kept[0])) == set(evaluation.make_both("SASRec", 16, 4, None, SETTINGS).state_dict())
 
 
+def test_one_worker_needs_no_process_and_gives_the_same(corpus, monkeypatch):
+    jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
+    parts = {"toy": corpus.select(["toy"])}
+    many = [result.ranks for _, result in evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=2, device="cpu"))]
+    monkeypatch.setattr(evaluation, "ProcessPoolExecutor", None)
+    torch.set_num_threads(2)
+    try:
+        one = [
+            result.ranks for _, result in evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=1, device="cpu"))
+        ]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert np.array_equal(one, many)
+
+
 WORKERS = """
 import sys
 sys.path.insert(0, {tests!r})

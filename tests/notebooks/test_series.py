@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,7 @@ REUSED = {
     "04": ["evaluation/games/comparisons"],
     "05": ["maps"],
     "06": ["llm2vec_mntp", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],
+    "07": ["temperature_01", "other_seed", "mntp_alone"],
 }
 
 
@@ -101,6 +103,8 @@ def test_each_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses
         assert "0 trainings to do" in said
     if number == "06":
         assert said.count(": 0 recommenders to train") == 5
+    if number == "07":
+        assert set(re.findall(r"(\d+) recommenders to train", said)) == {"0"}
     run = Run("toy", tmp_path / "outputs")
     before = (run.path / "results.json").read_bytes()
     report.write(run)

@@ -1,0 +1,127 @@
+"""Questions that the paper leaves open: in words, whether a run's data can answer them, and what repeats are worth.
+
+What is said of an experiment's arms is in `answers`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream import item_table, metrics, ranking, samples, trained
+from llm2rec_kit.reproduction import answers
+from llm2rec_kit.reproduction.answers import Answer
+from llm2rec_kit.reproduction.experiments import Study
+
+ASKED = {  # settings.QUESTIONS, in words
+    "temperature": "Temperature 0.2 (the paper) or 0.1 (its code)?",
+    "views": "Two views of a title by masking (the paper) or by dropout (its code)?",
+    "normalise": "Embeddings as they come, or normalised?",
+    "mntp": "Does MNTP need CSFT?",
+    "id": "What does a sound ID baseline reach, and what text and ID together?",
+    "repeats": "How much of recall comes from repeats, and what of novel targets?",
+    "split": "Leave-one-out (the paper) or a split by time (its data): do both say the same?",
+    "text": "Does richer item text help?",
+    "history": "Does a history longer than 10 help?",
+}
+
+
+def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
+    """The questions that this run's data cannot answer, each with the reason."""
+    reasons = {}
+    if corpus.times is None:
+        reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
+    if not fields(corpus, asked):
+        reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
+    if data.source == "llm2rec" and data.given_splits:
+        reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
+    if len(set(asked.histories)) < 2:
+        reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
+    if data.source == "mix":
+        reasons |= dict.fromkeys(
+            ("split", "text", "history"), "a mix is made of finished corpora; ask in the runs that it is made of"
+        )
+    return reasons
+
+
+def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
+    """Those of `text_fields` that the corpus' items have as text, with a value in some row."""
+    items = corpus.items
+    texts = [name for name in asked.text_fields if items.schema.get(name) == pl.String]
+    return [name for name in texts if (items[name].fill_null("") != "").any()]
+
+
+def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
+    """How much of a metric comes from targets that the user had before.
+
+    `by_kind` is `slices.table`; of its slice `target`. Columns recommender, embedding, users, repeats (share of the targets),
+    overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel targets).
+    """
+    rows = []
+    for key, part in by_kind.filter(slice="target").group_by("recommender", "embedding", maintain_order=True):
+        total, gain = part["samples"].sum(), float((part["samples"] * part["mean"]).sum())
+        again = part.filter(pl.col("label") != "novel")
+        novel = part.filter(pl.col("label") == "novel").select(novel="mean", low="low", high="high").to_dicts()
+        repeated = float((again["samples"] * again["mean"]).sum())
+        row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"users": total}
+        row |= {
+            "repeats": again["samples"].sum() / total,
+            "overall": gain / total,
+            "share": repeated / gain if gain else 0.0,
+        }
+        rows.append(row | (novel[0] if novel else {"novel": None, "low": None, "high": None}))
+    return pl.DataFrame(rows)
+
+
+def of_repeats(found: pl.DataFrame, metric: str) -> str:
+    """`from_repeats` in one sentence."""
+    n, share = found["users"][0], found["repeats"][0]
+    if not share:
+        return f"no test target repeats an item of its user (n = {n:,}): all of {metric} is of novel targets here"
+    low, high = found["share"].min(), found["share"].max()
+    return f"{share:.1%} of {n:,} test targets are repeats and give {low:.1%} to {high:.1%} of {metric}"
+
+
+def without_seen(
+    question: str,
+    study: Study,
+    domain: str,
+    tables: dict[str, str],
+    *,
+    recommenders: Sequence[str],
+    metric: str = "ndcg@10",
+    level: float = 0.05,
+    seed: int = 0,
+) -> Answer:
+    """The study's recommenders (one seed's, whose weights were kept) rank once all items, and once without those that the user had.
+
+    `tables` is {a reader's name: item table}. Same weights in both arms, so what differs is the list alone.
+    """
+    part, ids = study.corpus.select([domain])
+    targets = part.samples("test")
+    rows = samples.rows_of(part, targets, shared=False)
+    texts = {text for table in tables.values() if (text := item_table.parse(table)[0])}
+    vectors = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
+    keys, each, budgets = [], [], {}
+    for recommender, (name, table) in itertools.product(recommenders, tables.items()):
+        model = _kept(study, domain, recommender, table, (part, ids), vectors)
+        for what, label in (("none", "all items"), ("seen", "unseen items")):
+            found = ranking.rank_rows(model.model, model.table, rows, exclude=ranking.excluded(part, targets, what))
+            keys.append((recommender, f"{name}, {label}"))
+            each.append(metrics.per_user(found.ranks, metric)[None])
+            budgets[keys[-1][1]] = answers.budget(study.run, table)
+    pairs = [(f"{name}, all items", f"{name}, unseen items") for name in tables]
+    return answers.of_values(question, metric, keys, each, budgets, pairs, level, seed)
+
+
+def _kept(study: Study, *what) -> trained.Trained:
+    """The recommender from the study, or from its base: weights are kept of the first seed alone, wherever that was trained."""
+    try:
+        return trained.load(study.run, *what)
+    except ValueError:
+        return trained.load(study.base, *what)

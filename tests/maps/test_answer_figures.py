@@ -1,0 +1,38 @@
+"""The figure of an answer shows every arm and every pair, fills what the tests allow, and says n."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from llm2rec_kit.maps import answer_figures, figures
+
+
+@pytest.fixture
+def frames():
+    arms = [
+        {"recommender": r, "arm": a, "mean": m, "low": m - 0.01, "high": m + 0.02}
+        for r in ("SASRec", "GRU4Rec")
+        for a, m in (("a", 0.1), ("b", 0.2), ("c", 0.1))
+    ]
+    tests = [
+        {"recommender": r, "before": x, "after": y, "difference": d, "low": d - 0.05, "high": d + 0.05, "verdict": v}
+        for r in ("SASRec", "GRU4Rec")
+        for x, y, d, v in (("a", "b", 0.1, "better"), ("a", "c", 0.0, "no detectable difference"))
+    ]
+    return pl.DataFrame(arms), pl.DataFrame(tests)
+
+
+def test_answer(frames, tmp_path):
+    figure = answer_figures.answer(*frames, title="Is b better?", metric="ndcg@10", counted="ndcg@10, n = 7 users, 2 seeds")
+    assert len(figure.axes) == 4
+    left, right = figure.axes[:2]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["a", "b", "c"]
+    assert [t.get_text() for t in right.get_yticklabels()] == ["a → b", "a → c"]
+    dots = [line for line in right.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() != "white" for line in dots] == [True, False]
+    assert "n = 7 users" in figure._supxlabel.get_text()
+    figures.save(figure, tmp_path / "a")
+    first = (tmp_path / "a.svg").read_bytes()
+    figures.save(figure, tmp_path / "a")
+    assert (tmp_path / "a.svg").read_bytes() == first

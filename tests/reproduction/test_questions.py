@@ -1,0 +1,273 @@
+"""Questions: what is said of an experiment's arms follows from their ranks, checked by hand and against scipy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import make_corpus
+from scipy import stats
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream import metrics, trained
+from llm2rec_kit.downstream.comparison import NOTHING
+from llm2rec_kit.reproduction import answers, experiments, questions
+from llm2rec_kit.reproduction.answers import Answer, Arm
+from llm2rec_kit.reproduction.experiments import Study
+from llm2rec_kit.runs import Run, read_records
+
+USERS = 40
+RANKS = {  # (embedding, seed): ranks of the test targets
+    ("a", 1): np.full(USERS, 20),
+    ("a", 2): np.where(np.arange(USERS) < 10, 1, 20),
+    ("b", 1): np.where(np.arange(USERS) < 30, 1, 20),
+    ("b", 2): np.where(np.arange(USERS) < 30, 1, 20),
+    ("id", 1): np.where(np.arange(USERS) < 6, 1, 20),
+    ("id", 2): np.where(np.arange(USERS) % 8 == 7, 1, 20),
+}
+WHERE = {"domain": "toy", "recommenders": ["SASRec"], "seeds": [1, 2], "metric": "recall@10"}
+
+
+def study_of(place, name, corpus, recommenders=("SASRec",)):
+    run = Run(name, place)
+    run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
+    for table in ("a", "b"):
+        run.make(
+            f"embeddings/{table}", lambda folder, t=table: np.save(folder / f"{t}.npy", np.ones(1)), settings={}, quiet=True
+        )
+    for recommender in recommenders:
+        for (table, seed), ranks in RANKS.items():
+            stem = f"{recommender}-{table}-seed{seed}"
+
+            def build(folder, stem=stem, ranks=ranks):
+                np.save(folder / f"{stem}.npy", ranks.astype(np.int32))
+
+            run.make(f"evaluation/toy/{stem}", build, settings={}, quiet=True)
+    return Study(run, run, {})
+
+
+@pytest.fixture
+def study(tmp_path):
+    return study_of(tmp_path, "one", make_corpus(users=USERS))
+
+
+@pytest.fixture
+def arms(study):
+    return [Arm("weak", study, "a"), Arm("strong", study, "b"), Arm("ids", study, "id")]
+
+
+def test_arms_have_mean_spread_and_interval(arms):
+    found = answers.answer("which", arms, [("weak", "strong")], **WHERE)
+    rows = {row["arm"]: row for row in found.arms.iter_rows(named=True)}
+    assert found.users == USERS
+    assert rows["weak"]["mean"] == pytest.approx((0 + 10) / 2 / USERS)
+    assert rows["weak"]["std"] == pytest.approx(10 / USERS / 2)  # population, of 0 and 1/4
+    assert rows["strong"]["mean"] == pytest.approx(0.75)
+    assert rows["strong"]["std"] == 0
+    assert rows["strong"]["low"] < 0.75 < rows["strong"]["high"]
+    assert rows["ids"]["trained"] == "no text"
+
+
+def test_tests_are_paired_over_users_and_corrected_within_the_question(arms):
+    pairs = [("weak", "strong"), ("weak", "ids"), ("strong", "ids")]
+    found = answers.answer("which", arms, pairs, **WHERE).tests
+    users = {
+        name: np.mean([RANKS[table, s] <= 10 for s in (1, 2)], axis=0)
+        for name, table in (("weak", "a"), ("strong", "b"), ("ids", "id"))
+    }
+    wanted = [stats.ttest_rel(users[after], users[before]) for before, after in pairs]
+    assert found["p"].to_list() == pytest.approx([w.pvalue for w in wanted])
+    low, middle, high = sorted(w.pvalue for w in wanted)
+    assert sorted(found["p_holm"]) == pytest.approx([3 * low, max(3 * low, 2 * middle), max(3 * low, 2 * middle, high)])
+    assert found["verdict"].to_list() == ["better", NOTHING, "worse"]
+
+
+def test_recommenders_of_a_question_are_one_family(tmp_path):
+    both = study_of(tmp_path, "both", make_corpus(users=USERS), ("SASRec", "GRU4Rec"))
+    some = [Arm("weak", both, "a"), Arm("ids", both, "id")]
+    one = answers.answer("q", some, [("weak", "ids")], **WHERE)
+    two = answers.answer("q", some, [("weak", "ids")], **WHERE | {"recommenders": ["SASRec", "GRU4Rec"]})
+    assert two.tests["p_holm"].to_list() == pytest.approx([min(1, 2 * one.tests["p"][0])] * 2)
+    assert two.sentence.startswith(f"SASRec: {NOTHING}")
+    assert "; GRU4Rec: " in two.sentence
+
+
+def test_among_keeps_some_users(arms):
+    found = answers.answer("which", arms, [("weak", "strong")], **WHERE, among=np.arange(USERS) < 20)
+    assert found.users == 20
+    assert found.arms.filter(arm="strong")["mean"][0] == 1
+
+
+def test_arms_with_other_targets_are_not_paired(arms, tmp_path):
+    other = study_of(tmp_path, "two", make_corpus(users=USERS, seed=1))
+    with pytest.raises(ValueError, match="no paired test"):
+        answers.answer("which", [*arms, Arm("other", other, "a")], [("weak", "other")], **WHERE)
+    longer = study_of(tmp_path, "three", replace(make_corpus(users=USERS), max_history=9))
+    answers.answer("which", [*arms, Arm("longer", longer, "a")], [("weak", "longer")], **WHERE)
+
+
+def test_a_question_needs_a_pair(arms):
+    with pytest.raises(ValueError, match="'which' compares no pair"):
+        answers.answer("which", arms, [], **WHERE)
+
+
+def answer_of(verdicts, means=(0.3, 0.2, 0.1)):
+    """An answer about arms a, b, c and the pairs a-b, b-c with these verdicts."""
+    size = {"better": 0.5, "worse": -0.5, NOTHING: 0.001}
+    pairs = [("a", "b"), ("b", "c")]
+    tests = [
+        {"recommender": "SASRec", "before": x, "after": y, "difference": size[v], "low": size[v] - 0.1, "high": size[v] + 0.1, "verdict": v}
+        for (x, y), v in zip(pairs, verdicts, strict=True)
+    ]  # fmt: skip
+    arms = [{"recommender": "SASRec", "arm": x, "mean": m} for x, m in zip("abc", means, strict=True)]
+    return Answer("q", "ndcg@10", 1234, 2, pl.DataFrame(arms), pl.DataFrame(tests))
+
+
+def test_the_record_is_flat(arms):
+    record = answers.answer("which", arms, [("weak", "strong")], **WHERE).record()
+    assert list(record) == [
+        "answer",
+        "users",
+        "seeds",
+        "SASRec weak",
+        "SASRec strong",
+        "SASRec ids",
+        "p SASRec weak to strong",
+    ]
+    assert record["SASRec strong"] == 0.75
+
+
+def test_the_sentence_says_first_what_can_be_told_and_always_n():
+    said = answer_of([NOTHING, "worse"]).sentence
+    assert said == (
+        "c is worse than b, -0.5000 [-0.6000, -0.4000]; no detectable difference between b and a, +0.0010 [-0.0990, +0.1010] "
+        "(ndcg@10, n = 1,234 users, 2 seeds)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "agree", "counts"),
+    [
+        (["better", NOTHING], ["same", "same"], "2 of 2 verdicts the same, 0 opposite, 0 detectable in one only"),
+        (["worse", "better"], ["opposite", "seen once"], "0 of 2 verdicts the same, 1 opposite, 1 detectable in one only"),
+    ],
+)
+def test_answers_of_different_users_are_compared_by_their_verdicts(there, agree, counts):
+    table, said = answers.side_by_side(
+        answer_of(["better", NOTHING]), answer_of(there, means=(0.1, 0.3, 0.2)), ("one", "two")
+    )
+    assert table["agree"].to_list() == agree
+    assert said.startswith("one: a > b > c (ndcg@10, n = 1,234 users, 2 seeds); two: b > c > a (")
+    assert said.endswith(counts)
+
+
+def kinds(immediate, before, novel):
+    """Rows of slices.table: (samples, mean) of each kind of target."""
+    named = (("immediate repeat", immediate), ("seen before", before), ("novel", novel))
+    return pl.DataFrame(
+        [
+            {"slice": "target", "label": label, "samples": n, "recommender": "SASRec", "embedding": "a", "mean": mean, "low": 0.0, "high": 1.0}
+            for label, (n, mean) in named
+            if n
+        ]
+    )  # fmt: skip
+
+
+def test_what_repeats_give():
+    found = questions.from_repeats(kinds((5, 0.8), (5, 0.2), (90, 0.1)))
+    row = found.row(0, named=True)
+    assert row["users"] == 100
+    assert row["repeats"] == pytest.approx(0.1)
+    assert row["overall"] == pytest.approx(0.14)
+    assert row["share"] == pytest.approx(5 / 14)  # 5 * 0.8 + 5 * 0.2 of 14
+    assert row["novel"] == pytest.approx(0.1)
+    assert (
+        questions.of_repeats(found, "recall@10")
+        == "10.0% of 100 test targets are repeats and give 35.7% to 35.7% of recall@10"
+    )
+
+
+def test_without_repeats_all_is_novel():
+    found = questions.from_repeats(kinds((0, 0), (0, 0), (90, 0.1)))
+    assert found["share"].to_list() == [0]
+    assert "no test target repeats" in questions.of_repeats(found, "recall@10")
+
+
+def test_questions_that_a_source_cannot_answer():
+    corpus, data, asked = make_corpus(), S.Data(source="recbole"), S.Questions()
+    assert set(questions.why_not(corpus, data, asked)) == {"split", "text"}
+    timed = replace(
+        corpus,
+        times=np.arange(len(corpus.sequence)),
+        items=corpus.items.with_columns(brand=pl.lit("x"), category=pl.lit("")),
+    )
+    assert questions.fields(timed, asked) == ["brand"]
+    assert not questions.why_not(timed, data, asked)
+    assert set(questions.why_not(timed, S.Data(source="mix"), asked)) == {"split", "text", "history"}
+    assert set(questions.why_not(timed, S.Data(source="llm2rec"), asked)) == {"split", "history"}
+    assert set(questions.why_not(timed, data, S.Questions(histories=[10]))) == {"history"}
+
+
+def test_every_question_has_words():
+    assert tuple(questions.ASKED) == S.QUESTIONS
+
+
+def test_budgets_are_read_from_what_was_trained(finished):
+    whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
+    names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")
+    assert [answers.budget(finished.run, n) for n in names] == [
+        "no training",
+        "csft 10 steps",
+        whole,
+        f"{whole} + id",
+        "no text",
+    ]
+
+
+@pytest.fixture(scope="module")
+def records(finished):
+    """What notebook 07 of the finished run kept."""
+    return read_records(finished.run.path / "notebooks" / "07_beyond_the_paper.ipynb")
+
+
+def test_every_question_has_an_answer_with_n(records):
+    assert set(records["answers"]) == set(S.QUESTIONS)
+    assert all("n = " in line for line in records["answers"].values())
+
+
+def test_controls_are_the_runs_own(finished, records):
+    own = finished.run.record("evaluation/games/SASRec-contrastive-seed2024")["metrics"]["ndcg@10"]
+    for question, arm in (("temperature", "0.2"), ("views", "mask"), ("normalise", "none"), ("id", "text")):
+        assert records[question][f"SASRec {arm}"] == pytest.approx(own)
+
+
+def test_arms_of_contrast_have_the_same_steps_from_the_same_start(finished):
+    own = Run("questions_own", finished.run.path / experiments.FOLDER)
+    names = ("contrastive", "temperature_01", "views_dropout", "other_seed")
+    assert {answers.budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {"csft 10 steps, mntp 10 steps, "}
+
+
+def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, records):
+    """The run's own weights, ranked by brute force."""
+    own = Run("questions_own", finished.run.path / experiments.FOLDER)
+    part = Corpus.load(own.require("corpus")).select(["games"])
+    table = np.load(own.require("embeddings/contrastive").with_suffix(".npy"))
+    model = trained.load(own, "games", "SASRec", "contrastive", part, {"contrastive": table})
+    corpus, values = part[0], {"all": [], "unseen": []}
+    for target in corpus.samples("test"):
+        scores = model.scores(corpus.history(target))
+        wanted = scores[corpus.sequence[target] - 1]
+        had = corpus.sequence[corpus.offsets[corpus.owners(np.array([target]))[0]] : target]
+        unseen = np.setdiff1d(np.arange(1, corpus.n_items + 1), had)
+        for name, some in (("all", scores), ("unseen", scores[unseen - 1])):
+            values[name].append(metrics.per_user(np.array([(some >= wanted).sum()]), "ndcg@10")[0])
+    assert records["seen items"]["SASRec text, all items"] == pytest.approx(np.mean(values["all"]), abs=1e-3)
+    assert records["seen items"]["SASRec text, unseen items"] == pytest.approx(np.mean(values["unseen"]), abs=1e-3)
+    assert records["seen items"]["users"] == len(values["all"])
+
+
+def test_nothing_of_it_is_in_the_runs_own_results(finished):
+    assert not [name for name in finished.run.artefacts() if "questions" in name]
