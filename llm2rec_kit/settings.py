@@ -440,7 +440,17 @@ class Tables(Stage):
     share: float = setting(1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]")
 
 
-QUESTIONS = ("temperature", "views", "normalise", "mntp", "id", "repeats", "split", "text", "history")
+QUESTIONS = {  # of notebook 07
+    "temperature": "Temperature 0.2 (the paper) or 0.1 (its code)?",
+    "views": "Two views of a title by masking (the paper) or by dropout (its code)?",
+    "normalise": "Embeddings as they come, or normalised?",
+    "mntp": "Does MNTP need CSFT?",
+    "id": "What does a sound ID baseline reach, and what text and ID together?",
+    "repeats": "How much of recall comes from repeats, and what of novel targets?",
+    "split": "Leave-one-out (the paper) or a split by time (its data): do both say the same?",
+    "text": "Does richer item text help?",
+    "history": "Does a history longer than 10 help?",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,7 +459,7 @@ class Questions(Stage):
 
     prefix: ClassVar[str] = "questions"
 
-    asked: list = setting(list(QUESTIONS), "questions to ask [O]", QUESTIONS)
+    asked: list = setting(list(QUESTIONS), "questions to ask [O]", tuple(QUESTIONS))
     domain: str = setting("", "domain whose users answer; empty: the first that training sees [O]")
     recommenders: list = setting(["SASRec"], "recommenders that answer [O]", ("SASRec", "GRU4Rec"))
     seeds: list = setting([2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]")

@@ -18,17 +18,7 @@ from llm2rec_kit.reproduction import answers
 from llm2rec_kit.reproduction.answers import Answer
 from llm2rec_kit.reproduction.experiments import Study
 
-ASKED = {  # settings.QUESTIONS, in words
-    "temperature": "Temperature 0.2 (the paper) or 0.1 (its code)?",
-    "views": "Two views of a title by masking (the paper) or by dropout (its code)?",
-    "normalise": "Embeddings as they come, or normalised?",
-    "mntp": "Does MNTP need CSFT?",
-    "id": "What does a sound ID baseline reach, and what text and ID together?",
-    "repeats": "How much of recall comes from repeats, and what of novel targets?",
-    "split": "Leave-one-out (the paper) or a split by time (its data): do both say the same?",
-    "text": "Does richer item text help?",
-    "history": "Does a history longer than 10 help?",
-}
+ASKED = S.QUESTIONS
 
 
 def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:

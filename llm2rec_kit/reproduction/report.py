@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from llm2rec_kit import meter, storage
 from llm2rec_kit.reproduction import expected, pictures
 from llm2rec_kit.reproduction.differences import TRAINED
-from llm2rec_kit.runs import Run, write_json
+from llm2rec_kit.runs import Run, read_records, write_json
+from llm2rec_kit.settings import QUESTIONS
 
 STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
 CAPTIONS = {
@@ -54,7 +55,16 @@ def collect(run: Run) -> dict[str, Any]:
         "results": {d: _rows([r["record"] for r in rows if r["record"]["domain"] == d]) for d in domains},
         "comparisons": {r["domain"]: r["rows"] for r in records if "rows" in r},
         "left_out": left_out,
+        "beyond": _beyond(run),
     }
+
+
+def _beyond(run: Run) -> dict[str, dict[str, Any]]:
+    """What the notebooks 06 and 07 recorded, by their names, where they ran to their end."""
+    last = {"06_paper_tables": "directions", "07_beyond_the_paper": "answers"}  # the record that each makes last
+    books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in last}
+    found = {name: read_records(book) for name, book in books.items() if book.is_file()}
+    return {name: records for name, records in found.items() if last[name] in records}
 
 
 def _settings(run: Run, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -158,6 +168,7 @@ def write(run: Run) -> dict[str, Any]:
         "keys": cost_keys(about),
         "drawn": drawings(run),
         "kept": kept_figures(run),
+        "asked": QUESTIONS,
     }
     for name, figure in known["drawn"].items():
         target = run.path / "figures" / f"{name}.png"

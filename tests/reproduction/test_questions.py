@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -211,10 +212,6 @@ def test_questions_that_a_source_cannot_answer():
     assert set(questions.why_not(timed, data, S.Questions(histories=[10]))) == {"history"}
 
 
-def test_every_question_has_words():
-    assert tuple(questions.ASKED) == S.QUESTIONS
-
-
 def test_budgets_are_read_from_what_was_trained(finished):
     whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
     names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")
@@ -236,6 +233,15 @@ def records(finished):
 def test_every_question_has_an_answer_with_n(records):
     assert set(records["answers"]) == set(S.QUESTIONS)
     assert all("n = " in line for line in records["answers"].values())
+
+
+def test_the_report_has_every_question_and_its_answer_in_order(finished, records):
+    report = (finished.run.path / "report.md").read_text()
+    lines = [f"| {question} | {records['answers'][name]} |" for name, question in S.QUESTIONS.items()]
+    assert "\n".join(lines) in report
+    kept = json.loads((finished.run.path / "results.json").read_text())["beyond"]
+    assert kept["07_beyond_the_paper"]["answers"] == records["answers"]
+    assert sum(kept["06_paper_tables"]["directions"].values()) > 0
 
 
 def test_controls_are_the_runs_own(finished, records):
