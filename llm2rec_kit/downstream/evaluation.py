@@ -27,6 +27,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from llm2rec_kit import meter
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import item_table, kernels, losses, metrics, ranking, recommenders, samples
@@ -62,6 +63,7 @@ class Result:
     seconds: float
     cutoffs: list[int] = field(default_factory=lambda: [10, 20])
     weights: dict[str, np.ndarray] | None = None
+    cost: dict[str, Any] = field(default_factory=dict)  # of `train_many`: what it took, as `meter.measured` tells
 
     @property
     def ranks(self) -> np.ndarray:
@@ -298,8 +300,12 @@ def _train(
     part, ids = parts[job.domain]
     stage, kind = item_table.parse(job.embedding)
     vectors = tables[stage][ids] if stage else None
-    result = train_and_rank(part, vectors, settings, recommender=job.recommender, seed=job.seed, kind=kind, device=device)
-    return result if job.seed == settings.seeds[0] else dataclasses.replace(result, weights=None)
+    with meter.measured() as cost:
+        result = train_and_rank(
+            part, vectors, settings, recommender=job.recommender, seed=job.seed, kind=kind, device=device
+        )
+    kept = result.weights if job.seed == settings.seeds[0] else None
+    return dataclasses.replace(result, weights=kept, cost=cost)
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def evaluate(
             inputs=inputs_of(job),
             force=True,
             quiet=True,
-            spent=result.seconds,
+            spent=result.cost,
         )
     return [job.name for job in jobs]
 

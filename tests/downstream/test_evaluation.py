@@ -170,6 +170,7 @@ def test_many_trainings_equal_one_by_one(corpus, tmp_path):
             corpus, vectors, SETTINGS, recommender="SASRec", seed=job.seed, kind=kinds[job.embedding]
         )
         assert (alone.ranks == result.ranks).all()
+        assert 0 < result.cost["cpu_seconds"] <= 2 * result.cost["seconds"] + 1  # of its own process, one thread
         assert (alone.ranking.listed == result.ranking.listed).all()
         record = evaluation.write(result, tmp_path, job.name.split("/")[-1], counts)
         assert record["metrics"]["recall@3"] == (alone.ranks <= 3).mean()
