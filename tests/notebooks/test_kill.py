@@ -1,6 +1,6 @@
 """kill -9 in the middle of a notebook: the same command goes on from there and ends with the same numbers.
 
-Two notebooks here, one that trains a language model and one that trains recommenders in processes of their own.
+One notebook that trains a language model, one that trains recommenders in processes of their own, and those with runs inside the run.
 """
 
 from __future__ import annotations
@@ -68,4 +68,16 @@ def test_killed_among_the_trainings_of_the_recommenders(copied, finished):
     assert kept >= 2
     said = finish([*words, "--only", "04"])
     assert f"{20 - kept} trainings to do, {kept} reused" in said
+    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "mark"), [("06", "llm2vec: making"), ("07", "mntp_alone: making")])
+def test_killed_among_the_studies(copied, finished, number, mark):
+    run, words = copied
+    shutil.rmtree(run.path / "experiments")
+    killed_at([*words, "--only", number], mark)
+    done = mark.split(":")[0]
+    said = finish([*words, "--only", number])
+    assert f"{done}: making" in said or f"{done}: resuming" in said
+    assert ": reused" in said
     assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
