@@ -14,7 +14,7 @@ from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.reproduction import notebooks
 from llm2rec_kit.runs import Run
 
-SERIES = [b.name for b in notebooks.series() if b.name[:2] in ("01", "02", "03", "04", "05", "06")]
+SERIES = [b.name for b in notebooks.series()]
 # What JupyterLab itself says on the console of a headless browser; all else is ours.
 NOT_OURS = re.compile(r"favicon|ResizeObserver loop|Deprecat|LSP|lsp|translations|404 \(Not Found\)")
 DONE = """() => { const prompts = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')]
