@@ -15,9 +15,9 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import metrics, trained
 from llm2rec_kit.downstream.comparison import NOTHING
-from llm2rec_kit.reproduction import answers, experiments, questions
+from llm2rec_kit.reproduction import answers, questions
 from llm2rec_kit.reproduction.answers import Answer, Arm
-from llm2rec_kit.reproduction.experiments import Study
+from llm2rec_kit.reproduction.study import FOLDER, Study
 from llm2rec_kit.runs import Run, read_records
 
 USERS = 40
@@ -251,14 +251,14 @@ def test_controls_are_the_runs_own(finished, records):
 
 
 def test_arms_of_contrast_have_the_same_steps_from_the_same_start(finished):
-    own = Run("questions_own", finished.run.path / experiments.FOLDER)
+    own = Run("questions_own", finished.run.path / FOLDER)
     names = ("contrastive", "temperature_01", "views_dropout", "other_seed")
     assert {answers.budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {"csft 10 steps, mntp 10 steps, "}
 
 
 def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, records):
     """The run's own weights, ranked by brute force."""
-    own = Run("questions_own", finished.run.path / experiments.FOLDER)
+    own = Run("questions_own", finished.run.path / FOLDER)
     part = Corpus.load(own.require("corpus")).select(["games"])
     table = np.load(own.require("embeddings/contrastive").with_suffix(".npy"))
     model = trained.load(own, "games", "SASRec", "contrastive", part, {"contrastive": table})
