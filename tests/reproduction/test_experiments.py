@@ -112,7 +112,7 @@ def test_csft_may_see_other_domains_with_all_else_equal(finished, study):
     corpus = study.corpus
     one = experiments.train(study, "csft", "backbone", "one", domains=corpus.train_domains)
     both = experiments.train(study, "csft", "backbone", "both", domains=corpus.domains)
-    own = experiments.train(study, "csft", "backbone")
+    own = experiments.train(study, "csft", "backbone", "own")  # here too: the run's had another number of threads
     weights = [study.run.manifest(name)["files"]["model.safetensors"] for name in (own, one, both)]
     assert weights[0] == weights[1] != weights[2]
     assert study.run.manifest(both)["inputs"] == study.run.manifest(own)["inputs"]
