@@ -58,7 +58,7 @@ class _Summed(torch.autograd.Function):
                 if own is not None:
                     own[a : a + rows] = kernels.blocked(error.to(dtype), head.T)
                 if heads is not None:
-                    heads += kernels.outer(error.to(dtype), x)
+                    _add_product(heads, error.to(dtype), x)
         ctx.dtypes = states.dtype, weight.dtype
         ctx.gradients = own, heads
         return total
@@ -88,6 +88,14 @@ def _block(logits: torch.Tensor, labels: torch.Tensor, cap: float | None, gradie
         return value, None
     logits.div_(mass).scatter_add_(1, labels, torch.full_like(own, -1))
     return value, logits if squash is None else logits.mul_(squash)
+
+
+def _add_product(total: torch.Tensor, error: torch.Tensor, states: torch.Tensor) -> None:
+    """total += error^T states; on a GPU in one call where the dtypes are the same, without a second head's memory."""
+    if error.device.type == "cpu" or error.dtype != total.dtype:
+        total += kernels.outer(error, states)
+    else:
+        total.addmm_(error.T, states)
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:
