@@ -55,7 +55,7 @@ class Batches:
                 "See the statistics in notebooks/01_data_prep.ipynb."
             )
         self.samples, self.settings, self.pad_id = samples, settings, pad_id
-        self.steps_per_epoch = max(1, round(len(samples) / settings.batch_size))
+        self.steps_per_epoch = max(1, min(round(len(samples) / settings.batch_size), len(samples.counts)))
         self._epoch, self._plan = -1, []
 
     def __len__(self) -> int:
@@ -77,6 +77,9 @@ class Batches:
         order = order[np.lexsort((lengths[order], batch // self.window))]
         done = np.cumsum(counts[order])
         cuts = np.searchsorted(done, np.arange(1, steps) * done[-1] / steps)
+        # A row may hold more samples than a step asks for: every step gets one row at least, so none is empty.
+        k = np.arange(1, steps)
+        cuts = np.minimum(np.maximum.accumulate(np.maximum(cuts - k, 0)) + k, len(order) - steps + k)
         found = np.split(order, cuts)
         return [found[i] for i in rng.permutation(steps)]
 

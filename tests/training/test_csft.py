@@ -324,6 +324,26 @@ def test_an_epoch_reads_every_row_once_and_repeats_by_seed(corpus, tiny):
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(batches.plan(0), batches.plan(1), strict=True))
 
 
+class Counted:
+    """Stands for Samples whose rows hold so many samples each; what `Batches.plan` asks for, and no more."""
+
+    def __init__(self, counts):
+        self.counts, self.lengths = counts, 3 * counts
+
+    def __len__(self):
+        return int(self.counts.sum())
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 30))
+def test_no_step_is_empty_though_a_row_holds_more_samples_than_a_step(counts, batch_size):
+    counts = np.array(counts)
+    batches = csft.Batches(Counted(counts), CSFT(batch_size=batch_size), 0)
+    plan = batches.plan(0)
+    assert len(plan) == batches.steps_per_epoch == max(1, min(round(counts.sum() / batch_size), len(counts)))
+    assert min(len(step) for step in plan) >= 1
+    assert sorted(np.concatenate(plan)) == list(range(len(counts)))
+
+
 def test_steps_hold_the_set_number_of_samples_and_pad_little(tiny):
     corpus = make_corpus(users=3000, max_history=8, longest=25)
     settings = CSFT(batch_size=64, batch_tokens=2000)
