@@ -78,7 +78,7 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
 def directions(found: pl.DataFrame) -> Figure:
     """Our difference of every printed comparison (`directions.beside`), a panel a domain, marked by how it agrees.
 
-    `found` has table and domain (with its kind) besides.
+    `found` has table, domain (with its kind) and n (test users) besides.
     """
     domains = found["domain"].unique(maintain_order=True).to_list()
     rows = [(r, f"{r['table']}, {r['recommender']}: {r['before']} to {r['after']}") for r in found.iter_rows(named=True)]
@@ -89,9 +89,9 @@ def directions(found: pl.DataFrame) -> Figure:
             if row["domain"] == domain:
                 _difference(ax, row, -labels.index(label))
         ax.axvline(0, color="#444444", linewidth=0.8)
-        ax.set(
-            title=domain, xlabel="our difference in the metric, after minus before", yticks=[-k for k in range(len(labels))]
-        )
+        n = found.filter(domain=domain)["n"][0]
+        ax.set(title=f"{domain}, n = {n:,} users", xlabel="our difference in the metric, after minus before")
+        ax.set_yticks([-k for k in range(len(labels))])
         ax.set_yticklabels(labels, fontsize=8)
         ax.grid(axis="x", color="#EEEEEE")
     seen = [way for way in WAYS if way in set(found["agreement"])]

@@ -33,7 +33,15 @@ def test_encoding_times_are_named(tmp_path):
 
 
 def test_directions_are_marked_by_their_agreement(tmp_path):
-    row = {"table": "Table 3", "recommender": "SASRec", "before": "raw", "after": "contrastive", "low": -0.01, "high": 0.03}
+    row = {
+        "table": "Table 3",
+        "recommender": "SASRec",
+        "before": "raw",
+        "after": "contrastive",
+        "low": -0.01,
+        "high": 0.03,
+        "n": 1200,
+    }
     found = pl.DataFrame(
         [
             row | {"domain": "games (in-domain)", "difference": 0.02, "agreement": "same way"},
@@ -42,7 +50,8 @@ def test_directions_are_marked_by_their_agreement(tmp_path):
         ]
     )
     figure = paper_figures.directions(found)
-    assert [ax.get_title() for ax in figure.axes] == ["games (in-domain)", "crafts (out-of-domain)"]
+    n = ", n = 1,200 users"
+    assert [ax.get_title() for ax in figure.axes] == [f"games (in-domain){n}", f"crafts (out-of-domain){n}"]
     names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert names == ["Table 3, SASRec: raw to contrastive", "Table 4, SASRec: raw to contrastive"]
     points = [
