@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PROFILE ?= demo
 READY := .venv/.installed
+# Jupyter refuses to run as root unless told; in a container one often is.
+ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
 .PHONY: reproduce test lab lock
@@ -15,7 +17,7 @@ test: $(READY)
 	.venv/bin/python -m pytest
 
 lab: $(READY)
-	.venv/bin/jupyter lab --notebook-dir notebooks
+	.venv/bin/jupyter lab --notebook-dir notebooks $(ROOT)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"llm2rec_kit needs Python 3.11 or newer; $(PYTHON) is {v}. Give another one: make PYTHON=python3.12 ...")'
