@@ -151,11 +151,10 @@ class Encoder:
 
     def _key(self, titles: list[str]) -> dict[str, Any]:
         """All that the embeddings of `titles` depend on, so that an interrupted encoding goes on with nothing else."""
-        settings = {k: v for k, v in self.settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines")}
         text = hashlib.sha256()
         for title in titles:
             text.update(title.encode() + b"\0")
-        return {"settings": settings, "titles": text.hexdigest(), "model": fingerprint(self.model)}
+        return {"settings": key(self.settings), "titles": text.hexdigest(), "model": fingerprint(self.model)}
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that transformers and sentence-transformers both load, with `card` as its README.md.
@@ -193,6 +192,11 @@ class Encoder:
             (folder / "README.md").write_text(card)
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def key(settings: S.Encoding) -> dict[str, Any]:
+    """The settings that an embedding depends on: not which further tables there are, nor how large a forward pass is."""
+    return {k: v for k, v in settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines")}
 
 
 def resolved(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:

@@ -33,6 +33,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import item_table, kernels, losses, metrics, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.samples import Rows
+from llm2rec_kit.runs import Run
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Job:
     def name(self) -> str:
         """Name of its artefact in a run."""
         return f"evaluation/{self.domain}/{self.recommender}-{self.embedding}-seed{self.seed}"
+
+    @property
+    def table(self) -> str:
+        """The embeddings under its item table, such as csft; empty where ids are all that is trained."""
+        return item_table.parse(self.embedding)[0]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the artefacts that it is made from."""
+        return ["corpus"] + ([f"embeddings/{self.table}"] if self.table else [])
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,14 @@ class Result:
     def ranks(self) -> np.ndarray:
         """Rank of each test target, int32 (n,)."""
         return self.ranking.ranks
+
+
+OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
+
+
+def key(settings: S.Evaluation) -> dict[str, Any]:
+    """The settings that one training depends on: all but which trainings there are, where, and what is tested after them."""
+    return {name: value for name, value in settings.as_dict().items() if name not in OF_THE_SERIES}
 
 
 def train_and_rank(
@@ -306,6 +325,16 @@ def _train(
         )
     kept = result.weights if job.seed == settings.seeds[0] else None
     return dataclasses.replace(result, weights=kept, cost=cost)
+
+
+def keep(run: Run, job: Job, result: Result, settings: S.Evaluation, counts: np.ndarray) -> None:
+    """Make the artefact of a finished training in `run`; `counts` as `write` takes them."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        record = write(result, folder, job.name.split("/")[-1], counts)
+        return record | {"domain": job.domain, "embedding": job.embedding}
+
+    run.make(job.name, build, settings=key(settings), inputs=job.inputs, force=True, quiet=True, spent=result.cost)
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:

@@ -79,20 +79,20 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     dots), and taken from the run around the study where that has the very same: the run's table of the backbone is `raw`.
     `text` "attributes" encodes the items' attributes instead of their titles.
     """
-    from llm2rec_kit import geometry
+    from llm2rec_kit import encoder, geometry
 
     own = study.run.has(start)
     name = name or start.rstrip("/").split("/")[-1].replace(".", "_")  # a dot would begin a file's suffix
     how = _encoding(study, start, changes)
 
     def build(folder: Path) -> dict[str, Any]:
-        encoder = load_encoder(study, start, **changes)
-        table = encoder.table(texts(study, text), out=folder / f"{name}.npy", progress=True)
+        model = load_encoder(study, start, **changes)
+        table = model.table(texts(study, text), out=folder / f"{name}.npy", progress=True)
         rank = geometry.effective_rank(table[1:])
-        return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": encoder.dim, "effective_rank": rank}
+        return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": model.dim, "effective_rank": rank}
 
-    key = {k: v for k, v in how.as_dict().items() if k not in ("variants", "baselines", "batch_tokens")} | study.where
-    key |= {"encoder": RAW if start == "backbone" else start} | ({"text": text} if text != "title" else {})
+    key = encoder.key(how) | study.where | {"encoder": RAW if start == "backbone" else start}
+    key |= {"text": text} if text != "title" else {}
     same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
     if not study.run.adopt(study.base, f"embeddings/{name}", **same):
         study.run.make(f"embeddings/{name}", build, quiet=True, **same)
@@ -127,40 +127,24 @@ def evaluate(
 
     Returns the names of the evaluations, which `comparison.table` and `comparison.compare` take.
     """
-    from llm2rec_kit.downstream import baselines, evaluation, item_table
+    from llm2rec_kit.downstream import baselines, evaluation
 
     settings = dataclasses.replace(study.settings["evaluation"], seeds=list(seeds))
-    together = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
-    key = {k: v for k, v in settings.as_dict().items() if k not in together}
     corpus = study.corpus
     parts = {domain: corpus.select([domain]) for domain in domains or corpus.domains}
     jobs = [evaluation.Job(d, r, e, s) for d in parts for r in recommenders for e in embeddings for s in seeds]
 
-    def inputs_of(job: evaluation.Job) -> list[str]:
-        text = item_table.parse(job.embedding)[0]
-        return ["corpus"] + ([f"embeddings/{text}"] if text else [])
-
     def reused(job: evaluation.Job) -> bool:
-        same = {"settings": key, "inputs": inputs_of(job)}
+        same = {"settings": evaluation.key(settings), "inputs": job.inputs}
         return study.run.adopt(study.base, job.name, **same) or not study.run.stale(job.name, **same)
 
     todo = [job for job in jobs if not reused(job)]
     print(f"{study.run.name}: {len(todo)} recommenders to train, {len(jobs) - len(todo)} reused", flush=True)
-    texts = dict.fromkeys(text for job in todo if (text := item_table.parse(job.embedding)[0]))
+    texts = dict.fromkeys(job.table for job in todo if job.table)
     tables = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
     counts = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
     for job, result in evaluation.train_many(todo, parts, tables, settings):
-        facts = {"domain": job.domain, "embedding": job.embedding}
-        stem = job.name.split("/")[-1]
-        study.run.make(
-            job.name,
-            lambda folder, r=result, s=stem, j=job, f=facts: evaluation.write(r, folder, s, counts[j.domain]) | f,
-            settings=key,
-            inputs=inputs_of(job),
-            force=True,
-            quiet=True,
-            spent=result.cost,
-        )
+        evaluation.keep(study.run, job, result, settings, counts[job.domain])
     return [job.name for job in jobs]
 
 
