@@ -67,6 +67,8 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
         ax.set(title=title, ylabel=metric, xlabel=f"seconds for the catalogue{', log scale' if wide else ''}")
         ax.set_xscale("log" if wide else "linear")
         ax.margins(x=0.5, y=0.15)
+        if not wide:
+            ax.set_xlim(0, 1.8 * part["seconds"].max())  # from nought, or differences of a percent would look like some
         ax.grid(color="#EEEEEE")
     _caption(
         figure,
