@@ -4,7 +4,8 @@ Notebooks hand each other files, never variables. What a notebook makes is an *a
 (`corpus`, with `corpus/manifest.json`) or a few files with one stem (`embeddings/raw`: `raw.npy` and, as its manifest,
 `raw.json`). The manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own
 files, and the record (the numbers worth keeping). So an artefact either is complete or does not exist, a stage whose
-settings and inputs did not change is reused, and a damaged file is named.
+settings and inputs did not change is reused, and a damaged file is named. A setting may be kept `aside`: it is written
+down, but a change of it changes no result, so it makes nothing stale and throws no checkpoint away.
 
 Where the outputs folder holds a `.store`, its runs share what they make: an artefact is looked up there by its name, settings and
 inputs' hashes before it is built, and linked into the run. A grid has one.
@@ -22,7 +23,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class Run:
         *,
         settings: dict[str, Any],
         inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
         force: bool = False,
         quiet: bool = False,
         spent: float | dict[str, Any] = 0.0,
@@ -106,14 +108,15 @@ class Run:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
-        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
+        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. Settings named in
+        `aside` change no result: they are kept in the manifest and not compared. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
         `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
         `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         with self._writing(repr(name)), alone(self._lock_path(name), busy):
-            key = self._key(settings, inputs)
+            key = self._key(settings, inputs, aside)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
                 if not quiet:
@@ -157,20 +160,36 @@ class Run:
         if name in (stages := other.about()["stages"]):
             self.note("stages", {name: stages[name]})
 
-    def adopt(self, other: Run, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = ()) -> bool:
+    def adopt(
+        self,
+        other: Run,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+    ) -> bool:
         """Take `name` from another run where it was made there with the same settings and inputs; whether it was."""
         if not other.has(name):
             return False
-        key, made = self._key(settings, inputs), other.manifest(name)
-        if any(made[part] != key[part] for part in key) or other._damaged(name):
+        key = self._key(settings, inputs, aside)
+        if other._stale(name, key):
             return False
         if self._stale(name, key):
             self.take(other, name)
         return True
 
-    def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
+    def stale(
+        self,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+        force: bool = False,
+    ) -> bool:
         """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
-        key = self._key(settings, inputs)
+        key = self._key(settings, inputs, aside)
         if force or not self._stale(name, key):
             return force
         shared = self._shared_path(name, key)
@@ -179,7 +198,7 @@ class Run:
     def forget(self, name: str) -> None:
         """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds."""
         made = self.manifest(name)
-        if shared := self._shared_path(name, {part: made[part] for part in ("settings", "inputs")}):
+        if shared := self._shared_path(name, made):
             shutil.rmtree(shared, ignore_errors=True)
         self._manifest_path(name).unlink()
         if "/" not in name:
@@ -264,9 +283,9 @@ class Run:
     def _manifest_path(self, name: str) -> Path:
         return self.path / f"{name}.json" if "/" in name else self.path / name / "manifest.json"
 
-    def _key(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
+    def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        return json.loads(json.dumps(key, default=plain))
+        return json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=plain))
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""
@@ -274,11 +293,12 @@ class Run:
             made = self.manifest(name)
         except ArtefactError:
             return "making"
+        asked, made = _counted(key, key), _counted(made, key)
         changed = [
             f"{part}.{k}"
-            for part in ("settings", "inputs")
-            for k in sorted({*key[part], *made[part]})
-            if key[part].get(k) != made[part].get(k)
+            for part in asked
+            for k in sorted({*asked[part], *made[part]})
+            if asked[part].get(k) != made[part].get(k)
         ]
         if changed:
             return f"redoing, changed: {', '.join(changed)}"
@@ -300,7 +320,8 @@ class Run:
         target = self.path / name
         partial = target.with_name(f".{target.name}.partial")
         mark = partial / ".key.json"
-        if force or not mark.is_file() or json.loads(mark.read_text() or "null") != key:
+        begun = json.loads(mark.read_text() or "null") if mark.is_file() else None
+        if force or not begun or _counted(begun, key) != _counted(key, key):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write_json(mark, key)
@@ -340,7 +361,7 @@ class Run:
         store = self.path.parent / STORE
         if not store.is_dir():
             return None
-        return store / hashlib.sha256(json.dumps([name, key], sort_keys=True).encode()).hexdigest()[:32]
+        return store / hashlib.sha256(json.dumps([name, _counted(key, key)], sort_keys=True).encode()).hexdigest()[:32]
 
     @contextlib.contextmanager
     def _shared(self, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
@@ -431,6 +452,12 @@ def one_paragraph_errors() -> Iterator[None]:
     except (ArtefactError, ValueError, OSError) as error:
         print(f"llm2rec: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
+    """The settings and inputs of `made` (a key or a manifest) that count: all but those that `key` keeps aside."""
+    aside = key.get("aside", ())
+    return {"settings": {k: v for k, v in made["settings"].items() if k not in aside}, "inputs": made["inputs"]}
 
 
 def _check_record(name: str, record: dict[str, Any]) -> None:

@@ -47,11 +47,13 @@ def train(
     `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts items by
     their attributes (`training.attributes`).
     """
+    from llm2rec_kit.training import trainer
+
     name = name or stage
     settings = scaled(dataclasses.replace(study.settings[stage], **changes), share)
     other = ({"domains": list(domains)} if domains else {}) | ({"text": text} if text != "title" else {})
-    key, inputs = settings.as_dict() | study.where | other, ["corpus", start]
-    if name == stage and study.run.adopt(study.base, name, settings=key, inputs=inputs):
+    same = trainer.key(settings, study.settings["backbone"], **other) | {"inputs": ["corpus", start]}
+    if name == stage and study.run.adopt(study.base, name, **same):
         return name
     corpus = study.corpus
     if domains:
@@ -60,7 +62,7 @@ def train(
     def build(folder: Path) -> dict[str, Any]:
         return _train(study, corpus, stage, text, start, settings, folder)
 
-    study.run.make(name, build, settings=key, inputs=inputs)
+    study.run.make(name, build, **same)
     return name
 
 

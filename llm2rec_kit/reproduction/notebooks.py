@@ -336,7 +336,11 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
     except PapermillExecutionError as error:
         return _shortened(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
-        return "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
+        return (
+            "its kernel died, most often for want of memory. *_gradient_checkpointing=true, contrastive_gradient_cache=true "
+            "and smaller *_batch_tokens need less and go on from the last checkpoint (batch_tokens begins anew where dropout "
+            "is on: its draws depend on it); a smaller *_batch_size begins anew and changes the result"
+        )
     except OSError as error:
         if why := storage.cannot_write(error, target.parent):
             return why

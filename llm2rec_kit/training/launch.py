@@ -38,7 +38,7 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
     kind, source = STAGES[name]
     settings, place = kind.from_parameters(parameters), S.Backbone.from_parameters(parameters)
     ranks.join(backbone.placement(place)[0])
-    key = {"settings": settings.as_dict() | {"device": place.device, "dtype": place.dtype}, "inputs": ["corpus", source]}
+    key = trainer.key(settings, place) | {"inputs": ["corpus", source]}
     with _quiet_but_first():
         if ranks.rank() == 0:
             if name == "csft":
