@@ -33,6 +33,7 @@ from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_j
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 STORE = ".store"  # in an outputs folder: what its runs share
+FORCED = "LLM2REC_FORCED"  # in the environment of a forced series: its name, which what it makes carries
 MADE_BY = {
     "corpus": "01_data_prep",
     "backbone": "02_csft",
@@ -107,7 +108,8 @@ class Run:
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
-        `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
+        With `force` it is made anew; once, where a whole series is forced (`reproduce --force`), however often that is
+        interrupted. `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
         `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. Settings named in
         `aside` change no result: they are kept in the manifest and not compared. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
@@ -116,7 +118,7 @@ class Run:
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         with self._writing(repr(name)), alone(self._lock_path(name), busy):
-            key = self._key(settings, inputs, aside)
+            key, force = self._key(settings, inputs, aside), force and not self.redone(name)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
                 if not quiet:
@@ -190,10 +192,17 @@ class Run:
     ) -> bool:
         """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
         key = self._key(settings, inputs, aside)
+        force = force and not self.redone(name)
         if force or not self._stale(name, key):
             return force
         shared = self._shared_path(name, key)
         return not (shared and self._fetch(shared, name))
+
+    def redone(self, name: str) -> bool:
+        """Whether the forced series that is under way has made `name` already, before it was interrupted perhaps."""
+        with contextlib.suppress(ArtefactError):
+            return bool(_forced()) and self.manifest(name).get("forced") == _forced()
+        return False
 
     def forget(self, name: str) -> None:
         """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds."""
@@ -316,15 +325,16 @@ class Run:
         return ""
 
     def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
-        """The working folder of `name`, kept from an interrupted make of the same key."""
+        """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
         target = self.path / name
         partial = target.with_name(f".{target.name}.partial")
         mark = partial / ".key.json"
         begun = json.loads(mark.read_text() or "null") if mark.is_file() else None
-        if force or not begun or _counted(begun, key) != _counted(key, key):
+        fresh = force and not (begun and _forced() and begun.get("forced") == _forced())
+        if fresh or not begun or _counted(begun, key) != _counted(key, key):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            write_json(mark, key)
+            write_json(mark, key | {"forced": _forced()})
         return partial
 
     def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
@@ -332,7 +342,8 @@ class Run:
         _check_record(name, record)
         (partial / ".key.json").unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        self._settle(name, partial, {"artefact": name, **key, "files": files, "record": record, "finished": _now()})
+        made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
+        self._settle(name, partial, made | ({"forced": _forced()} if _forced() else {}))
 
     def _settle(self, name: str, folder: Path, manifest: dict[str, Any]) -> None:
         """Move the files in `folder` to where artefact `name` is, and write its manifest last."""
@@ -469,6 +480,10 @@ def _check_record(name: str, record: dict[str, Any]) -> None:
             f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
             f"lists and dicts; found {record!r:.300}."
         ) from None
+
+
+def _forced() -> str:
+    return os.environ.get(FORCED, "")
 
 
 def _maker(name: str) -> str:

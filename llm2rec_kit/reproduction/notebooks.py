@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import os
 import re
+import secrets
 import shlex
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from llm2rec_kit import meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import assets
 from llm2rec_kit.reproduction.progress import Progress
-from llm2rec_kit.runs import Run, check_name, outputs_folder, project_root
+from llm2rec_kit.runs import FORCED, Run, check_name, outputs_folder, project_root, provenance
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
@@ -194,7 +196,8 @@ def reproduce(
     """Run the notebooks of a profile (or `only` some numbers, or from number `start` on); returns the run.
 
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
-    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
+    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder. With `force` what is
+    finished is made again; where that was interrupted, the same call goes on and makes nothing twice.
     """
     values, chosen = prepared(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
@@ -203,8 +206,11 @@ def reproduce(
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
     result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
-    for k, book in enumerate(chosen, 1):
-        run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=again)
+    with _forced(result, values, chosen):
+        for k, book in enumerate(chosen, 1):
+            # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
+            rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
+            run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
     return result
 
 
@@ -273,7 +279,7 @@ def run_one(
         what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
     if what:
         kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
-        go_on = f" To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}" if again else ""
+        go_on = f" To go on from here:\n  {shlex.join(again)}" if again else ""
         raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
     # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
     run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
@@ -305,6 +311,41 @@ def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outpu
         stated = f"{prefix}.{name.removeprefix(prefix + '_')}" if prefix else name
         words += ["--set", f"{stated}={json.dumps(value)}"]
     return [*words, *(["--force"] if force else [])]
+
+
+def _part(only: list[str], start: str) -> list[str]:
+    """The words of the command line that say which notebooks."""
+    return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
+
+
+@contextlib.contextmanager
+def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
+    """Where `values` force: have what the notebooks make carry the name of this series (`Run.redone`).
+
+    The name stays in the run's folder until the series has ended or another is asked for, so that, interrupted and asked
+    for again with the same parameters, notebooks and code, it goes on.
+    """
+    mark = run.path / ".forced.json"
+    if not values.get("force"):
+        mark.unlink(missing_ok=True)
+        yield
+        return
+    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
+    if known.get("asked") == asked:
+        print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
+    else:
+        known = {"asked": asked, "name": secrets.token_hex(8)}
+        storage.write_json(mark, known)
+    before = os.environ.get(FORCED)
+    os.environ[FORCED] = known["name"]
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCED)
+        if before is not None:
+            os.environ[FORCED] = before
+    mark.unlink(missing_ok=True)
 
 
 def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
@@ -351,8 +392,6 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
 @contextlib.contextmanager
 def _kernel() -> Iterator[str]:
     """A kernel of this very interpreter, under a name of its own: `python3` may be another environment's."""
-    import os
-
     from ipykernel.kernelspec import write_kernel_spec
 
     with tempfile.TemporaryDirectory() as folder:
