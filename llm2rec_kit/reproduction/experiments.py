@@ -81,7 +81,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     dots), and taken from the run around the study where that has the very same: the run's table of the backbone is `raw`.
     `text` "attributes" encodes the items' attributes instead of their titles.
     """
-    from llm2rec_kit import encoder, geometry
+    from llm2rec_kit import backbone, encoder, geometry
 
     own = study.run.has(start)
     name = name or start.rstrip("/").split("/")[-1].replace(".", "_")  # a dot would begin a file's suffix
@@ -94,7 +94,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
         return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": model.dim, "effective_rank": rank}
 
     key = encoder.key(how) | study.where | {"encoder": RAW if start == "backbone" else start}
-    key |= {"text": text} if text != "title" else {}
+    key |= ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
     same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
     if not study.run.adopt(study.base, f"embeddings/{name}", **same):
         study.run.make(f"embeddings/{name}", build, quiet=True, **same)

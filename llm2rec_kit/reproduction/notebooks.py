@@ -31,6 +31,7 @@ from llm2rec_kit.runs import FORCED, Run, check_name, outputs_folder, project_ro
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
+MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # by hub name or folder
 COMMON = {"run": str, "outputs": str, "force": bool}
 
 
@@ -243,12 +244,26 @@ def prepared(
     for name in ("data_path", "outputs"):
         if values.get(name):
             values[name] = str(Path(values[name]).expanduser().resolve())
+    values = local_folders(values, Path())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     if look:
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen
+
+
+def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`values` with models that are folders, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+
+    def found(name: Any) -> Any:
+        if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
+            return name
+        folder = base / Path(name).expanduser()
+        return str(folder.resolve()) if folder.is_dir() else name
+
+    known = {k: values[k] for k in MODELS if k in values}
+    return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
 
 
 def look_for_files(values: dict[str, Any], needed: set[str]) -> None:

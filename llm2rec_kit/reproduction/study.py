@@ -117,7 +117,7 @@ def _make_backbone(study: Study) -> None:
         backbone.save(model, tokenizer, folder)
         return {"name": place.name, "parameters": backbone.parameters(model)}
 
-    same = {"settings": place.as_dict(), "inputs": ["corpus"]}
+    same = {"settings": place.as_dict() | backbone.contents(place.name), "inputs": ["corpus"]}
     if not study.run.adopt(study.base, "backbone", **same):
         study.run.make("backbone", build, **same)
 

@@ -107,7 +107,7 @@ def _make_backbone(run: Run, place: S.Backbone, force: bool) -> None:
             "from_nothing": place.name == "tiny",
         }
 
-    run.make("backbone", build, settings=place.as_dict(), inputs=["corpus"], force=force)
+    run.make("backbone", build, settings=place.as_dict() | backbone.contents(place.name), inputs=["corpus"], force=force)
 
 
 @contextlib.contextmanager
