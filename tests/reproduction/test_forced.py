@@ -100,7 +100,9 @@ def test_force_outside_a_series_always_redoes(tmp_path):
 
 
 def test_what_a_notebook_makes_carries_the_series(tmp_path):
-    cell = "from llm2rec_kit.runs import Run\nRun(run, outputs).make('corpus', lambda folder: None, settings={}, force=force)"
+    cell = (
+        "from llm2rec_kit.runs import Run\nRun(run, outputs).make('corpus', lambda folder: None, settings={}, force=force)"
+    )
     book(tmp_path, "01_data.ipynb", "csft_steps: int = 10  # steps\n", cell)
     (tmp_path / "toy.yaml").write_text("csft_steps: 3  # steps\n")
     run = reproduce(str(tmp_path / "toy.yaml"), root=tmp_path, outputs=str(tmp_path / "out"), force=True)
