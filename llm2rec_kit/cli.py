@@ -121,6 +121,7 @@ def _add_encode(commands: argparse._SubParsersAction) -> None:
     ):
         c.add_argument(f"--{name}", default=choices[-1], choices=choices, help="default: %(default)s")
     c.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    c.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model, if you trust it")
     c.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (default)")
     c.set_defaults(command=_encode)
 
@@ -291,7 +292,7 @@ def _encode(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs, settings
 
     with runs.one_paragraph_errors():
-        place = settings.Backbone(device=args.device, dtype=args.dtype)
+        place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
         from llm2rec_kit import encoder, export
 

@@ -45,6 +45,11 @@ class Encoder:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
         """`settings.attention` other than `as_trained` sets the model's mask, in place."""
         self.settings = resolved(settings or S.Encoding(), {})
+        if self.settings.pooling == "pooler":
+            raise S.SettingsError(
+                "encoding_pooling pooler is the layer that a BERT has over its first state, for baselines; this is a decoder, "
+                "which has none. Take mean, last or cls."
+            )
         self.model, self.tokenizer = model, tokenizer
         if self.settings.attention == "bidirectional":
             backbone.bidirectional(model)
@@ -265,7 +270,8 @@ def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
         config = AutoConfig.from_pretrained(path, trust_remote_code=place.trust_remote_code)
     except (OSError, ValueError) as error:
         raise backbone.not_found(path, error) from error
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    own = getattr(config, "auto_map", {}) if place.trust_remote_code else {}  # the model's own code
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) or ("AutoModelForCausalLM" in own and "ForCausalLM")
     named = getattr(config, "architectures", None) or [known]
     return bool(known) and str(named[0]).endswith("ForCausalLM")
 

@@ -123,6 +123,7 @@ def encoder_of(run: Run, stage: str):
     """The Encoder that made `embeddings/<stage>`, as it made it."""
     import dataclasses
 
+    from llm2rec_kit import backbone
     from llm2rec_kit import settings as S
     from llm2rec_kit.encoder import AS_SAVED, Encoder
 
@@ -131,6 +132,7 @@ def encoder_of(run: Run, stage: str):
     if how["stage"] == "baseline":
         return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
+    place = dataclasses.replace(place, trust_remote_code=backbone.trusted(run))
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 

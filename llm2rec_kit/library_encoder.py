@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoder import Encoder
 
-POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls"}  # our names, sentence-transformers' names
+POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls", "pooler": "cls"}  # our names, sentence-transformers' names
 
 
 class LibraryEncoder(Encoder):
@@ -39,12 +40,16 @@ class LibraryEncoder(Encoder):
             self.model = SentenceTransformer(
                 str(path), device=str(device), trust_remote_code=place.trust_remote_code, model_kwargs={"dtype": dtype}
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "trust_remote_code" not in str(error):
+                raise
             raise backbone.not_found(path, error) from error
         self.settings, self.tokenizer = settings, self.model.tokenizer
         if settings.max_tokens:
             self.model.max_seq_length = min(settings.max_tokens, self.model.max_seq_length or settings.max_tokens)
         _change_modules(self.model, settings)
+        if settings.pooling == "pooler":
+            self.model.insert(2, _pooler(self.model[0].auto_model, path, place))
 
     @property
     def dim(self) -> int:
@@ -76,3 +81,23 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
             module.pooling_mode = POOLINGS[settings.pooling]
         if kind == "Normalize" and settings.normalise == "none":
             delattr(model, name)
+
+
+def _pooler(model: PreTrainedModel, path: str | Path, place: S.Backbone) -> Any:
+    """A BERT's own pooler, dense and tanh over the first token's state, as a module that follows CLS pooling.
+
+    Raises BackboneError where the model has none, or its weights lack it: transformers would make one up at random.
+    """
+    from sentence_transformers.base.modules import Dense
+    from transformers import AutoModel
+
+    dense = getattr(getattr(model, "pooler", None), "dense", None)
+    if dense is not None:
+        how = {"trust_remote_code": place.trust_remote_code, "output_loading_info": True}
+        missing = AutoModel.from_pretrained(str(path), **how)[1]["missing_keys"]
+    if dense is None or any("pooler" in name for name in missing):
+        raise backbone.BackboneError(
+            f"{str(path)!r} has no pooler with trained weights: set its pooling to cls, mean or last."
+        )
+    weights = {"init_weight": dense.weight.detach().clone(), "init_bias": dense.bias.detach().clone()}
+    return Dense(dense.in_features, dense.out_features, **weights)

@@ -4,7 +4,8 @@ Notebooks hand each other files, never variables. What a notebook makes is an *a
 (`corpus`, with `corpus/manifest.json`) or a few files with one stem (`embeddings/raw`: `raw.npy` and, as its manifest,
 `raw.json`). The manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own
 files, and the record (the numbers worth keeping). So an artefact either is complete or does not exist, a stage whose
-settings and inputs did not change is reused, and a damaged file is named.
+settings and inputs did not change is reused, and a damaged file is named. A setting may be kept `aside`: it is written
+down, but a change of it changes no result, so it makes nothing stale and throws no checkpoint away.
 
 Where the outputs folder holds a `.store`, its runs share what they make: an artefact is looked up there by its name, settings and
 inputs' hashes before it is built, and linked into the run. A grid has one.
@@ -22,7 +23,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_j
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 STORE = ".store"  # in an outputs folder: what its runs share
+FORCED = "LLM2REC_FORCED"  # in the environment of a forced series: its name, which what it makes carries
 MADE_BY = {
     "corpus": "01_data_prep",
     "backbone": "02_csft",
@@ -99,21 +101,24 @@ class Run:
         *,
         settings: dict[str, Any],
         inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
         force: bool = False,
         quiet: bool = False,
         spent: float | dict[str, Any] = 0.0,
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
-        `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
-        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. A file artefact
+        With `force` it is made anew; once, where a whole series is forced (`reproduce --force`), however often that is
+        interrupted. `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
+        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. Settings named in
+        `aside` change no result: they are kept in the manifest and not compared. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
         `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
         `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         with self._writing(repr(name)), alone(self._lock_path(name), busy):
-            key = self._key(settings, inputs)
+            key, force = self._key(settings, inputs, aside), force and not self.redone(name)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
                 if not quiet:
@@ -157,29 +162,52 @@ class Run:
         if name in (stages := other.about()["stages"]):
             self.note("stages", {name: stages[name]})
 
-    def adopt(self, other: Run, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = ()) -> bool:
+    def adopt(
+        self,
+        other: Run,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+    ) -> bool:
         """Take `name` from another run where it was made there with the same settings and inputs; whether it was."""
         if not other.has(name):
             return False
-        key, made = self._key(settings, inputs), other.manifest(name)
-        if any(made[part] != key[part] for part in key) or other._damaged(name):
+        key = self._key(settings, inputs, aside)
+        if other._stale(name, key):
             return False
         if self._stale(name, key):
             self.take(other, name)
         return True
 
-    def stale(self, name: str, *, settings: dict[str, Any], inputs: Sequence[str] = (), force: bool = False) -> bool:
+    def stale(
+        self,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+        force: bool = False,
+    ) -> bool:
         """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
-        key = self._key(settings, inputs)
+        key = self._key(settings, inputs, aside)
+        force = force and not self.redone(name)
         if force or not self._stale(name, key):
             return force
         shared = self._shared_path(name, key)
         return not (shared and self._fetch(shared, name))
 
+    def redone(self, name: str) -> bool:
+        """Whether the forced series that is under way has made `name` already, before it was interrupted perhaps."""
+        with contextlib.suppress(ArtefactError):
+            return bool(_forced()) and self.manifest(name).get("forced") == _forced()
+        return False
+
     def forget(self, name: str) -> None:
         """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds."""
         made = self.manifest(name)
-        if shared := self._shared_path(name, {part: made[part] for part in ("settings", "inputs")}):
+        if shared := self._shared_path(name, made):
             shutil.rmtree(shared, ignore_errors=True)
         self._manifest_path(name).unlink()
         if "/" not in name:
@@ -264,9 +292,9 @@ class Run:
     def _manifest_path(self, name: str) -> Path:
         return self.path / f"{name}.json" if "/" in name else self.path / name / "manifest.json"
 
-    def _key(self, settings: dict[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
+    def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        return json.loads(json.dumps(key, default=plain))
+        return json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=plain))
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""
@@ -274,11 +302,12 @@ class Run:
             made = self.manifest(name)
         except ArtefactError:
             return "making"
+        asked, made = _counted(key, key), _counted(made, key)
         changed = [
             f"{part}.{k}"
-            for part in ("settings", "inputs")
-            for k in sorted({*key[part], *made[part]})
-            if key[part].get(k) != made[part].get(k)
+            for part in asked
+            for k in sorted({*asked[part], *made[part]})
+            if asked[part].get(k) != made[part].get(k)
         ]
         if changed:
             return f"redoing, changed: {', '.join(changed)}"
@@ -296,14 +325,16 @@ class Run:
         return ""
 
     def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
-        """The working folder of `name`, kept from an interrupted make of the same key."""
+        """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
         target = self.path / name
         partial = target.with_name(f".{target.name}.partial")
         mark = partial / ".key.json"
-        if force or not mark.is_file() or json.loads(mark.read_text() or "null") != key:
+        begun = json.loads(mark.read_text() or "null") if mark.is_file() else None
+        fresh = force and not (begun and _forced() and begun.get("forced") == _forced())
+        if fresh or not begun or _counted(begun, key) != _counted(key, key):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            write_json(mark, key)
+            write_json(mark, key | {"forced": _forced()})
         return partial
 
     def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
@@ -311,7 +342,8 @@ class Run:
         _check_record(name, record)
         (partial / ".key.json").unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        self._settle(name, partial, {"artefact": name, **key, "files": files, "record": record, "finished": _now()})
+        made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
+        self._settle(name, partial, made | ({"forced": _forced()} if _forced() else {}))
 
     def _settle(self, name: str, folder: Path, manifest: dict[str, Any]) -> None:
         """Move the files in `folder` to where artefact `name` is, and write its manifest last."""
@@ -340,7 +372,7 @@ class Run:
         store = self.path.parent / STORE
         if not store.is_dir():
             return None
-        return store / hashlib.sha256(json.dumps([name, key], sort_keys=True).encode()).hexdigest()[:32]
+        return store / hashlib.sha256(json.dumps([name, _counted(key, key)], sort_keys=True).encode()).hexdigest()[:32]
 
     @contextlib.contextmanager
     def _shared(self, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
@@ -433,6 +465,12 @@ def one_paragraph_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+def _counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
+    """The settings and inputs of `made` (a key or a manifest) that count: all but those that `key` keeps aside."""
+    aside = key.get("aside", ())
+    return {"settings": {k: v for k, v in made["settings"].items() if k not in aside}, "inputs": made["inputs"]}
+
+
 def _check_record(name: str, record: dict[str, Any]) -> None:
     """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
     try:
@@ -442,6 +480,10 @@ def _check_record(name: str, record: dict[str, Any]) -> None:
             f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
             f"lists and dicts; found {record!r:.300}."
         ) from None
+
+
+def _forced() -> str:
+    return os.environ.get(FORCED, "")
 
 
 def _maker(name: str) -> str:

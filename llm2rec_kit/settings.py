@@ -320,8 +320,9 @@ class Encoding(Stage):
     )
     pooling: str = setting(
         "mean",
-        "mean over the title's tokens [P], last token, cls (the first), or as_saved with the model",
-        ("mean", "last", "cls", "as_saved"),
+        "mean over the title's tokens [P], last token, cls (the first), pooler (a baseline's own layer over it), or as_saved "
+        "with the model",
+        ("mean", "last", "cls", "pooler", "as_saved"),
     )
     normalise: str = setting(
         "none",

@@ -83,6 +83,36 @@ def test_unit_length_and_pooling_are_settings(bert):
     assert not np.allclose(vectors("plain", pooling="last"), vectors("plain", pooling="mean"), atol=1e-2)
 
 
+def test_the_pooler_is_the_model_s_own_layer(bert, tmp_path):
+    from dataclasses import replace
+
+    model = BertModel.from_pretrained(bert / "plain").eval()
+    tokenizer = BertTokenizer.from_pretrained(bert / "plain")
+    with torch.no_grad():
+        expected = [model(**tokenizer(t, return_tensors="pt")).pooler_output[0].numpy() for t in TITLES]
+    how = replace(AS_SAVED, pooling="pooler")
+    for name in ("plain", "bge"):
+        subject = Encoder.load(bert / name, replace(how, normalise="none"), CPU)
+        np.testing.assert_allclose(subject.encode(TITLES), np.stack(expected), atol=1e-5)
+    subject = Encoder.load(bert / "bge", how, CPU)
+    assert np.allclose(np.linalg.norm(subject.encode(TITLES), axis=1), 1, atol=1e-5)
+    subject.save(tmp_path / "saved")
+    np.testing.assert_allclose(library(tmp_path / "saved"), subject.encode(TITLES), atol=1e-5)
+
+
+def test_a_pooler_without_trained_weights_is_refused(bert, tmp_path, tiny):
+    from dataclasses import replace
+
+    how = replace(AS_SAVED, pooling="pooler")
+    model = BertModel.from_pretrained(bert / "plain", add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    BertTokenizer.from_pretrained(bert / "plain").save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="no pooler with trained weights"):
+        Encoder.load(tmp_path, how, CPU)
+    with pytest.raises(SettingsError, match="which has none"):
+        Encoder(*tiny, how)
+
+
 def test_its_attention_cannot_be_set(bert):
     with pytest.raises(SettingsError, match="encoding_attention to as_trained"):
         Encoder.load(bert / "bge", Encoding(), CPU)

@@ -128,6 +128,7 @@ def open(run: str | Run, outputs: str = "", *, recommend: Recommend | None = Non
 
 def encoders(run: Run, stages: list[str]) -> Encode:
     """A function from a text to its embedding at each stage; an encoder is loaded when first asked, and kept."""
+    from llm2rec_kit import backbone
     from llm2rec_kit import settings as S
     from llm2rec_kit.encoder import Encoder
 
@@ -140,7 +141,8 @@ def encoders(run: Run, stages: list[str]) -> Encode:
                 made = run.manifest(f"embeddings/{stage}")
                 names = S.Encoding().as_dict()
                 how = S.Encoding(**{k: v for k, v in made["settings"].items() if k in names})
-                loaded[stage] = Encoder.load(run.require(made["record"]["encoder"]), how)
+                where = S.Backbone(trust_remote_code=backbone.trusted(run))
+                loaded[stage] = Encoder.load(run.require(made["record"]["encoder"]), how, where)
         return {stage: loaded[stage].encode([text])[0] for stage in known}
 
     return encode

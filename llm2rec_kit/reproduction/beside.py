@@ -20,7 +20,7 @@ ENCODERS = {
     "gte-Qwen2-7B-instruct": ("GTE", "as_saved"),
     "bge-large-en-v1.5": ("BGE", "as_saved"),
     "blair-roberta-base": ("BLAIR", "cls"),
-    "easyrec-roberta-large": ("EasyRec", "cls"),
+    "easyrec-roberta-large": ("EasyRec", "pooler"),
 }
 
 

@@ -47,11 +47,13 @@ def train(
     `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts items by
     their attributes (`training.attributes`).
     """
+    from llm2rec_kit.training import trainer
+
     name = name or stage
     settings = scaled(dataclasses.replace(study.settings[stage], **changes), share)
     other = ({"domains": list(domains)} if domains else {}) | ({"text": text} if text != "title" else {})
-    key, inputs = settings.as_dict() | study.where | other, ["corpus", start]
-    if name == stage and study.run.adopt(study.base, name, settings=key, inputs=inputs):
+    same = trainer.key(settings, study.settings["backbone"], **other) | {"inputs": ["corpus", start]}
+    if name == stage and study.run.adopt(study.base, name, **same):
         return name
     corpus = study.corpus
     if domains:
@@ -60,7 +62,7 @@ def train(
     def build(folder: Path) -> dict[str, Any]:
         return _train(study, corpus, stage, text, start, settings, folder)
 
-    study.run.make(name, build, settings=key, inputs=inputs)
+    study.run.make(name, build, **same)
     return name
 
 
@@ -79,7 +81,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     dots), and taken from the run around the study where that has the very same: the run's table of the backbone is `raw`.
     `text` "attributes" encodes the items' attributes instead of their titles.
     """
-    from llm2rec_kit import encoder, geometry
+    from llm2rec_kit import backbone, encoder, geometry
 
     own = study.run.has(start)
     name = name or start.rstrip("/").split("/")[-1].replace(".", "_")  # a dot would begin a file's suffix
@@ -92,7 +94,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
         return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": model.dim, "effective_rank": rank}
 
     key = encoder.key(how) | study.where | {"encoder": RAW if start == "backbone" else start}
-    key |= {"text": text} if text != "title" else {}
+    key |= ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
     same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
     if not study.run.adopt(study.base, f"embeddings/{name}", **same):
         study.run.make(f"embeddings/{name}", build, quiet=True, **same)

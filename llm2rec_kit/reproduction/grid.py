@@ -94,6 +94,7 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
         values = base | chosen | {"outputs": str(folder / "runs")}
         if values.get("data_path"):
             values["data_path"] = str((path.parent / Path(values["data_path"]).expanduser()).resolve())
+        values = notebooks.local_folders(notebooks.local_folders(values, path.parent), Path())
         _check(values, books, root)
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
     return Grid(name, profile, folder, cells, nodes, root)

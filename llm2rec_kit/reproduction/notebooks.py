@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import os
 import re
+import secrets
 import shlex
 import sys
 import tempfile
@@ -25,10 +27,11 @@ from llm2rec_kit import meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import assets
 from llm2rec_kit.reproduction.progress import Progress
-from llm2rec_kit.runs import Run, check_name, outputs_folder, project_root
+from llm2rec_kit.runs import FORCED, Run, check_name, outputs_folder, project_root, provenance
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
+MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # by hub name or folder
 COMMON = {"run": str, "outputs": str, "force": bool}
 
 
@@ -194,7 +197,8 @@ def reproduce(
     """Run the notebooks of a profile (or `only` some numbers, or from number `start` on); returns the run.
 
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
-    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder.
+    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder. With `force` what is
+    finished is made again; where that was interrupted, the same call goes on and makes nothing twice.
     """
     values, chosen = prepared(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
@@ -203,8 +207,11 @@ def reproduce(
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
     result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
-    for k, book in enumerate(chosen, 1):
-        run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=again)
+    with _forced(result, values, chosen):
+        for k, book in enumerate(chosen, 1):
+            # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
+            rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
+            run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
     return result
 
 
@@ -237,12 +244,26 @@ def prepared(
     for name in ("data_path", "outputs"):
         if values.get(name):
             values[name] = str(Path(values[name]).expanduser().resolve())
+    values = local_folders(values, Path())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     if look:
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen
+
+
+def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`values` with models that are folders, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+
+    def found(name: Any) -> Any:
+        if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
+            return name
+        folder = base / Path(name).expanduser()
+        return str(folder.resolve()) if folder.is_dir() else name
+
+    known = {k: values[k] for k in MODELS if k in values}
+    return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
 
 
 def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
@@ -273,7 +294,7 @@ def run_one(
         what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
     if what:
         kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
-        go_on = f" To go on from here:\n  {shlex.join([*again, '--from', book.name[:2]])}" if again else ""
+        go_on = f" To go on from here:\n  {shlex.join(again)}" if again else ""
         raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
     # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
     run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
@@ -307,6 +328,41 @@ def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outpu
     return [*words, *(["--force"] if force else [])]
 
 
+def _part(only: list[str], start: str) -> list[str]:
+    """The words of the command line that say which notebooks."""
+    return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
+
+
+@contextlib.contextmanager
+def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
+    """Where `values` force: have what the notebooks make carry the name of this series (`Run.redone`).
+
+    The name stays in the run's folder until the series has ended or another is asked for, so that, interrupted and asked
+    for again with the same parameters, notebooks and code, it goes on.
+    """
+    mark = run.path / ".forced.json"
+    if not values.get("force"):
+        mark.unlink(missing_ok=True)
+        yield
+        return
+    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
+    if known.get("asked") == asked:
+        print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
+    else:
+        known = {"asked": asked, "name": secrets.token_hex(8)}
+        storage.write_json(mark, known)
+    before = os.environ.get(FORCED)
+    os.environ[FORCED] = known["name"]
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCED)
+        if before is not None:
+            os.environ[FORCED] = before
+    mark.unlink(missing_ok=True)
+
+
 def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
     """The last lines of an error message: a terminal is no place for a screenful."""
     kept = "\n".join(text.strip().splitlines()[-lines:])
@@ -336,7 +392,11 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
     except PapermillExecutionError as error:
         return _shortened(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
-        return "its kernel died, most often for want of memory; smaller *_batch_tokens or batch sizes need less"
+        return (
+            "its kernel died, most often for want of memory. *_gradient_checkpointing=true, contrastive_gradient_cache=true "
+            "and smaller *_batch_tokens need less and go on from the last checkpoint (batch_tokens begins anew where dropout "
+            "is on: its draws depend on it); a smaller *_batch_size begins anew and changes the result"
+        )
     except OSError as error:
         if why := storage.cannot_write(error, target.parent):
             return why
@@ -347,8 +407,6 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
 @contextlib.contextmanager
 def _kernel() -> Iterator[str]:
     """A kernel of this very interpreter, under a name of its own: `python3` may be another environment's."""
-    import os
-
     from ipykernel.kernelspec import write_kernel_spec
 
     with tempfile.TemporaryDirectory() as folder:

@@ -62,7 +62,8 @@ def open_study(base: Run, name: str, *, force: bool = False, **changes: Any) -> 
     (folder / ".store").mkdir(parents=True, exist_ok=True)
     study = Study(Run(name, folder), base, settings)
     for made in study.run.artefacts() if force else ():
-        study.run.forget(made)
+        if not study.run.redone(made):
+            study.run.forget(made)
     if any(k.startswith("data_") for k in changes):
         _make_corpus(study)
     else:
@@ -116,7 +117,7 @@ def _make_backbone(study: Study) -> None:
         backbone.save(model, tokenizer, folder)
         return {"name": place.name, "parameters": backbone.parameters(model)}
 
-    same = {"settings": place.as_dict(), "inputs": ["corpus"]}
+    same = {"settings": place.as_dict() | backbone.contents(place.name), "inputs": ["corpus"]}
     if not study.run.adopt(study.base, "backbone", **same):
         study.run.make("backbone", build, **same)
 

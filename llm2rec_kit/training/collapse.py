@@ -70,17 +70,23 @@ class Watch(TrainerCallback):
         self.sound = self.step
         return found
 
+    def _ending_at(self, step: int) -> str:
+        """The settings that end at `step` of the planned decay, which stays as it is."""
+        settings = self.settings
+        horizon = f"contrastive_schedule_steps={settings.schedule_steps or settings.steps}"
+        if settings.schedule_epochs:  # the decay is planned over these, whatever the steps
+            horizon = f"contrastive_schedule_epochs={settings.schedule_epochs}"
+        return f"contrastive_steps={step} with {horizon}"
+
     def _stop(self, why: str, sound: int) -> None:
         """Raise, after removing the checkpoints of steps after `sound`."""
         if ranks.rank() == 0:
             checkpoints.prune(self.folder, range(sound + 1))
         good = checkpoints.last(self.folder)
         if good:
-            step = checkpoints.step_of(good)
-            horizon = self.settings.schedule_steps or self.settings.steps
             kept = (
-                f"The last good checkpoint is {good}; contrastive_steps={step} with contrastive_schedule_steps={horizon} ends "
-                "at that very model"
+                f"The last good checkpoint is {good}; {self._ending_at(checkpoints.step_of(good))} makes that very model, "
+                "trained anew from the start (a change of the steps does not keep the checkpoint)"
             )
         else:
             kept = f"It broke before the first checkpoint (contrastive_save_every={self.settings.save_every})"

@@ -38,7 +38,7 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
     kind, source = STAGES[name]
     settings, place = kind.from_parameters(parameters), S.Backbone.from_parameters(parameters)
     ranks.join(backbone.placement(place)[0])
-    key = {"settings": settings.as_dict() | {"device": place.device, "dtype": place.dtype}, "inputs": ["corpus", source]}
+    key = trainer.key(settings, place) | {"inputs": ["corpus", source]}
     with _quiet_but_first():
         if ranks.rank() == 0:
             if name == "csft":
@@ -107,7 +107,7 @@ def _make_backbone(run: Run, place: S.Backbone, force: bool) -> None:
             "from_nothing": place.name == "tiny",
         }
 
-    run.make("backbone", build, settings=place.as_dict(), inputs=["corpus"], force=force)
+    run.make("backbone", build, settings=place.as_dict() | backbone.contents(place.name), inputs=["corpus"], force=force)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,32 @@ Loss = Callable[[PreTrainedModel, MicroBatch], tuple[torch.Tensor, int]]
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
 
+# Settings that a result does not depend on (but for rounding): memory, when to save, what stops a training that breaks.
+ASIDE = (
+    "batch_tokens",
+    "gradient_checkpointing",
+    "gradient_cache",
+    "save_every",
+    "collapse_loss",
+    "collapse_uniformity",
+    "collapse_rank",
+)
+
+
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message names the step and the last good checkpoint."""
+
+
+def key(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]:
+    """What `Run.make`, `stale` and `adopt` take for an artefact of a training: {"settings", "aside"}.
+
+    Where it computes (device, dtype) counts among its settings, and so does what `other` says. Where dropout is drawn, its
+    draws follow the micro-batches, so there `batch_tokens` counts, too.
+    """
+    dropout = settings.tuning == "lora" and settings.lora_dropout > 0
+    dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0
+    aside = [name for name in ASIDE if hasattr(settings, name) and not (dropout and name == "batch_tokens")]
+    return {"settings": settings.as_dict() | {"device": place.device, "dtype": place.dtype} | other, "aside": aside}
 
 
 def fit(
@@ -95,7 +119,7 @@ def fit(
     )
     for unwanted in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
         trainer.remove_callback(unwanted)
-    for callback in (_Progress(name, settings.steps), *callbacks):
+    for callback in (_Progress(name, settings.steps), _SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
     trainer.go(name)
     if not ranks.sharded():
@@ -393,6 +417,13 @@ class _Progress(TrainerCallback):
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.bar.close()
+
+
+class _SaveAsSet(TrainerCallback):
+    """Saves as often as it is set now: a checkpoint brings along how often it was when it was written."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.save_steps = args.save_steps
 
 
 class _Stop(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_corpus
+from safetensors.torch import load_file
 
 from llm2rec_kit.settings import Contrastive
 from llm2rec_kit.training import checkpoints, contrastive, trainer
@@ -47,6 +49,27 @@ def test_a_planted_collapse_stops_and_leaves_the_last_good_checkpoint(tiny, tmp_
     assert checkpoints.last(tmp_path / "checkpoints") == good
     assert re.search(r"gradient norm was \d+\.\d+, with a median of \d+\.\d+", text)
     assert f"contrastive_steps={good.name.split('-')[1]} with contrastive_schedule_steps=100" in text
+
+
+@pytest.mark.parametrize("plan", [{}, {"schedule_steps": 80}, {"schedule_epochs": 40}])
+def test_the_settings_that_it_names_make_the_model_of_the_checkpoint(tiny, tmp_path, monkeypatch, plan):
+    """Planted: the loss is said to have jumped at step 25."""
+    settings = Contrastive(
+        steps=60, batch_size=12, learning_rate=1e-3, warmup_steps=2, save_every=10, evaluate_every=100, **plan
+    )
+    model, tokenizer = tiny
+    own = Watch.loss
+    monkeypatch.setattr(Watch, "loss", lambda self, step, value: own(self, step, value + 9 * (step >= 24)))
+    with pytest.raises(TrainingError, match="collapsing") as error:
+        contrastive.train(TITLES, copy.deepcopy(model), tokenizer, settings, tmp_path / "broken")
+    text = " ".join(str(error.value).split())
+    good = Path(re.search(r"last good checkpoint is (\S+);", text)[1])
+    named = {name: int(value) for name, value in re.findall(r"contrastive_(steps|schedule_\w+)=(\d+)", text)}
+    again = dataclasses.replace(settings, **named)
+    assert again.steps == checkpoints.step_of(good) == 10
+    contrastive.train(TITLES, model, tokenizer, again, tmp_path / "again")
+    made, kept = model.state_dict(), load_file(good / "model.safetensors")
+    assert all(torch.equal(made[name], kept[name]) for name in kept)
 
 
 def test_a_training_that_breaks_early_says_that_there_is_no_checkpoint(tiny, tmp_path, planted):
