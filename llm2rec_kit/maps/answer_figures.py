@@ -27,6 +27,8 @@ def answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, 
         _differences(right, tests.filter(recommender=name))
         left.set(title=name)
         right.set(title="after minus before")
+        for ax in (left, right):
+            ax.locator_params(axis="x", nbins=4)  # small differences have long numbers: more would lie over one another
     axes[-1, 0].set_xlabel(metric)
     axes[-1, 1].set_xlabel(f"difference in {metric}")
     figure.suptitle(title, fontsize=11)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import polars as pl
 import pytest
 
@@ -36,3 +38,15 @@ def test_answer(frames, tmp_path):
     first = (tmp_path / "a.svg").read_bytes()
     figures.save(figure, tmp_path / "a")
     assert (tmp_path / "a.svg").read_bytes() == first
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01, 0.003])
+def test_numbers_under_an_axis_do_not_lie_over_one_another(frames, scale):
+    arms, tests = (f.with_columns(pl.col(pl.Float64) * scale) for f in frames)
+    figure = answer_figures.answer(arms, tests, title="Is b better?", metric="ndcg@10", counted="n = 7 users")
+    figure.canvas.draw()
+    for ax in figure.axes[-2:]:  # those above share their numbers
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        inside = sorted((b.x0, b.x1) for b in boxes if ax.bbox.x0 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1)
+        assert len(inside) > 1
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(inside))
