@@ -270,8 +270,8 @@ def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
         config = AutoConfig.from_pretrained(path, trust_remote_code=place.trust_remote_code)
     except (OSError, ValueError) as error:
         raise backbone.not_found(path, error) from error
-    own = getattr(config, "auto_map", {}) if place.trust_remote_code else {}  # the model's own code
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) or ("AutoModelForCausalLM" in own and "ForCausalLM")
+    own = place.trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})  # by the model's own code
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "ForCausalLM" if own else "")
     named = getattr(config, "architectures", None) or [known]
     return bool(known) and str(named[0]).endswith("ForCausalLM")
 

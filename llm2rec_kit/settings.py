@@ -185,6 +185,11 @@ class Backbone(Stage):
     device: str = setting("auto", "cpu, cuda, mps, or auto [O]", ("auto", "cpu", "cuda", "mps"))
     seed: int = setting(42, "seed of tiny's weights [O]")
 
+    @property
+    def where(self) -> dict[str, str]:
+        """Where and in what type it computes: it counts as settings of everything that is made with the model."""
+        return {"device": self.device, "dtype": self.dtype}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Stage):

@@ -65,9 +65,10 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
             )
         wide = part["seconds"].max() > 10 * part["seconds"].min()  # on a log scale of less, tick labels lie over one another
         ax.set(title=title, ylabel=metric, xlabel=f"seconds for the catalogue{', log scale' if wide else ''}")
-        ax.set_xscale("log" if wide else "linear")
         ax.margins(x=0.5, y=0.15)
-        if not wide:
+        if wide:
+            ax.set_xscale("log")
+        else:
             ax.set_xlim(0, 1.8 * part["seconds"].max())  # from nought, or differences of a percent would look like some
         ax.grid(color="#EEEEEE")
     _caption(

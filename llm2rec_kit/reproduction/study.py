@@ -31,7 +31,7 @@ class Study:
     @property
     def where(self) -> dict[str, str]:
         """Where trainings compute: it counts as one of their settings."""
-        return {name: getattr(self.settings["backbone"], name) for name in ("device", "dtype")}
+        return self.settings["backbone"].where
 
 
 def settings_of(run: Run) -> dict[str, S.Stage]:

@@ -73,10 +73,9 @@ class Watch(TrainerCallback):
     def _ending_at(self, step: int) -> str:
         """The settings that end at `step` of the planned decay, which stays as it is."""
         settings = self.settings
-        horizon = f"contrastive_schedule_steps={settings.schedule_steps or settings.steps}"
         if settings.schedule_epochs:  # the decay is planned over these, whatever the steps
-            horizon = f"contrastive_schedule_epochs={settings.schedule_epochs}"
-        return f"contrastive_steps={step} with {horizon}"
+            return f"contrastive_steps={step} with contrastive_schedule_epochs={settings.schedule_epochs}"
+        return f"contrastive_steps={step} with contrastive_schedule_steps={settings.schedule_steps or settings.steps}"
 
     def _stop(self, why: str, sound: int) -> None:
         """Raise, after removing the checkpoints of steps after `sound`."""

@@ -76,9 +76,9 @@ class Batches:
         batch = np.minimum((done - 1) * steps // done[-1], steps - 1)
         order = order[np.lexsort((lengths[order], batch // self.window))]
         done = np.cumsum(counts[order])
-        cuts = np.searchsorted(done, np.arange(1, steps) * done[-1] / steps)
-        # A row may hold more samples than a step asks for: every step gets one row at least, so none is empty.
         k = np.arange(1, steps)
+        cuts = np.searchsorted(done, k * done[-1] / steps)
+        # A row may hold more samples than a step asks for: every step gets one row at least, so none is empty.
         cuts = np.minimum(np.maximum.accumulate(np.maximum(cuts - k, 0)) + k, len(order) - steps + k)
         found = np.split(order, cuts)
         return [found[i] for i in rng.permutation(steps)]

@@ -66,7 +66,7 @@ def key(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]
     dropout = settings.tuning == "lora" and settings.lora_dropout > 0
     dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0
     aside = [name for name in ASIDE if hasattr(settings, name) and not (dropout and name == "batch_tokens")]
-    return {"settings": settings.as_dict() | {"device": place.device, "dtype": place.dtype} | other, "aside": aside}
+    return {"settings": settings.as_dict() | place.where | other, "aside": aside}
 
 
 def fit(
@@ -478,11 +478,6 @@ def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) 
 def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:
     """The views of a contrastive micro-batch, one row each."""
     return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None; damaged newer ones are named."""
-    return checkpoints.last(folder)
 
 
 def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:
