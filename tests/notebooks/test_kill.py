@@ -1,7 +1,4 @@
-"""kill -9 in the middle of a notebook: the same command goes on from there and ends with the same numbers.
-
-One notebook that trains a language model, one that trains recommenders in processes of their own, and those with runs inside the run.
-"""
+"""kill -9 in the middle of each notebook: the same command goes on from there and ends with the same numbers."""
 
 from __future__ import annotations
 
@@ -46,6 +43,30 @@ def finish(words: list[str]) -> str:
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "gone", "mark"),
+    [
+        ("01", ["corpus"], "corpus: making"),
+        ("03", ["mntp", "contrastive", "embeddings", "encoder"], "contrastive: making"),
+        ("05", ["maps"], "maps: making"),
+    ],
+)
+def test_killed_where_nothing_is_half_kept(copied, finished, number, gone, mark):
+    run, words = copied
+    for folder in gone:
+        shutil.rmtree(run.path / folder)
+    killed_at([*words, "--only", number], mark)
+    killed = mark.split(":")[0]
+    assert not run.has(killed)
+    said = finish([*words, "--only", number])
+    assert mark in said
+    for folder in {killed, *gone} - {"embeddings"}:
+        assert run.manifest(folder)["files"] == finished.run.manifest(folder)["files"]  # to the last byte
+    if number == "03":
+        assert "mntp: reused" in said
+    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
 
 
 def test_killed_in_csft(copied, finished):
