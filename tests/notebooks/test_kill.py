@@ -63,7 +63,10 @@ def test_killed_where_nothing_is_half_kept(copied, finished, number, gone, mark)
     said = finish([*words, "--only", number])
     assert mark in said
     for folder in {killed, *gone} - {"embeddings"}:
-        assert run.manifest(folder)["files"] == finished.run.manifest(folder)["files"]  # to the last byte
+        made, before = (r.manifest(folder)["files"] for r in (run, finished.run))
+        for files in (made, before):
+            files.pop("README.md", None)  # the card holds notebook 04's results now
+        assert made == before  # to the last byte
     if number == "03":
         assert "mntp: reused" in said
     assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
