@@ -11,13 +11,23 @@ import numba
 import numpy as np
 from scipy import sparse
 from umap.layouts import clip, rdist
-from umap.umap_ import make_epochs_per_sample
+from umap.umap_ import find_ab_params, make_epochs_per_sample
 from umap.utils import tau_rand_int
 
 WINDOW = 3  # stages to either side that pull at an item, AlignedUMAP's default
 STRENGTH = 1e-2  # of that pull, AlignedUMAP's alignment_regularisation
-A, B = 1.576943460405378, 0.8950608781227859  # the curve that AlignedUMAP always takes, that of min_dist 0.1
+CURVE = 1.576943460405378, 0.8950608781227859  # a and b that AlignedUMAP always takes: those of UMAP's default min_dist
+CURVE_OF = 0.1  # that min_dist
 NEGATIVES = 5.0  # samples that repel, for each that attracts
+
+
+def curve(min_dist: float) -> tuple[float, float]:
+    """a and b of the curve 1 / (1 + a d^(2b)) that says how near two items are drawn, as UMAP fits them to `min_dist`.
+
+    umap-learn's AlignedUMAP hands `min_dist` to each space's own layout alone. At the default its own constants are taken,
+    from which a new fit differs in the ninth digit: the same maps as ever.
+    """
+    return CURVE if min_dist == CURVE_OF else tuple(float(v) for v in find_ab_params(1.0, min_dist))
 
 
 def ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
@@ -39,8 +49,19 @@ def ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
     return held
 
 
-def optimise(starts: np.ndarray, graphs: list[sparse.csr_matrix], held: np.ndarray, *, epochs: int, seed: int) -> np.ndarray:
-    """Lay out all stages at once: float32 (stages, n, 2) to the same. `graphs` are UMAP's fuzzy graphs, `held` from `ties`."""
+def optimise(
+    starts: np.ndarray,
+    graphs: list[sparse.csr_matrix],
+    held: np.ndarray,
+    *,
+    epochs: int,
+    seed: int,
+    shape: tuple[float, float] = CURVE,
+) -> np.ndarray:
+    """Lay out all stages at once: float32 (stages, n, 2) to the same.
+
+    `graphs` are UMAP's fuzzy graphs, `held` is from `ties`, `shape` from `curve`.
+    """
     layouts = starts.astype(np.float32).copy()
     edges = [graph.tocoo() for graph in graphs]
     first = np.cumsum([0] + [e.nnz for e in edges])
@@ -69,6 +90,7 @@ def optimise(starts: np.ndarray, graphs: list[sparse.csr_matrix], held: np.ndarr
             order,
             alpha,
             float(epoch),
+            *shape,
         )
         alpha = 1.0 - epoch / epochs
     return layouts
@@ -94,7 +116,7 @@ def _pulled(layouts, pull, m, i, d):
 
 
 @numba.njit(fastmath=True)
-def _epoch(layouts, heads, tails, first, every, due, every_negative, due_negative, pull, random, order, alpha, epoch):
+def _epoch(layouts, heads, tails, first, every, due, every_negative, due_negative, pull, random, order, alpha, epoch, a, b):
     longest = 0
     for m in range(layouts.shape[0]):
         longest = max(longest, first[m + 1] - first[m])
@@ -106,7 +128,7 @@ def _epoch(layouts, heads, tails, first, every, due, every_negative, due_negativ
             j, k = heads[e], tails[e]
             here, there = layouts[m, j], layouts[m, k]
             apart = rdist(here, there)
-            slope = -2.0 * A * B * pow(apart, B - 1.0) / (A * pow(apart, B) + 1.0) if apart > 0.0 else 0.0
+            slope = -2.0 * a * b * pow(apart, b - 1.0) / (a * pow(apart, b) + 1.0) if apart > 0.0 else 0.0
             for d in range(2):
                 step = clip(slope * (here[d] - there[d])) - _pulled(layouts, pull, m, j, d)
                 here[d] += clip(step) * alpha
@@ -120,7 +142,7 @@ def _epoch(layouts, heads, tails, first, every, due, every_negative, due_negativ
                 apart = rdist(here, there)
                 if apart == 0.0 and j == k:
                     continue
-                slope = 2.0 * B / ((0.001 + apart) * (A * pow(apart, B) + 1)) if apart > 0.0 else 0.0
+                slope = 2.0 * b / ((0.001 + apart) * (a * pow(apart, b) + 1)) if apart > 0.0 else 0.0
                 for d in range(2):
                     step = clip(slope * (here[d] - there[d])) if slope > 0.0 else 0.0
                     step -= _pulled(layouts, pull, m, j, d)

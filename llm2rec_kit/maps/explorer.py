@@ -21,8 +21,8 @@ import traitlets
 
 from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.maps import map_figures, projection
-from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
-from llm2rec_kit.runs import Run
+from llm2rec_kit.maps.atlas import ADAPTED, GROUPINGS, Atlas
+from llm2rec_kit.runs import ArtefactError, Run
 
 STATIC = Path(__file__).parent / "static"
 RECOMMENDED = 10
@@ -31,7 +31,7 @@ PAGE_USERS = 200  # histories that a page carries, drawn by seed
 SAME = 1e-6  # cosine distance below which two embeddings are one
 HOW = f"the {RECOMMENDED} items nearest to the last one at each stage"
 
-Encode = Callable[[str], dict[str, np.ndarray]]  # a text to {stage: float32 (dim,)}
+Encode = Callable[[str], dict[str, np.ndarray | str]]  # a text to {stage: float32 (dim,), or why it has no place there}
 Recommend = Callable[[np.ndarray], Sequence[int]]  # a history of item ids, oldest first, to item ids
 
 
@@ -127,36 +127,67 @@ def open(run: str | Run, outputs: str = "", *, recommend: Recommend | None = Non
 
 
 def encoders(run: Run, stages: list[str]) -> Encode:
-    """A function from a text to its embedding at each stage; an encoder is loaded when first asked, and kept."""
-    from llm2rec_kit import backbone
-    from llm2rec_kit import settings as S
+    """A function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
+
+    An encoder is loaded when first asked, and kept.
+    """
     from llm2rec_kit.encoder import Encoder
 
-    known = [s for s in stages if run.has(f"embeddings/{s}")]
-    loaded: dict[str, Encoder] = {}
+    loaded: dict[str, Encoder | str] = {}
 
-    def encode(text: str) -> dict[str, np.ndarray]:
-        for stage in known:
+    def encode(text: str) -> dict[str, np.ndarray | str]:
+        for stage in stages:
             if stage not in loaded:
-                made = run.manifest(f"embeddings/{stage}")
-                names = S.Encoding().as_dict()
-                how = S.Encoding(**{k: v for k, v in made["settings"].items() if k in names})
-                where = S.Backbone(trust_remote_code=backbone.trusted(run))
-                loaded[stage] = Encoder.load(run.require(made["record"]["encoder"]), how, where)
-        return {stage: loaded[stage].encode([text])[0] for stage in known}
+                loaded[stage] = _encoder(run, stage)
+        return {stage: e.encode([text])[0] if isinstance(e, Encoder) else e for stage, e in loaded.items()}
 
     return encode
 
 
-def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray], k: int = 15) -> dict[str, Any]:
-    """Where a text's embeddings would stand on the maps: {"text", "at": {stage: [x, y]}, "near": {stage: item id}}.
+def _encoder(run: Run, stage: str) -> Any:
+    """What made a stage's table, as it was used then: an Encoder, or a phrase that says why there is none.
+
+    A table's encoder is an artefact of the run or, for a baseline, a hub name or folder.
+    """
+    from llm2rec_kit import backbone
+    from llm2rec_kit import settings as S
+    from llm2rec_kit.encoder import Encoder
+
+    if stage == ADAPTED:
+        return "a recommender's adapter, which knows the items of its domain alone"
+    made = run.manifest(f"embeddings/{stage}")
+    name, how = made["record"].get("encoder", ""), {k: made["settings"].get(k) for k in ("attention", "pooling")}
+    if not name or None in how.values():
+        return "its table does not say how titles were read"
+    known = {k: v for k, v in made["settings"].items() if k in S.Encoding().as_dict()}
+    where = S.Backbone(trust_remote_code=backbone.trusted(run))
+    own = name in made["inputs"]
+    try:
+        same = (
+            run.digest(name) == made["inputs"][name]
+            if own
+            else made["settings"].get("files") == backbone.contents(name).get("files")
+        )
+        if not same:
+            return f"{name} is not what it was when its table was made"
+        return Encoder.load(run.require(name) if own else name, S.Encoding(**known), where)
+    except (ArtefactError, backbone.BackboneError) as error:
+        return str(error).split(". ")[0]
+
+
+def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray | str], k: int = 15) -> dict[str, Any]:
+    """Where a text's embeddings would stand: {"text", "at": {stage: [x, y]}, "near": {stage: item id}, "without": {stage: why}}.
 
     At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
-    embedding.
+    embedding. `without` are the stages that `vectors` has a phrase for, or nothing.
     """
     box = _box(atlas)
-    at, near = {}, {}
-    for stage, vector in vectors.items():
+    at, near, without = {}, {}, {}
+    for stage in atlas.stages:
+        vector = vectors.get(stage, "none was given")
+        if isinstance(vector, str):
+            without[stage] = vector
+            continue
         ids, distances = projection.nearest(
             vector[None], min(k, atlas.corpus.n_items), among=np.asarray(atlas.tables[stage][1:])
         )
@@ -164,7 +195,7 @@ def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray], k: int = 15) 
         weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
         spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()
         at[stage], near[stage] = _scaled(spot, box).tolist(), int(ids[0, 0]) + 1
-    return {"text": text, "at": at, "near": near}
+    return {"text": text, "at": at, "near": near, "without": without}
 
 
 def path_of(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict[str, Any]:
@@ -182,8 +213,11 @@ def path_of(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict
     return {"user": user, "history": history, "target": target, "recommended": stars, "how": how}
 
 
-def contents(atlas: Atlas, *, encodes: bool, users: int | None = None) -> dict[str, Any]:
-    """What the browser draws from: stages' places (uint16 in the unit square), columns, titles. Values are bytes."""
+def contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -> dict[str, Any]:
+    """What the browser draws from: stages' places (uint16 in the unit square), columns, titles. Values are bytes.
+
+    `carried` are the users whose paths it has with it, where it can ask for no others.
+    """
     box = _box(atlas)
     quality = {row["stage"]: row for row in atlas.quality["stages"]}
     stages = [
@@ -197,7 +231,8 @@ def contents(atlas: Atlas, *, encodes: bool, users: int | None = None) -> dict[s
     titles = "\n".join(" ".join(title.split()) for title in atlas.items["title"].to_list())
     return {
         "n": len(atlas.items),
-        "users": atlas.corpus.n_users if users is None else users,
+        "users": atlas.corpus.n_users,
+        "carried": carried,
         "encodes": encodes,
         "stages": stages,
         "columns": [_column(atlas, name) for name in columns_of(atlas)],
@@ -220,13 +255,14 @@ def columns_of(atlas: Atlas) -> list[str]:
 def page(atlas: Atlas, title: str) -> str:
     """The explorer as one HTML page that needs no kernel and no network: answers for every item are in it.
 
-    What a page cannot do is place a text, since that takes the encoders.
+    What a page cannot do is place a text, since that takes the encoders. Of users it carries `PAGE_USERS`, by their numbers in
+    the corpus.
     """
-    drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS])
-    data = contents(atlas, encodes=False, users=len(drawn))
+    drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS]).tolist()
+    data = contents(atlas, encodes=False, carried=drawn)
     near = {stage: _all_neighbours(table) for stage, table in atlas.tables.items()}
     state = {"data": data, "shown": _first_view(atlas), "colour": data["columns"][0]["name"], "count": 8}
-    known = {"near": near, "paths": [_page_path(atlas, int(user), near) for user in drawn]}
+    known = {"near": near, "paths": {user: _page_path(atlas, user, near) for user in drawn}}
     source = (STATIC / "explorer.js").read_text()
     ending = "export default { render };"
     if source.count(ending) != 1:

@@ -7,8 +7,9 @@ Each function returns a matplotlib Figure and touches no global state.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from llm2rec_kit.maps import groups
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
@@ -29,7 +31,9 @@ from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE
 COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
 MARKERS = ("o", "^", "s")
-INK, DIM, MARK = "#222222", "#D5D5D8", PALETTE[5]
+INK, MARK = "#222222", PALETTE[5]
+TRAILS, TRAIL = (PALETTE[0], PALETTE[5], PALETTE[2], PALETTE[3]), "#9DBBD2"  # of items that are named, of the others
+REACH = 110  # points from its anchor that a label may stand
 TEXT = {
     **STYLE,
     "font.size": 7,
@@ -78,7 +82,7 @@ def labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure
         anchors = {names[g]: _middle(plane[codes == g]) for g in names}
         colours = {names[g]: paint(k) for k, g in enumerate(names)}
         row = _row(atlas, stage)
-        ax.set_title(f"{stage}: {column}s, named from titles")
+        ax.set_title(f"{stage}: {'communities' if column == 'community' else 'clusters'}, named from titles")
         _caption(
             figure,
             f"{len(plane):,} items. Trustworthiness {row['trustworthiness_aligned']:.2f}; {row['kept_aligned']:.0%} of true "
@@ -89,33 +93,43 @@ def labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure
 
 
 def travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, labels: int = 4) -> Figure:
-    """The items that went furthest between two stages: a trail through the stages between, an arrow at its end."""
+    """The items that went furthest between two stages: a trail through the stages between, an arrow at its end.
+
+    The `labels` that went furthest of all are named, each trail and its label in one colour.
+    """
     stages = atlas.stages[atlas.stages.index(first) : atlas.stages.index(last) + 1]
     furthest = atlas.travelled(first, last, most)
     rows = atlas.rows(furthest["item"].to_numpy())
+    trails = np.stack([atlas.aligned[stage][rows] for stage in stages], axis=1)
+    colours = [TRAILS[k % len(TRAILS)] if k < labels else TRAIL for k in range(len(rows))]
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [last], 1)
         size = _size(len(atlas.items)) * 2.2
         ax.scatter(*atlas.aligned[first].T, s=size, color="#E9E9EC", linewidths=0, rasterized=True)
-        ax.scatter(*atlas.aligned[last].T, s=size, color="#B4B4BA", linewidths=0, rasterized=True)
-        trails = np.stack([atlas.aligned[stage][rows] for stage in stages], axis=1)
-        ax.add_collection(LineCollection(trails[:, :-1], colors=PALETTE[4], linewidths=0.6, zorder=3))
-        for trail in trails:
-            ax.annotate(
-                "", xy=trail[-1], xytext=trail[-2],
-                arrowprops={"arrowstyle": "-|>,head_width=.1,head_length=.2", "color": PALETTE[0], "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
-            )  # fmt: skip
-        ax.scatter(*trails[:, 0].T, s=5, color=PALETTE[4], linewidths=0, zorder=4)
+        ax.scatter(*atlas.aligned[last].T, s=size, color="#C2C2C8", linewidths=0, rasterized=True)
+        for k in reversed(range(len(rows))):
+            _trail(ax, trails[k], colours[k], named=k < labels)
         ax.set_title(f"the {len(rows)} items that travelled furthest, {first} to {last}")
         _caption(
             figure,
-            f"Light grey: {first}; grey: {last}; a trail goes through {', '.join(stages)}. Of the ten nearest in the space, these "
-            f"items keep {furthest['kept'].mean():.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
+            f"Light grey: {first}; grey: {last}; a trail goes from its dot through {', '.join(stages)}. Of the ten nearest in the "
+            f"space, these items keep {furthest['kept'].mean():.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
         )
-        titles = [textwrap.shorten(t, 72, placeholder=" …") for t in furthest["title"][:labels]]
+        titles = [textwrap.shorten(t, 46, placeholder=" …") for t in furthest["title"][:labels]]
         ends = dict(zip(titles, trails[:labels, -1], strict=True))
-        place_labels(figure, ax, ends, dict.fromkeys(titles, PALETTE[0]), atlas.aligned[last])
+        place_labels(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=trails)
     return figure
+
+
+def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
+    """A line through `trail` (stages, 2) from a dot to an arrow's head; those that are named lie over the others."""
+    over, width = (4, 0.9) if named else (3, 0.5)
+    ax.plot(*trail[:-1].T, color=colour, linewidth=width, zorder=over)
+    ax.scatter(*trail[0], s=7 if named else 4, color=colour, linewidths=0, zorder=over)
+    ax.annotate(
+        "", xy=trail[-1], xytext=trail[-2], zorder=over,
+        arrowprops={"arrowstyle": "-|>,head_width=.12,head_length=.25", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0},
+    )  # fmt: skip
 
 
 def co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300) -> Figure:
@@ -233,44 +247,81 @@ def often_together(atlas: Atlas, most: int) -> np.ndarray:
 
 
 def place_labels(
-    figure: Figure, ax: Axes, anchors: dict[str, np.ndarray], colours: dict[str, str], avoid: np.ndarray
+    figure: Figure,
+    ax: Axes,
+    anchors: dict[str, np.ndarray],
+    colours: dict[str, str],
+    avoid: np.ndarray,
+    *,
+    trails: Sequence[np.ndarray] = (),
 ) -> list[str]:
     """Write each label near its anchor (data units), none over another or past the axes; returns those that found no room.
 
-    Of the places around its anchor a label takes the one that hides fewest points of `avoid` (n, 2) and is near; one that
-    moved is tied to its anchor by a line. Those without room are named in the corner. Call it last: it settles the layout.
+    Of the places around its anchor a label takes the one that hides fewest points of `avoid` (n, 2), lies over fewest of
+    `trails` (a line (stages, 2) each) and is near. One that moved is tied to its anchor by a line, which passes under another
+    label only where there is no other way. Those without room are named in the corner. Call it last: it settles the layout.
     """
     figure.canvas.draw()  # positions are known only once the layout is settled
     figure.set_layout_engine("none")
-    renderer, frame = figure.canvas.get_renderer(), ax.get_window_extent()
-    points, taken, left_out = ax.transData.transform(avoid), [], []
-    rings = [(0, 0), *((r, a) for r in range(8, 74, 6) for a in np.arange(0, 2 * np.pi, np.pi / 8))]
+    frame = ax.get_window_extent()
+    points, lines = ax.transData.transform(avoid), [_along(ax.transData.transform(t)) for t in trails]
+    taken, ties, left_out = [], [], []
     for label, anchor in anchors.items():
         text = ax.annotate(
-            textwrap.fill(label, 24), anchor, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
-            color=INK, zorder=5, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[label], "lw": 0.6, "alpha": 0.92},
+            _wrapped(label, 24), anchor, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
+            color=INK, zorder=6, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[label], "lw": 0.6, "alpha": 0.92},
             arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.4, "shrinkA": 0, "shrinkB": 1},
         )  # fmt: skip
-        best = (np.inf, None, None)
-        for radius, angle in rings:
-            place = (radius * np.cos(angle), radius * np.sin(angle))
-            text.set_position(place)
-            text.update_positions(renderer)
-            # Of the text alone: an annotation's own extent takes in its line.
-            box = Text.get_window_extent(text, renderer).padded(figure.dpi / 36)
+        best = (np.inf, None, None, None)
+        for radius, place, box in _places(figure, text):
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
-                hidden = ((points >= box.min) & (points <= box.max)).all(1).mean()
-                best = min(best, (100 * hidden + radius / 10, place, box), key=lambda found: found[0])
+                tie = _along(np.stack([ax.transData.transform(anchor), (box.min + box.max) / 2]))
+                under = sum(_inside(line, box).any() for line in lines)
+                crossed = sum(_inside(t, box).any() for t in ties) + sum(_inside(tie, other).any() for other in taken)
+                cost = 100 * _inside(points, box).mean() + 6 * under + 15 * crossed + radius / 10
+                best = min(best, (cost, place, box, tie), key=lambda found: found[0])
         if best[1] is None:
             text.remove()
             left_out.append(label)
         else:
             text.set_position(best[1])
             taken.append(best[2])
+            ties.append(best[3])
     if left_out:
         ax.text(0.01, 0.01, f"no room for: {'; '.join(left_out)}", transform=ax.transAxes, fontsize=5, color="#444444")
     return left_out
+
+
+def _places(figure: Figure, text: Any) -> Iterator[tuple[float, tuple[float, float], Bbox]]:
+    """Where a label may stand, on rings around its anchor: radius and offset in points, and its box there in pixels."""
+    renderer = figure.canvas.get_renderer()
+    for radius, angle in [(0, 0), *((r, a) for r in range(8, REACH, 6) for a in np.arange(0, 2 * np.pi, np.pi / 8))]:
+        place = (radius * np.cos(angle), radius * np.sin(angle))
+        text.set_position(place)
+        text.update_positions(renderer)
+        # Of the text alone: an annotation's own extent takes in its line.
+        yield radius, place, Text.get_window_extent(text, renderer).padded(figure.dpi / 36)
+
+
+def _wrapped(label: str, width: int) -> str:
+    """`label` in lines of at most `width` characters, as even as their number allows; only a word that is longer is cut."""
+    words = {"break_on_hyphens": False, "break_long_words": False}
+    whole = textwrap.wrap(label, width, break_on_hyphens=False)
+    tries = (textwrap.wrap(label, w, **words) for w in range(1, width))
+    fits = (found for found in tries if len(found) <= len(whole) and max(map(len, found)) <= width)
+    return "\n".join(next(fits, whole))
+
+
+def _along(line: np.ndarray) -> np.ndarray:
+    """Points (k, 2) along a line (m, 2) in pixels, at most three pixels apart."""
+    parts = [np.linspace(a, b, 2 + int(np.linalg.norm(b - a) / 3)) for a, b in itertools.pairwise(line)]
+    return np.concatenate(parts)
+
+
+def _inside(points: np.ndarray, box: Bbox) -> np.ndarray:
+    """Which of `points` (n, 2) lie in a box, bool (n,)."""
+    return ((points >= box.min) & (points <= box.max)).all(1)
 
 
 def _figure(height: float) -> Figure:

@@ -84,7 +84,7 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
     AlignedUMAP's objective and settings (tests hold `optimise` to umap-learn's own, bit for bit), in linear time where the
     library's is quadratic. It starts from each space's own layout, turned onto the one before (Procrustes).
     """
-    from llm2rec_kit.maps.aligned import optimise, ties  # imports UMAP, which takes seconds
+    from llm2rec_kit.maps.aligned import curve, optimise, ties  # imports UMAP, which takes seconds
 
     starts: list[np.ndarray] = []
     for model in models.values():
@@ -93,7 +93,8 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
     graphs = [model.graph_ for model in models.values()]
     if len(graphs) == 1:
         return {stage: model.embedding_ for stage, model in models.items()}
-    found = optimise(np.stack(starts).astype(np.float32), graphs, ties(graphs), epochs=EPOCHS, seed=settings.seed)
+    planes, shape = np.stack(starts).astype(np.float32), curve(settings.min_dist)
+    found = optimise(planes, graphs, ties(graphs), epochs=EPOCHS, seed=settings.seed, shape=shape)
     return dict(zip(models, found, strict=True))
 
 
@@ -121,11 +122,6 @@ def nearest(
 def neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
     """Rows of the k nearest others of each row, nearest first: int64 (n, k)."""
     return nearest(vectors, min(k, len(vectors) - 1), metric)[0].astype(np.int64)
-
-
-def neighbour_overlap(a: np.ndarray, b: np.ndarray, k: int, metrics: tuple[str, str] = ("cosine", "cosine")) -> float:
-    """Mean share of the k nearest neighbours that two spaces of the same items have in common."""
-    return shared(neighbours(a, k, metrics[0]), neighbours(b, k, metrics[1]))
 
 
 def shared(first: np.ndarray, second: np.ndarray) -> float:

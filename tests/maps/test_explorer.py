@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import itertools
 import json
 import re
 import zlib
@@ -11,10 +13,15 @@ import numpy as np
 import polars as pl
 import pytest
 import small_atlas
+import torch
 import traitlets
 
+from llm2rec_kit import backbone
 from llm2rec_kit.corpus import TEST
+from llm2rec_kit.encoder import AS_SAVED, Encoder, key, variant
 from llm2rec_kit.maps import explorer
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import Encoding
 
 
 @pytest.fixture
@@ -98,6 +105,61 @@ def test_a_text_that_cannot_be_encoded_is_said_and_not_raised(atlas):
     assert view.message == "could not place the text: has no token"
 
 
+@pytest.fixture
+def kinds(tmp_path, tiny, atlas):
+    """A run with a table of each kind, as notebooks 03 and 04 leave them, and an atlas over them; `other` is a baseline."""
+    run, corpus, tables = Run("r", tmp_path), atlas.corpus, {}
+    model, tokenizer = tiny
+    run.make("contrastive", lambda f: backbone.save(model, tokenizer, f), settings={}, quiet=True)
+    model.model.norm.weight.data.mul_(torch.linspace(0.1, 3, 32))
+    Encoder(model, tokenizer, Encoding(pooling="last")).save(tmp_path / "other")
+
+    def embed(name, encoder, how, inputs=(), **settings):
+        tables[name] = Encoder.load(run.require(encoder) if inputs else encoder, how).table(corpus.titles)
+        settings |= key(how) | {"device": "cpu"}
+        record = {"encoder": str(encoder), "pooling": how.pooling}
+        run.make(f"embeddings/{name}", lambda f: record, settings=settings, inputs=inputs, quiet=True)
+
+    embed("contrastive", "contrastive", Encoding(), ["contrastive"])
+    embed(name := "contrastive-last-causal", "contrastive", variant(name, Encoding())[1], ["contrastive"])
+    embed("other", tmp_path / "other", AS_SAVED, **backbone.contents(tmp_path / "other"))
+    run.make("embeddings/minilm", lambda f: {"encoder": "all-MiniLM-L6-v2"}, settings={}, quiet=True)
+    tables |= {"minilm": atlas.tables["raw"], "adapted": atlas.tables["csft"]}
+    planes = dict.fromkeys(tables, atlas.aligned["raw"])
+    quality = {"stages": [{"stage": s, "kept_aligned": 0.5} for s in tables], "clusters_of": "contrastive"}
+    return run, dataclasses.replace(atlas, tables=tables, aligned=planes, own=planes, quality=quality)
+
+
+def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds):
+    run, atlas = kinds
+    tables = list(atlas.tables.values())[:3]
+    assert not any(np.allclose(a, b, atol=0.01) for a, b in itertools.combinations(tables, 2))
+    encode = explorer.encoders(run, atlas.stages)
+    title = atlas.corpus.titles[8]
+    for stage, vector in list(encode(title).items())[:3]:
+        np.testing.assert_allclose(vector, atlas.tables[stage][9], atol=1e-5)
+    placed = explorer.place(atlas, title, encode(title))
+    assert placed["near"] == {"contrastive": 9, "contrastive-last-causal": 9, "other": 9} == dict.fromkeys(placed["at"], 9)
+    assert list(placed["without"]) == ["minilm", "adapted"]
+    assert placed["without"]["minilm"] == "its table does not say how titles were read"
+    assert "adapter" in placed["without"]["adapted"]
+
+
+def test_an_encoder_that_is_gone_or_another_by_now_is_said(kinds, tmp_path, tiny):
+    run, atlas = kinds
+    (tmp_path / "other" / "llm2rec.json").write_text("{}")
+    found = explorer.encoders(run, ["other"])("a text")
+    assert found["other"].endswith("other is not what it was when its table was made")
+    tiny[0].model.norm.weight.data.mul_(2)
+    run.make("contrastive", lambda f: backbone.save(*tiny, f), settings={"again": True}, quiet=True)
+    assert "not what it was" in explorer.encoders(run, ["contrastive"])("a text")["contrastive"]
+    run.forget("contrastive")
+    view = explorer.Explorer(atlas, encode=explorer.encoders(run, atlas.stages))
+    view.text = "a text"
+    assert "has no 'contrastive' yet" in view.placed["without"]["contrastive"]
+    assert (view.message, view.placed["near"]) == ("", {})
+
+
 def test_a_user_is_a_path_a_target_and_recommendations(view, atlas):
     corpus = atlas.corpus
     view.user = 4
@@ -151,9 +213,24 @@ def test_a_page_carries_all_answers_and_asks_nobody(atlas):
     np.testing.assert_allclose(cosines[5], expected["cosine"], atol=0.01)
     view = explorer.Explorer(atlas)
     view.user = 3
-    assert len(known["paths"]) == 40
-    assert known["paths"][3]["history"] == view.path["history"]
+    assert list(known["paths"]) == [str(u) for u in range(40)]
+    assert known["paths"]["3"]["history"] == view.path["history"]
     assert known["state"]["data"]["encodes"] is False
+
+
+def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
+    monkeypatch.setattr(explorer, "PAGE_USERS", 7)
+    known = known_of(explorer.page(atlas, "t"))
+    data, carried = known["state"]["data"], known["state"]["data"]["carried"]
+    assert (data["users"], len(carried)) == (40, 7)
+    assert carried == sorted(set(carried)) != list(range(7))
+    assert list(known["paths"]) == [str(u) for u in carried]
+    view = explorer.Explorer(atlas)
+    assert view.data["carried"] is None
+    for user in carried:
+        view.user = user
+        assert known["paths"][str(user)]["history"] == view.path["history"]
+        assert known["paths"][str(user)]["target"] == view.path["target"]
 
 
 def test_titles_cannot_end_the_page_s_script(atlas):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import make_corpus
@@ -64,19 +66,18 @@ def test_what_descent_finds_is_read_without_the_item_itself(monkeypatch):
     assert 1 not in found[1]
 
 
-def test_overlap_by_hand():
-    line = np.arange(4, dtype=float)[:, None]
-    swapped = line[[1, 0, 2, 3]]
-    near = [[1], [0], [1], [2]], [[1], [0], [0], [2]]
-    expected = np.mean([a == b for a, b in zip(*near, strict=True)])
-    assert projection.neighbour_overlap(line * [1, 0] + [0, 1e-9], swapped * [1, 0], 1, ("euclidean",) * 2) == expected
-    assert projection.neighbour_overlap(VECTORS, 3 * VECTORS, 5) == 1
+def test_shared_neighbours_by_hand():
+    near = np.array([[1, 2], [0, 2], [3, 1]]), np.array([[2, 1], [0, 3], [0, 2]])
+    assert projection.shared_by_row(*near).tolist() == [1, 0.5, 0]
+    assert projection.shared(*near) == 0.5
+    assert projection.shared(projection.neighbours(VECTORS, 5), projection.neighbours(3 * VECTORS, 5)) == 1
 
 
-def test_the_aligned_layout_is_umap_learns_bit_for_bit():
+@pytest.mark.parametrize("min_dist", [Maps().min_dist, 0.6])
+def test_the_aligned_layout_is_umap_learns_bit_for_bit(min_dist):
     import numba
     from umap.layouts import optimize_layout_aligned_euclidean
-    from umap.umap_ import make_epochs_per_sample
+    from umap.umap_ import find_ab_params, make_epochs_per_sample
 
     models = [projection.umap_model(v, SETTINGS) for v in SPACES.values()]
     graphs = [m.graph_ for m in models]
@@ -100,9 +101,10 @@ def test_the_aligned_layout_is_umap_learns_bit_for_bit():
         random,
         lambda_=aligned.STRENGTH,
         move_other=True,
+        **({} if min_dist == Maps().min_dist else dict(zip("ab", find_ab_params(1.0, min_dist), strict=True))),
         parallel=False,  # changes nothing but the seconds that it compiles
     )
-    found = aligned.optimise(starts, graphs, held, epochs=5, seed=3)
+    found = aligned.optimise(starts, graphs, held, epochs=5, seed=3, shape=aligned.curve(min_dist))
     assert (found == np.stack(list(expected))).all()
     assert not (found == starts).all()
 
@@ -128,6 +130,29 @@ def test_layouts_repeat_by_seed_and_align():
     assert not (first.own["raw"] == other.own["raw"]).all()
     moved = [np.linalg.norm(m["raw"] - m["csft"], axis=1).mean() / m["raw"].std() for m in (first.own, first.aligned)]
     assert moved[1] < 0.7 * moved[0]
+
+
+def test_min_dist_keeps_items_apart_in_the_common_frame_too():
+    models = {stage: projection.umap_model(v, SETTINGS) for stage, v in SPACES.items()}
+    gaps = {}
+    for min_dist in (0.0, SETTINGS.min_dist, 0.9):
+        planes = projection.align(models, dataclasses.replace(SETTINGS, min_dist=min_dist))
+        gaps[min_dist] = np.mean([projection.nearest(p, 1, "euclidean")[1].mean() for p in planes.values()])
+    assert gaps[0.9] > 1.5 * gaps[SETTINGS.min_dist] > 1.5 * gaps[0.0]
+
+
+@pytest.mark.parametrize("changed", [{"neighbours": 12}, {"metric": "euclidean"}])
+def test_neighbours_and_metric_reach_the_common_frame(changed):
+    found = {}
+    for name, settings in (("usual", SETTINGS), ("changed", dataclasses.replace(SETTINGS, **changed))):
+        models = {stage: projection.umap_model(v, settings) for stage, v in SPACES.items()}
+        for model in models.values():
+            model.embedding_ = SPACES["raw"][:, :2]  # the same start, so that what differs comes from their graphs
+        found[name] = projection.align(models, settings)
+        for stage, model in models.items():
+            near, _ = projection.nearest(SPACES[stage], settings.neighbours - 1, settings.metric)
+            assert (model.graph_.toarray()[np.arange(60)[:, None], near] > 0).mean() > 0.95
+    assert not np.allclose(found["usual"]["csft"], found["changed"]["csft"], atol=0.1)
 
 
 def test_what_is_not_fitted_is_placed_beside_its_twin():

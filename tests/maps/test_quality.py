@@ -62,7 +62,9 @@ def test_isotropy_by_the_formula_and_at_its_ends():
 def test_overlaps_are_symmetric_with_ones():
     values = np.array(quality.overlaps({"a": VECTORS, "b": VECTORS[:, :3]}, anchors=np.arange(50)))
     assert values[0, 0] == values[1, 1] == 1
-    assert values[0, 1] == values[1, 0] == pytest.approx(projection.neighbour_overlap(VECTORS, VECTORS[:, :3], 10))
+    near = [projection.neighbours(space, 10) for space in (VECTORS, VECTORS[:, :3])]
+    assert values[0, 1] == values[1, 0] == pytest.approx(projection.shared(*near))
+    assert 0 < values[0, 1] < 1
 
 
 def test_pairs_that_are_neighbours_are_all_found():

@@ -44,7 +44,7 @@ async function unpack(data) {
     ...c, values: c.kind === "number" ? new Float32Array(bytesOf(c.values).buffer) : new Int16Array(bytesOf(c.values).buffer),
   }));
   const titles = await unpackTitles(data.titles);
-  return { n: data.n, users: data.users, encodes: data.encodes, stages, columns, titles, lower: titles.map((t) => t.toLowerCase()) };
+  return { n: data.n, users: data.users, carried: data.carried, encodes: data.encodes, stages, columns, titles, lower: titles.map((t) => t.toLowerCase()) };
 }
 
 // Pixels of a mark, each with how much of it is covered, 0 to 255: [[dx, dy, cover], ...] flattened.
@@ -334,12 +334,21 @@ class App {
       this.text = h("input", { type: "text", className: "lx-text", placeholder: "any text, Enter to place it", onkeydown: (e) => e.key === "Enter" && this.put({ text: this.text.value }) });
       this.asking.append(labelled("Place a text", this.text));
     }
-    if (this.data.users) {
-      this.user = h("input", { type: "number", className: "lx-user", min: 0, max: this.data.users - 1, placeholder: "none", onchange: () => this.put({ user: this.user.value === "" ? -1 : clamp(this.user.valueAsNumber, 0, this.data.users - 1) }) });
-      this.asking.append(labelled(`User, 0 to ${(this.data.users - 1).toLocaleString("en")}`, this.user));
-    }
+    if (this.data.users) this.asking.append(labelled(...this.userField()));
     // JupyterLab has shortcuts on plain keys; what is typed here is no command.
     for (const type of ["keydown", "keyup", "keypress"]) this.asking.addEventListener(type, (e) => e.stopPropagation());
+  }
+
+  // The label and the control: a number where the host can be asked for any user, a list where it carries some of them.
+  userField() {
+    const { users, carried } = this.data, told = users.toLocaleString("en"), id = (text) => (text === "" ? -1 : clamp(Math.round(Number(text)), 0, users - 1));
+    const shared = { className: "lx-user", onchange: () => this.put({ user: id(this.user.value) }) };
+    if (carried && carried.length < users) {
+      this.user = h("select", shared, h("option", { value: "" }, "none"), ...carried.map((u) => h("option", { value: u }, `user ${u}`)));
+      return [`User, ${carried.length.toLocaleString("en")} of ${told} are in this page`, this.user];
+    }
+    this.user = h("input", { type: "number", min: 0, max: users - 1, placeholder: "none", ...shared });
+    return [`User, 0 to ${(users - 1).toLocaleString("en")}`, this.user];
   }
 
   watch() {
@@ -601,9 +610,15 @@ class App {
     const path = this.path, placed = this.placed, message = this.model.get("message");
     if (this.user && path) this.user.value = path.history ? path.user : "";
     if (message) this.say(message);
-    else if (placed?.text && this.told !== "path") this.say(`“${placed.text}” is nearest to ` + Object.entries(placed.near).map(([stage, id]) => `${stage}: ${this.data.titles[id - 1]}`).join("; "));
+    else if (placed?.text && this.told !== "path") this.say(this.whereIs(placed));
     else if (path?.history) this.say(`User ${path.user}: the numbered path is the history, the square what came next, gold stars ${path.how}.`);
     else this.say("");
+  }
+
+  whereIs({ text, near, without }) {
+    const found = Object.entries(near).map(([stage, id]) => `${stage}: ${this.data.titles[id - 1]}`), none = Object.entries(without ?? {});
+    const lacking = none.length ? ` No encoder for ${none.map(([stage, why]) => `${stage} (${why})`).join("; ")}.` : "";
+    return (found.length ? `“${text}” is nearest to ${found.join("; ")}.` : `“${text}” has no place here.`) + lacking;
   }
 
   say(text) { this.status.textContent = text; }
