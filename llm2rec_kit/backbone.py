@@ -7,7 +7,6 @@ because an untied head that is dropped on saving comes back random. One switch m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,14 +31,13 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.storage import file_digest
+from llm2rec_kit.storage import contents as contents  # of a model by folder; it stands where torch is not needed
 
 if TYPE_CHECKING:
     from llm2rec_kit.runs import Run
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
-NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
 
 
 class BackboneError(ValueError):
@@ -90,22 +88,6 @@ def load(name: str | Path, settings: S.Backbone | None = None) -> tuple[PreTrain
 def trusted(run: Run) -> bool:
     """Whether the code of this run's backbone may run: what its user said when notebook 02 made it."""
     return run.has("backbone") and run.manifest("backbone")["settings"].get("trust_remote_code", False)
-
-
-def contents(name: str) -> dict[str, str]:
-    """{"files": hash}: what a model by folder holds, as a part of the settings of what is made from it; {} for any other.
-
-    Names and bytes of all files count, but for cards (.md), hidden files and a run's own notes.
-    """
-    folder = Path(name)
-    if name == "tiny" or not folder.is_dir():
-        return {}
-    seen = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        inside = path.relative_to(folder)
-        if path.suffix != ".md" and path.name not in NOTES and not any(part.startswith(".") for part in inside.parts):
-            seen.update(f"{inside.as_posix()} {file_digest(path)}\n".encode())
-    return {"files": seen.hexdigest()}
 
 
 def _check_folder(folder: Path) -> None:

@@ -159,7 +159,7 @@ class Encoder:
         text = hashlib.sha256()
         for title in titles:
             text.update(title.encode() + b"\0")
-        return {"settings": key(self.settings), "titles": text.hexdigest(), "model": fingerprint(self.model)}
+        return {"settings": _counted(self.settings), "titles": text.hexdigest(), "model": fingerprint(self.model)}
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that transformers and sentence-transformers both load, with `card` as its README.md.
@@ -199,7 +199,16 @@ class Encoder:
             (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def key(settings: S.Encoding) -> dict[str, Any]:
+def key(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
+    """The settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
+
+    `encoder` is a stage's name (`raw` is the backbone's), or a hub name or folder. `other` counts, too: which text, and
+    what a folder holds (`backbone.contents`).
+    """
+    return _counted(settings) | place.where | {"encoder": encoder} | other
+
+
+def _counted(settings: S.Encoding) -> dict[str, Any]:
     """The settings that an embedding depends on: not which further tables there are, nor how large a forward pass is."""
     return {k: v for k, v in settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines")}
 

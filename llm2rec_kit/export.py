@@ -142,39 +142,40 @@ def card(run: Run, stage: str) -> str:
     Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
     """
     how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
-    synthetic = " (synthetic: made from a seed, no real shop)" if corpus["source"] == "synthetic" else ""
+    trained = _training(run, how["encoder"])
+    data = "What it was trained on" if trained else "The run's data"
+    if "synthetic" in corpus["source"].split(" + "):  # a mix names the sources of its parts
+        data += " (synthetic: made from a seed, no real shop)"
     lines = [
         "---",
         "library_name: sentence-transformers",
         "pipeline_tag: feature-extraction",
-        "tags: [sentence-transformers, recommendation, llm2rec]",
+        f"tags: [sentence-transformers, recommendation{', llm2rec' * bool(trained)}]",
         "---",
         f"# Item encoder of run {run.name}, embedding {stage}",
         "",
-        f"Item titles to vectors of {how['dim']} numbers: {how['pooling']} pooling over the last hidden states, "
-        f"{how['attention']} attention, length {'one' if how['normalise'] == 'unit' else 'as it comes'}. Made by llm2rec_kit "
-        "after [LLM2Rec](https://arxiv.org/abs/2506.21579) (KDD 2025).",
+        f"{_texts(run)} to vectors of {how['dim']} numbers: {_reading(how)}. {_origin(run, how)}",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
         'vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])',
         "```",
         "",
-        f"## What it was trained on{synthetic}",
+        f"## {data}",
         "",
-        f"Source {corpus['source']}, split {corpus['split']}; training saw the domains {', '.join(corpus['train_domains'])}.",
+        f"Source {corpus['source']}, split {corpus['split']}. {_seen(run, how, corpus['train_domains'])} All domains:",
         "",
         _markdown(corpus["statistics"]),
         "",
         "## How it was trained",
         "",
-        _markdown(_training(run, how["encoder"])) or "Not by this run.",
+        _markdown(trained) or "Not by this run.",
         "",
         "## Results",
         "",
         _results(run, stage),
         "",
-        "## Made with",
+        "## Written with",
         "",
         ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items()),
         "",
@@ -258,17 +259,73 @@ def _recbole_settings(corpus: Corpus, name: str) -> str:
     )
 
 
+def _texts(run: Run) -> str:
+    """What the run's items are read as: titles, or texts made of more."""
+    made = run.manifest("corpus")["settings"]
+    if "plain_title" not in pl.read_parquet_schema(run.require("corpus") / "items.parquet"):
+        return "Item titles"
+    if made["source"] == "mix":  # each part has its own template
+        return "Item texts, titles with further fields or cut,"
+    return f"Item texts of the form `{made['text']}`" + f" ({made['text_words']} words at most)" * (made["text_words"] > 0)
+
+
+def _reading(how: dict[str, Any]) -> str:
+    """How the states of a text become one vector, a phrase."""
+    length = f"length {'one' if how['normalise'] == 'unit' else 'as it comes'}"
+    if how["stage"] == "baseline":
+        return f"pooling and attention as the model came with them, {length}"
+    return f"{how['pooling']} pooling over the last hidden states, {how['attention']} attention, {length}"
+
+
+def _origin(run: Run, how: dict[str, Any]) -> str:
+    """Whose weights these are, a sentence: a baseline's, the backbone's, or those of the run's trainings."""
+    if how["stage"] == "baseline":
+        return f"A baseline: {_public(how['encoder'])} with the weights it came with."
+    about = run.record("backbone") if run.has("backbone") else {"name": "a backbone"}
+    start = "random weights" if about.get("from_nothing") else f"{_public(about['name'])} as it came"
+    if not (stages := _stages(how["encoder"])):
+        return f"The backbone of the run, {start}: nothing was trained."
+    return (
+        f"Made by llm2rec_kit after [LLM2Rec](https://arxiv.org/abs/2506.21579) (KDD 2025): {', then '.join(stages.values())}, "
+        f"from {start}."
+    )
+
+
+def _seen(run: Run, how: dict[str, Any], domains: list[str]) -> str:
+    """What of the run's data these weights were trained on, a sentence."""
+    named = ", ".join(domains)
+    if stages := _stages(how["encoder"]):
+        later = ", and then the texts of all their items" * (len(stages) > 1)
+        return f"Training read the training samples of the domains {named}{later}; nothing of others."
+    if how["stage"] != "baseline" and run.has("backbone") and run.record("backbone").get("from_nothing"):
+        return f"Its tokenizer alone was learned, from the texts of the domains {named}."
+    return "The model has learned nothing of it."
+
+
+def _public(name: str) -> str:
+    """A model's hub name, or the last part of its folder's: the rest is of the machine it was on."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _stages(encoder: str) -> dict[str, str]:
+    """The trainings up to artefact `encoder`, in order, with their names for a reader; none for a backbone or a baseline."""
+    names = {"csft": "CSFT", "mntp": "MNTP", "contrastive": "item contrast"}
+    order = list(names)
+    return {name: names[name] for name in (order[: order.index(encoder) + 1] if encoder in order else [])}
+
+
 def _training(run: Run, encoder: str) -> list[dict[str, Any]]:
-    """A row a training stage up to `encoder`: steps, batch, learning rate, and the last numbers that it recorded."""
-    order = ["csft", "mntp", "contrastive"]
+    """A row a training stage up to `encoder`: whose step's weights it kept, batch, learning rate, its last numbers."""
     rows = []
-    for name in order[: order.index(encoder) + 1] if encoder in order else []:
+    for name in _stages(encoder):
         made = run.manifest(name)
         numbers = {k: v for k, v in made["record"].items() if isinstance(v, float)}
         rows.append(
             {
                 "stage": name,
-                **{k: made["settings"].get(k) for k in ("steps", "batch_size", "learning_rate")},
+                # Patience ends a training before its last step, and what is kept may be the best of it.
+                "weights of step": made["record"].get("kept_step", made["settings"].get("steps")),
+                **{k.replace("_", " "): made["settings"].get(k) for k in ("batch_size", "learning_rate")},
                 "at the end": ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in numbers.items()),
             }
         )
@@ -290,7 +347,10 @@ def _results(run: Run, stage: str) -> str:
         for r in results
         if r["embedding"] == stage
     ]
-    return _markdown(rows) or "No recommender has been trained over it yet (notebooks/04_downstream_eval.ipynb)."
+    return _markdown(rows) or (
+        "No recommender had been trained over it when this was written: notebooks/04_downstream_eval.ipynb does, and "
+        "`llm2rec export` then writes the card anew."
+    )
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:

@@ -93,7 +93,8 @@ def _pooler(model: PreTrainedModel, path: str | Path, place: S.Backbone) -> Any:
 
     dense = getattr(getattr(model, "pooler", None), "dense", None)
     if dense is not None:
-        how = {"trust_remote_code": place.trust_remote_code, "output_loading_info": True}
+        # Asked on the meta device: the weights are in memory already, once is enough.
+        how = {"trust_remote_code": place.trust_remote_code, "output_loading_info": True, "device_map": "meta"}
         missing = AutoModel.from_pretrained(str(path), **how)[1]["missing_keys"]
     if dense is None or any("pooler" in name for name in missing):
         raise backbone.BackboneError(

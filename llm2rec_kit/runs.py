@@ -265,7 +265,12 @@ class Run:
     def digest(self, name: str) -> str:
         """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
         self.require(name)
-        return hashlib.sha256(json.dumps(self.manifest(name)["files"], sort_keys=True).encode()).hexdigest()
+        return self._digest_of(name)
+
+    def changed_inputs(self, name: str) -> list[str]:
+        """Names of the artefacts that `name` was made from and that are not what the run holds now. Reads manifests alone."""
+        inputs = self.manifest(name)["inputs"]
+        return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
 
     def path_of(self, name: str) -> Path:
         """Folder of a folder artefact; path without suffix of a file artefact."""
@@ -291,6 +296,9 @@ class Run:
 
     def _manifest_path(self, name: str) -> Path:
         return self.path / f"{name}.json" if "/" in name else self.path / name / "manifest.json"
+
+    def _digest_of(self, name: str) -> str:
+        return hashlib.sha256(json.dumps(self.manifest(name)["files"], sort_keys=True).encode()).hexdigest()
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}

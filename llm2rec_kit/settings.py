@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -312,6 +312,40 @@ class Contrastive(Training):
     collapse_rank: float = setting(0.1, "share of its first effective rank below which training stops; 0: none does [O]")
 
 
+NAMED = ("raw", "csft", "mntp", "contrastive", "minilm", "id", "id_detached", "adapted")  # tables that have a name already
+
+
+def table_names(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """{encoder: name of its table}, of encoders by hub name or folder: the last part, with `_` for dots, which would begin a
+    file's suffix. With the folder or organisation before it where that name is in `taken` or several would have it.
+
+    >>> table_names(["BAAI/bge-large-en-v1.5", "models/a/last", "models/b/last"])
+    {'BAAI/bge-large-en-v1.5': 'bge-large-en-v1_5', 'models/a/last': 'a-last', 'models/b/last': 'b-last'}
+
+    Raises SettingsError for two of one name even so.
+    """
+    taken, encoders = set(taken), list(dict.fromkeys(encoders))
+    short, names = {e: _last_parts(e, 1) for e in encoders}, {}
+    for encoder, name in short.items():
+        alone = name not in taken and list(short.values()).count(name) == 1
+        names[encoder] = name if alone else _last_parts(encoder, 2)
+    for encoder, name in names.items():
+        others = [repr(e) for e in encoders if e != encoder and names[e] == name]
+        if others or name in taken:
+            whose = f"so would {' and '.join(others)}" if others else "there is one of this name already"
+            raise SettingsError(
+                f"The encoder {encoder!r} would have the table {name!r}, and {whose}. Give its folder another name."
+            )
+    return names
+
+
+def _last_parts(encoder: str, count: int) -> str:
+    parts = [part for part in encoder.split("/") if part not in ("", ".", "..", "~")]
+    if not parts:
+        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {encoder!r}.")
+    return "-".join(parts[-count:]).replace(".", "_")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoding(Stage):
     """Notebook 03: titles to item embeddings."""
@@ -341,6 +375,15 @@ class Encoding(Stage):
     variants: list = setting([], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]")
     baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.tables  # before a first training, not after it
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """{baseline: the name of its table}."""
+        return table_names(self.baselines, [*NAMED, *self.variants])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Stage):
@@ -351,7 +394,7 @@ class Evaluation(Stage):
     recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", ("SASRec", "GRU4Rec"))
     embeddings: list = setting(
         ["raw", "csft", "mntp", "contrastive", "id"],
-        "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached [O]",
+        "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached, any other that notebook 03 names [O]",
     )
     baselines: list = setting(
         ["popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"],
@@ -444,6 +487,16 @@ class Tables(Stage):
         ["tiny-96", "tiny-192"], "Figure 4: tiny of a width [O], or a hub name or folder, as Qwen/Qwen2-1.5B"
     )
     share: float = setting(1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.tables
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """{encoder: the name of its table}."""
+        own = (*NAMED, "llm2vec", "llmemb")
+        return table_names(self.encoders, [*own, *(f"{name}-unit" for name in own)])
 
 
 QUESTIONS = {  # of notebook 07

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made."""
+"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made; their hashes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
 
 
 def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
@@ -72,6 +74,33 @@ def file_digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """`file_digest`, computed once in this process as long as nothing about the file changes."""
+    now = path.stat()
+    return _digest_of(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: Path, *state: int) -> str:
+    return file_digest(path)
+
+
+def contents(name: str) -> dict[str, str]:
+    """{"files": hash}: what a model by folder holds, as a part of the settings of what is made from it; {} for any other.
+
+    Names and bytes of all files count, but for cards (.md), hidden files and a run's own notes.
+    """
+    folder = Path(name)
+    if name == "tiny" or not folder.is_dir():
+        return {}
+    seen = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        inside = path.relative_to(folder)
+        if path.suffix != ".md" and path.name not in NOTES and not any(part.startswith(".") for part in inside.parts):
+            seen.update(f"{inside.as_posix()} {known_digest(path)}\n".encode())
+    return {"files": seen.hexdigest()}
 
 
 def cannot_write(error: BaseException, folder: Path) -> str:

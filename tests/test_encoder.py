@@ -177,3 +177,18 @@ def test_what_is_no_model_is_said(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such"}))
     with pytest.raises(backbone.BackboneError, match="neither a local folder"):
         Encoder.load(tmp_path)
+
+
+def test_the_key_of_a_table_stays_what_finished_runs_hold():
+    """Written down from a run: another key would make every table, and all evaluations after it, anew."""
+    how = Encoding(variants=["csft-last-causal"], baselines=["BAAI/bge"], batch_tokens=7)
+    assert encoder.key(how, CPU, "raw", files="x") == {
+        "attention": "bidirectional",
+        "pooling": "mean",
+        "normalise": "none",
+        "max_tokens": 512,
+        "device": "cpu",
+        "dtype": "auto",
+        "encoder": "raw",
+        "files": "x",
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -75,7 +76,69 @@ def test_sentence_transformers_gives_the_run_s_embeddings(run, tmp_path):
     ):
         assert said in text
     assert "| contrastive" not in text
-    assert "No recommender has been trained" in text
+    assert "No recommender had been trained" in text
+
+
+FROM_HUB = {"name": "Qwen/Qwen2-0.5B", "from_nothing": False}
+OWN = {"attention": "bidirectional", "pooling": "mean", "normalise": "none"}
+OF_A_BASELINE = {"attention": "as_trained", "pooling": "as_saved", "normalise": "unit"}
+
+
+def carded(run, encoder, how, backbone=FROM_HUB, *, stage="", **data) -> str:
+    """The card of an embedding, in a run with that backbone record and, where given, those settings of data."""
+    if data:
+        corpus = make_corpus()
+        corpus = replace(corpus, items=corpus.items.with_columns(plain_title="title"))
+        record = run.record("corpus") | ({"source": "amazon + synthetic"} if data["source"] == "mix" else {})
+        run.make("corpus", lambda f: (corpus.save(f), record)[1], settings=data, quiet=True)
+    run.make("backbone", lambda f: backbone, settings=backbone, quiet=True)
+    about = {"stage": stage or encoder, "encoder": encoder, "dim": 32, **how}
+    run.make("embeddings/one", lambda f: about, settings=about, quiet=True)
+    return export.card(run, "one")
+
+
+def test_the_card_of_a_trained_stage_names_what_it_came_from_and_what_it_read(run):
+    text = carded(run, "mntp", OWN)
+    assert "Item titles to vectors of 32 numbers: mean pooling over the last hidden states, bidirectional attention" in text
+    assert "CSFT, then MNTP, from Qwen/Qwen2-0.5B as it came." in text
+    assert "read the training samples of the domains toy, and then the texts of all their items; nothing of others" in text
+    alone = carded(run, "csft", OWN, {"name": "/home/me/models/mine", "from_nothing": False})
+    assert ": CSFT, from mine as it came." in alone
+    assert "/home/me" not in alone
+    assert "of all their items" not in alone
+    assert "from random weights" in carded(run, "csft", OWN, {"name": "tiny", "from_nothing": True})
+
+
+def test_the_card_of_what_was_not_trained_claims_no_training(run):
+    raw = carded(run, "backbone", OWN, stage="raw")
+    assert "The backbone of the run, Qwen/Qwen2-0.5B as it came: nothing was trained." in raw
+    nothing = carded(run, "backbone", OWN, {"name": "tiny", "from_nothing": True}, stage="raw")
+    assert "The backbone of the run, random weights: nothing was trained." in nothing
+    assert "Its tokenizer alone was learned, from the texts of the domains toy." in nothing
+    baseline = carded(run, "BAAI/bge-large-en-v1.5", OF_A_BASELINE, stage="baseline")
+    assert "pooling and attention as the model came with them, length one. A baseline: BAAI/bge-large-en-v1.5" in baseline
+    for text in (raw, baseline):
+        assert "The model has learned nothing of it." in text
+        assert "Not by this run." in text
+        assert "trained on" not in text
+        assert "LLM2Rec" not in text
+        assert "llm2rec]" not in text
+
+
+def test_the_card_tells_texts_from_titles_and_the_synthetic_part_of_a_mix(run):
+    text = carded(run, "mntp", OWN, source="table", text="{title}. {brand}", text_words=20)
+    assert "Item texts of the form `{title}. {brand}` (20 words at most) to vectors" in text
+    mixed = carded(run, "mntp", OWN, source="mix", text="{title}", text_words=0)
+    assert "{title}" not in mixed
+    assert "(synthetic: made from a seed, no real shop)" in mixed
+
+
+def test_the_card_names_the_step_whose_weights_were_kept(run):
+    record = run.record("mntp") | {"kept_step": 7}
+    run.make("mntp", lambda f: record, settings=run.manifest("mntp")["settings"], inputs=["corpus"], force=True, quiet=True)
+    text = carded(run, "mntp", OWN)
+    assert "| csft | 10 | 4 | 0.001 |" in text
+    assert "| mntp | 7 | 4 | 0.001 |" in text
 
 
 def test_npy_says_which_row_is_which_item(run, tmp_path):

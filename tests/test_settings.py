@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from llm2rec_kit.settings import CSFT, STAGES, Data, Evaluation, SettingsError
+from llm2rec_kit.settings import CSFT, STAGES, Data, Encoding, Evaluation, SettingsError, Tables, table_names
 
 
 def test_only_names_with_the_prefix_are_taken():
@@ -50,3 +50,36 @@ def test_every_setting_has_a_meaning_and_a_plain_default():
 def test_defaults_are_the_papers():
     assert (CSFT().steps, CSFT().batch_size, CSFT().learning_rate) == (10000, 128, 3e-4)
     assert (Data().max_history, Data().split) == (10, "leave_one_out")
+
+
+def test_a_table_is_called_after_its_encoder_and_no_two_alike():
+    assert table_names(["BAAI/bge-large-en-v1.5", "models/mine/"]) == {
+        "BAAI/bge-large-en-v1.5": "bge-large-en-v1_5",
+        "models/mine/": "mine",
+    }
+    assert table_names(["a/model", "b/model"]) == {"a/model": "a-model", "b/model": "b-model"}
+    assert table_names(["b/model", "a/model"]) == {"b/model": "b-model", "a/model": "a-model"}  # in any order
+    assert table_names(["my.org/csft", "gpt2"], ["csft"]) == {"my.org/csft": "my_org-csft", "gpt2": "gpt2"}
+    assert table_names(["a/model", "a/model"]) == {"a/model": "model"}
+
+
+@pytest.mark.parametrize(
+    ("encoders", "words"),
+    [
+        (["x/a/model", "y/a/model"], "'x/a/model' would have the table 'a-model', and so would 'y/a/model'"),
+        (["raw"], "'raw' would have the table 'raw', and there is one of this name already"),
+        (["../.."], r"found '\.\./\.\.'"),
+    ],
+)
+def test_tables_that_would_overwrite_each_other_are_refused_before_anything_is_trained(encoders, words):
+    with pytest.raises(SettingsError, match=words):
+        Encoding(baselines=encoders)
+    with pytest.raises(SettingsError, match=words):
+        Tables.from_parameters({"tables_encoders": encoders})
+
+
+def test_a_baseline_takes_no_name_of_a_variant_or_of_a_trained_rival():
+    assert Encoding(baselines=["m/csft-last-causal"], variants=["csft-last-causal"]).tables == {
+        "m/csft-last-causal": "m-csft-last-causal"
+    }
+    assert Tables(encoders=["m/llm2vec-unit"]).tables == {"m/llm2vec-unit": "m-llm2vec-unit"}

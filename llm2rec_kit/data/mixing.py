@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm2rec_kit.corpus import Corpus, mix
-from llm2rec_kit.runs import file_digest, outputs_folder
+from llm2rec_kit.runs import outputs_folder
 from llm2rec_kit.settings import Data
+from llm2rec_kit.storage import known_digest
 
 FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "samples.parquet")
 
@@ -50,4 +51,4 @@ def mixed(settings: Data, outputs: str | Path = "") -> Corpus:
 def fingerprint(settings: Data, outputs: str | Path = "") -> dict[str, str]:
     """sha256 of each file of each part: a mix is stale once one of its parts changed."""
     parts = zip(settings.mix, folders(settings, outputs), strict=True)
-    return {f"{name}/{file}": file_digest(folder / file) for name, folder in parts for file in FILES}
+    return {f"{name}/{file}": known_digest(folder / file) for name, folder in parts for file in FILES}

@@ -8,12 +8,14 @@ official code's ID baseline, whose scores pass no gradient to the table; it is h
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from llm2rec_kit.downstream import kernels
+from llm2rec_kit.runs import ArtefactError, Run
 
 KINDS = {"_add_id": "add", "_concat_id": "concat"}
 
@@ -30,6 +32,23 @@ def parse(name: str) -> tuple[str | None, str]:
         if name.endswith(ending):
             return name.removesuffix(ending), kind
     return name, "text"
+
+
+def read(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
+    """{stage: embeddings (N + 1, dim)} of a run, for the stages that `evaluation_embeddings` stand on.
+
+    Raises ArtefactError for one that the run does not have, with its name where an encoder is named instead of its table.
+    """
+    there = [name.split("/")[-1] for name in run.names("embeddings")]
+    for stage in stages:
+        if stage not in there:
+            of_it = [table for table in there if run.record(f"embeddings/{table}").get("encoder") == stage]
+            hint = f"the table of the encoder {stage!r} is called {of_it[0]!r}" if of_it else f"it has {there or 'none'}"
+            raise ArtefactError(
+                f"Run {run.name!r} has no embeddings {stage!r}, which evaluation_embeddings names: {hint}. Run "
+                "notebooks/03_item_embedding.ipynb first: it makes them, and prints their names."
+            )
+    return {stage: np.load(run.require(f"embeddings/{stage}").with_suffix(".npy")) for stage in stages}
 
 
 class Linear(nn.Linear):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from llm2rec_kit import settings as S
+from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import evaluation, item_table
 from llm2rec_kit.runs import Run
@@ -66,30 +67,30 @@ class Trained:
 def load(
     run: Run, domain: str, recommender: str, embedding: str, part: tuple[Corpus, np.ndarray], tables: dict[str, np.ndarray]
 ) -> Trained:
-    """The recommender of `run` whose weights were kept; `part` and `tables` as `evaluation.train_many` takes them.
+    """The recommender of `run` whose weights are current; `part` and `tables` as `evaluation.train_many` takes them.
 
     Raises ValueError where the run kept none.
     """
-    kept = _kept(run, domain, recommender, embedding)
+    kept = weights.kept(run, domain, recommender, embedding)
     if not kept:
         raise ValueError(
-            f"{run} kept no weights of {recommender} over {embedding!r} in {domain!r}. Run "
+            f"{run} kept no weights of {recommender} over {embedding!r} in {domain!r} that are of what it holds now. Run "
             "notebooks/04_downstream_eval.ipynb, with `force` where its evaluations are older than kept weights."
         )
     corpus, ids = part
     stage, kind = item_table.parse(embedding)
-    run.require(kept[0])
-    settings = S.Evaluation(**run.manifest(kept[0])["settings"])
+    run.require(kept)
+    settings = S.Evaluation(**run.manifest(kept)["settings"])
     vectors = tables[stage][ids] if stage else None
     both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
-    both.load_state_dict(load_file(_weights(run, kept[0])))
+    both.load_state_dict(load_file(weights.file(run, kept)))
     both.eval()
     return Trained(corpus, both[0], both[1], f"{recommender} over {embedding}")
 
 
 def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> bool:
-    """Whether the run kept this recommender's weights in every domain of the corpus."""
-    return all(_kept(run, domain, recommender, embedding) for domain in corpus.domains)
+    """Whether the run has current weights of this recommender in every domain of the corpus."""
+    return all(weights.kept(run, domain, recommender, embedding) for domain in corpus.domains)
 
 
 def across_domains(
@@ -114,16 +115,6 @@ def across_domains(
         return ids[best["item"].to_numpy()]
 
     return recommend
-
-
-def _kept(run: Run, domain: str, recommender: str, embedding: str) -> list[str]:
-    """The evaluations whose weights were kept."""
-    stem = f"evaluation/{domain}/{recommender}-{embedding}-seed"
-    return [n for n in run.names(f"evaluation/{domain}") if n.startswith(stem) and _weights(run, n).is_file()]
-
-
-def _weights(run: Run, name: str):
-    return run.path_of(name).with_suffix(".safetensors")
 
 
 def side_by_side(models: dict[str, Trained], target: int, k: int = 10) -> pl.DataFrame:

@@ -18,9 +18,10 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit import settings as S
+from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.maps import groups, projection, quality
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 
 ADAPTED = "adapted"
 PAIRS = 5000  # of either kind, for the numbers
@@ -49,10 +50,17 @@ class Atlas:
 
     @classmethod
     def load(cls, run: Run) -> Atlas:
-        """The atlas that `write` made in a run; raises ArtefactError where notebook 05 has not run."""
+        """The atlas that `write` made in a run; raises ArtefactError where notebook 05 has not run over what the run holds."""
         folder = run.require("maps")
-        corpus = Corpus.load(run.require("corpus"))
-        tables, _ = read_tables(run, [row["stage"] for row in run.record("maps")["stages"]], corpus)
+        if changed := run.changed_inputs("maps"):
+            raise ArtefactError(
+                f"The maps of run {run.name!r} show what it does not hold any more: {', '.join(changed)} changed. Run "
+                f"notebooks/05_embedding_maps.ipynb again (run {run.name!r})."
+            )
+        corpus, made_from = Corpus.load(run.require("corpus")), list(run.manifest("maps")["inputs"])
+        tables = _embeddings(run, [n.split("/")[1] for n in made_from if n.startswith("embeddings/")])
+        if adapters := [n for n in made_from if n.startswith("evaluation/")]:
+            tables[ADAPTED] = adapted_table(run, corpus, tables[run.record(adapters[0])["embedding"]], adapters)
         return cls.read(folder, corpus, tables, run.record("maps"))
 
     @classmethod
@@ -132,22 +140,24 @@ class Atlas:
 def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, np.ndarray], list[str]]:
     """The stages' embeddings, read from disk as needed, and the names of the artefacts that they come from.
 
-    `adapted` is left out, with a line that says why, where notebook 04 kept no weights for it.
+    `adapted` is left out, with a line that says why, where notebook 04 kept no current weights for it.
     """
     plain = [stage for stage in stages if stage != ADAPTED]
-    tables = {s: np.load(run.require(f"embeddings/{s}").with_suffix(".npy"), mmap_mode="r") for s in plain}
-    sources = [f"embeddings/{s}" for s in plain]
+    tables, adapters = _embeddings(run, plain), []
     if ADAPTED in stages:
-        made_from = _adapters(run, corpus.domains, plain)
-        if made_from is None:
-            print(
-                f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {' or '.join(plain[::-1])} for every domain"
-            )
+        stage, adapters = _adapters(run, corpus.domains, plain)
+        if adapters:
+            tables[ADAPTED] = adapted_table(run, corpus, tables[stage], adapters)
         else:
-            table = np.asarray(tables[made_from[0].rsplit("-", 2)[1]])
-            tables[ADAPTED] = adapted_table(run, corpus, table, made_from)
-            sources += made_from
-    return tables, sources
+            over = " or ".join(plain[::-1])
+            print(
+                f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {over} as it is now for every domain"
+            )
+    return tables, [*(f"embeddings/{s}" for s in plain), *adapters]
+
+
+def _embeddings(run: Run, stages: list[str]) -> dict[str, np.ndarray]:
+    return {s: np.load(run.require(f"embeddings/{s}").with_suffix(".npy"), mmap_mode="r") for s in stages}
 
 
 def adapted_table(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
@@ -157,12 +167,12 @@ def adapted_table(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[s
     blocks = []
     domain = corpus.items["domain"].to_numpy()
     for name in made_from:
-        weights = load_file(_weights_file(run, name))
+        found = load_file(weights.file(run, name))
         weight, bias = (
-            next(w for key, w in weights.items() if key.endswith(f"adapter.{part}")) for part in ("weight", "bias")
+            next(w for key, w in found.items() if key.endswith(f"adapter.{part}")) for part in ("weight", "bias")
         )
         block = np.zeros((len(table), len(weight)), dtype=np.float32)
-        own = np.flatnonzero(domain == name.split("/")[1]) + 1
+        own = np.flatnonzero(domain == run.record(name)["domain"]) + 1
         block[own] = _normalised(table[own], run.manifest(name)["settings"].get("normalise", "none")) @ weight.T + bias
         blocks.append(block)
     return np.concatenate(blocks, axis=1)
@@ -231,28 +241,22 @@ def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.
     }
 
 
-def _adapters(run: Run, domains: list[str], stages: list[str]) -> list[str] | None:
-    """Evaluations with an adapter's weights, one a domain, over the last stage that has them for every domain."""
-    kept = [name for name in run.names("evaluation") if name.count("/") == 2 and _linear(run, name)]
+def _adapters(run: Run, domains: list[str], stages: list[str]) -> tuple[str, list[str]]:
+    """The last stage over which SASRec's weights are current in every domain, and those evaluations; ("", []) without any."""
     for stage in reversed(stages):
-        found = [min((n for n in kept if n.startswith(f"evaluation/{d}/SASRec-{stage}-")), default="") for d in domains]
-        if all(found):
-            return found
-    return None
-
-
-def _weights_file(run: Run, name: str) -> Path:
-    return run.path_of(name + ".safetensors")
+        found = [weights.kept(run, domain, "SASRec", stage) for domain in domains]
+        if all(found) and all(_linear(run, name) for name in found):
+            return stage, found
+    return "", []
 
 
 def _linear(run: Run, name: str) -> bool:
     """Whether an evaluation kept one linear adapter over embeddings that can be normalised here as they were there."""
     from safetensors import safe_open
 
-    made = run.manifest(name)
-    if _weights_file(run, name).name not in made["files"] or made["settings"].get("normalise", "none") not in NORMALISED:
+    if run.manifest(name)["settings"].get("normalise", "none") not in NORMALISED:
         return False
-    with safe_open(_weights_file(run, name), "numpy") as file:
+    with safe_open(weights.file(run, name), "numpy") as file:
         return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in file.keys()) == 2  # noqa: SIM118
 
 

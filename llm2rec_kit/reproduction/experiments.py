@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm2rec_kit import settings as S
+from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.study import Study, backbone_changes, open_study
 
@@ -77,15 +78,14 @@ def scaled(settings: S.Stage, share: float) -> S.Stage:
 def embed(study: Study, start: str, name: str = "", *, text: str = "title", **changes: Any) -> str:
     """Encode the study's items with artefact `start`, or with an encoder by hub name or folder; returns the table's name.
 
-    `changes` are settings of the encoding without prefix. The table is `embeddings/<name>` (`start` unless given, without
-    dots), and taken from the run around the study where that has the very same: the run's table of the backbone is `raw`.
-    `text` "attributes" encodes the items' attributes instead of their titles.
+    `changes` are settings of the encoding without prefix. The table is `embeddings/<name>` (`start` unless given, or as
+    `settings.table_names` calls an encoder's), and taken from the run around the study where that has the very same: the
+    run's table of the backbone is `raw`. `text` "attributes" encodes the items' attributes instead of their titles.
     """
     from llm2rec_kit import backbone, encoder, geometry
 
     own = study.run.has(start)
-    name = name or start.rstrip("/").split("/")[-1].replace(".", "_")  # a dot would begin a file's suffix
-    how = _encoding(study, start, changes)
+    name = name or (start.replace(".", "_") if own else _table_name(study, start))
 
     def build(folder: Path) -> dict[str, Any]:
         model = load_encoder(study, start, **changes)
@@ -93,12 +93,20 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
         rank = geometry.effective_rank(table[1:])
         return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": model.dim, "effective_rank": rank}
 
-    key = encoder.key(how) | study.where | {"encoder": RAW if start == "backbone" else start}
-    key |= ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
+    other = ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
+    how, made_by = _encoding(study, start, changes), RAW if start == "backbone" else start
+    key = encoder.key(how, study.settings["backbone"], made_by, **other)
     same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
     if not study.run.adopt(study.base, f"embeddings/{name}", **same):
         study.run.make(f"embeddings/{name}", build, quiet=True, **same)
     return name
+
+
+def _table_name(study: Study, encoder: str) -> str:
+    """What the table of an encoder by hub name or folder is called in a study: no stage's name, nor another encoder's."""
+    tables = {n.split("/")[-1]: study.run.manifest(n)["settings"].get("encoder") for n in study.run.names("embeddings")}
+    others = [table for table, made_by in tables.items() if made_by != encoder]
+    return S.table_names([encoder], [*S.NAMED, *study.run.artefacts(), *others])[encoder]
 
 
 def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
@@ -147,6 +155,7 @@ def evaluate(
     counts = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
     for job, result in evaluation.train_many(todo, parts, tables, settings):
         evaluation.keep(study.run, job, result, settings, counts[job.domain])
+    weights.note_series(study.run, evaluation.key(settings), settings.seeds)
     return [job.name for job in jobs]
 
 

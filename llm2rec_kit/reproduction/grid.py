@@ -1,7 +1,8 @@
 """A grid: many settings at once, whatever several of them share computed once.
 
 A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a chain. A notebook of one cell is the same *node* as
-that of another where everything that it depends on agrees, so it runs once; nodes are ordered by what they begin with. Each
+that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so it
+runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each
 has a run's folder of its own, which begins with links to what the node before it made. Below that, the runs of a grid share
 a store (see runs.py): two nodes that differ in the temperature alone make MNTP once between them.
 
@@ -19,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import settings as S
+from llm2rec_kit import storage
 from llm2rec_kit.reproduction import notebooks
 from llm2rec_kit.runs import STORE, Run, outputs_folder
-from llm2rec_kit.storage import write_json
 
 KEYS = ("name", "profile", "notebooks", "set", "axes")
 AXES = ("datasets", "backbones", "stages", "seeds", "settings")
@@ -91,10 +92,7 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     nodes: dict[str, Node] = {}
     cells = []
     for labels, chosen in _choices(asked.get("axes", {})):
-        values = base | chosen | {"outputs": str(folder / "runs")}
-        if values.get("data_path"):
-            values["data_path"] = str((path.parent / Path(values["data_path"]).expanduser()).resolve())
-        values = notebooks.local_folders(notebooks.local_folders(values, path.parent), Path())
+        values = _placed(base | chosen | {"outputs": str(folder / "runs")}, path.parent, outputs_folder(outputs).resolve())
         _check(values, books, root)
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
     return Grid(name, profile, folder, cells, nodes, root)
@@ -127,7 +125,7 @@ def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
     finally:
         begun.unlink(missing_ok=True)
     done = {"node": node.name, "notebook": _digest(book), "seconds": seconds}
-    write_json(run.path / DONE, done)
+    storage.write_json(run.path / DONE, done)
     return done
 
 
@@ -145,7 +143,9 @@ def prepare(grid: Grid) -> None:
     nodes = {n.name: {"notebook": n.book, "begins with": n.before, "parameters": n.values} for n in grid.nodes.values()}
     for left in grid.runs.glob(f"*/{BEGUN}"):  # of an earlier call that was killed
         left.unlink()
-    write_json(grid.folder / "grid.json", {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes})
+    storage.write_json(
+        grid.folder / "grid.json", {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes}
+    )
 
 
 def ancestors(grid: Grid, name: str) -> list[str]:
@@ -211,6 +211,18 @@ def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
     return [(axis, str(label), _named(chosen, f"{axis}.{label}")) for label, chosen in options.items()]
 
 
+def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
+    """`values` with absolute paths: of data and of folders in a mix as seen from the grid file's folder, of a mix's runs, which
+    are those in `outputs`, and of models, seen from the grid file's folder or else from here."""
+    values = dict(values)
+    if values.get("data_path"):
+        values["data_path"] = str((beside / Path(values["data_path"]).expanduser()).resolve())
+    if values.get("data_mix"):
+        folders = [beside / Path(m).expanduser() if "/" in m else outputs / m for m in values["data_mix"]]
+        values["data_mix"] = [str(folder.resolve()) for folder in folders]
+    return notebooks.local_folders(notebooks.local_folders(values, beside), Path())
+
+
 def _check(values: dict[str, Any], books: list[Path], root: Path | None) -> None:
     own = {name for book in books for name in notebooks.parameters(book)}
     every = {name for book in notebooks.series(root) for name in notebooks.parameters(book)}
@@ -224,13 +236,30 @@ def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]
     known: dict[str, Any] = {}
     for book in books:
         own = {k: values.get(k, p.default) for k, p in notebooks.parameters(book).items()}
-        known |= {k: v for k, v in own.items() if k not in NO_RESULT}
+        known |= {k: v for k, v in own.items() if k not in NO_RESULT} | _contents(own)
         key = hashlib.sha256(json.dumps(_relevant(known, own), sort_keys=True).encode()).hexdigest()[:10]
         name = f"{book.name[:2]}-{key}"
         own["outputs"] = values["outputs"]
         nodes.setdefault(name, Node(name, book.stem, own, chain[-1] if chain else ""))
         chain.append(name)
     return chain
+
+
+def _contents(own: dict[str, Any]) -> dict[str, Any]:
+    """Hashes of the files that a notebook's parameters lead to, as {"<parameter>, files": ...}; nothing where there are none."""
+    from llm2rec_kit.data import mixing, sources
+
+    found = {}
+    if "data_source" in own:
+        data = S.Data.from_parameters(own)
+        found["data_path"] = mixing.fingerprint(data) if data.source == "mix" else sources.fingerprint(data)
+    for name in notebooks.MODELS:
+        models = own.get(name, [])
+        folders = [
+            m for m in ([models] if isinstance(models, str) else models) if Path(m).is_absolute()
+        ]  # as `_placed` left them
+        found[name] = [storage.contents(folder) for folder in folders]
+    return {f"{name}, files": files for name, files in found.items() if files}
 
 
 def _relevant(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from llm2rec_kit.downstream import kernels
-from llm2rec_kit.downstream.item_table import ItemTable, parse, whitened
+from llm2rec_kit.downstream.item_table import ItemTable, parse, read, whitened
+from llm2rec_kit.runs import ArtefactError, Run
 
 RAW = np.random.default_rng(0).normal(3, 2, (5, 3)).astype(np.float32)
 RAW[0] = 0
@@ -18,6 +19,17 @@ def test_names():
     assert parse("minilm_concat_id") == ("minilm", "concat")
     assert parse("raw") == ("raw", "text")
     assert parse("id_detached") == (None, "id_detached")
+
+
+def test_a_table_is_found_by_the_name_that_notebook_03_gave_it(tmp_path):
+    run = Run("r", tmp_path)
+    name, encoder = "bge-large-en-v1_5", "BAAI/bge-large-en-v1.5"
+    run.make(f"embeddings/{name}", lambda f: (np.save(f / f"{name}.npy", RAW), {"encoder": encoder})[1], settings={})
+    assert (read(run, [name])[name] == RAW).all()
+    with pytest.raises(ArtefactError, match=f"the table of the encoder '{encoder}' is called '{name}'"):
+        read(run, [encoder])
+    with pytest.raises(ArtefactError, match=r"no embeddings 'csft'.*it has \['bge-large-en-v1_5'\]\. Run notebooks/03"):
+        read(run, ["csft"])
 
 
 def test_text_is_a_linear_map_of_frozen_embeddings():

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 import torch
 from conftest import make_corpus
+from safetensors.numpy import load_file
 
+from llm2rec_kit import weights
 from llm2rec_kit.corpus import mix
 from llm2rec_kit.downstream import adapter, evaluation, panel, pretrained, trained
 from llm2rec_kit.downstream.item_table import ItemTable
@@ -108,6 +110,78 @@ def test_no_weights_is_named(kept, tmp_path):
     _, part, tables, _ = kept
     with pytest.raises(ValueError, match="kept no weights of SASRec over 'raw'"):
         trained.load(Run("other", tmp_path), "toy", "SASRec", "raw", part, tables)
+
+
+@pytest.fixture
+def again(tmp_path):
+    """A run whose notebook 04 can be called again: `again(table, seeds, changes of settings)`."""
+    run, corpus = Run("r", tmp_path), make_corpus(users=20)
+    run.make("corpus", corpus.save, settings={}, quiet=True)
+    part, counts = corpus.select(["toy"]), np.ones(16)
+
+    def call(table, seeds, **changes):
+        settings = replace(SETTINGS, seeds=seeds, **changes)
+        run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", table), settings={"sum": float(table.sum())}, quiet=True)
+        jobs = [evaluation.Job("toy", "SASRec", "raw", seed) for seed in seeds]
+        todo = [job for job in jobs if run.stale(job.name, settings=evaluation.key(settings), inputs=job.inputs)]
+        for job, result in evaluation.train_many(todo, {"toy": part}, {"raw": table}, replace(settings, workers=1)):
+            evaluation.keep(run, job, result, settings, counts)
+        weights.note_series(run, evaluation.key(settings), seeds)
+        return run, part, {"raw": table}
+
+    return call
+
+
+def read_back(called) -> dict[str, np.ndarray]:
+    model = trained.load(called[0], "toy", "SASRec", "raw", *called[1:])
+    return {name: value.numpy() for name, value in torch.nn.ModuleList([model.model, model.item_table]).state_dict().items()}
+
+
+def of_seed(called, seed: int) -> bool:
+    """Whether what is read back is the file that this seed's evaluation has."""
+    kept = load_file(weights.file(called[0], f"evaluation/toy/SASRec-raw-seed{seed}"))
+    found = read_back(called)
+    return all((found[name] == value).all() for name, value in kept.items())
+
+
+def tables(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(17, 6)).astype(np.float32)
+
+
+def test_weights_of_an_older_table_are_not_read_back(again):
+    again(tables(0), [3])
+    called = again(tables(1), [4])
+    assert of_seed(called, 4)
+    assert not of_seed(called, 3)
+    run, part, _ = called
+    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", tables(2)), settings={}, quiet=True)
+    assert not trained.has_weights(run, part[0], "SASRec", "raw")
+    with pytest.raises(ValueError, match="that are of what it holds now"):
+        trained.load(run, "toy", "SASRec", "raw", part, {"raw": tables(2)})
+
+
+def test_the_weights_are_the_last_series_first_seed_s(again):
+    again(tables(0), [3])
+    assert of_seed(again(tables(0), [4, 3]), 4)
+    assert of_seed(again(tables(0), [3, 4]), 3)  # nothing is trained, and the latest made are those of 4
+    assert of_seed(again(tables(0), [2], dropout=0.1), 2)
+    assert of_seed(again(tables(0), [3]), 3)  # the settings of before, the latest made are those of 2
+
+
+def test_weights_left_beside_an_evaluation_that_has_none_are_no_one_s(again):
+    again(tables(0), [3])
+    called = again(tables(1), [5, 3])  # 3 is made anew, and its weights are not kept now
+    assert weights.file(called[0], "evaluation/toy/SASRec-raw-seed3").is_file()
+    assert of_seed(called, 5)
+    assert not of_seed(called, 3)
+    called[0].forget("evaluation/toy/SASRec-raw-seed5")
+    assert not trained.has_weights(called[0], called[1][0], "SASRec", "raw")
+
+
+def test_a_run_from_before_the_series_was_noted_has_its_latest_weights(again):
+    called = again(tables(0), [3])
+    called[0].forget(weights.SERIES)
+    assert of_seed(called, 3)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from small_atlas import SETTINGS
 from llm2rec_kit.maps import atlas as atlases
 from llm2rec_kit.maps import projection
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.weights import note_series
 
 
 @pytest.fixture
@@ -83,6 +84,37 @@ def test_travelled_is_ordered_by_distance_and_checks_the_space(atlas):
     assert found.sort("item")["kept"].to_numpy() == pytest.approx(projection.shared_by_row(*near))
 
 
+def evaluated(run, domain, embedding, seed, weights=True, **settings):
+    """Make an evaluation of SASRec as notebook 04 leaves it; returns the adapter (3, 4) that it kept, drawn by its seed."""
+    rng, name = np.random.default_rng(seed), f"SASRec-{embedding}-seed{seed}"
+    kept = {
+        "1.adapter.weight": rng.normal(size=(3, 4)).astype(np.float32),
+        "1.adapter.bias": rng.normal(size=3).astype(np.float32),
+    }
+
+    def build(folder):
+        np.save(folder / f"{name}.npy", np.ones(2))
+        if weights:
+            save_file(kept, folder / f"{name}.safetensors")
+        return {"domain": domain, "recommender": "SASRec", "embedding": embedding, "seed": seed}
+
+    how = {"settings": {"normalise": "none"} | settings, "inputs": ["corpus", f"embeddings/{embedding}"]}
+    run.make(f"evaluation/{domain}/{name}", build, quiet=True, **how)
+    return kept
+
+
+def embedded(run, name, seed):
+    """Make a table (21, 4) drawn by a seed; returns it."""
+    table = np.random.default_rng(seed).normal(size=(21, 4)).astype(np.float32)
+    run.make(f"embeddings/{name}", lambda f: np.save(f / f"{name}.npy", table), settings={"seed": seed}, quiet=True)
+    return table
+
+
+def behind(adapter, rows):
+    """Rows behind one adapter, by hand."""
+    return rows @ adapter["1.adapter.weight"].T + adapter["1.adapter.bias"]
+
+
 def make_run(tmp_path, domains, weights=True):
     """A run with a corpus of one or two domains, a table, and SASRec evaluations that kept their weights."""
     corpus = make_corpus(users=30, items=20)
@@ -90,24 +122,9 @@ def make_run(tmp_path, domains, weights=True):
     corpus = dataclasses.replace(corpus, items=corpus.items.with_columns(domain=pl.Series(named)))
     run = Run("r", tmp_path)
     run.make("corpus", corpus.save, settings={}, quiet=True)
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(21, 4)).astype(np.float32)
-    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", table), settings={}, quiet=True)
-    kept = {}
-    for domain in domains:
-        for seed in (2025, 2024):
-            name = f"SASRec-raw-seed{seed}"
-            kept[domain, seed] = {
-                "1.adapter.weight": rng.normal(size=(3, 4)).astype(np.float32),
-                "1.adapter.bias": rng.normal(size=3).astype(np.float32),
-            }
-
-            def build(folder, name=name, own=kept[domain, seed]):
-                np.save(folder / f"{name}.npy", np.ones(2))
-                if weights:
-                    save_file(own, folder / f"{name}.safetensors")
-
-            run.make(f"evaluation/{domain}/{name}", build, settings={"normalise": "none"}, quiet=True)
+    table = embedded(run, "raw", 0)
+    kept = {(d, seed): evaluated(run, d, "raw", seed, weights) for d in domains for seed in (2025, 2024)}
+    note_series(run, {"normalise": "none"}, [2024, 2025])
     return run, corpus, table, kept
 
 
@@ -117,8 +134,7 @@ def test_the_adapted_space_is_each_domains_own_adapter(tmp_path):
     assert sources == ["embeddings/raw", "evaluation/toy/SASRec-raw-seed2024", "evaluation/other/SASRec-raw-seed2024"]
     expected = np.zeros((21, 6), np.float32)
     for rows, block, domain in ((slice(1, 13), slice(0, 3), "toy"), (slice(13, 21), slice(3, 6), "other")):
-        own = kept[domain, 2024]
-        expected[rows, block] = table[rows] @ own["1.adapter.weight"].T + own["1.adapter.bias"]
+        expected[rows, block] = behind(kept[domain, 2024], table[rows])
     np.testing.assert_allclose(tables["adapted"], expected, rtol=1e-6)
     assert projection.cosines(tables["adapted"], np.array([[1, 20]]))[0] == 0
 
@@ -129,6 +145,42 @@ def test_without_weights_the_adapted_space_is_left_out_and_said(tmp_path, capsys
     assert list(tables) == ["raw"]
     assert sources == ["embeddings/raw"]
     assert "left out, notebook 04 kept no linear SASRec adapter over raw" in capsys.readouterr().out
+
+
+def test_an_adapter_learned_over_an_older_table_is_not_shown(tmp_path, capsys):
+    run, corpus, _, _ = make_run(tmp_path, ["toy"])
+    table = embedded(run, "raw", 1)  # notebook 03 again, 04 not yet
+    assert list(atlases.read_tables(run, ["raw", "adapted"], corpus)[0]) == ["raw"]
+    assert "no linear SASRec adapter over raw as it is now" in capsys.readouterr().out
+    own = evaluated(run, "toy", "raw", 2026)  # the seeds of 2024 and 2025 are left from the older table
+    note_series(run, {"normalise": "none"}, [2026])
+    tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
+    assert sources == ["embeddings/raw", "evaluation/toy/SASRec-raw-seed2026"]
+    np.testing.assert_allclose(tables["adapted"][1:], behind(own, table[1:]), rtol=1e-6)
+
+
+def test_the_adapter_of_a_variant_is_shown_over_its_own_table(tmp_path):
+    """A table's name may hold the dashes that part the name of an evaluation."""
+    run, corpus, _, _ = make_run(tmp_path, ["toy"])
+    variant = "contrastive-last-causal"
+    table, own = embedded(run, variant, 1), evaluated(run, "toy", variant, 2024)
+    tables, sources = atlases.read_tables(run, ["raw", variant, "adapted"], corpus)
+    assert sources[-1] == f"evaluation/toy/SASRec-{variant}-seed2024"
+    np.testing.assert_allclose(tables["adapted"][1:], behind(own, table[1:]), rtol=1e-6)
+
+
+def test_maps_of_what_the_run_does_not_hold_any_more_are_refused_and_kept_ones_stay_as_made(tmp_path):
+    run, corpus, table, kept = make_run(tmp_path, ["toy"])
+    tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
+    run.make(
+        "maps", lambda f: atlases.write(f, corpus, tables, SETTINGS), settings={}, inputs=["corpus", *sources], quiet=True
+    )
+    note_series(run, {"normalise": "none"}, [2025, 2024])  # 04 again with another first seed: the maps are those of 2024
+    shown = atlases.Atlas.load(run).tables["adapted"]
+    np.testing.assert_allclose(shown[1:], behind(kept["toy", 2024], table[1:]), rtol=1e-6)
+    embedded(run, "raw", 1)
+    with pytest.raises(ArtefactError, match=r"embeddings/raw changed\. Run notebooks/05_embedding_maps\.ipynb"):
+        atlases.Atlas.load(run)
 
 
 def test_the_adapter_sees_rows_normalised_as_in_its_training():

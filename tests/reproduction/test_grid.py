@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import make_corpus
 from nbformat.v4 import new_code_cell, new_notebook
 
 from llm2rec_kit import runs
@@ -69,6 +70,66 @@ def test_a_setting_makes_anew_what_depends_on_it_and_nothing_else(tmp_path, name
     text = f"profile: smoke\naxes: {{settings: {{a: {{}}, b: {{{name}: {value}}}}}}}\n"
     asked = grid.load(written(tmp_path, text), str(tmp_path))
     assert {number for number in ("01", "02", "03", "04") if len(nodes_of(asked, number)) == 2} == anew
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with a grid file over data, a backbone and a baseline that are folders beside it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "interactions.csv").write_text("user,item\n1,1\n")
+    for model in ("model", "baseline"):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "config.json").write_text("{}")
+        (tmp_path / model / "model.safetensors").write_bytes(b"weights")
+        (tmp_path / model / "tokenizer.json").write_text("{}")
+    return written(
+        tmp_path,
+        "profile: smoke\nset: {data.source: table, data.path: data, backbone.name: model, encoding.baselines: [baseline]}\n"
+        "axes: {stages: [csft, id]}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "anew"),
+    [
+        ("data/interactions.csv", {"01", "02", "03", "04 csft", "04 id"}),
+        ("data/more.csv", {"01", "02", "03", "04 csft", "04 id"}),
+        ("model/model.safetensors", {"02", "03", "04 csft"}),
+        ("baseline/model.safetensors", {"03", "04 csft"}),
+        ("model/README.md", set()),
+    ],
+)
+def test_a_file_that_changed_makes_anew_what_depends_on_it_and_nothing_else(files, changed, anew):
+    def nodes() -> dict[str, str]:
+        asked = grid.load(files, str(files.parent / "out"))
+        by_label = {f"04 {cell.labels['stages']}": cell.nodes[-1] for cell in asked.cells}
+        return {name[:2]: name for name in asked.nodes if not name.startswith("04")} | by_label
+
+    before = nodes()
+    assert nodes() == before
+    (files.parent / changed).write_text("something else")
+    after = nodes()
+    assert {number for number, name in after.items() if name != before[number]} == anew
+
+
+def test_a_mix_names_runs_among_the_outputs_and_folders_beside_the_file_and_its_parts_count(tmp_path, monkeypatch):
+    make_corpus().save(tmp_path / "outputs" / "games" / "corpus")
+    make_corpus(seed=1).save(tmp_path / "beside" / "parts" / "arts")
+    text = "notebooks: 1\nset: {data.source: mix, data.mix: [games, parts/arts]}\n"
+    file = written(tmp_path / "beside", text)
+    monkeypatch.chdir(tmp_path / "outputs")
+
+    def node() -> grid.Node:
+        (found,) = grid.load(file, str(tmp_path / "outputs")).nodes.values()
+        return found
+
+    first = node()
+    assert first.values["data_mix"] == [str(tmp_path / "outputs" / "games"), str(tmp_path / "beside" / "parts" / "arts")]
+    assert node() == first
+    make_corpus(seed=2).save(tmp_path / "beside" / "parts" / "arts")
+    assert node().name != first.name
+    with pytest.raises(ValueError, match=r"data_mix names .*outputs/none'"):
+        grid.load(written(tmp_path / "beside", text.replace("games", "none")), str(tmp_path / "outputs"))
 
 
 def test_nodes_come_after_what_they_begin_with(tmp_path):

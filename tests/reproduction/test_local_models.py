@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import experiments, grid, notebooks
 from llm2rec_kit.reproduction.study import Study
 from llm2rec_kit.runs import Run
+from llm2rec_kit.storage import file_digest
 from llm2rec_kit.training import launch
 
 
@@ -103,3 +105,21 @@ def test_the_table_of_an_encoder_whose_folder_has_changed_is_made_anew(tmp_path,
     retrain(saved, tiny)
     experiments.embed(study, str(saved), "mine")
     assert study.run.digest(f"embeddings/{name}") != first
+
+
+def test_encoders_of_one_name_have_a_table_each_and_a_folder_is_hashed_once(tmp_path, saved, tiny, monkeypatch):
+    settings = {"encoding": S.Encoding(), "backbone": S.Backbone(device="cpu")}
+    study = Study(with_corpus(tmp_path), Run("base", tmp_path), settings)
+    folders = [tmp_path / owner / "model.v1" for owner in "ab"]
+    for folder in folders:
+        shutil.copytree(saved, folder)
+    retrain(folders[1], tiny)
+    read = []
+    monkeypatch.setattr(storage, "file_digest", lambda path: (read.append(path), file_digest(path))[1])
+    names = [experiments.embed(study, str(folder)) for folder in folders]
+    assert names == ["model_v1", "b-model_v1"]
+    assert study.run.digest(f"embeddings/{names[0]}") != study.run.digest(f"embeddings/{names[1]}")
+    assert [experiments.embed(study, str(folder)) for folder in folders] == names
+    experiments.embed(study, str(folders[0]), "unit", normalise="unit")
+    weights = [path for path in read if path.suffix == ".safetensors"]
+    assert weights == [folder / "model.safetensors" for folder in folders]

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from llm2rec_kit.data import json_lines
-from llm2rec_kit.runs import file_digest
 from llm2rec_kit.settings import Data
+from llm2rec_kit.storage import known_digest
 
 MODULES = {
     "synthetic": "synthetic",
@@ -124,7 +124,7 @@ def sound(found: Interactions) -> Interactions:
 def fingerprint(settings: Data) -> dict[str, str]:
     """sha256 of each file that the source reads, by name: a corpus is stale once its source changed."""
     root = Path(settings.path).expanduser()
-    return {p.relative_to(root.parent).as_posix(): file_digest(p) for p in _files(settings)}
+    return {p.relative_to(root.parent).as_posix(): known_digest(p) for p in _files(settings)}
 
 
 def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
