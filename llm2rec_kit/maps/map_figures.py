@@ -7,9 +7,8 @@ Each function returns a matplotlib Figure and touches no global state.
 
 from __future__ import annotations
 
-import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
-from llm2rec_kit.maps import groups
+from llm2rec_kit.maps import groups, labels
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
 from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE
 
 COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
 MARKERS = ("o", "^", "s")
-INK, MARK = "#222222", PALETTE[5]
+MARK = PALETTE[5]
 TRAILS, TRAIL = (PALETTE[0], PALETTE[5], PALETTE[2], PALETTE[3]), "#9DBBD2"  # of items that are named, of the others
-REACH = 110  # points from its anchor that a label may stand
 TEXT = {
     **STYLE,
     "font.size": 7,
@@ -88,36 +84,36 @@ def labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure
             f"{len(plane):,} items. Trustworthiness {row['trustworthiness_aligned']:.2f}; {row['kept_aligned']:.0%} of true "
             "neighbours kept.",
         )
-        place_labels(figure, ax, anchors, colours, plane)
+        labels.place(figure, ax, anchors, colours, plane)
     return figure
 
 
-def travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, labels: int = 4) -> Figure:
+def travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, named: int = 4) -> Figure:
     """The items that went furthest between two stages: a trail through the stages between, an arrow at its end.
 
-    The `labels` that went furthest of all are named, each trail and its label in one colour.
+    The first `named` of them are named, each trail and its label in one colour.
     """
     stages = atlas.stages[atlas.stages.index(first) : atlas.stages.index(last) + 1]
     furthest = atlas.travelled(first, last, most)
     rows = atlas.rows(furthest["item"].to_numpy())
     trails = np.stack([atlas.aligned[stage][rows] for stage in stages], axis=1)
-    colours = [TRAILS[k % len(TRAILS)] if k < labels else TRAIL for k in range(len(rows))]
+    colours = [TRAILS[k % len(TRAILS)] if k < named else TRAIL for k in range(len(rows))]
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [last], 1)
         size = _size(len(atlas.items)) * 2.2
         ax.scatter(*atlas.aligned[first].T, s=size, color="#E9E9EC", linewidths=0, rasterized=True)
         ax.scatter(*atlas.aligned[last].T, s=size, color="#C2C2C8", linewidths=0, rasterized=True)
         for k in reversed(range(len(rows))):
-            _trail(ax, trails[k], colours[k], named=k < labels)
+            _trail(ax, trails[k], colours[k], named=k < named)
         ax.set_title(f"the {len(rows)} items that travelled furthest, {first} to {last}")
         _caption(
             figure,
             f"Light grey: {first}; grey: {last}; a trail goes from its dot through {', '.join(stages)}. Of the ten nearest in the "
             f"space, these items keep {furthest['kept'].mean():.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
         )
-        titles = [textwrap.shorten(t, 46, placeholder=" …") for t in furthest["title"][:labels]]
-        ends = dict(zip(titles, trails[:labels, -1], strict=True))
-        place_labels(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=trails)
+        titles = [textwrap.shorten(t, 46, placeholder=" …") for t in furthest["title"][:named]]
+        ends = dict(zip(titles, trails[:named, -1], strict=True))
+        labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=trails)
     return figure
 
 
@@ -182,7 +178,9 @@ def around(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
             rows = atlas.rows(near.filter(stage=stage)["item"].to_numpy())
             ax.scatter(*plane[rows[rows >= 0]].T, s=12, facecolors="none", edgecolors=PALETTE[0], linewidths=0.8)
             own = atlas.rows(np.array([item]))
-            ax.scatter(*plane[own[own >= 0]].T, s=28, marker="*", color=MARK, edgecolors=INK, linewidths=0.4, zorder=3)
+            ax.scatter(
+                *plane[own[own >= 0]].T, s=28, marker="*", color=MARK, edgecolors=labels.INK, linewidths=0.4, zorder=3
+            )
             ax.set_title(stage)
         _caption(
             figure,
@@ -244,84 +242,6 @@ def often_together(atlas: Atlas, most: int) -> np.ndarray:
     pairs = np.stack([both.row[once], both.col[once]], axis=1)[order] + 1
     rows = atlas.rows(pairs)
     return rows[(rows >= 0).all(1)][:most]
-
-
-def place_labels(
-    figure: Figure,
-    ax: Axes,
-    anchors: dict[str, np.ndarray],
-    colours: dict[str, str],
-    avoid: np.ndarray,
-    *,
-    trails: Sequence[np.ndarray] = (),
-) -> list[str]:
-    """Write each label near its anchor (data units), none over another or past the axes; returns those that found no room.
-
-    Of the places around its anchor a label takes the one that hides fewest points of `avoid` (n, 2), lies over fewest of
-    `trails` (a line (stages, 2) each) and is near. One that moved is tied to its anchor by a line, which passes under another
-    label only where there is no other way. Those without room are named in the corner. Call it last: it settles the layout.
-    """
-    figure.canvas.draw()  # positions are known only once the layout is settled
-    figure.set_layout_engine("none")
-    frame = ax.get_window_extent()
-    points, lines = ax.transData.transform(avoid), [_along(ax.transData.transform(t)) for t in trails]
-    taken, ties, left_out = [], [], []
-    for label, anchor in anchors.items():
-        text = ax.annotate(
-            _wrapped(label, 24), anchor, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
-            color=INK, zorder=6, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[label], "lw": 0.6, "alpha": 0.92},
-            arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.4, "shrinkA": 0, "shrinkB": 1},
-        )  # fmt: skip
-        best = (np.inf, None, None, None)
-        for radius, place, box in _places(figure, text):
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                tie = _along(np.stack([ax.transData.transform(anchor), (box.min + box.max) / 2]))
-                under = sum(_inside(line, box).any() for line in lines)
-                crossed = sum(_inside(t, box).any() for t in ties) + sum(_inside(tie, other).any() for other in taken)
-                cost = 100 * _inside(points, box).mean() + 6 * under + 15 * crossed + radius / 10
-                best = min(best, (cost, place, box, tie), key=lambda found: found[0])
-        if best[1] is None:
-            text.remove()
-            left_out.append(label)
-        else:
-            text.set_position(best[1])
-            taken.append(best[2])
-            ties.append(best[3])
-    if left_out:
-        ax.text(0.01, 0.01, f"no room for: {'; '.join(left_out)}", transform=ax.transAxes, fontsize=5, color="#444444")
-    return left_out
-
-
-def _places(figure: Figure, text: Any) -> Iterator[tuple[float, tuple[float, float], Bbox]]:
-    """Where a label may stand, on rings around its anchor: radius and offset in points, and its box there in pixels."""
-    renderer = figure.canvas.get_renderer()
-    for radius, angle in [(0, 0), *((r, a) for r in range(8, REACH, 6) for a in np.arange(0, 2 * np.pi, np.pi / 8))]:
-        place = (radius * np.cos(angle), radius * np.sin(angle))
-        text.set_position(place)
-        text.update_positions(renderer)
-        # Of the text alone: an annotation's own extent takes in its line.
-        yield radius, place, Text.get_window_extent(text, renderer).padded(figure.dpi / 36)
-
-
-def _wrapped(label: str, width: int) -> str:
-    """`label` in lines of at most `width` characters, as even as their number allows; only a word that is longer is cut."""
-    words = {"break_on_hyphens": False, "break_long_words": False}
-    whole = textwrap.wrap(label, width, break_on_hyphens=False)
-    tries = (textwrap.wrap(label, w, **words) for w in range(1, width))
-    fits = (found for found in tries if len(found) <= len(whole) and max(map(len, found)) <= width)
-    return "\n".join(next(fits, whole))
-
-
-def _along(line: np.ndarray) -> np.ndarray:
-    """Points (k, 2) along a line (m, 2) in pixels, at most three pixels apart."""
-    parts = [np.linspace(a, b, 2 + int(np.linalg.norm(b - a) / 3)) for a, b in itertools.pairwise(line)]
-    return np.concatenate(parts)
-
-
-def _inside(points: np.ndarray, box: Bbox) -> np.ndarray:
-    """Which of `points` (n, 2) lie in a box, bool (n,)."""
-    return ((points >= box.min) & (points <= box.max)).all(1)
 
 
 def _figure(height: float) -> Figure:

@@ -135,6 +135,7 @@ def use_the_explorer(page, lab, screenshots):
     view.locator(".lx-text").press("Enter")
     view.locator(".lx-status", has_text=re.compile("is nearest to")).wait_for()
     assert ask(page, "view.placed['near']['csft']") == "8"  # an item's own title lands on the item
+    assert "No encoder for adapted (" in view.locator(".lx-status").inner_text()
 
     view.locator(".lx-user").fill("1")
     view.locator(".lx-user").press("Enter")
@@ -147,16 +148,19 @@ def use_the_explorer(page, lab, screenshots):
 
 
 def use_the_page(page, lab, screenshots):
-    """What `llm2rec explore` writes: search, neighbours, hover and stage switch with no kernel behind them."""
+    """What `llm2rec explore` writes: search, neighbours, hover, stage switch and users with no kernel behind them."""
     assert cli.main(["explore", "toy", "--outputs", str(lab.outputs)]) == 0
-    titles = Corpus.load(Run("toy", lab.outputs).require("corpus")).titles
+    atlas = Atlas.load(Run("toy", lab.outputs))
+    titles = atlas.corpus.titles
     page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.goto((lab.outputs / "toy" / "explorer.html").as_uri())
     view = page.locator(".lx")
+    search_with_the_keyboard(view, titles)
     view.locator(".lx-search").fill(titles[4])
     view.locator(".lx-search").press("Enter")
     view.locator(".lx-chosen", has_text=titles[4]).wait_for()
-    near = Atlas.load(Run("toy", lab.outputs)).nearest(5, 8)
+    near = atlas.nearest(5, 8)
     for stage in stages(view):
         told = view.locator(f".lx-columns [data-stage={stage}] li [role=button]").all_inner_texts()
         assert told == near.filter(stage=stage)["title"].to_list()
@@ -167,8 +171,81 @@ def use_the_page(page, lab, screenshots):
     view.locator(".lx-tip").wait_for()
     assert view.locator(".lx-tip b").inner_text() in titles
     assert view.locator(".lx-text").count() == 0  # placing a text takes the encoders
+    choose_a_user(view, atlas.corpus.n_users)
     page.screenshot(path=screenshots / "page.png")
+    move_with_the_keyboard(page, view)
+    rearrange(page, view, screenshots)
     assert page.said == []
+
+
+def search_with_the_keyboard(view, titles):
+    """Arrow keys walk through the titles found, those out of sight too; Enter takes one, Escape takes none."""
+    search, hits = view.locator(".lx-search"), view.locator(".lx-hits")
+    search.fill("edition")
+    assert hits.locator("[role=option]").count() == 12
+    for _ in range(12):
+        search.press("ArrowDown")
+    last = hits.locator("[aria-selected=true]")
+    box, within = last.bounding_box(), hits.bounding_box()
+    assert within["y"] <= box["y"]
+    assert box["y"] + box["height"] <= within["y"] + within["height"] + 1
+    wanted = last.inner_text()
+    search.press("Enter")
+    view.locator(".lx-chosen", has_text=wanted).wait_for()
+    search.fill(titles[4])
+    search.press("Escape")
+    assert hits.is_hidden()
+    assert wanted in view.locator(".lx-chosen").inner_text()
+
+
+def choose_a_user(view, users):
+    """The page carries some of the users, under their own numbers, and says how many of how many."""
+    choice = view.locator(".lx-user")
+    carried = [int(o.split()[1]) for o in choice.locator("option").all_inner_texts()[1:]]
+    assert view.get_by_text(f"User, {len(carried)} of {users} are in this page").count() == 1
+    assert len(carried) == 200 < users
+    assert carried[-1] > 200
+    choice.select_option(f"user {carried[-1]}")
+    view.locator(".lx-status", has_text=f"User {carried[-1]}: ").wait_for()
+
+
+def move_with_the_keyboard(page, view):
+    """On a map, arrow keys pan and plus zooms; all maps move as one."""
+    page.mouse.move(2, 2)
+    view.locator(".lx-over").first.focus()
+    places = [view.evaluate("(el) => el.spotOf(5)")]
+    for key in ("ArrowRight", "+"):
+        page.keyboard.press(key)
+        places.append(view.evaluate("(el) => el.spotOf(5)"))
+    assert places[1][0] < places[0][0]
+    assert places[1][1] == places[0][1]
+    assert places[2] != places[1]
+    view.locator(".lx-reset").click()
+    assert view.evaluate("(el) => el.spotOf(5)") == places[0]
+
+
+def rearrange(page, view, screenshots):
+    """All stages in even rows and nothing cut off, in both widths and themes; a single map on a wide screen beside the lists."""
+    buttons = view.locator(".lx-buttons").first.get_by_role("button").all()
+    for button in buttons:
+        if button.get_attribute("aria-pressed") == "false":
+            button.click()
+    for width, height in ((1280, 900), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function("(w) => document.querySelector('.lx').clientWidth > w - 100", arg=width)
+            page.screenshot(path=screenshots / f"page-{width}-{scheme}.png", full_page=True)
+            assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+            rows = [round(p.bounding_box()["y"]) for p in view.locator(".lx-panel").all()]
+            assert len(set(rows)) == 1  # five stages have room in one row, in either width
+    for button in buttons[1:]:
+        button.click()
+    view.locator(".lx-beside").wait_for()
+    panel, told = view.locator(".lx-panel").bounding_box(), view.locator(".lx-told").bounding_box()
+    assert panel["x"] + panel["width"] <= told["x"]
+    assert abs(panel["y"] - told["y"]) < 20
+    page.screenshot(path=screenshots / "page-one.png", full_page=True)
 
 
 def in_the_dark(page, view, screenshots):

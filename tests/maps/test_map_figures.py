@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from llm2rec_kit.maps import groups, map_figures
-from llm2rec_kit.maps.figures import PALETTE
 
 DRAWN = {
     "kind": lambda a: map_figures.stage_maps(a, colour=a.kind),
@@ -71,65 +70,22 @@ def test_no_label_covers_another_or_leaves_the_axes(name, atlas):
     figure = DRAWN[name](atlas)
     figure.canvas.draw()
     ax = figure.axes[0]
-    labels = [t for t in ax.texts if t.get_text() and t.get_bbox_patch() is not None]
-    boxes = [Text.get_window_extent(t) for t in labels]
+    boxes = [Text.get_window_extent(t) for t in ax.texts if t.get_text() and t.get_bbox_patch() is not None]
     assert len(boxes) >= 3
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     frame = ax.get_window_extent()
     assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
 
 
-def crossed_by(trails, boxes):
-    """Pairs of a trail (points, 2), in pixels, and a box that it passes through."""
-    fine = [np.concatenate([np.linspace(a, b, 500) for a, b in itertools.pairwise(t)]) for t in trails]
-    return sum(((f > b.min) & (f < b.max)).all(1).any() for f in fine for b in boxes)
-
-
-def test_labels_keep_off_trails_where_there_is_room(atlas):
-    ends = {f"the end of trail {k}": np.array([0.7, 0.3 + 0.12 * k]) for k in range(4)}
-    trails = [np.array([[0.1, 0.5 + 0.02 * k], [0.4, 0.5], end]) for k, end in enumerate(ends.values())]
-    found = {}
-    for kept_off in ((), trails):
-        with map_figures.mpl.rc_context(map_figures.TEXT):
-            figure, (ax,) = map_figures._panels(atlas, ["raw"], 1)
-            ax.set(xlim=(0, 1), ylim=(0, 1))
-            map_figures.place_labels(figure, ax, ends, dict.fromkeys(ends, "k"), np.concatenate(trails), trails=kept_off)
-            figure.canvas.draw()
-            boxes = [Text.get_window_extent(t) for t in ax.texts]
-            found[len(kept_off)] = crossed_by([ax.transData.transform(t) for t in trails], boxes)
-            ties = [
-                np.stack([ax.transData.transform(t.xy), (b.min + b.max) / 2]) for t, b in zip(ax.texts, boxes, strict=True)
-            ]
-            assert not any(crossed_by([ties[k]], boxes[:k] + boxes[k + 1 :]) for k in range(4))
-    assert found[4] == 0 < found[0]
-
-
 def test_named_trails_and_their_labels_share_a_colour(atlas):
     ax = map_figures.travel_map(atlas, "raw", "contrastive").axes[0]
-    labels = [t for t in ax.texts if t.get_text()]
-    edges = [matplotlib.colors.to_hex(t.get_bbox_patch().get_edgecolor()) for t in labels]
+    written = [t for t in ax.texts if t.get_text()]
+    edges = [matplotlib.colors.to_hex(t.get_bbox_patch().get_edgecolor()) for t in written]
     ends = {matplotlib.colors.to_hex(t.arrow_patch.get_edgecolor()): tuple(t.xy) for t in ax.texts if not t.get_text()}
     assert len(set(edges)) == 4
-    assert [ends[edge] for edge in edges] == [tuple(t.xy) for t in labels]
+    assert [ends[edge] for edge in edges] == [tuple(t.xy) for t in written]
     furthest = atlas.travelled("raw", "contrastive", 4)
-    assert [t.get_text().replace("\n", " ") for t in labels] == furthest["title"].to_list()
-
-
-def test_long_labels_break_into_even_lines():
-    assert map_figures._wrapped("Iron Vale: Racing Wheel 8", 24) == "Iron Vale:\nRacing Wheel 8"
-    assert map_figures._wrapped("hand-dyed merino", 12) == "hand-dyed\nmerino"
-    assert map_figures._wrapped("short", 24) == "short"
-    assert map_figures._wrapped("x" * 30, 24) == "x" * 24 + "\n" + "x" * 6
-
-
-def test_labels_without_room_are_named(atlas):
-    with map_figures.mpl.rc_context(map_figures.TEXT):
-        figure, (ax,) = map_figures._panels(atlas, ["raw"], 1)
-        points = atlas.aligned["raw"]
-        many = {f"a rather long label, number {k}": points[k % 40] for k in range(60)}
-        left_out = map_figures.place_labels(figure, ax, many, dict.fromkeys(many, PALETTE[0]), points)
-    assert 0 < len(left_out) < 60
-    assert ax.texts[-1].get_text().startswith("no room for: ")
+    assert [t.get_text().replace("\n", " ") for t in written] == furthest["title"].to_list()
 
 
 def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):

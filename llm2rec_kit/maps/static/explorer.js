@@ -5,9 +5,12 @@
 const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]; // Okabe & Ito
 const SHAPES = ["disc", "triangle", "square"]; // past eight groups the shape tells colours apart
 const VIRIDIS = [0x440154, 0x482878, 0x3e4989, 0x31688e, 0x26828e, 0x1f9e89, 0x35b779, 0x6ece58, 0xb5de2b, 0xfde725];
-const STAR = "#D55E00", RING = "#0072B2", RING_DARK = "#56B4E9", GOLD = "#E69F00";
+const STAR = "#D55E00", RING = "#0072B2", RING_DARK = "#56B4E9", GOLD = "#E69F00", BROWN = "#6b4700";
 const COARSE_ABOVE = 20_000; // points on screen: while these move, screens of fine pixels are drawn coarsely
 const SETTLE_MS = 200;
+// CSS pixels: the least of a panel, of a list of neighbours, and of the widget for a single map with the lists beside it.
+const NARROWEST = 240, LIST = 190, BESIDE_FROM = 1100;
+const KEY = "rings: its nearest at each stage; dashed: its way through the stages; ▲ ▼ = new: against the stage before";
 const LEG_MS = 900, REST_MS = 350; // of the animation: between two stages, and at each
 
 // -- small helpers ------------------------------------------------------------------------------------------------------
@@ -212,7 +215,8 @@ class Panel {
   drawPath(c, spot, u) {
     const path = this.app.path;
     if (!path?.history) return;
-    c.beginPath();
+    for (const id of path.recommended?.[this.stage.name] ?? []) star(c, ...spot(id - 1), 8 * u, GOLD, BROWN);
+    c.beginPath(); // over the stars, which often stand where the history ends
     for (const id of path.history) c.lineTo(...spot(id - 1));
     c.strokeStyle = this.app.ink; c.lineWidth = 1.4 * u; c.stroke();
     path.history.forEach((id, k) => {
@@ -221,7 +225,6 @@ class Panel {
       c.fillStyle = this.app.paperCss; c.font = `${9 * u}px sans-serif`; c.textAlign = "center"; c.textBaseline = "middle";
       c.fillText(k + 1, x, y);
     });
-    for (const id of path.recommended?.[this.stage.name] ?? []) star(c, ...spot(id - 1), 8 * u, GOLD, this.app.ink);
     if (path.target) { const [x, y] = spot(path.target - 1); c.strokeStyle = this.app.ink; c.lineWidth = 2 * u; c.strokeRect(x - 7 * u, y - 7 * u, 14 * u, 14 * u); }
   }
 
@@ -323,7 +326,8 @@ class App {
     this.near = h("div", { className: "lx-near" });
     this.picked = h("div", { className: "lx-picked" });
     this.status = h("div", { className: "lx-status", role: "status" });
-    this.root.append(this.bar, this.asking, this.status, this.grid, this.legend, this.picked, this.near, this.tip);
+    this.body = h("div", { className: "lx-body" }, this.grid, h("div", { className: "lx-told" }, this.legend, this.picked, this.near));
+    this.root.append(this.bar, this.asking, this.status, this.body, this.tip);
   }
 
   buildAsking(labelled, button) {
@@ -360,6 +364,8 @@ class App {
     ];
     for (const [names, what] of this.calls) on(names, what);
     this.resized = new ResizeObserver(() => { this.panels.forEach((p) => p.resize()); this.refresh({ points: true }); });
+    this.widened = new ResizeObserver(() => this.arrange());
+    this.widened.observe(this.root);
     this.themes = new MutationObserver(() => this.theme());
     this.themes.observe(document.body, { attributes: true });
     this.scheme = window.matchMedia("(prefers-color-scheme: dark)");
@@ -369,7 +375,7 @@ class App {
 
   close() {
     for (const [names, what] of this.calls) names.forEach((name) => this.model.off(`change:${name}`, what));
-    this.resized.disconnect(); this.themes.disconnect(); this.scheme.removeEventListener("change", this.schemed);
+    this.resized.disconnect(); this.widened.disconnect(); this.themes.disconnect(); this.scheme.removeEventListener("change", this.schemed);
     cancelAnimationFrame(this.frameAsked); cancelAnimationFrame(this.playing); clearTimeout(this.settling);
   }
 
@@ -417,11 +423,23 @@ class App {
     this.resized.disconnect();
     this.panels = this.shown.map((stage) => new Panel(this, stage));
     this.grid.replaceChildren(...this.panels.map((p) => p.el));
-    this.grid.style.setProperty("--lx-columns", this.panels.length);
+    this.arrange();
     this.stageButtons.forEach((b, k) => b.setAttribute("aria-pressed", this.shown.includes(this.data.stages[k])));
     this.panels.forEach((p) => this.resized.observe(p.box));
     this.setMode(this.mode);
     this.showNear();
+  }
+
+  // Even rows of panels and of lists, panels of the maps' own shape that leave the page in view; one map alone on a wide
+  // screen has what is told beside it.
+  arrange() {
+    const even = (n, width, least) => Math.ceil(n / Math.ceil(n / clamp(Math.floor(width / least), 1, n)));
+    const { w, h: tall } = this.bounds, width = this.root.clientWidth - 16, beside = this.panels.length === 1 && width >= BESIDE_FROM;
+    const across = beside ? 0.6 * width : width, columns = even(this.panels.length, across, NARROWEST);
+    const height = clamp((across / columns) * clamp(tall / w, 0.55, 0.95), NARROWEST, Math.max(NARROWEST, 0.56 * window.innerHeight));
+    const style = { columns, tall: `${Math.round(height)}px`, lists: even(this.data.stages.length, beside ? 0.4 * width : width, LIST) };
+    for (const [name, value] of Object.entries(style)) this.body.style.setProperty(`--lx-${name}`, value);
+    this.body.classList.toggle("lx-beside", beside);
   }
 
   setMode(mode) {
@@ -505,7 +523,8 @@ class App {
       const box = this.root.getBoundingClientRect(), right = event.clientX - box.left > box.width - 300;
       if (found !== this.hover) this.tip.replaceChildren(...this.describe(found));
       this.tip.hidden = false;
-      Object.assign(this.tip.style, { left: right ? "" : `${event.clientX - box.left + 14}px`, right: right ? `${box.right - event.clientX + 14}px` : "", top: `${event.clientY - box.top + 14}px` });
+      const high = this.tip.offsetHeight, under = event.clientY + 14 + high < window.innerHeight ? 14 : -14 - high;
+      Object.assign(this.tip.style, { left: right ? "" : `${event.clientX - box.left + 14}px`, right: right ? `${box.right - event.clientX + 14}px` : "", top: `${event.clientY - box.top + under}px` });
     } else this.tip.hidden = true;
     if (found !== this.hover) { this.hover = found; this.refresh(); }
     this.root.dataset.hoverMs = (performance.now() - began).toFixed(2);
@@ -556,6 +575,7 @@ class App {
       event.preventDefault();
       this.at = clamp(this.at + (event.key === "ArrowDown" ? 1 : -1), 0, options.length - 1);
       options.forEach((o, k) => o.setAttribute("aria-selected", k === this.at));
+      options[this.at]?.scrollIntoView({ block: "nearest" });
     }
   }
 
@@ -576,7 +596,7 @@ class App {
     this.count.value = this.model.get("count");
     this.refresh();
     if (!this.item) { this.near.replaceChildren(h("p", { className: "lx-hint" }, "Click an item, or search for one, to see its nearest neighbours at each stage.")); return; }
-    const title = h("p", { className: "lx-chosen" }, "★ ", h("b", {}, this.data.titles[this.item - 1]), " ", h("button", { type: "button", className: "lx-clear", onclick: () => this.choose(0) }, "clear"));
+    const title = h("p", { className: "lx-chosen" }, "★ ", h("b", {}, this.data.titles[this.item - 1]), " ", h("button", { type: "button", className: "lx-clear", onclick: () => this.choose(0) }, "clear"), " ", h("small", {}, KEY));
     if (this.model.get("neighbours")?.item !== this.item) { this.near.replaceChildren(title, h("p", { className: "lx-hint" }, "asking the kernel for neighbours …")); return; }
     const columns = this.data.stages.map((s, k) => this.nearColumn(s.name, k ? this.data.stages[k - 1].name : null));
     this.near.replaceChildren(title, h("div", { className: "lx-columns" }, ...columns));
@@ -589,7 +609,8 @@ class App {
       const why = !before ? "" : was ? `rank ${was} at ${before}` : `not among the nearest at ${before}`;
       const take = () => this.choose(id); // no <button>: it would not break over lines as text does
       const name = h("span", { role: "button", tabIndex: 0, title: "choose this item", onclick: take, onkeydown: (e) => e.key === "Enter" && take() }, this.data.titles[id - 1]);
-      return h("li", {}, name, " ", h("small", {}, cosine.toFixed(2)), " ", h("small", { className: rise === null || rise > 0 ? "lx-up" : "lx-down", title: why }, mark));
+      const step = h("span", { className: rise === 0 ? "" : rise === null || rise > 0 ? "lx-up" : "lx-down", title: why }, mark);
+      return h("li", {}, name, " ", h("small", {}, `${cosine.toFixed(2)} `, step));
     });
     const now = new Set(this.nearAt(stage).map(([id]) => id)), fell = before ? this.nearAt(before).filter(([id]) => !now.has(id)) : [];
     const gone = fell.length ? h("p", { className: "lx-fell" }, h("b", {}, "fell out: "), fell.map(([id]) => this.data.titles[id - 1]).join("; ")) : null;
