@@ -39,11 +39,12 @@ def read(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
 
     Raises ArtefactError for one that the run does not have, with its name where an encoder is named instead of its table.
     """
-    there = [name.split("/")[-1] for name in run.names("embeddings")]
+    there = {n.split("/")[-1]: run.record(n).get("encoder", "") for n in run.names("embeddings")}
     for stage in stages:
         if stage not in there:
-            of_it = [table for table in there if run.record(f"embeddings/{table}").get("encoder") == stage]
-            hint = f"the table of the encoder {stage!r} is called {of_it[0]!r}" if of_it else f"it has {there or 'none'}"
+            of_it = [table for table, encoder in there.items() if f"/{encoder}/".endswith(f"/{stage.strip('./')}/")]
+            hint = f"the table of the encoder {stage!r} is called {' or '.join(map(repr, of_it))}"
+            hint = hint if of_it else f"it has {list(there) or 'none'}"
             raise ArtefactError(
                 f"Run {run.name!r} has no embeddings {stage!r}, which evaluation_embeddings names: {hint}. Run "
                 "notebooks/03_item_embedding.ipynb first: it makes them, and prints their names."

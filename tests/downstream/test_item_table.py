@@ -26,8 +26,9 @@ def test_a_table_is_found_by_the_name_that_notebook_03_gave_it(tmp_path):
     name, encoder = "bge-large-en-v1_5", "BAAI/bge-large-en-v1.5"
     run.make(f"embeddings/{name}", lambda f: (np.save(f / f"{name}.npy", RAW), {"encoder": encoder})[1], settings={})
     assert (read(run, [name])[name] == RAW).all()
-    with pytest.raises(ArtefactError, match=f"the table of the encoder '{encoder}' is called '{name}'"):
-        read(run, [encoder])
+    for named in (encoder, "bge-large-en-v1.5"):
+        with pytest.raises(ArtefactError, match=f"the table of the encoder '{named}' is called '{name}'"):
+            read(run, [named])
     with pytest.raises(ArtefactError, match=r"no embeddings 'csft'.*it has \['bge-large-en-v1_5'\]\. Run notebooks/03"):
         read(run, ["csft"])
 
