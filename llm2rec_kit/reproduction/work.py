@@ -21,7 +21,7 @@ UTILISATION = (0.10, 0.40)  # share of a GPU's peak that training of short texts
 LAYER_MS = 2.5  # least time a layer, forward and backward, however few the tokens
 STEP_MS = 5.0  # least time of a recommender's training step on a GPU
 CORE_GFLOPS = 40.0  # what a CPU core does in the language model's matrices, float32
-THREAD_GFLOPS = 20.0  # what a thread does in a recommender's small matrices
+THREAD_GFLOPS = 35.0  # what a thread does in a recommender's small matrices; 27 to 40 with the sizes of `games`
 
 
 @dataclass(frozen=True)
