@@ -174,16 +174,17 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _plan(profile: str, asked: dict) -> int:
-    from llm2rec_kit.reproduction import expected, notebooks, plan
+    from llm2rec_kit.reproduction import expected, notebooks, plan, plan_text
 
-    values, _ = notebooks.prepared(profile, **asked, look=False)
+    values, books = notebooks.prepared(profile, **asked, look=False)
     missing = ""
     try:
         notebooks.look_for_files(values, {"data_path"})
     except ValueError as error:
         missing = str(error)
-    print(plan.text(plan.make(values), missing))
-    if dated := expected.load(profile):
+    print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))
+    part = asked["only"] or asked["start"]  # a dated run is of all that its profile runs
+    if not part and (dated := expected.load(profile)):
         print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
     return 0
 

@@ -16,6 +16,7 @@ from llm2rec_kit import settings as S
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HUB_SECONDS = 10  # patience with the hub
+UNGATED = ("bert", "roberta", "xlm-roberta")  # encoders: two matrices in the feed-forward, and no head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,14 @@ class Shape:
     inner: int
     vocabulary: int
     tied: bool
+    gated: bool = True  # three matrices in the feed-forward, not two
     gb: float = 0.0  # size of the download, where it is known
 
     @property
     def body(self) -> int:
-        """Parameters of the layers: attention (q, o; k, v) and the gated feed-forward."""
+        """Parameters of the layers: attention (q, o; k, v) and the feed-forward."""
         attention = 2 * self.hidden * self.heads * self.head_dim + 2 * self.hidden * self.kv_heads * self.head_dim
-        return self.layers * (attention + 3 * self.hidden * self.inner)
+        return self.layers * (attention + (3 if self.gated else 2) * self.hidden * self.inner)
 
     @property
     def head(self) -> int:
@@ -50,12 +52,12 @@ class Shape:
 
 
 def known() -> dict[str, Any]:
-    """The contents of assets.yaml: backbones, data, accelerators."""
+    """The contents of assets.yaml: backbones, encoders, data, accelerators."""
     return _known()
 
 
 def shape(backbone: S.Backbone) -> Shape | None:
-    """The shape of `tiny`, of a known backbone, or of a local folder with a config.json; None where it is not known."""
+    """The shape of `tiny`, of a known backbone or encoder, or of a local folder with a config.json; None where it is not known."""
     if backbone.name == "tiny":
         head_dim = backbone.hidden // backbone.heads
         return Shape(
@@ -68,8 +70,9 @@ def shape(backbone: S.Backbone) -> Shape | None:
             vocabulary=backbone.vocabulary,
             tied=True,
         )
-    if backbone.name in known()["backbones"]:
-        return Shape(**known()["backbones"][backbone.name])
+    for models in (known()["backbones"], known()["encoders"]):
+        if backbone.name in models:
+            return Shape(**models[backbone.name])
     config = Path(backbone.name) / "config.json"
     return _from_config(json.loads(config.read_text())) if config.is_file() else None
 
@@ -151,8 +154,10 @@ def _known() -> dict[str, Any]:
     return yaml.safe_load(resources.files(__package__).joinpath("assets.yaml").read_text())
 
 
-def _from_config(config: dict[str, Any]) -> Shape:
-    """The shape in a transformers config.json of the usual decoder kind."""
+def _from_config(config: dict[str, Any]) -> Shape | None:
+    """The shape in a transformers config.json of the usual kind; None where that has other keys."""
+    if not {"num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"} <= config.keys():
+        return None
     heads = config["num_attention_heads"]
     return Shape(
         hidden=config["hidden_size"],
@@ -162,5 +167,6 @@ def _from_config(config: dict[str, Any]) -> Shape:
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         inner=config["intermediate_size"],
         vocabulary=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
+        tied=config.get("tie_word_embeddings", False) or config.get("model_type") in UNGATED,
+        gated=config.get("model_type") not in UNGATED,
     )

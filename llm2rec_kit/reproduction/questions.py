@@ -28,6 +28,12 @@ def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
     if not fields(corpus, asked):
         reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
+    return reasons | ruled_out(data, asked)
+
+
+def ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
+    """The questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
+    reasons = {}
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:

@@ -24,6 +24,29 @@ def test_known_shapes_have_the_published_number_of_parameters(name, millions):
     assert assets.shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("google-bert/bert-base-uncased", 109.5),  # with positions, norms and pooler, which are left out here
+        ("BAAI/bge-large-en-v1.5", 335.1),
+        ("hyp1231/blair-roberta-base", 124.6),
+        ("hkuds/easyrec-roberta-large", 355.4),
+        ("all-MiniLM-L6-v2", 22.7),
+    ],
+)
+def test_known_encoders_have_the_published_number_of_parameters(name, millions):
+    assert assets.shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_a_local_encoders_feed_forward_has_two_matrices_and_another_kind_of_config_is_not_known(tmp_path):
+    bert = {"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+    bert |= {"intermediate_size": 3072, "vocab_size": 30522}
+    (tmp_path / "config.json").write_text(json.dumps(bert))
+    assert assets.shape(S.Backbone(name=str(tmp_path))) == assets.shape(S.Backbone(name="google-bert/bert-base-uncased"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768}))
+    assert assets.shape(S.Backbone(name=str(tmp_path))) is None
+
+
 def test_tinys_shape_is_that_of_the_model_that_is_made(tiny):
     model, tokenizer = tiny
     found = assets.shape(S.Backbone(hidden=32, layers=2, heads=2, vocabulary=len(tokenizer)))

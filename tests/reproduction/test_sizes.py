@@ -1,0 +1,45 @@
+"""What a plan counts with, where there is no corpus yet; test_plan.py has a run that has one."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm2rec_kit.data import cleaning, sources
+from llm2rec_kit.reproduction import sizes
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import Data
+
+
+def of(tmp_path, **parameters):
+    return sizes.of({"run": "none", "outputs": str(tmp_path), **parameters})
+
+
+def test_the_synthetic_stores_domains_are_those_of_its_corpus(tmp_path):
+    """The items exactly where no k-core removes any; the samples by the assumed length of a history."""
+    found = of(tmp_path, data_source="synthetic", data_synthetic_users=600, data_synthetic_items=150)
+    data = Data(source="synthetic", synthetic_users=600, synthetic_items=150, min_interactions=0)
+    made = cleaning.build(sources.load(data), data)
+    rows = made.statistics().filter(made.statistics()["domain"] != "total").to_dicts()
+    assert [d.name for d in found.domains] == made.domains
+    assert found.train_domains == made.train_domains
+    for domain, row in zip(found.domains, rows, strict=True):
+        assert domain.items == pytest.approx(row["items"], rel=0.1)
+        assert (domain.valid, domain.test) == (row["valid"], row["test"])
+        assert domain.train == pytest.approx(row["train"], rel=0.15)
+    assert of(tmp_path, data_source="synthetic", data_train_domains=["crafts"]).train_domains == ["crafts"]
+
+
+def test_the_papers_sets_have_the_printed_numbers(tmp_path):
+    found = of(tmp_path, data_source="table", data_train_domains=["Games", "Arts"])
+    games = next(d for d in found.domains if d.name == "Games")
+    assert (games.items, games.train) == (9517, 122_577)
+    assert found.train_domains == ["Games", "Arts"]
+    assert found.corpus is None
+    assert of(tmp_path, data_source="table", data_train_domains=["mine"]).domains == []
+
+
+def test_a_damaged_corpus_is_not_counted_from(tmp_path):
+    run = Run("none", tmp_path)
+    run.make("corpus", lambda f: (f / "items.parquet").write_text("x") and {"statistics": []}, settings={}, quiet=True)
+    (run.path / "corpus" / "items.parquet").write_text("y")
+    assert of(tmp_path, data_source="synthetic").source.startswith("the synthetic store's settings")
