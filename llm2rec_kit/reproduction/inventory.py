@@ -69,8 +69,8 @@ def _further_tables(run: Study) -> None:
 
         stage, how = variant(name, encoding)
         embed(run, STAGES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
-    for name in encoding.baselines:
-        embed(run, name, name.rstrip("/").split("/")[-1], normalise="unit")
+    for encoder, table in encoding.tables.items():
+        embed(run, encoder, table, normalise="unit")
 
 
 def _as_in_the_run(study: Study) -> None:
@@ -132,11 +132,10 @@ class _Tables:
             drop = {"views": "mask", "mask_rate": self.asked.attribute_drop, "symmetric": True}
             train(study, "contrastive", "backbone", "llmemb", text="attributes", **drop)
             arms.append(("llmemb", "llmemb", {"text": "attributes", "attention": "causal"}))
-        for name in self.asked.encoders:
-            label, pooling = beside.encoder(name)
-            table = label.lower().replace(".", "_")
-            embed(study, name, table, pooling=pooling, normalise="none")
-            arms.append((table, name, {"pooling": pooling}))
+        for encoder, table in self.asked.tables.items():
+            _, pooling = beside.encoder(encoder)
+            embed(study, encoder, table, pooling=pooling, normalise="none")
+            arms.append((table, encoder, {"pooling": pooling}))
         return arms
 
     def _attributes(self) -> bool:

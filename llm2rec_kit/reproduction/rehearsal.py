@@ -125,9 +125,10 @@ def train(
 
 
 def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept: bool = True, **changes: Any) -> str:
-    """As `experiments.embed`. With `kept` False the items are read as for a table, once more, and no table is left."""
+    """As `experiments.embed`; an encoder from elsewhere needs a `name`. With `kept` False the items are read as for a table,
+    once more, and no table is left."""
     own = start in study.holds
-    name = name or start.rstrip("/").split("/")[-1].replace(".", "_")
+    name = name or start
     how = dataclasses.replace(study.settings["encoding"] if own else AS_SAVED, **changes)
     how = dataclasses.replace(how, variants=[], baselines=[])  # which further tables a run has says nothing of this one
     model = study.settings["backbone"] if own else S.Backbone(name=start)

@@ -136,7 +136,9 @@ def test_what_the_data_cannot_answer_is_not_listed(tmp_path):
 def test_encoders_from_elsewhere_are_read_at_both_lengths_and_once_more_for_figure_5(tmp_path):
     found = listed("smoke", tmp_path, tables_encoders=["BAAI/bge-large-en-v1.5"], tables_models=[])
     bge = [a for a in found.artefacts if a.model.name.startswith("BAAI") and isinstance(a.settings, S.Encoding)]
-    assert [a.name for a in bge] == ["embeddings/bge", "embeddings/bge-unit", "reading/bge"]
+    assert [a.name for a in bge] == [
+        f"{kind}/bge-large-en-v1_5{how}" for kind, how in (("embeddings", ""), ("embeddings", "-unit"), ("reading", ""))
+    ]
     assert [a.kept for a in bge] == [True, True, False]
     assert [a.settings.normalise for a in bge[:2]] == ["none", "unit"]
     assert rehearsal.AS_SAVED == encoder.AS_SAVED
