@@ -127,7 +127,7 @@ def _sizes(values: dict[str, Any]) -> Sizes:
     data = S.Data.from_parameters(values)
     if data.source == "synthetic":
         samples = round(data.synthetic_users * (SYNTHETIC_LENGTH - 1))
-        held = data.synthetic_users
+        held = data.synthetic_users if data.split == "leave_one_out" else samples // 10
         one = Domain("synthetic store", data.synthetic_items, samples - 2 * held, held, held)
         return Sizes([one], f"the synthetic store's settings, {SYNTHETIC_LENGTH} interactions a user assumed")
     printed = paper.datasets()

@@ -48,6 +48,12 @@ def test_evaluation_counted_by_hand(tmp_path):
     assert "8 trainings" in work(made, "evaluation").what
 
 
+@pytest.mark.parametrize("split", ["global_time", "released"])
+def test_a_split_by_time_holds_out_a_tenth_twice(tmp_path, split):
+    (store,) = planned("smoke", tmp_path, data_split=split).sizes.domains
+    assert (store.train, store.valid, store.test) == (1920 - 2 * 192, 192, 192)  # 300 users, 6.4 samples each
+
+
 def test_hours_from_operations_and_peak():
     shape = assets.shape(Backbone(name="Qwen/Qwen2-0.5B"))
     low, high = plan.hours(plan.Work("x", "", 150e12 * 3600), shape, "A40")
