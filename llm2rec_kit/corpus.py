@@ -74,6 +74,12 @@ class Corpus:
         """The domains that training stages may see; the rest are out-of-domain."""
         return list(self.facts.get("train_domains") or self.domains)
 
+    @property
+    def split_rules(self) -> dict[str, str]:
+        """How each domain was split: {domain: leave_one_out, global_time, given, or "" where nothing says}."""
+        rules, same = self.facts.get("split_rules", {}), self.facts.get("split") or ""
+        return {d: rules.get(d, same) for d in self.domains}
+
     def samples(self, split: str) -> np.ndarray:
         """Targets (int64, indices into `sequence`) of the samples of a split, in the corpus's order."""
         return self.targets[self.splits == SPLITS[split]]
@@ -221,9 +227,11 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
     user_shifts = _shifts([c.n_users for c in corpora])
     shifts = _shifts([len(c.sequence) for c in corpora])
     untimed = [d for c in corpora if c.times is None for d in c.domains]
+    rules = {d: rule for c in corpora for d, rule in c.split_rules.items()}
     facts = {
         "source": _common([c.facts.get("source") for c in corpora]),
         "split": _common([c.facts.get("split") for c in corpora]),
+        **({"split_rules": rules} if len(set(rules.values())) > 1 or any("split_rules" in c.facts for c in corpora) else {}),
         "cleaning": [s | {"step": f"{_name(c)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])],
         "train_domains": [d for c in corpora for d in c.train_domains],
         "duplicate_titles": sum(c.facts.get("duplicate_titles", 0) for c in corpora),

@@ -228,7 +228,8 @@ def _one_line(text: pl.Expr) -> pl.Expr:
 
 def _recbole_settings(corpus: Corpus, name: str) -> str:
     """How RecBole loads the files: the embeddings as weights of the item id, and the kit's own split."""
-    rule = {"LS": "valid_and_test"} if corpus.facts.get("split") == "leave_one_out" else {"RS": [0.8, 0.1, 0.1]}
+    rules = set(corpus.split_rules.values())
+    rule = {"LS": "valid_and_test"} if rules == {"leave_one_out"} else {"RS": [0.8, 0.1, 0.1]}
     settings = {
         "dataset": name,
         "field_separator": "\t",
@@ -254,9 +255,10 @@ def _recbole_settings(corpus: Corpus, name: str) -> str:
     }
     import yaml
 
-    return "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n" + yaml.safe_dump(
-        settings, sort_keys=False
-    )
+    head = "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n"
+    if "RS" in rule and len(corpus.domains) > 1:
+        head += "# The kit splits each domain by itself, RecBole all together here: for the kit's samples export a run of one domain.\n"
+    return head + yaml.safe_dump(settings, sort_keys=False)
 
 
 def _texts(run: Run) -> str:

@@ -155,8 +155,9 @@ class Data(Stage):
     max_history: int = setting(10, "items of history in a sample [P 4.1.1]")
     split: str = setting(
         "leave_one_out",
-        "leave_one_out [P 4.1.1] or global_time, 80/10/10 by target time [C]",
-        ("leave_one_out", "global_time"),
+        "leave_one_out [P 4.1.1], global_time (80/10/10 by target time), or released: by time, Goodreads leave-one-out [C]; each "
+        "domain by itself",
+        ("leave_one_out", "global_time", "released"),
     )
     given_splits: bool = setting(
         True, "keep samples and splits that the source brings (llm2rec); False: clean and split anew"

@@ -174,6 +174,22 @@ def test_a_mix_keeps_times_domains_and_what_was_dropped(two):
     same(mixed.select(["sea"])[0], other)
 
 
+def test_a_mix_says_how_each_domain_was_split():
+    def cut(domain, split, **facts):
+        return replace(named(domain, 0), facts={"split": split, **facts})
+
+    tea, oil, sea = cut("tea", "leave_one_out"), cut("oil", "leave_one_out"), cut("sea", "global_time")
+    books = cut("Goodreads", "released", split_rules={"Goodreads": "leave_one_out"})
+    games = cut("Games", "released", split_rules={"Games": "global_time"})
+    assert "split_rules" not in mix([tea, oil]).facts
+    assert mix([tea, oil]).split_rules == {"tea": "leave_one_out", "oil": "leave_one_out"}
+    assert mix([tea, sea]).split_rules == {"tea": "leave_one_out", "sea": "global_time"}
+    assert mix([tea, sea]).select(["sea"])[0].split_rules == {"sea": "global_time"}
+    assert mix([books, games]).split_rules == {"Goodreads": "leave_one_out", "Games": "global_time"}
+    assert mix([books]).split_rules == {"Goodreads": "leave_one_out"}
+    assert mix([named("tea", 0)]).split_rules == {"tea": ""}
+
+
 def test_a_part_without_times_leaves_the_mix_without(two):
     mixed = mix([two, named("sea", 1, max_history=2)])
     assert mixed.times is None

@@ -180,6 +180,31 @@ def test_recbole_s_atomic_files(run, tmp_path):
     assert settings["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}  # this corpus names no leave_one_out in its facts
 
 
+@pytest.mark.parametrize(
+    ("facts", "rule", "alone"),
+    [
+        ({"split": "leave_one_out"}, {"LS": "valid_and_test"}, True),
+        ({"split": "released", "split_rules": {"toy": "leave_one_out"}}, {"LS": "valid_and_test"}, True),
+        ({"split": "released", "split_rules": {"toy": "global_time"}}, {"RS": [0.8, 0.1, 0.1]}, True),
+        ({"split": "global_time"}, {"RS": [0.8, 0.1, 0.1]}, False),
+        (
+            {"split": "released", "split_rules": {"toy": "leave_one_out", "other": "global_time"}},
+            {"RS": [0.8, 0.1, 0.1]},
+            False,
+        ),
+        ({"split": "leave_one_out"}, {"LS": "valid_and_test"}, False),
+    ],
+)
+def test_recbole_is_told_the_split_or_that_it_has_another(facts, rule, alone):
+    corpus = replace(make_corpus(), facts=facts)
+    if not alone:
+        other = pl.when(pl.int_range(pl.len()) < pl.len() - 1).then("domain").otherwise(pl.lit("other")).alias("domain")
+        corpus = replace(corpus, items=corpus.items.with_columns(other))
+    text = export._recbole_settings(corpus, "games")
+    assert yaml.safe_load(text)["eval_args"]["split"] == rule
+    assert ("each domain by itself" in text) == ("RS" in rule and not alone)
+
+
 def test_the_kit_reads_its_own_recbole_export(run, tmp_path):
     from llm2rec_kit.data import sources
 

@@ -6,6 +6,9 @@ split. The table of steps is kept in `corpus.facts["cleaning"]`; its unit is alw
 Inside, an interaction is a few numbers in flat arrays, whatever its ids look like: a step is a mask, the k-core a handful of
 `bincount`s. That is what lets 50 million of them through in little memory.
 
+Each domain is split by itself, as the paper's data sets are data sets of their own: `global_time` cuts a domain at moments of
+that domain's samples. One cut for all would leave a domain that ended early without a test.
+
 Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Samples
 of equal target time are cut by `global_time` in the corpus's order: by user, then by position. Times of a day's grain make
 many ties; `leakage` counts them.
@@ -96,8 +99,11 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
     if interactions.has_splits and settings.given_splits:
         return _as_given(interactions, settings)
     window = time_window(settings, interactions) if _windowed(settings) else None
-    if settings.split == "global_time" and not interactions.has_times:
-        raise ValueError("data_split global_time needs timestamps, and this source has none. Use leave_one_out.")
+    rules = split_rules(interactions, settings)
+    if (timed := [d for d, rule in rules.items() if rule == "global_time"]) and not interactions.has_times:
+        raise ValueError(
+            f"data_split {settings.split} needs timestamps (for the domains {timed}), and this source has none. Use leave_one_out."
+        )
     item_text.fields(settings.text, interactions.items)
     steps = Steps(interactions)
     items = interactions.items.unique("source_id", keep="first", maintain_order=True)
@@ -106,11 +112,41 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
     if events.time is not None:
         events = _timed_once(events, settings, steps)
     events, several = _user_a_domain(events, items)
-    events = _dense_part(events, window, settings, steps)
+    held = (items["domain"].replace_strict(rules) == "leave_one_out").to_numpy()
+    events = _dense_part(events, held, window, settings, steps)
     if settings.min_interactions > 0:
         counts = np.bincount(events.item, minlength=len(items))
         items, events = _only_items(items, events, counts > 0)
-    return _corpus(items, events, several, interactions, settings, steps)
+    return _corpus(items, events, several, interactions, settings, steps, rules)
+
+
+def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
+    """How each domain is to be split, {domain: leave_one_out or global_time}, as `settings.split` says.
+
+    released: Goodreads leave_one_out, the rest global_time, as the official data is split [C]. Goodreads is a domain whose name
+    begins so (goodreads_poetry, too), and whatever comes from the source of that name.
+    """
+    domains = interactions.items["domain"].unique(maintain_order=True).to_list()
+    if settings.split != "released":
+        return dict.fromkeys(domains, settings.split)
+    shelves = [d for d in domains if settings.source == "goodreads" or d.lower().startswith("goodreads")]
+    return {d: "leave_one_out" if d in shelves else "global_time" for d in domains}
+
+
+def split(
+    offsets: np.ndarray, times: np.ndarray | None, domains: pl.Series, rules: dict[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (int64, ascending) and splits (uint8), each domain by itself and by its rule of `rules` (see `split_rules`).
+
+    `domains` names the domain of each user (U,). Raises ValueError naming a domain that `global_time` cannot cut.
+    """
+    targets, splits = leave_one_out(offsets)
+    samples = np.maximum(np.diff(offsets) - 1, 0)  # of each user: every event but the first is a target
+    for domain in domains.unique(maintain_order=True):
+        if rules[domain] == "global_time":
+            own = np.repeat((domains == domain).to_numpy(), samples)
+            splits[own] = global_time(times[targets[own]], domain)
+    return targets, splits
 
 
 def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,23 +159,22 @@ def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return targets, splits[targets]
 
 
-def global_time(offsets: np.ndarray, times: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (int64, ascending) and splits (uint8): samples sorted by target time, stably, and cut 80/10/10 [C].
+def global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
+    """Splits (uint8) of a domain's samples by the times of their targets (int64): sorted, stably, and cut 80/10/10 [C].
 
-    Raises ValueError without times, or where there are too few samples for three parts.
+    Raises ValueError where there are too few samples for three parts.
     """
-    if times is None:
-        raise ValueError("The split global_time needs timestamps; the corpus has none. Use leave_one_out.")
-    positions, _ = _positions(offsets)
-    targets = np.flatnonzero(positions >= 1)
-    n = len(targets)
+    n = len(times)
     first, second = n * 8 // 10, n * 9 // 10
     if min(first, second - first, n - second) == 0:
-        raise ValueError(f"The split global_time needs samples in each of its parts (80/10/10); there are {n} in all.")
+        raise ValueError(
+            f"The split global_time needs samples in each of its parts (80/10/10) of each domain; {domain!r} has {n} in all. "
+            "Leave the domain out, keep more users (data_users) or lower data_min_interactions."
+        )
     splits = np.empty(n, dtype=np.uint8)
-    order = np.argsort(times[targets], kind="stable")
+    order = np.argsort(times, kind="stable")
     splits[order[:first]], splits[order[first:second]], splits[order[second:]] = TRAIN, VALID, TEST
-    return targets, splits
+    return splits
 
 
 def given(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -225,6 +260,24 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     return window
 
 
+def split_times(corpus: Corpus) -> pl.DataFrame:
+    """Where the splits of each domain lie in time, by their targets: one row a domain (domain, rule, train until, valid from, valid
+    until, test from; UTC). Cut by time, none begins before the one ahead of it ends. Empty where the source has no times."""
+    if corpus.times is None:
+        return pl.DataFrame()
+    domains = corpus.users["domain"].gather(corpus.owners(corpus.targets))
+    frame = pl.DataFrame({"domain": domains, "split": corpus.splits, "time": corpus.times[corpus.targets]})
+    when = {s: pl.col("time").filter(pl.col("split") == code).cast(pl.Datetime("ms")) for s, code in SPLITS.items()}
+    found = frame.group_by("domain").agg(
+        when["train"].max().alias("train until"),
+        when["valid"].min().alias("valid from"),
+        when["valid"].max().alias("valid until"),
+        when["test"].min().alias("test from"),
+    )
+    rules = pl.DataFrame({"domain": corpus.split_rules.keys(), "rule": corpus.split_rules.values()})
+    return rules.join(found, on="domain", maintain_order="left")
+
+
 def leakage(corpus: Corpus) -> pl.DataFrame:
     """What a test of this corpus may know beforehand: one row a finding (finding, split, count, of, share, meaning)."""
     samples = {s: corpus.samples(s) for s in SPLITS}
@@ -257,18 +310,34 @@ def leakage(corpus: Corpus) -> pl.DataFrame:
 
 
 def _leakage_in_time(corpus: Corpus, samples: dict[str, np.ndarray]) -> list[tuple]:
+    """Findings about times. A domain is cut by itself, so what a recommender may know is judged within it; a language model
+    that trains on several domains sees the other domains' later events besides."""
     if corpus.times is None:
         return []
     rows = []
-    if len(samples["train"]):
-        latest = corpus.times[samples["train"]].max()
-        for s in ("valid", "test"):
-            early = (corpus.times[samples[s]] < latest).sum()
-            rows.append(("target older than a training target", s, early, len(samples[s]), "training knows the future"))
+    own, others = _latest_training(corpus, samples["train"])
+    for s in ("valid", "test"):
+        users, when = corpus.owners(samples[s]), corpus.times[samples[s]]
+        early = (when < own[users]).sum()
+        rows.append(("target older than a training target", s, early, len(when), "training knows its domain's future"))
+        if len(corpus.domains) > 1:
+            early = (when < others[users]).sum()
+            rows.append(("target older than another domain's", s, early, len(when), "CSFT knows other domains' future"))
     for s, t in samples.items():
         tied = (corpus.times[t] == corpus.times[t - 1]).sum()
         rows.append(("target tied in time with the item before", s, tied, len(t), "their order is the source's row order"))
     return rows
+
+
+def _latest_training(corpus: Corpus, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,))."""
+    domains = corpus.users["domain"]
+    of_target = domains.gather(corpus.owners(targets))
+    latest = dict(pl.DataFrame({"domain": of_target, "time": corpus.times[targets]}).group_by("domain").max().iter_rows())
+    seen = {d: t for d, t in latest.items() if d in corpus.train_domains}
+    others = {d: max((t for e, t in seen.items() if e != d), default=NO_TIME) for d in corpus.domains}
+    own = {d: latest.get(d, NO_TIME) for d in corpus.domains}
+    return tuple(domains.replace_strict(table, return_dtype=pl.Int64).to_numpy() for table in (own, others))
 
 
 def _seen_in_training(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
@@ -434,15 +503,17 @@ def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndar
     return Events(events.row, _renumbered(pairs).astype(np.int32), events.item, events.time), several
 
 
-def _dense_part(events: Events, window: tuple[datetime, datetime] | None, settings: Data, steps: Steps) -> Events:
+def _dense_part(
+    events: Events, held: np.ndarray, window: tuple[datetime, datetime] | None, settings: Data, steps: Steps
+) -> Events:
     """Events in the window that are left after the short users and the k-core; the window's start may move back."""
     if window is None:
-        core, rows = _core(events, settings)
+        core, rows = _core(events, held, settings)
     else:
         (start, end), tried = window, []
         while True:
             inside = events.keep((events.time >= _milliseconds(start)) & (events.time < _milliseconds(end)))
-            core, rows = _core(inside, settings)
+            core, rows = _core(inside, held, settings)
             found = np.count_nonzero(np.bincount(core.item)) if len(core) else 0
             if found >= settings.min_items or start.year <= EARLIEST_YEAR:
                 break
@@ -456,23 +527,45 @@ def _dense_part(events: Events, window: tuple[datetime, datetime] | None, settin
     return core
 
 
-def _core(events: Events, settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
-    """Events left after the short users and the k-core, and the rows about both steps."""
-    k, shortest, rows = settings.min_interactions, LEAVE_ONE_OUT_LENGTH if settings.split == "leave_one_out" else 0, []
-    if shortest and len(events):
-        long_enough = events.keep((np.bincount(events.user) >= shortest)[events.user])
-        rows.append(("short users", len(events), len(long_enough), f"fewer than {shortest} interactions for leave_one_out"))
+def _core(events: Events, held: np.ndarray, settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
+    """Events left after the short users and the k-core, and the rows about both steps.
+
+    `held` (bool, one an item): whether the item's domain is split leave-one-out, where a user needs three events.
+    """
+    k, rows = settings.min_interactions, []
+    if held.any() and len(events):
+        long_enough = events.keep((np.bincount(events.user) >= LEAVE_ONE_OUT_LENGTH)[events.user] | ~held[events.item])
+        where = "" if held.all() else ", in domains so split"
+        why = f"fewer than {LEAVE_ONE_OUT_LENGTH} interactions for leave_one_out{where}"
+        rows.append(("short users", len(events), len(long_enough), why))
         events = long_enough
     if k > 0 and len(events):
-        kept = events.keep(k_core(events.user, events.item, max(k, shortest), k))
+        kept = events.keep(_in_core(events, held[events.item], k))
         rows.append((f"{k}-core", len(events), len(kept), f"users and items with fewer than {k} interactions, repeatedly"))
         events = kept
     return events, rows
 
 
+def _in_core(events: Events, held: np.ndarray, k: int) -> np.ndarray:
+    """Mask (bool) of the k-core; a user needs three events at least where `held` (bool, one an event)."""
+    if held.all() or not held.any():
+        return k_core(events.user, events.item, max(k, LEAVE_ONE_OUT_LENGTH) if held.any() else k, k)
+    mask = np.zeros(len(events), dtype=bool)
+    for part, least in ((held, max(k, LEAVE_ONE_OUT_LENGTH)), (~held, k)):  # they share no user and no item
+        mask[part] = k_core(events.user[part], events.item[part], least, k)
+    return mask
+
+
 def _corpus(
-    items: pl.DataFrame, events: Events, several: np.ndarray, interactions: Interactions, settings: Data, steps: Steps
+    items: pl.DataFrame,
+    events: Events,
+    several: np.ndarray,
+    interactions: Interactions,
+    settings: Data,
+    steps: Steps,
+    rules: dict[str, str] | None = None,
 ) -> Corpus:
+    """The corpus of cleaned events, split by `rules`, or as the source says where there are none."""
     # Users are numbered by their first event: `first` is where that stands, in the source's order.
     first = _first_positions(events.user)
     first = np.sort(first[first >= 0])
@@ -483,12 +576,11 @@ def _corpus(
     order = np.lexsort(by)  # stable: what is equal stays in the source's order
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner))]).astype(np.int64)
     times = None if events.time is None else events.time[order]
-    kept = interactions.has_splits and settings.given_splits
-    if kept:
+    domains = items["domain"].gather(events.item[first])
+    if rules is None:
         targets, splits = given(interactions.events["split"].gather(events.row[order]))
     else:
-        targets, splits = leave_one_out(offsets) if settings.split == "leave_one_out" else global_time(offsets, times)
-    domains = items["domain"].gather(events.item[first])
+        targets, splits = split(offsets, times, domains, rules)
     names = interactions.events["user"].gather(events.row[first]).cast(pl.String).alias("source_id")
     users = pl.DataFrame(
         [pl.int_range(len(first), dtype=pl.Int32, eager=True).alias("user"), names, domains.alias("domain")]
@@ -498,12 +590,14 @@ def _corpus(
     items = item_text.render(items, settings.text, settings.text_words).with_columns(
         item=pl.int_range(1, len(items) + 1, dtype=pl.Int32)
     )
+    found = items["domain"].unique(maintain_order=True).to_list()
     facts = {
         **interactions.facts,
         "source": settings.source,
-        "split": "given" if kept else settings.split,
+        "split": settings.split if rules else "given",
+        **({"split_rules": {d: rules[d] for d in found}} if rules and settings.split == "released" else {}),
         "cleaning": steps.rows,
-        "train_domains": _train_domains(items, interactions, settings),
+        "train_domains": _train_domains(found, interactions, settings),
         "duplicate_titles": int(items.select(pl.struct("domain", "title").is_duplicated().sum()).item()),
     }
     return Corpus(
@@ -521,8 +615,7 @@ def _corpus(
     ).check()
 
 
-def _train_domains(items: pl.DataFrame, interactions: Interactions, settings: Data) -> list[str]:
-    found = items["domain"].unique(maintain_order=True).to_list()
+def _train_domains(found: list[str], interactions: Interactions, settings: Data) -> list[str]:
     wanted = settings.train_domains or interactions.domains_in
     if unknown := [d for d in wanted if d not in found]:
         raise ValueError(

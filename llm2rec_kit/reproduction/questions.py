@@ -45,6 +45,12 @@ def ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
     return reasons
 
 
+def splits(corpus: Corpus, domain: str) -> tuple[str, str]:
+    """How the domain is split, leave_one_out or global_time, and the other of the two."""
+    own = corpus.split_rules[domain]
+    return own, "global_time" if own == "leave_one_out" else "leave_one_out"
+
+
 def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
     """Those of `text_fields` that the corpus' items have as text, with a value in some row."""
     items = corpus.items

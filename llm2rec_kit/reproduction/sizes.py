@@ -100,7 +100,8 @@ def _synthetic(data: S.Data) -> Sizes:
     for name, share in SHARES.items():
         users = round(share * data.synthetic_users)
         samples = round(users * (SYNTHETIC_LENGTH - 1))
-        domains.append(Domain(name, round(share * data.synthetic_items), samples - 2 * users, users, users))
+        held = users if data.split == "leave_one_out" else samples // 10
+        domains.append(Domain(name, round(share * data.synthetic_items), samples - 2 * held, held, held))
     source = f"the synthetic store's settings, {SYNTHETIC_LENGTH} interactions a user assumed"
     return Sizes(domains, source, data.train_domains or ["games"])
 

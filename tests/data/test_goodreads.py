@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -173,6 +174,8 @@ def test_the_csv_of_the_whole(tmp_path):
     assert [(step, n) for step, n, _ in found.dropped] == [("bad lines", 1), ("chosen: read", 1), ("bad lines", 1)]
     assert "not call chronological" in found.facts["time"]
     assert cleaning.build(found, settings).times is None
+    released = cleaning.build(found, replace(settings, split="released"))  # leave-one-out, so no times are needed
+    assert released.split_rules == {"goodreads": "leave_one_out"}
     with pytest.raises(ValueError, match=r"has no times, so goodreads_time 'read_at' cannot be had"):
         sources.load(Data(**settings.as_dict() | {"goodreads_time": "read_at"}))
     (tmp_path / "book_id_map.csv").unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -126,6 +128,17 @@ def test_the_oracle_ranks_by_the_history_in_the_store_not_in_the_corpus(store, c
     assert synthetic.oracle_ranks(part, SMALL)[5] == sum(q >= p[ids.index(goal)] for q in sold)
 
 
+@pytest.mark.parametrize(("text", "words"), [("{title}. {category}", 0), ("{category}", 0), ("{title}", 1)])
+def test_the_oracle_does_not_read_the_items_text(store, corpus, text, words):
+    """Richer or poorer text, even one that many items share, leaves each rank as it is; another store is still told."""
+    read = replace(SMALL, text=text, text_words=words)
+    other = cleaning.build(store, read)
+    assert other.titles != corpus.titles
+    np.testing.assert_array_equal(synthetic.oracle_ranks(other, read), synthetic.oracle_ranks(corpus, SMALL))
+    with pytest.raises(ValueError, match=r"not made by these settings: the store has no item"):
+        synthetic.oracle_ranks(other, replace(read, seed=8))
+
+
 def test_the_store_is_its_seed(store):
     again = sources.load(SMALL)
     assert again.items.equals(store.items)
@@ -162,6 +175,7 @@ def test_times_rise_within_a_user_and_allow_a_global_split(store):
     assert gaps.filter("same")["gap"].min() >= 1000
     part = cleaning.build(store, Data(synthetic_users=600, synthetic_items=300, seed=7, split="global_time"))
     assert synthetic.oracle_ranks(part, SMALL).shape == (len(part.samples("test")),)
+    assert {d: len(part.select([d])[0].samples("test")) > 0 for d in part.domains} == {"games": True, "crafts": True}
 
 
 def test_what_cannot_be_is_explained(corpus):

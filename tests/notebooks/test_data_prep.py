@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     )
     profile = place / "p.yaml"
     profile.write_text("data_source: amazon\n")
-    raw = {"data_split": "global_time", "data_text": "{title} by {brand}", "data_start": "2020-01"}
+    raw = {"data_split": "released", "data_text": "{title} by {brand}", "data_start": "2020-01"}
     notebooks.reproduce(str(profile), data=str(folder), overrides=raw, run="raw", only=["01"], outputs=outputs)
     store = make_corpus(max_history=10)
     replace(store, times=np.arange(len(store.sequence))).save(place / "store")
@@ -62,6 +62,8 @@ def test_raw_reviews(finished):
     text = json.dumps(outputs_of(run))
     assert "parent_asin" in text  # the raw lines
     assert "target tied in time with the item before" in text
+    assert corpus.split_rules == {"Gift_Cards": "global_time"}
+    assert "train until" in text
     assert sum("image/png" in o.get("data", {}) for o in outputs_of(run)) == 3
 
 

@@ -118,6 +118,16 @@ def test_what_is_kept_on_the_cpu_is_in_no_gpus_sum(tmp_path):
     assert "What evaluation_device keeps on the CPU is in no sum of a GPU" in mixed
 
 
+@pytest.mark.parametrize("split", ["global_time", "released"])
+def test_a_split_by_time_holds_out_a_tenth_twice(tmp_path, split):
+    for last, by_time in zip(
+        *(planned("smoke", tmp_path, data_split=s).sizes.domains for s in ("leave_one_out", split)), strict=True
+    ):
+        samples = last.train + 2 * last.test
+        assert (by_time.train, by_time.valid, by_time.test) == (samples - 2 * (samples // 10), samples // 10, samples // 10)
+        assert by_time.test < last.test
+
+
 def test_a_run_that_has_its_corpus_is_counted_from_it(tmp_path):
     corpus = make_corpus()
     statistics = corpus.statistics().to_dicts()

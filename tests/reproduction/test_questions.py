@@ -241,6 +241,19 @@ def test_questions_that_a_source_cannot_answer():
     assert set(questions.why_not(timed, data, S.Questions(histories=[10]))) == {"history"}
 
 
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"split": "leave_one_out"}, ("leave_one_out", "global_time")),
+        ({"split": "global_time"}, ("global_time", "leave_one_out")),
+        ({"split": "released", "split_rules": {"toy": "global_time"}}, ("global_time", "leave_one_out")),
+        ({"split": "released", "split_rules": {"toy": "leave_one_out"}}, ("leave_one_out", "global_time")),
+    ],
+)
+def test_the_split_of_the_domain_and_the_other(facts, expected):
+    assert questions.splits(replace(make_corpus(), facts=facts), "toy") == expected
+
+
 def test_budgets_are_read_from_what_was_trained(finished):
     whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
     names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")

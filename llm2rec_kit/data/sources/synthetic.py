@@ -371,10 +371,14 @@ def _ladder(table: np.ndarray) -> np.ndarray:
 
 
 def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> np.ndarray:
-    """Index into the shelf (int64 (N + 1,)) of each corpus item; -1 for padding and for items of other domains."""
+    """Index into the shelf (int64 (N + 1,)) of each corpus item; -1 for padding and for items of other domains.
+
+    The store knows titles alone, so with a richer `data_text` it is `plain_title` that counts.
+    """
     place = {(s, t): i for i, (s, t) in enumerate(shelf.items.select("source_id", "title").iter_rows())}
+    known = "plain_title" if "plain_title" in corpus.items.columns else "title"
     index = np.full(corpus.n_items + 1, -1)
-    for item, source, title in corpus.items.filter(domain=name).select("item", "source_id", "title").iter_rows():
+    for item, source, title in corpus.items.filter(domain=name).select("item", "source_id", known).iter_rows():
         if (source, title) not in place:
             raise ValueError(f"The corpus was not made by these settings: the store has no item {source} {title!r}.")
         index[item] = place[source, title]
