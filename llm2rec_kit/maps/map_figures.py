@@ -7,6 +7,7 @@ Each function returns a matplotlib Figure and touches no global state.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, named: in
             f"Light grey: {first}; grey: {last}; a trail goes from its dot through {', '.join(stages)}. Of the ten nearest in the "
             f"space, these items keep {furthest['kept'].mean():.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
         )
-        titles = [textwrap.shorten(t, 46, placeholder=" …") for t in furthest["title"][:named]]
+        titles = [_short(t, 46) for t in furthest["title"][:named]]
         ends = dict(zip(titles, trails[:named, -1], strict=True))
         labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=trails)
     return figure
@@ -317,6 +318,11 @@ def _trust(atlas: Atlas) -> str:
         f"{q['items']:,} items{placed}, one aligned frame. Kept: share of an item's {q['neighbours']} nearest in the space that "
         f"are among its {q['neighbours']} nearest on the page."
     )
+
+
+def _short(title: str, most: int) -> str:
+    """At most `most` characters of a title, in whole words, with no dash or comma before the dots."""
+    return re.sub(r"[\W_]+ …$", " …", textwrap.shorten(title, most, placeholder=" …"))
 
 
 def _row(atlas: Atlas, stage: str) -> dict[str, Any]:

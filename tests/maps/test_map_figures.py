@@ -88,6 +88,11 @@ def test_named_trails_and_their_labels_share_a_colour(atlas):
     assert [t.get_text().replace("\n", " ") for t in written] == furthest["title"].to_list()
 
 
+def test_a_title_is_cut_between_words_and_not_at_a_dash():
+    assert map_figures._short("Velvet Atlas Strategy Guide - Starter Bundle", 32) == "Velvet Atlas Strategy Guide …"
+    assert map_figures._short("Velvet Atlas - Guide", 32) == "Velvet Atlas - Guide"
+
+
 def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):
     names = [f"kind {k % 30:02}" for k in range(40)]
     many = dataclasses.replace(atlas, items=atlas.items.with_columns(category=pl.Series(names)))

@@ -581,6 +581,7 @@ class App {
 
   take(i) {
     this.search.value = this.data.titles[i];
+    this.search.scrollLeft = 0; // a long title from its beginning
     this.hits.hidden = true;
     this.choose(i + 1);
   }
