@@ -254,8 +254,10 @@ class _Questions:
         from llm2rec_kit.reproduction import questions
 
         corpus, asked = self.sizes.corpus, self.run.settings["data"].split
-        last = corpus is None and asked == "leave_one_out"  # without a corpus nothing says which domains are Goodreads
-        other = questions.splits(corpus, self.domain)[1] if corpus else "global_time" if last else "leave_one_out"
+        if corpus:
+            _, other = questions.splits(corpus, self.domain)
+        else:  # nothing says which domains are Goodreads
+            other = "global_time" if asked == "leave_one_out" else "leave_one_out"
         for study in (self.short, self._study(f"questions_{other}", data_split=other)):
             self._rank(study, [embed(study, "backbone", RAW), self._fine_tuned(study), "id"])
 
