@@ -1,18 +1,22 @@
 """Comparison: the table of a run's results, and what may be said about the difference of any two of its rows.
 
-A row is a (recommender, embedding) in a domain. Its value for a user is the user's metric averaged over seeds; intervals and
-tests are across users, the same users for every row, so they say what other users of this store would see. How much another
+A row is a (recommender, embedding) in a domain. Its value for a test sample is the sample's metric averaged over seeds, and a
+mean is over samples, as the metric is defined. Intervals and tests are across users, the same users for every row, so they say
+what other users of this store would see: a split by time gives a user several samples, and they stay together. How much another
 training would differ is another question: that is the standard deviation over seeds, which stands beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import metrics
 from llm2rec_kit.downstream.recommenders import MODELS
 from llm2rec_kit.runs import Run
@@ -23,11 +27,19 @@ ORDER = ("raw", "csft", "mntp", "contrastive", "minilm", "id")  # of tables and 
 NOTHING = "no detectable difference"
 
 
-def table(run: Run, names: list[str] | None = None, *, intervals: bool = False, seed: int = 0) -> pl.DataFrame:
+def table(
+    run: Run,
+    names: list[str] | None = None,
+    *,
+    metric_names: Sequence[str] = (),
+    intervals: bool = False,
+    seed: int = 0,
+) -> pl.DataFrame:
     """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
-    `names` are the artefacts to read; without, all of the run, also those left from other settings. `intervals` adds each
-    metric's 95% bootstrap interval over users, `<metric> low` and `<metric> high`.
+    `names` are the artefacts to read; without, all of the run, also those left from other settings. `metric_names` are those of
+    their records unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over
+    users, `<metric> low` and `<metric> high`.
     """
     found = {n: r for n in (run.names("evaluation") if names is None else names) if "metrics" in (r := run.record(n))}
     if not found:
@@ -36,10 +48,10 @@ def table(run: Run, names: list[str] | None = None, *, intervals: bool = False, 
     for name, record in found.items():
         groups.setdefault((record["domain"], record["recommender"], record["embedding"]), []).append(name)
     ordered = sorted(groups, key=lambda key: place(key[2]))
-    metric_names = list(next(iter(found.values()))["metrics"])
+    metric_names = list(metric_names or next(iter(found.values()))["metrics"])
     rows = []
     for key in ordered:
-        values = [found[name]["metrics"] for name in groups[key]]
+        values = [_measured(run, name, found[name], metric_names) for name in groups[key]]
         means = {f"{m} mean": float(np.mean([v[m] for v in values])) for m in metric_names}
         stds = {f"{m} std": float(np.std([v[m] for v in values])) for m in metric_names}
         domain, recommender, embedding = key
@@ -48,7 +60,7 @@ def table(run: Run, names: list[str] | None = None, *, intervals: bool = False, 
     frame = pl.DataFrame(rows)
     if not intervals:
         return frame
-    bounds = _intervals(run, [groups[key] for key in ordered], metric_names, seed)
+    bounds = _intervals(run, {key: groups[key] for key in ordered}, metric_names, seed)
     return pl.concat([frame, bounds], how="horizontal")
 
 
@@ -84,27 +96,63 @@ def place(embedding: str) -> int:
     return ORDER.index(embedding) if embedding in ORDER else len(ORDER)
 
 
-def _intervals(run: Run, groups: list[list[str]], metric_names: list[str], seed: int) -> pl.DataFrame:
+def users_of(run: Run, domain: str) -> np.ndarray:
+    """The user of each test sample of the domain, in the order in which an evaluation keeps their ranks: int64 (n_test,)."""
+    return _tested(run, domain)[1]
+
+
+def _tested(run: Run, domain: str) -> tuple[str, np.ndarray]:
+    """The digest of the run's corpus, and the users of the domain's test samples in it."""
+    return _read(run.path, tuple(run.manifest("corpus")["files"].items()), domain)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, files: tuple[tuple[str, str], ...], domain: str) -> tuple[str, np.ndarray]:
+    """Read once: `files` are the corpus's with their hashes, so a corpus made anew is read anew."""
+    run = Run(path.name, path.parent)
+    part, _ = Corpus.load(run.require("corpus")).select([domain])
+    return run.digest("corpus"), part.owners(part.samples("test"))
+
+
+def _measured(run: Run, name: str, record: dict[str, Any], metric_names: Sequence[str]) -> dict[str, float]:
+    """The metrics of an evaluation: those that its record has not, from its ranks."""
+    known = record["metrics"]
+    missing = [m for m in metric_names if m not in known]
+    ranks = _ranks(run, record["domain"], name) if missing else None
+    return known | {m: float(metrics.per_sample(ranks, m).mean()) for m in missing}
+
+
+def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_names: list[str], seed: int) -> pl.DataFrame:
     """Low and high of each group's metrics: users of a domain are resampled together, for all rows and metrics at once."""
-    values = [np.stack([_per_user(run, names, m) for m in metric_names], 1) for names in groups]
     bounds = np.empty((len(groups), 2, len(metric_names)))
-    for size in {len(v) for v in values}:
-        same = [k for k, v in enumerate(values) if len(v) == size]
-        found = metrics.bootstrap_intervals(np.concatenate([values[k] for k in same], 1), seed=seed)
-        bounds[same] = found.reshape(2, len(same), -1).transpose(1, 0, 2)
+    keys = list(groups)
+    for domain in dict.fromkeys(key[0] for key in keys):
+        here = [k for k, key in enumerate(keys) if key[0] == domain]
+        values = [_per_sample(run, domain, groups[keys[k]], m) for k in here for m in metric_names]
+        found = metrics.bootstrap_intervals(np.stack(values, 1), users_of(run, domain), seed=seed)
+        bounds[here] = found.reshape(2, len(here), -1).transpose(1, 0, 2)
     columns = {
         f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in enumerate(("low", "high"))
     }
     return pl.DataFrame(columns)
 
 
-def _per_user(run: Run, names: Sequence[str], metric: str) -> np.ndarray:
-    """Each user's metric, averaged over the artefacts `names`: float64 (n_test,)."""
-    return np.mean([metrics.per_user(np.load(run.require(n).with_suffix(".npy")), metric) for n in names], axis=0)
+def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.ndarray:
+    """Each test sample's metric, averaged over the artefacts `names`: float64 (n_test,)."""
+    return np.mean([metrics.per_sample(_ranks(run, domain, name), metric) for name in names], axis=0)
 
 
-def user_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
-    """Each user's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
+def _ranks(run: Run, domain: str, name: str) -> np.ndarray:
+    """The ranks that an evaluation kept. Raises ValueError where it was made from another corpus than the run's."""
+    ranks = np.load(run.require(name).with_suffix(".npy"))
+    corpus, users = _tested(run, domain)
+    if run.manifest(name)["inputs"].get("corpus", corpus) != corpus or len(ranks) != len(users):
+        raise ValueError(f"{name} of {run} was made from another corpus. Run notebooks/04_downstream_eval.ipynb again.")
+    return ranks
+
+
+def sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
+    """Each test sample's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
 
     Raises ValueError naming an evaluation that the run does not have.
     """
@@ -115,7 +163,7 @@ def user_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[in
             f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {row[1]!r} among "
             f"`evaluation_embeddings` and {row[0]!r} among `evaluation_recommenders` or `evaluation_baselines`."
         )
-    return _per_user(run, names, metric)
+    return _per_sample(run, domain, names, metric)
 
 
 def compare(
@@ -128,14 +176,16 @@ def compare(
     level: float = 0.05,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Paired tests across users between rows (before, after), whichever two: a row of the frame a pair.
+    """Paired tests across users (`metrics.paired_tests`) between rows (before, after), whichever two: a row of the frame a pair.
 
     The p values are corrected together (Holm); `verdict` is "better", "worse" or "no detectable difference".
     """
-    values = {row: user_values(run, domain, row, metric, seeds) for row in dict.fromkeys(r for pair in pairs for r in pair)}
+    values = {
+        row: sample_values(run, domain, row, metric, seeds) for row in dict.fromkeys(r for pair in pairs for r in pair)
+    }
     before, after = (np.stack([values[pair[side]] for pair in pairs], 1) for side in (0, 1))
     rows: list[dict[str, Any]] = []
-    for (a, b), found in zip(pairs, metrics.paired_tests(before, after, seed=seed), strict=True):
+    for (a, b), found in zip(pairs, metrics.paired_tests(before, after, users_of(run, domain), seed=seed), strict=True):
         named = {"recommender": a[0], "before": a[1], "after": b[1]}
         if a[0] != b[0]:
             named = {"recommender": f"{a[0]} / {b[0]}", "before": "-".join(a), "after": "-".join(b)}
@@ -154,7 +204,7 @@ def standing(
     The row with the highest mean is tested against all others (Holm). Where some cannot be told from it there is no winner:
     it and they are "tied for best"; all others are "".
     """
-    means = {row: user_values(run, domain, row, metric, seeds).mean() for row in rows}
+    means = {row: sample_values(run, domain, row, metric, seeds).mean() for row in rows}
     top = max(rows, key=lambda row: means[row])
     others = [row for row in rows if row != top]
     if not others:

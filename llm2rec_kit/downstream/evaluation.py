@@ -152,7 +152,7 @@ def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
         raise ValueError(f"evaluation_dropout must be at least 0 and below 1; found {settings.dropout}.")
     if wrong := [w for w in settings.adapter_widths if w < 1]:
         raise ValueError(f"evaluation_adapter_widths are widths of layers, at least 1; found {wrong[0]}.")
-    metrics.per_user(np.ones(1, dtype=np.int32), settings.metric)
+    metrics.per_sample(np.ones(1, dtype=np.int32), settings.metric)
     ranking.check_cutoffs(settings.cutoffs, corpus.n_items)
     if settings.precision == "bfloat16" and device == "cpu" and not kernels.bfloat16_is_fast():
         raise ValueError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
@@ -185,7 +185,7 @@ def _fit(
         both.eval()
         with torch.no_grad():
             found = ranking.rank_rows(model, table(), rows["valid"], exclude=barred)
-        value = float(metrics.per_user(found.ranks, settings.metric).mean())
+        value = float(metrics.per_sample(found.ranks, settings.metric).mean())
         curve.append((epoch, value))
         if value > best[0]:
             best, kept = (value, epoch), copy.deepcopy(both.state_dict())

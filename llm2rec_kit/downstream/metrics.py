@@ -12,12 +12,12 @@ import numpy as np
 from scipy import stats
 
 
-def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
+def per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
     """The metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
 
     With one target a sample, NDCG is 1 / log2(rank + 1) within the first k and 0 beyond, MRR is 1 / rank likewise.
 
-    >>> per_user(np.array([1, 3, 11]), "ndcg@10").tolist()
+    >>> per_sample(np.array([1, 3, 11]), "ndcg@10").tolist()
     [1.0, 0.5, 0.0]
     """
     name, k = _parsed(metric)
@@ -32,7 +32,7 @@ def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
 def summary(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
     """Mean recall and NDCG at each cutoff, and MRR: {"recall@10": ..., "ndcg@10": ..., ..., "mrr": ...}."""
     names = [f"{m}@{k}" for k in cutoffs for m in ("recall", "ndcg")] + ["mrr"]
-    return {name: float(per_user(ranks, name).mean()) for name in names}
+    return {name: float(per_sample(ranks, name).mean()) for name in names}
 
 
 def of_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict[str, float]:
@@ -52,53 +52,81 @@ def of_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict
     return out
 
 
-def bootstrap_intervals(values: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000) -> np.ndarray:
-    """Percentile bootstrap intervals of the means of the columns of `values` (users, m): float64 (2, m), low and high.
+def bootstrap_intervals(
+    values: np.ndarray, users: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000
+) -> np.ndarray:
+    """Percentile bootstrap intervals of the means of the columns of `values` (n, m): float64 (2, m), low and high.
 
-    Users are resampled, the same for every column. A draw is a count a user, so all columns of all draws are one product.
+    `users` (n,) says whose sample a row is. Users are resampled, each with all of its samples, because the samples of one user
+    are no independent ones (the cluster bootstrap; Field and Welsh 2007); a draw's mean is over the samples that it holds. The
+    draws are the same for every column, and a draw is a count a user, so all columns of all draws are one product.
     """
     values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    if not n:
+    if not len(values):
         raise ValueError("An interval needs the value of at least one user; found none.")
+    sums, sizes = _by_user(values, users)
+    n = len(sizes)
     rng = np.random.default_rng(seed)
     means = np.empty((draws, values.shape[1]))
     for at in range(0, draws, step := max(1, 2**20 // n)):  # 8 MiB of counts at a time
         size = min(step, draws - at)
         drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-        means[at : at + size] = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) @ values / n
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        means[at : at + size] = counts @ sums / (counts @ sizes)[:, None]
     return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
-def bootstrap_interval(values: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000) -> tuple[float, float]:
-    """`bootstrap_intervals` of one column (users,)."""
-    low, high = bootstrap_intervals(np.asarray(values)[:, None], seed=seed, level=level, draws=draws)[:, 0]
-    return float(low), float(high)
+def paired_tests(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed: int) -> list[dict[str, float]]:
+    """Does the metric differ across users? `before` and `after` are (n, m), the same samples, a comparison a column.
 
-
-def paired_tests(before: np.ndarray, after: np.ndarray, *, seed: int) -> list[dict[str, float]]:
-    """Does the metric differ across the same users? `before` and `after` are (users, m), a comparison a column.
-
-    For each: the mean difference after - before, its 95% bootstrap interval, a two-sided p, and the effect size d (mean over
-    standard deviation of the differences). The p is of Student's paired t-test: with thousands of users the mean difference is
-    normal whatever the metric's distribution, and unlike a signed-rank test it asks about the mean that the tables print.
+    For each: the mean difference after - before over samples, its 95% bootstrap interval, a two-sided p, and the effect size d.
+    `users` (n,) says whose sample a row is. The p is of Student's t with the cluster-robust standard error and users - 1 degrees
+    of freedom (Cameron and Miller 2015; for metrics, Deng et al., KDD 2018): with one sample a user, the paired t-test. With
+    thousands of users the mean difference is normal whatever the metric's distribution, and unlike a signed-rank test it asks
+    about the mean that the tables print. d is that mean over the standard deviation of the users' `_linearised` differences, so
+    t = d * sqrt(users).
     """
-    if before.shape != after.shape:
-        raise ValueError(f"A paired test needs the same users on both sides; found {before.shape} and {after.shape}.")
+    if not before.shape == after.shape == (len(users), *before.shape[1:]):
+        raise ValueError(
+            "A paired test needs the same users' samples on both sides; "
+            f"found {before.shape} and {after.shape} of {len(users)} samples' users."
+        )
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    bounds = bootstrap_intervals(differences, users, seed=seed)
     out = []
-    for difference, low, high in zip(differences.T, *bootstrap_intervals(differences, seed=seed), strict=True):
-        spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
-        p = float(stats.ttest_1samp(difference, 0).pvalue) if spread > 0 else 1.0
+    for difference, each, low, high in zip(differences.T, _linearised(differences, users).T, *bounds, strict=True):
+        spread = each.std(ddof=1) if len(each) > 1 else 0.0
+        p = float(stats.ttest_1samp(each, 0).pvalue) if spread > 0 else 1.0
         mean = float(difference.mean())
         effect = float(mean / spread) if spread > 0 else 0.0
         out.append({"difference": mean, "low": float(low), "high": float(high), "p": p, "effect": effect})
     return out
 
 
-def paired_test(before: np.ndarray, after: np.ndarray, *, seed: int) -> dict[str, float]:
-    """`paired_tests` of one comparison, (users,) each."""
-    return paired_tests(np.asarray(before)[:, None], np.asarray(after)[:, None], seed=seed)[0]
+def _linearised(values: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """A value a user of each column of `values` (n, m), float64 (users, m), whose plain t-test is the cluster-robust one.
+
+    A user with n_u samples of sum s_u counts as (s_u - mean * (n_u - k)) / k, where k is the samples a user on average: the
+    first-order terms of the mean over samples, a ratio of two sums over users (Cochran 1977, ch. 6). Their mean is that mean,
+    and with one sample a user they are the samples' values.
+
+    >>> _linearised(np.array([[1.0], [2.0], [6.0], [5.0]]), np.array([7, 7, 7, 9])).ravel().tolist()
+    [2.75, 4.25]
+    """
+    sums, sizes = _by_user(values, users)
+    on_average = len(values) / len(sizes)
+    return (sums - values.mean(0) * (sizes - on_average)[:, None]) / on_average
+
+
+def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the columns of `values` (n, m), float64 (users, m), and numbers of samples, int64 (users,), by first appearance."""
+    if len(users) != len(values):
+        raise ValueError(f"Each sample has one user; found {len(values)} samples and {len(users)} users of samples.")
+    _, first, code = np.unique(users, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[code]  # so that one sample a user leaves the rows as they are
+    sums = np.zeros((len(first), values.shape[1]))
+    np.add.at(sums, place, values)
+    return sums, np.bincount(place)
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -14,7 +14,7 @@ import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import metrics
-from llm2rec_kit.downstream.comparison import NOTHING, Row, user_values
+from llm2rec_kit.downstream.comparison import NOTHING, Row, sample_values
 from llm2rec_kit.runs import Run
 
 # Each slice's labels in order; numbers are inclusive upper bounds of a bucket.
@@ -78,10 +78,11 @@ def table(
     domain, slice, label, place (of the label among all, for figures), samples, recommender, embedding, mean, low, high; labels
     without a sample are left out.
     """
-    values = np.stack([user_values(run, domain, row, metric, seeds) for row in rows], 1)
+    values = np.stack([sample_values(run, domain, row, metric, seeds) for row in rows], 1)
+    users = corpus.owners(corpus.samples("test"))
     out = []
     for named, here in _parts(of_samples(corpus)):
-        bounds = metrics.bootstrap_intervals(values[here], seed=seed)
+        bounds = metrics.bootstrap_intervals(values[here], users[here], seed=seed)
         means = values[here].mean(0)
         for k, row in enumerate(rows):
             measured = {"mean": means[k], "low": bounds[0, k], "high": bounds[1, k]}
@@ -116,11 +117,13 @@ def gains(
 
     slice, label, place, samples, before, after, difference, low, high, effect, p_holm, verdict.
     """
-    a, b = (user_values(run, domain, row, metric, seeds) for row in (before, after))
+    a, b = (sample_values(run, domain, row, metric, seeds) for row in (before, after))
+    users = corpus.owners(corpus.samples("test"))
     out = []
     for named, here in _parts(of_samples(corpus)):
         means = {"before": a[here].mean(), "after": b[here].mean()}
-        out.append(named | means | metrics.paired_test(a[here], b[here], seed=seed))
+        (found,) = metrics.paired_tests(a[here][:, None], b[here][:, None], users[here], seed=seed)
+        out.append(named | means | found)
     for row, p in zip(out, metrics.holm([row.pop("p") for row in out]), strict=True):
         sure = "better" if row["difference"] > 0 else "worse"
         row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
@@ -130,7 +133,7 @@ def gains(
 def extremes(
     run: Run, domain: str, corpus: Corpus, before: Row, after: Row, *, seeds: Sequence[int], most: int = 5, window: int = 3
 ) -> pl.DataFrame:
-    """The test users whose target `after` ranks highest above `before`, and those it ranks furthest below, `most` of each.
+    """The test samples whose target `after` ranks highest above `before`, and those it ranks furthest below, `most` of each.
 
     history (its last `window` titles), target, label of popularity, and both ranks (geometric means over seeds). Ordered by the
     ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to 1,500 shows nobody anything.
@@ -153,6 +156,6 @@ def extremes(
 
 
 def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np.ndarray:
-    """Each user's rank, geometric mean over seeds: float64 (n_test,)."""
+    """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
     names = [f"evaluation/{domain}/{row[0]}-{row[1]}-seed{seed}" for seed in seeds]
     return np.exp(np.mean([np.log(np.load(run.require(n).with_suffix(".npy"))) for n in names], axis=0))

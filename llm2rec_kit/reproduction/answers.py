@@ -1,7 +1,7 @@
 """Answers: from the arms of an experiment to what may be said about them.
 
 An arm is a table of items in some study, with a recommender over it. Arms of one question rank the same test targets, so any two
-are compared user by user. A question has one family of tests, corrected together (Holm), and one sentence, written by code from
+are compared target by target; tests and intervals are across users, whose targets stay together. A question has one family of tests, corrected together (Holm), and one sentence, written by code from
 their verdicts.
 """
 
@@ -39,11 +39,13 @@ class Answer:
     arms    recommender, arm, trained (what its table had), mean of the metric, std over seeds (population), low, high (95%
             bootstrap interval over users).
     tests   recommender, before, after, difference, low, high (of the paired difference), p, effect, p_holm, verdict.
+    users   how many were tested, on how many samples: one each in leave-one-out, several in a split by time.
     """
 
     question: str
     metric: str
     users: int
+    samples: int
     seeds: int
     arms: pl.DataFrame
     tests: pl.DataFrame
@@ -51,7 +53,8 @@ class Answer:
     @property
     def counted(self) -> str:
         """Metric, n and seeds, as they stand behind every statement."""
-        return f"{self.metric}, n = {self.users:,} users, {self.seeds} seed{'s' * (self.seeds != 1)}"
+        samples = f" with {self.samples:,} test samples" if self.samples != self.users else ""
+        return f"{self.metric}, n = {self.users:,} users{samples}, {self.seeds} seed{'s' * (self.seeds != 1)}"
 
     @property
     def sentence(self) -> str:
@@ -90,17 +93,19 @@ def answer(
 ) -> Answer:
     """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
 
-    `among` bool (n_test,) keeps some of the test users. Raises ValueError where two arms have other test targets, or without a
+    `among` bool (n_test,) keeps some of the test samples. Raises ValueError where two arms have other test targets, or without a
     pair to compare.
     """
     if not pairs:
         raise ValueError(f"The question {question!r} compares no pair of arms.")
     same_targets(arms, domain)
     keys = [(r, a.name) for r in recommenders for a in arms]
-    each = [_values(a, domain, r, metric, seeds) for r in recommenders for a in arms]  # (seeds, users) a row
-    each = [v if among is None else v[:, among] for v in each]
+    each = [_values(a, domain, r, metric, seeds) for r in recommenders for a in arms]  # (seeds, samples) a row
+    users = comparison.users_of(arms[0].study.run, domain)
+    if among is not None:
+        each, users = [v[:, among] for v in each], users[among]
     budgets = {a.name: budget(a.study.run, a.embedding) for a in arms}
-    return of_values(question, metric, keys, each, budgets, pairs, level, seed)
+    return of_values(question, metric, keys, each, users, budgets, pairs, level, seed)
 
 
 def of_values(
@@ -108,28 +113,31 @@ def of_values(
     metric: str,
     keys: list[tuple[str, str]],
     each: list[np.ndarray],
+    users: np.ndarray,
     budgets: dict[str, str],
     pairs: Sequence[tuple[str, str]],
     level: float,
     seed: int,
 ) -> Answer:
-    """The frames of an answer from the values `each` (seeds, users) of the (recommender, arm) `keys`."""
-    users = np.stack([v.mean(0) for v in each], 1)
-    low, high = metrics.bootstrap_intervals(users, seed=seed)
+    """The frames of an answer from the values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
+    values = np.stack([v.mean(0) for v in each], 1)
+    low, high = metrics.bootstrap_intervals(values, users, seed=seed)
     rows = [
         {"recommender": r, "arm": name, "trained": budgets[name]}
-        | {"mean": float(users[:, k].mean()), "std": float(v.mean(1).std()), "low": float(low[k]), "high": float(high[k])}
+        | {"mean": float(values[:, k].mean()), "std": float(v.mean(1).std()), "low": float(low[k]), "high": float(high[k])}
         for k, ((r, name), v) in enumerate(zip(keys, each, strict=True))
     ]
     recommenders = dict.fromkeys(r for r, _ in keys)
-    tests = _tests([(r, a, b) for r in recommenders for a, b in pairs], keys, users, level, seed)
-    return Answer(question, metric, len(users), len(each[0]), pl.DataFrame(rows), tests)
+    tests = _tests([(r, a, b) for r in recommenders for a, b in pairs], keys, values, users, level, seed)
+    return Answer(question, metric, len(np.unique(users)), len(users), len(each[0]), pl.DataFrame(rows), tests)
 
 
-def _tests(asked: list[tuple], keys: list[tuple], users: np.ndarray, level: float, seed: int) -> pl.DataFrame:
-    """A row for each (recommender, before, after) of `asked`; `users` (n, keys) has a column a key (recommender, arm)."""
+def _tests(
+    asked: list[tuple], keys: list[tuple], values: np.ndarray, users: np.ndarray, level: float, seed: int
+) -> pl.DataFrame:
+    """A row for each (recommender, before, after) of `asked`; `values` (n, keys) has a column a key (recommender, arm)."""
     before, after = ([keys.index((row[0], row[k])) for row in asked] for k in (1, 2))
-    found = metrics.paired_tests(users[:, before], users[:, after], seed=seed)
+    found = metrics.paired_tests(values[:, before], values[:, after], users, seed=seed)
     rows = [dict(zip(PAIR, row, strict=True)) | numbers for row, numbers in zip(asked, found, strict=True)]
     for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
@@ -138,9 +146,9 @@ def _tests(asked: list[tuple], keys: list[tuple], users: np.ndarray, level: floa
 
 
 def _values(arm: Arm, domain: str, recommender: str, metric: str, seeds: Sequence[int]) -> np.ndarray:
-    """The metric of each test user with each seed: float64 (seeds, n_test)."""
+    """The metric of each test sample with each seed: float64 (seeds, n_test)."""
     row = (recommender, arm.embedding)
-    return np.stack([comparison.user_values(arm.study.run, domain, row, metric, [s]) for s in seeds])
+    return np.stack([comparison.sample_values(arm.study.run, domain, row, metric, [s]) for s in seeds])
 
 
 def same_targets(arms: Sequence[Arm], domain: str) -> None:

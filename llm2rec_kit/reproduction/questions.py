@@ -49,7 +49,7 @@ def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
 def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
     """How much of a metric comes from targets that the user had before.
 
-    `by_kind` is `slices.table`; of its slice `target`. Columns recommender, embedding, users, repeats (share of the targets),
+    `by_kind` is `slices.table`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the targets),
     overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel targets).
     """
     rows = []
@@ -58,7 +58,7 @@ def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
         again = part.filter(pl.col("label") != "novel")
         novel = part.filter(pl.col("label") == "novel").select(novel="mean", low="low", high="high").to_dicts()
         repeated = float((again["samples"] * again["mean"]).sum())
-        row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"users": total}
+        row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"targets": total}
         row |= {
             "repeats": again["samples"].sum() / total,
             "overall": gain / total,
@@ -70,7 +70,7 @@ def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
 
 def of_repeats(found: pl.DataFrame, metric: str) -> str:
     """`from_repeats` in one sentence."""
-    n, share = found["users"][0], found["repeats"][0]
+    n, share = found["targets"][0], found["repeats"][0]
     if not share:
         return f"no test target repeats an item of its user (n = {n:,}): all of {metric} is of novel targets here"
     low, high = found["share"].min(), found["share"].max()
@@ -103,10 +103,10 @@ def without_seen(
         for what, label in (("none", "all items"), ("seen", "unseen items")):
             found = ranking.rank_rows(model.model, model.table, rows, exclude=ranking.excluded(part, targets, what))
             keys.append((recommender, f"{name}, {label}"))
-            each.append(metrics.per_user(found.ranks, metric)[None])
+            each.append(metrics.per_sample(found.ranks, metric)[None])
             budgets[keys[-1][1]] = answers.budget(study.run, table)
     pairs = [(f"{name}, all items", f"{name}, unseen items") for name in tables]
-    return answers.of_values(question, metric, keys, each, budgets, pairs, level, seed)
+    return answers.of_values(question, metric, keys, each, part.owners(targets), budgets, pairs, level, seed)
 
 
 def _kept(study: Study, *what) -> trained.Trained:

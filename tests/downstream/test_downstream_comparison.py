@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import make_corpus
 from scipy import stats
 
+from llm2rec_kit.corpus import TEST
 from llm2rec_kit.downstream import comparison, evaluation, metrics, slices
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.runs import Run
@@ -28,10 +31,17 @@ def keep(run, domain, recommender, embedding, seed, ranks):
     return found.ranks
 
 
+def of_corpus(place, corpus):
+    """A run with this corpus."""
+    run = Run("r", place)
+    run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
+    return run
+
+
 @pytest.fixture
 def run(tmp_path):
     """SASRec over raw (middling), csft (clearly better), mntp (as csft, but for noise), id; GRU4Rec; popularity."""
-    run, rng = Run("r", tmp_path), np.random.default_rng(0)
+    run, rng = of_corpus(tmp_path, make_corpus(users=400)), np.random.default_rng(0)
     base = rng.integers(5, 60, 400)
     for seed in SEEDS:
         noise = rng.integers(-2, 3, (2, 400))
@@ -53,11 +63,11 @@ def test_the_table_has_means_stds_and_intervals_over_users(run):
     assert table.filter(recommender="SASRec")["embedding"].to_list() == ["raw", "csft", "mntp", "id"]
     assert table.filter(recommender="popularity")["seeds"].to_list() == [1]
     row = table.filter(recommender="SASRec", embedding="csft").row(0, named=True)
-    values = [metrics.per_user(of(run, "SASRec", "csft", seed), "ndcg@10") for seed in SEEDS]
+    values = [metrics.per_sample(of(run, "SASRec", "csft", seed), "ndcg@10") for seed in SEEDS]
     assert row["ndcg@10 mean"] == pytest.approx(np.mean(values))
     assert row["ndcg@10 std"] == pytest.approx(np.std([v.mean() for v in values]))
-    bounds = metrics.bootstrap_interval(np.mean(values, 0), seed=0)
-    assert (row["ndcg@10 low"], row["ndcg@10 high"]) == pytest.approx(bounds)
+    bounds = metrics.bootstrap_intervals(np.mean(values, 0)[:, None], np.arange(400), seed=0)
+    assert (row["ndcg@10 low"], row["ndcg@10 high"]) == pytest.approx(tuple(bounds[:, 0]))
     assert comparison.table(run, ["evaluation/toy/GRU4Rec-raw-seed1"])["seeds"].to_list() == [1]
     with pytest.raises(ValueError, match="has no evaluation yet"):
         comparison.table(run, [])
@@ -87,7 +97,7 @@ def test_any_two_rows_are_compared_by_a_paired_test_with_holms_correction(run):
     values = {}
     for name, embedding in rows:
         seeds = [0] if name == "popularity" else SEEDS
-        values[name, embedding] = np.mean([metrics.per_user(of(run, name, embedding, s), "ndcg@10") for s in seeds], 0)
+        values[name, embedding] = np.mean([metrics.per_sample(of(run, name, embedding, s), "ndcg@10") for s in seeds], 0)
     p = [stats.ttest_rel(values[b], values[a]).pvalue for a, b in pairs]
     assert found["p"].to_list() == pytest.approx(p)
     assert found["p_holm"].to_list() == pytest.approx(metrics.holm(p))
@@ -115,7 +125,7 @@ def test_a_missing_evaluation_is_named(run):
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-contrastive-seed1"):
         comparison.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "contrastive"))], seeds=[1])
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-raw-seed3"):
-        comparison.user_values(run, "toy", ("SASRec", "raw"), "mrr", [1, 3])
+        comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1, 3])
 
 
 def test_slices_label_by_hand():
@@ -141,7 +151,8 @@ def test_slices_label_by_hand():
 @pytest.fixture
 def sliced(tmp_path):
     """A corpus, and two rows of which `id` is better on repeats and worse on the rest."""
-    corpus, run = make_corpus(users=400, items=9), Run("r", tmp_path)
+    corpus = make_corpus(users=400, items=9)
+    run = of_corpus(tmp_path, corpus)
     repeat = (slices.of_samples(corpus)["target"] == "immediate repeat").to_numpy()
     rng = np.random.default_rng(0)
     raw = keep(run, "toy", "SASRec", "raw", 1, rng.integers(1, 9, len(repeat)))
@@ -175,3 +186,113 @@ def test_where_one_wins_and_loses(sliced):
     assert ends[""].to_list() == ["won"] * 3 + ["lost"] * 3
     assert (ends["rank id"] < ends["rank raw"]).to_list() == [True] * 3 + [False] * 3
     assert ends["rank raw"][0] == pytest.approx(raw[repeat].max())
+
+
+# -- several test samples a user --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_time(tmp_path):
+    """A corpus whose users have one to many test samples, as a split by time gives them, and two rows with ranks that lean by user."""
+    corpus, rng = make_corpus(users=60, items=9, longest=12), np.random.default_rng(0)
+    splits = np.where(rng.random(len(corpus.targets)) < 0.5, TEST, corpus.splits).astype(np.uint8)
+    corpus = dataclasses.replace(corpus, splits=splits)
+    run, users = of_corpus(tmp_path, corpus), corpus.owners(corpus.samples("test"))
+    likes = rng.random(60) < 0.5
+    for name, better in (("raw", False), ("csft", True)):
+        for seed in SEEDS:
+            drawn = rng.integers(1, 30, len(users))
+            keep(run, "toy", "SASRec", name, seed, np.where(likes[users] & better, np.maximum(1, drawn // 4), drawn))
+    return corpus, run, users
+
+
+def mean_of(run, embedding, metric):
+    return np.mean([metrics.per_sample(of(run, "SASRec", embedding, s), metric) for s in SEEDS], 0)
+
+
+def drawn_by_user(values, users, seed=0, draws=1000):
+    """95% interval of the mean: users drawn with all their samples, in a plain loop."""
+    named, rng = list(dict.fromkeys(users.tolist())), np.random.default_rng(seed)
+    parts = [values[users == u] for u in named]
+    means = [np.concatenate([parts[k] for k in draw]).mean() for draw in rng.integers(0, len(named), (draws, len(named)))]
+    return pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+
+
+def clustered_p(difference, users):
+    """p of a mean with errors that may be correlated within a user, a loop over users."""
+    n, mean = len(set(users.tolist())), difference.mean()
+    sums = [(difference[users == u] - mean).sum() for u in set(users.tolist())]
+    error = np.sqrt(n / (n - 1) * np.sum(np.square(sums))) / len(difference)
+    return pytest.approx(2 * stats.t.sf(abs(mean) / error, n - 1))
+
+
+def test_users_of_test_samples_are_in_the_order_of_the_ranks(by_time):
+    corpus, run, users = by_time
+    assert np.array_equal(comparison.users_of(run, "toy"), users)
+    assert len(np.unique(users)) < len(users)
+    for k, target in enumerate(corpus.samples("test")):
+        assert corpus.offsets[users[k]] <= target < corpus.offsets[users[k] + 1]
+
+
+def test_intervals_of_the_table_draw_users(by_time):
+    _, run, users = by_time
+    row = comparison.table(run, intervals=True).filter(embedding="csft").row(0, named=True)
+    values = mean_of(run, "csft", "ndcg@10")
+    assert row["ndcg@10 mean"] == pytest.approx(values.mean())
+    assert (row["ndcg@10 low"], row["ndcg@10 high"]) == drawn_by_user(values, users)
+
+
+def test_tests_are_across_users(by_time):
+    _, run, users = by_time
+    row = comparison.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "csft"))], seeds=SEEDS).row(0, named=True)
+    difference = mean_of(run, "csft", "ndcg@10") - mean_of(run, "raw", "ndcg@10")
+    assert row["difference"] == pytest.approx(difference.mean())
+    assert row["p"] == clustered_p(difference, users)
+    assert (row["low"], row["high"]) == drawn_by_user(difference, users)
+    assert row["p"] > stats.ttest_1samp(difference, 0).pvalue  # what samples as users would have claimed
+
+
+def test_slices_draw_and_test_users(by_time):
+    corpus, run, users = by_time
+    rows = [("SASRec", "raw"), ("SASRec", "csft")]
+    here = (slices.of_samples(corpus)["target"] == "seen before").to_numpy()
+    table = slices.table(run, "toy", corpus, rows, seeds=SEEDS).filter(label="seen before", embedding="csft")
+    assert (table["low"][0], table["high"][0]) == drawn_by_user(mean_of(run, "csft", "ndcg@10")[here], users[here])
+    row = slices.gains(run, "toy", corpus, *rows, seeds=SEEDS).filter(label="seen before").row(0, named=True)
+    difference = (mean_of(run, "csft", "ndcg@10") - mean_of(run, "raw", "ndcg@10"))[here]
+    assert (row["low"], row["high"]) == drawn_by_user(difference, users[here])
+    assert len(np.unique(users[here])) < here.sum()
+
+
+def test_any_metric_can_be_had_from_the_ranks_that_were_kept(by_time):
+    _, run, users = by_time
+    row = (
+        comparison.table(run, metric_names=["recall@3", "ndcg@10"], intervals=True)
+        .filter(embedding="csft")
+        .row(0, named=True)
+    )
+    assert row["recall@3 mean"] == pytest.approx(np.mean([(of(run, "SASRec", "csft", s) <= 3).mean() for s in SEEDS]))
+    assert (row["recall@3 low"], row["recall@3 high"]) == drawn_by_user(mean_of(run, "csft", "recall@3"), users)
+    assert "mrr mean" not in row
+
+
+def test_evaluations_of_another_corpus_have_no_users_here(by_time):
+    corpus, run, _ = by_time
+    rows = [("SASRec", "raw"), ("SASRec", "csft")]
+    other = make_corpus(users=60, items=9)
+    run.make("corpus", lambda folder: other.save(folder), settings={"seed": 2}, quiet=True)
+    with pytest.raises(ValueError, match=r"SASRec-raw-seed1 of .* made from another corpus.*04_downstream_eval"):
+        comparison.compare(run, "toy", [rows], seeds=SEEDS)
+    run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
+    assert len(comparison.compare(run, "toy", [rows], seeds=SEEDS)) == 1
+
+
+def test_as_many_samples_are_not_enough_to_be_of_the_same_corpus(tmp_path):
+    run = of_corpus(tmp_path, make_corpus())
+    name, ranks = "evaluation/toy/SASRec-raw-seed1", np.arange(1, 13)
+    facts = {"domain": "toy", "recommender": "SASRec", "embedding": "raw", "seed": 1, "metrics": {"mrr": 0.1}}
+    run.make(name, lambda f: np.save(f / "SASRec-raw-seed1.npy", ranks) or facts, settings={}, inputs=["corpus"], quiet=True)
+    assert comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1]) == pytest.approx(1 / ranks)
+    run.make("corpus", lambda folder: make_corpus(seed=1).save(folder), settings={"seed": 1}, quiet=True)
+    with pytest.raises(ValueError, match="made from another corpus"):
+        comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1])

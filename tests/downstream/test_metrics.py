@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from llm2rec_kit.downstream import metrics
@@ -14,10 +17,10 @@ RANKS = np.array([1, 2, 10, 11, 500])
 
 
 def test_by_hand():
-    assert metrics.per_user(RANKS, "recall@10").tolist() == [1, 1, 1, 0, 0]
-    np.testing.assert_allclose(metrics.per_user(RANKS, "ndcg@10"), [1, 1 / math.log2(3), 1 / math.log2(11), 0, 0])
-    np.testing.assert_allclose(metrics.per_user(RANKS, "mrr"), 1 / RANKS)
-    assert metrics.per_user(RANKS, "mrr@5").tolist() == [1, 0.5, 0, 0, 0]
+    assert metrics.per_sample(RANKS, "recall@10").tolist() == [1, 1, 1, 0, 0]
+    np.testing.assert_allclose(metrics.per_sample(RANKS, "ndcg@10"), [1, 1 / math.log2(3), 1 / math.log2(11), 0, 0])
+    np.testing.assert_allclose(metrics.per_sample(RANKS, "mrr"), 1 / RANKS)
+    assert metrics.per_sample(RANKS, "mrr@5").tolist() == [1, 0.5, 0, 0, 0]
     found = metrics.summary(RANKS, [1, 20])
     assert found["recall@1"] == 0.2
     assert found["recall@20"] == 0.8
@@ -27,34 +30,128 @@ def test_by_hand():
 @pytest.mark.parametrize("name", ["recall", "recall@0", "precision@10", "ndcg@-1", "recall@1.5", ""])
 def test_an_unknown_metric_is_named(name):
     with pytest.raises(ValueError, match="none of recall@k"):
-        metrics.per_user(RANKS, name)
+        metrics.per_sample(RANKS, name)
 
 
 def test_rank_zero_is_refused():
     with pytest.raises(ValueError, match="begin at 1; found 0"):
-        metrics.per_user(np.array([0, 3]), "recall@10")
+        metrics.per_sample(np.array([0, 3]), "recall@10")
 
 
-def test_the_paired_test_is_students():
+def test_with_one_sample_a_user_the_paired_test_is_students():
     rng = np.random.default_rng(0)
-    before, after = rng.random(300), rng.random(300) + 0.05
-    found = metrics.paired_test(before, after, seed=1)
-    assert found["p"] == pytest.approx(stats.ttest_rel(after, before).pvalue)
-    assert found["difference"] == pytest.approx((after - before).mean())
-    assert found["low"] < found["difference"] < found["high"]
-    same = metrics.paired_test(before, before, seed=1)
+    before, after = rng.random((2, 300, 3)) + np.array([[[0]], [[0.05]]])
+    found = metrics.paired_tests(before, after, rng.permutation(300), seed=1)
+    for k, one in enumerate(found):
+        difference = after[:, k] - before[:, k]
+        assert one["p"] == stats.ttest_1samp(difference, 0).pvalue
+        assert one["p"] == pytest.approx(stats.ttest_rel(after[:, k], before[:, k]).pvalue)
+        assert one["difference"] == difference.mean()
+        assert one["effect"] == difference.mean() / difference.std(ddof=1)
+        assert one["low"] < one["difference"] < one["high"]
+
+
+def test_nothing_is_said_of_equal_samples_or_of_one_user():
+    values = np.random.default_rng(0).random((300, 1))
+    (same,) = metrics.paired_tests(values, values, np.arange(300), seed=1)
     assert (same["difference"], same["p"], same["effect"]) == (0, 1, 0)
-    with pytest.raises(ValueError, match="same users"):
-        metrics.paired_test(before, after[:-1], seed=1)
+    (one,) = metrics.paired_tests(values, values + 1, np.zeros(300), seed=1)
+    assert (one["difference"], one["p"], one["effect"]) == (pytest.approx(1), 1, 0)
+
+
+@pytest.mark.parametrize(("rows", "users"), [((9, 8), 9), ((9, 9), 8)])
+def test_a_test_needs_the_same_samples_and_their_users(rows, users):
+    before, after = (np.zeros((n, 1)) for n in rows)
+    with pytest.raises(ValueError, match=f"same users.*{rows[0]}, 1.*{rows[1]}, 1.* of {users} samples"):
+        metrics.paired_tests(before, after, np.arange(users), seed=1)
+    with pytest.raises(ValueError, match="found 9 samples and 8 users"):
+        metrics.bootstrap_intervals(np.zeros((9, 1)), np.arange(8), seed=1)
+
+
+def test_with_one_sample_a_user_the_interval_is_the_plain_bootstraps_to_the_bit():
+    values, rng = np.random.default_rng(0).random((70, 3)), np.random.default_rng(9)
+    drawn = rng.integers(0, 70, (300, 70)) + 70 * np.arange(300)[:, None]
+    means = np.bincount(drawn.ravel(), minlength=300 * 70).reshape(300, 70) @ values / 70
+    wanted = np.quantile(means, [0.025, 0.975], axis=0)
+    users = np.random.default_rng(1).permutation(70)  # in whatever order they come
+    assert (metrics.bootstrap_intervals(values, users, seed=9, draws=300) == wanted).all()
 
 
 def test_the_bootstrap_interval_is_about_the_normal_one():
-    values = np.random.default_rng(0).normal(3, 2, 4000)
-    low, high = metrics.bootstrap_interval(values, seed=0, draws=4000)
+    values = np.random.default_rng(0).normal(3, 2, (4000, 1))
+    low, high = metrics.bootstrap_intervals(values, np.arange(4000), seed=0, draws=4000)[:, 0]
     half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
     assert low == pytest.approx(values.mean() - half, abs=0.006)
     assert high == pytest.approx(values.mean() + half, abs=0.006)
-    assert (low, high) == metrics.bootstrap_interval(values, seed=0, draws=4000)
+
+
+def sampled(seed, users=12, most=5):
+    """Values and differences of users with one to `most` samples each, in a random order: (before, after, users)."""
+    rng = np.random.default_rng(seed)
+    of = rng.permutation(np.repeat(np.arange(users), rng.integers(1, most + 1, users)))
+    leaning = rng.normal(0, 1, users)[of]  # a user's samples are alike
+    before = rng.random((len(of), 2))
+    return before, before + leaning[:, None] + rng.normal(0.3, 0.5, before.shape), of * 10 + 3
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_the_interval_is_that_of_drawing_users_with_all_their_samples(seed, n):
+    """Against the plain loop: draw users, put their samples together, take the mean."""
+    values, _, users = sampled(seed, users=n)
+    named = list(dict.fromkeys(users.tolist()))
+    rng = np.random.default_rng(7)
+    means = []
+    for draw in rng.integers(0, n, (200, n)):
+        means.append(np.concatenate([values[users == named[k]] for k in draw]).mean(0))
+    found = metrics.bootstrap_intervals(values, users, seed=7, draws=200)
+    np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975], axis=0), rtol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_the_p_is_that_of_a_regression_on_a_constant_with_clustered_errors(seed, n):
+    """The sandwich by hand: (X'X)^-1 (sum over users of X_u' e_u e_u' X_u) (X'X)^-1, times users / (users - 1)."""
+    before, after, users = sampled(seed, users=n)
+    for k, found in enumerate(metrics.paired_tests(before, after, users, seed=0)):
+        y, x = (after - before)[:, k], np.ones((len(users), 1))
+        bread = np.linalg.inv(x.T @ x)
+        slope = bread @ x.T @ y
+        error = y - x @ slope
+        scores = [x[users == u].T @ error[users == u] for u in np.unique(users)]
+        variance = (bread @ sum(np.outer(s, s) for s in scores) @ bread)[0, 0] * n / (n - 1)
+        t = slope[0] / math.sqrt(variance)
+        assert found["difference"] == pytest.approx(slope[0])
+        assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), n - 1), rel=1e-6)
+        assert found["effect"] * math.sqrt(n) == pytest.approx(t)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 4))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_more_copies_of_every_sample_tell_nothing_new(seed, copies):
+    """What takes each sample for a user would make intervals narrower by the root of `copies`."""
+    before, after, users = sampled(seed)
+    more = [np.concatenate([x] * copies) for x in (before, after, users)]
+    for one, many in zip(
+        metrics.paired_tests(before, after, users, seed=3), metrics.paired_tests(*more, seed=3), strict=True
+    ):
+        assert many == pytest.approx(one)
+    intervals = [metrics.bootstrap_intervals(b, u, seed=3) for b, u in ((before, users), (more[0], more[2]))]
+    np.testing.assert_allclose(*intervals, rtol=1e-12)
+
+
+def test_where_users_are_alike_in_themselves_a_twentieth_of_the_tests_is_wrong():
+    """2,000 tests of no difference at the level of 5%; the same tests with each sample for a user are wrong far more often."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(80), rng.integers(1, 9, 80))
+    differences = rng.normal(0, 1, (80, 2000))[users] + rng.normal(0, 0.5, (len(users), 2000))
+    nothing = np.zeros_like(differences)
+    rates = []
+    for whose in (users, np.arange(len(users))):
+        p = [row["p"] for row in metrics.paired_tests(nothing, differences, whose, seed=0)]
+        rates.append(np.mean(np.array(p) < 0.05))
+    assert 0.035 < rates[0] < 0.075
+    assert rates[1] > 0.2
 
 
 def test_holm_by_hand():
@@ -64,7 +161,7 @@ def test_holm_by_hand():
 
 def test_an_interval_of_nobody_is_refused():
     with pytest.raises(ValueError, match="at least one user"):
-        metrics.bootstrap_interval(np.empty(0), seed=0)
+        metrics.bootstrap_intervals(np.empty((0, 1)), np.empty(0), seed=0)
 
 
 def test_coverage_and_novelty_by_hand():
@@ -77,24 +174,15 @@ def test_coverage_and_novelty_by_hand():
 
 
 def test_intervals_of_many_columns_are_those_of_each():
-    values = np.random.default_rng(0).random((50, 3))
-    both = metrics.bootstrap_intervals(values, seed=4, draws=200)
-    for k in range(3):
-        assert metrics.bootstrap_interval(values[:, k], seed=4, draws=200) == pytest.approx(tuple(both[:, k]))
-
-
-def test_the_interval_resamples_users_with_replacement():
-    """Against the plain loop, the same draws."""
-    values, rng = np.random.default_rng(0).random(30), np.random.default_rng(9)
-    means = [values[i].mean() for i in rng.integers(0, 30, (300, 30))]
-    assert metrics.bootstrap_interval(values, seed=9, draws=300) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    values, _, users = sampled(0)
+    both = metrics.bootstrap_intervals(values, users, seed=4, draws=200)
+    for k in range(2):
+        np.testing.assert_allclose(metrics.bootstrap_intervals(values[:, [k]], users, seed=4, draws=200)[:, 0], both[:, k])
 
 
 def test_several_paired_tests_are_those_of_each():
-    rng = np.random.default_rng(0)
-    before, after = rng.random((2, 40, 3))
-    found = metrics.paired_tests(before, after, seed=1)
-    for k in range(3):
-        one = metrics.paired_test(before[:, k], after[:, k], seed=1)
+    before, after, users = sampled(0)
+    found = metrics.paired_tests(before, after, users, seed=1)
+    for k in range(2):
+        (one,) = metrics.paired_tests(before[:, [k]], after[:, [k]], users, seed=1)
         assert found[k] == pytest.approx(one)
-        assert one["effect"] == pytest.approx((after - before)[:, k].mean() / (after - before)[:, k].std(ddof=1))

@@ -78,11 +78,13 @@ def test_metrics_are_those_of_scikit_learn():
     ranks = of_scores(scores.tolist(), targets).ranks
     for k in (1, 3, 10, 50):
         recall = top_k_accuracy_score(targets - 1, scores, k=k, labels=np.arange(50)) if k < 50 else 1.0
-        assert metrics.per_user(ranks, f"recall@{k}").mean() == pytest.approx(recall)
-        assert metrics.per_user(ranks, f"ndcg@{k}").mean() == pytest.approx(ndcg_score(truth, scores, k=k, ignore_ties=True))
-    assert metrics.per_user(ranks, "mrr").mean() == pytest.approx(label_ranking_average_precision_score(truth, scores))
+        assert metrics.per_sample(ranks, f"recall@{k}").mean() == pytest.approx(recall)
+        assert metrics.per_sample(ranks, f"ndcg@{k}").mean() == pytest.approx(
+            ndcg_score(truth, scores, k=k, ignore_ties=True)
+        )
+    assert metrics.per_sample(ranks, "mrr").mean() == pytest.approx(label_ranking_average_precision_score(truth, scores))
     tied = rng.integers(0, 5, (40, 50)).astype(float)
-    found = metrics.per_user(of_scores(tied.tolist(), targets).ranks, "mrr").mean()
+    found = metrics.per_sample(of_scores(tied.tolist(), targets).ranks, "mrr").mean()
     assert found == pytest.approx(label_ranking_average_precision_score(truth, tied))
 
 

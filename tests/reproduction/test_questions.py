@@ -12,7 +12,7 @@ from conftest import make_corpus
 from scipy import stats
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.downstream import metrics, trained
 from llm2rec_kit.downstream.comparison import NOTHING
 from llm2rec_kit.reproduction import answers, questions
@@ -86,6 +86,34 @@ def test_tests_are_paired_over_users_and_corrected_within_the_question(arms):
     assert found["verdict"].to_list() == ["better", NOTHING, "worse"]
 
 
+def test_a_user_with_several_test_samples_counts_as_one(tmp_path):
+    """10 users of 4 test samples each: the p is that of a regression with errors clustered by user."""
+    of = np.repeat(np.arange(10), 4)
+    corpus = make_corpus(users=10)
+    corpus = replace(
+        corpus,
+        offsets=np.arange(0, 51, 5),
+        sequence=np.resize(corpus.sequence, 50),
+        targets=np.setdiff1d(np.arange(50), np.arange(0, 50, 5)),
+        splits=np.full(40, TEST, dtype=np.uint8),
+    ).check()
+    some = study_of(tmp_path, "several", corpus)
+    arms = [Arm("weak", some, "a"), Arm("strong", some, "b")]
+    found = answers.answer("which", arms, [("weak", "strong")], **WHERE)
+    difference = np.mean([(RANKS["b", s] <= 10) * 1.0 - (RANKS["a", s] <= 10) for s in (1, 2)], 0)
+    sums = np.bincount(of, difference - difference.mean())
+    t = difference.mean() / (np.sqrt(10 / 9 * (sums**2).sum()) / 40)
+    assert found.tests["difference"][0] == pytest.approx(difference.mean())
+    assert found.tests["p"][0] == pytest.approx(2 * stats.t.sf(t, 9))
+    assert (found.users, found.samples) == (10, 40)
+    among = of < 7
+    few = answers.answer("which", arms, [("weak", "strong")], **WHERE, among=among)
+    assert (few.users, few.samples) == (7, 28)
+    means = np.bincount(of[among], np.mean([RANKS["a", s] <= 10 for s in (1, 2)], 0)[among]) / 4
+    drawn = means[np.random.default_rng(0).integers(0, 7, (1000, 7))].mean(1)
+    assert (few.arms["low"][0], few.arms["high"][0]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+
+
 def test_recommenders_of_a_question_are_one_family(tmp_path):
     both = study_of(tmp_path, "both", make_corpus(users=USERS), ("SASRec", "GRU4Rec"))
     some = [Arm("weak", both, "a"), Arm("ids", both, "id")]
@@ -115,7 +143,7 @@ def test_a_question_needs_a_pair(arms):
         answers.answer("which", arms, [], **WHERE)
 
 
-def answer_of(verdicts, means=(0.3, 0.2, 0.1)):
+def answer_of(verdicts, means=(0.3, 0.2, 0.1), samples=1234):
     """An answer about arms a, b, c and the pairs a-b, b-c with these verdicts."""
     size = {"better": 0.5, "worse": -0.5, NOTHING: 0.001}
     pairs = [("a", "b"), ("b", "c")]
@@ -124,7 +152,7 @@ def answer_of(verdicts, means=(0.3, 0.2, 0.1)):
         for (x, y), v in zip(pairs, verdicts, strict=True)
     ]  # fmt: skip
     arms = [{"recommender": "SASRec", "arm": x, "mean": m} for x, m in zip("abc", means, strict=True)]
-    return Answer("q", "ndcg@10", 1234, 2, pl.DataFrame(arms), pl.DataFrame(tests))
+    return Answer("q", "ndcg@10", 1234, samples, 2, pl.DataFrame(arms), pl.DataFrame(tests))
 
 
 def test_the_record_is_flat(arms):
@@ -147,6 +175,7 @@ def test_the_sentence_says_first_what_can_be_told_and_always_n():
         "c is worse than b, -0.5000 [-0.6000, -0.4000]; no detectable difference between b and a, +0.0010 [-0.0990, +0.1010] "
         "(ndcg@10, n = 1,234 users, 2 seeds)"
     )
+    assert answer_of([NOTHING, "worse"], samples=5678).counted == "ndcg@10, n = 1,234 users with 5,678 test samples, 2 seeds"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +209,7 @@ def kinds(immediate, before, novel):
 def test_what_repeats_give():
     found = questions.from_repeats(kinds((5, 0.8), (5, 0.2), (90, 0.1)))
     row = found.row(0, named=True)
-    assert row["users"] == 100
+    assert row["targets"] == 100
     assert row["repeats"] == pytest.approx(0.1)
     assert row["overall"] == pytest.approx(0.14)
     assert row["share"] == pytest.approx(5 / 14)  # 5 * 0.8 + 5 * 0.2 of 14
@@ -269,7 +298,7 @@ def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, reco
         had = corpus.sequence[corpus.offsets[corpus.owners(np.array([target]))[0]] : target]
         unseen = np.setdiff1d(np.arange(1, corpus.n_items + 1), had)
         for name, some in (("all", scores), ("unseen", scores[unseen - 1])):
-            values[name].append(metrics.per_user(np.array([(some >= wanted).sum()]), "ndcg@10")[0])
+            values[name].append(metrics.per_sample(np.array([(some >= wanted).sum()]), "ndcg@10")[0])
     assert records["seen items"]["SASRec text, all items"] == pytest.approx(np.mean(values["all"]), abs=1e-3)
     assert records["seen items"]["SASRec text, unseen items"] == pytest.approx(np.mean(values["unseen"]), abs=1e-3)
     assert records["seen items"]["users"] == len(values["all"])
