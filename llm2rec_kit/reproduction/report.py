@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from llm2rec_kit import meter, storage
-from llm2rec_kit.reproduction import expected, pictures
+from llm2rec_kit.reproduction import evaluations, expected, pictures
 from llm2rec_kit.reproduction.differences import TRAINED
 from llm2rec_kit.runs import Run, read_records, write_json
 from llm2rec_kit.settings import QUESTIONS
@@ -36,7 +36,8 @@ def collect(run: Run) -> dict[str, Any]:
     """All numbers of a run: data, what each stage recorded, results by domain, comparisons. Raises where 04 has not run."""
     corpus = run.record("corpus")
     records = [run.record(name) for name in run.names("evaluation")]
-    rows, left_out = _current(run)
+    made, left_out = evaluations.current(run)
+    rows = list(made.values())
     if not rows:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["record"]["domain"] for r in rows}]
@@ -50,7 +51,7 @@ def collect(run: Run) -> dict[str, Any]:
         "cleaning": corpus["cleaning"],
         "stages": {name: run.record(name) for name in STAGES if run.has(name)},
         "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
-        "settings": _settings(run, rows),
+        "settings": _settings(run),
         "seeds": sorted({r["record"]["seed"] for r in rows if r["record"]["recommender"] in TRAINED}),
         "results": {d: _rows([r["record"] for r in rows if r["record"]["domain"] == d]) for d in domains},
         "comparisons": {r["domain"]: r["rows"] for r in records if "rows" in r},
@@ -67,30 +68,15 @@ def _beyond(run: Run) -> dict[str, dict[str, Any]]:
     return {name: records for name, records in found.items() if last[name] in records}
 
 
-def _settings(run: Run, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _settings(run: Run) -> dict[str, dict[str, Any]]:
     """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
     machine, and the files' hashes tell the data apart."""
     found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
     for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
         found["encoding"] = run.manifest(name)["settings"]
-    for row in [r for r in rows if r["record"]["recommender"] in TRAINED][:1]:
-        found["evaluation"] = row["settings"]
+    if (trained := evaluations.settings_of(run)) is not None:
+        found["evaluation"] = {k: v for k, v in trained.items() if k != "tested"}  # that stands with the comparisons
     return {name: {k: v for k, v in settings.items() if k != "path"} for name, settings in found.items()}
-
-
-def _current(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
-    """Manifests of the evaluations that belong together, and the names of the others.
-
-    A seed of an earlier run stays in the folder. It counts only where the inputs it was made from are what the run holds now and
-    its settings are those of the cell's (domain, recommender, embedding) latest: a mean must not mix two experiments.
-    """
-    made = {name: m for name in run.names("evaluation") if "metrics" in (m := run.manifest(name))["record"]}
-    digests = {i: run.digest(i) for i in {i for m in made.values() for i in m["inputs"]} if run.has(i)}
-    cell = {name: tuple(m["record"][k] for k in ("domain", "recommender", "embedding")) for name, m in made.items()}
-    kept = [n for n, m in made.items() if all(digests.get(i, d) == d for i, d in m["inputs"].items())]
-    latest = {cell[n]: made[n]["settings"] for n in sorted(kept, key=lambda n: (made[n]["finished"], n))}
-    kept = [n for n in kept if made[n]["settings"] == latest[cell[n]]]
-    return [made[n] for n in kept], sorted(set(made) - set(kept))
 
 
 def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -191,7 +177,7 @@ def render(template: str, **values: Any) -> str:
 
 def drawings(run: Run) -> dict[str, Figure]:
     """The report's own figures by name: losses, validation."""
-    made = _current(run)[0]
+    made = list(evaluations.current(run)[0].values())
     metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
     domains = [s["domain"] for s in run.record("corpus")["statistics"]]
     found = {"losses": pictures.losses(run), "validation": pictures.validation([m["record"] for m in made], domains, metric)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.reproduction import evaluations
 from llm2rec_kit.runs import ArtefactError, Run
 
 CHANGEABLE = ("data", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation")  # stages whose settings it has
@@ -35,14 +36,15 @@ class Study:
 
 
 def settings_of(run: Run) -> dict[str, S.Stage]:
-    """The settings that each stage of a finished run had, by prefix. Raises ArtefactError naming a stage that did not run."""
+    """The settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
+
+    Raises ArtefactError naming a stage that did not run.
+    """
     found: dict[str, S.Stage] = {}
     for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
-        if stage.prefix == "evaluation":
-            name = _one_training(run)
         known = {f.name for f in dataclasses.fields(stage)}
-        kept = run.manifest(name)["settings"]
+        kept = _evaluated(run) if name == "evaluation" else run.manifest(name)["settings"]
         found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
     return found
 
@@ -128,14 +130,10 @@ def _take(run: Run, base: Run, name: str) -> None:
         run.take(base, name)
 
 
-def _one_training(run: Run) -> str:
-    """An evaluation that is a training; all of a run have the same settings."""
-    from llm2rec_kit.downstream.recommenders import MODELS
-
-    for name in run.names("evaluation"):
-        if name.split("/")[-1].split("-")[0] in MODELS:
-            return name
-    raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
+def _evaluated(run: Run) -> dict[str, Any]:
+    if (kept := evaluations.settings_of(run)) is None:
+        raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
+    return kept
 
 
 def _known(changes: dict[str, Any], settings: dict[str, S.Stage]) -> None:

@@ -1,0 +1,77 @@
+"""What notebook 04 was asked last is told from the folder, whatever an earlier call of it left there."""
+
+from __future__ import annotations
+
+import pytest
+from test_report_faults import evaluated, made
+
+from llm2rec_kit.reproduction import evaluations, report
+from llm2rec_kit.reproduction.study import settings_of
+from llm2rec_kit.runs import ArtefactError
+
+OLD = {"epochs": 3, "hidden": 8, "cutoffs": [10, 20]}
+NEW = {"epochs": 9, "hidden": 16, "cutoffs": [5]}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every artefact is finished an hour after the one before."""
+    hours = iter(range(1, 1000))
+    monkeypatch.setattr(
+        "llm2rec_kit.runs._now", lambda: f"2999-01-{1 + (h := next(hours)) // 24:02}T{h % 24:02}:00:00+00:00"
+    )
+
+
+@pytest.fixture
+def run(tmp_path, clock):
+    """A run whose first evaluation by name is of an older call, with other settings and another seed."""
+    run = made(tmp_path)
+    for name in [n for n in run.names("evaluation") if "comparisons" not in n]:
+        run.forget(name)
+    for stage in ("mntp", "contrastive", "embeddings/contrastive"):
+        run.make(stage, lambda folder: (folder / "file").touch(), settings={}, quiet=True)
+    evaluated(run, "games", "GRU4Rec", "raw", 1, 0.1, settings=OLD)
+    for name in ("csft", "raw"):
+        evaluated(run, "games", "SASRec", name, 7, 0.2, settings=NEW)
+    return run
+
+
+def compared(run, domain, names, metric):
+    """The tests of notebook 04 over these evaluations."""
+    record = {"domain": domain, "rows": []}
+    inputs = [f"evaluation/{domain}/{name}" for name in names]
+    settings = {"pairs": [], "tested": metric}
+    run.make(f"evaluation/{domain}/comparisons", lambda f: record, settings=settings, inputs=inputs, quiet=True)
+
+
+def test_the_settings_are_those_of_the_latest_training(run):
+    assert run.names("evaluation")[0] == "evaluation/games/GRU4Rec-raw-seed1"
+    found = settings_of(run)["evaluation"]
+    assert (found.epochs, found.hidden, found.cutoffs) == (9, 16, [5])
+    assert report.collect(run)["settings"]["evaluation"] == NEW
+
+
+def test_an_evaluation_of_what_is_gone_does_not_count_however_late(run):
+    evaluated(run, "games", "SASRec", "csft_add_id", 7, 0.2, settings=NEW | {"epochs": 99}, inputs=("csft",))
+    assert settings_of(run)["evaluation"].epochs == 99
+    run.make("csft", lambda folder: (folder / "file").write_text("new") and {}, settings={"steps": 20}, quiet=True)
+    assert settings_of(run)["evaluation"].epochs == 9
+
+
+def test_what_was_reused_and_tested_last_is_what_was_asked_last(run):
+    """The last call had the older settings again and made nothing anew but its tests."""
+    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "recall@5")
+    assert (settings_of(run)["evaluation"].epochs, settings_of(run)["evaluation"].tested) == (9, "recall@5")
+    compared(run, "games", ["GRU4Rec-raw-seed1"], "mrr")
+    assert (settings_of(run)["evaluation"].epochs, settings_of(run)["evaluation"].tested) == (3, "mrr")
+    assert "tested" not in report.collect(run)["settings"]["evaluation"]
+
+
+def test_baselines_have_no_settings_of_a_training(run):
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [5]})
+    assert settings_of(run)["evaluation"].epochs == 9
+    for name in [n for n in run.names("evaluation") if "popularity" not in n]:
+        run.forget(name)
+    assert evaluations.settings_of(run) is None
+    with pytest.raises(ArtefactError, match="04_downstream_eval"):
+        settings_of(run)
