@@ -7,10 +7,8 @@ from typing import Any
 
 from llm2rec_kit import storage
 from llm2rec_kit.reproduction import report
-from llm2rec_kit.reproduction.differences import TRAINED, pooled_std, settings_that_differ
+from llm2rec_kit.reproduction.differences import TRAINED, first_metrics, pooled_std, settings_that_differ
 from llm2rec_kit.runs import Run
-
-METRICS = ("recall@10", "ndcg@10")
 
 
 def write(runs: list[Run]) -> Path:
@@ -27,7 +25,7 @@ def write(runs: list[Run]) -> Path:
         "provenance": _provenance(about),
         "drawn": [report.drawings(run) for run in runs],
         "kept": _kept(runs),
-        "metrics": METRICS,
+        "metrics": first_metrics(collected[0]),
     }
     target = runs[0].path / f"comparison-with-{'-'.join(n.replace('/', '_') for n in names[1:])}.html"
     for kind in ("md", "html"):
@@ -38,23 +36,28 @@ def write(runs: list[Run]) -> Path:
 def results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """{domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
 
+    The metrics are the first run's first two; a run that was evaluated at other cutoffs has no cell of them.
     `in_std` is that difference over the seed std (pooled over the embeddings of the recommender in both runs); None where
     no seed tells of a spread.
     """
-    tables = {}
+    tables, metrics = {}, first_metrics(collected[0])
     for domain in dict.fromkeys(d for c in collected for d in c["results"]):
         groups = [{(r["recommender"], r["embedding"]): r for r in c["results"].get(domain, [])} for c in collected]
         tables[domain] = [
-            {"recommender": key[0], "embedding": key[1], "cells": [_cells(groups, key, k) for k in range(len(groups))]}
+            {
+                "recommender": key[0],
+                "embedding": key[1],
+                "cells": [_cells(groups, key, k, metrics) for k in range(len(groups))],
+            }
             for key in dict.fromkeys(key for g in groups for key in g)
         ]
     return tables
 
 
-def _cells(groups: list[dict], key: tuple[str, str], k: int) -> dict[str, Any]:
+def _cells(groups: list[dict], key: tuple[str, str], k: int, metrics: list[str]) -> dict[str, Any]:
     """{metric: {mean, std, seeds, difference, in_std}} of run k; None for a metric where it has no such row."""
     cells: dict[str, Any] = {}
-    for metric in METRICS:
+    for metric in metrics:
         row, first = groups[k].get(key), groups[0].get(key)
         if row is None or metric not in row["mean"]:
             cells[metric] = None

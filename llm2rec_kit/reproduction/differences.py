@@ -8,6 +8,12 @@ from typing import Any
 TRAINED = ("SASRec", "GRU4Rec")  # recommenders whose numbers depend on a seed
 
 
+def first_metrics(results: dict[str, Any]) -> list[str]:
+    """Recall and NDCG at a run's first cutoff, as `results` (results.json) has them: what two runs are compared by."""
+    rows = next(iter(results["results"].values()))
+    return list(rows[0]["mean"])[:2]
+
+
 def pooled_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> float | None:
     """Sample standard deviation over seeds, pooled over the embeddings of a recommender; None where none has two seeds.
 

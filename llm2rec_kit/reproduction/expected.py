@@ -4,7 +4,7 @@ The same machine and versions give the same bytes. Another machine adds in anoth
 carries that on like another draw of its seed. So the tolerance comes from the spread over seeds: the difference between
 the means of two independent sets of s seeds has the standard deviation sigma * sqrt(2 / s), and a line is `reproduced`
 within `WIDTH` of those. Sigma is pooled over the embeddings of a recommender on a domain, because three seeds alone say
-little; numbers without a seed (popularity, oracle) may differ by one test user's worth.
+little; numbers without a seed (popularity, oracle) may differ by one test sample's worth.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 
 import yaml
 
-from llm2rec_kit.reproduction.differences import TRAINED, pooled_std, settings_that_differ
+from llm2rec_kit.reproduction.differences import TRAINED, first_metrics, pooled_std, settings_that_differ
 
-METRICS = ("recall@10", "ndcg@10")
 ROUNDING = 5.1e-7  # of the six decimals that are kept
 WIDTH = 4.0  # standard deviations of the difference of two means: one false alarm in 16,000 lines
 
@@ -49,7 +48,7 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
     machine, versions = about["machine"], about["versions"]
     head = [
         f"# Expected results of profile {path.stem}, kept by `llm2rec expect {results['run']}`. Each line: mean, tolerance.",
-        "# Tolerance: four standard deviations of the difference between two means over seeds; without seeds, one test user.",
+        "# Tolerance: four standard deviations of the difference between two means over seeds; without seeds, one test sample.",
         f"date: {max(s['finished'] for s in about['stages'].values())[:10]}  # of the run",
         f"commit: {git['commit'] if git else 'unknown'}  # of the kit",
         f"machine: {machine['processor']}, {machine['cores']} cores  # no GPU unless named",
@@ -58,22 +57,24 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
         f"seconds: {sum(n['seconds'] for n in about['notebooks'].values()):.0f}  # wall time of the notebooks",
     ]
     text = "\n".join(head) + "\n" + _dump({"settings": results["settings"]}) + "results:\n"
+    metrics = first_metrics(results)
     for row in rows(results):
         text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
-        text += "".join(f"    {m}: [{row[m]:.6f}, {row[f'{m} tolerance']:.6f}]\n" for m in METRICS)
+        text += "".join(f"    {m}: [{row[m]:.6f}, {row[f'{m} tolerance']:.6f}]\n" for m in metrics)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a (domain, recommender, embedding): the metrics' means, and the tolerances that this run's seeds give."""
-    users = {s["domain"]: s["test"] for s in results["statistics"]}
+    samples = {s["domain"]: s["test"] for s in results["statistics"]}
+    metrics = first_metrics(results)
     found = []
     for domain, group in results["results"].items():
         for r in group:
             row = {"domain": domain, "recommender": r["recommender"], "embedding": r["embedding"]}
-            for m in METRICS:
-                row |= {m: r["mean"][m], f"{m} tolerance": _tolerance(r, group, m, users[domain])}
+            for m in metrics:
+                row |= {m: r["mean"][m], f"{m} tolerance": _tolerance(r, group, m, samples[domain])}
             found.append(row)
     return found
 
@@ -81,8 +82,9 @@ def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Each expected line beside what was found, with a verdict; and the settings that differ from those of the dated run.
 
-    Verdict: `reproduced` (both metrics within tolerance), `differs`, or `missing` where the run has no such line. Where
-    settings differ the lines are none: two experiments are not compared as if they were one.
+    A line has each metric that is expected as `<metric>`, `<metric> expected` and `<metric> tolerance`. Verdict: `reproduced`
+    (all within tolerance), `differs`, or `missing` where the run has no such line. Where settings differ the lines are none: two
+    experiments are not compared as if they were one.
     """
     if changed := settings_that_differ(expected["settings"], results["settings"]):
         return [], changed
@@ -98,6 +100,11 @@ def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dic
     return lines, []
 
 
+def metrics_of(line: dict[str, Any]) -> list[str]:
+    """The metrics that are expected of a line of `compare`."""
+    return [name.removesuffix(" expected") for name in line if name.endswith(" expected")]
+
+
 def text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str:
     """The comparison for a terminal, a line a row, at most 110 columns."""
     lines, changed = compare(results, expected)
@@ -107,14 +114,14 @@ def text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str
         more = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
         return "\n".join([f"Not compared with {source} of profile {profile}: settings differ.", *shown, *more])
     head = f"Against {source} of profile {profile}: found (expected +- tolerance)"
-    body = [f"  {x['line']:28}{''.join(f'  {m} {_cell(x, m):26}' for m in METRICS)}  {x['verdict']}" for x in lines]
+    body = [f"  {x['line']:28}{''.join(f'  {m} {_cell(x, m):26}' for m in metrics_of(x))}  {x['verdict']}" for x in lines]
     return "\n".join([head, *body, summary(lines)])
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
     """How many lines came out how."""
     verdicts = [x["verdict"] for x in lines]
-    same = sum(all(x[m] is not None and abs(x[m] - x[f"{m} expected"]) <= ROUNDING for m in METRICS) for x in lines)
+    same = sum(all(x[m] is not None and abs(x[m] - x[f"{m} expected"]) <= ROUNDING for m in metrics_of(x)) for x in lines)
     counts = [f"{verdicts.count(v)} {v}" for v in ("reproduced", "differs", "missing") if v in verdicts]
     return f"{len(lines)} lines: {', '.join(counts)}; {same} equal to the last digit kept."
 
@@ -124,9 +131,9 @@ def _cell(line: dict[str, Any], metric: str) -> str:
     return f"{found} ({line[f'{metric} expected']:.4f} +- {line[f'{metric} tolerance']:.4f})"
 
 
-def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, users: int) -> float:
-    """WIDTH standard deviations of the difference of two means of this row's seeds; one test user's worth at least."""
-    least = 1 / max(1, users)
+def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, samples: int) -> float:
+    """WIDTH standard deviations of the difference of two means of this row's seeds; one test sample's worth at least."""
+    least = 1 / max(1, samples)
     learned = row["recommender"] == "nearest" and row["embedding"] != "raw"  # no seed of its own, but its embedding's
     if row["recommender"] not in TRAINED and not learned:
         return least

@@ -21,7 +21,7 @@ from llm2rec_kit.settings import QUESTIONS
 
 STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
 CAPTIONS = {
-    "results": "Recall@10 by embedding",
+    "results": "Results by embedding",
     "by_kind": "Maps of the embeddings, coloured by kind of item",
     "by_community": "The same maps, coloured by what is consumed together",
     "by_popularity": "The same maps, coloured by popularity",
@@ -227,7 +227,8 @@ def _checked(results: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] |
     if wanted is None:
         return None
     lines, changed = expected.compare(results, wanted)
-    return {"profile": profile, "wanted": wanted, "lines": lines, "changed": changed, "summary": expected.summary(lines)}
+    metrics, said = expected.metrics_of(lines[0]) if lines else [], expected.summary(lines)
+    return {"profile": profile, "wanted": wanted, "lines": lines, "changed": changed, "metrics": metrics, "summary": said}
 
 
 def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:

@@ -48,6 +48,19 @@ def test_a_difference_in_units_of_the_spread_over_seeds(two):
     assert raw["cells"][0]["recall@10"]["difference"] is None
 
 
+def test_runs_are_compared_by_the_metrics_that_the_first_has(two):
+    collected = [report.collect(run) for run in two]
+    rows = comparison.results([collected[0] | {"results": renamed(collected[0], "5")}, collected[1]])["games"]
+    assert set(rows[0]["cells"][0]) == {"recall@5", "ndcg@5"}
+    assert rows[0]["cells"][0]["recall@5"]["mean"] == pytest.approx(0.15)
+    assert rows[0]["cells"][1]["recall@5"] is None  # evaluated at 10 and 20 alone
+
+
+def renamed(results, cutoff):
+    """The rows of results.json as of a run that was evaluated at another cutoff than 10."""
+    return json.loads(json.dumps(results["results"]).replace("@10", f"@{cutoff}"))
+
+
 def test_a_row_of_one_run_alone_is_shown_as_such(two):
     evaluated(two[1], "games", "GRU4Rec", "csft", 1, 0.2)
     rows = comparison.results([report.collect(run) for run in two])["games"]

@@ -142,3 +142,17 @@ def test_a_profile_of_ones_own_has_its_expected_numbers_beside_it(tmp_path):
     assert expected.path_of(str(tmp_path / "mine.yaml")) == tmp_path / "expected" / "mine.yaml"
     assert expected.load(str(tmp_path / "mine.yaml")) is None
     assert expected.path_of("demo").parts[-3:] == ("profiles", "expected", "demo.yaml")
+
+
+def test_a_run_at_other_cutoffs_is_kept_and_compared_by_its_own(results, about, tmp_path):
+    for r in results["results"]["games"]:
+        r["mean"] = {"recall@5": r["mean"]["recall@10"], "ndcg@5": r["mean"]["ndcg@10"], "mrr": 0.5}
+        r["std"] = {"recall@5": r["std"]["recall@10"], "ndcg@5": r["std"]["ndcg@10"], "mrr": 0.0}
+    expected.keep(results, about, tmp_path / "five.yaml")
+    kept = yaml.safe_load((tmp_path / "five.yaml").read_text())
+    assert set(kept["results"]["games SASRec raw"]) == {"recall@5", "ndcg@5"}
+    assert "recall@5 0.1400 (0.1400 +- " in expected.text(results, "five", kept)
+    results["results"]["games"][0]["mean"]["ndcg@5"] += 0.1
+    lines, _ = expected.compare(results, kept)
+    assert [line["verdict"] for line in lines] == ["differs"] + ["reproduced"] * 4
+    assert expected.summary(lines) == "5 lines: 4 reproduced, 1 differs; 4 equal to the last digit kept."

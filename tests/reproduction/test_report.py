@@ -39,6 +39,7 @@ def run(tmp_path):
         "recommender": "SASRec",
         "before": "raw",
         "after": "csft",
+        "metric": "recall@20",
         "difference": 0.1,
         "low": 0.05,
         "high": 0.15,
@@ -95,7 +96,25 @@ def test_the_page_is_whole_and_escaped(run):
     assert "built-in" not in text + page
     assert "| SASRec | csft | 2 | **0.2150** ± 0.0050 |" in text
     assert "| oracle | none | 1 | 0.9000 |" in text  # above all, and not marked: it is no trained recommender
+    for said in (text, page):  # the tests' own metric
+        assert "Does a stage help? recall@20 averaged over seeds" in said
+        assert "NDCG@10" not in said
+    assert "<th>recall@20 difference</th>" in page
     assert "| SASRec | raw | csft | +0.1000 | +0.0500 to +0.1500 | 1e-09 | better |" in text
+
+
+def test_expected_numbers_stand_in_the_report_by_the_metrics_that_they_have(run, monkeypatch):
+    settings = report.collect(run)["settings"]
+    wanted = {"date": "2026-11-24", "machine": "CPU", "settings": settings}
+    wanted["results"] = {"games SASRec raw": {"recall@10": [0.1, 0.01], "ndcg@10": [0.115, 0.01]}}
+    monkeypatch.setattr(report.expected, "load", lambda profile: wanted)
+    run.note("asked", {"profile": "mine", "command": "llm2rec"})
+    report.write(run)
+    text, page = ((run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    head, _, line = text.split("## Against the expected numbers of profile mine")[1].splitlines()[4:7]
+    assert head == "| line | recall@10 | expected | ndcg@10 | expected | verdict |"
+    assert line == "| games SASRec raw | 0.1150 | 0.1000 ± 0.0100 | 0.1150 | 0.1150 ± 0.0100 | differs |"
+    assert "<th>recall@10</th><th>expected</th><th>ndcg@10</th><th>expected</th>" in page
 
 
 def test_the_terminal_table_fits(run):
