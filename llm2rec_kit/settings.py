@@ -161,7 +161,10 @@ class Data(Stage):
     given_splits: bool = setting(
         True, "keep samples and splits that the source brings (llm2rec); False: clean and split anew"
     )
-    train_domains: list = setting([], "domains that training sees; empty: the source's in-domain ones")
+    train_domains: list = setting(
+        [],
+        "domains that trainings see: CSFT their samples, MNTP and contrast their titles; empty: the source's in-domain ones",
+    )
     seed: int = setting(2024, "seed of generation and of the user subset [O]")
 
 

@@ -134,7 +134,7 @@ def left_out_note(results: dict[str, Any]) -> str:
 
 def domain_note(results: dict[str, Any], domain: str) -> str:
     """ "synthetic, out-of-domain" and the like."""
-    seen = "seen by CSFT" if domain in results["train_domains"] else "out-of-domain: CSFT never saw it"
+    seen = "seen by CSFT" if domain in results["train_domains"] else "out-of-domain: no training saw it"
     return ("synthetic data, " if results["synthetic"] else "") + seen
 
 

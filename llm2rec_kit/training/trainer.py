@@ -519,7 +519,10 @@ def drawn(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
 
 def train_titles(corpus: Corpus) -> list[str]:
-    """The distinct titles of the training domains, in item order: what stage 2 learns from (paper sec. 4.1.3)."""
+    """The distinct titles of the training domains, in item order: what stage 2 learns from (paper sec. 4.1.3).
+
+    Those of items that no training sample has, too, as in the official code: a title is no interaction. No title of another domain.
+    """
     return corpus.select(corpus.train_domains)[0].items["title"].unique(maintain_order=True).to_list()
 
 

@@ -7,6 +7,8 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 import transformers
@@ -15,12 +17,31 @@ from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, 
 from transformers import TrainerCallback
 
 from llm2rec_kit import backbone
+from llm2rec_kit.corpus import mix
 from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
 from llm2rec_kit.training import checkpoints, contrastive, csft, mntp, trainer
 
 
 def losses(history, name="loss"):
     return {row["step"]: row[name] for row in history if name in row}
+
+
+def test_stage_2_learns_from_the_titles_of_the_training_domains_alone():
+    names = [f"title {k}" for k in range(40)]
+    names[6] = names[0]
+    seen = make_corpus(users=2, items=40)
+    seen = replace(seen, items=seen.items.with_columns(title=pl.Series(names)))
+    elsewhere = seen.items.with_columns(title=pl.col("title") + " elsewhere", domain=pl.lit("other"))
+    corpus = mix([seen, replace(seen, items=elsewhere, users=seen.users.with_columns(domain=pl.lit("other")))])
+
+    def of(*domains):
+        return trainer.train_titles(replace(corpus, facts=corpus.facts | {"train_domains": list(domains)}))
+
+    own = [name for k, name in enumerate(names) if k != 6]
+    assert of("toy") == own  # each once, in order
+    assert len(np.unique(seen.sequence)) < len(own)  # also of items that nobody had
+    assert of("other") == [f"{name} elsewhere" for name in own]
+    assert of("toy", "other") == of("toy") + of("other")
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_byte(tmp_path):
