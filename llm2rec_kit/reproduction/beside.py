@@ -8,6 +8,7 @@ name and by number of items, because another corpus has other absolute values.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -84,6 +85,34 @@ def untrained_llm2vec() -> pl.DataFrame:
     columns = [f"{m}{ending}" for m in ("recall@10", "ndcg@10") for ending in ("", " of the backbone")]
     same = [pl.col(m) == pl.col(f"{m} of the backbone") for m in ("recall@10", "ndcg@10")]
     return both.select("dataset", *columns, equal=pl.all_horizontal(same))
+
+
+def mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict[str, str], str]:
+    """Table 5's rows that our arms {embedding: domains that its CSFT saw} are, and whether `domain` is in- or out-of-domain there.
+
+    An arm is the row with as many training sets; with another number it is none. The paper's in-domain set is in all of its
+    training sets, its out-of-domain ones in none: an arm that alone saw the domain is none either.
+
+    >>> mixing({"raw": [], "one": ["a"], "both": ["a", "b"], "three": ["a", "b", "c"]}, "a")
+    ({'raw': 'backbone', 'one': 'single', 'both': 'mix-2'}, 'in-domain')
+    """
+    inside = all(domain in seen for seen in arms.values() if seen)
+    rows = _mixing_rows()
+    names = {arm: rows[len(seen)] for arm, seen in arms.items() if len(seen) in rows and (inside or domain not in seen)}
+    return names, "in-domain" if inside else "out-of-domain"
+
+
+def mixed(sets: int) -> str:
+    """Beside which row of Table 5 a mix of so many training sets stands, as a line."""
+    if sets in (rows := _mixing_rows()):
+        return f"{sets} training sets: they stand beside the paper's row {rows[sets]}."
+    printed = " and ".join(str(n) for n in rows if n > 1)
+    return f"The paper mixes {printed} training sets, this run {sets}: its mix stands beside no printed number."
+
+
+def _mixing_rows() -> dict[int, str]:
+    """Names of Table 5's rows by their number of training sets."""
+    return dict(paper.mixing().select("training_sets", "row").unique(maintain_order=True).iter_rows())
 
 
 def _plain(name: str) -> str:

@@ -2,11 +2,12 @@
 
 Absolute values of another corpus, backbone or budget are not comparable with the paper's. What a method claims is a
 direction: this row beats that one. The paper's direction is counted over its data sets, in-domain and out-of-domain apart;
-ours is what a paired test allows to be said.
+ours is what a paired test allows to be said, by the same metric: tables 4 and 5 print two, and Figure 4 one.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -14,21 +15,27 @@ import polars as pl
 from llm2rec_kit.downstream.comparison import NOTHING
 from llm2rec_kit.reproduction import paper
 
-METRIC = "ndcg@10"
 SAME, OTHER, OPEN = "same way", "the other way", "the paper is of two minds"
 LLM2REC = "LLM2Rec"
 STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
-MIXING = (("backbone", "single"), ("single", "mix-6"), ("backbone", "mix-6"))
+MIXING = (("backbone", "single"), *((before, mix) for mix in ("mix-2", "mix-6") for before in ("single", "backbone")))
 BACKBONES = (("LLM2Vec", "csft"), ("LLM2Vec", "LLMEmb"), ("csft", "contrastive"))
-SCHEMA = {"table": pl.String, "recommender": pl.String, "before": pl.String, "after": pl.String, "where": pl.String}
+SCHEMA = {
+    "table": pl.String,
+    "metric": pl.String,
+    "recommender": pl.String,
+    "before": pl.String,
+    "after": pl.String,
+    "where": pl.String,
+}
 SCHEMA |= {"data sets": pl.Int64, "higher in": pl.Int64, "percent": pl.Float64, "paper": pl.String}
 
 
 def printed() -> pl.DataFrame:
-    """Every pair that the notebook asks about, as the paper prints it.
+    """Every pair that the notebook asks about, in every metric that the paper prints of it.
 
-    table, recommender, before, after, where (in-domain, out-of-domain), data sets, higher in (how many of them `after` is
-    higher in), percent (the mean change over them), paper (higher, lower, or both). The metric is NDCG@10, in Figure 4 Recall@10.
+    table, metric, recommender, before, after, where (in-domain, out-of-domain), data sets, higher in (how many of them `after`
+    is higher in), percent (the mean change over them), paper (higher, lower, or both).
     """
     overall = paper.overall()
     rivals = [m for m in overall["model"].unique(maintain_order=True) if m != LLM2REC]
@@ -36,12 +43,21 @@ def printed() -> pl.DataFrame:
     for recommender in ("SASRec", "GRU4Rec"):
         part = overall.filter(recommender=recommender).rename({"model": "row"})
         pairs = [*((m, LLM2REC) for m in rivals), ("LLM2Vec", "LLMEmb")]
-        rows += _counted("Table 3", recommender, part, pairs, METRIC)
-    rows += _counted("Table 4", "SASRec", paper.ablation(), STEPS, METRIC)
-    rows += _counted("Table 5", "SASRec", paper.mixing(), MIXING, METRIC)
+        rows += _counted("Table 3", recommender, part, pairs)
+    rows += _counted("Table 4", "SASRec", paper.ablation(), STEPS)
+    rows += _counted("Table 5", "SASRec", paper.mixing(), MIXING)
     figure = paper.backbones().rename({"model": "row"})
-    rows += _counted("Figure 4", "SASRec", figure, BACKBONES, "recall@10", by=["dataset", "backbone"])
+    rows += _counted("Figure 4", "SASRec", figure, BACKBONES, by=["dataset", "backbone"])
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def metrics_of(table: str) -> list[str]:
+    """The metrics that the paper prints in a table.
+
+    >>> metrics_of("Table 4"), metrics_of("Figure 4")
+    (['recall@10', 'ndcg@10'], ['recall@10'])
+    """
+    return printed().filter(table=table)["metric"].unique(maintain_order=True).to_list()
 
 
 def _counted(
@@ -49,19 +65,18 @@ def _counted(
     recommender: str,
     frame: pl.DataFrame,
     pairs: Sequence[tuple[str, str]],
-    metric: str,
     by: Sequence[str] = ("dataset",),
 ) -> list[dict]:
     where = paper.datasets().select("dataset", "downstream")
     rows = []
-    for before, after in pairs:
+    for metric, (before, after) in itertools.product([m for m in paper.METRICS if m in frame.columns], pairs):
         a, b = (frame.filter(row=name).select(*by, metric) for name in (before, after))
         both = a.join(b, on=list(by), suffix=" after").join(where, on="dataset")
         for kind in ("in-domain", "out-of-domain"):
             part = both.filter(downstream=kind)
             if len(part):
                 rows.append(_row(part[metric], part[f"{metric} after"]) | {"table": table, "recommender": recommender})
-                rows[-1] |= {"before": before, "after": after, "where": kind}
+                rows[-1] |= {"metric": metric, "before": before, "after": after, "where": kind}
     return rows
 
 
@@ -88,14 +103,14 @@ def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, s
     """Our verdicts (`comparison.compare`), each with what the paper prints of it and how the two agree; null where it does not.
 
     `names` are the paper's names of our embeddings; several may have one name. The printed pair is that of `table` and `where`
-    (in-domain or out-of-domain) with the verdict's recommender.
+    (in-domain or out-of-domain) with the verdict's recommender, in the metric that was tested.
     """
     known = printed().filter(table=table, where=where)
-    pairs = {(r["recommender"], r["before"], r["after"]): r for r in known.iter_rows(named=True)}
+    pairs = {tuple(r[k] for k in ("recommender", "metric", "before", "after")): r for r in known.iter_rows(named=True)}
     rows = []
     for v in verdicts.iter_rows(named=True):
         pair = names.get(v["before"]), names.get(v["after"])
-        there = pairs.get((v["recommender"], *pair))
+        there = pairs.get((v["recommender"], v["metric"], *pair))
         said = (
             f"{pair[0]} to {pair[1]}: {there['percent']:+.1f}%, higher in {there['higher in']} of {there['data sets']}"
             if there

@@ -72,3 +72,30 @@ def test_the_printed_llm2vec_is_the_untrained_backbone():
     same = beside.untrained_llm2vec()
     assert same["dataset"].to_list() == ["Games", "Sports", "Goodreads"]
     assert same["equal"].all()
+
+
+@pytest.mark.parametrize(
+    ("sets", "row", "line"),
+    [
+        (2, "mix-2", "2 training sets: they stand beside the paper's row mix-2."),
+        (3, None, "The paper mixes 2 and 6 training sets, this run 3: its mix stands beside no printed number."),
+        (6, "mix-6", "6 training sets: they stand beside the paper's row mix-6."),
+        (7, None, "The paper mixes 2 and 6 training sets, this run 7: its mix stands beside no printed number."),
+    ],
+)
+def test_a_mix_stands_beside_the_row_with_as_many_training_sets(sets, row, line):
+    several = [f"set {k}" for k in range(sets)]
+    arms = {"raw": [], "csft_single": several[:1], "csft_mixed": several}
+    rest = {"raw": "backbone", "csft_single": "single"}
+    whole = rest | ({"csft_mixed": row} if row else {})
+    assert beside.mixing(arms, "set 0") == (whole, "in-domain")
+    assert beside.mixing(arms, "nobody's") == (whole, "out-of-domain")
+    assert beside.mixing(arms, "set 1") == (rest, "out-of-domain")  # the paper has no set that only its mixes saw
+    assert beside.mixed(sets) == line
+
+
+def test_the_rows_of_table_5_are_told_by_their_training_sets():
+    """By hand from the paper: CSFT on nothing, on Games, on Games and Arts, on all six."""
+    arms = {str(n): ["Games", "Arts", "Movies", "Home", "Electronics", "Tools"][:n] for n in range(7)}
+    names = {"0": "backbone", "1": "single", "2": "mix-2", "6": "mix-6"}
+    assert beside.mixing(arms, "Games") == (names, "in-domain")
