@@ -16,7 +16,8 @@ def current(run: Run) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Manifests of the evaluations that belong together, by name, and the names of the others.
 
     A seed of an earlier run stays in the folder. It counts only where the inputs it was made from are what the run holds now and
-    its settings are those of the cell's (domain, recommender, embedding) latest: a mean must not mix two experiments.
+    its settings are those of the cell's (domain, recommender, embedding) latest: a mean must not mix two experiments. And all
+    have the metrics of the last call, or they would not go into one table.
     """
     made = {name: m for name in run.names("evaluation") if "metrics" in (m := run.manifest(name))["record"]}
     digests = {i: run.digest(i) for i in {i for m in made.values() for i in m["inputs"]} if run.has(i)}
@@ -24,20 +25,31 @@ def current(run: Run) -> tuple[dict[str, dict[str, Any]], list[str]]:
     kept = [n for n, m in made.items() if all(digests.get(i, d) == d for i, d in m["inputs"].items())]
     latest = {cell[n]: made[n]["settings"] for n in sorted(kept, key=lambda n: (made[n]["finished"], n))}
     kept = [n for n in kept if made[n]["settings"] == latest[cell[n]]]
+    if kept:
+        asked = made[_last(run, {n: made[n] for n in kept})]["record"]["metrics"].keys()
+        kept = [n for n in kept if made[n]["record"]["metrics"].keys() == asked]
     return {n: made[n] for n in kept}, sorted(set(made) - set(kept))
 
 
 def settings_of(run: Run) -> dict[str, Any] | None:
-    """The settings of notebook 04 when it last ran: of its trainings, and `tested` where it tested; None without a training.
-
-    Its tests name the evaluations that they were made from, so they tell which trainings were the notebook's, also where it
-    made none of them anew; of these the latest counts.
-    """
+    """The settings of notebook 04 when it last ran: of its trainings, and `tested` where it tested; None without a training."""
     trained = {n: m for n, m in current(run)[0].items() if m["record"]["recommender"] in TRAINED}
     if not trained:
         return None
+    tested = {k: v for k, v in _tests(run)["settings"].items() if k == "tested"}
+    return trained[_last(run, trained)]["settings"] | tested
+
+
+def _last(run: Run, made: dict[str, dict[str, Any]]) -> str:
+    """The latest of the evaluations `made` that notebook 04's last tests name, or of all where they name none of them.
+
+    So what that notebook asked last is known, also where it took all evaluations from earlier and made only its tests anew.
+    """
+    named = [n for n in made if n in _tests(run)["inputs"]] or list(made)
+    return max(named, key=lambda n: (made[n]["finished"], n))
+
+
+def _tests(run: Run) -> dict[str, Any]:
+    """The manifest of the tests that notebook 04 made last, of whichever domain."""
     tests = [m for n in run.names("evaluation") if "tested" in (m := run.manifest(n))["settings"]]
-    last = max(tests, key=lambda m: m["finished"], default={"inputs": {}, "settings": {}})
-    listed = [n for n in trained if n in last["inputs"]] or list(trained)
-    newest = max(listed, key=lambda n: (trained[n]["finished"], n))
-    return trained[newest]["settings"] | {k: v for k, v in last["settings"].items() if k == "tested"}
+    return max(tests, key=lambda m: m["finished"], default={"inputs": {}, "settings": {}})

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from llm2rec_kit.reproduction import notebooks, report
@@ -109,3 +110,32 @@ def test_each_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses
     before = (run.path / "results.json").read_bytes()
     report.write(run)
     assert (run.path / "results.json").read_bytes() == before
+
+
+FEW = {
+    "evaluation.embeddings": ["raw", "contrastive"],
+    "evaluation.recommenders": ["SASRec"],
+    "evaluation.baselines": ["popularity"],
+}
+FEW |= {"tables.models": [], "tables.backbones": [], "tables.cells": [], "tables.normalised": False}
+
+
+def test_the_papers_metrics_are_read_off_the_ranks_of_a_run_that_was_evaluated_at_others(finished, tmp_path):
+    shutil.copytree(finished.run.path, tmp_path / "outputs" / "toy")
+    asked = finished.changed | FEW | {"evaluation.cutoffs": [5], "evaluation.tested": "recall@20"}
+    words = [sys.executable, "-m", "llm2rec_kit.cli", "reproduce", "--profile", "smoke", "--run", "toy", "--only", "04,06"]
+    words += [w for name, value in asked.items() for w in ("--set", f"{name}={json.dumps(value)}")]
+    done = subprocess.run([*words, "--outputs", str(tmp_path / "outputs")], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = Run("toy", tmp_path / "outputs")
+    found = read_records(run.path / "notebooks" / "06_paper_tables.ipynb")["table3_games_SASRec_raw"]
+    ranks = np.load(run.path / "evaluation" / "games" / "SASRec-raw-seed2024.npy")
+    for k in (5, 10, 20):
+        assert found[f"recall@{k} mean"] == pytest.approx((ranks <= k).mean())
+    said = (run.path / "notebooks" / "06_paper_tables.ipynb").read_text()
+    assert "recall@10, ndcg@10, recall@20, ndcg@20 are computed from them" in said
+    assert "no: it prints no recall@20" in said  # of Tables 4 and 5
+    assert "higher in 3 of 3" in said  # of Table 3
+    results = json.loads((run.path / "results.json").read_text())
+    assert {m for rows in results["results"].values() for row in rows for m in row["mean"]} == {"recall@5", "ndcg@5", "mrr"}
+    assert {row["metric"] for rows in results["comparisons"].values() for row in rows} == {"recall@20"}

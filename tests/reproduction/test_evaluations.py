@@ -75,3 +75,28 @@ def test_baselines_have_no_settings_of_a_training(run):
     assert evaluations.settings_of(run) is None
     with pytest.raises(ArtefactError, match="04_downstream_eval"):
         settings_of(run)
+
+
+def test_a_table_has_the_metrics_of_the_last_call_alone(run):
+    """An embedding that was evaluated at other cutoffs, and not again, has no value in the columns."""
+    name = "evaluation/games/SASRec-id-seed7"
+    record = {
+        "domain": "games",
+        "recommender": "SASRec",
+        "embedding": "id",
+        "seed": 7,
+        "metrics": {"recall@5": 0.1, "ndcg@5": 0.1},
+    }
+    run.make(name, lambda f: (f / "SASRec-id-seed7.npy").touch() or record, settings=NEW, quiet=True)
+    kept, others = evaluations.current(run)
+    assert list(kept) == [name]
+    assert others == [
+        "evaluation/games/GRU4Rec-raw-seed1",
+        "evaluation/games/SASRec-csft-seed7",
+        "evaluation/games/SASRec-raw-seed7",
+    ]
+    evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=OLD)
+    assert evaluations.current(run)[1] == [name]
+    report.write(run)
+    compared(run, "games", ["SASRec-id-seed7"], "ndcg@5")
+    assert list(evaluations.current(run)[0]) == [name]
