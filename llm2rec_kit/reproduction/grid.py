@@ -254,11 +254,9 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         data = S.Data.from_parameters(own)
         found["data_path"] = mixing.fingerprint(data) if data.source == "mix" else sources.fingerprint(data)
     for name in notebooks.MODELS:
-        models = own.get(name, [])
-        folders = [
-            m for m in ([models] if isinstance(models, str) else models) if Path(m).is_absolute()
-        ]  # as `_placed` left them
-        found[name] = [storage.contents(folder) for folder in folders]
+        asked = own.get(name, [])
+        models = [asked] if isinstance(asked, str) else asked
+        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute()]  # a folder, as `_placed` left it
     return {f"{name}, files": files for name, files in found.items() if files}
 
 
