@@ -1,6 +1,8 @@
 """The figures of a report: curves drawn from the run's artefacts, and what the notebooks kept.
 
-Whatever is no data (text, axes) takes the page's own colour, `currentColor`, so one drawing serves a light and a dark page.
+In the report's own curves whatever is no data (text, axes) takes the page's colour, `currentColor`, so one drawing serves a light
+and a dark page. What the notebooks kept was drawn for white paper (white boxes behind labels, black among the groups' colours)
+and stays on it.
 """
 
 from __future__ import annotations
@@ -105,25 +107,29 @@ def svg(figure: Figure) -> str:
 
 
 def element(path: Path) -> str:
-    """A figure that a notebook kept (.png, with or without an .svg beside it) as an element to put into a page."""
+    """A figure that a notebook kept (.png, with or without an .svg beside it) as an element to put into a page, on white."""
     drawn = path.with_suffix(".svg")
     text = drawn.read_text() if drawn.is_file() else ""
     # Whoever gets a run's folder from elsewhere opens a page, not a program.
     if text and not re.search(
         r"<script|<foreignObject|\son\w+\s*=|javascript:|href=\"(?!#|data:image/)", text, re.IGNORECASE
     ):
-        return themed(text)
+        return f'<div class="paper">{_bare(text)}</div>'
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="">'
 
 
 def themed(text: str) -> str:
-    """An SVG file of matplotlib's as an element without background, its black and grey the page's own colour."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"fill: #ffffff", "fill: none", text)
-    text = re.sub(rf"#(?:000000|444444|{INK[1:]})\b", "currentColor", text)
-    return text.replace("<svg ", '<svg fill="currentColor" role="img" ', 1)
+    """An SVG file of matplotlib's as an element without background, its black and ink the page's own colour."""
+    text = re.sub(r"fill: #ffffff", "fill: none", _bare(text))
+    text = re.sub(rf"#(?:000000|{INK[1:]})\b", "currentColor", text)
+    return text.replace("<svg ", '<svg fill="currentColor" ', 1)
+
+
+def _bare(text: str) -> str:
+    """An SVG file of matplotlib's as an element: without what stands before it and about it."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return text.replace("<svg ", '<svg role="img" ', 1)
 
 
 def png(figure: Figure) -> bytes:

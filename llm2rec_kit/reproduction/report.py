@@ -28,7 +28,7 @@ CAPTIONS = {
     "clusters": "Clusters, named by the words of their titles",
     "travel": "Items that moved furthest between stages",
     "co_purchases": "Pairs of items often consumed together",
-    "stages": "Maps of the embeddings, one a stage",
+    "overlap": "Nearest neighbours that two stages have in common",
 }
 
 

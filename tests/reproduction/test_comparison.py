@@ -145,12 +145,23 @@ def test_a_drawing_takes_the_pages_colour_and_repeats(two):
     assert "#0072b2" in text
 
 
+def test_a_figure_drawn_for_paper_keeps_its_colours(tmp_path):
+    """Black on a white box is not to become white on none where the page is dark."""
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "a.svg").write_text(
+        '<?xml version="1.0"?>\n<svg ><metadata>m</metadata><path style="fill: #ffffff; stroke: #000000"/></svg>'
+    )
+    assert pictures.element(tmp_path / "a.png") == (
+        '<div class="paper"><svg role="img" ><path style="fill: #ffffff; stroke: #000000"/></svg></div>'
+    )
+
+
 @pytest.mark.parametrize(
     "bad", ["<script>alert(1)</script>", '<image onload="x()"/>', '<a href="http://x.org">x</a>', "<foreignObject/>"]
 )
 def test_a_figure_that_is_more_than_a_figure_is_shown_as_pixels(tmp_path, bad):
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "a.svg").write_text("<svg ><path/></svg>")
-    assert pictures.element(tmp_path / "a.png").startswith("<svg ")
+    assert pictures.element(tmp_path / "a.png").startswith('<div class="paper"><svg ')
     (tmp_path / "a.svg").write_text(f"<svg >{bad}</svg>")
     assert pictures.element(tmp_path / "a.png").startswith('<img src="data:image/png;base64,')
