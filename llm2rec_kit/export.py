@@ -120,7 +120,7 @@ FORMATS: dict[str, Callable[[Run, str, Path], None]] = {
 
 
 def encoder_of(run: Run, stage: str):
-    """The Encoder that made `embeddings/<stage>`, as it made it."""
+    """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
     from llm2rec_kit import backbone
@@ -132,6 +132,11 @@ def encoder_of(run: Run, stage: str):
     if how["stage"] == "baseline":
         return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
+    if any(name not in how for name in names):
+        raise ArtefactError(
+            f"The encoder of embedding {stage!r} is {how['encoder']}, which is not the run's to write: take its table, with "
+            "the format npy, recbole or projector."
+        )
     place = dataclasses.replace(place, trust_remote_code=backbone.trusted(run))
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 

@@ -253,6 +253,11 @@ def test_what_cannot_be_exported_is_said(run, tmp_path):
         export.export(run, "csv", tmp_path / "out", "mntp")
     with pytest.raises(ArtefactError, match=r"no embedding 'contrastive'; it has \['mntp'\]"):
         export.export(run, "npy", tmp_path / "out")
+    record = {"stage": "minilm", "encoder": "all-MiniLM-L6-v2", "dim": 3}
+    run.make("embeddings/minilm", lambda folder: record, settings={}, quiet=True)
+    with pytest.raises(ArtefactError, match="all-MiniLM-L6-v2, which is not the run's to write"):
+        export.export(run, "sentence-transformers", tmp_path / "out", "minilm")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_exports(run, tmp_path, capsys):

@@ -99,7 +99,7 @@ class _Tables:
         self._section("Table 5")
         self._table_5(study)
         self._section("Figure 4")
-        others = [self._figure_4(name) for name in self.asked.backbones]
+        others = [self._figure_4(name, label) for name, label in S.table_names(self.asked.backbones).items()]
         self._section("Figure 5")
         for table, start, how in arms:
             embed(study, start, table, kept=False, **how)
@@ -167,9 +167,9 @@ class _Tables:
             tables.append(embed(study, train(study, "csft", "backbone", **how)))
         self._rank(study, tables)
 
-    def _figure_4(self, name: str) -> Study:
+    def _figure_4(self, name: str, label: str) -> Study:
         """A backbone with nothing trained and after CSFT."""
-        study = open_study(self.run, f"tables-{name.rstrip('/').split('/')[-1]}", **backbone_changes(name))
+        study = open_study(self.run, f"tables-{label}", **backbone_changes(name))
         csft = train(study, "csft", "backbone", share=self.asked.share)
         self._rank(study, [embed(study, "backbone", RAW), embed(study, csft)])
         return study
