@@ -232,7 +232,7 @@ class Panel {
     c.strokeStyle = this.app.ink; c.lineWidth = 3 * u;
     c.beginPath(); c.moveTo(x - 8 * u, y); c.lineTo(x + 8 * u, y); c.moveTo(x, y - 8 * u); c.lineTo(x, y + 8 * u); c.stroke();
     c.font = `600 ${12 * u}px sans-serif`; c.textAlign = "left"; c.textBaseline = "bottom"; c.lineWidth = 4 * u; c.strokeStyle = this.app.paperCss;
-    const text = this.app.placed.text.slice(0, 40), left = clamp(x + 8 * u, 0, Math.max(0, this.over.width - c.measureText(text).width - 4 * u));
+    const whole = this.app.placed.text, text = whole.length > 26 ? `${whole.slice(0, 25).trimEnd()}…` : whole, left = clamp(x + 8 * u, 0, Math.max(0, this.over.width - c.measureText(text).width - 4 * u));
     c.strokeText(text, left, y - 4 * u); c.fillStyle = this.app.ink; c.fillText(text, left, y - 4 * u);
   }
 
