@@ -21,7 +21,7 @@ from llm2rec_kit.corpus import TEST
 from llm2rec_kit.encoder import AS_SAVED, Encoder, key, variant
 from llm2rec_kit.maps import explorer
 from llm2rec_kit.runs import Run
-from llm2rec_kit.settings import Encoding
+from llm2rec_kit.settings import Backbone, Encoding
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def kinds(tmp_path, tiny, atlas):
 
     def embed(name, encoder, how, inputs=(), **settings):
         tables[name] = Encoder.load(run.require(encoder) if inputs else encoder, how).table(corpus.titles)
-        settings |= key(how) | {"device": "cpu"}
+        settings |= key(how, Backbone(device="cpu"), str(encoder))
         record = {"encoder": str(encoder), "pooling": how.pooling}
         run.make(f"embeddings/{name}", lambda f: record, settings=settings, inputs=inputs, quiet=True)
 
