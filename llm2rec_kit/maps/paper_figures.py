@@ -86,7 +86,8 @@ def directions(found: pl.DataFrame) -> Figure:
     domains = found["domain"].unique(maintain_order=True).to_list()
     rows = [(r, f"{r['table']}, {r['recommender']}: {r['before']} to {r['after']}") for r in found.iter_rows(named=True)]
     labels = list(dict.fromkeys(label for _, label in rows))
-    figure, axes = _figure(len(domains), height=0.22 * len(labels) + 1.5, width=4.6, sharey=True)
+    width = 4.6 + 2.6 / len(domains)  # the labels stand once, beside the first panel
+    figure, axes = _figure(len(domains), height=0.22 * len(labels) + 1.5, width=width, sharey=True)
     for ax, domain in zip(axes[0], domains, strict=True):
         for row, label in rows:
             if row["domain"] == domain:

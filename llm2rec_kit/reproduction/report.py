@@ -22,6 +22,8 @@ from llm2rec_kit.settings import QUESTIONS
 STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
 CAPTIONS = {
     "results": "Results by embedding",
+    "results_by_kind": "Results by kind of target",
+    "results_by_popularity": "Results by popularity of the target",
     "by_kind": "Maps of the embeddings, coloured by kind of item",
     "by_community": "The same maps, coloured by what is consumed together",
     "by_popularity": "The same maps, coloured by popularity",
