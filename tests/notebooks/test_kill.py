@@ -1,10 +1,11 @@
 """kill -9 in the middle of a notebook: the same command goes on from there and ends with the same numbers.
 
-Not 05, which makes one artefact and compiles UMAP for it: tests/test_runs_faults.py kills the making of such a one.
+Those of 01, 03 and 05 run with LLM2REC_KILL=all: a minute or two each, and tests/test_runs_faults.py kills what they stand on.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -48,11 +49,13 @@ def finish(words: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(os.environ.get("LLM2REC_KILL") != "all", reason="LLM2REC_KILL=all runs it; a minute or two each")
 @pytest.mark.parametrize(
     ("number", "gone", "mark"),
     [
         ("01", ["corpus"], "corpus: making"),
         ("03", ["mntp", "contrastive", "embeddings", "encoder"], "contrastive: making"),
+        ("05", ["maps"], "maps: making"),
     ],
 )
 def test_killed_where_nothing_is_half_kept(copied, finished, number, gone, mark):
