@@ -90,10 +90,10 @@ def first(path: Path, lines: int) -> list[str]:
     found: list[bytes] = []
     with path.open("rb") as file:
         for block in _whole_lines(_pieces(file, path), path):
-            found += block.splitlines()
+            found += block.removesuffix(b"\n").split(b"\n")
             if len(found) >= lines:
                 break
-    return [line.decode(errors="replace") for line in found[:lines]]
+    return [line.decode(errors="replace").removesuffix("\r") for line in found[:lines]]
 
 
 def blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:

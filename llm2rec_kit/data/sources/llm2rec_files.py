@@ -42,8 +42,9 @@ import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import CONTROL, Interactions, folder_of, listing, mended
-from llm2rec_kit.runs import write_json
 from llm2rec_kit.settings import Data
+from llm2rec_kit.storage import write_json, writing_folder
+from llm2rec_kit.tab_separated import PANDAS_MISSING
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id"]
@@ -123,21 +124,15 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
     name = name or (corpus.domains[0] if len(corpus.domains) == 1 else "mixed")
     if name != Path(name).name or name.startswith("."):
         raise ValueError(f"The name of the files is one plain name; found {name!r}. Give another by name=.")
-    part, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(part, ignore_errors=True)
     titles = [mended(re.sub(CONTROL, " ", t)) for t in corpus.titles]
-    counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
-    _write_csv(corpus, titles, part, name)
-    (part / "info").mkdir()
-    _lines(part / "info" / f"{name}.txt", (f"{t}\t{i}" for i, t in enumerate(titles)))
-    _lines(part / "info" / "item_titles.txt", titles)
-    counts["read_as_missing"] = sum(t in PANDAS_MISSING for t in titles)
-    write_json(part / EXPORT, {"name": name, "rows": counts, "split": corpus.facts.get("split")})
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with writing_folder(folder) as part:
+        counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
+        _write_csv(corpus, titles, part, name)
+        (part / "info").mkdir()
+        _lines(part / "info" / f"{name}.txt", (f"{t}\t{i}" for i, t in enumerate(titles)))
+        _lines(part / "info" / "item_titles.txt", titles)
+        counts["read_as_missing"] = sum(t in PANDAS_MISSING for t in titles)
+        write_json(part / EXPORT, {"name": name, "rows": counts, "split": corpus.facts.get("split")})
     return counts
 
 
@@ -151,7 +146,7 @@ def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Sa
     facts["files"] = [f.name for f in files.values()]
     facts["users_from"] = "none: sequences of rows that continue each other"
     for split, file in files.items():
-        for line in _text(file).splitlines():
+        for line in _text(file).split("\n"):
             words = line.split()
             if not words:
                 continue
@@ -424,11 +419,6 @@ def _name(folder: Path, tables: dict[str, Path]) -> str:
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-
-# Cells that pandas.read_csv takes for missing unless told otherwise, so that the official code reads such a title as "nan".
-PANDAS_MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
-PANDAS_MISSING |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
-
 
 def _write_downstream(corpus: Corpus, titles: list[str], folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True)
