@@ -104,7 +104,9 @@ class Encoder:
         self, titles: list[str], out: str | Path | None, progress: bool, shard: tuple[int, int], lead: int
     ) -> np.ndarray:
         """`lead` zero rows, then a row a title of this process's share."""
-        self._prepare([t for t in titles if not re.search(r"\w", t)])  # those that may have no token are refused before the work
+        self._prepare(
+            [t for t in titles if not re.search(r"\w", t)]
+        )  # those that may have no token are refused before the work
         size = (len(titles), self.dim)
         sink = RowFile(Path(out), *size, self._key(titles), shard, lead) if out else RowArray(*size, shard, lead)
         first = sink.start + first_rows(titles[sink.start : sink.stop])
@@ -114,7 +116,9 @@ class Encoder:
         try:
             with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
                 for start, new, vectors in self._windows(titles, first, todo):
-                    refers = first[start - sink.start :][:WINDOW]  # the row that each row of the window repeats, mostly itself
+                    refers = first[start - sink.start :][
+                        :WINDOW
+                    ]  # the row that each row of the window repeats, mostly itself
                     block = np.empty((len(refers), self.dim), dtype=np.float32)
                     block[new - start] = vectors
                     early = refers < start

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from llm2rec_kit.storage import check_target, read_json, write_json
+from llm2rec_kit.storage import check_target, write_json
 
 
 class RowFile:
@@ -94,11 +94,8 @@ class RowFile:
 
     def _read_mark(self, mark: Path) -> int:
         """How many rows a mark vouches for: none where it was written beside another file of the name."""
-        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged mark vouches for none
-            made = read_json(mark)
-            if made.get("inode") == self._inode and made.get("rows") in range(self.rows + 1):
-                return made["rows"]
-        return 0
+        made = json.loads(mark.read_text()) if mark.is_file() else {}
+        return made["rows"] if made.get("inode") == self._inode else 0
 
 
 class RowArray:

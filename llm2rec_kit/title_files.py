@@ -22,7 +22,9 @@ def read(file: str | Path, column: str = "title") -> list[str]:
     file = Path(file)
     kind = file.suffix.lower()
     if not file.is_file():
-        raise ValueError(f"{file} is {'no file' if file.exists() else 'not there'}. Expected are titles: {', '.join(KINDS)}.")
+        raise ValueError(
+            f"{file} is {'no file' if file.exists() else 'not there'}. Expected are titles: {', '.join(KINDS)}."
+        )
     if kind not in KINDS:
         raise ValueError(f"{file} is none of {', '.join(KINDS)}.")
     try:
@@ -57,7 +59,9 @@ def _column(file: Path, kind: str, column: str) -> pl.Series:
     if values.dtype == pl.Null:
         values = values.cast(pl.String)
     if values.dtype != pl.String:
-        raise ValueError(f"{file}: titles are texts; the column {named[column]!r} holds {values.dtype}. Name another with --column.")
+        raise ValueError(
+            f"{file}: titles are texts; the column {named[column]!r} holds {values.dtype}. Name another with --column."
+        )
     return values
 
 

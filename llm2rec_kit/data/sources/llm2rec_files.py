@@ -420,6 +420,7 @@ def _name(folder: Path, tables: dict[str, Path]) -> str:
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
+
 def _write_downstream(corpus: Corpus, titles: list[str], folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True)
     counts = {}
