@@ -28,9 +28,7 @@ import ast
 import csv
 import itertools
 import json
-import os
 import re
-import shutil
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
