@@ -59,6 +59,7 @@ def load(settings: Data) -> Interactions:
         time=names["time"] if names["time"] in events.columns else None,
         domain_column=names["domain"],
         domain=settings.domain or (path.name if path.is_dir() else path.stem),
+        dates=settings.dates,
         what=(events_file.name, items_file.name),
     )
 
@@ -73,15 +74,16 @@ def from_frames(
     title: str = "title",
     domain: str = "own",
     domain_column: str = "domain",
+    dates: str = "iso",
     what: tuple[str, str] = ("the events frame", "the items frame"),
 ) -> Interactions:
     """Interactions from two polars or pandas frames with these column names.
 
     `item` names the item's id in both frames; without `items`, titles and further columns are those of `events`. `time`
-    None: rows are in the order of consumption. Times may be dates or numbers; numbers below 1e11 are taken as seconds, above
-    as milliseconds. A column `domain_column` in `items` wins over the name `domain`. Ids are compared as text; whole floats, as
-    pandas makes of whole numbers with gaps, as whole numbers. `what` names the frames in errors. Raises ValueError naming
-    missing columns; rows that `sources.sound` refuses are counted.
+    None: rows are in the order of consumption. Times may be dates or numbers, and
+    `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
+    `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. `what` names
+    the frames in errors. Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
     """
     events = _polars(events)
     own = [user, item, *([time] if time else [])]
@@ -95,7 +97,7 @@ def from_frames(
     kept = events.select(
         user=_ids(events, user),
         item=_ids(events, item),
-        **({"time": as_milliseconds(events[time], f"the column {time!r}")} if time else {}),
+        **({"time": as_milliseconds(events[time], f"the column {time!r} of {what[0]}", dates)} if time else {}),
     )
     named = [title, item, domain_column]
     domains = pl.col(domain_column).cast(pl.String).fill_null(domain) if domain_column in items.columns else pl.lit(domain)
