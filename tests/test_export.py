@@ -307,7 +307,7 @@ def test_the_command_fills_its_share_under_torchrun(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("t.txt", "one\n\nthree", "title 2 of 3 is empty"),
+        ("t.txt", "one\n\nthree", "1 of 3 titles are missing or empty (row 2)"),
         ("t.csv", "name\nx", "no column 'title'; it has"),
         ("t.doc", "x", "none of .txt"),
         ("", "", "There is no file"),

@@ -25,17 +25,23 @@ NO_TEXT = {
 
 
 def texts(
-    file: Path, *, separator: str = ",", quoted: bool | None = True, backslash: bool = True, names: list[str] | None = None
+    file: Path,
+    *,
+    separator: str = ",",
+    quoted: bool | None = True,
+    backslash: bool = True,
+    names: list[str] | None = None,
+    fewest: int = 2,
 ) -> tuple[pl.DataFrame, int, str]:
     """The table of a file, every cell as text (String, an empty one null); how many rows were left out, and why.
 
     The first line names the columns, unless `names` does. `quoted`: whether cells may stand in quotes (None: where the whole
-    file is so written); `backslash`: see `quoted.read`. Rows with too few cells are left out and counted, in a file with
+    file is so written); `backslash`: see `quoted.read`; `fewest`: columns that there must be. Rows with too few cells are left out and counted, in a file with
     quotes refused. Raises ValueError, one paragraph, naming the file and the line, for whatever else would lose or change a
     row: too many cells, quotes that do not close, another separator or encoding, a NUL, a column named twice.
     """
-    lines, has_quotes = _looked_through(file)
-    names, start, before = (names, 0, 0) if names else _header(file, separator, quoted=quoted is True)
+    lines, has_quotes = looked_through(file)
+    names, start, before = (names, 0, 0) if names else _header(file, separator, quoted=quoted is True, fewest=fewest)
     try:
         if has_quotes and (quoted or (quoted is None and quotes.is_quoted(file, names, start, separator))):
             return quotes.read(file, names, start, separator, backslash=backslash), 0, ""
@@ -45,7 +51,9 @@ def texts(
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _named(file, str(file), separator, len(names), error) from None
     if len(table) != lines - before or table.columns != names:
-        raise ValueError(f"{file} has {lines - before} lines of rows, and {len(table)} rows were read of it; save it as Parquet.")
+        raise ValueError(
+            f"{file} has {lines - before} lines of rows, and {len(table)} rows were read of it; save it as Parquet."
+        )
     if not table[names[-1]].null_count():
         return table, 0, ""
     few, _, blank = _unlike(file, separator, len(names))
@@ -103,7 +111,7 @@ def decoded(file: Path, data: bytes, line: int = 1) -> str:
         ) from None
 
 
-def _looked_through(file: Path) -> tuple[int, bool]:
+def looked_through(file: Path) -> tuple[int, bool]:
     """How many lines a file has, and whether a quote occurs in it; ValueError where it is empty or no text."""
     lines, has_quotes, last = 0, False, b""
     for block in _blocks(file):
@@ -111,7 +119,9 @@ def _looked_through(file: Path) -> tuple[int, bool]:
             raise ValueError(f"{file} {reason}.")
         if (at := block.find(b"\0")) >= 0:
             line = lines + block.count(b"\n", 0, at) + 1
-            raise ValueError(f"{file}, line {line}, holds a NUL byte: the file is damaged, or no UTF-8 text. Save it as UTF-8.")
+            raise ValueError(
+                f"{file}, line {line}, holds a NUL byte: the file is damaged, or no UTF-8 text. Save it as UTF-8."
+            )
         has_quotes = has_quotes or b'"' in block
         lines += block.count(b"\n")
         last = block[-1:]
@@ -120,7 +130,7 @@ def _looked_through(file: Path) -> tuple[int, bool]:
     return lines + (last != b"\n"), has_quotes
 
 
-def _header(file: Path, separator: str, *, quoted: bool) -> tuple[list[str], int, int]:
+def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[list[str], int, int]:
     """The names of the columns, where in the file (bytes) their line ends, and its number; lines without text go before it."""
     number, line = 0, b""
     with file.open("rb") as opened:
@@ -137,7 +147,7 @@ def _header(file: Path, separator: str, *, quoted: bool) -> tuple[list[str], int
         names = next(csv.reader([text], delimiter=separator, strict=True)) if quoted else text.split(separator)
     except csv.Error:
         raise ValueError(f"{file}, line {number}: the quotes of the header do not close; it begins {text[:60]!r}.") from None
-    if len(names) < 2:
+    if len(names) < fewest:
         other = next((f", divided by {s!r}" for s in ";\t|, " if s in text), "")
         raise ValueError(f"{file}: columns divided by {separator!r} are expected; its first line is {text[:120]!r}{other}.")
     if twice := sorted({name for name in names if name and names.count(name) > 1}):

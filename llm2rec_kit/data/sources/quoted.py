@@ -94,7 +94,8 @@ def _bytes(file: Path) -> mmap.mmap:
 def _pattern(columns: int, separator: str, way: str) -> re.Pattern[bytes]:
     """A record: its cells as groups, quotes included, without the line end."""
     divider = re.escape(separator.encode())
-    cell = rb'("%s"|(?!")[^%s\n]*+)' % (READINGS[way][0], divider)
+    some = b"*+" if columns > 1 else b"++"  # the only cell of a row: a line without it is no row
+    cell = rb'("%s"|(?!")[^%s\n]%s)' % (READINGS[way][0], divider, some)
     return re.compile(rb"(?:\r?\n)*+" + divider.join([cell] * columns) + rb"\r?(?:\n|\Z)")
 
 
