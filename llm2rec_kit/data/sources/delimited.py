@@ -45,7 +45,9 @@ def texts(
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _named(file, str(file), separator, len(names), error) from None
     if len(table) != lines - before or table.columns != names:
-        raise ValueError(f"{file} has {lines - before} lines of rows, and {len(table)} rows were read of it; save it as Parquet.")
+        raise ValueError(
+            f"{file} has {lines - before} lines of rows, and {len(table)} rows were read of it; save it as Parquet."
+        )
     if not table[names[-1]].null_count():
         return table, 0, ""
     few, _, blank = _unlike(file, separator, len(names))
@@ -111,7 +113,9 @@ def _looked_through(file: Path) -> tuple[int, bool]:
             raise ValueError(f"{file} {reason}.")
         if (at := block.find(b"\0")) >= 0:
             line = lines + block.count(b"\n", 0, at) + 1
-            raise ValueError(f"{file}, line {line}, holds a NUL byte: the file is damaged, or no UTF-8 text. Save it as UTF-8.")
+            raise ValueError(
+                f"{file}, line {line}, holds a NUL byte: the file is damaged, or no UTF-8 text. Save it as UTF-8."
+            )
         has_quotes = has_quotes or b'"' in block
         lines += block.count(b"\n")
         last = block[-1:]
@@ -174,8 +178,8 @@ def _named(source: Path | bytes, what: str, separator: str, columns: int, error:
     _, many, _ = _unlike(source, separator, columns)
     if len(many):
         return ValueError(
-            f"{what}, line {many[0]}: more cells than the {columns} columns, divided by {separator!r}; so {len(many)} lines. Does a "
-            "text hold the separator? Such a text stands in quotes, where the layout has them."
+            f"{what}, line {many[0]}, has more cells than the {columns} columns, divided by {separator!r} ({len(many)} such lines). A text "
+            "that holds the separator stands in quotes, where the layout has them."
         )
     return ValueError(f"{what} cannot be read as {columns} columns divided by {separator!r}: {str(error).splitlines()[0]}")
 
