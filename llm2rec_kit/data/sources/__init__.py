@@ -163,11 +163,28 @@ def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
 
 
 def first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
-    """`items` without empty ids and with the first row of each source_id; notes in `facts` how many rows that cost."""
+    """`items` without empty ids and with one row of each source_id, its first with a title; notes in `facts` how many rows
+    that cost.
+    """
     named = items.filter(pl.col("source_id").is_not_null() & (pl.col("source_id") != ""))
-    kept = named.unique("source_id", keep="first", maintain_order=True)
+    kept = first_titled(named)
     note_items(facts, len(items) - len(kept), "with no id or an id seen before")
     return kept
+
+
+def first_titled(items: pl.DataFrame) -> pl.DataFrame:
+    """Of each source_id the first row with a title, else its first row, in the order of the first rows."""
+    first = items.unique("source_id", keep="first", maintain_order=True)
+    if len(first) == len(items) or not _blank(first["title"]).any():
+        return first
+    rows = pl.DataFrame({"id": items["source_id"], "row": pl.int_range(len(items), eager=True)})
+    titled = rows.filter(~_blank(items["title"])).unique("id", keep="first").rename({"row": "titled"})
+    rows = rows.unique("id", keep="first", maintain_order=True).join(titled, on="id", how="left", maintain_order="left")
+    return items[rows.select(pl.coalesce("titled", "row")).to_series()]
+
+
+def _blank(titles: pl.Series) -> pl.Series:
+    return (titles.str.strip_chars() == "").fill_null(True)
 
 
 def note_items(facts: dict[str, Any], rows: int, why: str) -> None:

@@ -184,8 +184,8 @@ def _named(source: Path | bytes, what: str, separator: str, columns: int, error:
     _, many, _ = _unlike(source, separator, columns)
     if len(many):
         return ValueError(
-            f"{what}, line {many[0]}: more cells than the {columns} columns, divided by {separator!r}; so {len(many)} lines. Does a "
-            "text hold the separator? Such a text stands in quotes, where the layout has them."
+            f"{what}, line {many[0]}, has more cells than the {columns} columns, divided by {separator!r} ({len(many)} such lines). A text "
+            "that holds the separator stands in quotes, where the layout has them."
         )
     return ValueError(f"{what} cannot be read as {columns} columns divided by {separator!r}: {str(error).splitlines()[0]}")
 

@@ -39,7 +39,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.data.sources import CONTROL, Interactions, folder_of, listing, mended
+from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, folder_of, listing, mended, note_items
 from llm2rec_kit.settings import Data
 from llm2rec_kit.storage import write_json, writing_folder
 from llm2rec_kit.tab_separated import PANDAS_MISSING
@@ -138,7 +138,7 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
 
 
 def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
-    titles = _titles_json(folder / "item_titles.json")
+    titles = _not_empty(_titles_json(folder / "item_titles.json"), facts)
     samples, known = Samples(), frozenset(titles)
     files = {split: folder / name for split, name in TEXTS.items() if (folder / name).is_file()}
     facts["files"] = [f.name for f in files.values()]
@@ -200,7 +200,8 @@ def _csv_files(folder: Path) -> dict[str, Path]:
 
 
 def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
-    tables = {split: _table(file) for split, file in files.items()}
+    samples = Samples()
+    tables = {split: _table(file, samples) for split, file in files.items()}
     facts["files"] = [f.relative_to(folder).as_posix() for f in files.values()]
     facts["users_from"] = (
         "user_id" if all("user_id" in t.columns for t in tables.values()) else "none: rows that continue each other"
@@ -209,9 +210,9 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
         folder.glob("*.info.txt")
     )
     titles = _titles_info(info[0]) if len(info) == 1 else _titles_of(tables.values())
+    titles = _not_empty(titles, facts)
     facts["titles_from"] = info[0].name if len(info) == 1 else "the CSV files"
-    samples, known = Samples(), frozenset(titles)
-    unlike = 0
+    known, unlike = frozenset(titles), 0
     for split, table in tables.items():
         name = files[split].name
         named = facts["users_from"] == "user_id"
@@ -232,11 +233,10 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
     return titles, samples
 
 
-def _table(file: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_csv(file, infer_schema=False, columns=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as csv: {error}") from None
+def _table(file: Path, samples: Samples | None = None) -> pl.DataFrame:
+    table, few, why = delimited.texts(file, backslash=False)  # pandas wrote it, so backslashes are those of Python's lists
+    if samples is not None:
+        samples.refuse(why, few)
     if missing := [c for c in COLUMNS[1:] if c not in table.columns]:
         raise ValueError(f"{file} must have the columns {COLUMNS}: {missing} missing, found {table.columns}.")
     return table.select([c for c in COLUMNS if c in table.columns])
@@ -278,7 +278,8 @@ def _titles_info(file: Path) -> dict[int, str]:
             continue
         if len(cells) < 2 or not (cells[-1].isascii() and cells[-1].isdigit()):
             raise ValueError(f"{file}, line {number}: expected is a title, a tab and an id; found {line!r:.80}.")
-        titles.setdefault(int(cells[-1]), cells[-2])
+        if not titles.get(int(cells[-1]), "").strip():  # the first title that holds something
+            titles[int(cells[-1])] = cells[-2]
     if not titles:
         raise ValueError(f"{file} is empty: it gives the items' titles.")
     return titles
@@ -302,6 +303,17 @@ def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
                 for i, n in zip(ids, names, strict=True):
                     titles.setdefault(i, mended(n))
     return titles
+
+
+def _not_empty(titles: dict[int, str], facts: dict[str, Any]) -> dict[int, str]:
+    """The titles that hold something; of the others it is noted how many, and rows with their items have no title."""
+    kept = {item: title for item, title in titles.items() if title.strip()}
+    note_items(
+        facts,
+        len(titles) - len(kept),
+        f"with an empty title, first that of item {min(titles.keys() - kept.keys(), default=0)}",
+    )
+    return kept
 
 
 def _users_beside(files: dict[str, Path], samples: Samples, titles: dict[int, str], facts: dict[str, Any]) -> list[str]:
@@ -400,10 +412,7 @@ def _distinct(owners: list[str]) -> list[str]:
 
 
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}.") from None
+    return delimited.decoded(file, file.read_bytes().removeprefix(delimited.BOM))
 
 
 def _name(folder: Path, tables: dict[str, Path]) -> str:

@@ -37,7 +37,7 @@ class Found:
     end: int  # where in the file it stopped: at its end, or at a record that this way does not read
     needless: int = 0  # quoted cells that hold neither separator, line end nor quote
     spread: list[tuple[int, str]] = field(default_factory=list)  # records over several lines: place and text
-    bare_pairs: list[int] = field(default_factory=list)  # places of records with two backslashes in a cell without quotes
+    pairs: list[int] = field(default_factory=list)  # places of records with two backslashes in a row
 
 
 def read(file: Path, names: list[str], start: int, separator: str, *, backslash: bool = True) -> pl.DataFrame:
@@ -53,19 +53,12 @@ def read(file: Path, names: list[str], start: int, separator: str, *, backslash:
     if not whole:
         raise _unreadable(file, data, max(one.end for one in found.values()), separator, len(names))
     (way, first), *others = whole.items()
-    for other, one in others:
+    if way != "doubled" and first.pairs:
+        raise _two_ways(file, data, first.pairs[0])
+    for _, one in others:
         if not first.table.equals(one.table):
             row = _first_difference(first.table, one.table)
-            line = _line(data, _place(data, names, start, separator, way, row))
-            raise ValueError(
-                f"{file}, line {line}: a backslash in a quoted cell can be read in two ways, quotes {way} or {other}, and the file "
-                f"does not show which is meant. {WHAT_TO_DO}."
-            )
-    if way != "doubled" and first.bare_pairs:
-        raise ValueError(
-            f"{file}, line {_line(data, first.bare_pairs[0])}: the file writes quotes {way}, and two backslashes in a cell without "
-            f"quotes may then be one or two. {WHAT_TO_DO}."
-        )
+            raise _two_ways(file, data, _place(data, names, start, separator, way, row))
     _refuse_swallowed(file, data, first, separator)
     return first.table
 
@@ -94,9 +87,13 @@ def _bytes(file: Path) -> mmap.mmap:
 def _pattern(columns: int, separator: str, way: str) -> re.Pattern[bytes]:
     """A record: its cells as groups, quotes included, without the line end."""
     divider = re.escape(separator.encode())
-    some = b"*+" if columns > 1 else b"++"  # the only cell of a row: a line without it is no row
-    cell = rb'("%s"|(?!")[^%s\n]%s)' % (READINGS[way][0], divider, some)
-    return re.compile(rb"(?:\r?\n)*+" + divider.join([cell] * columns) + rb"\r?(?:\n|\Z)")
+    # A quote may stand in the middle of a cell, 24" screen; one after a backslash has been written for a quoted cell.
+    bare = (
+        rb'(?!")[^\\%s\n]*+(?:\\(?!")[^\\%s\n]*+)*+' % (divider, divider) if way == "doubled" else rb'[^"%s\n]*+' % divider
+    )
+    cell = rb'("%s"|%s)' % (READINGS[way][0], bare)
+    some = b"" if columns > 1 else rb"(?=[^\n])"  # the only cell of a row holds something: nothing is no row
+    return re.compile(rb"(?:\r?\n)*+" + some + divider.join([cell] * columns) + rb"\r?(?:\n|\Z)")
 
 
 def _found(data: mmap.mmap, names: list[str], start: int, separator: str, way: str) -> Found:
@@ -138,8 +135,8 @@ def _note(found: Found, raw: pl.DataFrame, places: list[int], separator: str) ->
     quoted = pl.all().str.starts_with('"')
     needed = pl.all().str.contains(f'(?s)^".*({re.escape(separator)}|\n|"").*"$') & (pl.all() != '""')
     found.needless += raw.select((quoted & ~needed).sum()).sum_horizontal().item()
-    pairs = raw.select(pl.any_horizontal(~quoted & pl.all().str.contains("\\\\", literal=True))).to_series()
-    found.bare_pairs += [places[k] for k in pairs.arg_true()]
+    pairs = raw.select(pl.any_horizontal(pl.all().str.contains("\\\\", literal=True))).to_series()
+    found.pairs += [places[k] for k in pairs.arg_true()]
     several = raw.select(pl.any_horizontal(pl.all().str.contains("\n", literal=True))).to_series()
     found.spread += [(places[k], separator.join(raw.row(k))) for k in several.arg_true()]
 
@@ -164,6 +161,13 @@ def _refuse_swallowed(file: Path, data: mmap.mmap, found: Found, separator: str)
 def _kind(cell: str) -> frozenset[str]:
     """What a cell is made of: digits, letters, white space, each other character by itself."""
     return frozenset("0" if c.isdigit() else "a" if c.isalpha() else " " if c.isspace() else c for c in cell)
+
+
+def _two_ways(file: Path, data: mmap.mmap, place: int) -> ValueError:
+    return ValueError(
+        f"{file}, line {_line(data, place)}: a backslash here can be read in two ways, as itself or as what some programs write before "
+        f"a quote or another backslash, and the file does not show which is meant. {WHAT_TO_DO}."
+    )
 
 
 def _unreadable(file: Path, data: mmap.mmap, place: int, separator: str, columns: int) -> ValueError:
