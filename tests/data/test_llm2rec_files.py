@@ -149,7 +149,7 @@ def test_the_files_are_as_the_official_code_reads_them(tmp_path):
 
 def test_awkward_titles_survive(tmp_path):
     corpus = make_corpus(users=30, items=8)
-    titles = ["a 'b' \"c\"", "back\\slash", "tab\tand\nline", 'He said: "x", ok', "ספר", "NA", "", "😀"]
+    titles = ["a 'b' \"c\"", "back\\slash", "tab\tand\nline", 'He said: "x", ok', "ספר", "NA", "null", "😀"]
     corpus = replace(corpus, items=corpus.items.with_columns(title=np.array(titles)))
     counts = llm2rec_files.write(corpus, tmp_path / "x")
     assert counts["read_as_missing"] == 2
@@ -158,7 +158,7 @@ def test_awkward_titles_survive(tmp_path):
     (tmp_path / "x" / "downstream").rename(tmp_path / "gone")
     assert read(tmp_path / "x", max_history=4).titles == expected
     (tmp_path / "x" / "info").rename(tmp_path / "gone too")
-    assert read(tmp_path / "x", max_history=4).titles == expected  # the empty one from a history: an empty cell is no title
+    assert read(tmp_path / "x", max_history=4).titles == expected
 
 
 def test_an_item_that_nobody_consumed_is_counted_by_data_txt(tmp_path):
@@ -360,12 +360,12 @@ def test_users_come_from_csv_files_only_where_the_rows_agree(tmp_path):
             {"train_data.txt": "x\n", "item_titles.json": '{"1": "a"}'},
             r"no row is a sample; left out: \{'train_data\.txt: not",
         ),
-        ({"train_data.txt": b"\xff\n", "item_titles.json": '{"1": "a"}'}, r"train_data\.txt is not UTF-8"),
+        ({"train_data.txt": b"\xff\n", "item_titles.json": '{"1": "a"}'}, r"train_data\.txt, line 1, is no UTF-8 text"),
         (
             {"a.test.csv": "user_id,item\n"},
             r"must have the columns.*\['history_item_title', .*missing, found \['user_id', 'item'\]",
         ),
-        ({"a.test.csv": ""}, r"cannot be read as csv"),
+        ({"a.test.csv": ""}, r"a\.test\.csv is empty"),
         ({"a.test.csv": HEAD, "b.test.csv": HEAD}, r"several CSV files of test, \['a\.test\.csv', 'b\.test\.csv'\]"),
         ({"a.test.csv": HEAD, "a.info.txt": "title\n"}, r"a\.info\.txt, line 1: expected is a title, a tab and an id"),
         ({"a.test.csv": HEAD, "a.info.txt": "\n"}, r"a\.info\.txt is empty"),

@@ -2,9 +2,10 @@
 
 A folder holds `interactions.csv` (or .parquet) with columns user, item and optionally timestamp, and `items.csv` (or
 .parquet) with columns item, title and optionally domain and further text columns. A path to one file takes it as the
-interactions; where it has a title column itself, no items file is needed. Columns with other names are named by
-`data_columns`, as ["user=customer_id", "item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given
-must exist. In code, `from_frames` takes polars or pandas frames.
+interactions; where it has a title column itself, no items file is needed, and where there is one, it wins: a title beside an
+interaction may be the headline of a review. Columns with other names are named by `data_columns`, as ["user=customer_id",
+"item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given must exist. Without a column timestamp, one
+that is called time, date or datetime is the time, which is told. In code, `from_frames` takes polars or pandas frames.
 """
 
 from __future__ import annotations
