@@ -94,6 +94,18 @@ def test_rows_of_another_form_are_counted(tmp_path):
     )
 
 
+def test_titles_in_quotes_and_short_rows_of_movies_csv(tmp_path):
+    head, ratings = "movieId,title,genres\n", {"ratings.csv": FILES["32m"]["ratings.csv"]}
+    for text in ('1,"The ""Best"", 1999",x\n', '1,"The \\"Best\\", 1999",x\n'):
+        found = sources.load(write(tmp_path, ratings | {"movies.csv": (head + text).encode()}))
+        assert found.items["title"].to_list() == ['The "Best", 1999']
+    found = sources.load(write(tmp_path, ratings | {"movies.csv": (head + "1,A,x\n2,B\n").encode()}))
+    assert found.items["title"].to_list() == ["A"]
+    assert found.facts["item_rows_dropped"] == "1 rows of movies.csv not of the form id, title, genres"
+    with pytest.raises(ValueError, match=r"movies\.csv, line 3: the quotes of the row"):
+        sources.load(write(tmp_path, ratings | {"movies.csv": (head + '1,A,x\n2,"B" C,x\n').encode()}))
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
