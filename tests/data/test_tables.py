@@ -436,6 +436,7 @@ def test_titles_and_further_columns_that_can_be_text_are(tmp_path):
             "brand": pl.Series(["X", None], dtype=pl.Categorical),
             "size": pl.Series(["S", "M"], dtype=pl.Enum(["S", "M"])),
             "tags": [["a"], ["b"]],
+            "domain": ["", None],
             "price": [1.5, 2.0],
         }
     )

@@ -119,7 +119,11 @@ def from_frames(
         times = frames.as_text(events, time, what[0]) if events[time].dtype == pl.Binary else events[time]
         kept = kept.with_columns(time=as_milliseconds(times, f"the column {time!r} of {what[0]}", dates))
     table = pl.DataFrame({"source_id": frames.ids(items, item, name), "title": frames.as_text(items, title, name)})
-    domains = frames.as_text(items, domain_column, name).fill_null(domain) if domain_column in items.columns else domain
+    domains = (
+        frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
+        if domain_column in items.columns
+        else domain
+    )
     named = [title, item, domain_column, "source_id", "title", "domain", *(own if alone else [])]
     further = [c.cast(pl.String) for c in items.get_columns() if c.name not in named and frames.is_text(c)]
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
