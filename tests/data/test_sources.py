@@ -166,7 +166,7 @@ GOODREADS = "".join(json.dumps(SHELF | {"book_id": b}) + "\n" for b in "12312").
 SOUND = {  # a small sound set of each layout, to be damaged
     "table": {
         "interactions.csv": b"user,item,timestamp\nu,a,1\nu,b,2\nu,c,3\nv,a,4\n",
-        "items.csv": b"item,title\na,A\nb,B\nc,C\n",
+        "items.csv": b'item,title\na,"A, ""a"""\nb,B\nc,"C\\"\n',
     },
     "recbole": {
         "x.inter": b"user_id:token\titem_id_list:token_seq\titem_id:token\nu\t1 2 3\t1\nu\t1 2\t3\nv\t1 2\t2\n",
@@ -192,7 +192,7 @@ DAMAGE = st.tuples(
     st.integers(0, 2),
     st.integers(0, 400),
     st.integers(0, 12),
-    st.binary(max_size=8) | st.sampled_from([b"\n", b"\t", b'"', b"::"]),
+    st.binary(max_size=8) | st.sampled_from([b"\n", b"\t", b'"', b'\\"', b"::"]),
 )
 
 

@@ -44,7 +44,7 @@ def texts(
     names, start, before = (names, 0, 0) if names else _header(file, separator, quoted=quoted is True, fewest=fewest)
     try:
         if has_quotes and (quoted or (quoted is None and quotes.is_quoted(file, names, start, separator))):
-            return quotes.read(file, names, start, separator, backslash=backslash), 0, ""
+            return quotes.read(file, names, start, separator, backslash=backslash and quoted is True), 0, ""
         table = pl.read_csv(
             file, separator=separator, has_header=before > 0, new_columns=names, quote_char=None, infer_schema=False
         )

@@ -62,7 +62,9 @@ def as_text(frame: pl.DataFrame, column: str, what: str, expected: str = "text")
     if found.dtype.is_float() or isinstance(found.dtype, pl.Decimal):
         return _whole(found.fill_nan(None) if found.dtype.is_float() else found)
     if not (is_text(found) or found.dtype.is_integer() or found.dtype in (pl.Boolean, pl.Null)):
-        such = f", cells such as a {type(next(v for v in found if v is not None)).__name__}" * (found.dtype == pl.Object)
+        such = f", cells such as a {type(next(v for v in found if not isinstance(v, str | None))).__name__}" * (
+            found.dtype == pl.Object
+        )
         raise ValueError(f"{where} must hold {expected}; found the type {found.dtype}{such}.")
     return found.cast(pl.String)
 

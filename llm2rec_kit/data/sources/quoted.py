@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-# What stands inside a quoted cell, and how it is read: pattern, literal or not, replacement. Nothing here can backtrack.
+# What stands inside a quoted cell, what of it is an escape, and what that means. No pattern here can backtrack.
 READINGS = {
     "doubled": (rb'[^"]*+(?:""[^"]*+)*+', '""', '"'),
     "after a backslash": (rb'[^"]*+(?:(?<=\\)"[^"]*+)*+', r"\\\"", '"'),

@@ -58,7 +58,7 @@ def load(settings: Data) -> Interactions:
     as_lists = ["item_id_list" in frame.columns for frame in frames.values()]
     if any(as_lists) and not all(as_lists):
         raise ValueError(f"{folder}: some of {facts['files']} have the column item_id_list and some have not. {LAYOUT}.")
-    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames)
+    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames, stem)
     for column, kind in (("item", "item2index"), ("user", "user2index")):
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
@@ -137,14 +137,14 @@ def _joined(rows: list[str]) -> tuple[str, int]:
     return text, sum(f" {row} " not in f" {text} " for row in rows)
 
 
-def _from_rows(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def _from_rows(frames: dict[str, pl.DataFrame], stem: str) -> pl.DataFrame:
     """Events (user, item[, time]) of the plain form, the files in the order train, valid, test."""
     ordered = [frames[part] for part in reversed(PARTS) if part in frames]
     columns = ["user_id", "item_id"] + (["timestamp"] if all("timestamp" in f.columns for f in ordered) else [])
     events = pl.concat([f.select(columns) for f in ordered]).rename({"user_id": "user", "item_id": "item"})
     if "timestamp" not in columns:
         return events
-    time = as_milliseconds(events["timestamp"], "the column timestamp").alias("time")
+    time = as_milliseconds(events["timestamp"], f"the column timestamp of {stem}.inter").alias("time")
     return events.drop("timestamp").with_columns(time)
 
 

@@ -2,9 +2,10 @@
 
 A folder holds `interactions.csv` (or .parquet) with columns user, item and optionally timestamp, and `items.csv` (or
 .parquet) with columns item, title and optionally domain and further text columns. A path to one file takes it as the
-interactions; where it has a title column itself, no items file is needed. Columns with other names are named by
-`data_columns`, as ["user=customer_id", "item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given
-must exist. In code, `from_frames` takes polars or pandas frames.
+interactions; where it has a title column itself, no items file is needed, and where there is one, it wins: a title beside an
+interaction may be the headline of a review. Columns with other names are named by `data_columns`, as ["user=customer_id",
+"item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given must exist. Without a column timestamp, one
+that is called time, date or datetime is the time, which is told. In code, `from_frames` takes polars or pandas frames.
 """
 
 from __future__ import annotations
@@ -118,7 +119,11 @@ def from_frames(
         times = frames.as_text(events, time, what[0]) if events[time].dtype == pl.Binary else events[time]
         kept = kept.with_columns(time=as_milliseconds(times, f"the column {time!r} of {what[0]}", dates))
     table = pl.DataFrame({"source_id": frames.ids(items, item, name), "title": frames.as_text(items, title, name)})
-    domains = frames.as_text(items, domain_column, name).fill_null(domain) if domain_column in items.columns else domain
+    domains = (
+        frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
+        if domain_column in items.columns
+        else domain
+    )
     named = [title, item, domain_column, "source_id", "title", "domain", *(own if alone else [])]
     further = [c.cast(pl.String) for c in items.get_columns() if c.name not in named and frames.is_text(c)]
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
