@@ -20,7 +20,6 @@ from llm2rec_kit.corpus import Corpus
 
 EXACT_UP_TO = 30_000  # items; past it nearest-neighbour descent, whose compilation alone takes half a minute, is quicker
 EPOCHS = 200  # of every layout: what UMAP takes for large data, and AlignedUMAP always
-FEWEST = 4  # items of a map
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
     """Several spaces of the same items: {stage: float32 (n, dim)} to coordinates of all n.
 
     `fitted` are the rows that UMAP is fitted on (default: all); the others are then placed among them by UMAP's `transform`,
-    in each space's own layout and in the common frame. Raises ValueError for NaN, fewer than `FEWEST` items or unequal lengths.
+    in each space's own layout and in the common frame. Raises ValueError for NaN, fewer than four items or unequal lengths.
     """
     _check(tables)
     rows = next(iter(tables.values()))
@@ -244,8 +243,8 @@ def _check(tables: dict[str, np.ndarray]) -> None:
     sizes = {len(v) for v in tables.values()}
     if len(sizes) != 1:
         raise ValueError(f"Aligned maps need the same items in every stage; found {sizes or 'no stage'} of them.")
-    if (n := sizes.pop()) < FEWEST:
-        raise ValueError(f"A map needs {FEWEST} items at least; found {n}.")
+    if (n := sizes.pop()) < 4:
+        raise ValueError(f"A map needs four items at least; found {n}.")
     for stage, vectors in tables.items():
         if not np.isfinite(vectors).all():
             raise ValueError(

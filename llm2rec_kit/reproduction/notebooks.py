@@ -31,7 +31,6 @@ from llm2rec_kit.runs import FORCED, Run, check_name, outputs_folder, project_ro
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
-MAKES_CORPUS = "01"  # the notebook that does
 MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # by hub name or folder
 COMMON = {"run": str, "outputs": str, "force": bool}
 
@@ -213,8 +212,6 @@ def reproduce(
             # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
             rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
             run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
-            if book.name[:2] == MAKES_CORPUS:
-                look_at_corpus(result, values, chosen[k:])
     return result
 
 
@@ -253,9 +250,6 @@ def prepared(
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     if look:
         look_for_files(values, {name for book in chosen for name in own[book]})
-        outputs = values.get("outputs", "")
-        if chosen[0].name[:2] != MAKES_CORPUS and (outputs_folder(outputs) / values["run"]).is_dir():
-            look_at_corpus(Run(values["run"], outputs), values, chosen)
     return values, chosen
 
 
@@ -278,17 +272,6 @@ def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
         check_data(values)
     if "backbone_name" in needed:
         assets.check_backbone(S.Backbone.from_parameters(values).name)
-
-
-def look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None:
-    """Raise ValueError where `books`, run with `values`, could not end on the run's corpus, if it has one; print remarks on it."""
-    if books and run.has("corpus"):
-        from llm2rec_kit.corpus import Corpus
-        from llm2rec_kit.reproduction import preconditions
-
-        known = {name: values.get(name, p.default) for book in books for name, p in parameters(book).items()}
-        for remark in preconditions.check(Corpus.load(run.require("corpus")), known):
-            print(f"note: {remark}", flush=True)
 
 
 def run_one(

@@ -10,12 +10,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
-from llm2rec_kit.data import times
-from llm2rec_kit.maps import projection
-from llm2rec_kit.reproduction import notebooks, preconditions
-from llm2rec_kit.runs import Run
-
-EVALUATION = {"evaluation_cutoffs": [10], "evaluation_metric": "recall@10"}
+from llm2rec_kit.data import preconditions, times
 
 
 def only_item(corpus: Corpus, item: int = 1) -> Corpus:
@@ -80,31 +75,12 @@ def test_each_domain_that_is_evaluated_is_looked_at():
         preconditions.check(replace(both, facts={"train_domains": ["toy"]}))
 
 
-def test_what_the_notebooks_that_are_to_run_ask_for_is_held_against_the_corpus(corpus):
-    assert preconditions.check(corpus, EVALUATION | {"maps_stages": ["raw"], "contrastive_batch_size": 16}) == []
-    with pytest.raises(
-        ValueError, match=r"in the domain 'toy': A cutoff k lies between 1 and the catalogue's 16 items; found 20"
-    ):
-        preconditions.check(corpus, EVALUATION | {"evaluation_cutoffs": [10, 20]})
+def test_a_domain_without_a_training_sample_is_remarked_and_refused_where_one_is_to_train(corpus):
     untrained = resplit(corpus, TRAIN, VALID)
-    assert preconditions.check(untrained) == ["the domain 'toy' has no train sample: nothing can be trained on it"]
+    assert preconditions.check(untrained) == ["the domain 'toy' has no train sample: no notebook can train on it"]
     with pytest.raises(ValueError, match=r"the domain 'toy' has no train sample"):
-        preconditions.check(untrained, {"csft_steps": 1})
-    assert preconditions.check(corpus, {"contrastive_batch_size": 17}) == [
-        "contrastive_batch_size is 17, and there are 16 titles: a step takes them all"
-    ]
-
-
-def test_a_map_takes_as_many_items_as_the_preconditions_say(corpus):
-    few = projection.FEWEST - 1
-    small = replace(
-        corpus, items=corpus.items.head(few), sequence=(np.arange(len(corpus.sequence)) % few + 1).astype(np.int32)
-    )
-    preconditions.check(small, {"csft_steps": 1})
-    with pytest.raises(ValueError, match=rf"a map takes {few + 1} items at least, and there are {few}"):
-        preconditions.check(small, {"maps_stages": ["raw"]})
-    with pytest.raises(ValueError, match=rf"{few + 1} items at least; found {few}"):
-        projection.lay_out({"raw": np.eye(few, dtype=np.float32)}, settings=None)
+        preconditions.check(untrained, to_train=True)
+    assert preconditions.check(corpus, to_train=True) == []
 
 
 def test_years_that_cannot_be_are_counted_and_remarked(corpus):
@@ -124,29 +100,3 @@ def test_years_that_cannot_be_are_counted_and_remarked(corpus):
     first, second = preconditions.check(replace(corpus, times=odd))
     assert first.startswith(f"toy: 2 of {len(odd)} events lie before 1990 (from 1970-01-20 to 2133-")
     assert second.startswith(f"toy: 1 of {len(odd)} events lie in the future")
-
-
-def test_a_series_that_begins_after_notebook_01_is_refused_before_its_first_notebook(tmp_path, monkeypatch):
-    run = Run("small", tmp_path)
-    corpus = only_item(make_corpus(max_history=10))
-    run.make("corpus", lambda folder: corpus.save(folder), settings={})
-    monkeypatch.setattr(notebooks, "run_one", lambda *_, **__: pytest.fail("a notebook was started"))
-    with pytest.raises(ValueError, match=r"the domain 'toy' has 1 item"):
-        notebooks.reproduce("smoke", run="small", outputs=str(tmp_path), start="02")
-    assert run.about()["asked"] == {}
-    notebooks.prepared("smoke", run="other", outputs=str(tmp_path), start="02")
-    assert not (tmp_path / "other").exists()
-
-
-def test_after_notebook_01_its_corpus_is_looked_at_before_the_next(tmp_path, monkeypatch):
-    ran = []
-
-    def run_one(book, values, run, **_):
-        ran.append(book.name[:2])
-        corpus = make_corpus(items=12, max_history=10)
-        run.make("corpus", lambda folder: corpus.save(folder), settings={})
-
-    monkeypatch.setattr(notebooks, "run_one", run_one)
-    with pytest.raises(ValueError, match=r"A cutoff k lies between 1 and the catalogue's 12 items; found 20"):
-        notebooks.reproduce("smoke", run="small", outputs=str(tmp_path), only=["01", "02", "04"])
-    assert ran == ["01"]
