@@ -199,14 +199,20 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """The corpus that `save` wrote."""
+        """The corpus that `save` wrote; CorpusError where a domain of it leads out of the folder of a run's results."""
         folder = Path(folder)
+        items = pl.read_parquet(folder / "items.parquet")
+        if away := [d for d in items["domain"].unique() if len(Path(d).parts) != 1 or d.startswith(".")]:
+            raise CorpusError(
+                f"The corpus in {folder} has the domain {away[0]!r}, and results are kept in folders of that name: make it anew "
+                "with notebooks/01_data_prep.ipynb, which gives domains safe names."
+            )
         users = pl.read_parquet(folder / "users.parquet")
         sequences = pl.read_parquet(folder / "sequences.parquet")
         samples = pl.read_parquet(folder / "samples.parquet")
         about = json.loads((folder / "corpus.json").read_text())
         return cls(
-            items=pl.read_parquet(folder / "items.parquet"),
+            items=items,
             users=users.drop("length"),
             offsets=np.concatenate([[0], np.cumsum(users["length"].to_numpy())]).astype(np.int64),
             sequence=sequences["item"].to_numpy(),
