@@ -8,7 +8,13 @@ dates, two orders, some with a time zone) is refused, because then some of it wo
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
+import numpy as np
 import polars as pl
+
+from llm2rec_kit.corpus import Corpus
 
 FIRST_YEAR, LAST_YEAR = 1970, 2100
 LATEST = 4_102_444_800_000  # milliseconds: the year 2100, later times are slips of the pen
@@ -26,6 +32,7 @@ DATE = (
     r"(?:[Tt ]+(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d{1,9})?))?)?"
     r"\s*(?P<half>[AaPp][Mm])?\s*(?P<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?$"
 )
+ODD = ("before 1990", "in the future")  # where no event of today's sources lies: a wrong unit, or a wrong date
 ORDERS = {"day_first": ("b", "a"), "month_first": ("a", "b")}  # the parts that are month and day where the year comes last
 
 
@@ -55,6 +62,27 @@ def by_size(numbers: pl.Expr) -> pl.Expr:
     for limit, factor in reversed(LIMITS):
         milliseconds = pl.when(size < limit).then(numbers * factor).otherwise(milliseconds)
     return milliseconds.round().cast(pl.Int64)
+
+
+def span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
+    """When the events of each domain lie (domain, events, earliest, latest; UTC), and how many of them where none should:
+    before 1990 and in the future of `now` (seconds since 1970; default: this moment). Empty where the source has no times."""
+    if corpus.times is None:
+        return pl.DataFrame()
+    limits = datetime(1990, 1, 1), datetime.fromtimestamp(time.time() if now is None else now, UTC).replace(tzinfo=None)
+    when = pl.col("time").cast(pl.Datetime("ms"))
+    odd = dict(zip(ODD, (when < limits[0], when > limits[1]), strict=True))
+    owners = corpus.users["domain"].gather(np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets)))
+    return (
+        pl.DataFrame({"domain": owners, "time": corpus.times})
+        .group_by("domain", maintain_order=True)
+        .agg(
+            pl.len().alias("events"),
+            when.min().alias("earliest"),
+            when.max().alias("latest"),
+            **{k: v.sum() for k, v in odd.items()},
+        )
+    )
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

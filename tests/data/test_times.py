@@ -188,3 +188,28 @@ def test_the_order_of_dates_is_a_setting_and_changes_no_corpus_that_was_made_bef
         assert sources.load(data).events["time"][0] == since_1970(first)
         assert data.recipe == data.as_dict()
     assert Data().recipe == {k: v for k, v in Data().as_dict().items() if k != "dates"}
+
+
+digits = st.text("0123456789-/.: TZ+apmAPM", max_size=22)
+
+
+@given(st.lists(st.text(max_size=12) | digits | st.none(), max_size=6), st.sampled_from(["iso", "day_first", "month_first"]))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_read_or_refused_in_one_short_paragraph(values, dates):
+    found, refused = values, ""
+    try:
+        found = read(values, dates, pl.String)
+    except ValueError as error:
+        refused = str(error)
+    assert len(found) == len(values)
+    assert len(refused) < 700
+
+
+@given(st.lists(st.floats() | st.integers(-(2**63), 2**63 - 1).map(float) | st.none(), max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_any_numbers_are_read_or_refused(values):
+    try:
+        found = read(values, kind=pl.Float64)
+    except ValueError:
+        return
+    assert len(found) == len(values)

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
@@ -88,6 +89,9 @@ def load(settings: Data) -> Interactions:
             f"data_strict is on, and rows of the source {settings.source!r} had to be left out: {lost}. "
             "Mend the source's files, or set data_strict to False to go on without those rows."
         )
+    if renamed := found.facts.get("domains_renamed"):
+        changes = ", ".join(f"{domain!r} is {name!r}" for domain, name in renamed.items())
+        print(f"{settings.source}: domains renamed, so that folders can be: {changes}", flush=True)
     if faults or items:
         lost = "; ".join([*(f"{n} interactions ({step})" for step, n, _ in faults), *items])
         print(f"{settings.source}: left out {lost}", flush=True)
@@ -97,12 +101,16 @@ def load(settings: Data) -> Interactions:
 def sound(found: Interactions) -> Interactions:
     """`found` without what no stage can use; every row left out is counted in `dropped` or in the facts.
 
+    Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one name).
     Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or after
     2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters. Control
     characters in titles become spaces.
     """
     facts, dropped = dict(found.facts), list(found.dropped)
-    items = first_of_each_item(found.items, facts)
+    named = folder_names(found.items["domain"].unique(maintain_order=True))
+    if renamed := {domain: name for domain, name in named.items() if domain != name}:
+        facts["domains_renamed"] = renamed
+    items = first_of_each_item(found.items.with_columns(pl.col("domain").replace(renamed)), facts)
     items = _kept_items(items, ~pl.col("source_id").str.contains(CONTROL), "with control characters in the id", facts)
     short = pl.col("title").str.len_chars().fill_null(0) <= LONGEST_TITLE
     items = _kept_items(items, short, f"with a title of more than {LONGEST_TITLE:,} characters", facts)
@@ -118,7 +126,8 @@ def sound(found: Interactions) -> Interactions:
     if "time" in events.columns:
         bad = ~events["time"].is_between(1, LATEST).fill_null(True)
         events = _leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
-    return replace(found, items=items, events=events, facts=facts, dropped=dropped)
+    within = [renamed.get(domain, domain) for domain in found.domains_in]
+    return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
