@@ -75,9 +75,9 @@ def load(
     return model.to(device).eval(), tokenizer
 
 
-def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int]) -> None:
+def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int], *, head: bool = True) -> None:
     """Raise BackboneError where `load` would, or `check_length` for one of `lengths`; no weights are read."""
-    model, _ = _read(name, settings, True, device_map="meta")
+    model, _ = _read(name, settings, head, device_map="meta")
     for setting, tokens in lengths.items():
         check_length(model, tokens, setting)
 

@@ -179,7 +179,7 @@ def _plan(profile: str, asked: dict) -> int:
     values, books = notebooks.prepared(profile, **asked, look=False)
     missing = ""
     try:
-        notebooks.look_for_files(values, {"data_path"})
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)}, hub=False)
     except ValueError as error:
         missing = str(error)
     print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))

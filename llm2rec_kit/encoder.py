@@ -208,6 +208,17 @@ class Encoder:
             (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
+def check(path: str | Path, place: S.Backbone) -> None:
+    """Raise BackboneError where `Encoder.load` would, for a folder; no weights are read."""
+    checkpoint.check(Path(path), binary=True)
+    if _hub_json(path, MARK, dict) is not None or _is_bare_decoder(path, place):
+        backbone.check(path, place, {}, head=False)
+        return
+    from llm2rec_kit import library_encoder
+
+    library_encoder.check(path, place)
+
+
 def key(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
     """The settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
 

@@ -82,6 +82,23 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
             delattr(model, name)
 
 
+def check(folder: str | Path, place: S.Backbone) -> None:
+    """Raise BackboneError where the weights of a baseline do not fill it; none are read. Of an encoder with a decoder, of which
+    the library takes a part, it says nothing."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    own_code = {"trust_remote_code": place.trust_remote_code}
+    for part in checkpoint.transformers(Path(folder)):
+        with backbone.reading(folder, "model"):
+            if AutoConfig.from_pretrained(part, **own_code).is_encoder_decoder:
+                continue
+            told = AutoModel.from_pretrained(part, device_map="meta", **own_code, **backbone.TELLING)
+        model = backbone.with_all_weights(*told, part)
+        with backbone.reading(folder, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(part, **own_code)
+        backbone.check_rows(tokenizer, model, part)
+
+
 def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
     """Raise BackboneError where weights of the first module, if transformers', are not in its files, which the library fills
     with random numbers; returns the names of those that are missing all the same: a pooler's."""
