@@ -210,11 +210,11 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name:
     """
     rows = model.get_input_embeddings().num_embeddings
     special = tokenizer.special_tokens_map.items()
-    other = {token for role, token in special if role not in tokenizer.SPECIAL_TOKENS_ATTRIBUTES and isinstance(token, str)}
+    other = {str(token) for role, token in special if role not in tokenizer.SPECIAL_TOKENS_ATTRIBUTES}
     beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= rows and token not in other)
     if beyond:
         raise BackboneError(
-            f"The tokenizer of {str(name)!r} has {len(beyond)} tokens that its model has no embedding for ({rows} rows): "
+            f"Of the tokens of {name}, {len(beyond)} have no embedding in its model, which has {rows}: "
             f"{', '.join(beyond[:3])}. They were added to the tokenizer alone: call model.resize_token_embeddings(len(tokenizer)), "
             "train and save both; or take the tokenizer without them."
         )

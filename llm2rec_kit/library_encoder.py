@@ -40,7 +40,10 @@ class LibraryEncoder(Encoder):
             checkpoint.check(Path(path), binary=True)
         with backbone.reading(path, "model"):
             self.model = SentenceTransformer(
-                str(path), device=str(device), trust_remote_code=place.trust_remote_code, model_kwargs={"dtype": dtype}
+                str(path),
+                device=str(device),
+                trust_remote_code=place.trust_remote_code,
+                model_kwargs={"dtype": dtype, "ignore_mismatched_sizes": True},  # they are told, below
             )
         missing = _check_weights(self.model[0], path, place)
         self.settings, self.tokenizer = settings, self.model.tokenizer

@@ -19,7 +19,15 @@ from llm2rec_kit.storage import read_json
 MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # parameters: by hub name or folder
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HUB_SECONDS = 10  # patience with the hub
-UNGATED = ("bert", "roberta", "xlm-roberta")  # encoders: two matrices in the feed-forward, and no head
+HEADLESS = ("bert", "roberta", "xlm-roberta")  # encoders, which have no head
+UNGATED = (*HEADLESS, "gpt2", "opt")  # two matrices in the feed-forward
+USUAL = {  # the usual key of config.json for another that some families have
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "ffn_dim": "intermediate_size",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +187,7 @@ def _known() -> dict[str, Any]:
 
 def _from_config(config: dict[str, Any]) -> Shape | None:
     """The shape in a transformers config.json of the usual kind; None where that has other keys."""
+    config = {USUAL.get(key, key): value for key, value in config.items()}
     if not {"num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"} <= config.keys():
         return None
     heads = config["num_attention_heads"]
@@ -188,8 +197,8 @@ def _from_config(config: dict[str, Any]) -> Shape | None:
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        inner=config["intermediate_size"],
+        inner=config["intermediate_size"] or 4 * config["hidden_size"],
         vocabulary=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False) or config.get("model_type") in UNGATED,
+        tied=config.get("tie_word_embeddings", False) or config.get("model_type") in HEADLESS,
         gated=config.get("model_type") not in UNGATED,
     )

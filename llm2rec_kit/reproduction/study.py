@@ -49,13 +49,18 @@ def settings_of(run: Run) -> dict[str, S.Stage]:
     return found
 
 
-def open_study(base: Run, name: str, *, force: bool = False, **changes: Any) -> Study:
+def open_study(
+    base: Run, name: str, *, force: bool = False, trust_remote_code: bool = False, **changes: Any
+) -> Study:
     """The study `name` of a run that went through notebooks 01 to 04; `changes` (flat names, as `data_split`) hold for all of it.
+
+    `trust_remote_code`: whether code that comes with its models may run; what the run says of that is not believed.
 
     With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
     SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
     """
     settings = settings_of(base)
+    settings["backbone"] = dataclasses.replace(settings["backbone"], trust_remote_code=trust_remote_code)
     _known(changes, settings)
     for prefix, stage in settings.items():
         own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
