@@ -209,8 +209,8 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name:
     Named tokens of other kinds of input may have none (`image_token` of Gemma 3, whose smallest model reads text alone).
     """
     rows = model.get_input_embeddings().num_embeddings
-    special = tokenizer.special_tokens_map.items()
-    other = {str(token) for role, token in special if role not in tokenizer.SPECIAL_TOKENS_ATTRIBUTES}
+    roles = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES  # the class's: an instance adds the names of its own
+    other = {str(token) for role, token in tokenizer.special_tokens_map.items() if role not in roles}
     beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= rows and token not in other)
     if beyond:
         raise BackboneError(
