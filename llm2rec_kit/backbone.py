@@ -41,8 +41,13 @@ from llm2rec_kit.storage import contents as contents  # of a model by folder; it
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
-TELLING = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # have from_pretrained tell what it made up, not print
-OLD_BUFFER = re.compile(r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$")  # once saved as weights
+TELLING = {
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+}  # have from_pretrained tell what it made up, not print
+OLD_BUFFER = re.compile(
+    r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$"
+)  # once saved as weights
 POSITIONS = re.compile(r"(^|\.)(wpe|pos\w*_embed\w*|embed_positions)(\.|$)")  # tables of positions by name
 
 
@@ -115,7 +120,9 @@ def reading(name: str | Path, part: str) -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-def with_all_weights(model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True) -> PreTrainedModel:
+def with_all_weights(
+    model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True
+) -> PreTrainedModel:
     """`model`, where every weight of it came from its files (`told` by from_pretrained, with TELLING); else BackboneError.
 
     A pooler may be missing: what uses one has to ask for it. The head may be without `head`, then it is the body alone.

@@ -8,6 +8,7 @@ header), and what is wrong is said with the file's name. Nothing here needs torc
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,7 +32,9 @@ class BackboneError(ValueError):
 
 
 def is_path(name: str | Path) -> bool:
-    """Whether a model's name means a place on this machine, be something there or not, rather than a name of the hub."""
+    """Whether a model's name means a place on this machine, be something there or not, and neither `tiny` nor one of the hub."""
+    if re.fullmatch(r"tiny(-\d+)?", str(name)):
+        return False
     return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~"))
 
 

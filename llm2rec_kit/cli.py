@@ -135,7 +135,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
-    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it")
+    c.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
+    )
     c.set_defaults(command=_export)
 
 

@@ -19,9 +19,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import ArtefactError, Run, provenance
 
 
-def export(
-    run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False
-) -> Path:
+def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False) -> Path:
     """Write embedding `stage` of `run` to the folder `to` in format `kind`, one of FORMATS; returns the folder.
 
     `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may

@@ -135,8 +135,14 @@ BROKEN = {  # way to break a folder, what is said of it
     "config a list": (written("config.json", b"[1]"), r"config\.json is damaged"),
     "config of nothing": (written("config.json", b"{}"), r"config\.json has no model_type"),
     "config of the unknown": (config(model_type="no_such_kind"), r"config\.json of .* cannot be read.*no_such_kind"),
-    "more layers": (config(num_hidden_layers=4, layer_types=None), r"do not fit its config\.json: \d+ that config\.json asks"),
-    "fewer layers": (config(num_hidden_layers=1, layer_types=None), r"do not fit.*\d+ of the weights are none of the model's"),
+    "more layers": (
+        config(num_hidden_layers=4, layer_types=None),
+        r"do not fit its config\.json: \d+ that config\.json asks",
+    ),
+    "fewer layers": (
+        config(num_hidden_layers=1, layer_types=None),
+        r"do not fit.*\d+ of the weights are none of the model's",
+    ),
     "another width": (config(intermediate_size=40), r"do not fit.* is \(\d+, \d+\) in the weights and \(.*40.*\) by config"),
     "wrapped": (
         lambda f: weights(f, lambda w: {f"module.{name}": t for name, t in w.items()}),
@@ -304,7 +310,9 @@ def gpt2(folder: Path, **more) -> Path:
     tokenizer = backbone.train_tokenizer(make_corpus().titles, 400)
     ends = {"vocab_size": len(tokenizer), "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
     if more:
-        model = OPTForCausalLM(OPTConfig(**ends, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=2, **more))
+        model = OPTForCausalLM(
+            OPTConfig(**ends, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=2, **more)
+        )
     else:
         model = GPT2LMHeadModel(GPT2Config(**ends, n_embd=32, n_head=2, n_layer=1, n_positions=16))
     backbone.save(model, tokenizer, folder)
