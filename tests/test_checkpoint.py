@@ -71,6 +71,10 @@ def config(**values):
     return lambda folder: edit(folder, "config.json", lambda c: c.update(values))
 
 
+def config_of_the_first(**values):
+    return lambda folder: config(**values)(folder / "0_Transformer")
+
+
 def written(name: str, content: bytes):
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -189,6 +193,32 @@ def test_a_broken_baseline_is_refused_when_loaded_and_at_the_start(bert, way):
     refused(encoder.check, bert, says)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (cut("0_Transformer/model.safetensors", 0.5), r"0_Transformer/model\.safetensors is cut off"),
+        (config_of_the_first(num_hidden_layers=3), r"do not fit its config\.json: 16 that config\.json asks for are not"),
+        (cut("modules.json", 0.5), r"modules\.json is no list of modules"),
+        (written("modules.json", b'[{"path": "../x", "type": "sentence_transformers.models.Transformer"}]'), "leads out of"),
+    ],
+)
+def test_a_baseline_of_several_modules_is_looked_at_in_each(bert, tmp_path, change, says):
+    pytest.importorskip("sentence_transformers")
+    from llm2rec_kit import encoder
+
+    folder = tmp_path / "modules"
+    shutil.copytree(bert, folder / "0_Transformer")
+    kinds = [{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    kinds += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 16, "pooling_mode_mean_tokens": true}')
+    assert Encoder.load(folder, place=CPU).encode(TITLES).shape == (4, 16)
+    change(folder)
+    refused(lambda folder, place: Encoder.load(folder, place=place), folder, says)
+    refused(encoder.check, folder, says)
+
+
 def test_sound_ones_are_not(decoder, bert):
     """A vocabulary that is padded, shards, old buffers, a head beside the model's and a pooler that nobody asks for included."""
     from llm2rec_kit import encoder
@@ -239,6 +269,17 @@ def test_what_is_no_folder_says_so(decoder, tmp_path):
         refused(load, tmp_path / "nothing", "does not exist")
 
 
+def test_what_may_not_be_read_says_so(decoder, monkeypatch):
+    def closed(self, *how, **more):
+        if self.name == "model.safetensors":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *how, **more)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", closed)
+    refused(backbone.load, decoder, r"model\.safetensors cannot be read: Permission denied")
+
+
 @given(st.data())
 def test_a_header_is_read_as_safetensors_reads_it(tmp_path_factory, data):
     """Cut anywhere, or with another length or offset: refused where the library refuses."""
@@ -257,7 +298,7 @@ def test_a_header_is_read_as_safetensors_reads_it(tmp_path_factory, data):
     try:
         safe_open(file, "pt")
     except SafetensorError:
-        with pytest.raises(BackboneError, match="m.safetensors is"):
+        with pytest.raises(BackboneError, match=r"m\.safetensors is"):
             checkpoint.tensors(file)
     else:
         assert checkpoint.tensors(file).keys() == {"a", "b"}
