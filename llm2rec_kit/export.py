@@ -19,8 +19,11 @@ from llm2rec_kit.runs import ArtefactError, Run, provenance
 from llm2rec_kit.storage import write_json, write_text, writing_folder
 
 
-def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> Path:
+def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False) -> Path:
     """Write embedding `stage` of `run` to the folder `to` in format `kind`, one of FORMATS; returns the folder.
+
+    `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
+    be another's.
 
     Raises ValueError for an unknown format or a folder that holds something, ArtefactError where the run has no such
     embedding.
@@ -35,8 +38,9 @@ def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> P
             "them, further ones by its parameters encoding_variants and encoding_baselines."
         )
     run.require(f"embeddings/{stage}")
+    loads = {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
     with writing_folder(to) as part:
-        if told := FORMATS[kind](run, stage, part, to.name):
+        if told := FORMATS[kind](run, stage, part, to.name, **loads):
             print(f"{to}: {told}", flush=True)
     return to
 
@@ -53,9 +57,9 @@ def _folder(to: str | Path) -> Path:
     return to
 
 
-def sentence_transformers(run: Run, stage: str, to: Path, name: str) -> str:
+def sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
     """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
-    encoder_of(run, stage).save(to, card(run, stage))
+    encoder_of(run, stage, trust_remote_code=trust_remote_code).save(to, card(run, stage))
     return ""
 
 
@@ -104,7 +108,7 @@ def tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
     return projector.write(to, {"tensors": (f"{run.name} {stage}", table[1:])}, metadata, digits=9)
 
 
-FORMATS: dict[str, Callable[[Run, str, Path, str], str]] = {
+FORMATS: dict[str, Callable[..., str]] = {
     "sentence-transformers": sentence_transformers,
     "npy": npy,
     "recbole": recbole,
@@ -112,16 +116,16 @@ FORMATS: dict[str, Callable[[Run, str, Path, str], str]] = {
 }
 
 
-def encoder_of(run: Run, stage: str):
+def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
     """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
-    from llm2rec_kit import backbone
     from llm2rec_kit import settings as S
     from llm2rec_kit.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    place = S.Backbone(**{k: v for k, v in made.items() if k in ("device", "dtype")})
+    where = {k: v for k, v in made.items() if k in ("device", "dtype")}
+    place = S.Backbone(**where, trust_remote_code=trust_remote_code)
     if how["stage"] == "baseline":
         return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
@@ -130,7 +134,6 @@ def encoder_of(run: Run, stage: str):
             f"The encoder of embedding {stage!r} is {how['encoder']}, which is not the run's to write: take its table, with "
             "the format npy, recbole or projector."
         )
-    place = dataclasses.replace(place, trust_remote_code=backbone.trusted(run))
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 
