@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from llm2rec_kit import attention_mask
 from llm2rec_kit import settings as S
 from llm2rec_kit.storage import contents as contents  # of a model by folder; it stands where torch is not needed
 
@@ -221,15 +222,80 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
-    """Lift the causal mask, in place (paper sec. 3.3.1). Saved with the config and honoured on reload."""
-    model.config.is_causal = False
-    return model
+    """Lift the causal mask, in place (paper sec. 3.3.1), and prove that every layer obeys, with padding and without.
+
+    Where a family obeys under another attention kernel only, that one is switched on. Mask and kernel are saved with the
+    config and honoured on reload, by other libraries too. Raises BackboneError, the model left as it was, for a family that
+    does not obey.
+    """
+    before, usual = getattr(model.config, "is_causal", None), model.config._attn_implementation
+    faults = {}
+    for kernel in (usual, "sdpa" if usual == "eager" else "eager"):
+        if kernel != usual and not _takes(model, kernel):
+            continue
+        fault = _switched(model, lifted=True)
+        if not fault:
+            if kernel == "eager" and model._supports_sdpa:
+                model.config.attn_implementation = kernel  # transformers reads this key of config.json but never writes it
+            return model
+        faults.setdefault(fault, []).append(kernel)
+    _put_back(model, before, usual)
+    said = "; ".join(f"under {' and '.join(kernels)} attention {fault}" for fault, kernels in faults.items())
+    raise BackboneError(
+        f"The family {model.config.model_type} cannot have its causal mask lifted: {said}. It would be bidirectional in name "
+        "alone. Take it causal and without MNTP (encoding_attention=causal; `llm2rec encode`: --attention causal), or take a "
+        "family that obeys, such as Qwen2, Qwen3, Llama, Mistral or Gemma: docs/backbones.md lists them."
+    )
 
 
 def causal(model: PreTrainedModel) -> PreTrainedModel:
-    """Put the causal mask back, in place."""
-    model.config.is_causal = True
+    """Put the causal mask back, in place. Raises BackboneError, the model left as it was, where a layer sees later tokens
+    even so."""
+    before, kernel = getattr(model.config, "is_causal", None), model.config._attn_implementation
+    vars(model.config).pop("attn_implementation", None)
+    if fault := _switched(model, lifted=False):
+        _put_back(model, before, kernel)
+        raise BackboneError(
+            f"The family {model.config.model_type} is not causal: {fault}. CSFT and encoding_attention=causal need a decoder, "
+            "which predicts the next token from those before it, such as Qwen2, Llama, Mistral or Gemma."
+        )
     return model
+
+
+def check_masks(model: PreTrainedModel) -> None:
+    """Raise BackboneError where this model could not go through both stages, causal in CSFT and bidirectional after it; its
+    mask is causal afterwards."""
+    usual = model.config._attn_implementation
+    bidirectional(model)
+    model.set_attn_implementation(usual)
+    causal(model)
+
+
+def _switched(model: PreTrainedModel, *, lifted: bool) -> str:
+    """Turn the switch and measure, once a kernel: training changes weights, not who sees whom. Returns what is wrong."""
+    model.config.is_causal = not lifted
+    proven = model.__dict__.setdefault("_masks_proven", set())
+    side = (lifted, model.config._attn_implementation)
+    fault = "" if side in proven else attention_mask.fault(body(model), lifted=lifted)
+    if not fault:
+        proven.add(side)
+    return fault
+
+
+def _put_back(model: PreTrainedModel, is_causal: bool | None, kernel: str) -> None:
+    model.set_attn_implementation(kernel)
+    model.config.is_causal = is_causal
+    if is_causal is None:
+        del model.config.is_causal
+
+
+def _takes(model: PreTrainedModel, kernel: str) -> bool:
+    """Switch to this kernel where transformers has it for the family; whether it has."""
+    try:
+        model.set_attn_implementation(kernel)
+    except (ValueError, ImportError):
+        return False
+    return True
 
 
 def is_bidirectional(model: PreTrainedModel) -> bool:
@@ -239,7 +305,8 @@ def is_bidirectional(model: PreTrainedModel) -> bool:
 
 def body(model: PreTrainedModel) -> PreTrainedModel:
     """The transformer without its language-model head."""
-    return model.base_model if hasattr(model, "base_model") else model
+    whole = getattr(model, "base_model", model)
+    return getattr(model, "model", model) if whole is model else whole  # Llama 4 says another name for it than it has
 
 
 def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:

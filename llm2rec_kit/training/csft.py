@@ -217,6 +217,7 @@ def train(
     prepared samples to `prepared`, to be used again, or into `folder` until the end. The history begins with a row of
     step 0 that says what the steps hold (`Batches.facts`).
     """
+    backbone.causal(model)
     part, _ = corpus.select(corpus.train_domains)
     place = prepared or folder / "samples"
     learned = prepare(part, part.samples("train"), tokenizer, settings, place / "train")
@@ -230,7 +231,7 @@ def train(
     with attention.using(model, name), kernels.fast_linears(model):
         history = fit(
             "csft",
-            backbone.causal(model),
+            model,
             batches,
             loss,
             settings,
