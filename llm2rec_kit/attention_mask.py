@@ -195,8 +195,10 @@ def _counts(body: PreTrainedModel, *changes: float) -> bool:
 
 def _named(off: list[Mixer], tried: int) -> str:
     """`Lfm2ShortConv in layers 0, 1, 3 (3 of 5 parts that carry states between tokens)`; long lists are cut."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, dict[str, None]] = {}
     for mixer in off:
-        kinds.setdefault(mixer.kind, []).append(str(mixer.layer))
-    named = (f"{k} in layer{'s' * (len(at) > 1)} {', '.join(at[:12])}{', ...' * (len(at) > 12)}" for k, at in kinds.items())
+        kinds.setdefault(mixer.kind, {})[str(mixer.layer)] = None
+    named = (
+        f"{k} in layer{'s' * (len(at) > 1)} {', '.join([*at][:12])}{', ...' * (len(at) > 12)}" for k, at in kinds.items()
+    )
     return f"{' and '.join(named)} ({len(off)} of {tried} parts that carry states between tokens)"

@@ -230,9 +230,10 @@ def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
     """
     before, usual = getattr(model.config, "is_causal", None), model.config._attn_implementation
     faults = {}
-    for kernel in (usual, "sdpa" if usual == "eager" else "eager"):
-        if kernel != usual and not _takes(model, kernel):
-            continue
+    kernels = ["sdpa", "eager"] if model._supports_sdpa else ["eager"]
+    for kernel in dict.fromkeys([usual, *kernels]):
+        if kernel != usual:
+            model.set_attn_implementation(kernel)
         fault = _switched(model, lifted=True)
         if not fault:
             if kernel == "eager" and model._supports_sdpa:
@@ -240,7 +241,7 @@ def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
             return model
         faults.setdefault(fault, []).append(kernel)
     _put_back(model, before, usual)
-    said = "; ".join(f"under {' and '.join(kernels)} attention {fault}" for fault, kernels in faults.items())
+    said = "; ".join(f"under {' and '.join(where)} attention {fault}" for fault, where in faults.items())
     raise BackboneError(
         f"The family {model.config.model_type} cannot have its causal mask lifted: {said}. It would be bidirectional in name "
         "alone. Take it causal and without MNTP (encoding_attention=causal; `llm2rec encode`: --attention causal), or take a "
@@ -267,7 +268,7 @@ def check_masks(model: PreTrainedModel) -> None:
     mask is causal afterwards."""
     usual = model.config._attn_implementation
     bidirectional(model)
-    model.set_attn_implementation(usual)
+    _put_back(model, True, usual)
     causal(model)
 
 
@@ -283,19 +284,11 @@ def _switched(model: PreTrainedModel, *, lifted: bool) -> str:
 
 
 def _put_back(model: PreTrainedModel, is_causal: bool | None, kernel: str) -> None:
-    model.set_attn_implementation(kernel)
+    if model.config._attn_implementation != kernel:
+        model.set_attn_implementation(kernel)
     model.config.is_causal = is_causal
     if is_causal is None:
         del model.config.is_causal
-
-
-def _takes(model: PreTrainedModel, kernel: str) -> bool:
-    """Switch to this kernel where transformers has it for the family; whether it has."""
-    try:
-        model.set_attn_implementation(kernel)
-    except (ValueError, ImportError):
-        return False
-    return True
 
 
 def is_bidirectional(model: PreTrainedModel) -> bool:
