@@ -2,7 +2,7 @@
 
     python benchmarks/backbone_families.py        # writes docs/backbones.md for the transformers that is installed
 
-The tests build the same models. A family is a `model_type` that transformers maps to a causal language model and that is
+Where attention chooses its tokens (`index_topk`), it takes all of a title, as in the real ones. The tests build the same models. A family is a `model_type` that transformers maps to a causal language model and that is
 no encoder, no encoder-decoder and not multi-modal.
 """
 
@@ -57,7 +57,7 @@ LATENT = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
 }
-INDEXED = LATENT | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 16}
+INDEXED = LATENT | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 512}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 8}
 MAMBA_2 = {"n_groups": 1, "chunk_size": 8}
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 LENGTH, PADDING = 8, 3  # tokens of a row on which a mixer is tried, and how many of them are padding in a padded row
+TITLE = 512  # tokens of the longest titles
 BASE, LAST, FIRST, PADDED, PADS = range(5)  # rows: as it is, last token replaced, first; padded as it is, its pads replaced
 
 
@@ -62,25 +63,25 @@ def fault(body: PreTrainedModel, *, lifted: bool) -> str:
                 return f"{_named(off, len(tried))} {what} {'beside' if padded else 'without'} padding"
             if seen := [m for m in tried if _counts(body, m.pads)]:
                 return f"{_named(seen, len(tried))} see padding"
-        apart = apart_in_batches(body)
+        apart = max(apart_in_batches(body, length) for length in _lengths(body))
     except Exception as error:  # families fail in many ways over a mask that they do not expect
         return f"its forward pass fails ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
     return f"a text's states are {apart:.2g} off beside other texts" if not apart <= _tolerance(body, 1e-3, 0.2) else ""
 
 
 @torch.no_grad()
-def apart_in_batches(body: PreTrainedModel) -> float:
+def apart_in_batches(body: PreTrainedModel, length: int = LENGTH) -> float:
     """How far a text's states are from those that it has alone, relative to their length, at most: under a mask that hides
     nothing, beside a shorter text, and beside a longer one."""
-    ids = _tokens(body, 2, LENGTH + PADDING)
-    text, real = ids[:, :LENGTH], torch.ones_like(ids)
-    shorter, longer = real[:, :LENGTH].clone(), real.clone()
+    ids = _tokens(body, 2, 2 * length)
+    text, real = ids[:, :length], torch.ones_like(ids)
+    shorter, longer = real[:, :length].clone(), real.clone()
     shorter[1, -PADDING:] = 0
-    longer[0, -PADDING:] = 0
+    longer[0, length:] = 0
     with _evaluated(body):
         alone = _states(body, text[:1], None)
-        among = [(text[:1], real[:1, :LENGTH]), (text, shorter), (ids, longer)]
-        states = [_states(body, batch, mask)[:1, :LENGTH] for batch, mask in among]
+        among = [(text[:1], real[:1, :length]), (text, shorter), (ids, longer)]
+        states = [_states(body, batch, mask)[:1, :length] for batch, mask in among]
     return max(((found - alone).norm() / alone.norm()).item() for found in states)
 
 
@@ -146,6 +147,12 @@ def _replaced(states: torch.Tensor, padded: bool) -> torch.Tensor:
     if padded:
         out[PADS, -PADDING:] = noise[-PADDING:]
     return out
+
+
+def _lengths(body: PreTrainedModel) -> list[int]:
+    """Lengths at which a batch is tried: also where attention begins to choose among tokens, if titles become that long."""
+    chosen = getattr(body.config, "index_topk", None) or TITLE
+    return [LENGTH, chosen + LENGTH] if chosen < TITLE else [LENGTH]
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
