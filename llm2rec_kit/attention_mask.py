@@ -1,4 +1,4 @@
-"""Attention mask: what each layer of a decoder does with it, measured and not believed.
+"""Attention mask: causal or lifted by one switch, and what each layer of a decoder does with it, measured and not believed.
 
 One switch of transformers (>= 5.2), `config.is_causal`, asks a decoder to lift its causal mask. Some families do not obey,
 some obey in a part of their layers, some only beside padding, and none of them says so. A change of the whole model's
@@ -18,9 +18,119 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from llm2rec_kit.checkpoint import BackboneError
+
 LENGTH, PADDING = 8, 3  # tokens of a row on which a mixer is tried, and how many of them are padding in a padded row
 TITLE = 512  # tokens of the longest titles
 BASE, LAST, FIRST, PADDED, PADS = range(5)  # rows: as it is, last token replaced, first; padded as it is, its pads replaced
+
+
+def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
+    """Lift the causal mask, in place (paper sec. 3.3.1), and prove that every layer obeys, with padding and without.
+
+    Where a family obeys under another attention kernel only, that one is switched on. Mask and kernel are saved with the
+    config and honoured on reload, by other libraries too. Raises BackboneError, the model left as it was, for a family that
+    does not obey.
+    """
+    before, usual = getattr(model.config, "is_causal", None), model.config._attn_implementation
+    faults = {}
+    kernels = ["sdpa", "eager"] if model._supports_sdpa else ["eager"]
+    for kernel in dict.fromkeys([usual, *kernels]):
+        if kernel != usual:
+            model.set_attn_implementation(kernel)
+        fault = _switched(model, lifted=True)
+        if not fault:
+            if kernel == "eager" and model._supports_sdpa:
+                model.config.attn_implementation = kernel  # transformers reads this key of config.json but never writes it
+            return model
+        faults.setdefault(fault, []).append(kernel)
+    _put_back(model, before, usual)
+    said = "; ".join(f"under {' and '.join(where)} attention {fault}" for fault, where in faults.items())
+    raise BackboneError(
+        f"The family {model.config.model_type} cannot have its causal mask lifted: {said}. It would be bidirectional in name "
+        "alone. Take it causal and without MNTP (encoding_attention=causal; `llm2rec encode`: --attention causal), or take a "
+        "family that obeys, such as Qwen2, Qwen3, Llama, Mistral or Gemma: docs/backbones.md lists them."
+    )
+
+
+def causal(model: PreTrainedModel) -> PreTrainedModel:
+    """Put the causal mask back, in place. Raises BackboneError, the model left as it was, where a layer sees later tokens
+    even so."""
+    before, kernel = getattr(model.config, "is_causal", None), model.config._attn_implementation
+    vars(model.config).pop("attn_implementation", None)
+    if fault := _switched(model, lifted=False):
+        _put_back(model, before, kernel)
+        raise BackboneError(
+            f"The family {model.config.model_type} is not causal: {fault}. CSFT and encoding_attention=causal need a decoder, "
+            "which predicts the next token from those before it, such as Qwen2, Llama, Mistral or Gemma."
+        )
+    return model
+
+
+def check_masks(model: PreTrainedModel) -> None:
+    """Raise BackboneError where this model could not go through both stages, causal in CSFT and bidirectional after it; its
+    mask is causal afterwards."""
+    usual = model.config._attn_implementation
+    bidirectional(model)
+    _put_back(model, True, usual)
+    causal(model)
+
+
+def is_bidirectional(model: PreTrainedModel) -> bool:
+    """Which side of the switch the config stands on; `leak` says whether the model obeys."""
+    return getattr(model.config, "is_causal", True) is False
+
+
+@torch.no_grad()
+def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
+    """How much the first token's state changes when the last token does: 0 for a causal model, more for a bidirectional.
+
+    Largest absolute change over the hidden width. `padded` puts a shorter row into the batch, which takes another
+    path through most attention kernels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, model.config.vocab_size, (2, length), generator=generator)
+    ids[1] = ids[0]
+    ids[1, length - 1] = (ids[0, length - 1] % (model.config.vocab_size - 1)) + 1
+    mask = None
+    if padded:
+        ids = torch.cat([ids, ids[:1]])
+        mask = torch.ones_like(ids)
+        mask[2, length // 2 :] = 0
+        mask = mask.to(model.device)
+    was_training = model.training
+    states = body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
+    model.train(was_training)
+    return (states[0, 0] - states[1, 0]).abs().max().item()
+
+
+def body(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformer without its language-model head."""
+    whole = getattr(model, "base_model", model)
+    return getattr(model, "model", model) if whole is model else whole  # Llama 4 says another name for it than it has
+
+
+def layer_masks(
+    model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """An additive 4-D mask (B, 1, L, L) as the layers of this model need it; `positions` (B, L) are its position ids.
+
+    A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
+    a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`
+    positions before it. Two kinds of layers need a mask each. Raises BackboneError for other kinds of layers.
+    """
+    window = getattr(model.config, "sliding_window", None)
+    kinds = set(getattr(model.config, "layer_types", None) or [])
+    if strange := kinds - {"full_attention", "sliding_attention"}:
+        raise BackboneError(
+            f"Layers of kind {sorted(strange)} ({model.config.model_type}) do not take a mask of one's own, which the "
+            "samples of a user need to share a prefix. Use a family with plain attention."
+        )
+    if not window or mask.shape[-1] <= window or (kinds and "sliding_attention" not in kinds):
+        return mask
+    far = positions[:, None, :, None] - positions[:, None, None, :] >= window
+    near = mask.masked_fill(far, torch.finfo(mask.dtype).min)
+    return {"full_attention": mask, "sliding_attention": near} if kinds else near
 
 
 @dataclass
@@ -50,7 +160,7 @@ def mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
     return found
 
 
-def fault(body: PreTrainedModel, *, lifted: bool) -> str:
+def fault_of(body: PreTrainedModel, *, lifted: bool) -> str:
     """Why `body` does not go by its mask, as a phrase, or nothing. Every mixer has to look back where the mask is `lifted`,
     none where it is not, none at padding; and a text's states must not depend on the texts beside it."""
     try:
@@ -83,6 +193,25 @@ def apart_in_batches(body: PreTrainedModel, length: int = LENGTH) -> float:
         among = [(text[:1], real[:1, :length]), (text, shorter), (ids, longer)]
         states = [_states(body, batch, mask)[:1, :length] for batch, mask in among]
     return max(((found - alone).norm() / alone.norm()).item() for found in states)
+
+
+def _switched(model: PreTrainedModel, *, lifted: bool) -> str:
+    """Turn the switch and measure, once a kernel: training changes weights, not who sees whom. Returns what is wrong."""
+    model.config.is_causal = not lifted
+    proven = model.__dict__.setdefault("_masks_proven", set())
+    side = (lifted, model.config._attn_implementation)
+    fault = "" if side in proven else fault_of(body(model), lifted=lifted)
+    if not fault:
+        proven.add(side)
+    return fault
+
+
+def _put_back(model: PreTrainedModel, is_causal: bool | None, kernel: str) -> None:
+    if model.config._attn_implementation != kernel:
+        model.set_attn_implementation(kernel)
+    model.config.is_causal = is_causal
+    if is_causal is None:
+        del model.config.is_causal
 
 
 @torch.no_grad()

@@ -135,6 +135,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
+    )
     c.set_defaults(command=_export)
 
 
@@ -179,7 +182,7 @@ def _plan(profile: str, asked: dict) -> int:
     values, books = notebooks.prepared(profile, **asked, look=False)
     missing = ""
     try:
-        notebooks.look_for_files(values, {"data_path"})
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)}, hub=False)
     except ValueError as error:
         missing = str(error)
     print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))
@@ -311,7 +314,7 @@ def _export(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit import export
 
-        folder = export.export(run, args.format, args.to, args.stage)
+        folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 

@@ -19,8 +19,11 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import ArtefactError, Run, provenance
 
 
-def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> Path:
+def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False) -> Path:
     """Write embedding `stage` of `run` to the folder `to` in format `kind`, one of FORMATS; returns the folder.
+
+    `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
+    be another's.
 
     Raises ValueError for an unknown format or a folder that holds something, ArtefactError where the run has no such
     embedding.
@@ -40,16 +43,17 @@ def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> P
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    FORMATS[kind](run, stage, partial)
+    loads = {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
+    FORMATS[kind](run, stage, partial, **loads)
     if to.exists():
         to.rmdir()
     os.replace(partial, to)
     return to
 
 
-def sentence_transformers(run: Run, stage: str, to: Path) -> None:
+def sentence_transformers(run: Run, stage: str, to: Path, *, trust_remote_code: bool = False) -> None:
     """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
-    encoder_of(run, stage).save(to, card(run, stage))
+    encoder_of(run, stage, trust_remote_code=trust_remote_code).save(to, card(run, stage))
 
 
 def npy(run: Run, stage: str, to: Path) -> None:
@@ -111,7 +115,7 @@ def projector(run: Run, stage: str, to: Path) -> None:
     (to / "projector_config.pbtxt").write_text("embeddings {\n" + "".join(f"  {line}\n" for line in lines) + "}\n")
 
 
-FORMATS: dict[str, Callable[[Run, str, Path], None]] = {
+FORMATS: dict[str, Callable[..., None]] = {
     "sentence-transformers": sentence_transformers,
     "npy": npy,
     "recbole": recbole,
@@ -119,16 +123,16 @@ FORMATS: dict[str, Callable[[Run, str, Path], None]] = {
 }
 
 
-def encoder_of(run: Run, stage: str):
+def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
     """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
-    from llm2rec_kit import backbone
     from llm2rec_kit import settings as S
     from llm2rec_kit.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    place = S.Backbone(**{k: v for k, v in made.items() if k in ("device", "dtype")})
+    where = {k: v for k, v in made.items() if k in ("device", "dtype")}
+    place = S.Backbone(**where, trust_remote_code=trust_remote_code)
     if how["stage"] == "baseline":
         return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
@@ -137,7 +141,6 @@ def encoder_of(run: Run, stage: str):
             f"The encoder of embedding {stage!r} is {how['encoder']}, which is not the run's to write: take its table, with "
             "the format npy, recbole or projector."
         )
-    place = dataclasses.replace(place, trust_remote_code=backbone.trusted(run))
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 

@@ -218,6 +218,7 @@ def train(
     step 0 that says what the steps hold (`Batches.facts`).
     """
     backbone.causal(model)
+    backbone.check_length(model, settings.max_tokens, "csft_max_tokens")
     part, _ = corpus.select(corpus.train_domains)
     place = prepared or folder / "samples"
     learned = prepare(part, part.samples("train"), tokenizer, settings, place / "train")

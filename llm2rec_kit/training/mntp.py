@@ -129,6 +129,7 @@ def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
 ) -> list[dict[str, float]]:
     """Train `model` in place, bidirectionally, on `titles`, a share of them held out; returns the history."""
+    backbone.check_length(model, settings.max_tokens, "mntp_max_tokens")
     prepare(model, tokenizer, settings)
     learned, held = split_titles(titles, settings)
     batches = Batches(learned, tokenizer, len(tokenizer), settings)
