@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import sys
@@ -46,7 +45,8 @@ class Encoder:
     """A model, its tokenizer, and how hidden states become one vector."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
-        """`settings.attention` other than `as_trained` sets the model's mask, in place."""
+        """`settings.attention` other than `as_trained` sets the model's mask, in place. Raises BackboneError where the model
+        does not go by it."""
         self.settings = resolved(settings or S.Encoding(), {})
         if self.settings.pooling == "pooler":
             raise S.SettingsError(
@@ -57,7 +57,8 @@ class Encoder:
         if table and most < self.settings.max_tokens:
             self.settings = dataclasses.replace(self.settings, max_tokens=most)  # it cannot read further
         self.model, self.tokenizer = model, tokenizer
-        if self.settings.attention == "bidirectional":
+        as_trained = self.settings.attention == "as_trained" and backbone.is_bidirectional(model)
+        if self.settings.attention == "bidirectional" or as_trained:
             backbone.bidirectional(model)
         elif self.settings.attention == "causal":
             backbone.causal(model)
