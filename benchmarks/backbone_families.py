@@ -190,12 +190,12 @@ TEXT = """# Which decoders can be a backbone
 
 MNTP and bidirectional encoding need a decoder that obeys when its causal mask is lifted (`config.is_causal = False`, transformers 5.2 or newer). Not every family does, none says so, and
 one layer that obeys hides others that do not. So the kit tries each layer's mixers (whatever carries one token's state to another) alone, on the model at hand: a token is replaced at the end, what arrives before it is
-measured, with padding in the batch and without. A family that stays causal in a layer, sees padding, or gives a text other states beside other texts is refused with the layers' names, at the start of notebook 02 and
+measured, with padding in the batch and without. A family that stays causal in a layer, sees padding, or (measured in float32) gives a text other states beside other texts is refused with the layers' names, at the start of notebook 02 and
 again wherever the mask is lifted. Where another attention kernel obeys, the kit switches to it, and `attn_implementation` in the saved `config.json` has transformers and sentence-transformers do the same.
 
 A refused family still serves causally: `llm2rec encode FOLDER titles.txt --to out.npy --attention causal`.
 
-Layers with a sliding window (Mistral, Gemma 2 and 3, Phi-3, ...) keep it when the mask is lifted, as many tokens to the right as to the left: a token sees every other that is nearer than the window, and a title is seldom longer.
+Layers with a sliding window (Mistral, Gemma 2 and 3, Phi-3, ...) keep it when the mask is lifted, as many tokens to the right as to the left: a token sees all that are at most a window away, and titles are seldom longer than that.
 
 ## Newer small decoders
 

@@ -162,7 +162,8 @@ def mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
 
 def fault_of(body: PreTrainedModel, *, lifted: bool) -> str:
     """Why `body` does not go by its mask, as a phrase, or nothing. Every mixer has to look back where the mask is `lifted`,
-    none where it is not, none at padding; and a text's states must not depend on the texts beside it."""
+    none where it is not, none at padding; and in float32 a text's states must not depend on the texts beside it (in bfloat16
+    rounding alone makes them a tenth apart after 30 layers)."""
     try:
         for padded in (False, True):
             tried = mixers(body, padded=padded)
@@ -173,10 +174,10 @@ def fault_of(body: PreTrainedModel, *, lifted: bool) -> str:
                 return f"{_named(off, len(tried))} {what} {'beside' if padded else 'without'} padding"
             if seen := [m for m in tried if _counts(body, m.pads)]:
                 return f"{_named(seen, len(tried))} see padding"
-        apart = max(apart_in_batches(body, length) for length in _lengths(body))
+        apart = max(apart_in_batches(body, length) for length in _lengths(body)) if _exact(body) else 0.0
     except Exception as error:  # families fail in many ways over a mask that they do not expect
         return f"its forward pass fails ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
-    return f"a text's states are {apart:.2g} off beside other texts" if not apart <= _tolerance(body, 1e-3, 0.2) else ""
+    return f"a text's states are {apart:.2g} off beside other texts" if not apart <= 1e-3 else ""
 
 
 @torch.no_grad()
@@ -320,13 +321,13 @@ def _states(body: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None)
     return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
 
 
-def _tolerance(body: PreTrainedModel, fine: float, coarse: float) -> float:
-    """What counts as nothing: `fine` in float32 and float64, `coarse` in the halves, whose kernels round apart."""
-    return fine if body.dtype in (torch.float32, torch.float64) else coarse
+def _exact(body: PreTrainedModel) -> bool:
+    return body.dtype in (torch.float32, torch.float64)
 
 
 def _counts(body: PreTrainedModel, *changes: float) -> bool:
-    return any(change > _tolerance(body, 1e-5, 2e-2) for change in changes)
+    """Whether one of these is more than the kernels' rounding."""
+    return any(change > (1e-5 if _exact(body) else 2e-2) for change in changes)
 
 
 def _named(off: list[Mixer], tried: int) -> str:
