@@ -58,6 +58,11 @@ def shown(value: object, longest: int = 80) -> str:
         text = _SHORT.repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         text = f"a {type(value).__name__} too long to be shown"
+    return clipped(text, longest)
+
+
+def clipped(text: str, longest: int = 300) -> str:
+    """`text` without its middle, where it is longer."""
     return text if len(text) <= longest else f"{text[: longest - 20]}...{text[-17:]}"
 
 

@@ -632,7 +632,10 @@ class Questions(Stage):
 STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps, Tables, Questions)
 
 
-def choices_of(name: str) -> tuple:
-    """The values that the flat name may have, as in `contrastive_views`; empty where any of its type will do."""
-    known = {f"{stage.prefix}_{f.name}": f.metadata["choices"] for stage in STAGES for f in dataclasses.fields(stage)}
-    return known.get(name, ())
+def limits_of(name: str) -> str:
+    """What the flat name may be, as in `contrastive_views`, for a reader: its choices or its range; empty where any of its type
+    will do."""
+    known = {f"{stage.prefix}_{f.name}": f.metadata for stage in STAGES for f in dataclasses.fields(stage)}.get(name, {})
+    if choices := known.get("choices"):
+        return f"one of {', '.join(map(str, choices))}"
+    return known.get("within", "")

@@ -111,8 +111,16 @@ def element_kind(f: dataclasses.Field) -> type:
 def check_common(parameters: Mapping[str, Any]) -> None:
     """Raise SettingsError where a parameter that all notebooks have is of another type."""
     for name, kind in COMMON.items():
-        if name in parameters and type(parameters[name]) is not kind:
-            raise SettingsError(_other_kind(name, kind, parameters[name]))
+        if name in parameters:
+            check_kind(name, kind, parameters[name])
+
+
+def check_kind(name: str, kind: type, value: Any) -> None:
+    """Raise SettingsError where `value` is of another type, or text that no file can hold."""
+    if type(value) is not kind:
+        raise SettingsError(_other_kind(name, kind, value))
+    if isinstance(value, str):
+        _check_text(name, value)
 
 
 def unknown(name: str, known: list[str], kind: str = "parameter") -> str:
@@ -126,12 +134,19 @@ def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
     """Raise SettingsError for a value, or an element of a list, that is none of the choices, out of range or of no form."""
     if (choices := known["choices"]) and value not in choices:
         raise SettingsError(f"{name} must be one of {list(choices)}; found {shown(value)}.")
+    if isinstance(value, str):
+        _check_text(name, value)
     if isinstance(value, int) and abs(value) > ranges.LARGEST:
         raise SettingsError(f"{name} takes a number that fits 64 bits; found {shown(value)}.")
     if (within := known["within"]) and not ranges.holds(within, value):
         raise SettingsError(f"{name} must be {ranges.words(within)}; found {shown(value)}.")
     if (form := known["form"]) and not re.fullmatch(form[0], value, re.DOTALL):
         raise SettingsError(form[1].format(name=name, found=shown(value)))
+
+
+def _check_text(name: str, value: str) -> None:
+    if re.search(r"[\x00\ud800-\udfff]", value):
+        raise SettingsError(f"{name} holds a character that is none of a text; found {shown(value)}.")
 
 
 def _check_list(known: Mapping[str, Any], value: list, name: str) -> None:
@@ -180,6 +195,8 @@ def _advice(name: str, kind: type, value: Any) -> str:
         return (
             f" Text that looks like a number is put in quotes; papermill takes it as `-r {name} VALUE` (-p makes a number)."
         )
+    if kind is str and isinstance(value, list | dict):
+        return " Text with brackets or braces is put in quotes."
     if kind is list and isinstance(value, str):
         return f" A list is written [a, b]; papermill takes it as `-y '{{{name}: [a, b]}}'` (-p makes text)."
     if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
