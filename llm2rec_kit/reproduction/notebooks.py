@@ -27,7 +27,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.reproduction import assets, feasibility, plain_yaml
 from llm2rec_kit.reproduction.progress import Progress
-from llm2rec_kit.runs import FORCED, Run, check_name, outputs_folder, project_root, provenance
+from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, outputs_folder, project_root, provenance
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
@@ -243,11 +243,13 @@ def prepared(
 
 
 def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None:
-    """Raise SettingsError where the settings of one of `books` cannot work on the run's corpus, if it has one."""
-    if run.has("corpus"):
-        asked = {name.split("_")[0] for book in books for name in parameters(book)}
-        stages = [stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked]
-        feasibility.of_corpus(Corpus.load(run.require("corpus")), *stages)
+    """Raise SettingsError where the settings of one of `books` cannot work on the run's corpus, if it has a sound one."""
+    try:
+        corpus = Corpus.load(run.require("corpus"))
+    except (ArtefactError, OSError):  # the notebook says so itself
+        return
+    asked = {name.split("_")[0] for book in books for name in parameters(book)}
+    feasibility.of_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
 
 
 def _tables_there(values: dict[str, Any]) -> list[str]:
