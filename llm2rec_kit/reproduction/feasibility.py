@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import shown
 from llm2rec_kit.reproduction.study import backbone_changes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MADE = ("raw", "csft", "mntp", "contrastive")  # the tables that notebook 03 makes of every run
 
@@ -70,15 +73,14 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     return notes
 
 
-def of_titles(lengths: Iterable[int]) -> None:
-    """Raise SettingsError where no title has two tokens: MNTP predicts a token from the one before it, so nothing would be learned.
+def of_titles(titles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise SettingsError where no title has two tokens: MNTP predicts a token from the one before it, so nothing is learned."""
+    from llm2rec_kit.titles import title_tokens
 
-    `lengths` are the titles' numbers of tokens, as the backbone's tokenizer writes them.
-    """
-    if max(lengths, default=0) < 2:
+    if max(map(len, title_tokens(tokenizer, titles, 2)), default=0) < 2:
         raise S.SettingsError(
             "Every title of the training domains is one token, and MNTP predicts a token from those beside it: nothing would be "
-            "learned, at a perplexity of 1.0. Give the items longer texts (data_text), or a tokenizer that tells more apart."
+            "learned, at a perplexity of 1.0. Give the items longer texts (data_text), or take a tokenizer that tells more apart."
         )
 
 
@@ -113,7 +115,7 @@ def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
     where = f"the {sizes[domain]} items of {domain!r}"
     for k in asked.cutoffs:
         if k > sizes[domain]:
-            raise S.SettingsError(f"evaluation_cutoffs holds {k}, and a list of {where} is no longer than they are many.")
+            raise S.SettingsError(f"evaluation_cutoffs holds {k}, beyond {where}: take a smaller k.")
     for name in ("metric", "tested"):
         metric = getattr(asked, name)
         kind, k, of_mrr = re.fullmatch(S.METRIC, metric).groups()
