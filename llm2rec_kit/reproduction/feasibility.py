@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import shown
 from llm2rec_kit.reproduction.study import backbone_changes
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MADE = ("raw", "csft", "mntp", "contrastive")  # the tables that notebook 03 makes of every run
 
@@ -71,17 +68,6 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
             case S.Questions() if stage.domain and stage.domain not in corpus.domains:
                 raise S.SettingsError(f"questions_domain is {shown(stage.domain)}; the corpus has {shown(corpus.domains)}.")
     return notes
-
-
-def of_titles(titles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise SettingsError where no title has two tokens: MNTP predicts a token from the one before it, so nothing is learned."""
-    from llm2rec_kit.titles import title_tokens
-
-    if max(map(len, title_tokens(tokenizer, titles, 2)), default=0) < 2:
-        raise S.SettingsError(
-            "Every title of the training domains is one token, and MNTP predicts a token from those beside it: nothing would be "
-            "learned, at a perplexity of 1.0. Give the items longer texts (data_text), or take a tokenizer that tells more apart."
-        )
 
 
 def _mask_token(mntp: S.MNTP, contrast: S.Contrastive) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import backbone, runs
+from llm2rec_kit import runs
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import feasibility, notebooks
 
@@ -97,13 +97,6 @@ def test_what_works_otherwise_than_asked_is_told():
         "maps_neighbours",
         "mntp_held_out",
     ]
-
-
-def test_titles_of_one_token_teach_mntp_nothing():
-    tokenizer = backbone.train_tokenizer(["a b", "c d"], 300)
-    feasibility.of_titles(["a", "a b"], tokenizer)
-    with pytest.raises(S.SettingsError, match="Every title of the training domains is one token"):
-        feasibility.of_titles(["a", "b"], tokenizer)
 
 
 # -- where it is asked ------------------------------------------------------------------------------------------------
