@@ -195,12 +195,13 @@ def _train(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
     from llm2rec_kit.corpus import Corpus
     from llm2rec_kit.reproduction import feasibility, notebooks, plain_yaml
-    from llm2rec_kit.training import launch, ranks, trainer
 
     with runs.one_paragraph_errors():
         profile = plain_yaml.meant(notebooks.load_profile(args.profile))
         values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
         notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
+        from llm2rec_kit.training import launch, ranks, trainer  # torch, after what needs none
+
         run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
         if run.has("corpus"):
             feasibility.of_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage][0].from_parameters(values))

@@ -46,6 +46,26 @@ def backbones(asked: S.Tables, backbone: S.Backbone) -> None:
             )
 
 
+def on_this_machine(values: Mapping[str, Any], numbers: Collection[str]) -> None:
+    """Raise SettingsError for a device, or a precision, that the notebooks of these `numbers` ask for and that is not here."""
+    backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
+    asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
+    asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}
+    low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
+    if not low and set(asked.values()) <= {"auto", "cpu"}:
+        return
+    import torch
+
+    from llm2rec_kit.downstream import evaluation, kernels
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for name, device in asked.items():
+        if not here.get(device, True):
+            raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
+    if low and evaluation.device_of(recommenders)[0] == "cpu" and not kernels.bfloat16_is_fast():
+        raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
+
+
 def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     """Raise SettingsError where settings cannot work, or would mislead, on this corpus; returns what their reader should know.
 

@@ -238,6 +238,7 @@ def prepared(
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     feasibility.across(values, [book.name[:2] for book in chosen], _tables_there(values))
     if look:
+        feasibility.on_this_machine(values, [book.name[:2] for book in chosen])
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen
 

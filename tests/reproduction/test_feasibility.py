@@ -99,6 +99,26 @@ def test_what_works_otherwise_than_asked_is_told():
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "book", "says"),
+    [
+        ({"backbone_device": "mps"}, "03", "backbone_device is 'mps', and torch finds no such device here"),
+        ({"evaluation_device": "cuda"}, "04", "evaluation_device is 'cuda'"),
+        ({"evaluation_precision": "bfloat16", "evaluation_device": "cpu"}, "04", "needs a CPU with AVX512-BF16, or a GPU"),
+    ],
+)
+def test_what_this_machine_has_not_is_named_where_it_is_asked_for(monkeypatch, values, book, says):
+    from llm2rec_kit.downstream import kernels
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.prepared("smoke", overrides=values, only=["01", book])
+    notebooks.prepared("smoke", overrides=values, only=["01"])
+    notebooks.prepared("smoke", overrides=values, only=["01", book], look=False)  # a plan may be made anywhere
+
+
 # -- where it is asked ------------------------------------------------------------------------------------------------
 
 
