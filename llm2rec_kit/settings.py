@@ -11,6 +11,7 @@ plain (str, int, float, bool, list of those), because papermill passes nothing e
 from __future__ import annotations
 
 import dataclasses
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,6 +36,25 @@ _VARIANT = (
     "{name}: a variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {found}.",
 )
 SOURCES = ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix")
+
+
+def template_names(template: str) -> list[str]:
+    """The names in the braces of `data_text`; SettingsError where it is no template of plain names.
+
+    >>> template_names("{title}. {brand}")
+    ['title', 'brand']
+    """
+    try:
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise SettingsError(
+            f"data_text is no template: {error}; found {shown(template)}. Write it as '{{title}}. {{brand}}'."
+        ) from None
+    if not parts or any(spec or conversion for _, spec, conversion in parts):
+        raise SettingsError(
+            f"data_text takes plain names in braces, at least one, such as {{title}}; found {shown(template)}."
+        )
+    return [name for name, _, _ in parts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +129,7 @@ class Data(Stage):
     seed: int = setting(2024, "seed of generation and of the user subset [O]", within=SEED)
 
     def conflicts(self) -> Conflicts:
-        """A window that is none, a role that two columns have, a store that cannot be made."""
+        """A window or a template that is none, a role that two columns have, a store that cannot be made."""
         if self.source == "synthetic" and not 23 <= self.synthetic_items <= 25920:
             yield (
                 ("source", "synthetic_items"),
@@ -123,6 +143,10 @@ class Data(Stage):
                 ("start", "min_items"),
                 "data_min_items moves data_start back, and data_start is empty: give a month, such as 2017-10.",
             )
+        try:
+            template_names(self.text)
+        except SettingsError as error:
+            yield ("text",), str(error)
         roles = [pair.partition("=")[0] for pair in self.columns]
         if twice := next((role for role in roles if roles.count(role) > 1), ""):
             yield ("columns",), f"data_columns gives the role {twice!r} to two columns; found {shown(self.columns)}."
@@ -371,11 +395,11 @@ def table_names(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
         alone = name not in taken and list(short.values()).count(name) == 1
         names[encoder] = name if alone else _last_parts(encoder, 2)
     for encoder, name in names.items():
-        others = [repr(e) for e in encoders if e != encoder and names[e] == name]
+        others = [shown(e) for e in encoders if e != encoder and names[e] == name]
         if others or name in taken:
             whose = f"so would {' and '.join(others)}" if others else "there is one of this name already"
             raise SettingsError(
-                f"The encoder {encoder!r} would have the table {name!r}, and {whose}. Give its folder another name."
+                f"The encoder {shown(encoder)} would have the table {shown(name)}, and {whose}. Give its folder another name."
             )
     return names
 
@@ -383,7 +407,7 @@ def table_names(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
 def _last_parts(encoder: str, count: int) -> str:
     parts = [part for part in encoder.split("/") if part not in ("", ".", "..", "~")]
     if not parts:
-        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {encoder!r}.")
+        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {shown(encoder)}.")
     return "-".join(parts[-count:]).replace(".", "_")
 
 

@@ -128,6 +128,8 @@ REFUSED = [
     (S.Data, {"train_domains": ["a", "b", "a"]}, "data_train_domains holds 'a' twice"),
     (S.Data, {"domain": "a\0b"}, "holds a character that is none of a text"),
     (S.Data, {"source": "synthetic", "synthetic_items": 22}, "data_synthetic_items must be at least 23"),
+    (S.Data, {"text": "{title"}, "data_text is no template"),
+    (S.Data, {"text": "{title:>9}"}, "data_text takes plain names in braces"),
     (S.Backbone, {"hidden": 50, "heads": 6}, "backbone_hidden 50 must be a multiple of backbone_heads 6"),
     (S.Backbone, {"hidden": 30, "heads": 6}, "and an even one"),
     (S.Backbone, {"seed": 2**32}, "backbone_seed must be at least 0 and below 4294967296; found 4294967296"),

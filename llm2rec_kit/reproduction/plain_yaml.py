@@ -109,7 +109,7 @@ def _look_over(text: str) -> None:
     deep = values = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if getattr(event, "anchor", None):
-            raise yaml.YAMLError(f"anchors and aliases are not taken; found {shown(event.anchor)}")
+            raise yaml.YAMLError(f"anchors and aliases are not taken, write the value out; found {shown(event.anchor)}")
         if getattr(event, "tag", None) not in (None, "!"):
             raise yaml.YAMLError(f"tags are not taken; found {shown(event.tag)}")
         values += isinstance(event, yaml.NodeEvent)

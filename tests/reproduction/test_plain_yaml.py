@@ -1,11 +1,12 @@
 """Plain YAML: what a person means by it, and one paragraph for everything else, whatever the text."""
 
+import json
 import os
 import socket
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
@@ -38,6 +39,13 @@ ODD = [
     "a: 1\na: 2",
     "k" * 2000 + ": [",
 ]
+
+
+class WrittenOut(yaml.SafeDumper):
+    """Without an anchor for what it has written before."""
+
+    def ignore_aliases(self, data):
+        return True
 
 
 def one_paragraph(error, text):
@@ -93,7 +101,7 @@ def test_any_value_of_a_parameter_is_taken_or_refused_in_one_paragraph(name, tex
 @effort(max_examples=200, deadline=None)
 def test_what_yaml_writes_is_read_back(value):
     """The library's own writer quotes whatever YAML 1.1 would read otherwise; dates alone it reads as dates."""
-    assert plain_yaml.value(yaml.safe_dump(value, allow_unicode=True), "it") == value
+    assert plain_yaml.value(yaml.dump(value, Dumper=WrittenOut, allow_unicode=True), "it") == value
 
 
 @pytest.mark.parametrize(
@@ -229,3 +237,44 @@ def test_a_profile_of_an_odd_name_is_unknown(name):
     with pytest.raises(S.SettingsError, match="Unknown profile") as found:
         notebooks.load_profile(name)
     one_paragraph(found.value, name)
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["smoke", "csft", "csft.steps", "[a]", "x" * 999])
+ANY = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3), max_leaves=6
+)
+CHOICE = st.dictionaries(st.sampled_from(["csft.steps", "data.path", "data.mix", "x"]) | PLAIN, ANY, max_size=2)
+AXIS = st.dictionaries(PLAIN, CHOICE | ANY, max_size=2) | st.lists(ANY, max_size=3) | ANY
+GRIDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": ANY,
+        "profile": ANY,
+        "notebooks": ANY,
+        "set": CHOICE | ANY,
+        "axes": st.dictionaries(st.sampled_from(grid.AXES) | PLAIN, AXIS, max_size=3) | ANY,
+    },
+)
+
+
+@given(GRIDS)
+@effort(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_grid_is_a_grid_or_one_paragraph(tmp_path, asked):
+    path = tmp_path / "g.yaml"
+    path.write_text(yaml.dump(asked, Dumper=WrittenOut))
+    said = ""
+    try:
+        grid.load(path, str(tmp_path))
+    except ValueError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 1
+    assert "x" * 301 not in said
+
+
+def test_a_grid_of_too_many_cells_is_refused_before_they_are_made(tmp_path):
+    axis = {f"l{k}": {} for k in range(200)}
+    (tmp_path / "g.yaml").write_text(
+        yaml.safe_dump({"axes": {name: axis for name in ("datasets", "backbones", "settings")}})
+    )
+    with pytest.raises(S.SettingsError, match="`axes` make 8,000,000 cells; a grid has at most 10,000"):
+        grid.load(tmp_path / "g.yaml", str(tmp_path))
