@@ -273,8 +273,6 @@ def test_any_grid_is_a_grid_or_one_paragraph(tmp_path, asked):
 
 def test_a_grid_of_too_many_cells_is_refused_before_they_are_made(tmp_path):
     axis = {f"l{k}": {} for k in range(200)}
-    (tmp_path / "g.yaml").write_text(
-        yaml.safe_dump({"axes": {name: axis for name in ("datasets", "backbones", "settings")}})
-    )
+    (tmp_path / "g.yaml").write_text(json.dumps({"axes": {name: axis for name in ("datasets", "backbones", "settings")}}))
     with pytest.raises(S.SettingsError, match="`axes` make 8,000,000 cells; a grid has at most 10,000"):
         grid.load(tmp_path / "g.yaml", str(tmp_path))
