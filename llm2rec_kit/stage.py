@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -152,8 +153,8 @@ def _check_text(name: str, value: str) -> None:
 def _check_list(known: Mapping[str, Any], value: list, name: str) -> None:
     if len(value) < known["least"]:
         raise SettingsError(f"{name} takes a list of {known['least']} at least; found {shown(value)}.")
-    if not known["repeats"] and (twice := next((v for k, v in enumerate(value) if v in value[:k]), None)) is not None:
-        raise SettingsError(f"{name} holds {shown(twice)} twice; found {shown(value)}.")
+    if not known["repeats"] and len(set(value)) < len(value):
+        raise SettingsError(f"{name} holds {shown(Counter(value).most_common(1)[0][0])} twice; found {shown(value)}.")
 
 
 def _as_kind_of(default: Any, value: Any, name: str, of: type | None) -> Any:
