@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import meter
+from llm2rec_kit.ranges import shown
+from llm2rec_kit.stage import check_kind
 from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
@@ -61,14 +63,17 @@ def project_root() -> Path:
 
 
 def outputs_folder(outputs: str | Path = "") -> Path:
-    """Where runs live: `outputs`, or the project's own outputs/."""
+    """Where runs live: `outputs`, or the project's own outputs/; SettingsError for what is neither text nor a path."""
+    if not isinstance(outputs, Path):
+        check_kind("outputs", str, outputs)
     return Path(outputs).expanduser() if outputs else project_root() / "outputs"
 
 
 def check_name(name: str) -> None:
     """Raise ValueError for what cannot be a run's name."""
+    check_kind("run", str, name)
     if not name or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+        raise ValueError(f"A run's name is one plain folder name; found {shown(name)}.")
 
 
 def find(name: str, outputs: str | Path = "") -> Run:

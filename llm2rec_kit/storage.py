@@ -104,7 +104,7 @@ def check_target(path: str | Path) -> Path:
         raise ValueError(f"{path} cannot be written to: {error.strerror}. Give another place.") from None
     if not stat.S_ISREG(mode):
         raise ValueError(
-            f"{path} is {_kind(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
+            f"{path} is {kind_of(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
         )
     return path.resolve() if path.is_symlink() else path
 
@@ -284,7 +284,7 @@ def _resolved(path: Path) -> Path:
         raise ValueError(f"{path} is a loop of links.") from None
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     """What a file that is none is, for a reader."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")

@@ -266,7 +266,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples():
         ({"dropout": 1.0}, "evaluation_dropout must be"),
         ({"adapter_widths": [8, 0]}, "at least 1; found 0"),
         ({"metric": "hit@3"}, "'hit@3' is none of"),
-        ({"cutoffs": [10, 0]}, "cutoff k lies between 1 and the catalogue's 16 items; found 0"),
+        ({"cutoffs": [10, 0]}, "evaluation_cutoffs must be at least 1; found 0"),
         ({"cutoffs": [10, 17]}, "catalogue's 16 items; found 17"),
         ({"hidden": 15, "heads": 1}, "must be even"),
     ],
