@@ -342,16 +342,16 @@ def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[Non
     """
     mark = run.path / ".forced.json"
     if not values.get("force"):
-        mark.unlink(missing_ok=True)
+        storage.clear(mark)
         yield
         return
-    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    known = storage.note_or_nothing(mark, "The forced series begins anew.")
     asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
     if known.get("asked") == asked:
         print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
     else:
         known = {"asked": asked, "name": secrets.token_hex(8)}
-        storage.write_json(mark, known)
+        storage.write_note(mark, known)
     before = os.environ.get(FORCED)
     os.environ[FORCED] = known["name"]
     try:
