@@ -146,7 +146,8 @@ def note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
         if path.is_dir():
             set_aside(path)
         else:
-            path.unlink()
+            with contextlib.suppress(NotADirectoryError):
+                path.unlink()
     return {}
 
 

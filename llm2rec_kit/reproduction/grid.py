@@ -36,7 +36,7 @@ UNUSED = {  # settings that do not reach an embedding, by its stage; of any othe
     "mntp": ("contrastive_",),
 }
 DONE = "node.json"
-_ONE_AT_A_TIME = threading.Lock()  # in a worker: a notebook's kernel is found by a variable of the whole process
+_ONE_AT_A_TIME = threading.Lock()  # in a worker: papermill sets the folder of the whole process
 BEGUN = ".begun"  # in the folder of a node that a worker is at
 
 

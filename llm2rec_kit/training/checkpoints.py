@@ -7,6 +7,7 @@ are not what the marker says is damaged; both are named and passed over, so what
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,11 @@ def prune(folder: Path, steps: Collection[int]) -> None:
 
 def remove(checkpoint: Path) -> None:
     """Remove one checkpoint, its marker first; nothing where there is none."""
-    if checkpoint.is_dir() and not checkpoint.is_symlink():
-        storage.clear(checkpoint / COMPLETE)
-    storage.clear(checkpoint)
+    if checkpoint.is_symlink() or checkpoint.is_file():
+        checkpoint.unlink()
+        return
+    storage.clear(checkpoint / COMPLETE)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _all(folder: Path) -> list[Path]:
