@@ -7,12 +7,15 @@ outside its folder.
 
 from __future__ import annotations
 
+import os
 import reprlib
 from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
 
+FOLDER_NOTE = "manifest.json"  # the manifest of an artefact that is a folder, in it
+HARMLESS = (".md", ".png", ".svg", ".pdf", ".html", ".pyc")
 PARTS = {"settings": dict, "inputs": dict, "files": dict, "record": dict, "finished": str}
 
 
@@ -32,9 +35,25 @@ def read(path: Path, name: str) -> dict[str, Any]:
     return made
 
 
-def damage(folder: Path, made: dict[str, Any]) -> str:
-    """What is wrong with the first of a manifest's files that is not what it was, as a phrase; empty where all are sound."""
-    return next((why for file in made["files"] if (why := damage_of(folder, made, file))), "")
+def damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
+    """What is wrong with the first of a manifest's files that is not what it was, as a phrase; empty where all are sound.
+
+    With `gone` files that are not there any more are no damage.
+    """
+    files = (file for file in made["files"] if not gone or os.path.lexists(folder / file))
+    return next((why for file in files if (why := damage_of(folder, made, file))), "")
+
+
+def stray(folder: Path, made: dict[str, Any]) -> Path | None:
+    """A file in an artefact's folder that is none of its own: what reads a model's folder takes all that it knows by name.
+
+    Cards and figures may be put there, and what is hidden.
+    """
+    for path in sorted(p for p in folder.rglob("*") if not p.is_dir() and p.suffix not in HARMLESS):
+        name = path.relative_to(folder).as_posix()
+        if name not in made["files"] and name != FOLDER_NOTE and not any(part.startswith(".") for part in name.split("/")):
+            return path
+    return None
 
 
 def damage_of(folder: Path, made: dict[str, Any], file: str) -> str:

@@ -221,9 +221,14 @@ class Run:
             if not (place := storage.inside(self.path_of(name).parent, file)).is_dir():
                 place.unlink(missing_ok=True)
 
-    def require(self, name: str) -> Path:
-        """Path of artefact `name`; raises ArtefactError where it is missing, or its manifest or a file of it is damaged."""
-        if damaged := manifest.damage(self.manifest_path(name).parent, self.manifest(name)):
+    def require(self, name: str, *, gone: bool = False) -> Path:
+        """Path of artefact `name`; raises ArtefactError where it is missing, or its manifest or a file of it is damaged.
+
+        With `gone` files may have been deleted: whoever wants its record alone needs none of them.
+        """
+        made = self.manifest(name)
+        self._check_strays(name, made)
+        if damaged := manifest.damage(self.manifest_path(name).parent, made, gone=gone):
             raise ArtefactError(f"{damaged}. {_again(self, name)}")
         return self.path_of(name)
 
@@ -251,7 +256,8 @@ class Run:
 
     def manifest_path(self, name: str) -> Path:
         """Where the manifest of artefact `name` is."""
-        return self.path_of(f"{name}.json" if "/" in name else f"{name}/manifest.json")
+        path = self.path_of(name)
+        return path.with_name(f"{path.name}.json") if "/" in name else path / manifest.FOLDER_NOTE
 
     def record(self, name: str) -> dict[str, Any]:
         """The numbers that the stage kept about artefact `name`."""
@@ -269,7 +275,7 @@ class Run:
 
     def artefacts(self) -> list[str]:
         """Names of all finished artefacts, folders first."""
-        found = (p.name for p in sorted(self.path.iterdir()) if os.path.lexists(p / "manifest.json"))
+        found = (p.name for p in sorted(self.path.iterdir()) if os.path.lexists(p / manifest.FOLDER_NOTE))
         return [*(name for name in found if not _is_no_name(name)), *self.names("embeddings"), *self.names("evaluation")]
 
     def digest(self, name: str) -> str:
@@ -330,8 +336,18 @@ class Run:
         ]
         if changed:
             return f"redoing, changed: {', '.join(changed)}"
-        damaged = manifest.damage(self.manifest_path(name).parent, found)
-        return f"redoing, {damaged}" if damaged else ""
+        if damaged := manifest.damage(self.manifest_path(name).parent, found):
+            return f"redoing, {damaged}"
+        self._check_strays(name, found)
+        return ""
+
+    def _check_strays(self, name: str, made: dict[str, Any]) -> None:
+        """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it again."""
+        if "/" not in name and (path := manifest.stray(self.path_of(name), made)):
+            raise ArtefactError(
+                f"{path} is none of the files of {name!r}, and what reads the folder might take it for one. Move it out of "
+                "the folder, or delete it, and run again."
+            )
 
     def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
         """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
@@ -372,7 +388,7 @@ class Run:
             shutil.rmtree(folder)  # folders that a build left empty
             write_json(path, made)
             return
-        write_json(folder / "manifest.json", made)
+        write_json(folder / manifest.FOLDER_NOTE, made)
         old = target.with_name(f".{target.name}.old")
         clear(old)
         _make_room(target, folder=True)

@@ -51,7 +51,7 @@ def collect(run: Run) -> dict[str, Any]:
         "train_domains": corpus["train_domains"],
         "statistics": corpus["statistics"],
         "cleaning": corpus["cleaning"],
-        "stages": {name: run.record(name) for name in STAGES if run.has(name)},
+        "stages": {name: run.record(name) for name in STAGES if run.has(name) and run.require(name, gone=True)},
         "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
         "settings": _settings(run),
         "seeds": sorted({r["record"]["seed"] for r in rows if r["record"]["recommender"] in TRAINED}),
