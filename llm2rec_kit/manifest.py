@@ -25,14 +25,26 @@ def read(path: Path, name: str) -> dict[str, Any]:
     if lacks := [part for part, kind in PARTS.items() if not isinstance(made.get(part), kind)]:
         raise ValueError(f"{path} is damaged: it is no manifest, or not all of one ({', '.join(lacks)}).")
     if made.get("artefact", name) != name:
-        found = reprlib.repr(made["artefact"])
-        raise ValueError(f"{path} is damaged: it is the manifest of {found}, copied to where that of {name!r} belongs.")
+        found = str(made["artefact"])[:200]
+        raise ValueError(f"{path} is damaged: it is the manifest of {found!r}, copied to where that of {name!r} belongs.")
     for file in made["files"]:
         try:
-            storage.inside(path.parent, file)
+            place(path.parent, file)
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: of the files that it names, {error}") from None
+            raise ValueError(
+                f"{path} is damaged: it names a file that is none of this folder's, {reprlib.repr(file)}."
+            ) from error
     return made
+
+
+def place(folder: Path, file: str) -> Path:
+    """Where a file of an artefact in `folder` is; ValueError where that is not in `folder`.
+
+    It may itself be a link, since what is written, moved or deleted there is the link; what is read has the right hash.
+    """
+    if Path(file).name in ("", ".."):
+        raise ValueError(f"{reprlib.repr(file)} names no file.")
+    return storage.inside(folder, str(Path(file).parent)) / Path(file).name
 
 
 def damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:

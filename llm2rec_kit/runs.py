@@ -218,7 +218,7 @@ class Run:
         if "/" not in name:
             clear(self.path_of(name))
         for file in made["files"] if "/" in name else ():
-            if not (place := storage.inside(self.path_of(name).parent, file)).is_dir():
+            if (place := manifest.place(self.path_of(name).parent, file)).is_symlink() or not place.is_dir():
                 place.unlink(missing_ok=True)
 
     def require(self, name: str, *, gone: bool = False) -> Path:
@@ -227,9 +227,9 @@ class Run:
         With `gone` files may have been deleted: whoever wants its record alone needs none of them.
         """
         made = self.manifest(name)
-        self._check_strays(name, made)
         if damaged := manifest.damage(self.manifest_path(name).parent, made, gone=gone):
             raise ArtefactError(f"{damaged}. {_again(self, name)}")
+        self._check_strays(name, made)
         return self.path_of(name)
 
     def file(self, name: str, file: str) -> Path | None:
@@ -381,7 +381,7 @@ class Run:
             _make_room(path)
             path.unlink(missing_ok=True)
             for file in made["files"]:
-                place = storage.inside(target.parent, file)
+                place = manifest.place(target.parent, file)
                 _make_room(place)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(folder / file, place)

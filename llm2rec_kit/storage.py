@@ -176,6 +176,8 @@ def fault(path: Path) -> str:
         return "is a link that leads nowhere" if path.is_symlink() else MISSING
     except OSError as error:  # a loop of links, a file in the place of a folder, a closed folder
         return f"cannot be read: {error.strerror}"
+    except ValueError as error:  # a name that no file can have
+        return f"cannot be read: {error}"
     return "" if stat.S_ISREG(mode) else f"is {_kind(mode)} where a file is expected"
 
 

@@ -65,7 +65,13 @@ def _corpus(seed: int) -> Callable[[Path], dict]:
         corpus = make_corpus(seed=seed)
         corpus.save(folder)
         statistics = corpus.statistics().to_dicts()
-        return {"source": "table", "split": "leave_one_out", "train_domains": ["toy"], "statistics": statistics, "cleaning": []}
+        return {
+            "source": "table",
+            "split": "leave_one_out",
+            "train_domains": ["toy"],
+            "statistics": statistics,
+            "cleaning": [],
+        }
 
     return build
 
@@ -144,7 +150,9 @@ def flip(path: Path, other: Path) -> None:
 def digit(path: Path, other: Path) -> None:
     """A number is another: the last digit that follows on a colon, so that JSON stays JSON."""
     text = path.read_text()
-    at = next(k for k in range(len(text) - 1, -1, -1) if text[k].isdigit() and text[:k].rstrip("0123456789.-").endswith(": "))
+    at = next(
+        k for k in range(len(text) - 1, -1, -1) if text[k].isdigit() and text[:k].rstrip("0123456789.-").endswith(": ")
+    )
     path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
 
 
@@ -177,7 +185,7 @@ FAULTS: dict[str, Callable[[Path, Path], None]] = {
     "object": lambda path, other: path.write_text("{}"),
     "not UTF-8": lambda path, other: path.write_bytes(b'{"a": "\xff\xfe"}'),
     "removed": lambda path, other: path.unlink(),
-    "another's": lambda path, other: shutil.copyfile(other, path) and None,
+    "other run": lambda path, other: shutil.copyfile(other, path) and None,
     "folder": folder,
     "loop": loop,
     "elsewhere": elsewhere,
