@@ -29,7 +29,9 @@ PARTS = {"asked": dict, "notebooks": dict, "stages": dict, "versions": dict, "gi
 def read(run: Run) -> dict[str, Any]:
     """What run.json holds, of stages those that the run has."""
     try:
-        return _read(run)
+        known = _read(run)
+        own = {name: stage for name, stage in known["stages"].items() if _is_of(run, name, stage)}
+        return _whole(run, known | {"stages": own})
     except ValueError as error:
         with storage.alone(run.path / ".run.lock"):
             known = _anew(run, str(error))
@@ -58,7 +60,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
-    """run.json as it is to be shown; ValueError where it is damaged or another run's. `noted` are stages made just now."""
+    """All that run.json holds; ValueError where it is damaged or another run's. `noted` are stages made just now."""
     path = run.path / FILE
     try:
         known = storage.read_note(path)
@@ -66,16 +68,21 @@ def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
         return _whole(run, provenance() | {"stages": _of_manifests(run)})
     if odd := [part for part, kind in PARTS.items() if not isinstance(known.get(part, {}), kind)]:
         raise ValueError(f"{path} is damaged: {', '.join(odd)} in it is not what it should be.")
-    stages = {name: stage for name, stage in known.get("stages", {}).items() if _is_of(run, name, stage)}
-    if known.get("stages") and not stages and set(run.artefacts()) - {*(noted or {})}:
+    stages = known.get("stages", {})
+    if (
+        stages
+        and not any(_is_of(run, name, stage) for name, stage in stages.items())
+        and {*run.artefacts()} - {*(noted or {})}
+    ):
         raise ValueError(f"{path} is another run's: none of the stages that it notes is what run {run.name!r} holds.")
     return _whole(run, provenance() | known | {"stages": stages})
 
 
 def _whole(run: Run, known: dict[str, Any]) -> dict[str, Any]:
     """`known` with the parts that follow from it or never change."""
-    seeds = {name: s["settings"]["seed"] for name, s in known["stages"].items() if "seed" in s["settings"]}
-    parts = {"asked": {}, "notebooks": {}, **known, "seeds": seeds, "measured": meter.MEANING}
+    stages = {name: s for name, s in known["stages"].items() if isinstance(s, dict) and isinstance(s.get("settings"), dict)}
+    seeds = {name: s["settings"]["seed"] for name, s in stages.items() if "seed" in s["settings"]}
+    parts = {"asked": {}, "notebooks": {}, **known, "stages": stages, "seeds": seeds, "measured": meter.MEANING}
     return {"name": run.name, **{k: v for k, v in parts.items() if k not in ("name", storage.SEAL)}}
 
 

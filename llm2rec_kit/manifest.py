@@ -42,9 +42,9 @@ def place(folder: Path, file: str) -> Path:
 
     It may itself be a link, since what is written, moved or deleted there is the link; what is read has the right hash.
     """
-    if Path(file).name in ("", ".."):
+    if Path(file).name in ("", "..") or b"\0" in os.fsencode(file):
         raise ValueError(f"{reprlib.repr(file)} names no file.")
-    return storage.inside(folder, str(Path(file).parent)) / Path(file).name
+    return folder / file if Path(file).name == file else storage.inside(folder, str(Path(file).parent)) / Path(file).name
 
 
 def damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:

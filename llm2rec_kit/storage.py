@@ -95,6 +95,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
         raise ValueError(f"{path} {why}.")
     try:
         found = json.loads(path.read_bytes())
+    except FileNotFoundError:  # gone just now: another process makes it anew
+        raise
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
@@ -106,16 +108,15 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
     """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
-    text = json.dumps({k: v for k, v in value.items() if k != SEAL}, default=plain, allow_nan=False)
-    kept = json.loads(text)  # numbers and keys as they are read back
-    return kept | {SEAL: hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()}
+    kept = json.loads(json.dumps(value, default=plain, allow_nan=False))  # numbers and keys as they are read back
+    return kept | {SEAL: _seal(kept)}
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
     """Whether `value` is what `sealed` made, or has no seal, as what earlier versions wrote."""
     try:
-        return SEAL not in value or value[SEAL] == sealed(value)[SEAL]
-    except (ValueError, RecursionError):  # NaN is what Python reads and JSON does not have
+        return SEAL not in value or value[SEAL] == _seal(value)
+    except RecursionError:
         return False
 
 
@@ -325,6 +326,11 @@ def _concerns(error: OSError, folder: Path) -> bool:
         return False
     at, base = Path(error.filename).absolute(), Path(folder).absolute()
     return at.is_relative_to(base) or base.is_relative_to(at)
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """The hash over all of a note but its seal."""
+    return hashlib.sha256(json.dumps({k: v for k, v in value.items() if k != SEAL}, sort_keys=True).encode()).hexdigest()
 
 
 def _resolved(path: Path) -> Path:
