@@ -215,3 +215,20 @@ def test_two_gloo_processes_fill_one_file(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_allclose(np.load(out), Encoder.load(folder, place=CPU).encode(TITLES), atol=1e-5)
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[1]", b'{"pooling": "\xff"}', b'{"pooling": 5}', b'{"max_tokens": "x"}', None]
+)
+def test_a_damaged_mark_of_an_encoder_is_named(folder, content):
+    mark = folder / encoder.MARK
+    mark.unlink()
+    if content is None:
+        mark.symlink_to(mark.name)
+    else:
+        mark.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged|cannot be read") as stop:
+        Encoder.load(folder, place=CPU)
+    assert str(folder) in str(stop.value)
+    assert "llm2rec.json" in str(stop.value)
+    assert "\n" not in str(stop.value)

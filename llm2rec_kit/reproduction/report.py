@@ -5,6 +5,7 @@ Reads the run's artefacts and nothing else.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def collect(run: Run) -> dict[str, Any]:
         "train_domains": corpus["train_domains"],
         "statistics": corpus["statistics"],
         "cleaning": corpus["cleaning"],
-        "stages": {name: run.record(name) for name in STAGES if run.has(name)},
+        "stages": {name: run.record(name) for name in STAGES if run.has(name) and run.require(name, gone=True)},
         "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
         "settings": _settings(run),
         "seeds": sorted({r["record"]["seed"] for r in rows if r["record"]["recommender"] in TRAINED}),
@@ -66,7 +67,7 @@ def _beyond(run: Run) -> dict[str, dict[str, Any]]:
     """What the notebooks 06 and 07 recorded, by their names, where they ran to their end."""
     last = {"06_paper_tables": "directions", "07_beyond_the_paper": "answers"}  # the record that each makes last
     books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in last}
-    found = {name: read_records(book) for name, book in books.items() if book.is_file()}
+    found = {name: read_records(book) for name, book in books.items() if os.path.lexists(book)}
     return {name: records for name, records in found.items() if last[name] in records}
 
 
