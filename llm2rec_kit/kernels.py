@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN on a CPU: `product`, and for rows of ever new numbers `blocked` and `outer`.
+"""Matrix products by oneDNN on a CPU: `product`, and for rows of ever new numbers `blocked` and `outer`; in bfloat16 if asked.
 
 torch hands a float32 product to MKL, which takes its slower path on processors that are not Intel's: on an AMD EPYC it
 reaches 105 GFLOP/s a core where oneDNN, in the same torch, reaches 240. Both are plain float32; the last bits differ,
@@ -7,11 +7,15 @@ as they do between any two orders of summation. On other devices and in other dt
 oneDNN compiles code for every shape that it meets, at over a millisecond and a megabyte a shape, and batches of titles
 have a new shape nearly every time. So there rows are cut into blocks of few sizes, and what is left over is filled up with zeros to
 one; MKL is kept out of it, because its last bits depend on where in memory a tensor happens to lie.
+
+Mixed precision on a CPU is `in_bfloat16`, not torch's autocast: that does not reach a layer whose forward is ours, and it
+takes attention to bfloat16, too, which is slower than float32 on a CPU without AMX (0.2x at length 50).
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import platform
 from collections.abc import Iterator
@@ -20,6 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+_LOW: contextvars.ContextVar[dict[int, tuple[torch.Tensor, torch.Tensor]] | None] = contextvars.ContextVar(
+    "rounded weights", default=None
+)
 BLOCKS = (1024, 64)  # a product's rows: a multiple of the first, then one of the second that is smaller than the first
 
 
@@ -37,6 +44,32 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+@contextlib.contextmanager
+def in_bfloat16(on: bool = True) -> Iterator[None]:
+    """Within: `fast_linears` rounds the factors of float32 products to bfloat16, forward and backward; sums, outputs, weights
+    and what it adds up of their gradients stay float32.
+
+    A weight is rounded once, so the block is one optimiser step, with all its micro-batches. (A weight's `_version` does not
+    tell that it was changed: torch's fused AdamW leaves it as it is.)
+    """
+    before = _LOW.set({} if on else None)
+    try:
+        yield
+    finally:
+        _LOW.reset(before)
+
+
+def dtype_of_products(x: torch.Tensor) -> torch.dtype:
+    """What numbers products with `x` have in the layers of `fast_linears`: bfloat16 within `in_bfloat16`, else x's own."""
+    low = _LOW.get() is not None and x.dtype == torch.float32 and x.device.type == "cpu"
+    return torch.bfloat16 if low else x.dtype
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; without, it is emulated and slower than float32."""
+    return available() and torch.cpu._is_avx512_bf16_supported()
 
 
 @functools.cache
@@ -70,26 +103,53 @@ def blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 
 def outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a (rows, M) and b (rows, N) to (M, N), summed over the rows, by oneDNN where it is float32."""
+    """a (rows, M) and b (rows, N) to float32 (M, N), summed over the rows, by oneDNN where they are float32 or bfloat16.
+
+    Of other dtypes, or elsewhere, it has their own.
+    """
     if not _fits(a, b):
         return a.T @ b
     cuts, left = _cuts(len(a))
-    parts = [product(a[i:j].T, b[i:j].T) for i, j in cuts]
+    parts = [product(a[i:j].T, b[i:j].T).float() for i, j in cuts]
     if left < len(a):
-        parts.append(product(_filled(a[left:]).T, _filled(b[left:]).T))
+        parts.append(product(_filled(a[left:]).T, _filled(b[left:]).T).float())
     return sum(parts[1:], parts[0])
 
 
 def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    same = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-    return bool(same and x.numel() and available())
+    same = x.dtype == weight.dtype and x.device.type == weight.device.type == "cpu"
+    return bool(same and x.dtype in (torch.float32, torch.bfloat16) and x.numel() and available())
 
 
 def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight = layer.weight
-    if _fits(x, weight) and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Linear.apply(x, weight, layer.bias)
-    return blocked(x, weight, layer.bias)
+    if not _fits(x, weight) or x.dtype != torch.float32:
+        return F.linear(x, weight, layer.bias)
+    low = _rounded(weight)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Linear.apply(x, weight, layer.bias, low)
+    return _multiplied(x, weight, layer.bias, low)[0]
+
+
+def _rounded(weight: torch.Tensor) -> torch.Tensor | None:
+    """`weight` in bfloat16 within `in_bfloat16`, else None."""
+    known = _LOW.get()
+    if known is None:
+        return None
+    if id(weight) not in known:
+        known[id(weight)] = weight, weight.detach().bfloat16()  # the weight itself, too: its id is its own while it lives
+    return known[id(weight)][1]
+
+
+def _multiplied(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, low: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The layer's float32 output, and the factors of the product: x and weight, or both in bfloat16 where there is `low`."""
+    if low is None:
+        return blocked(x, weight, bias), x, weight
+    x = x.bfloat16()
+    out = blocked(x, low).float()
+    return out if bias is None else out.add_(bias), x, low
 
 
 def _filled(rows: torch.Tensor) -> torch.Tensor:
@@ -113,21 +173,24 @@ def _cuts(rows: int) -> tuple[list[tuple[int, int]], int]:
 
 
 class _Linear(torch.autograd.Function):
-    """`F.linear` whose three products are oneDNN's."""
+    """`F.linear` of float32 whose three products are oneDNN's, of bfloat16 factors where the weight comes in that, too."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        return blocked(x, weight, bias)
+    def forward(
+        ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, low: torch.Tensor | None
+    ) -> torch.Tensor:
+        out, *factors = _multiplied(x, weight, bias, low)
+        ctx.save_for_backward(*factors)
+        return out
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows, of_x, of_weight, of_bias = grad.reshape(-1, grad.shape[-1]), None, None, None
+        same, of_x, of_weight, of_bias = grad.to(weight.dtype), None, None, None
         if ctx.needs_input_grad[0]:
-            of_x = blocked(grad, weight.T)
+            of_x = blocked(same, weight.T).float()
         if ctx.needs_input_grad[1]:
-            of_weight = outer(rows, x.reshape(-1, x.shape[-1]))
+            of_weight = outer(same.reshape(-1, same.shape[-1]), x.reshape(-1, x.shape[-1]))
         if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(0)
-        return of_x, of_weight, of_bias
+            of_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
+        return of_x, of_weight, of_bias, None

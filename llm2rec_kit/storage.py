@@ -8,7 +8,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import reprlib
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,6 +22,7 @@ import numpy as np
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
 NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
 
 
@@ -31,18 +35,91 @@ def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either the old text or the whole new one, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    """Write `text` as UTF-8 so that `path` holds either the old text or the whole new one, also after a crash."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either the old bytes or all of the new ones, also after a crash."""
+    with writing(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Within: the path of a hidden file beside `path` to write to; afterwards `path` is that file, or, after an error, what it was.
+
+    The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
+    replaced. ValueError where something other than a file is in the way.
+    """
+    place = check_target(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.stem}.{os.getpid()}.{threading.get_ident()}{place.suffix}")
     try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
+        yield part
+        with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, place)
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+def check_target(path: str | Path) -> Path:
+    """Where a file written to `path` would lie: `path`, or what it links to; ValueError where that is no regular file."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path.resolve() if path.is_symlink() else path
+    except OSError as error:  # a loop of links, a file in the place of a folder, a closed folder
+        raise ValueError(f"{path} cannot be written to: {error.strerror}. Give another place.") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(
+            f"{path} is {_kind(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
+        )
+    return path.resolve() if path.is_symlink() else path
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What the JSON file `path` holds, a `kind`; ValueError that names the file where it is damaged or cannot be read.
+
+    FileNotFoundError where there is none.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON ({reprlib.repr(str(error))}).") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} is damaged: it holds {type(found).__name__} where {kind.__name__} is expected.")
+    return found
+
+
+def safe_name(name: str) -> str:
+    """A folder name for `name`, which comes out of data: one part, not hidden, without control characters.
+
+    >>> safe_name("Home/Kitchen"), safe_name("../up"), safe_name(".hidden"), safe_name("Toys & Games")
+    ('Home_Kitchen', 'up', 'hidden', 'Toys & Games')
+
+    Raises ValueError where nothing is left, or more than file systems take.
+    """
+    parts = [part for part in re.split(r"[/\\]", name) if part.strip(" .")]
+    safe = re.sub(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", " ", "_".join(parts)).strip().lstrip(". ")
+    if not safe or len(safe.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise ValueError(f"{reprlib.repr(name)} cannot be the name of a folder: give it one of 1 to {LONGEST_NAME} bytes.")
+    return safe
+
+
+def inside(base: Path, name: str) -> Path:
+    """`base / name`, as long as that is in `base`: `name` comes out of a file, which may be another's. ValueError elsewhere."""
+    odd = not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts
+    if odd or not _resolved(base / name).is_relative_to(_resolved(base)):
+        raise ValueError(f"{reprlib.repr(name)} leads out of {base}, where it was found. Nothing is read or written there.")
+    return base / name
 
 
 @contextlib.contextmanager
@@ -166,6 +243,19 @@ def _concerns(error: OSError, folder: Path) -> bool:
         return False
     at, base = Path(error.filename).absolute(), Path(folder).absolute()
     return at.is_relative_to(base) or base.is_relative_to(at)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python before 3.13 makes of a loop of links
+        raise ValueError(f"{path} is a loop of links.") from None
+
+
+def _kind(mode: int) -> str:
+    """What a file that is none is, for a reader."""
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 
 def _is_at(file: IO, path: Path) -> bool:

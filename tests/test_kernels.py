@@ -59,6 +59,49 @@ def test_other_dtypes_and_frozen_weights_pass_through():
 
 
 @pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("shape", [(16,), (3, 7, 16), (1113, 16)])
+def test_products_in_bfloat16_round_their_factors_and_nothing_else(shape):
+    """Against float64 of the rounded factors: what is left is one rounding of each product and the order of its sum."""
+    torch.manual_seed(0)
+    layer, x, grad = nn.Linear(16, 40), torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 40)
+    with kernels.fast_linears(layer), kernels.in_bfloat16():
+        out = layer(x)
+        out.backward(grad)
+    low = {
+        k: v.detach().bfloat16().double().view(-1, v.shape[-1]) for k, v in {"x": x, "w": layer.weight, "g": grad}.items()
+    }
+    wanted = low["x"] @ low["w"].T + layer.bias.double()
+    for found, exact in (
+        (out, wanted),
+        (x.grad, low["g"] @ low["w"]),
+        (layer.weight.grad, low["g"].T @ low["x"]),
+    ):
+        assert found.dtype == torch.float32
+        off = (found.detach().double().view(exact.shape) - exact).abs().max() / exact.abs().max()
+        assert off < 2**-8
+    torch.testing.assert_close(layer.bias.grad.double(), grad.double().view(-1, 40).sum(0), rtol=1e-5, atol=1e-4)
+    assert layer.weight.dtype == torch.float32
+    plain = nn.functional.linear(x, layer.weight, layer.bias)
+    assert 1e-4 < (out - plain).abs().max() / plain.abs().max() < 2e-2  # float32 alone would be off by 1e-6
+
+
+@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+def test_a_weight_that_was_changed_is_rounded_anew_in_the_next_block():
+    layer, x = nn.Linear(16, 8, bias=False), torch.randn(4, 16)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1.0, fused=True)
+    seen = []
+    with kernels.fast_linears(layer):
+        for _ in range(2):
+            with kernels.in_bfloat16():
+                seen.append(layer(x))
+            layer(x).sum().backward()
+            optimizer.step()
+    assert (seen[0] - seen[1]).abs().max() > 0.5
+    with kernels.fast_linears(layer), kernels.in_bfloat16(False):
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight))
+
+
+@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
 def test_the_product_is_onednn_s():
     net, x = Net(True), torch.randn(128, 16)
     with kernels.fast_linears(net), torch.profiler.profile() as seen:

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm2rec_kit import storage
 from llm2rec_kit.runs import ArtefactError, Run
@@ -188,3 +191,103 @@ def test_a_place_to_write_is_left_as_it_was(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Nothing can be made"):
         storage.check_writable(tmp_path / "file" / "run")
+
+
+def test_a_file_that_could_not_be_written_is_what_it_was(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"old")
+
+    def break_off():
+        with storage.writing(file) as part:
+            assert part.suffix == ".png"
+            part.write_bytes(b"ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        break_off()
+    assert file.read_bytes() == b"old"
+    with storage.writing(file) as part:
+        part.write_bytes(b"new")
+        assert file.read_bytes() == b"old"
+    assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "there" / "kept.txt")
+    for text in ("first", "second"):  # the first makes what the link leads to
+        storage.write_text(link, text)
+        assert link.is_symlink()
+        assert (tmp_path / "there" / "kept.txt").read_text() == text
+    assert len(list(tmp_path.rglob("*.txt"))) == 2
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a device", "loop", "Not a directory"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind):
+    at = tmp_path / "target"
+    if kind == "a folder":
+        at.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(at)
+    elif kind == "a device":
+        at.symlink_to("/dev/null")
+    elif kind == "loop":
+        at.symlink_to(at)
+    else:
+        at.write_text("a file")
+        at = at / "below"
+    before = sorted(p.lstat().st_ino for p in tmp_path.iterdir())
+    with pytest.raises(ValueError, match=rf"{at}.*({kind}|symbolic links)"):
+        storage.write_text(at, "new")
+    assert sorted(p.lstat().st_ino for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"null", b"\xff\xfe", b"[" * 200_000])
+def test_a_damaged_note_is_named(tmp_path, content):
+    note = tmp_path / "note.json"
+    note.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{note} is damaged") as said:
+        storage.read_json(note)
+    assert len(str(said.value)) < 300 + len(str(note))
+
+
+def test_a_note_that_is_none_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        storage.read_json(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: Is a directory"):
+        storage.read_json(tmp_path)
+    storage.write_json(tmp_path / "list.json", [1, 2])
+    assert storage.read_json(tmp_path / "list.json", list) == [1, 2]
+
+
+@given(st.text())
+def test_a_safe_name_is_one_part_that_is_seen(name):
+    try:
+        safe = storage.safe_name(name)
+    except ValueError:
+        return
+    assert Path(safe).parts == (safe,)
+    assert not safe.startswith(".")
+    assert not any(ord(c) < 32 or c in "/\\\x7f" for c in safe)
+    assert storage.safe_name(safe) == safe
+
+
+@pytest.mark.parametrize("name", ["", "..", "/", " . ", "\n", "x" * 500])
+def test_a_name_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match="cannot be the name of a folder"):
+        storage.safe_name(name)
+
+
+def test_a_path_out_of_a_file_stays_in_its_folder(tmp_path):
+    base = tmp_path / "run"
+    base.mkdir()
+    (base / "out").symlink_to(tmp_path)
+    (base / "loop").symlink_to(base / "loop")
+    assert storage.inside(base, "a/b.json") == base / "a/b.json"
+    for name in ("../x", "a/../../x", "/etc/hosts", "", "out/x", "a\0b", 7):
+        with pytest.raises(ValueError, match="leads out of"):
+            storage.inside(base, name)
+    with pytest.raises(ValueError, match="loop"):
+        storage.inside(base, "loop")

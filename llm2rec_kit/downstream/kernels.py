@@ -10,14 +10,10 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from llm2rec_kit.kernels import available, product
+from llm2rec_kit.kernels import bfloat16_is_fast as bfloat16_is_fast
+from llm2rec_kit.kernels import product
 
 LOGITS = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache
-
-
-def bfloat16_is_fast() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; without, it is emulated and slower than float32."""
-    return available() and torch.cpu._is_avx512_bf16_supported()
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

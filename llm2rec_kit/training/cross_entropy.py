@@ -44,7 +44,8 @@ class _Summed(torch.autograd.Function):
         ctx: Any, states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, cap: float | None, rows: int
     ) -> torch.Tensor:
         kind = states.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        autocast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if autocast else kernels.dtype_of_products(weight)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=states.device)
         own = torch.zeros_like(states, dtype=wide) if ctx.needs_input_grad[0] else None

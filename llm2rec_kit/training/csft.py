@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from llm2rec_kit import backbone, kernels
+from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoder import length_batches
@@ -227,7 +227,7 @@ def train(
     facts = batches.facts()
     name, why = attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
     _tell(learned, batches, facts, f"attention {name}: {why}")
-    with attention.using(model, name), kernels.fast_linears(model):
+    with attention.using(model, name):
         history = fit(
             "csft",
             backbone.causal(model),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone, kernels
+from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.titles import length_batches, pad, title_tokens
 from llm2rec_kit.training.trainer import drawn, fit
@@ -134,14 +134,13 @@ def train(
     batches = Batches(learned, tokenizer, len(tokenizer), settings)
     checked = Batches(held, tokenizer, len(tokenizer), settings) if held else None
     print(f"  mntp: {len(learned)} titles, {len(held)} held out", flush=True)
-    with kernels.fast_linears(model):
-        return fit(
-            "mntp",
-            model,
-            batches,
-            loss,
-            settings,
-            folder,
-            validate=(lambda m: validation(m, checked)) if checked else None,
-            evaluate_every=settings.evaluate_every,
-        )
+    return fit(
+        "mntp",
+        model,
+        batches,
+        loss,
+        settings,
+        folder,
+        validate=(lambda m: validation(m, checked)) if checked else None,
+        evaluate_every=settings.evaluate_every,
+    )

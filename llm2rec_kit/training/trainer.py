@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.training import checkpoints, lora, ranks
@@ -93,7 +93,7 @@ def fit(
     An interrupt (the stop button, Ctrl-C) lets the step finish, saves it and raises KeyboardInterrupt. Raises
     TrainingError where a loss or gradient is not finite or a checkpoint cannot be written.
     """
-    _refuse(settings, validate)
+    _refuse(settings, model, validate)
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
     backbone.check_head(model)
     dtype, horizon = model.dtype, planned_steps(settings, batches)
@@ -121,7 +121,8 @@ def fit(
         trainer.remove_callback(unwanted)
     for callback in (_Progress(name, settings.steps), _SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
-    trainer.go(name)
+    with kernels.fast_linears(model):
+        trainer.go(name)
     if not ranks.sharded():
         trainer.restore_kept()
         if settings.tuning == "lora":
@@ -130,8 +131,13 @@ def fit(
     return trainer.history()
 
 
-def _refuse(settings: S.Training, validate: Validate | None) -> None:
-    """Raise SettingsError for settings that do not go together."""
+def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | None) -> None:
+    """Raise SettingsError for settings that do not go together, or not with this machine."""
+    if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.bfloat16_is_fast():
+        raise S.SettingsError(
+            f"{settings.prefix}_precision: mixed multiplies in bfloat16, which this CPU has no instructions for (AVX512-BF16): "
+            "it would be slower than float32. Take pure, or a GPU."
+        )
     if validate is None and (settings.patience or settings.keep == "best"):
         raise S.SettingsError(
             f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
@@ -142,6 +148,11 @@ def _refuse(settings: S.Training, validate: Validate | None) -> None:
             f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
             "state and fit one GPU: start with torchrun, without FSDP."
         )
+
+
+def _on_own_kernels(model: PreTrainedModel) -> bool:
+    """Whether mixed precision is `kernels.in_bfloat16` here; elsewhere it is torch's autocast."""
+    return model.device.type == "cpu" and kernels.available()
 
 
 def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
@@ -236,16 +247,21 @@ class StepTrainer(Trainer):
         count = sum(int(micro["count"]) for micro in inputs)
         total = torch.zeros((), device=self.args.device)
         self.step_inputs = [ranks.share(micro) for micro in inputs]
-        for k, micro in enumerate(self.step_inputs, 1):
-            # Gradients are exchanged once a step, in the last backward pass.
-            with contextlib.nullcontext() if k == len(inputs) else self.accelerator.no_sync(model):
-                loss = model(micro=self._prepare_inputs(micro)) / count
-                self.accelerator.backward(loss * ranks.world())
-            total += loss.detach() / (ranks.world() if "chunks" in micro else 1)
+        with self._products():
+            for k, micro in enumerate(self.step_inputs, 1):
+                # Gradients are exchanged once a step, in the last backward pass.
+                with contextlib.nullcontext() if k == len(inputs) else self.accelerator.no_sync(model):
+                    loss = model(micro=self._prepare_inputs(micro)) / count
+                    self.accelerator.backward(loss * ranks.world())
+                total += loss.detach() / (ranks.world() if "chunks" in micro else 1)
         value = ranks.summed(total).item()
         self._check_finite("loss", value)
         self.pending = [self.pending[0] + value, self.pending[1] + 1]
         return total
+
+    def _products(self) -> contextlib.AbstractContextManager:
+        """What mixed precision is on a CPU: one block a step, since weights are rounded once in it."""
+        return kernels.in_bfloat16(self.settings.precision == "mixed" and _on_own_kernels(self.inner))
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         norm = super()._get_grad_norm(model, grad_norm)
@@ -293,7 +309,7 @@ class StepTrainer(Trainer):
         if self.validated_at == self.state.global_step:
             return {}
         self.validated_at = self.state.global_step
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._products():
             numbers = ranks.told(self.validate(self.inner))
         found = {f"validation_{k}": v for k, v in numbers.items()}
         self.log(dict(found))
@@ -541,7 +557,7 @@ def _arguments(
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,
         max_grad_norm=settings.clip,
-        bf16=settings.precision == "mixed",
+        bf16=settings.precision == "mixed" and not _on_own_kernels(model),
         seed=settings.seed,
         per_device_train_batch_size=1,
         use_cpu=on_cpu,

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from llm2rec_kit.downstream import kernels
+from llm2rec_kit.kernels import available
 
 
 def rand(*shape, dtype=torch.float32, grad=True, seed=0):
@@ -20,7 +21,7 @@ def rand(*shape, dtype=torch.float32, grad=True, seed=0):
 def test_torch_still_has_the_operator_that_product_counts_on():
     """It is not public: the day a torch comes without, products fall back to plain ones, slower. The pin is to be thought over."""
     if platform.machine() == "x86_64" and torch.backends.mkldnn.is_available():
-        assert kernels.available()
+        assert available()
     assert torch.__version__.startswith("2.13")
 
 

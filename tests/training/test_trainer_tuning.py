@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, kernels
 from llm2rec_kit.settings import CSFT, Backbone, SettingsError
 from llm2rec_kit.training import csft, lora, trainer
 
@@ -142,6 +143,36 @@ def test_mixed_precision_is_close_to_float32(tmp_path):
     assert all(b == pytest.approx(a, rel=2e-2) for a, b in pairs)
     assert any(a != b for a, b in pairs)
     assert {v.dtype for v in mixed.values()} == {torch.float32}
+
+
+@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("work", [train, train_mntp, train_contrastive])
+def test_mixed_precision_multiplies_in_bfloat16_and_attends_in_float32(tmp_path, monkeypatch, work):
+    """`mixed` once did float32 throughout: our layers' forward was out of autocast's reach."""
+    seen, attended, heads = set(), set(), set()
+    rows = tiny()[0].config.vocab_size
+    product, blocked, attend = kernels.product, kernels.blocked, F.scaled_dot_product_attention
+
+    def watched(x, weight, *bias):
+        heads.update({x.dtype} if len(weight) == rows else ())
+        return blocked(x, weight, *bias)
+
+    monkeypatch.setattr(kernels, "product", lambda a, *rest: seen.add(a.dtype) or product(a, *rest))
+    monkeypatch.setattr(kernels, "blocked", watched)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **k: attended.add(q.dtype) or attend(q, *a, **k))
+    weights, _ = work(tmp_path, precision="mixed", steps=2)
+    assert seen == {torch.bfloat16}
+    assert attended == {torch.float32}
+    assert heads == (set() if work is train_contrastive else {torch.bfloat16})  # contrast has no use for the head
+    assert {v.dtype for v in weights.values()} == {torch.float32}
+
+
+@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+def test_mixed_precision_is_refused_where_it_would_be_slower(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    with pytest.raises(SettingsError, match="csft_precision: mixed multiplies in bfloat16, which this CPU has no"):
+        train(tmp_path, precision="mixed")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("work", [train_mntp, train_contrastive])
