@@ -11,7 +11,7 @@ import torch
 from conftest import make_corpus
 from safetensors.numpy import load_file
 
-from llm2rec_kit import weights
+from llm2rec_kit import evaluations, weights
 from llm2rec_kit.corpus import mix
 from llm2rec_kit.downstream import adapter, evaluation, panel, pretrained, trained
 from llm2rec_kit.downstream.item_table import ItemTable
@@ -126,7 +126,7 @@ def again(tmp_path):
         todo = [job for job in jobs if run.stale(job.name, settings=evaluation.key(settings), inputs=job.inputs)]
         for job, result in evaluation.train_many(todo, {"toy": part}, {"raw": table}, replace(settings, workers=1)):
             evaluation.keep(run, job, result, settings, counts)
-        weights.note_series(run, evaluation.key(settings), seeds)
+        evaluations.note_series(run, evaluation.key(settings), seeds, [job.name for job in jobs])
         return run, part, {"raw": table}
 
     return call
@@ -180,7 +180,7 @@ def test_weights_left_beside_an_evaluation_that_has_none_are_no_one_s(again):
 
 def test_a_run_from_before_the_series_was_noted_has_its_latest_weights(again):
     called = again(tables(0), [3])
-    called[0].forget(weights.SERIES)
+    called[0].forget(evaluations.SERIES)
     assert of_seed(called, 3)
 
 

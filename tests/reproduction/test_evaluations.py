@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from test_report_faults import evaluated, made
 
-from llm2rec_kit.reproduction import evaluations, report
+from llm2rec_kit import evaluations
+from llm2rec_kit.reproduction import report
 from llm2rec_kit.reproduction.study import settings_of
 from llm2rec_kit.runs import ArtefactError
 
@@ -72,7 +73,7 @@ def test_baselines_have_no_settings_of_a_training(run):
     assert settings_of(run)["evaluation"].epochs == 9
     for name in [n for n in run.names("evaluation") if "popularity" not in n]:
         run.forget(name)
-    assert evaluations.settings_of(run) is None
+    assert evaluations.of(run).settings is None
     with pytest.raises(ArtefactError, match="04_downstream_eval"):
         settings_of(run)
 
@@ -88,7 +89,8 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
         "metrics": {"recall@5": 0.1, "ndcg@5": 0.1},
     }
     run.make(name, lambda f: (f / "SASRec-id-seed7.npy").touch() or record, settings=NEW, quiet=True)
-    kept, others = evaluations.current(run)
+    held = evaluations.of(run)
+    kept, others = held.made, held.left_out
     assert list(kept) == [name]
     assert others == [
         "evaluation/games/GRU4Rec-raw-seed1",
@@ -96,7 +98,7 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
         "evaluation/games/SASRec-raw-seed7",
     ]
     evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=OLD)
-    assert evaluations.current(run)[1] == [name]
+    assert evaluations.of(run).left_out == [name]
     report.write(run)
     compared(run, "games", ["SASRec-id-seed7"], "ndcg@5")
-    assert list(evaluations.current(run)[0]) == [name]
+    assert list(evaluations.of(run).made) == [name]
