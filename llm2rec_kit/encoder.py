@@ -8,6 +8,7 @@ sentence-transformers model is a baseline behind the same interface.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,7 +28,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 
-from llm2rec_kit import backbone, kernels
+from llm2rec_kit import backbone, kernels, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.rowfile import RowArray, RowFile
 from llm2rec_kit.titles import first_rows, length_batches, pad, pool, title_tokens, without_special_tokens
@@ -69,7 +70,11 @@ class Encoder:
             from llm2rec_kit.library_encoder import LibraryEncoder
 
             return LibraryEncoder(path, settings, place)
-        return Encoder(*backbone.load(path, place), resolved(settings, saved or {}))
+        try:
+            how = resolved(settings, saved or {})
+        except S.SettingsError as error:
+            raise backbone.BackboneError(f"{MARK} of {path} is damaged: {error} Save the encoder again.") from None
+        return Encoder(*backbone.load(path, place), how)
 
     @property
     def dim(self) -> int:
@@ -260,8 +265,9 @@ def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
 def _hub_json(path: str | Path, name: str) -> Any:
     """A JSON file of a folder or a hub model; None where there is none, or the hub is out of reach."""
     if Path(path).is_dir():
-        file = Path(path) / name
-        return json.loads(file.read_text()) if file.is_file() else None
+        with contextlib.suppress(FileNotFoundError):
+            return storage.read_json(Path(path) / name, list if name == "modules.json" else dict)
+        return None
     try:
         found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
     except OSError:

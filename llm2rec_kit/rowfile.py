@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llm2rec_kit.runs import write_json
+from llm2rec_kit.storage import note_or_nothing, write_note
 
 
 class RowFile:
@@ -47,7 +47,7 @@ class RowFile:
         os.pwrite(self._file, np.ascontiguousarray(block, dtype="<f4"), self._data + start * self.dim * 4)
         os.fsync(self._file)
         self.done = start + len(block) - self.start
-        write_json(self.marks[self.shard[0]], {"rows": self.done, "inode": self._inode})
+        write_note(self.marks[self.shard[0]], {"rows": self.done, "inode": self._inode})
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Rows that are written already, float32 (len(rows), dim)."""
@@ -78,9 +78,10 @@ class RowFile:
         return [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
 
     def _read_mark(self, mark: Path) -> int:
-        """How many rows a mark vouches for: none where it was written beside another file of the name."""
-        made = json.loads(mark.read_text()) if mark.is_file() else {}
-        return made["rows"] if made.get("inode") == self._inode else 0
+        """How many rows a mark vouches for: none where it is damaged, or was written beside another file of the name."""
+        made = note_or_nothing(mark, "The rows that it vouched for are computed again.")
+        rows = made.get("rows") if made.get("inode") == self._inode else 0
+        return rows if type(rows) is int and 0 <= rows <= self.rows else 0
 
 
 class RowArray:

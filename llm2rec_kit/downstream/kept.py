@@ -29,7 +29,10 @@ def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
     Raises ArtefactError where it is missing or damaged, is the copy of another, or its metrics are not those of its ranks.
     """
     kept = evaluations.manifest(run, name)["record"]
-    ranks = np.load(run.require(name).with_suffix(".npy"))
+    file = run.file(name, f"{name.split('/')[-1]}.npy")
+    if file is None:
+        raise ArtefactError(_differs(run, name, "no ranks", "metrics of it could be of any"))
+    ranks = np.load(file)
     found = {m: float(metrics.per_sample(ranks, m).mean()) for m in kept["metrics"]}
     for m, value in found.items():
         if not math.isclose(value, kept["metrics"][m], rel_tol=EQUAL, abs_tol=EQUAL):

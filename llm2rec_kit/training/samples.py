@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.storage import alone, write_json
+from llm2rec_kit.storage import alone, clear, write_json
 from llm2rec_kit.training import checkpoints
 from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
 
