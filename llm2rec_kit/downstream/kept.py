@@ -31,17 +31,23 @@ def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
     kept = evaluations.manifest(run, name)["record"]
     file = run.file(name, f"{name.split('/')[-1]}.npy")
     if file is None:
-        raise ArtefactError(_differs(run, name, "no ranks", "metrics of it could be of any"))
+        raise ArtefactError(_wrong(run, name, "it names no ranks"))
     ranks = np.load(file)
-    found = {m: float(metrics.per_sample(ranks, m).mean()) for m in kept["metrics"]}
-    for m, value in found.items():
-        if not math.isclose(value, kept["metrics"][m], rel_tol=EQUAL, abs_tol=EQUAL):
-            raise ArtefactError(_differs(run, name, f"{m} {kept['metrics'][m]!r:.40}", f"ranks beside it give {value!r}"))
+    if kept.get("samples", len(ranks)) != len(ranks):
+        raise ArtefactError(_wrong(run, name, f"it tells of {kept['samples']!r:.20} samples and has {len(ranks)} ranks"))
+    try:
+        found = {m: float(metrics.per_sample(ranks, m).mean()) for m in kept["metrics"]}
+        differs = [m for m in found if not math.isclose(found[m], kept["metrics"][m], rel_tol=EQUAL, abs_tol=EQUAL)]
+    except (ValueError, TypeError) as error:  # no metric, no number, no rank
+        raise ArtefactError(_wrong(run, name, f"its metrics are none ({error!s:.200})")) from None
+    if differs:
+        m = differs[0]
+        raise ArtefactError(_wrong(run, name, f"{m} is {kept['metrics'][m]!r:.25}, and its ranks give {found[m]!r}"))
     return {**kept, "metrics": found}, ranks
 
 
-def _differs(run: Run, name: str, recorded: str, found: str) -> str:
+def _wrong(run: Run, name: str, what: str) -> str:
     return (
-        f"{run.path_of(name)}.json was changed after it was written: it records {recorded}, and the {found}. Delete it and run "
+        f"{run.path_of(name)}.json was changed after it was written: {what}. Delete it and run "
         f"notebooks/04_downstream_eval.ipynb again (run {run.name!r})."
     )
