@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm2rec_kit import evaluations
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 
 
 def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
@@ -20,7 +20,7 @@ def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
     held = evaluations.of(run, sound=True)
     row = (domain, recommender, embedding)
     # Only files that the manifest names: weights beside it may be left from an evaluation that it has replaced.
-    made = {n: m for n, m in held.made.items() if file(run, n).name in m["files"]}
+    made = {n: m for n, m in held.made.items() if _name(n) in m["files"]}
     found = {n: m for n, m in made.items() if tuple(m["record"][k] for k in evaluations.OF) == row}
     latest = sorted(found, key=lambda n: found[n]["finished"], reverse=True)
     seed, seeds = {n: found[n]["record"]["seed"] for n in found}, held.series.get("seeds", [])
@@ -28,5 +28,11 @@ def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
 
 
 def file(run: Run, evaluation: str) -> Path:
-    """Where the weights of an evaluation are."""
-    return run.path_of(f"{evaluation}.safetensors")
+    """The weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
+    if found := run.file(evaluation, _name(evaluation)):
+        return found
+    raise ArtefactError(f"{evaluation} of run {run.name!r} kept no weights. Run notebooks/04_downstream_eval.ipynb again.")
+
+
+def _name(evaluation: str) -> str:
+    return f"{evaluation.split('/')[-1]}.safetensors"
