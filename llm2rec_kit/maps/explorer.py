@@ -8,7 +8,9 @@ through answers written into the page beforehand.
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -267,14 +269,15 @@ def page(atlas: Atlas, title: str) -> str:
     ending = "export default { render };"
     if source.count(ending) != 1:
         raise AssertionError(f"explorer.js must end in {ending!r}: the page runs what stands before it.")
-    return (
-        (STATIC / "page.html")
-        .read_text()
-        .replace("/*CSS*/", (STATIC / "explorer.css").read_text())
-        .replace("/*STATE*/", json.dumps({"state": state, **known}, default=_base64).replace("</", "<\\/"))
-        .replace("/*EXPLORER*/", source.replace(ending, ""))
-        .replace("<!--TITLE-->", title.replace("&", "&amp;").replace("<", "&lt;"))
-    )
+    parts = {
+        "/*CSS*/": (STATIC / "explorer.css").read_text(),
+        # In a page's script a "<" of the data could begin a tag or a comment.
+        "/*STATE*/": json.dumps({"state": state, **known}, default=_base64).replace("<", "\\u003c"),
+        "/*EXPLORER*/": source.replace(ending, ""),
+        "<!--TITLE-->": html.escape(title),
+    }
+    places = re.compile("|".join(map(re.escape, parts)))  # in one pass: what is put in may hold such words itself
+    return places.sub(lambda place: parts[place[0]], (STATIC / "page.html").read_text())
 
 
 def write_page(run: Run, path: Path | None = None) -> Path:
@@ -335,5 +338,5 @@ def _page_path(atlas: Atlas, user: int, near: dict[str, dict[str, Any]]) -> dict
     return {"history": history, "target": target, "recommended": stars, "how": HOW}
 
 
-def _base64(value: bytes) -> str:
-    return "base64," + base64.b64encode(value).decode()
+def _base64(value: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(value).decode()}

@@ -11,7 +11,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter
 
 from llm2rec_kit.corpus import SPLITS, Corpus
 
@@ -27,8 +30,29 @@ STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "axes.grid": False,
+    "text.parse_math": False,
 }
 PANEL = 3.4  # inches of a panel's width
+
+
+class PlainFigure(Figure):
+    """A Figure that shows every text as it stands: titles and categories come out of data, and `$` is a price there.
+
+    matplotlib decides when a text is made whether `$...$` in it is a formula, and makes tick labels as late as in drawing.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """As matplotlib's, after telling all texts that they hold no formula."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        with mpl.rc_context({"text.parse_math": False}):
+            super().draw(renderer)
+
+
+def plain_log(axis: Axis) -> None:
+    """Numbers instead of powers of ten on a log axis: matplotlib writes those as formulas."""
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -43,7 +67,7 @@ def _figure(
     columns: int, rows: int = 1, *, height: float = 3.0, width: float = PANEL, **kwargs: Any
 ) -> tuple[Figure, np.ndarray]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        figure = PlainFigure(figsize=(width * columns, height * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
     return figure, axes
 
@@ -136,6 +160,8 @@ def distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
     )
     ranked = np.sort(popularity)[::-1]
     axes[0, 1].loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color=PALETTE[0])
+    plain_log(axes[0, 1].xaxis)
+    plain_log(axes[0, 1].yaxis)
     top = ranked[: max(1, len(ranked) // 10)].sum() / max(1, ranked.sum())
     axes[0, 1].set(title=f"popularity: a tenth of the items has {top:.0%}", xlabel="rank of the item", ylabel="interactions")
     return figure
@@ -228,6 +254,7 @@ def spectra(tables: dict[str, np.ndarray]) -> Figure:
             linewidth=1.4,
             label=f"{stage}, effective rank {effective_rank(table[1:]):.0f}",
         )
+    plain_log(ax.xaxis)
     ax.set(
         title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
     )

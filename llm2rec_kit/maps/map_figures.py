@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 
 from llm2rec_kit.maps import groups, labels
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
-from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE
+from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE, PlainFigure
 
 COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
@@ -246,7 +246,7 @@ def often_together(atlas: Atlas, most: int) -> np.ndarray:
 
 
 def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(COLUMN, height), dpi=DPI, layout="constrained")
+    figure = PlainFigure(figsize=(COLUMN, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # so that texts can be measured
     return figure
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from llm2rec_kit import evaluations, meter, storage
 from llm2rec_kit.downstream import comparison, kept
 from llm2rec_kit.evaluations import TRAINED
-from llm2rec_kit.reproduction import expected, pictures
+from llm2rec_kit.reproduction import expected, markdown, pictures
 from llm2rec_kit.runs import Run, read_records, write_json
 from llm2rec_kit.settings import QUESTIONS
 
@@ -181,13 +181,14 @@ def write(run: Run) -> dict[str, Any]:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder with these values; a page's text is escaped, figures go into it whole."""
+    """A template of this folder with these values: text is text, in a page and in Markdown; figures go in whole."""
     page = template.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page
     )
     environment.filters |= {"drawn": lambda f: Markup(pictures.svg(f)), "kept": lambda path: Markup(pictures.element(path))}
-    return environment.get_template(template).render(**values)
+    environment.filters["code"] = markdown.code
+    return environment.get_template(template).render(**(values if page else markdown.escaped(values)))
 
 
 def drawings(run: Run) -> dict[str, Figure]:

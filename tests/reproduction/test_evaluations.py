@@ -131,7 +131,7 @@ def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
         assert max(map(len, report.terminal_table(results).splitlines())) <= 110
         for kind in ("md", "html"):
             page = (run.path / f"report.{kind}").read_text()
-            assert page.index(line) < page.index("SASRec")
+            assert page.index(line) < page.index("Backbone:")
             assert "04_downstream_eval" in page
         with pytest.raises(ValueError, match="not whole: evaluation/games/"):
             expected.keep(results, {}, run.path / "x.yaml")
