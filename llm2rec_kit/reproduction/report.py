@@ -35,13 +35,13 @@ CAPTIONS = {
 }
 
 
-def collect(run: Run) -> dict[str, Any]:
-    """All numbers of a run: data, what each stage recorded, results by domain, comparisons.
+def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
+    """All numbers of a run: data, what each stage recorded, results by domain, comparisons; `held` is what it has, if known.
 
     Raises ValueError where 04 has not run, ArtefactError where something is damaged, or an evaluation or a test is not what the
     ranks give.
     """
-    corpus, held = run.record("corpus"), evaluations.of(run)
+    corpus, held = run.record("corpus"), held or evaluations.of(run)
     if not held.made:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     for name in dict.fromkeys(i for made in held.made.values() for i in made["inputs"]):
@@ -154,7 +154,8 @@ def domain_note(results: dict[str, Any], domain: str) -> str:
 
 def write(run: Run) -> dict[str, Any]:
     """Write results.json, report.md and report.html into the run's folder; returns the results."""
-    results = collect(run)
+    held = evaluations.of(run)
+    results = collect(run, held)
     write_json(run.path / "results.json", results, sort=True)
     about = run.about()
     known = {
@@ -167,7 +168,7 @@ def write(run: Run) -> dict[str, Any]:
         "check": _checked(results, about),
         "cost": cost_rows(about),
         "keys": cost_keys(about),
-        "drawn": drawings(run),
+        "drawn": drawings(run, held),
         "kept": kept_figures(run),
         "asked": QUESTIONS,
     }
@@ -191,9 +192,9 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**(values if page else markdown.escaped(values)))
 
 
-def drawings(run: Run) -> dict[str, Figure]:
+def drawings(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
     """The report's own figures by name: losses, validation."""
-    made = list(evaluations.of(run).made.values())
+    made = list((held or evaluations.of(run)).made.values())
     metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
     domains = [s["domain"] for s in run.record("corpus")["statistics"]]
     found = {"losses": pictures.losses(run), "validation": pictures.validation([m["record"] for m in made], domains, metric)}
