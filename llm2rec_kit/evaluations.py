@@ -85,7 +85,7 @@ def of(run: Run, *, sound: bool = False) -> Evaluations:
         asked = held[_last(held, series, tests)]["record"]["metrics"].keys()
         held = {n: m for n, m in held.items() if m["record"]["metrics"].keys() == asked}
     there = {*made, *damaged}
-    old = [n for n, m in tests.items() if any(i in there and i not in held for i in m["inputs"]) or not _same(run, n, there)]
+    old = [n for n in tests if _outdated(run, n, tests[n]["inputs"], there, held)]
     tests = {n: m for n, m in tests.items() if n not in old}
     named = [*series.get("evaluations", ()), *(i for m in tests.values() for i in m["inputs"])]
     missing = sorted({name for name in named if name not in there})
@@ -93,9 +93,10 @@ def of(run: Run, *, sound: bool = False) -> Evaluations:
     return Evaluations(held, whole, sorted({*made} - {*held}) + old, missing, series)
 
 
-def _same(run: Run, name: str, there: Collection[str]) -> bool:
-    """Whether those inputs of a test that are there are what it was made from."""
-    return not any(i in there for i in run.changed_inputs(name))
+def _outdated(run: Run, test: str, inputs: Collection[str], there: Collection[str], held: Made) -> bool:
+    """Whether a test is over evaluations that do not count, or that were made anew since."""
+    changed = run.changed_inputs(test)
+    return any(i in there and (i not in held or i in changed) for i in inputs)
 
 
 def _read(run: Run, sound: bool) -> tuple[Made, Made, dict[str, Any], list[str]]:
