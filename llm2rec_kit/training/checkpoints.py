@@ -28,14 +28,14 @@ def step_of(checkpoint: Path) -> int:
 
 
 def seal(checkpoint: Path, more: dict[str, Any]) -> None:
-    """Put every file of a written checkpoint on the disk, then its marker, which also holds `more`."""
+    """Put every file of a written checkpoint (or prepared samples) on the disk, then its marker, which also holds `more`."""
     files = {}
     for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         _flush(file)
         files[file.relative_to(checkpoint).as_posix()] = [file.stat().st_size, runs.file_digest(file)]
     for folder in (*(p for p in checkpoint.rglob("*") if p.is_dir()), checkpoint, checkpoint.parent):
         _flush(folder)
-    runs.write_json(checkpoint / COMPLETE, storage.sealed({"step": step_of(checkpoint), **more, "files": files}))
+    runs.write_json(checkpoint / COMPLETE, storage.sealed({**more, "files": files}))
     _flush(checkpoint)
 
 
