@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm2rec_kit import backbone, checkpoint
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.storage import write_text
 
 POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls", "pooler": "cls"}  # our names, sentence-transformers' names
 
@@ -72,7 +73,7 @@ class LibraryEncoder(Encoder):
         """Write the model as sentence-transformers does, with `card` as its README.md where there is one."""
         self.model.save(str(folder), create_model_card=False)
         if card:
-            (Path(folder) / "README.md").write_text(card)
+            write_text(Path(folder) / "README.md", card)
 
 
 def _change_modules(model: Any, settings: S.Encoding) -> None:
