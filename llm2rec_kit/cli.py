@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -135,6 +136,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
+    )
     c.set_defaults(command=_export)
 
 
@@ -179,7 +183,7 @@ def _plan(profile: str, asked: dict) -> int:
     values, books = notebooks.prepared(profile, **asked, look=False)
     missing = ""
     try:
-        notebooks.look_for_files(values, {"data_path"})
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)}, hub=False)
     except ValueError as error:
         missing = str(error)
     print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))
@@ -286,7 +290,9 @@ def _explore(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit.maps import explorer
 
-        page = explorer.write_page(run, Path(args.to) if args.to else None)
+        to = Path(args.to) if args.to else run.path / "explorer.html"
+        with _told(to, "--to"):
+            page = explorer.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
         import webbrowser
@@ -301,11 +307,16 @@ def _encode(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
-        from llm2rec_kit import encoder, export
+        from llm2rec_kit import storage, title_files
 
-        titles, shard = export.read_titles(args.file, args.column), encoder.ranks()
-        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
-        found = subject.encode(titles, out=args.to, progress=True, shard=shard)
+        with _told(args.to, "--to"):
+            storage.check_writable(storage.nearest(storage.check_target(args.to).parent))
+            titles = title_files.read(args.file, args.column)
+            from llm2rec_kit import encoder  # which takes seconds, and what is above a moment
+
+            shard = encoder.ranks()
+            subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+            found = subject.encode(titles, out=args.to, progress=True, shard=shard)
         print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
     return 0
 
@@ -317,9 +328,25 @@ def _export(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit import export
 
-        folder = export.export(run, args.format, args.to, args.stage)
+        with _told(args.to, "--to"):
+            folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
+
+
+@contextlib.contextmanager
+def _told(to: str, option: str):
+    """Within, an error that says that the disk of `to` is full or closed becomes one that names it and `option`."""
+    from pathlib import Path
+
+    from llm2rec_kit import storage
+
+    try:
+        yield
+    except Exception as error:
+        if why := storage.cannot_write(error, Path(to).absolute().parent, f"Give another place with {option}."):
+            raise OSError(f"{to} could not be written: {why}") from error
+        raise
 
 
 def _write_report(run) -> None:

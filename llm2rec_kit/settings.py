@@ -14,7 +14,7 @@ import dataclasses
 import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llm2rec_kit.ranges import SEED, shown
 from llm2rec_kit.stage import COMMON as COMMON
@@ -76,6 +76,11 @@ class Data(Stage):
         [],
         "table: column names, each a role (user, item, time, title, domain), an equals sign, the name",
         form=_COLUMN,
+    )
+    dates: str = setting(
+        "iso",
+        "dates in text whose year comes last: day_first, month_first, or iso: only where they prove one order [O]",
+        ("iso", "day_first", "month_first"),
     )
     goodreads_events: str = setting(
         "read", "goodreads rows that count: shelved, read or rated books [O]", ("read", "rated", "shelved")
@@ -150,6 +155,11 @@ class Data(Stage):
         roles = [pair.partition("=")[0] for pair in self.columns]
         if twice := next((role for role in roles if roles.count(role) > 1), ""):
             yield ("columns",), f"data_columns gives the role {twice!r} to two columns; found {shown(self.columns)}."
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a corpus is made by: all settings but those that older runs lack, while they stand at their default."""
+        return {name: value for name, value in self.as_dict().items() if (name, value) != ("dates", "iso")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.ranges import clipped, shown
-from llm2rec_kit.reproduction import feasibility, notebooks, plain_yaml
+from llm2rec_kit.reproduction import assets, feasibility, notebooks, plain_yaml
 from llm2rec_kit.runs import STORE, Run, outputs_folder
 
 KEYS = ("name", "profile", "notebooks", "set", "axes")
@@ -264,7 +264,7 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
     if "data_source" in own:
         data = S.Data.from_parameters(own)
         found["data_path"] = mixing.fingerprint(data) if data.source == "mix" else sources.fingerprint(data)
-    for name in notebooks.MODELS:
+    for name in assets.MODELS:
         asked = own.get(name, [])
         models = [asked] if isinstance(asked, str) else asked
         found[name] = [storage.contents(m) for m in models if Path(m).is_absolute()]  # a folder, as `_placed` left it

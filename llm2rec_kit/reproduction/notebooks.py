@@ -31,7 +31,6 @@ from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, outputs_fol
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
-MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # by hub name or folder
 
 
 class NotebookFailed(RuntimeError):
@@ -266,18 +265,18 @@ def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
         if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
             return name
         folder = base / Path(name).expanduser()
-        return str(folder.resolve()) if folder.is_dir() else name
+        return str(folder.resolve()) if plain_yaml.kind_at(folder) == "a folder" else name
 
-    known = {k: values[k] for k in MODELS if k in values}
+    known = {k: values[k] for k in assets.MODELS if k in values}
     return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
 
 
-def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
-    """Raise ValueError where the data or the weights that parameters in `needed` lead to are neither here nor to be had."""
+def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
+    """Raise ValueError where the data or the models that parameters in `needed` lead to are neither here nor to be had, or are
+    damaged; without `hub` only what is here is looked at."""
     if "data_path" in needed:
         check_data(values)
-    if "backbone_name" in needed:
-        assets.check_backbone(S.Backbone.from_parameters(values).name)
+    assets.check_models(values, needed, hub=hub)
 
 
 def run_one(

@@ -30,7 +30,7 @@ def text(plan: Plan, missing: str = "") -> str:
     """The plan as lines of at most 112 columns; `missing` says what a run would not find now."""
     parts = [
         _head(plan),
-        *([[f"Not here yet: {missing}"]] if missing else []),
+        *([[f"A run would stop at its start: {missing}"]] if missing else []),
         _table(plan),
         _needs(plan),
         _assumptions(plan),

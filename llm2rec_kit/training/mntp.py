@@ -139,6 +139,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `model` in place, bidirectionally, on `titles`, a share of them held out; returns the history."""
     check_titles(titles, tokenizer)
+    backbone.check_length(model, settings.max_tokens, "mntp_max_tokens")
     prepare(model, tokenizer, settings)
     learned, held = split_titles(titles, settings)
     batches = Batches(learned, tokenizer, len(tokenizer), settings)

@@ -6,7 +6,7 @@ import pytest
 from test_report_faults import evaluated, made
 
 from llm2rec_kit.reproduction import evaluations, report
-from llm2rec_kit.reproduction.study import settings_of
+from llm2rec_kit.reproduction.study import open_study, settings_of
 from llm2rec_kit.runs import ArtefactError
 
 OLD = {"epochs": 3, "hidden": 8, "cutoffs": [10, 20]}
@@ -100,3 +100,12 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
     report.write(run)
     compared(run, "games", ["SASRec-id-seed7"], "ndcg@5")
     assert list(evaluations.current(run)[0]) == [name]
+
+
+def test_whether_a_models_own_code_may_run_is_not_for_the_run_to_say(run):
+    """It may have come from elsewhere: only who opens a study says so."""
+    theirs = run.manifest("backbone")["settings"] | {"trust_remote_code": True}
+    run.make("backbone", lambda folder: (folder / "file").touch(), settings=theirs, quiet=True)
+    assert not settings_of(run)["backbone"].trust_remote_code
+    assert not open_study(run, "one").settings["backbone"].trust_remote_code
+    assert open_study(run, "one", trust_remote_code=True).settings["backbone"].trust_remote_code

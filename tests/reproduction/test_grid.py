@@ -73,8 +73,9 @@ def test_a_setting_makes_anew_what_depends_on_it_and_nothing_else(tmp_path, name
 
 
 @pytest.fixture
-def files(tmp_path):
-    """A folder with a grid file over data, a backbone and a baseline that are folders beside it."""
+def files(tmp_path, monkeypatch):
+    """A folder with a grid file over data, a backbone and a baseline that are folders beside it; what they hold is no model."""
+    monkeypatch.setattr("llm2rec_kit.reproduction.assets.check_models", lambda *a, **k: None)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "interactions.csv").write_text("user,item\n1,1\n")
     for model in ("model", "baseline"):

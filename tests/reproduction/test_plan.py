@@ -150,7 +150,7 @@ def test_the_command_prints_and_makes_nothing(tmp_path, capsys):
     assert cli.main(["reproduce", "--profile", "paper", "--plan", "--outputs", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
     assert "nothing is run or written" in text
-    assert "Not here yet: The source 'table' reads files" in text
+    assert "A run would stop at its start: The source 'table' reads files" in text
     assert "494.0 M parameters" in text
     assert "estimates, good to a factor of two or three" in text
     assert max(map(len, text.splitlines())) <= 112
