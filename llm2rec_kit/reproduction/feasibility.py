@@ -175,8 +175,6 @@ def _held_out(corpus: Corpus, asked: S.MNTP) -> list[str]:
 
 def _contrasted(corpus: Corpus, asked: S.Contrastive) -> list[str]:
     titles = _titles(corpus)
-    if titles < 2:
-        raise S.SettingsError(f"Contrast needs two distinct titles at least; {shown(corpus.train_domains)} have {titles}.")
     _horizon(asked, titles)
     if asked.batch_size <= titles:
         return []

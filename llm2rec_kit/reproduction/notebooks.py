@@ -264,7 +264,7 @@ def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
         if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
             return name
         folder = base / Path(name).expanduser()
-        return str(folder.resolve()) if folder.is_dir() else name
+        return str(folder.resolve()) if plain_yaml.kind_at(folder) == "a folder" else name
 
     known = {k: values[k] for k in assets.MODELS if k in values}
     return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
