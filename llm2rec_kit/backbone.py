@@ -107,6 +107,7 @@ def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tup
         read = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **own_code, **how, **TELLING)
     model = with_all_weights(*read, name, head=head)
     _check_tokenizer(tokenizer, model, name)
+    check_finite(model, name)
     return model, tokenizer
 
 
@@ -154,6 +155,16 @@ def with_all_weights(
             "load. Take config.json and weights of one and the same model."
         )
     return model
+
+
+def check_finite(model: torch.nn.Module, name: str | Path) -> None:
+    """Raise BackboneError naming weights that hold NaN or infinities: a kernel may well turn them into plain numbers."""
+    bad = [n for n, t in model.named_parameters() if not t.is_meta and t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise BackboneError(
+            f"{len(bad)} of the weights of {name} hold NaN or infinities ({', '.join(bad[:3])}): they are of a training that "
+            "failed, or damaged. Take an earlier checkpoint, or download or copy the model again."
+        )
 
 
 def check_length(model: PreTrainedModel, tokens: int, setting: str) -> None:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llm2rec_kit.storage import inside, known_digest, read_json
+from llm2rec_kit.storage import fault, inside, known_digest, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -25,6 +25,7 @@ READ = ("config.json", "merges.txt", "special_tokens_map.json", "added_tokens.js
 POINTER = b"version https://git-lfs.github.com/spec/"
 MANIFEST = {"artefact", "settings", "inputs", "files", "record"}  # what a manifest.json of a run holds
 FETCH = "Download or copy it again."
+FLOATS = {"F64", "F32", "F16", "BF16"}  # of what a weight may be; masks and positions that are kept beside them are others
 SHOWN = 3  # names of tensors that a message gives
 
 
@@ -74,6 +75,11 @@ def tensors(file: Path) -> dict[str, Any]:
     if size != wanted:
         why = "cut off" if size < wanted else "longer than it says"
         raise BackboneError(f"{file} is {why}: {size:,} bytes, and its header speaks of {wanted:,}. {FETCH}")
+    if odd := sorted(name for name, t in found.items() if name.endswith("weight") and t.get("dtype") not in FLOATS):
+        raise BackboneError(
+            f"{file} holds {len(odd)} weights as {found[odd[0]].get('dtype')} ({_some(odd)}): they are quantised, and read as plain "
+            "numbers they would be others. Take the model that they were made from, or dequantise it and save that."
+        )
     return found
 
 
@@ -170,6 +176,9 @@ def transformers(folder: Path) -> list[Path]:
 
 def _check_model(folder: Path, binary: bool) -> None:
     config = folder / "config.json"
+    for file in sorted(path for kind in (*READ, "*.safetensors", INDEX) for path in folder.glob(kind) if path.is_symlink()):
+        if why := fault(file):
+            raise BackboneError(f"{file} {why}. Copy the folder with what its links lead to (cp -rL), or download it again.")
     if (folder / "adapter_config.json").is_file():
         alone = "" if config.is_file() else " alone"
         raise BackboneError(

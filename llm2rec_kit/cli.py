@@ -297,8 +297,8 @@ def _explore(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit.maps import explorer
 
-        to = Path(args.to) if args.to else run.path / "explorer.html"
-        with _told(to, "--to"):
+        to = Path(args.to) if args.to else None
+        with _told(args.to or run.path / "explorer.html", "--to"):
             page = explorer.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
@@ -314,10 +314,10 @@ def _encode(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
-        from llm2rec_kit import storage, title_files
+        from llm2rec_kit import rowfile, storage, title_files
 
         with _told(args.to, "--to"):
-            storage.check_writable(storage.nearest(storage.check_target(args.to).parent))
+            storage.check_writable(storage.nearest(storage.check_target(args.to, rowfile.BEGINS).parent))
             titles = title_files.read(args.file, args.column)
             from llm2rec_kit import encoder  # which takes seconds, and what is above a moment
 

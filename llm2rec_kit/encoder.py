@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import reprlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,7 @@ WINDOW = 8192  # titles that are tokenised, sorted and kept at a time: what memo
 PADDING = 1 / 32  # most of a batch that may be padding, before a batch of its own is the cheaper way
 MARK = "llm2rec.json"  # the file that tells a folder of `save` from any other
 AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
+SURROGATE = re.compile("[\ud800-\udfff]")
 POOLING_FLAGS = {"mean": "mean_tokens", "last": "lasttoken", "cls": "cls_token"}  # as sentence-transformers writes them
 
 
@@ -105,13 +107,13 @@ class Encoder:
         With `out` they go to that .npy file in constant memory, and what is returned is memory-mapped; an encoding that
         was interrupted goes on where it stopped. With `shard` (rank, number of processes) only this process's slice is
         computed and returned, and `out` is complete when the last process is (see `ranks`).
-        Raises ValueError for a title that has no token.
+        Raises ValueError for a title that has no token, and for embeddings that are not finite.
         """
-        return self._encode(list(titles), out, progress, shard, lead=0)
+        return self._encode(_texts(titles), out, progress, shard, lead=0)
 
     def table(self, titles: Sequence[str], *, out: str | Path | None = None, progress: bool = False) -> np.ndarray:
         """Embeddings of items 1..N with the padding row in front: float32 (N + 1, dim), row 0 zero. `out` as in `encode`."""
-        return self._encode(list(titles), out, progress, (0, 1), lead=1)
+        return self._encode(_texts(titles), out, progress, (0, 1), lead=1)
 
     @torch.inference_mode()
     def _encode(
@@ -130,6 +132,7 @@ class Encoder:
         try:
             with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
                 for start, new, vectors in self._windows(titles, first, todo):
+                    _check_finite(vectors, [titles[row] for row in new])
                     refers = first[start - sink.start :][
                         :WINDOW
                     ]  # the row that each row of the window repeats, mostly itself
@@ -286,6 +289,31 @@ def fingerprint(model: torch.nn.Module) -> str:
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return seen.hexdigest()
+
+
+def _texts(titles: Sequence[str]) -> list[str]:
+    """`titles` as a list; ValueError where they are one text, or not all texts that UTF-8 can hold."""
+    if isinstance(titles, str):
+        raise ValueError(f"Titles are a list of texts, a row each; found one text, {reprlib.repr(titles)}.")
+    titles = list(titles)
+    for row, title in enumerate(titles):
+        if not isinstance(title, str):
+            raise ValueError(f"Titles are texts; title {row} (from 0) is a {type(title).__name__}: {reprlib.repr(title)}.")
+        if not title.isascii() and SURROGATE.search(title):
+            raise ValueError(
+                f"Titles are Unicode text; title {row} (from 0) holds half of a character: {reprlib.repr(title)}."
+            )
+    return titles
+
+
+def _check_finite(vectors: np.ndarray, titles: list[str]) -> None:
+    """Raise ValueError where an embedding holds NaN or an infinity, naming the first such title."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(1))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(vectors)} embeddings are not finite (NaN or an infinity), first that of "
+            f"{reprlib.repr(titles[bad[0]])}: the model's weights are damaged, or too large for its dtype. Try float32."
+        )
 
 
 def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:

@@ -46,6 +46,7 @@ class LibraryEncoder(Encoder):
                 trust_remote_code=place.trust_remote_code,
                 model_kwargs={"dtype": dtype, "ignore_mismatched_sizes": True},  # they are told, below
             )
+        backbone.check_finite(self.model, path)
         missing = _check_weights(self.model[0], path, place)
         self.settings, self.tokenizer = settings, self.model.tokenizer
         if settings.max_tokens:

@@ -19,6 +19,8 @@ import numpy as np
 
 from llm2rec_kit.storage import check_target, note_or_nothing, write_note
 
+BEGINS = np.lib.format.MAGIC_PREFIX
+
 
 class RowFile:
     """float32 (lead + rows, dim) at `path`: zero rows, then those that are written. This process fills the rows of
@@ -29,9 +31,9 @@ class RowFile:
     ) -> None:
         """`key` is all that the rows depend on, JSON values. Removes what is left of other keys.
 
-        Raises ValueError where `path` is something other than a file; of a link to one, that file is replaced.
+        Raises ValueError where `path` is something other than a .npy file; of a link to one, that file is replaced.
         """
-        self.path, self.rows, self.dim, self.lead, self.shard = check_target(path), rows, dim, lead, shard
+        self.path, self.rows, self.dim, self.lead, self.shard = check_target(path, BEGINS), rows, dim, lead, shard
         self.start, self.stop = share(rows, *shard)
         text = json.dumps([key, rows, dim, lead, shard[1]], sort_keys=True)
         stem = f".{self.path.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -96,8 +96,12 @@ def writing_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_target(path: str | Path) -> Path:
-    """Where a file written to `path` would lie: `path`, or what it links to; ValueError where that is no regular file."""
+def check_target(path: str | Path, begins: bytes = b"") -> Path:
+    """Where a file written to `path` would lie: `path`, or what it links to.
+
+    ValueError where that is no regular file, or holds something that does not begin as what is written there does (`begins`):
+    the file of titles given as the place of their embeddings would be lost.
+    """
     path = Path(path)
     try:
         mode = path.stat().st_mode
@@ -109,6 +113,11 @@ def check_target(path: str | Path) -> Path:
         raise ValueError(
             f"{path} is {kind_of(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
         )
+    with path.open("rb") as file:
+        if (start := file.read(len(begins))) and start != begins:
+            raise ValueError(
+                f"{path} holds something else than what is to be written, which would replace it. Give another path."
+            )
     return path.resolve() if path.is_symlink() else path
 
 

@@ -115,6 +115,16 @@ def token(**how):
     return way
 
 
+def linked(name: str, to: str = "../blobs/0"):
+    """A link in the place of a file, as a copy of the hub's cache has without its blobs."""
+
+    def way(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(to)
+
+    return way
+
+
 def strange_merges(folder: Path) -> None:
     edit(folder, "tokenizer.json", lambda t: t["model"].update(merges=[1, 2]) if "merges" in t["model"] else t.pop("model"))
 
@@ -152,6 +162,12 @@ BROKEN = {  # way to break a folder, what is said of it
         lambda f: weights(f, lambda w: {f"module.{name}": t for name, t in w.items()}),
         r"do not fit.*the weights carry the prefix 'module\.' of a wrapper",
     ),
+    "whole numbers": (
+        lambda f: weights(f, lambda w: {n: t.to(torch.int8) if t.ndim == 2 else t for n, t in w.items()}),
+        r"model\.safetensors holds \d+ weights as I8 \(.*they are quantised",
+    ),
+    "link to nowhere": (linked("model.safetensors"), r"model\.safetensors is a link that leads nowhere\. Copy the folder"),
+    "link in a circle": (linked("tokenizer.json", "tokenizer.json"), r"tokenizer\.json cannot be read: Too many levels"),
     "bitsandbytes": (config(quantization_config={"quant_method": "bitsandbytes"}), r"quantised weights \(bitsandbytes;"),
     "gptq": (config(quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised weights \(gptq;"),
     "awq": (config(quantization_config={"quant_method": "awq"}), r"quantised weights \(awq;"),
@@ -217,6 +233,16 @@ def test_a_baseline_of_several_modules_is_looked_at_in_each(bert, tmp_path, chan
     change(folder)
     refused(lambda folder, place: Encoder.load(folder, place=place), folder, says)
     refused(encoder.check, folder, says)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused_when_loaded(decoder, bert, value):
+    pytest.importorskip("sentence_transformers")
+    for folder, part in ((decoder, "layers.1."), (bert, "layer.1.")):
+        weights(folder, lambda w, part=part: {n: t * value if part in n and t.ndim == 2 else t for n, t in w.items()})
+        says = rf"\d of the weights of .* hold NaN or infinities \(.*{part}"
+        refused(lambda folder, place: Encoder.load(folder, place=place), folder, says)
+    refused(backbone.load, decoder, says.replace("layer.", "layers."))
 
 
 def test_sound_ones_are_not(decoder, bert):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_corpus
 
-from llm2rec_kit import encoder
+from llm2rec_kit import cli, encoder
 from llm2rec_kit.encoder import Encoder
 from llm2rec_kit.rowfile import RowFile, share
 from llm2rec_kit.settings import Backbone, Encoding
@@ -251,3 +253,29 @@ def test_a_damaged_mark_of_an_encoder_is_named(folder, content):
     assert str(folder) in str(stop.value)
     assert "llm2rec.json" in str(stop.value)
     assert "\n" not in str(stop.value)
+
+
+def test_the_file_of_titles_is_not_replaced_by_their_embeddings(folder, tmp_path, capsys):
+    titles = tmp_path / "titles.txt"
+    titles.write_text("Chess Set\nStar Harbor\n")
+    with pytest.raises(SystemExit):
+        cli.main(["encode", str(folder), str(titles), "--to", str(titles), "--device", "cpu"])
+    assert "titles.txt holds something else" in capsys.readouterr().err
+    assert titles.read_text() == "Chess Set\nStar Harbor\n"
+    with pytest.raises(ValueError, match="holds something else"):
+        RowFile(titles, 2, 4, {})
+
+
+@pytest.mark.parametrize("titles", [["Chess", None], ["Chess", 5], "Chess", ["Chess \ud83d"]])
+def test_titles_are_a_list_of_texts(tiny, titles):
+    with pytest.raises(ValueError, match=r"^(T|t)itles are"):
+        Encoder(*tiny).encode(titles)
+
+
+def test_embeddings_that_are_no_numbers_are_refused(tiny, tmp_path):
+    model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer("Chess", add_special_tokens=False)["input_ids"][0]] = torch.inf
+    with pytest.raises(ValueError, match=r"1 of 2 embeddings .* not finite"):
+        Encoder(model, tokenizer).encode(["Chess", "12"], out=tmp_path / "e.npy")
+    assert not (tmp_path / "e.npy").exists()

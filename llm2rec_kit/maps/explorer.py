@@ -287,9 +287,13 @@ def page(atlas: Atlas, title: str) -> str:
 
 
 def write_page(run: Run, path: Path | None = None) -> Path:
-    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path."""
+    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path.
+
+    ValueError where `path` is given and holds something other than a page.
+    """
+    begins = b"<!" if path else b""  # the run's own page is made anew also where it is damaged
     path = path or run.path / "explorer.html"
-    check_target(path)  # before the work
+    check_target(path, begins)  # before the work
     write_text(path, page(Atlas.load(run), f"LLM2Rec run {run.name}"))
     return path
 

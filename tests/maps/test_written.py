@@ -43,3 +43,14 @@ def test_what_is_no_file_is_not_replaced_by_a_page(tmp_path, monkeypatch):
     run = Run("r", tmp_path / "runs")
     with pytest.raises(ValueError, match=r"r is a folder, and writing there would replace it"):
         explorer.write_page(run, run.path)
+
+
+def test_a_page_replaces_a_page_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Atlas, "load", lambda run: small_atlas.atlas())
+    run, other = Run("r", tmp_path / "runs"), tmp_path / "titles.csv"
+    other.write_text("item,title\n1,Chess Set\n")
+    with pytest.raises(ValueError, match=rf"{other} holds something else"):
+        explorer.write_page(run, other)
+    assert other.read_text() == "item,title\n1,Chess Set\n"
+    for _ in range(2):  # the second over the first
+        assert explorer.write_page(run, tmp_path / "page.html").read_text().startswith("<!doctype html>")
