@@ -16,7 +16,7 @@ import polars as pl
 from llm2rec_kit import projector, tab_separated
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import ArtefactError, Run, provenance
-from llm2rec_kit.storage import write_json, write_text, writing_folder
+from llm2rec_kit.storage import expanded, write_json, write_text, writing_folder
 
 
 def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False) -> Path:
@@ -48,7 +48,7 @@ def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, t
 def _folder(to: str | Path) -> Path:
     """The folder that an export becomes, without links and `..`; ValueError where it holds something, or is none."""
     try:
-        to = Path(to).expanduser().resolve()
+        to = expanded(to).resolve()
         free = not to.exists() or (to.is_dir() and not any(to.iterdir()))
     except (OSError, RuntimeError) as error:  # a loop of links, a closed folder, a home that nobody has
         raise ValueError(f"Nothing can be written to {to}: {error}") from None

@@ -26,13 +26,14 @@ from typing import Any
 
 from llm2rec_kit import about, manifest, meter, storage
 from llm2rec_kit.about import project_root, provenance
-from llm2rec_kit.ranges import shown
+from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.stage import check_kind
-from llm2rec_kit.storage import alone, cannot_write, clear, file_digest, plain, write_json
+from llm2rec_kit.storage import alone, cannot_write, clear, expanded, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 STORE = ".store"  # in an outputs folder: what its runs share
 FORCED = "LLM2REC_FORCED"  # in the environment of a forced series: its name, which what it makes carries
+LONGEST_NAME = 200  # bytes of a run's name: file systems take 255, and names are made of it
 MADE_BY = {
     "corpus": "01_data_prep",
     "backbone": "02_csft",
@@ -54,23 +55,24 @@ def outputs_folder(outputs: str | Path = "") -> Path:
     """Where runs live: `outputs`, or the project's own outputs/; SettingsError for what is neither text nor a path."""
     if not isinstance(outputs, Path):
         check_kind("outputs", str, outputs)
-    return Path(outputs).expanduser() if outputs else project_root() / "outputs"
+    return expanded(outputs) if outputs else project_root() / "outputs"
 
 
 def check_name(name: str) -> None:
     """Raise ValueError for what cannot be a run's name."""
     check_kind("run", str, name)
-    if not name or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"A run's name is one plain folder name; found {shown(name)}.")
+    plain_one = name and name == Path(name).name and not name.startswith(".") and name.isprintable()
+    if not plain_one or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise ValueError(f"A run's name is one plain folder name of at most {LONGEST_NAME} bytes; found {shown(name)}.")
 
 
 def find(name: str, outputs: str | Path = "") -> Run:
     """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
     base = outputs_folder(outputs)
-    for folder in (base / name, Path(name).expanduser().resolve()):
+    for folder in (base / name, expanded(name).resolve()):
         if any(os.path.lexists(folder / note) for note in (about.FILE, "corpus/manifest.json")):
             return Run(folder.name, folder.parent)
-    raise ValueError(f"There is no run {name!r} in {base}. Make one with `llm2rec reproduce`.")
+    raise ValueError(f"There is no run {shown(name)} in {base}. Make one with `llm2rec reproduce`.")
 
 
 class Run:
@@ -487,7 +489,8 @@ def one_paragraph_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read our output has seen enough
         raise
     except (ArtefactError, ValueError, OSError) as error:
-        print(f"llm2rec: {error}", file=sys.stderr)
+        at = getattr(error, "filename", None)  # of the system's errors, whose text repeats the whole name
+        print(f"llm2rec: {f'{clipped(str(at))}: {error.strerror}' if at else error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -350,6 +350,14 @@ def nearest(folder: Path) -> Path:
     return next(p for p in (at, *at.parents) if p.exists())
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with a home in the place of its `~`; ValueError where nobody has the one that it names."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{reprlib.repr(str(path))} begins with a home that nobody has. Give another path.") from None
+
+
 def plain(value: Any) -> Any:
     """What json.dump may write for a numpy value or a path; for its `default`. TypeError for anything else."""
     if isinstance(value, np.generic):

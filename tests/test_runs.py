@@ -177,7 +177,7 @@ def test_records_are_read_back_from_a_notebook(tmp_path):
     assert read_records(tmp_path / "n.ipynb") == {"csft": {"loss": 1.5}}
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a\nb", "x" * 201, "é" * 101])
 def test_a_run_is_one_plain_folder(tmp_path, name):
     with pytest.raises(ValueError, match="plain folder name"):
         Run(name, tmp_path)

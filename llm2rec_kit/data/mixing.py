@@ -12,7 +12,7 @@ from pathlib import Path
 from llm2rec_kit.corpus import Corpus, mix
 from llm2rec_kit.runs import outputs_folder
 from llm2rec_kit.settings import Data
-from llm2rec_kit.storage import known_digest
+from llm2rec_kit.storage import expanded, known_digest
 
 FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "samples.parquet")
 
@@ -24,7 +24,7 @@ def folders(settings: Data, outputs: str | Path = "") -> list[Path]:
     """
     found = []
     for name in settings.mix:
-        base = Path(name).expanduser() if "/" in name else outputs_folder(outputs) / name
+        base = expanded(name) if "/" in name else outputs_folder(outputs) / name
         places = [base / "corpus", base]
         if not (folder := next((p for p in places if all((p / f).is_file() for f in FILES)), None)):
             raise ValueError(

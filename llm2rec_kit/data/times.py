@@ -92,10 +92,25 @@ def _of_numbers(numbers: pl.Series, what: str) -> pl.Series:
     numbers = numbers.fill_nan(None)
     if endless := int(numbers.is_infinite().sum()):
         raise ValueError(f"{what} {EXPECTED}; {endless} of its {len(numbers)} values are infinite.")
+    _refuse_year_last(numbers, what)
     for digits in STAMPS:
         if (found := _stamps(numbers, digits, what)) is not None:
             return found
     return pl.select(by_size(pl.lit(numbers))).to_series()
+
+
+def _refuse_year_last(numbers: pl.Series, what: str) -> None:
+    """Raise ValueError where all numbers are dates such as 25122021, whose year comes last; as seconds they lie in 1970."""
+    found = numbers.filter(numbers != 0).unique(maintain_order=True)
+    if len(found) < 2 or not (found.is_between(1_01_1970, 31_12_2100) & (found == found.floor())).all():
+        return
+    first, second, year = (found // 1e6), (found // 1e4) % 100, found % 1e4
+    days = first.is_between(1, 31) & second.is_between(1, 31) & ((first <= 12) | (second <= 12))
+    if (days & year.is_between(FIRST_YEAR, LAST_YEAR)).all():
+        raise ValueError(
+            f"{what} {EXPECTED}; all its values look like dates as numbers with the year last, for example {_shown(found)}. Write "
+            "the year first, as 20211225."
+        )
 
 
 def _stamps(numbers: pl.Series, digits: int, what: str) -> pl.Series | None:

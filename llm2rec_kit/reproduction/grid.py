@@ -226,9 +226,9 @@ def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, An
     are those in `outputs`, and of models, seen from the grid file's folder or else from here."""
     values = dict(values)
     if values.get("data_path"):
-        values["data_path"] = str((beside / Path(values["data_path"]).expanduser()).resolve())
+        values["data_path"] = str((beside / storage.expanded(values["data_path"])).resolve())
     if values.get("data_mix"):
-        folders = [beside / Path(m).expanduser() if "/" in m else outputs / m for m in values["data_mix"]]
+        folders = [beside / storage.expanded(m) if "/" in m else outputs / m for m in values["data_mix"]]
         values["data_mix"] = [str(folder.resolve()) for folder in folders]
     return notebooks.local_folders(notebooks.local_folders(values, beside), Path())
 

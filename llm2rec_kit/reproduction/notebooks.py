@@ -229,10 +229,10 @@ def prepared(
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
     for name in ("data_path", "outputs"):
         if values.get(name):
-            values[name] = str(Path(values[name]).expanduser().resolve())
+            values[name] = str(storage.expanded(values[name]).resolve())
     values = local_folders(values, Path())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
-        values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
+        values["data_mix"] = [str(storage.expanded(m).resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     feasibility.across(values, [book.name[:2] for book in chosen], _tables_there(values))
     if look:
@@ -263,7 +263,7 @@ def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
     def found(name: Any) -> Any:
         if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
             return name
-        folder = base / Path(name).expanduser()
+        folder = base / storage.expanded(name)
         return str(folder.resolve()) if plain_yaml.kind_at(folder) == "a folder" else name
 
     known = {k: values[k] for k in assets.MODELS if k in values}

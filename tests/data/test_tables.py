@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import os
 
 import numpy as np
 import polars as pl
@@ -163,7 +164,7 @@ def test_what_is_missing_is_named(tmp_path):
     EVENTS.rename({"item": "sku"}).write_csv(tmp_path / "interactions.csv")
     with pytest.raises(ValueError, match=r"\['item'\] missing, found \['user', 'sku', 'timestamp'\]"):
         sources.load(Data(source="table", path=str(tmp_path)))
-    with pytest.raises(ValueError, match=r"nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"nowhere is missing"):
         sources.load(Data(source="table", path=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match=r"seconds or milliseconds since 1970, or dates .* found for example \['soon'\]"):
         as_milliseconds(pl.Series(["soon"]), "the column t")
@@ -456,3 +457,36 @@ def test_an_items_first_title_counts_wherever_it_stands(tmp_path):
         pl.DataFrame({"user": ["u"] * 4, "item": [7, 8, 7, None], "title": [None, "B", "A", "C"]}), time=None
     )
     assert alone.items.select("source_id", "title").rows() == [("7", "A"), ("8", "B")]
+
+
+def test_of_two_files_for_one_table_the_one_that_is_not_read_is_told(tmp_path, capsys):
+    EVENTS.write_parquet(tmp_path / "interactions.parquet")
+    settings = write(tmp_path, "user,item,timestamp\nz,01,9\n", "item,title\n01,Tea\n02,Milk\n")
+    found = sources.load(settings)
+    assert len(found.events) == 3
+    assert found.facts["not_read"] == "interactions.csv: interactions.parquet beside it is"
+    assert "not read interactions.csv" in capsys.readouterr().out
+    chosen = sources.load(Data(source="table", path=str(tmp_path / "interactions.csv")))  # named, so nothing is passed over
+    assert (len(chosen.events), chosen.facts.get("not_read")) == (1, None)
+
+
+def test_user_and_item_are_two_columns(tmp_path):
+    settings = write(tmp_path, "user,item\na,01\n", "item,title\n01,Tea\n", columns=["user=item"])
+    with pytest.raises(SettingsError, match="the column 'item' for the user and the item"):
+        sources.load(settings)
+
+
+@pytest.mark.parametrize("place", ["interactions.csv", ""])
+def test_a_pipe_is_not_waited_at(tmp_path, place):
+    os.mkfifo(tmp_path / "interactions.csv")
+    (tmp_path / "items.csv").write_text("item,title\n01,Tea\n")
+    with pytest.raises(ValueError, match=r"interactions\.csv is a named pipe where a file is expected"):
+        sources.load(Data(source="table", path=str(tmp_path / place)))
+
+
+@pytest.mark.parametrize("path", ["~no_such_user_here/x", "x" * 5000])
+def test_a_path_that_no_folder_has_is_refused(path):
+    for source in ("table", "recbole", "goodreads"):
+        with pytest.raises(ValueError, match=r"a home that nobody has|File name too long|does not exist") as caught:
+            sources.load(Data(source=source, path=path))
+        assert len(str(caught.value)) < 1000

@@ -123,6 +123,8 @@ def test_dates_with_the_year_last_are_read_where_one_order_is_proven_and_refused
         ([2021, 2020, None], r"all its 2 values look like years, for example \['2021', '2020'\]"),
         ([202101, 202112], r"look like months \(YYYYMM\)"),
         ([2021031112, 2021031113], r"dates without a full time"),
+        ([25122021, 1032021, 0], r"dates as numbers with the year last, for example \['25122021', '1032021'\]"),
+        (["03042021", "04132021"], r"dates as numbers with the year last"),
         (["2021-03-04", "1600000000", "NULL"], r"it has 1 numbers.*'1600000000'.*1 other values.*'2021-03-04'"),
         (["2021-03-04", "2021-03-05", "soon", "NULL", "x" * 999], r"2 of its 4 values are neither.*\['soon', 'x{40}'\]"),
         (["2021-03-04", "2021-03-05", "05/03/2021"], r"1 of its 3 values have the year at the other end.*05/03/2021"),
@@ -156,6 +158,7 @@ def test_numbers_that_count_something_stay_seconds():
     """Row numbers and the like: some of them have the digits of a date, most do not."""
     numbers = [0, 1, 2021, 202_103, *range(10_000_000, 25_000_000, 10_007), 20_210_311]
     assert read(numbers) == [n * 1000 for n in numbers]
+    assert read([25_122_021, 25_132_021, 1]) == [25_122_021_000, 25_132_021_000, 1000]
 
 
 def test_numbers_out_of_all_bounds_stay_so():

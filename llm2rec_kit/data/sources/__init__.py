@@ -7,6 +7,7 @@ source may hand on (ids that no file layout can carry, times that cannot be) is 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
+from llm2rec_kit.ranges import clipped
 from llm2rec_kit.settings import Data
-from llm2rec_kit.storage import known_digest
+from llm2rec_kit.storage import expanded, known_digest
 
 MODULES = {
     "synthetic": "synthetic",
@@ -132,7 +134,7 @@ def sound(found: Interactions) -> Interactions:
 
 def fingerprint(settings: Data) -> dict[str, str]:
     """sha256 of each file that the source reads, by name: a corpus is stale once its source changed."""
-    root = Path(settings.path).expanduser()
+    root = expanded(settings.path)
     return {p.relative_to(root.parent).as_posix(): known_digest(p) for p in _files(settings)}
 
 
@@ -155,7 +157,7 @@ def _files(settings: Data) -> list[Path]:
     """The files that the source reads; a module may say which, else all under `settings.path` but hidden ones (parts of
     downloads under way) and the manifests of downloads.
     """
-    root = Path(settings.path).expanduser()
+    root = expanded(settings.path)
     if not settings.path or not root.exists() or settings.source not in MODULES:
         return []
     module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
@@ -211,10 +213,10 @@ def folder_of(path: str, layout: str) -> Path:
     """The folder `path` (data_path); ValueError with the sentence `layout` where it is empty or no folder."""
     if not path:
         raise ValueError(f"{layout}; data_path is empty: set it to that folder.")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"{layout}; {folder} {kind}. Set data_path to the folder of the files.")
+    folder = expanded(path)
+    if not os.path.isdir(folder):
+        kind = "is a file" if os.path.exists(folder) else "does not exist"
+        raise ValueError(f"{layout}; {clipped(str(folder))} {kind}. Set data_path to the folder of the files.")
     return folder
 
 

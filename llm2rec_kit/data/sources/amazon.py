@@ -28,6 +28,7 @@ from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
 from llm2rec_kit.data.sources import Interactions, first_of_each_item, note_items
 from llm2rec_kit.data.times import by_size
 from llm2rec_kit.settings import Data, unknown
+from llm2rec_kit.storage import expanded
 
 LOOKED_AT = 100  # first lines among which one must be a review, to tell the edition
 WORDS_KEPT = 512  # words kept of a description: it may be a page long
@@ -113,7 +114,7 @@ def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
         _check_published(settings)
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty. Set it to that folder. {_how_to_get(settings.category)}")
-    path = Path(settings.path).expanduser()
+    path = expanded(settings.path)
     if path.is_file():
         category = path.name.split(".")[0].removesuffix("_5")
         return category, path, _one_of(path.parent, "metadata", category, fetch)

@@ -32,7 +32,7 @@ import urllib3
 from tqdm.auto import tqdm
 
 from llm2rec_kit.data.sources import DOWNLOAD_MANIFEST
-from llm2rec_kit.storage import file_digest, note_or_nothing, write_note
+from llm2rec_kit.storage import expanded, file_digest, note_or_nothing, write_note
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
@@ -105,7 +105,7 @@ def fetch(
     name = name or unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not name or name != Path(name).name or name.startswith("."):
         raise DownloadError(f"A file's name is one plain name; found {name!r} for {url}. Give another by name=.")
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     with _alone(folder):

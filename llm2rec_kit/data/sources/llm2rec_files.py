@@ -41,7 +41,7 @@ import polars as pl
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, folder_of, listing, mended, note_items
 from llm2rec_kit.settings import Data
-from llm2rec_kit.storage import write_json, writing_folder
+from llm2rec_kit.storage import expanded, write_json, writing_folder
 from llm2rec_kit.tab_separated import PANDAS_MISSING
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
@@ -116,7 +116,7 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
     is not empty. Returns the rows of each file, by train, valid, test, data and items, and as `read_as_missing` the titles
     that the official code's pandas will read as missing ("NA", "null", ...).
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if folder.exists() and not (folder / EXPORT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty and was not written by this function; give a new folder.")
     name = name or (corpus.domains[0] if len(corpus.domains) == 1 else "mixed")

@@ -21,6 +21,7 @@ import polars as pl
 
 from llm2rec_kit.data.sources import Interactions, delimited, downloads, folder_of, listing, note_items
 from llm2rec_kit.settings import Data
+from llm2rec_kit.storage import expanded
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/"
 PUBLISHED = {  # name: users, movies, ratings, as the README says (1m: "approximately 3,900" movies), and md5 of the zip
@@ -159,7 +160,7 @@ def _download(settings: Data) -> None:
             f"data_download fetches one MovieLens set into data_path: set data_category to one of {list(PUBLISHED)} and "
             f"data_path to a folder; found {settings.category!r} and {settings.path!r}."
         )
-    folder, name = Path(settings.path).expanduser(), f"ml-{settings.category}"
+    folder, name = expanded(settings.path), f"ml-{settings.category}"
     if any(all((folder / name / n).is_file() for n in names) for names in FILES):
         return
     archive = downloads.fetch(f"{ADDRESS}{name}.zip", folder, checksum=f"md5:{PUBLISHED[settings.category][3]}")

@@ -10,6 +10,7 @@ that is called time, date or datetime is the time, which is told. In code, `from
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from llm2rec_kit.data.sources import (
     require_columns,
     sound,
 )
+from llm2rec_kit.ranges import clipped
 from llm2rec_kit.settings import Data, SettingsError
+from llm2rec_kit.storage import expanded, fault
 
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
@@ -53,16 +56,16 @@ def load(settings: Data) -> Interactions:
     """
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
-    path = Path(settings.path).expanduser()
-    if not path.exists():
-        raise ValueError(f"{LAYOUT}; {path} does not exist. Set data_path to a folder that does.")
+    path = expanded(settings.path)
+    if (why := fault(path)) and not os.path.isdir(path):
+        raise ValueError(f"{LAYOUT}; {clipped(str(path))} {why}. Set data_path to a folder with them.")
     names = _names(settings.columns)
     given = {pair.split("=", 1)[0] for pair in settings.columns}
     events_file = _find(path, "interactions") if path.is_dir() else path
     events, *lost_events = _read(events_file)
     require_columns(events, [names["user"], names["item"]], str(events_file))
     items_file, items, lost_items = _items(events_file, events.columns, names, given)
-    facts = _not_read(events_file, events.columns, items_file, items, names)
+    facts = _not_read(events_file, events.columns, items_file, items, names, path)
     for role in sorted(given):
         file, frame = (items_file, items) if role in ("title", "domain") and items is not None else (events_file, events)
         if names[role] not in frame.columns:
@@ -140,6 +143,10 @@ def _names(pairs: list[str]) -> dict[str, str]:
         if not equals or not name or role not in ROLES:
             raise SettingsError(f"data_columns takes role=name with a role of {list(ROLES)}; found {pair!r}.")
         names[role] = name
+    if names["user"] == names["item"]:
+        raise SettingsError(
+            f"data_columns takes the column {names['user']!r} for the user and the item; they are two columns."
+        )
     return names
 
 
@@ -161,19 +168,25 @@ def _items(
 
 
 def _not_read(
-    events_file: Path, events: list[str], items_file: Path, items: pl.DataFrame | None, names: dict[str, str]
+    events_file: Path, events: list[str], items_file: Path, items: pl.DataFrame | None, names: dict[str, str], path: Path
 ) -> dict[str, Any]:
     """A fact, told too, where a file or a column that the layout knows is not read: {"not_read": what and why}."""
+    taken = dict.fromkeys([*([events_file] if path.is_dir() else []), *([] if items is None else [items_file])])
+    said = [
+        f"{other.name}: {file.name} beside it is"
+        for file in taken
+        for other in map(file.with_suffix, KINDS)
+        if other != file and other.is_file()
+    ]
     if items is None:
         beside = _found(events_file.parent, "items")
-        if beside in (None, events_file):
-            return {}
-        said = f"{beside.name}: data_columns takes the titles of {events_file.name}"
-    else:
-        unread = [names[role] for role in ("title", "domain") if names[role] in events]
-        if not unread:
-            return {}
-        said = f"the columns {unread} of {events_file.name}: titles and domains are those of {items_file.name}"
+        if beside not in (None, events_file):
+            said.append(f"{beside.name}: data_columns takes the titles of {events_file.name}")
+    elif unread := [names[role] for role in ("title", "domain") if names[role] in events]:
+        said.append(f"the columns {unread} of {events_file.name}: titles and domains are those of {items_file.name}")
+    if not said:
+        return {}
+    said = "; ".join(said)
     print(f"table: not read {said}", flush=True)
     return {"not_read": said}
 
@@ -212,8 +225,11 @@ def _found(folder: Path, stem: str) -> Path | None:
 def _find(folder: Path, stem: str) -> Path:
     if (file := _found(folder, stem)) is not None:
         return file
-    parts = next((f"{stem}{kind}" for kind in KINDS if (folder / f"{stem}{kind}").is_dir()), "")
-    spark = f" {parts} is a folder, as Spark writes one: put its parts into one file." * bool(parts)
+    there = next((folder / f"{stem}{kind}" for kind in KINDS if os.path.lexists(folder / f"{stem}{kind}")), None)
+    spark = ""
+    if there is not None:
+        folders = "is a folder, as Spark writes one: put its parts into one file"
+        spark = f" {there.name} {folders if there.is_dir() else fault(there)}."
     raise ValueError(f"{LAYOUT}; no {stem}.csv or {stem}.parquet in {folder}, which holds {listing(folder)}.{spark}")
 
 
