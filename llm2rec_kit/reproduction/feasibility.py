@@ -25,6 +25,8 @@ def across(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[
     `there` are the tables that the run has already. A stage whose notebook is not to run may be another than `values` say.
     """
     of = {stage.prefix: stage.from_parameters(values) for stage in S.STAGES}
+    if "04" in numbers and (empty := [k for k in ("recommenders", "embeddings") if not getattr(of["evaluation"], k)]):
+        raise S.SettingsError(f"evaluation_{empty[0]} is empty: notebook 04 compares what is trained. Name one at least.")
     if "03" in numbers:
         _mask_token(of["mntp"], of["contrastive"])
         tables = [*MADE, *of["encoding"].variants, *of["encoding"].tables.values(), *there]
@@ -47,12 +49,15 @@ def backbones(asked: S.Tables, backbone: S.Backbone) -> None:
             )
 
 
-def on_this_machine(values: Mapping[str, Any], numbers: Collection[str]) -> None:
-    """Raise SettingsError for a device, or a precision, that the notebooks of these `numbers` ask for and that is not here."""
+def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
+    """Raise SettingsError for a device, a precision or a package that the notebooks of these `numbers` ask for and that is not
+    here. `there` are the tables that the run has already."""
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
     asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
     asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}
     low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
+    if "04" in numbers:
+        _packages(recommenders, there)
     if not low and set(asked.values()) <= {"auto", "cpu"}:
         return
     import torch
@@ -65,6 +70,14 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str]) -> None
             raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
     if low and evaluation.device_of(recommenders)[0] == "cpu" and not kernels.bfloat16_is_fast():
         raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
+
+
+def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
+    from llm2rec_kit.downstream import item_table, pretrained
+
+    texts = {item_table.parse(name)[0] for name in asked.embeddings}
+    if pretrained.NAME in texts - {*there} and not pretrained.available():
+        raise S.SettingsError(pretrained.LACKING)
 
 
 def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
@@ -103,9 +116,8 @@ def _mask_token(mntp: S.MNTP, contrast: S.Contrastive) -> None:
 def _embeddings(asked: S.Evaluation, tables: list[str]) -> None:
     from llm2rec_kit.downstream import item_table, pretrained
 
-    if asked.recommenders:
-        texts = [text for name in asked.embeddings if (text := item_table.parse(name)[0])]
-        _known_tables("evaluation_embeddings", texts, [*tables, pretrained.NAME], "id")
+    texts = [text for name in asked.embeddings if (text := item_table.parse(name)[0])]
+    _known_tables("evaluation_embeddings", texts, [*tables, pretrained.NAME], "id")
 
 
 def _known_tables(setting: str, names: list[str], tables: list[str], *more: str) -> None:

@@ -234,9 +234,10 @@ def prepared(
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(storage.expanded(m).resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
-    feasibility.across(values, [book.name[:2] for book in chosen], _tables_there(values))
+    numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
+    feasibility.across(values, numbers, there)
     if look:
-        feasibility.on_this_machine(values, [book.name[:2] for book in chosen])
+        feasibility.on_this_machine(values, numbers, there)
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen
 

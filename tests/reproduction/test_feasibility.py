@@ -9,6 +9,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import runs
 from llm2rec_kit import settings as S
+from llm2rec_kit.downstream import pretrained
 from llm2rec_kit.reproduction import feasibility, notebooks
 
 ALL = ["01", "02", "03", "04", "05", "06", "07"]
@@ -43,6 +44,22 @@ def test_tables_that_notebook_03_makes_or_the_run_has_are_known():
     across(encoding_baselines=["BAAI/bge-large-en-v1.5"], evaluation_embeddings=["bge-large-en-v1_5"])
     across(there=["older"], evaluation_embeddings=["older"], maps_stages=["older"])
     across(["04"], evaluation_embeddings=["older"])  # made by a notebook 03 of which nothing is known here
+
+
+@pytest.mark.parametrize("name", ["recommenders", "embeddings"])
+def test_notebook_04_has_something_to_train(name):
+    with pytest.raises(S.SettingsError, match=f"evaluation_{name} is empty"):
+        across(**{f"evaluation_{name}": []})
+    across(["01", "02", "03"], **{f"evaluation_{name}": []})
+
+
+def test_a_table_whose_package_is_not_installed_is_named_at_the_start_unless_the_run_has_it(monkeypatch):
+    monkeypatch.setattr(pretrained, "available", lambda: False)
+    asked = {"evaluation_embeddings": ["minilm_add_id"]}
+    with pytest.raises(S.SettingsError, match=r"evaluation_embeddings names 'minilm', which needs optional packages"):
+        feasibility.on_this_machine(asked, ["01", "04"])
+    feasibility.on_this_machine(asked, ["01"])
+    feasibility.on_this_machine(asked, ["04"], ["minilm"])
 
 
 @pytest.mark.parametrize("name", notebooks.profiles())
