@@ -110,8 +110,8 @@ def _known_tables(setting: str, names: list[str], tables: list[str], *more: str)
     for name in names:
         if name not in tables:
             raise S.SettingsError(
-                f"{setting} names {shown(name)}, and notebook 03 makes no such table: "
-                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} Others: encoding_variants, encoding_baselines."
+                f"{setting} names {shown(name)}, and there are no embeddings {shown(name)} to be had. "
+                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants and encoding_baselines make more."
             )
 
 
