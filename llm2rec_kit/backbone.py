@@ -27,7 +27,6 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
 )
-from transformers import __version__ as transformers_version
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -122,7 +121,7 @@ def reading(name: str | Path, part: str) -> Iterator[None]:
     except (BackboneError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # tokenizers and safetensors raise plain ones
-        raise not_found(name, error, part) from error
+        raise checkpoint.not_found(name, error, part) from error
     finally:
         transformers_logging.set_verbosity(before)
 
@@ -232,37 +231,6 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name:
             f"{', '.join(beyond[:3])}. They were added to the tokenizer alone: call model.resize_token_embeddings(len(tokenizer)), "
             "train and save both; or take the tokenizer without them."
         )
-
-
-def not_found(name: str | Path, error: Exception, part: str = "model") -> BackboneError:
-    """What a reader is told of a model that cannot be had or read (`part` of it), with what to do."""
-    said = f"{type(error).__name__}: {error}" if checkpoint.is_path(name) else str(error)
-    return BackboneError(_not_to_be_had(str(name), said, part))
-
-
-def _not_to_be_had(name: str, said: str, part: str) -> str:
-    first = said.strip().splitlines()[0][:300] if said.strip() else "nothing"
-    if "trust_remote_code" in said:
-        return (
-            f"{name!r} comes with code of its own, which is run only where you say so, each time anew. If you trust it: "
-            "backbone_trust_remote_code=true in a notebook, --set backbone.trust_remote_code=true of `llm2rec reproduce`, "
-            f"--trust-remote-code of `llm2rec encode` and `export`. The loader said: {first}"
-        )
-    if checkpoint.is_path(name):
-        return (
-            f"The {part} of {name} cannot be read: it is damaged, or of a form that transformers {transformers_version} does not "
-            f"know. Download or copy it again, or save it anew with the version that wrote it. The loader said: {first}"
-        )
-    if "safetensors" in first:
-        return (
-            f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
-            f"Take another revision or convert it. The loader said: {first}"
-        )
-    return (
-        f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
-        f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
-        f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"
-    )
 
 
 def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

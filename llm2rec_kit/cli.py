@@ -12,15 +12,22 @@ from llm2rec_kit import __version__
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where a notebook failed, 2 for bad input, 130 when interrupted."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return args.command(args)
-    except KeyboardInterrupt:
-        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except BaseException as error:
+        if not _by_interrupt(error):
+            raise
+        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C raised the error, or it came up while what Ctrl-C had stopped was put in order."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _by_interrupt(error.__context__))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import backbone, checkpoint
 from llm2rec_kit import settings as S
@@ -109,7 +109,8 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
     model = getattr(first, "auto_model", None)
     if model is None:
         return set()
-    backbone.check_rows(first.tokenizer, model, path)
+    if isinstance(first.tokenizer, PreTrainedTokenizerBase):
+        backbone.check_rows(first.tokenizer, model, path)
     where = checkpoint.transformers(Path(path))[0] if checkpoint.is_path(path) else path
     # Asked on the meta device, of the class that the library took: the weights are in memory already, once is enough.
     how = {"trust_remote_code": place.trust_remote_code, "device_map": "meta", "config": model.config}

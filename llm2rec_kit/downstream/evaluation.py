@@ -33,6 +33,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import item_table, kernels, losses, metrics, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.samples import Rows
+from llm2rec_kit.evaluations import name_of
 from llm2rec_kit.runs import Run
 
 
@@ -48,7 +49,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of its artefact in a run."""
-        return f"evaluation/{self.domain}/{self.recommender}-{self.embedding}-seed{self.seed}"
+        return name_of(self.domain, self.recommender, self.embedding, self.seed)
 
     @property
     def table(self) -> str:

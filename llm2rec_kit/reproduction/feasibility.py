@@ -12,6 +12,7 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data import preconditions
 from llm2rec_kit.ranges import shown
 from llm2rec_kit.reproduction.study import backbone_changes
 
@@ -76,6 +77,7 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     for stage in stages:
         match stage:
             case S.CSFT():
+                notes += preconditions.check(corpus, to_train=True)
                 _fine_tuned(corpus, stage)
             case S.MNTP():
                 notes += _held_out(corpus, stage)

@@ -38,7 +38,7 @@ UNUSED = {  # settings that do not reach an embedding, by its stage; of any othe
     "mntp": ("contrastive_",),
 }
 DONE = "node.json"
-_ONE_AT_A_TIME = threading.Lock()  # in a worker: a notebook's kernel is found by a variable of the whole process
+_ONE_AT_A_TIME = threading.Lock()  # in a worker: papermill sets the folder of the whole process
 MOST_CELLS = 10_000
 BEGUN = ".begun"  # in the folder of a node that a worker is at
 
@@ -131,14 +131,13 @@ def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
     finally:
         begun.unlink(missing_ok=True)
     done = {"node": node.name, "notebook": _digest(book), "seconds": seconds}
-    storage.write_json(run.path / DONE, done)
+    storage.write_note(run.path / DONE, done)
     return done
 
 
 def finished(run: Run, node: Node, book: Path) -> dict[str, Any] | None:
-    """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise."""
-    path = run.path / DONE
-    done = json.loads(path.read_text()) if path.is_file() else {}
+    """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise, also where it is damaged."""
+    done = storage.note_or_nothing(run.path / DONE, f"Node {node.name} is run again; what is finished in it is reused.")
     return done if done.get("node") == node.name and done.get("notebook") == _digest(book) else None
 
 
@@ -148,7 +147,7 @@ def prepare(grid: Grid) -> None:
     cells = [{"labels": c.labels, "runs": c.nodes} for c in grid.cells]
     nodes = {n.name: {"notebook": n.book, "begins with": n.before, "parameters": n.values} for n in grid.nodes.values()}
     for left in grid.runs.glob(f"*/{BEGUN}"):  # of an earlier call that was killed
-        left.unlink()
+        storage.clear(left)
     storage.write_json(
         grid.folder / "grid.json", {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes}
     )

@@ -14,7 +14,6 @@ import re
 import secrets
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -347,16 +346,16 @@ def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[Non
     """
     mark = run.path / ".forced.json"
     if not values.get("force"):
-        mark.unlink(missing_ok=True)
+        storage.clear(mark)
         yield
         return
-    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    known = storage.note_or_nothing(mark, "The forced series begins anew.")
     asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
     if known.get("asked") == asked:
         print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
     else:
         known = {"asked": asked, "name": secrets.token_hex(8)}
-        storage.write_json(mark, known)
+        storage.write_note(mark, known)
     before = os.environ.get(FORCED)
     os.environ[FORCED] = known["name"]
     try:
@@ -380,21 +379,26 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from llm2rec_kit.reproduction.kernel import ThisInterpreter
+
     cells = len(json.loads(book.read_text())["cells"]) + 1  # papermill puts one in, with the parameters
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _kernel() as name, Progress(label, cells, stream) as progress:
+        with Progress(label, cells, stream) as progress:
             papermill.execute_notebook(
                 book,
                 target,
                 parameters=values,
-                kernel_name=name,
+                kernel_name="llm2rec",
+                kernel_manager_class=ThisInterpreter,
                 progress_bar=False,
                 stdout_file=progress,
                 on_cell_start=progress.on_cell_start,
                 cwd=str(book.parent),
             )
     except PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # somebody interrupted the kernel itself
+            raise KeyboardInterrupt from None
         return _shortened(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
         return (
@@ -407,20 +411,3 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
             return why
         raise
     return ""
-
-
-@contextlib.contextmanager
-def _kernel() -> Iterator[str]:
-    """A kernel of this very interpreter, under a name of its own: `python3` may be another environment's."""
-    from ipykernel.kernelspec import write_kernel_spec
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "llm2rec", extra_arguments=["--log-level=ERROR"])
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = folder + (os.pathsep + before if before else "")
-        try:
-            yield "llm2rec"
-        finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before:
-                os.environ["JUPYTER_PATH"] = before

@@ -138,8 +138,8 @@ def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
 ) -> list[dict[str, float]]:
     """Train `model` in place, bidirectionally, on `titles`, a share of them held out; returns the history."""
-    check_titles(titles, tokenizer)
     backbone.check_length(model, settings.max_tokens, "mntp_max_tokens")
+    check_titles(titles, tokenizer)
     prepare(model, tokenizer, settings)
     learned, held = split_titles(titles, settings)
     batches = Batches(learned, tokenizer, len(tokenizer), settings)
