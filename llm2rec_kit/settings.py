@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llm2rec_kit.ranges import SEED, shown
-from llm2rec_kit.stage import COMMON as COMMON
 from llm2rec_kit.stage import SettingsError, Stage, setting
 from llm2rec_kit.stage import unknown as unknown
 
