@@ -2,13 +2,14 @@
 
 The header is read here, within the file's bounds and in a fraction of a second, so that a file that cannot be used is
 refused at the start; transformers, with the package `gguf`, unpacks the weights to floats and rebuilds the tokenizer, which
-takes many times as long as a folder of safetensors. Nothing but `reading_from` and `fitted` needs torch.
+takes many times as long as a folder of safetensors. Nothing but `reading_from` and `fit` needs torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import math
 import re
 import struct
@@ -28,8 +29,16 @@ NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 DIMENSIONS = 4  # most that a tensor has
 PICTURES = ("clip", "mmproj")  # the part of a multi-modal model that reads pictures or sound
 TWO_PARTS = ("t5", "umt5", "t5encoder")  # an encoder and a decoder
-SAME_AS_GPT2 = ("", "default", "gpt-2", "gpt2")  # how text is split before BPE, as a file names it
-DIGITS_ALONE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")  # as GPT-2's, each digit by itself
+SAME_AS_GPT2 = ("", "default", "gpt-2", "gpt2", "mpt", "olmo", "jais")  # how text is split before BPE, as a file names it
+DIGITS_ALONE = (
+    "smollm",
+    "starcoder",
+    "refact",
+    "command-r",
+    "codeshell",
+    "exaone",
+    "minerva-7b",
+)  # as GPT-2's, each digit by itself
 PROBES = (
     "Star Harbor: Racing, Deluxe (2004) é\n",
     "  two  spaces, 12345 and  67\t",
@@ -95,7 +104,7 @@ def check(file: Path) -> Header:
     """
     found = header(file)
     _check_kind(file, found)
-    _check_installed(file)
+    check_installed(file)
     _check_architecture(file, found)
     if not found.about.get("tokenizer.ggml.tokens") or found.about.get("tokenizer.ggml.model") in (None, "no_vocab", "none"):
         raise ValueError(
@@ -104,6 +113,18 @@ def check(file: Path) -> Header:
         )
     _check_whole(file, found)
     return found
+
+
+def check_installed(file: str | Path) -> None:
+    """Raise ValueError, saying how to install it, where what reads `file` is not there."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ValueError(f"To read {file}, the package gguf is needed: {INSTALL}.")
+    import transformers
+
+    if not hasattr(transformers, "GgufConfig"):
+        raise ValueError(
+            f"To read {file}, transformers 5.24 or newer is needed; this is {transformers.__version__}: {INSTALL}."
+        )
 
 
 def config(file: Path) -> dict[str, Any]:
@@ -142,13 +163,15 @@ def reading_from(name: str | Path) -> Iterator[tuple[str | Path, dict[str, Any],
 
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "model.gguf").symlink_to(Path(name).absolute())
-        # Without `dequantize` the floats go on counting as quantised: no saving, no training.
-        yield place, {"gguf_file": "model.gguf"}, {"quantization_config": GgufConfig(dequantize=True)}
+        # Without `dequantize` the floats go on counting as quantised: no saving, no training. And a bar that cannot be switched
+        # off would be drawn.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield place, {"gguf_file": "model.gguf"}, {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Make a tokenizer that transformers rebuilt split text as `file` says, in place; raise ValueError where it would not be
-    the same after saving. Print a warning for what of the file transformers leaves out."""
+def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> str:
+    """Make a tokenizer that transformers rebuilt split text as `file` says, in place; returns why it cannot be used, where it
+    would be another after saving, else nothing. Prints a warning for what of the file transformers leaves out."""
     found = header(file)
     model.name_or_path = tokenizer.name_or_path = str(file)
     _split_as_said(tokenizer, str(found.about.get("tokenizer.ggml.pre", "")), file)
@@ -166,10 +189,11 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pat
     for text in PROBES:
         before, after = (t(text, add_special_tokens=False)["input_ids"] for t in (tokenizer, saved))
         if before != after:
-            raise ValueError(
+            return (
                 f"The tokenizer in {file} reads {text!r} as {before}, and as {after} once it is saved, so later stages would read "
                 "other text. Take the model as a folder in the hub's layout, with its own tokenizer."
             )
+    return ""
 
 
 def _split_as_said(tokenizer: PreTrainedTokenizerBase, said: str, file: Path) -> None:
@@ -203,15 +227,6 @@ def _check_kind(file: Path, found: Header) -> None:
         raise ValueError(
             f"{file} is one of {parts} parts of a model. Join them first: llama-gguf-split --merge FIRST-PART WHOLE.gguf."
         )
-
-
-def _check_installed(file: Path) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise ValueError(f"To read {file}, the package gguf is needed: {INSTALL}.")
-    import transformers
-
-    if not hasattr(transformers, "GgufConfig"):
-        raise ValueError(f"To read {file}, transformers 5.24 or newer is needed; this is {transformers.__version__}: {INSTALL}.")
 
 
 def _check_architecture(file: Path, found: Header) -> None:

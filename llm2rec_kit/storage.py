@@ -20,6 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from llm2rec_kit import packages
+
+ELSEWHERE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
@@ -165,11 +168,17 @@ def _digest_of(path: Path, *state: int) -> str:
 
 
 def contents(name: str) -> dict[str, str]:
-    """{"files": hash}: what a model by folder holds, as a part of the settings of what is made from it; {} for any other.
+    """{"files": hash}: what a model by folder or GGUF file holds, as a part of the settings of what is made from it; {} for
+    any other.
 
-    Names and bytes of all files count, but for cards (.md), hidden files and a run's own notes.
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of a
+    package is the GGUF file in it.
     """
+    if name in packages.MODELS:
+        return {"files": packages.MODELS[name].model}
     folder = Path(name)
+    if folder.is_file():
+        return {"files": known_digest(folder)}
     if name == "tiny" or not folder.is_dir():
         return {}
     seen = hashlib.sha256()
@@ -180,7 +189,7 @@ def contents(name: str) -> dict[str, str]:
     return {"files": seen.hexdigest()}
 
 
-def cannot_write(error: BaseException, folder: Path) -> str:
+def cannot_write(error: BaseException, folder: Path, advice: str = ELSEWHERE) -> str:
     """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
 
     Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
@@ -192,7 +201,6 @@ def cannot_write(error: BaseException, folder: Path) -> str:
     said = " ".join(map(str, chain))
     system = [e for e in chain if isinstance(e, OSError)]
     codes = {e.errno for e in system} - REFUSED | {e.errno for e in system if _concerns(e, folder)}
-    advice = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
     nothing_left = free_mib(folder) < 1 and not isinstance(error, ValueError)
     if codes & FULL or "No space left on device" in said or nothing_left:
         return f"the disk of {folder} is full ({free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"

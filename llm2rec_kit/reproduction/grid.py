@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import packages, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit import storage
 from llm2rec_kit.reproduction import assets, notebooks
 from llm2rec_kit.runs import STORE, Run, outputs_folder
 
@@ -256,7 +256,8 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
     for name in assets.MODELS:
         asked = own.get(name, [])
         models = [asked] if isinstance(asked, str) else asked
-        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute()]  # a folder, as `_placed` left it
+        # A folder or file, as `_placed` left it, or one out of a package.
+        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
     return {f"{name}, files": files for name, files in found.items() if files}
 
 

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import yaml
 
-from llm2rec_kit import meter, storage
+from llm2rec_kit import checkpoint, gguf, meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import assets
 from llm2rec_kit.reproduction.progress import Progress
@@ -253,13 +253,13 @@ def prepared(
 
 
 def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """`values` with models that are folders, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+    """`values` with models that are folders or GGUF files, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
 
     def found(name: Any) -> Any:
-        if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
+        if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
             return name
-        folder = base / Path(name).expanduser()
-        return str(folder.resolve()) if folder.is_dir() else name
+        model = base / Path(name).expanduser()
+        return str(model.resolve()) if model.is_dir() or (gguf.named(name) and model.is_file()) else name
 
     known = {k: values[k] for k in assets.MODELS if k in values}
     return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
