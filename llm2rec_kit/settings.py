@@ -175,7 +175,9 @@ class Backbone(Stage):
 
     prefix: ClassVar[str] = "backbone"
 
-    name: str = setting("tiny", "hub name (Qwen/Qwen2-0.5B [P]), folder, .gguf file, smollm2 (llm2rec fetch), or tiny (from nothing [O])")
+    name: str = setting(
+        "tiny", "hub name (Qwen/Qwen2-0.5B [P]), folder, .gguf file, smollm2 (llm2rec fetch), or tiny (from nothing [O])"
+    )
     hidden: int = setting(192, "tiny: width of the hidden states [O]")
     layers: int = setting(4, "tiny: number of layers [O]")
     heads: int = setting(6, "tiny: attention heads [O]")

