@@ -2,7 +2,7 @@
 
 A backbone is a (model, tokenizer) pair of transformers: the model keeps its language-model head until stage 2 is over,
 because an untied head that is dropped on saving comes back random. One switch makes it bidirectional,
-`config.is_causal` (transformers >= 5.2); `leak` proves on which side of the switch a model stands.
+`config.is_causal` (transformers >= 5.2), which attention_mask turns and proves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
 )
-from transformers import __version__ as transformers_version
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -36,6 +35,13 @@ from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import checkpoint, gguf
 from llm2rec_kit import settings as S
+from llm2rec_kit.attention_mask import bidirectional as bidirectional
+from llm2rec_kit.attention_mask import body as body
+from llm2rec_kit.attention_mask import causal as causal
+from llm2rec_kit.attention_mask import check_masks as check_masks
+from llm2rec_kit.attention_mask import is_bidirectional as is_bidirectional
+from llm2rec_kit.attention_mask import layer_masks as layer_masks
+from llm2rec_kit.attention_mask import leak as leak
 from llm2rec_kit.checkpoint import BackboneError as BackboneError  # stands where torch is not needed
 from llm2rec_kit.storage import contents as contents  # of a model by folder; it stands where torch is not needed
 
@@ -127,7 +133,7 @@ def reading(name: str | Path, part: str) -> Iterator[None]:
     except (BackboneError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # tokenizers and safetensors raise plain ones
-        raise not_found(name, error, part) from error
+        raise checkpoint.not_found(name, error, part) from error
     finally:
         transformers_logging.set_verbosity(before)
 
@@ -242,37 +248,6 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name:
         )
 
 
-def not_found(name: str | Path, error: Exception, part: str = "model") -> BackboneError:
-    """What a reader is told of a model that cannot be had or read (`part` of it), with what to do."""
-    said = f"{type(error).__name__}: {error}" if checkpoint.is_path(name) else str(error)
-    return BackboneError(_not_to_be_had(str(name), said, part))
-
-
-def _not_to_be_had(name: str, said: str, part: str) -> str:
-    first = said.strip().splitlines()[0][:300] if said.strip() else "nothing"
-    if "trust_remote_code" in said:
-        return (
-            f"{name!r} comes with code of its own, which is run only where you say so, each time anew. If you trust it: "
-            "backbone_trust_remote_code=true in a notebook, --set backbone.trust_remote_code=true of `llm2rec reproduce`, "
-            f"--trust-remote-code of `llm2rec encode` and `export`. The loader said: {first}"
-        )
-    if checkpoint.is_path(name):
-        return (
-            f"The {part} of {name} cannot be read: it is damaged, or of a form that transformers {transformers_version} does not "
-            f"know. Download or copy it again, or save it anew with the version that wrote it. The loader said: {first}"
-        )
-    if "safetensors" in first:
-        return (
-            f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
-            f"Take another revision or convert it. The loader said: {first}"
-        )
-    return (
-        f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
-        f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
-        f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"
-    )
-
-
 def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Qwen2 of a few million parameters with random weights, and a byte-level BPE learned from `titles`.
 
@@ -328,28 +303,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
-    """Lift the causal mask, in place (paper sec. 3.3.1). Saved with the config and honoured on reload."""
-    model.config.is_causal = False
-    return model
-
-
-def causal(model: PreTrainedModel) -> PreTrainedModel:
-    """Put the causal mask back, in place."""
-    model.config.is_causal = True
-    return model
-
-
-def is_bidirectional(model: PreTrainedModel) -> bool:
-    """Which side of the switch the config stands on; `leak` says whether the model obeys."""
-    return getattr(model.config, "is_causal", True) is False
-
-
-def body(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its language-model head."""
-    return model.base_model if hasattr(model, "base_model") else model
-
-
 def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """(..., hidden) states of the body to (..., vocabulary) logits, as the model's own forward makes them.
 
@@ -379,29 +332,6 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def layer_masks(
-    model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    """An additive 4-D mask (B, 1, L, L) as the layers of this model need it; `positions` (B, L) are its position ids.
-
-    A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
-    a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`
-    positions before it. Two kinds of layers need a mask each. Raises BackboneError for other kinds of layers.
-    """
-    window = getattr(model.config, "sliding_window", None)
-    kinds = set(getattr(model.config, "layer_types", None) or [])
-    if strange := kinds - {"full_attention", "sliding_attention"}:
-        raise BackboneError(
-            f"Layers of kind {sorted(strange)} ({model.config.model_type}) do not take a mask of one's own, which the "
-            "samples of a user need to share a prefix. Use a family with plain attention."
-        )
-    if not window or mask.shape[-1] <= window or (kinds and "sliding_attention" not in kinds):
-        return mask
-    far = positions[:, None, :, None] - positions[:, None, None, :] >= window
-    near = mask.masked_fill(far, torch.finfo(mask.dtype).min)
-    return {"full_attention": mask, "sliding_attention": near} if kinds else near
-
-
 def recompute(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
     """Gradient checkpointing: while training, activations are computed anew in the backward pass. In place."""
     # Renamed in transformers 5.24; the older name warns there and is all that there is before.
@@ -412,29 +342,6 @@ def recompute(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
     else:
         getattr(model, f"{way}_disable")()
     return model
-
-
-@torch.no_grad()
-def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
-    """How much the first token's state changes when the last token does: 0 for a causal model, more for a bidirectional.
-
-    Largest absolute change over the hidden width. `padded` puts a shorter row into the batch, which takes another
-    path through most attention kernels.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, model.config.vocab_size, (2, length), generator=generator)
-    ids[1] = ids[0]
-    ids[1, length - 1] = (ids[0, length - 1] % (model.config.vocab_size - 1)) + 1
-    mask = None
-    if padded:
-        ids = torch.cat([ids, ids[:1]])
-        mask = torch.ones_like(ids)
-        mask[2, length // 2 :] = 0
-        mask = mask.to(model.device)
-    was_training = model.training
-    states = body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
-    model.train(was_training)
-    return (states[0, 0] - states[1, 0]).abs().max().item()
 
 
 def mask_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:

@@ -11,6 +11,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,37 @@ def misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterab
     return "; ".join(why)
 
 
+def not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
+    """What a reader is told of a model that cannot be had or read (`part` of it), with what to do."""
+    said = f"{type(error).__name__}: {error}" if is_path(name) else str(error)
+    return BackboneError(_not_to_be_had(str(name), said, part))
+
+
+def _not_to_be_had(name: str, said: str, part: str) -> str:
+    first = said.strip().splitlines()[0][:300] if said.strip() else "nothing"
+    if "trust_remote_code" in said:
+        return (
+            f"{name!r} comes with code of its own, which is run only where you say so, each time anew. If you trust it: "
+            "backbone_trust_remote_code=true in a notebook, --set backbone.trust_remote_code=true of `llm2rec reproduce`, "
+            f"--trust-remote-code of `llm2rec encode` and `export`. The loader said: {first}"
+        )
+    if is_path(name):
+        return (
+            f"The {part} of {name} cannot be read: it is damaged, or of a form that transformers {version('transformers')} does not "
+            f"know. Download or copy it again, or save it anew with the version that wrote it. The loader said: {first}"
+        )
+    if "safetensors" in first:
+        return (
+            f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
+            f"Take another revision or convert it. The loader said: {first}"
+        )
+    return (
+        f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
+        f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
+        f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"
+    )
+
+
 def _check_manifest(folder: Path) -> None:
     """Raise BackboneError where the folder is an artefact of a run and not what its manifest says it is."""
     made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
@@ -182,7 +214,7 @@ def _check_model(folder: Path, binary: bool) -> None:
         alone = "" if config.is_file() else " alone"
         raise BackboneError(
             f"{folder} holds a LoRA adapter{alone}. Merge it into its base and save that (peft: merge_and_unload). Where the "
-            "weights beside it are meant, move adapter_config.json away: with it, the adapter's base is loaded in their place."
+            "weights beside it are meant, move adapter_config.json away: with it, libraries lay the adapter over them in silence."
         )
     if not config.is_file():
         raise BackboneError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -303,7 +304,9 @@ def _explore(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit.maps import explorer
 
-        page = explorer.write_page(run, Path(args.to) if args.to else None)
+        to = Path(args.to) if args.to else run.path / "explorer.html"
+        with _told(to, "--to"):
+            page = explorer.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
         import webbrowser
@@ -318,11 +321,16 @@ def _encode(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
-        from llm2rec_kit import encoder, export
+        from llm2rec_kit import storage, title_files
 
-        titles, shard = export.read_titles(args.file, args.column), encoder.ranks()
-        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
-        found = subject.encode(titles, out=args.to, progress=True, shard=shard)
+        with _told(args.to, "--to"):
+            storage.check_writable(storage.nearest(storage.check_target(args.to).parent))
+            titles = title_files.read(args.file, args.column)
+            from llm2rec_kit import encoder  # which takes seconds, and what is above a moment
+
+            shard = encoder.ranks()
+            subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+            found = subject.encode(titles, out=args.to, progress=True, shard=shard)
         print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
     return 0
 
@@ -334,9 +342,25 @@ def _export(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit import export
 
-        folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
+        with _told(args.to, "--to"):
+            folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
+
+
+@contextlib.contextmanager
+def _told(to: str, option: str):
+    """Within, an error that says that the disk of `to` is full or closed becomes one that names it and `option`."""
+    from pathlib import Path
+
+    from llm2rec_kit import storage
+
+    try:
+        yield
+    except Exception as error:
+        if why := storage.cannot_write(error, Path(to).absolute().parent, f"Give another place with {option}."):
+            raise OSError(f"{to} could not be written: {why}") from error
+        raise
 
 
 def _write_report(run) -> None:

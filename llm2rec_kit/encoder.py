@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from transformers.utils import cached_file
 from llm2rec_kit import backbone, checkpoint, gguf, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.rowfile import RowArray, RowFile
-from llm2rec_kit.storage import read_json
+from llm2rec_kit.storage import read_json, write_json, write_text
 from llm2rec_kit.titles import first_rows, length_batches, pad, pool, title_tokens, without_special_tokens
 
 WINDOW = 8192  # titles that are tokenised, sorted and kept at a time: what memory depends on, and what a crash loses
@@ -45,7 +45,8 @@ class Encoder:
     """A model, its tokenizer, and how hidden states become one vector."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
-        """`settings.attention` other than `as_trained` sets the model's mask, in place."""
+        """`settings.attention` other than `as_trained` sets the model's mask, in place. Raises BackboneError where the model
+        does not go by it."""
         self.settings = resolved(settings or S.Encoding(), {})
         if self.settings.pooling == "pooler":
             raise S.SettingsError(
@@ -56,7 +57,8 @@ class Encoder:
         if table and most < self.settings.max_tokens:
             self.settings = dataclasses.replace(self.settings, max_tokens=most)  # it cannot read further
         self.model, self.tokenizer = model, tokenizer
-        if self.settings.attention == "bidirectional":
+        as_trained = self.settings.attention == "as_trained" and backbone.is_bidirectional(model)
+        if self.settings.attention == "bidirectional" or as_trained:
             backbone.bidirectional(model)
         elif self.settings.attention == "causal":
             backbone.causal(model)
@@ -111,23 +113,32 @@ class Encoder:
         self, titles: list[str], out: str | Path | None, progress: bool, shard: tuple[int, int], lead: int
     ) -> np.ndarray:
         """`lead` zero rows, then a row a title of this process's share."""
+        self._prepare(
+            [t for t in titles if not re.search(r"\w", t)]
+        )  # those that may have no token are refused before the work
         size = (len(titles), self.dim)
         sink = RowFile(Path(out), *size, self._key(titles), shard, lead) if out else RowArray(*size, shard, lead)
         first = sink.start + first_rows(titles[sink.start : sink.stop])
         todo = range(sink.start + sink.done, sink.stop, WINDOW)
         began, was_training = time.perf_counter(), self.model.training
         self.model.eval()
-        with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
-            for start, new, vectors in self._windows(titles, first, todo):
-                refers = first[start - sink.start :][:WINDOW]  # the row that each row of the window repeats, mostly itself
-                block = np.empty((len(refers), self.dim), dtype=np.float32)
-                block[new - start] = vectors
-                early = refers < start
-                block = block[np.where(early, 0, refers - start)]
-                if early.any():
-                    block[early] = sink.read(refers[early])
-                sink.write(start, block)
-                bar.update(len(block))
+        try:
+            with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
+                for start, new, vectors in self._windows(titles, first, todo):
+                    refers = first[start - sink.start :][
+                        :WINDOW
+                    ]  # the row that each row of the window repeats, mostly itself
+                    block = np.empty((len(refers), self.dim), dtype=np.float32)
+                    block[new - start] = vectors
+                    early = refers < start
+                    block = block[np.where(early, 0, refers - start)]
+                    if early.any():
+                        block[early] = sink.read(refers[early])
+                    sink.write(start, block)
+                    bar.update(len(block))
+        except ValueError:  # of these titles nothing can ever be finished
+            sink.discard()
+            raise
         self.model.train(was_training)
         if progress and bar.disable and todo:
             print(f"  {todo.stop - todo.start:,} titles encoded in {time.perf_counter() - began:.1f} s", flush=True)
@@ -203,9 +214,9 @@ class Encoder:
         for path, _ in modules[1:]:
             (folder / path).mkdir(exist_ok=True)
         if card:
-            (folder / "README.md").write_text(card)
+            write_text(folder / "README.md", card)
         for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+            write_json(folder / name, content)
 
 
 def check(path: str | Path, place: S.Backbone) -> None:

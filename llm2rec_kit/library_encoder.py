@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import backbone, checkpoint
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.storage import write_text
 
 POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls", "pooler": "cls"}  # our names, sentence-transformers' names
 
@@ -72,7 +73,7 @@ class LibraryEncoder(Encoder):
         """Write the model as sentence-transformers does, with `card` as its README.md where there is one."""
         self.model.save(str(folder), create_model_card=False)
         if card:
-            (Path(folder) / "README.md").write_text(card)
+            write_text(Path(folder) / "README.md", card)
 
 
 def _change_modules(model: Any, settings: S.Encoding) -> None:
@@ -108,7 +109,8 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
     model = getattr(first, "auto_model", None)
     if model is None:
         return set()
-    backbone.check_rows(first.tokenizer, model, path)
+    if isinstance(first.tokenizer, PreTrainedTokenizerBase):
+        backbone.check_rows(first.tokenizer, model, path)
     where = checkpoint.transformers(Path(path))[0] if checkpoint.is_path(path) else path
     # Asked on the meta device, of the class that the library took: the weights are in memory already, once is enough.
     how = {"trust_remote_code": place.trust_remote_code, "device_map": "meta", "config": model.config}

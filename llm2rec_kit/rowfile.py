@@ -11,12 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm2rec_kit.runs import write_json
+from llm2rec_kit.storage import check_target, write_json
 
 
 class RowFile:
@@ -26,14 +27,18 @@ class RowFile:
     def __init__(
         self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0
     ) -> None:
-        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys."""
-        self.path, self.rows, self.dim, self.lead, self.shard = Path(path), rows, dim, lead, shard
+        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys.
+
+        Raises ValueError where `path` is something other than a file; of a link to one, that file is replaced.
+        """
+        self.path, self.rows, self.dim, self.lead, self.shard = check_target(path), rows, dim, lead, shard
         self.start, self.stop = share(rows, *shard)
         text = json.dumps([key, rows, dim, lead, shard[1]], sort_keys=True)
         stem = f".{self.path.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for old in self.path.parent.glob(f".{self.path.name}.*.partial*"):
-            if not old.name.startswith(stem):
+        ours = re.compile(re.escape(f".{self.path.name}.") + r"[0-9a-f]{16}\.partial(\.\d+-of-\d+)?")
+        for old in self.path.parent.iterdir():
+            if ours.fullmatch(old.name) and not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
         self.partial = self.path.with_name(f"{stem}.partial")
         self.marks = [self.path.with_name(f"{stem}.partial.{r}-of-{shard[1]}") for r in range(shard[1])]
@@ -44,7 +49,11 @@ class RowFile:
     def write(self, start: int, block: np.ndarray) -> None:
         """Rows start.. of all, on the disk when this returns. Not through a memory map: its pages would count
         as this process's memory until the system takes them back."""
-        os.pwrite(self._file, np.ascontiguousarray(block, dtype="<f4"), self._data + start * self.dim * 4)
+        data = np.ascontiguousarray(block, dtype="<f4").reshape(-1).view(np.uint8)
+        at = self._data + start * self.dim * 4
+        while len(data):  # a disk that runs full takes a part of them without an error
+            written = os.pwrite(self._file, data, at)
+            data, at = data[written:], at + written
         os.fsync(self._file)
         self.done = start + len(block) - self.start
         write_json(self.marks[self.shard[0]], {"rows": self.done, "inode": self._inode})
@@ -63,6 +72,12 @@ class RowFile:
             for mark in self.marks:
                 mark.unlink(missing_ok=True)
         return mapped
+
+    def discard(self) -> None:
+        """Remove what is written: these rows can never be finished. Of several processes' rows, all."""
+        os.close(self._file)
+        for left in (self.partial, *self.marks):
+            left.unlink(missing_ok=True)
 
     def _open(self) -> tuple[int, int]:
         """Open the file, at its full size with its header; every process writes the same. Returns (handle, byte of row 0)."""
@@ -103,6 +118,9 @@ class RowArray:
     def finish(self) -> np.ndarray:
         """This process's rows, the zero rows in front."""
         return self.all
+
+    def discard(self) -> None:
+        """Nothing to remove."""
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:

@@ -123,6 +123,11 @@ class Data(Stage):
     columns: list = setting(
         [], "table: column names, each a role (user, item, time, title, domain), an equals sign, the name"
     )
+    dates: str = setting(
+        "iso",
+        "dates in text whose year comes last: day_first, month_first, or iso: only where they prove one order [O]",
+        ("iso", "day_first", "month_first"),
+    )
     goodreads_events: str = setting(
         "read", "goodreads rows that count: shelved, read or rated books [O]", ("read", "rated", "shelved")
     )
@@ -167,6 +172,11 @@ class Data(Stage):
         "domains that trainings see: CSFT their samples, MNTP and contrast their titles; empty: the source's in-domain ones",
     )
     seed: int = setting(2024, "seed of generation and of the user subset [O]")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a corpus is made by: all settings but those that older runs lack, while they stand at their default."""
+        return {name: value for name, value in self.as_dict().items() if (name, value) != ("dates", "iso")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ import numpy as np
 
 from llm2rec_kit import packages
 
-ELSEWHERE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+ADVICE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
 LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
 NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
 
@@ -66,6 +66,33 @@ def writing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Within: a hidden folder beside `path` to write into; afterwards `path` is that folder, or, after an error, what it was.
+
+    After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
+    """
+    made = [above for above in path.parents if not above.exists()]
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for above in made:
+            with contextlib.suppress(OSError):
+                above.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_target(path: str | Path) -> Path:
@@ -189,7 +216,7 @@ def contents(name: str) -> dict[str, str]:
     return {"files": seen.hexdigest()}
 
 
-def cannot_write(error: BaseException, folder: Path, advice: str = ELSEWHERE) -> str:
+def cannot_write(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
     """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
 
     Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
@@ -228,10 +255,15 @@ def check_writable(folder: Path) -> None:
 
 def free_mib(folder: Path) -> float:
     """Free space where `folder` is or would be, MiB; infinite where that cannot be told."""
-    at = Path(folder).absolute()
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(next(p for p in (at, *at.parents) if p.exists())).free / 2**20
+        return shutil.disk_usage(nearest(folder)).free / 2**20
     return float("inf")
+
+
+def nearest(folder: Path) -> Path:
+    """`folder`, or of the folders above it the first that exists: where it would be made."""
+    at = Path(folder).absolute()
+    return next(p for p in (at, *at.parents) if p.exists())
 
 
 def plain(value: Any) -> Any:

@@ -124,6 +124,52 @@ def test_a_mark_without_its_file_is_not_believed(tmp_path):
     assert RowFile(tmp_path / "e.npy", 4, 2, {}).done == 0
 
 
+def test_a_title_without_a_token_is_refused_before_the_work_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    subject = Encoder(*tiny)
+    monkeypatch.setattr(subject, "_vectors", lambda ids: pytest.fail("titles were computed before the last was looked at"))
+    with pytest.raises(ValueError, match="has no token"):
+        subject.encode([*TITLES, ""], out=tmp_path / "e.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_can_never_be_finished_are_removed(tiny, tmp_path, small_windows, monkeypatch):
+    """As with a tokenizer that knows a title's letters and makes no token of them."""
+    subject, calls = Encoder(*tiny), []
+
+    def no_token(titles):
+        calls.append(titles)
+        if len(calls) == 4:
+            raise ValueError("has no token")
+        return Encoder._prepare(subject, titles)
+
+    monkeypatch.setattr(subject, "_prepare", no_token)
+    with pytest.raises(ValueError, match="has no token"):
+        subject.encode(TITLES, out=tmp_path / "e.npy")
+    assert len(calls) >= 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_a_part_of_the_rows_is_given_the_rest(tmp_path, monkeypatch):
+    """Before a disk is full, the system takes what there is room for, without an error."""
+    write, rows = os.pwrite, np.arange(12, dtype=np.float32).reshape(4, 3)
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[: max(1, len(data) // 2)], at))
+    file = RowFile(tmp_path / "e.npy", 4, 3, {})
+    file.write(0, rows)
+    np.testing.assert_array_equal(file.finish(), rows)
+
+
+@pytest.mark.parametrize("name", ["*.npy", "a[1].npy", "e.npy"])
+def test_only_what_is_left_of_the_same_file_is_removed(tmp_path, name):
+    stale, mine = f".{name}.{'0' * 16}.partial", f".{name}.{'0' * 16}.partial.0-of-1"
+    others = [f".other.npy.{'0' * 16}.partial", f".{name}.old.npy.{'0' * 16}.partial", f".{name}.partial-notes"]
+    for left_over in (stale, mine, *others):
+        (tmp_path / left_over).touch()
+    file = RowFile(tmp_path / name, 1, 1, {})
+    file.write(0, np.ones((1, 1), np.float32))
+    file.finish()
+    assert left(tmp_path) == sorted(others)
+
+
 def test_the_shares_cover_all_rows():
     for rows in (0, 1, 5, 12):
         for world in (1, 2, 3, 7):

@@ -25,6 +25,7 @@ from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.maps import map_figures, projection
 from llm2rec_kit.maps.atlas import ADAPTED, GROUPINGS, Atlas
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.storage import check_target, write_text
 
 STATIC = Path(__file__).parent / "static"
 RECOMMENDED = 10
@@ -288,7 +289,8 @@ def page(atlas: Atlas, title: str) -> str:
 def write_page(run: Run, path: Path | None = None) -> Path:
     """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path."""
     path = path or run.path / "explorer.html"
-    path.write_text(page(Atlas.load(run), f"LLM2Rec run {run.name}"), encoding="utf-8")
+    check_target(path)  # before the work
+    write_text(path, page(Atlas.load(run), f"LLM2Rec run {run.name}"))
     return path
 
 

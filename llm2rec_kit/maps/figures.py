@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 from llm2rec_kit.corpus import SPLITS, Corpus
+from llm2rec_kit.storage import writing
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
@@ -55,12 +56,15 @@ def plain_log(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write `<path>.png` (150 dpi) and `<path>.svg`; same figure, same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+def save(
+    figure: Figure, path: Path, *, style: dict[str, Any] = STYLE, png_dpi: int = 150, svg_dpi: int | str = "figure"
+) -> None:
+    """Write `<path>.png` and `<path>.svg`; same figure, same bytes."""
+    how = {".png": (png_dpi, {"Software": None}), ".svg": (svg_dpi, {"Date": None, "Creator": None})}
+    with mpl.rc_context(style):
+        for suffix, (dpi, metadata) in how.items():
+            with writing(path.with_suffix(suffix)) as part:
+                figure.savefig(part, dpi=dpi, metadata=metadata)
 
 
 def _figure(

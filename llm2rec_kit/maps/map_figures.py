@@ -22,7 +22,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llm2rec_kit.maps import groups, labels
+from llm2rec_kit.maps import figures, groups, labels
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
 from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE, PlainFigure
 
@@ -44,10 +44,7 @@ TEXT = {
 
 def save(figure: Figure, path: Path) -> None:
     """Write `<path>.png` at `DPI` and `<path>.svg`; same figure, same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(TEXT):
-        figure.savefig(path.with_suffix(".png"), dpi=DPI, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), dpi=DPI, metadata={"Date": None, "Creator": None})
+    figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
 
 
 def stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:

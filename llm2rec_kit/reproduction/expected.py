@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from llm2rec_kit import storage
 from llm2rec_kit.reproduction.differences import TRAINED, first_metrics, pooled_std, settings_that_differ
 
 ROUNDING = 5.1e-7  # of the six decimals that are kept
@@ -61,8 +62,7 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
     for row in rows(results):
         text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
         text += "".join(f"    {m}: [{row[m]:.6f}, {row[f'{m} tolerance']:.6f}]\n" for m in metrics)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    storage.write_text(path, text)
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -73,7 +73,8 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
     summary = summarise(rows) if len(rows) else None
     lines = [f"# Grid {grid.name}", "", f"Profile {grid.profile}; mean and standard deviation over seeds.", ""]
     if summary is not None:
-        rows.write_parquet(grid.folder / "results.parquet")
+        with storage.writing(grid.folder / "results.parquet") as part:
+            rows.write_parquet(part)
         lines += _markdown(summary)
     lines += ["", "```", *progress(grid, states), "```", ""]
     storage.write_text(grid.folder / "grid.md", "\n".join(lines))

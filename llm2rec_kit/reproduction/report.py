@@ -159,9 +159,7 @@ def write(run: Run) -> dict[str, Any]:
         "asked": QUESTIONS,
     }
     for name, figure in known["drawn"].items():
-        target = run.path / "figures" / f"{name}.png"
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(pictures.png(figure))
+        storage.write_bytes(run.path / "figures" / f"{name}.png", pictures.png(figure))
     for kind in ("md", "html"):
         storage.write_text(run.path / f"report.{kind}", render(f"report.{kind}.j2", **known))
     return results

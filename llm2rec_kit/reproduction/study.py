@@ -104,7 +104,7 @@ def _make_corpus(study: Study) -> None:
         corpus.save(folder)
         return {"source": corpus.facts["source"], "split": corpus.facts["split"], "items": corpus.n_items}
 
-    study.run.make("corpus", build, settings=data.as_dict() | {"files": sources.fingerprint(data)})
+    study.run.make("corpus", build, settings=data.recipe | {"files": sources.fingerprint(data)})
 
 
 def _make_backbone(study: Study) -> None:

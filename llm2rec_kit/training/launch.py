@@ -63,6 +63,7 @@ def _train(name: str, run: Run, settings: S.Training, place: S.Backbone, folder:
     model, tokenizer = backbone.load(run.require(STAGES[name][1]), place)
     corpus = Corpus.load(run.require("corpus"))
     if name == "csft":
+        backbone.check_masks(model)
         history = csft.train(corpus, model, tokenizer, settings, folder)
     else:
         stage = {"mntp": mntp, "contrastive": contrastive}[name]
