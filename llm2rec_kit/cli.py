@@ -12,15 +12,22 @@ from llm2rec_kit import __version__, packages
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where a notebook failed, 2 for bad input, 130 when interrupted."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return args.command(args)
-    except KeyboardInterrupt:
-        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except BaseException as error:
+        if not _by_interrupt(error):
+            raise
+        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C raised the error, or it came up while what Ctrl-C had stopped was put in order."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _by_interrupt(error.__context__))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,13 +214,18 @@ def _train(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction import notebooks
-    from llm2rec_kit.training import launch, ranks, trainer
+    from llm2rec_kit.corpus import Corpus
+    from llm2rec_kit.reproduction import feasibility, notebooks, plain_yaml
 
     with runs.one_paragraph_errors():
-        values = {"run": Path(args.profile).stem, **notebooks.load_profile(args.profile), **_overrides(args.set)}
+        profile = plain_yaml.meant(notebooks.load_profile(args.profile))
+        values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
         notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
+        from llm2rec_kit.training import launch, ranks, trainer  # torch, after what needs none
+
         run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+        if run.has("corpus"):
+            feasibility.of_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage][0].from_parameters(values))
         try:
             launch.make(args.stage, run, values, force=args.force)
         except trainer.TrainingError as error:
@@ -235,12 +247,13 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _params(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
+    from llm2rec_kit.ranges import shown
     from llm2rec_kit.reproduction import notebooks
 
     with runs.one_paragraph_errors():
         books = [b for b in notebooks.series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
         if not books:
-            raise ValueError(f"No notebook {args.notebook!r}; there are {[b.name[:2] for b in notebooks.series()]}.")
+            raise ValueError(f"No notebook {shown(args.notebook)}; there are {[b.name[:2] for b in notebooks.series()]}.")
         print(
             "source: P the paper, with its section; C the official code; O ours, where both are silent or for the machine's sake"
         )
@@ -375,35 +388,19 @@ def _write_report(run) -> None:
 
 
 def _overrides(pairs: list[str]) -> dict:
-    import yaml
-
+    """{flat name: value} of what --set says; SettingsError for what is no stage.key=value."""
+    from llm2rec_kit.ranges import shown
+    from llm2rec_kit.reproduction import plain_yaml
     from llm2rec_kit.settings import SettingsError
 
     values = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or "." not in name:
-            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {pair!r}.")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise SettingsError(
-                f"--set {pair}: {value!r} is no plain value; quote text that holds special characters."
-            ) from None
-        values[name.strip().replace(".", "_", 1)] = _value(read, value)
+        stated, equals, text = pair.partition("=")
+        if not equals or "." not in stated:
+            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {shown(pair)}.")
+        name = stated.strip().replace(".", "_", 1)
+        values[name] = plain_yaml.of_a_word(name, text, f"--set {shown(pair)[1:-1]}")
     return values
-
-
-def _value(read: object, text: str) -> object:
-    """What a person means on a command line where YAML 1.1 reads otherwise: 1e-3 is a number, 80_10_10 is none."""
-    if isinstance(read, int | float) and "_" in text:
-        return text.strip()
-    if isinstance(read, str) and "e" in read.lower():
-        try:
-            return float(read)
-        except ValueError:
-            pass
-    return read
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ sentence-transformers model is a baseline behind the same interface.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -78,7 +79,11 @@ class Encoder:
             from llm2rec_kit.library_encoder import LibraryEncoder
 
             return LibraryEncoder(path, settings, place)
-        return Encoder(*backbone.load(path, place, head=False), resolved(settings, saved or {}))
+        try:
+            how = resolved(settings, saved or {})
+        except S.SettingsError as error:
+            raise backbone.BackboneError(f"{MARK} of {path} is damaged: {error} Save the encoder again.") from None
+        return Encoder(*backbone.load(path, place, head=False), how)
 
     @cached_property
     def dim(self) -> int:
@@ -297,7 +302,9 @@ def _hub_json(path: str | Path, name: str, kind: type) -> Any:
             file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
         except OSError:
             file = None
-    return read_json(Path(file), kind) if file and Path(file).is_file() else None
+    with contextlib.suppress(FileNotFoundError):
+        return read_json(Path(file), kind) if file else None
+    return None
 
 
 def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:

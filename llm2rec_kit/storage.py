@@ -27,6 +27,9 @@ REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 ADVICE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
 LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
 NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
+DAMAGED = ".damaged"  # the ending of what was found damaged and is kept, out of the way
+MISSING = "is missing"
+SEAL = "seal"  # the key of a note that holds the hash of all else in it
 
 
 def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
@@ -106,7 +109,7 @@ def check_target(path: str | Path) -> Path:
         raise ValueError(f"{path} cannot be written to: {error.strerror}. Give another place.") from None
     if not stat.S_ISREG(mode):
         raise ValueError(
-            f"{path} is {_kind(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
+            f"{path} is {kind_of(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
         )
     return path.resolve() if path.is_symlink() else path
 
@@ -116,9 +119,13 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
     FileNotFoundError where there is none.
     """
+    if (why := fault(path)) == MISSING:
+        raise FileNotFoundError(f"{path} {why}.")
+    if why:
+        raise ValueError(f"{path} {why}.")
     try:
         found = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except FileNotFoundError:  # gone just now: another process makes it anew
         raise
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
@@ -127,6 +134,82 @@ def read_json(path: Path, kind: type = dict) -> Any:
     if not isinstance(found, kind):
         raise ValueError(f"{path} is damaged: it holds {type(found).__name__} where {kind.__name__} is expected.")
     return found
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
+    kept = json.loads(json.dumps(value, default=plain, allow_nan=False))  # numbers and keys as they are read back
+    return kept | {SEAL: _seal(kept)}
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether `value` is what `sealed` made, or has no seal, as what earlier versions wrote."""
+    try:
+        return SEAL not in value or value[SEAL] == _seal(value)
+    except RecursionError:
+        return False
+
+
+def write_note(path: Path, value: dict[str, Any]) -> None:
+    """`write_json` of a note of ours with its seal, by which `read_note` tells that nothing in it has changed since."""
+    write_json(path, sealed(value))
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What `write_note` kept, its seal included; ValueError as in `read_json`, and where it is no longer what was written.
+
+    A note without a seal is one of an earlier version, and taken as it is.
+    """
+    found = read_json(path)
+    if not is_sealed(found):
+        raise ValueError(f"{path} is damaged: it is not what was written (its hash is another).")
+    return found
+
+
+def note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
+    """`read_note`, {} where there is none. A damaged one is told, with what is done `instead`, and is out of the way."""
+    try:
+        return read_note(path)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        print(f"{error} {instead}", flush=True)
+        if path.is_dir():
+            set_aside(path)
+        else:
+            with contextlib.suppress(NotADirectoryError):
+                path.unlink()
+    return {}
+
+
+def set_aside(path: Path) -> Path:
+    """Rename whatever is at `path` to `<name>.damaged`, in place of an earlier one, and return that path."""
+    kept = path.with_name(f"{path.name}{DAMAGED}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        clear(kept)
+        os.replace(path, kept)
+    return kept
+
+
+def clear(path: Path) -> None:
+    """Remove what is at `path`, a file, a link or a folder with all that is in it; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fault(path: Path) -> str:
+    """Why `path` is no file that can be opened, as a phrase ("is missing", "is a folder"); empty where it is one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is a link that leads nowhere" if path.is_symlink() else MISSING
+    except OSError as error:  # a loop of links, a file in the place of a folder, a closed folder
+        return f"cannot be read: {error.strerror}"
+    except ValueError as error:  # a name that no file can have
+        return f"cannot be read: {error}"
+    return "" if stat.S_ISREG(mode) else f"is {kind_of(mode)} where a file is expected"
 
 
 def safe_name(name: str) -> str:
@@ -285,6 +368,11 @@ def _concerns(error: OSError, folder: Path) -> bool:
     return at.is_relative_to(base) or base.is_relative_to(at)
 
 
+def _seal(value: dict[str, Any]) -> str:
+    """The hash over all of a note but its seal."""
+    return hashlib.sha256(json.dumps({k: v for k, v in value.items() if k != SEAL}, sort_keys=True).encode()).hexdigest()
+
+
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
@@ -292,7 +380,7 @@ def _resolved(path: Path) -> Path:
         raise ValueError(f"{path} is a loop of links.") from None
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     """What a file that is none is, for a reader."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")

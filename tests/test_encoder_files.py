@@ -170,6 +170,25 @@ def test_only_what_is_left_of_the_same_file_is_removed(tmp_path, name):
     assert left(tmp_path) == sorted(others)
 
 
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+def test_rows_that_were_changed_since_are_computed_again(tmp_path, capsys, shard):
+    rows = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    file = RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1)
+    for start in range(file.start, file.stop - 1):
+        file.write(start, rows[start : start + 1])
+    again = RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1)
+    assert again.done == file.stop - file.start - 1
+    assert capsys.readouterr().out == ""
+    data = bytearray(file.partial.read_bytes())
+    data[-3 * 4 - 1] ^= 1  # in the last row that is there
+    file.partial.write_bytes(data)
+    changed = RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1)
+    assert changed.done == 0
+    assert "not those that were written" in capsys.readouterr().out
+    changed.write(file.start, rows[file.start : file.stop])
+    assert RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1).done == file.stop - file.start
+
+
 def test_the_shares_cover_all_rows():
     for rows in (0, 1, 5, 12):
         for world in (1, 2, 3, 7):
@@ -215,3 +234,20 @@ def test_two_gloo_processes_fill_one_file(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_allclose(np.load(out), Encoder.load(folder, place=CPU).encode(TITLES), atol=1e-5)
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[1]", b'{"pooling": "\xff"}', b'{"pooling": 5}', b'{"max_tokens": "x"}', None]
+)
+def test_a_damaged_mark_of_an_encoder_is_named(folder, content):
+    mark = folder / encoder.MARK
+    mark.unlink()
+    if content is None:
+        mark.symlink_to(mark.name)
+    else:
+        mark.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged|cannot be read") as stop:
+        Encoder.load(folder, place=CPU)
+    assert str(folder) in str(stop.value)
+    assert "llm2rec.json" in str(stop.value)
+    assert "\n" not in str(stop.value)

@@ -295,7 +295,7 @@ def test_a_damaged_note_is_named(tmp_path, content):
 def test_a_note_that_is_none_is_named(tmp_path):
     with pytest.raises(FileNotFoundError):
         storage.read_json(tmp_path / "none.json")
-    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder where a file is expected"):
         storage.read_json(tmp_path)
     storage.write_json(tmp_path / "list.json", [1, 2])
     assert storage.read_json(tmp_path / "list.json", list) == [1, 2]

@@ -19,6 +19,7 @@ ALLOWED = {
     "storage.writing_folder": "the one way, for folders",
     "storage.alone": "a lock, without content",
     "storage.check_writable": "a probe, removed at once",
+    "storage.set_aside": "a damaged file, renamed",
     "rowfile.RowFile.finish": "its own hidden file, flushed block by block",
     "rowfile.RowFile._open": "the same",
     "training.launch._quiet_but_first": "to nowhere",

@@ -52,9 +52,8 @@ def losses(run: Run) -> Figure | None:
     """Training and validation loss along the steps, a panel a training stage that the run has; None without any."""
     found = {}
     for stage in TRAININGS:
-        path = run.path_of(stage) / "history.json"
-        if run.has(stage) and path.is_file():
-            found[stage] = json.loads(path.read_text())
+        if run.has(stage) and (path := run.file(stage, "history.json")):
+            found[stage] = json.loads(path.read_bytes())
     if not found:
         return None
     figure, axes = _figure(len(found), 1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import evaluations
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction import evaluations
 from llm2rec_kit.runs import ArtefactError, Run
 
 CHANGEABLE = ("data", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation")  # stages whose settings it has
@@ -134,7 +134,7 @@ def _take(run: Run, base: Run, name: str) -> None:
 
 
 def _evaluated(run: Run) -> dict[str, Any]:
-    if (kept := evaluations.settings_of(run)) is None:
+    if (kept := evaluations.of(run).settings) is None:
         raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
     return kept
 

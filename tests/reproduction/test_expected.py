@@ -29,6 +29,7 @@ def results():
     return {
         "run": "toy",
         "left_out": [],
+        "missing": [],
         "statistics": [{"domain": "games", "test": 500}],
         "settings": {"csft": {"steps": 300, "seed": 42}, "corpus": {"files": {}}},
         "results": {
