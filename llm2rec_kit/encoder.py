@@ -296,6 +296,8 @@ def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
 
 def _hub_json(path: str | Path, name: str, kind: type) -> Any:
     """A JSON file, a `kind`, of a folder or a hub model; None where there is none, or the hub is out of reach."""
+    if gguf.named(path):  # one file holds all of it
+        return None
     file = Path(path) / name
     if not checkpoint.is_path(path):
         try:

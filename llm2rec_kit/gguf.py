@@ -66,6 +66,17 @@ class Header:
         """The value of a key of this architecture."""
         return self.about.get(f"{self.architecture}.{key}", otherwise)
 
+    def count(self, key: str) -> int:
+        """The value of a key of this architecture that is a number of things; 0 where it is none."""
+        value = self.own(key)
+        return value if isinstance(value, int) else 0
+
+    @property
+    def rows(self) -> int:
+        """How many tokens have an embedding."""
+        shape = self.tensors.get("token_embd.weight", ((), 0, 0))[0]
+        return shape[0] if shape else 0
+
 
 def named(name: str | Path) -> bool:
     """Whether a model's name is that of a GGUF file, be it there or not."""
@@ -130,7 +141,6 @@ def check_installed(file: str | Path) -> None:
 def config(file: Path) -> dict[str, Any]:
     """The shape of the model in `file` under the keys of a transformers config.json; what the file does not say is left out."""
     found = header(file)
-    embedding = found.tensors.get("token_embd.weight", ((0,), 0, 0))[0]
     said = {
         "model_type": found.architecture,
         "hidden_size": found.own("embedding_length"),
@@ -139,7 +149,7 @@ def config(file: Path) -> dict[str, Any]:
         "num_key_value_heads": found.own("attention.head_count_kv"),
         "head_dim": found.own("attention.key_length"),
         "intermediate_size": found.own("feed_forward_length"),
-        "vocab_size": embedding[0],
+        "vocab_size": found.rows,
         "tie_word_embeddings": "output.weight" not in found.tensors,
     }
     return {key: value for key, value in said.items() if value is not None}
@@ -147,7 +157,7 @@ def config(file: Path) -> dict[str, Any]:
 
 def positions(found: Header) -> tuple[int, bool]:
     """(most positions that a text may have, whether there is a table of them that ends there); 0 where the file does not say."""
-    return int(found.own("context_length", 0)), "position_embd.weight" in found.tensors
+    return found.count("context_length"), "position_embd.weight" in found.tensors
 
 
 @contextlib.contextmanager
@@ -252,17 +262,17 @@ def _check_whole(file: Path, found: Header) -> None:
     if found.size < wanted:
         raise ValueError(f"{file} is cut off: {found.size:,} bytes, and its header speaks of {wanted:,}. {AGAIN}")
     blocks = {int(m[1]) for name in found.tensors if (m := re.match(r"blk\.(\d+)\.", name))}
-    layers = found.own("block_count", 0)
-    if "token_embd.weight" not in found.tensors or not layers or blocks != {*range(layers)}:
+    layers = found.count("block_count")
+    if not found.rows or not layers or len(blocks) != layers or max(blocks) != layers - 1:
         raise ValueError(
             f"{file} does not hold a whole model: it speaks of {layers} layers and holds {len(blocks)}, "
-            f"{'with' if 'token_embd.weight' in found.tensors else 'without'} embeddings of tokens. {AGAIN}"
+            f"{'with' if found.rows else 'without'} embeddings of tokens. {AGAIN}"
         )
-    rows, tokens = found.tensors["token_embd.weight"][0][0], found.about["tokenizer.ggml.tokens"]
-    if rows < tokens:
+    rows, tokens = found.rows, found.about["tokenizer.ggml.tokens"]
+    if not isinstance(tokens, int) or rows < tokens:
         raise ValueError(
-            f"Of the {tokens:,} tokens of {file}, {tokens - rows:,} have no embedding in its model, which has {rows:,}. Take a "
-            "file whose model and tokenizer belong together."
+            f"Of the {tokens} tokens of {file}, not all have an embedding in its model, which has {rows}. Take a file whose model and "
+            "tokenizer belong together."
         )
 
 
