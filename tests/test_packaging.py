@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -92,3 +93,18 @@ def test_papermill_sees_the_parameters_too():
 def test_only_the_tests_name_pickles_and_eval():
     for file in (ROOT / "llm2rec_kit").rglob("*.py"):
         assert not re.search(r"(?<![\w.])eval\(|pickle|torch\.load\(", file.read_text()), file
+
+
+def test_findings_stand_alone_on_pinned_packages():
+    scripts = sorted((ROOT / "findings").iterdir())
+    assert scripts
+    for script in scripts:
+        text = script.read_text()
+        assert os.access(script, os.X_OK), script
+        assert "set -euo pipefail\ndir=$(mktemp -d)\ntrap 'rm -rf \"$dir\"' EXIT\n" in text, script
+        installs = re.findall(r'(?m)^"\$dir/venv/bin/pip" install (.*) \|\| exit 2$', text)
+        assert len(installs) == text.count(" install ") > 0, script
+        packages = [word for line in installs for word in line.split() if not word.startswith("-")]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", package) for package in packages), script
+        assert "llm2rec" not in text.lower(), script
+        compile(text.split("<<'PY'\n")[1].removesuffix("PY\n"), script, "exec")

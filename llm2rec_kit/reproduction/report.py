@@ -42,7 +42,7 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
     Raises ValueError where 04 has not run, ArtefactError where something is damaged, or an evaluation or a test is not what the
     ranks give.
     """
-    corpus, held = run.record("corpus"), held or evaluations.of(run)
+    corpus, held = _record(run, "corpus"), held or evaluations.of(run)
     if not held.made:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     for name in dict.fromkeys(i for made in held.made.values() for i in made["inputs"]):
@@ -57,8 +57,8 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "train_domains": corpus["train_domains"],
         "statistics": corpus["statistics"],
         "cleaning": corpus["cleaning"],
-        "stages": {name: run.record(name) for name in STAGES if run.has(name) and run.require(name, gone=True)},
-        "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
+        "stages": {name: _record(run, name) for name in STAGES if run.has(name)},
+        "embeddings": {name.split("/")[1]: _record(run, name) for name in run.names("embeddings")},
         "settings": _settings(run, held),
         "seeds": sorted({r["seed"] for r in rows if r["recommender"] in TRAINED}),
         "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
@@ -67,6 +67,12 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "missing": held.missing,
         "beyond": _beyond(run),
     }
+
+
+def _record(run: Run, name: str) -> dict[str, Any]:
+    """The record of an artefact whose files are its manifest's; those that were deleted to make room are not missed."""
+    run.require(name, gone=True)
+    return run.record(name)
 
 
 def _beyond(run: Run) -> dict[str, dict[str, Any]]:
