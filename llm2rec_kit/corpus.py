@@ -8,13 +8,16 @@ position in the flat array: its history is the up to `max_history` items of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from llm2rec_kit.storage import safe_name
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -150,6 +153,8 @@ class Corpus:
         _expect((self.items["item"].to_numpy() == np.arange(1, n + 1)).all(), "items.item must be 1..N in order")
         _expect(n > 0 and self.n_users > 0, f"a corpus needs items and users; found {n} items, {self.n_users} users")
         _expect(self.items["title"].null_count() == 0, "items.title has nulls")
+        for domain, name in folder_names(self.domains).items():
+            _expect(domain == name, f"the domain {domain!r} cannot be the name of a folder, {name!r} could")
         _expect(
             len(self.offsets) == self.n_users + 1
             and self.offsets[0] == 0
@@ -194,14 +199,20 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """The corpus that `save` wrote."""
+        """The corpus that `save` wrote; CorpusError where a domain of it leads out of the folder of a run's results."""
         folder = Path(folder)
+        items = pl.read_parquet(folder / "items.parquet")
+        if away := [d for d in items["domain"].unique() if len(Path(d).parts) != 1 or d.startswith(".")]:
+            raise CorpusError(
+                f"The corpus in {folder} has the domain {away[0]!r}, and results are kept in folders of that name: make it anew "
+                "with notebooks/01_data_prep.ipynb, which gives domains safe names."
+            )
         users = pl.read_parquet(folder / "users.parquet")
         sequences = pl.read_parquet(folder / "sequences.parquet")
         samples = pl.read_parquet(folder / "samples.parquet")
         about = json.loads((folder / "corpus.json").read_text())
         return cls(
-            items=pl.read_parquet(folder / "items.parquet"),
+            items=items,
             users=users.drop("length"),
             offsets=np.concatenate([[0], np.cumsum(users["length"].to_numpy())]).astype(np.int64),
             sequence=sequences["item"].to_numpy(),
@@ -211,6 +222,32 @@ class Corpus:
             max_history=about["max_history"],
             facts=about["facts"],
         )
+
+
+def folder_names(domains: Iterable[str]) -> dict[str, str]:
+    """{domain: the name under which a run keeps its results, a safe folder name (`storage.safe_name`)}.
+
+    >>> folder_names(["Home/Kitchen", "Games"])
+    {'Home/Kitchen': 'Home_Kitchen', 'Games': 'Games'}
+
+    Raises CorpusError, naming them, for a domain that no folder can be named after, and for two of one folder: also of names
+    that differ in case alone, which are one on many a disk.
+    """
+    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for domain in domains:
+        try:
+            name = safe_name(domain or "")
+        except ValueError as error:
+            raise CorpusError(f"A domain is the name of a folder of results, too: {error}") from None
+        if name.lower().endswith(".json"):  # a run's manifests end so
+            name = f"{name[:-5]}_{name[-4:]}"
+        found[domain] = name
+        if (other := owners.setdefault(unicodedata.normalize("NFC", name).casefold(), domain)) != domain:
+            raise CorpusError(
+                f"The domains {other!r} and {domain!r} would have one folder of results, {name!r}: give one of them another name."
+            )
+    return found
 
 
 def mix(corpora: Sequence[Corpus]) -> Corpus:

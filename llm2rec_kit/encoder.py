@@ -8,14 +8,16 @@ sentence-transformers model is a baseline behind the same interface.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 
-from llm2rec_kit import backbone, kernels
+from llm2rec_kit import backbone, checkpoint, gguf, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.rowfile import RowArray, RowFile
+from llm2rec_kit.storage import read_json, write_json, write_text
 from llm2rec_kit.titles import first_rows, length_batches, pad, pool, title_tokens, without_special_tokens
 
 WINDOW = 8192  # titles that are tokenised, sorted and kept at a time: what memory depends on, and what a crash loses
@@ -43,38 +46,51 @@ class Encoder:
     """A model, its tokenizer, and how hidden states become one vector."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
-        """`settings.attention` other than `as_trained` sets the model's mask, in place."""
+        """`settings.attention` other than `as_trained` sets the model's mask, in place. Raises BackboneError where the model
+        does not go by it."""
         self.settings = resolved(settings or S.Encoding(), {})
         if self.settings.pooling == "pooler":
             raise S.SettingsError(
                 "encoding_pooling pooler is the layer that a BERT has over its first state, for baselines; this is a decoder, "
                 "which has none. Take mean, last or cls."
             )
+        most, table = backbone.positions(model)
+        if table and most < self.settings.max_tokens:
+            self.settings = dataclasses.replace(self.settings, max_tokens=most)  # it cannot read further
         self.model, self.tokenizer = model, tokenizer
-        if self.settings.attention == "bidirectional":
+        as_trained = self.settings.attention == "as_trained" and backbone.is_bidirectional(model)
+        if self.settings.attention == "bidirectional" or as_trained:
             backbone.bidirectional(model)
         elif self.settings.attention == "causal":
             backbone.causal(model)
 
     @classmethod
     def load(cls, path: str | Path, settings: S.Encoding | None = None, place: S.Backbone | None = None) -> Encoder:
-        """The encoder in a folder (a stage's, or one that `save` wrote), or a model by folder or hub name.
+        """The encoder in a folder (a stage's, or one that `save` wrote), or a model by folder, GGUF file or hub name.
 
         Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
         sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
         """
-        settings = settings or AS_SAVED
-        saved = _hub_json(path, MARK)
+        settings, path = settings or AS_SAVED, checkpoint.located(path)
+        if checkpoint.is_path(path):
+            checkpoint.check(Path(path), binary=True)
+        saved = _hub_json(path, MARK, dict)
         if saved is None and not _is_bare_decoder(path, place or S.Backbone()):
             from llm2rec_kit.library_encoder import LibraryEncoder
 
             return LibraryEncoder(path, settings, place)
-        return Encoder(*backbone.load(path, place), resolved(settings, saved or {}))
+        try:
+            how = resolved(settings, saved or {})
+        except S.SettingsError as error:
+            raise backbone.BackboneError(f"{MARK} of {path} is damaged: {error} Save the encoder again.") from None
+        return Encoder(*backbone.load(path, place, head=False), how)
 
-    @property
+    @cached_property
     def dim(self) -> int:
-        """Width of an embedding."""
-        return self.model.config.hidden_size
+        """Width of an embedding: of the last states, which in some families (OPT-350m) is not the layers' width."""
+        token = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
+        with torch.inference_mode():
+            return backbone.body(self.model)(input_ids=token, use_cache=False).last_hidden_state.shape[-1]
 
     def encode(
         self,
@@ -102,23 +118,32 @@ class Encoder:
         self, titles: list[str], out: str | Path | None, progress: bool, shard: tuple[int, int], lead: int
     ) -> np.ndarray:
         """`lead` zero rows, then a row a title of this process's share."""
+        self._prepare(
+            [t for t in titles if not re.search(r"\w", t)]
+        )  # those that may have no token are refused before the work
         size = (len(titles), self.dim)
         sink = RowFile(Path(out), *size, self._key(titles), shard, lead) if out else RowArray(*size, shard, lead)
         first = sink.start + first_rows(titles[sink.start : sink.stop])
         todo = range(sink.start + sink.done, sink.stop, WINDOW)
         began, was_training = time.perf_counter(), self.model.training
         self.model.eval()
-        with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
-            for start, new, vectors in self._windows(titles, first, todo):
-                refers = first[start - sink.start :][:WINDOW]  # the row that each row of the window repeats, mostly itself
-                block = np.empty((len(refers), self.dim), dtype=np.float32)
-                block[new - start] = vectors
-                early = refers < start
-                block = block[np.where(early, 0, refers - start)]
-                if early.any():
-                    block[early] = sink.read(refers[early])
-                sink.write(start, block)
-                bar.update(len(block))
+        try:
+            with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
+                for start, new, vectors in self._windows(titles, first, todo):
+                    refers = first[start - sink.start :][
+                        :WINDOW
+                    ]  # the row that each row of the window repeats, mostly itself
+                    block = np.empty((len(refers), self.dim), dtype=np.float32)
+                    block[new - start] = vectors
+                    early = refers < start
+                    block = block[np.where(early, 0, refers - start)]
+                    if early.any():
+                        block[early] = sink.read(refers[early])
+                    sink.write(start, block)
+                    bar.update(len(block))
+        except ValueError:  # of these titles nothing can ever be finished
+            sink.discard()
+            raise
         self.model.train(was_training)
         if progress and bar.disable and todo:
             print(f"  {todo.stop - todo.start:,} titles encoded in {time.perf_counter() - began:.1f} s", flush=True)
@@ -194,9 +219,21 @@ class Encoder:
         for path, _ in modules[1:]:
             (folder / path).mkdir(exist_ok=True)
         if card:
-            (folder / "README.md").write_text(card)
+            write_text(folder / "README.md", card)
         for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+            write_json(folder / name, content)
+
+
+def check(path: str | Path, place: S.Backbone) -> None:
+    """Raise BackboneError where `Encoder.load` would, for a folder; no weights are read."""
+    path = checkpoint.located(path)
+    checkpoint.check(Path(path), binary=True)
+    if _hub_json(path, MARK, dict) is not None or _is_bare_decoder(path, place):
+        backbone.check(path, place, {}, head=False)
+        return
+    from llm2rec_kit import library_encoder
+
+    library_encoder.check(path, place)
 
 
 def key(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
@@ -257,32 +294,33 @@ def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
     return tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
 
 
-def _hub_json(path: str | Path, name: str) -> Any:
-    """A JSON file of a folder or a hub model; None where there is none, or the hub is out of reach."""
-    if Path(path).is_dir():
-        file = Path(path) / name
-        return json.loads(file.read_text()) if file.is_file() else None
-    try:
-        found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
-    except OSError:
+def _hub_json(path: str | Path, name: str, kind: type) -> Any:
+    """A JSON file, a `kind`, of a folder or a hub model; None where there is none, or the hub is out of reach."""
+    if gguf.named(path):  # one file holds all of it
         return None
-    return json.loads(Path(found).read_text()) if found else None
+    file = Path(path) / name
+    if not checkpoint.is_path(path):
+        try:
+            file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+        except OSError:
+            file = None
+    with contextlib.suppress(FileNotFoundError):
+        return read_json(Path(file), kind) if file else None
+    return None
 
 
 def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
     """Whether this is a causal language model with no sentence-transformers modules beside it (a stage of a run, Qwen2)."""
-    if _hub_json(path, "modules.json") is not None:
+    if gguf.named(path):
+        return True
+    if _hub_json(path, "modules.json", list) is not None:
         return False
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        return True  # it is nothing at all, and backbone.load says what it lacks
-    try:
+    with backbone.reading(path, "config.json"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=place.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise backbone.not_found(path, error) from error
     own = place.trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})  # by the model's own code
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "ForCausalLM" if own else "")
-    named = getattr(config, "architectures", None) or [known]
-    return bool(known) and str(named[0]).endswith("ForCausalLM")
+    named = str((getattr(config, "architectures", None) or [known])[0])
+    return bool(known) and (named.endswith("ForCausalLM") or named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 def _check_read_back(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

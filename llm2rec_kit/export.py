@@ -5,8 +5,6 @@ Nothing here is kept in a run: an export is a copy, written whole or not at all,
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,21 +13,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import projector, tab_separated
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import ArtefactError, Run, provenance
+from llm2rec_kit.storage import write_json, write_text, writing_folder
 
 
-def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> Path:
+def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False) -> Path:
     """Write embedding `stage` of `run` to the folder `to` in format `kind`, one of FORMATS; returns the folder.
+
+    `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
+    be another's.
 
     Raises ValueError for an unknown format or a folder that holds something, ArtefactError where the run has no such
     embedding.
     """
     if kind not in FORMATS:
         raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
-    to = Path(to).expanduser()
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ValueError(f"{to} exists and is not an empty folder. An export goes to a folder of its own.")
+    to = _folder(to)
     if not run.has(f"embeddings/{stage}"):
         there = [name.split("/")[1] for name in run.names("embeddings")]
         raise ArtefactError(
@@ -37,22 +38,32 @@ def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive") -> P
             "them, further ones by its parameters encoding_variants and encoding_baselines."
         )
     run.require(f"embeddings/{stage}")
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    FORMATS[kind](run, stage, partial)
-    if to.exists():
-        to.rmdir()
-    os.replace(partial, to)
+    loads = {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
+    with writing_folder(to) as part:
+        if told := FORMATS[kind](run, stage, part, to.name, **loads):
+            print(f"{to}: {told}", flush=True)
     return to
 
 
-def sentence_transformers(run: Run, stage: str, to: Path) -> None:
+def _folder(to: str | Path) -> Path:
+    """The folder that an export becomes, without links and `..`; ValueError where it holds something, or is none."""
+    try:
+        to = Path(to).expanduser().resolve()
+        free = not to.exists() or (to.is_dir() and not any(to.iterdir()))
+    except (OSError, RuntimeError) as error:  # a loop of links, a closed folder, a home that nobody has
+        raise ValueError(f"Nothing can be written to {to}: {error}") from None
+    if not free:
+        raise ValueError(f"{to} exists and is not an empty folder. An export goes to a folder of its own.")
+    return to
+
+
+def sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
     """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
-    encoder_of(run, stage).save(to, card(run, stage))
+    encoder_of(run, stage, trust_remote_code=trust_remote_code).save(to, card(run, stage))
+    return ""
 
 
-def npy(run: Run, stage: str, to: Path) -> None:
+def npy(run: Run, stage: str, to: Path, name: str) -> str:
     """embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how it
     was made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
@@ -60,75 +71,61 @@ def npy(run: Run, stage: str, to: Path) -> None:
     plain = [c for c in items.columns if not items[c].dtype.is_nested()]
     items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": provenance()["versions"]}
-    (to / "embeddings.json").write_text(json.dumps(about, indent=1) + "\n")
+    write_json(to / "embeddings.json", about)
+    return ""
 
 
-def recbole(run: Run, stage: str, to: Path) -> None:
+def recbole(run: Run, stage: str, to: Path, name: str) -> str:
     """RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
 
     Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
-    interaction's place in its user's sequence as its time: RecBole orders by it.
+    interaction's place in its user's sequence as its time: RecBole orders by it. What it would misread is changed, which the
+    .yaml says: a space in front of a title is none of its tokens.
     """
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
-    name = to.name.removeprefix(".").removesuffix(".partial")
     users = np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets))
     times = corpus.times if corpus.times is not None else np.arange(len(users)) - corpus.offsets[users] + 1  # 0 is no time
     inter = {"user_id:token": users, "item_id:token": corpus.sequence, "timestamp:float": times}
-    _tsv(pl.DataFrame(inter), to / f"{name}.inter")
-    _tsv(
-        corpus.items.select(
-            pl.col("item").alias("item_id:token"),
-            _one_line(pl.col("title")).alias("title:token_seq"),
-            _one_line(pl.col("domain")).alias("domain:token"),
-            _one_line(pl.col("source_id")).alias("original_id:token"),
-        ),
-        to / f"{name}.item",
-    )
+    tab_separated.write(pl.DataFrame(inter), to / f"{name}.inter")
+    texts = {"title": "title:token_seq", "domain": "domain:token", "source_id": "original_id:token"}
+    items = corpus.items.select(pl.col("item").alias("item_id:token"), *(pl.col(c).alias(to_) for c, to_ in texts.items()))
+    told = tab_separated.write(items, to / f"{name}.item")
     with (to / f"{name}.itememb").open("w") as file:
         file.write("iid:token\tiemb:float_seq\n")
         for item, row in enumerate(table[1:], 1):
             file.write(f"{item}\t{' '.join(f'{x:.9g}' for x in row)}\n")
-    (to / f"{name}.yaml").write_text(_recbole_settings(corpus, name))
+    write_text(to / f"{name}.yaml", _recbole_settings(corpus, name, told))
+    return told
 
 
-def projector(run: Run, stage: str, to: Path) -> None:
+def tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
     """What TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row an item;
     the padding row is left out."""
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
-    np.savetxt(to / "tensors.tsv", table[1:], fmt="%.9g", delimiter="\t")
-    columns = [c for c in ("category", "domain") if c in corpus.items.columns]
+    columns = [pl.col(c).cast(pl.String) for c in ("category", "domain") if c in corpus.items.columns]
     popularity = np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:]
-    _tsv(
-        corpus.items.select(
-            _one_line(pl.col("title")).alias("title"),
-            *(_one_line(pl.col(c).cast(pl.String)).alias(c) for c in columns),
-            pl.Series("interactions", popularity),
-            pl.col("item"),
-        ),
-        to / "metadata.tsv",
-    )
-    lines = [f'tensor_name: "{run.name} {stage}"', 'tensor_path: "tensors.tsv"', 'metadata_path: "metadata.tsv"']
-    (to / "projector_config.pbtxt").write_text("embeddings {\n" + "".join(f"  {line}\n" for line in lines) + "}\n")
+    metadata = corpus.items.select("title", *columns, pl.Series("interactions", popularity), "item")
+    return projector.write(to, {"tensors": (f"{run.name} {stage}", table[1:])}, metadata, digits=9)
 
 
-FORMATS: dict[str, Callable[[Run, str, Path], None]] = {
+FORMATS: dict[str, Callable[..., str]] = {
     "sentence-transformers": sentence_transformers,
     "npy": npy,
     "recbole": recbole,
-    "projector": projector,
+    "projector": tensorboard,
 }
 
 
-def encoder_of(run: Run, stage: str):
+def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
     """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
-    from llm2rec_kit import backbone
     from llm2rec_kit import settings as S
     from llm2rec_kit.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    place = S.Backbone(**{k: v for k, v in made.items() if k in ("device", "dtype")})
+    where = {k: v for k, v in made.items() if k in ("device", "dtype")}
+    place = S.Backbone(**where, trust_remote_code=trust_remote_code)
     if how["stage"] == "baseline":
         return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
@@ -137,7 +134,6 @@ def encoder_of(run: Run, stage: str):
             f"The encoder of embedding {stage!r} is {how['encoder']}, which is not the run's to write: take its table, with "
             "the format npy, recbole or projector."
         )
-    place = dataclasses.replace(place, trust_remote_code=backbone.trusted(run))
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 
@@ -188,50 +184,11 @@ def card(run: Run, stage: str) -> str:
     return "\n".join(lines)
 
 
-def read_titles(file: str | Path, column: str = "title") -> list[str]:
-    """Titles from a file: a line each in .txt, the `column` of .csv, .tsv, .item (RecBole) or .parquet.
-
-    Raises ValueError for another kind of file, a missing column, or a missing or empty title, naming its row.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise ValueError(f"There is no file {file}.")
-    kind = file.suffix.lower()
-    if kind == ".txt":
-        titles = file.read_text().splitlines()
-    elif kind in (".csv", ".tsv", ".item", ".parquet"):
-        table = pl.read_parquet(file) if kind == ".parquet" else _text_table(file, kind)
-        found = next((c for c in table.columns if c.split(":")[0] == column), None)
-        if found is None:
-            raise ValueError(f"{file} has no column {column!r}; it has {table.columns}. Name one with --column.")
-        titles = table[found].to_list()
-    else:
-        raise ValueError(f"{file} is none of .txt, .csv, .tsv, .item, .parquet.")
-    for row, title in enumerate(titles, 1):
-        if not isinstance(title, str) or not title.strip():
-            raise ValueError(f"{file}: title {row} of {len(titles)} is empty, and an empty title has no embedding.")
-    return titles
-
-
-def _text_table(file: Path, kind: str) -> pl.DataFrame:
-    plain = {} if kind == ".csv" else {"separator": "\t", "quote_char": None}
-    return pl.read_csv(file, infer_schema=False, **plain)
-
-
 def _table(run: Run, stage: str) -> np.ndarray:
     return np.load(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), mmap_mode="r")
 
 
-def _tsv(table: pl.DataFrame, file: Path) -> None:
-    table.write_csv(file, separator="\t", quote_style="never")
-
-
-def _one_line(text: pl.Expr) -> pl.Expr:
-    """Without tabs and line ends, which these formats cannot hold."""
-    return text.str.replace_all(r"[\t\r\n]+", " ").fill_null("")
-
-
-def _recbole_settings(corpus: Corpus, name: str) -> str:
+def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
     """How RecBole loads the files: the embeddings as weights of the item id, and the kit's own split."""
     rules = set(corpus.split_rules.values())
     rule = {"LS": "valid_and_test"} if rules == {"leave_one_out"} else {"RS": [0.8, 0.1, 0.1]}
@@ -261,6 +218,8 @@ def _recbole_settings(corpus: Corpus, name: str) -> str:
     import yaml
 
     head = "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n"
+    if told:
+        head += f"# {name}.item: {told}\n"
     if "RS" in rule and len(corpus.domains) > 1:
         head += "# The kit splits each domain by itself, RecBole all together here: for the kit's samples export a run of one domain.\n"
     return head + yaml.safe_dump(settings, sort_keys=False)

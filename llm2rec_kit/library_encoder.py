@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone
+from llm2rec_kit import backbone, checkpoint
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.storage import write_text
 
 POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls", "pooler": "cls"}  # our names, sentence-transformers' names
 
@@ -36,20 +37,22 @@ class LibraryEncoder(Encoder):
             )
         place = place or S.Backbone()
         device, dtype, _ = backbone.placement(place)
-        try:
+        if checkpoint.is_path(path):
+            checkpoint.check(Path(path), binary=True)
+        with backbone.reading(path, "model"):
             self.model = SentenceTransformer(
-                str(path), device=str(device), trust_remote_code=place.trust_remote_code, model_kwargs={"dtype": dtype}
+                str(path),
+                device=str(device),
+                trust_remote_code=place.trust_remote_code,
+                model_kwargs={"dtype": dtype, "ignore_mismatched_sizes": True},  # they are told, below
             )
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and "trust_remote_code" not in str(error):
-                raise
-            raise backbone.not_found(path, error) from error
+        missing = _check_weights(self.model[0], path, place)
         self.settings, self.tokenizer = settings, self.model.tokenizer
         if settings.max_tokens:
             self.model.max_seq_length = min(settings.max_tokens, self.model.max_seq_length or settings.max_tokens)
         _change_modules(self.model, settings)
         if settings.pooling == "pooler":
-            self.model.insert(2, _pooler(self.model[0].auto_model, path, place))
+            self.model.insert(2, _pooler(self.model[0].auto_model, path, missing))
 
     @property
     def dim(self) -> int:
@@ -70,7 +73,7 @@ class LibraryEncoder(Encoder):
         """Write the model as sentence-transformers does, with `card` as its README.md where there is one."""
         self.model.save(str(folder), create_model_card=False)
         if card:
-            (Path(folder) / "README.md").write_text(card)
+            write_text(Path(folder) / "README.md", card)
 
 
 def _change_modules(model: Any, settings: S.Encoding) -> None:
@@ -83,19 +86,48 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
             delattr(model, name)
 
 
-def _pooler(model: PreTrainedModel, path: str | Path, place: S.Backbone) -> Any:
+def check(folder: str | Path, place: S.Backbone) -> None:
+    """Raise BackboneError where the weights of a baseline do not fill it; none are read. Of an encoder with a decoder, of which
+    the library takes a part, it says nothing."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    own_code = {"trust_remote_code": place.trust_remote_code}
+    for part in checkpoint.transformers(Path(folder)):
+        with backbone.reading(folder, "model"):
+            if AutoConfig.from_pretrained(part, **own_code).is_encoder_decoder:
+                continue
+            told = AutoModel.from_pretrained(part, device_map="meta", **own_code, **backbone.TELLING)
+        model = backbone.with_all_weights(*told, part)
+        with backbone.reading(folder, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(part, **own_code)
+        backbone.check_rows(tokenizer, model, part)
+
+
+def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
+    """Raise BackboneError where weights of the first module, if transformers', are not in its files, which the library fills
+    with random numbers; returns the names of those that are missing all the same: a pooler's."""
+    model = getattr(first, "auto_model", None)
+    if model is None:
+        return set()
+    if isinstance(first.tokenizer, PreTrainedTokenizerBase):
+        backbone.check_rows(first.tokenizer, model, path)
+    where = checkpoint.transformers(Path(path))[0] if checkpoint.is_path(path) else path
+    # Asked on the meta device, of the class that the library took: the weights are in memory already, once is enough.
+    how = {"trust_remote_code": place.trust_remote_code, "device_map": "meta", "config": model.config}
+    with backbone.reading(path, "model"):
+        told = type(model).from_pretrained(str(where), **how, **backbone.TELLING)
+    backbone.with_all_weights(*told, path)
+    return told[1]["missing_keys"]
+
+
+def _pooler(model: PreTrainedModel, path: str | Path, missing: set[str]) -> Any:
     """A BERT's own pooler, dense and tanh over the first token's state, as a module that follows CLS pooling.
 
-    Raises BackboneError where the model has none, or its weights lack it: transformers would make one up at random.
+    Raises BackboneError where the model has none, or its weights lack it (`missing`): transformers would make one up at random.
     """
     from sentence_transformers.base.modules import Dense
-    from transformers import AutoModel
 
     dense = getattr(getattr(model, "pooler", None), "dense", None)
-    if dense is not None:
-        # Asked on the meta device: the weights are in memory already, once is enough.
-        how = {"trust_remote_code": place.trust_remote_code, "output_loading_info": True, "device_map": "meta"}
-        missing = AutoModel.from_pretrained(str(path), **how)[1]["missing_keys"]
     if dense is None or any("pooler" in name for name in missing):
         raise backbone.BackboneError(
             f"{str(path)!r} has no pooler with trained weights: set its pooling to cls, mean or last."

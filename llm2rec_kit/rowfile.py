@@ -1,7 +1,7 @@
 """RowFile: a `.npy` file filled block by block, in constant memory, by one process or by several.
 
 Until every row is there it is a hidden `.NAME.<key>.partial` beside its place, with one small file a process that says
-how many of its rows are on the disk. A killed process goes on after them; what was made of other titles, another model
+how many of its rows are on the disk, and their hash. A killed process goes on after them; what was made of other titles, another model
 or other settings has another key and is never gone on with.
 """
 
@@ -11,12 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm2rec_kit.runs import write_json
+from llm2rec_kit.storage import check_target, note_or_nothing, write_note
 
 
 class RowFile:
@@ -26,28 +27,38 @@ class RowFile:
     def __init__(
         self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0
     ) -> None:
-        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys."""
-        self.path, self.rows, self.dim, self.lead, self.shard = Path(path), rows, dim, lead, shard
+        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys.
+
+        Raises ValueError where `path` is something other than a file; of a link to one, that file is replaced.
+        """
+        self.path, self.rows, self.dim, self.lead, self.shard = check_target(path), rows, dim, lead, shard
         self.start, self.stop = share(rows, *shard)
         text = json.dumps([key, rows, dim, lead, shard[1]], sort_keys=True)
         stem = f".{self.path.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for old in self.path.parent.glob(f".{self.path.name}.*.partial*"):
-            if not old.name.startswith(stem):
+        ours = re.compile(re.escape(f".{self.path.name}.") + r"[0-9a-f]{16}\.partial(\.\d+-of-\d+)?")
+        for old in self.path.parent.iterdir():
+            if ours.fullmatch(old.name) and not old.name.startswith(stem):
                 old.unlink(missing_ok=True)
         self.partial = self.path.with_name(f"{stem}.partial")
         self.marks = [self.path.with_name(f"{stem}.partial.{r}-of-{shard[1]}") for r in range(shard[1])]
         self._file, self._data = self._open()
         self._inode = os.fstat(self._file).st_ino
-        self.done = self._read_mark(self.marks[shard[0]])
+        self.done, self._seen = self._begun()
 
     def write(self, start: int, block: np.ndarray) -> None:
         """Rows start.. of all, on the disk when this returns. Not through a memory map: its pages would count
         as this process's memory until the system takes them back."""
-        os.pwrite(self._file, np.ascontiguousarray(block, dtype="<f4"), self._data + start * self.dim * 4)
+        block = np.ascontiguousarray(block, dtype="<f4")
+        data, at = block.reshape(-1).view(np.uint8), self._data + start * self.dim * 4
+        while len(data):  # a disk that runs full takes a part of them without an error
+            written = os.pwrite(self._file, data, at)
+            data, at = data[written:], at + written
         os.fsync(self._file)
+        self._seen.update(block)
         self.done = start + len(block) - self.start
-        write_json(self.marks[self.shard[0]], {"rows": self.done, "inode": self._inode})
+        made = {"rows": self.done, "inode": self._inode, "sha256": self._seen.hexdigest()}
+        write_note(self.marks[self.shard[0]], made)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Rows that are written already, float32 (len(rows), dim)."""
@@ -57,12 +68,18 @@ class RowFile:
         """This process's rows, read-only and memory-mapped; the last process to finish gives the file its name."""
         os.close(self._file)
         mapped = np.load(self.partial, mmap_mode="r")[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
-        if [self._read_mark(m) for m in self.marks] == [b - a for a, b in self._shares()]:
+        if [self._read_mark(m)[0] for m in self.marks] == [b - a for a, b in self._shares()]:
             with contextlib.suppress(FileNotFoundError):  # two may finish together; then the other one did it
                 os.replace(self.partial, self.path)
             for mark in self.marks:
                 mark.unlink(missing_ok=True)
         return mapped
+
+    def discard(self) -> None:
+        """Remove what is written: these rows can never be finished. Of several processes' rows, all."""
+        os.close(self._file)
+        for left in (self.partial, *self.marks):
+            left.unlink(missing_ok=True)
 
     def _open(self) -> tuple[int, int]:
         """Open the file, at its full size with its header; every process writes the same. Returns (handle, byte of row 0)."""
@@ -77,10 +94,24 @@ class RowFile:
     def _shares(self) -> list[tuple[int, int]]:
         return [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
 
-    def _read_mark(self, mark: Path) -> int:
-        """How many rows a mark vouches for: none where it was written beside another file of the name."""
-        made = json.loads(mark.read_text()) if mark.is_file() else {}
-        return made["rows"] if made.get("inode") == self._inode else 0
+    def _begun(self) -> tuple[int, Any]:
+        """How many of this process's rows are there as they were written, and their hash, to which the next rows are added."""
+        rows, digest = self._read_mark(self.marks[self.shard[0]])
+        seen, size = hashlib.sha256(), self.dim * 4
+        for at in range(0, rows, step := max(1, 2**24 // size)):
+            seen.update(os.pread(self._file, min(step, rows - at) * size, self._data + (self.start + at) * size))
+        if rows and seen.hexdigest() != digest:
+            print(
+                f"  the {rows} rows in {self.partial} are not those that were written; they are computed again", flush=True
+            )
+            return 0, hashlib.sha256()
+        return rows, seen
+
+    def _read_mark(self, mark: Path) -> tuple[int, Any]:
+        """How many rows a mark vouches for, and their hash: none where it is damaged, or is of another file of the name."""
+        made = note_or_nothing(mark, "The rows that it vouched for are computed again.")
+        rows = made.get("rows") if made.get("inode") == self._inode else 0
+        return (rows if type(rows) is int and 0 <= rows <= self.rows else 0), made.get("sha256")
 
 
 class RowArray:
@@ -103,6 +134,9 @@ class RowArray:
     def finish(self) -> np.ndarray:
         """This process's rows, the zero rows in front."""
         return self.all
+
+    def discard(self) -> None:
+        """Nothing to remove."""
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:

@@ -3,8 +3,8 @@
 Notebooks hand each other files, never variables. What a notebook makes is an *artefact*: either a folder
 (`corpus`, with `corpus/manifest.json`) or a few files with one stem (`embeddings/raw`: `raw.npy` and, as its manifest,
 `raw.json`). The manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own
-files, and the record (the numbers worth keeping). So an artefact either is complete or does not exist, a stage whose
-settings and inputs did not change is reused, and a damaged file is named. A setting may be kept `aside`: it is written
+files, the record (the numbers worth keeping) and a hash over all of that. So an artefact either is complete or does not
+exist, a stage whose settings and inputs did not change is reused, and a damaged file or manifest is named. A setting may be kept `aside`: it is written
 down, but a change of it changes no result, so it makes nothing stale and throws no checkpoint away.
 
 Where the outputs folder holds a `.store`, its runs share what they make: an artefact is looked up there by its name, settings and
@@ -16,20 +16,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llm2rec_kit import meter
-from llm2rec_kit.storage import alone, cannot_write, file_digest, plain, write_json
+from llm2rec_kit import about, manifest, meter, storage
+from llm2rec_kit.about import project_root, provenance
+from llm2rec_kit.ranges import shown
+from llm2rec_kit.stage import check_kind
+from llm2rec_kit.storage import alone, cannot_write, clear, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 STORE = ".store"  # in an outputs folder: what its runs share
@@ -45,37 +44,31 @@ MADE_BY = {
     "evaluation": "04_downstream_eval",
     "maps": "05_embedding_maps",
 }
-PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "polars", "umap-learn", "matplotlib", "papermill")
 
 
 class ArtefactError(RuntimeError):
     """An artefact is missing or damaged (the message says which notebook makes it), or cannot be written (and why)."""
 
 
-def project_root() -> Path:
-    """The folder that holds `notebooks/` and `llm2rec_kit/`, wherever the caller's working directory is."""
-    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks").is_dir() and (folder / "llm2rec_kit").is_dir():
-            return folder
-    return Path.cwd()
-
-
 def outputs_folder(outputs: str | Path = "") -> Path:
-    """Where runs live: `outputs`, or the project's own outputs/."""
+    """Where runs live: `outputs`, or the project's own outputs/; SettingsError for what is neither text nor a path."""
+    if not isinstance(outputs, Path):
+        check_kind("outputs", str, outputs)
     return Path(outputs).expanduser() if outputs else project_root() / "outputs"
 
 
 def check_name(name: str) -> None:
     """Raise ValueError for what cannot be a run's name."""
+    check_kind("run", str, name)
     if not name or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"A run's name is one plain folder name; found {name!r}.")
+        raise ValueError(f"A run's name is one plain folder name; found {shown(name)}.")
 
 
 def find(name: str, outputs: str | Path = "") -> Run:
     """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
     base = outputs_folder(outputs)
     for folder in (base / name, Path(name).expanduser().resolve()):
-        if (folder / "run.json").is_file():
+        if any(os.path.lexists(folder / note) for note in (about.FILE, "corpus/manifest.json")):
             return Run(folder.name, folder.parent)
     raise ValueError(f"There is no run {name!r} in {base}. Make one with `llm2rec reproduce`.")
 
@@ -88,6 +81,10 @@ class Run:
         check_name(name)
         self.name = name
         self.path = outputs_folder(outputs) / name
+        if self.path.exists() and not self.path.is_dir():
+            raise ArtefactError(
+                f"{self.path} is no folder, so no run can be kept in it. Move it away, or name the run otherwise."
+            )
         with self._writing("the folder"):
             self.path.mkdir(parents=True, exist_ok=True)
 
@@ -117,6 +114,9 @@ class Run:
         `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
+        for folder in self.path_of(name).relative_to(self.path).parents:
+            if os.path.lexists(at := self.path / folder) and not at.is_dir():
+                raise ArtefactError(f"{at} is no folder, so {name!r} cannot be kept in it. Move it away and run again.")
         with self._writing(repr(name)), alone(self._lock_path(name), busy):
             key, force = self._key(settings, inputs, aside), force and not self.redone(name)
             why = "redoing, forced" if force else self._stale(name, key)
@@ -140,6 +140,8 @@ class Run:
                 self._finish(name, partial, key, record)
                 self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
                 if shared:
+                    if not shared.is_dir():
+                        clear(shared)
                     Run(shared.name, shared.parent).take(self, name)
         return self.path_of(name)
 
@@ -148,17 +150,19 @@ class Run:
 
         What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
         """
-        manifest, source = other.manifest(name), other._manifest_path(name).parent
+        made, source = other.manifest(name), other.manifest_path(name).parent
         folder = self.path_of(name).with_name(f".{name.split('/')[-1]}.taken")
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
         folder.mkdir(parents=True)
-        for file in manifest["files"]:
+        for file in made["files"]:
+            if why := storage.fault(source / file):
+                raise ArtefactError(f"{source / file} {why}. {_again(other, name)}")
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(source / file, folder / file)
             except OSError:
                 shutil.copy2(source / file, folder / file)
-        self._settle(name, folder, manifest)
+        self._settle(name, folder, made)
         if name in (stages := other.about()["stages"]):
             self.note("stages", {name: stages[name]})
 
@@ -205,62 +209,84 @@ class Run:
         return False
 
     def forget(self, name: str) -> None:
-        """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds."""
-        made = self.manifest(name)
-        if shared := self._shared_path(name, made):
-            shutil.rmtree(shared, ignore_errors=True)
-        self._manifest_path(name).unlink()
-        if "/" not in name:
-            shutil.rmtree(self.path_of(name))
-        for file in made["files"] if "/" in name else ():
-            (self.path_of(name).parent / file).unlink(missing_ok=True)
+        """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds.
 
-    def require(self, name: str) -> Path:
-        """Path of artefact `name`; raises ArtefactError where it is missing or a file of it is damaged."""
-        self.manifest(name)
-        if damaged := self._damaged(name):
-            raise ArtefactError(
-                f"{damaged}. Run notebooks/{_maker(name)}.ipynb again (run {self.name!r}): it redoes {name!r}."
-            )
+        Of a damaged one whatever can be told to be its own is deleted.
+        """
+        try:
+            made = self.manifest(name)
+        except ArtefactError:
+            made = {"files": {}}
+        if "settings" in made and (shared := self._shared_path(name, made)):
+            shutil.rmtree(shared, ignore_errors=True)
+        clear(self.manifest_path(name))
+        if "/" not in name:
+            clear(self.path_of(name))
+        for file in made["files"] if "/" in name else ():
+            if (place := manifest.place(self.path_of(name).parent, file)).is_symlink() or not place.is_dir():
+                place.unlink(missing_ok=True)
+
+    def require(self, name: str, *, gone: bool = False) -> Path:
+        """Path of artefact `name`; raises ArtefactError where it is missing, or its manifest or a file of it is damaged.
+
+        With `gone` files may have been deleted: whoever wants its record alone needs none of them.
+        """
+        made = self.manifest(name)
+        if damaged := manifest.damage(self.manifest_path(name).parent, made, gone=gone):
+            raise ArtefactError(f"{damaged}. {_again(self, name)}")
+        self._check_strays(name, made)
         return self.path_of(name)
 
+    def file(self, name: str, file: str) -> Path | None:
+        """Path of one file of artefact `name`, sound; None where it has no such file. ArtefactError as `require`."""
+        made, folder = self.manifest(name), self.manifest_path(name).parent
+        if file not in made["files"]:
+            return None
+        if damaged := manifest.damage_of(folder, made, file):
+            raise ArtefactError(f"{damaged}. {_again(self, name)}")
+        return folder / file
+
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of artefact `name`; raises ArtefactError where there is none."""
-        path = self._manifest_path(name)
+        """The manifest of artefact `name`; raises ArtefactError where there is none or it is damaged."""
+        path = self.manifest_path(name)
         try:
-            made = json.loads(path.read_text())
+            return manifest.read(path, name)
         except FileNotFoundError:
             raise ArtefactError(
                 f"Run {self.name!r} has no {name!r} yet ({path} is missing). Run notebooks/{_maker(name)}.ipynb "
                 f"first, with the same `run` parameter."
             ) from None
-        except ValueError:
-            made = None
-        if not isinstance(made, dict) or not {"settings", "inputs", "files", "record", "finished"} <= made.keys():
-            raise ArtefactError(
-                f"{path} is damaged (not a manifest). Run notebooks/{_maker(name)}.ipynb again "
-                f"(run {self.name!r}): it redoes {name!r}."
-            )
-        return made
+        except ValueError as error:
+            raise ArtefactError(f"{error} {_again(self, name)}") from None
+
+    def manifest_path(self, name: str) -> Path:
+        """Where the manifest of artefact `name` is."""
+        path = self.path_of(name)
+        return path.with_name(f"{path.name}.json") if "/" in name else path / manifest.FOLDER_NOTE
 
     def record(self, name: str) -> dict[str, Any]:
         """The numbers that the stage kept about artefact `name`."""
         return self.manifest(name)["record"]
 
     def has(self, name: str) -> bool:
-        """Whether artefact `name` is finished."""
-        return self._manifest_path(name).is_file()
+        """Whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
+
+        False for what no artefact can be called, such as a model's folder elsewhere.
+        """
+        with contextlib.suppress(ArtefactError):
+            return os.path.lexists(self.manifest_path(name))
+        return False
 
     def names(self, folder: str) -> list[str]:
         """Names of the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
         base = self.path / folder
         found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
-        return [p.with_suffix("").as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
+        return [p.with_suffix("").as_posix() for p in found if not any(map(_is_no_name, p.parts))]
 
     def artefacts(self) -> list[str]:
         """Names of all finished artefacts, folders first."""
-        folders = [p.parent.name for p in sorted(self.path.glob("[!.]*/manifest.json"))]
-        return [*folders, *self.names("embeddings"), *self.names("evaluation")]
+        found = (p.name for p in sorted(self.path.iterdir()) if os.path.lexists(p / manifest.FOLDER_NOTE))
+        return [*(name for name in found if not _is_no_name(name)), *self.names("embeddings"), *self.names("evaluation")]
 
     def digest(self, name: str) -> str:
         """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
@@ -273,29 +299,28 @@ class Run:
         return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
 
     def path_of(self, name: str) -> Path:
-        """Folder of a folder artefact; path without suffix of a file artefact."""
-        return self.path / name
+        """Folder of a folder artefact; path without suffix of a file artefact. ArtefactError for what is not in the run."""
+        try:
+            path = storage.inside(self.path, name)
+        except ValueError as error:
+            raise ArtefactError(f"{error} Artefacts of run {self.name!r} are all within its folder.") from None
+        if path == self.path or any(map(_is_no_name, Path(name).parts)):
+            raise ArtefactError(
+                f"An artefact's name has no part that begins with a dot or ends in {storage.DAMAGED}; found {name!r}."
+            )
+        return path
 
     def about(self) -> dict[str, Any]:
         """The contents of run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
-        path = self.path / "run.json"
-        known = json.loads(path.read_text()) if path.is_file() else provenance()
-        stages = known.get("stages", {})
-        seeds = {name: s["settings"]["seed"] for name, s in stages.items() if "seed" in s["settings"]}
-        parts = {"asked": {}, "notebooks": {}, **known, "seeds": seeds, "stages": stages, "measured": meter.MEANING}
-        return {"name": self.name, **{k: v for k, v in parts.items() if k != "name"}}
+        with self._writing(about.FILE):
+            return about.read(self)
 
     def note(self, part: str, value: dict[str, Any]) -> None:
         """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
-        with self._writing("run.json"), alone(self.path / ".run.lock"):  # two kernels may write at the same time
-            about = {**self.about(), **provenance()}
-            about[part] = value if part == "asked" else {**about[part], **value}
-            write_json(self.path / "run.json", about)
+        with self._writing(about.FILE):
+            about.note(self, part, value, provenance())
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _manifest_path(self, name: str) -> Path:
-        return self.path / f"{name}.json" if "/" in name else self.path / name / "manifest.json"
 
     def _digest_of(self, name: str) -> str:
         return hashlib.sha256(json.dumps(self.manifest(name)["files"], sort_keys=True).encode()).hexdigest()
@@ -307,10 +332,12 @@ class Run:
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""
         try:
-            made = self.manifest(name)
-        except ArtefactError:
+            found = manifest.read(self.manifest_path(name), name)
+        except FileNotFoundError:
             return "making"
-        asked, made = _counted(key, key), _counted(made, key)
+        except ValueError as error:
+            return f"redoing, {str(error).rstrip('.')}"
+        asked, made = _counted(key, key), _counted(found, key)
         changed = [
             f"{part}.{k}"
             for part in asked
@@ -319,30 +346,34 @@ class Run:
         ]
         if changed:
             return f"redoing, changed: {', '.join(changed)}"
-        if damaged := self._damaged(name):
+        if damaged := manifest.damage(self.manifest_path(name).parent, found):
             return f"redoing, {damaged}"
+        self._check_strays(name, found)
         return ""
 
-    def _damaged(self, name: str) -> str:
-        base = self._manifest_path(name).parent
-        for file, digest in self.manifest(name)["files"].items():
-            if not (base / file).is_file():
-                return f"{base / file} is missing"
-            if file_digest(base / file) != digest:
-                return f"{base / file} is damaged (its hash is not the manifest's)"
-        return ""
+    def _check_strays(self, name: str, made: dict[str, Any]) -> None:
+        """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it again."""
+        if "/" not in name and (path := manifest.stray(self.path_of(name), made)):
+            raise ArtefactError(
+                f"{path} is none of the files of {name!r}, and what reads the folder might take it for one. Move it out of "
+                "the folder, or delete it, and run again."
+            )
 
     def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
         """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
-        target = self.path / name
+        target = self.path_of(name)
         partial = target.with_name(f".{target.name}.partial")
         mark = partial / ".key.json"
-        begun = json.loads(mark.read_text() or "null") if mark.is_file() else None
-        fresh = force and not (begun and _forced() and begun.get("forced") == _forced())
-        if fresh or not begun or _counted(begun, key) != _counted(key, key):
-            shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
+            clear(partial)
+        begun = storage.note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
+        same = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs")) and _counted(
+            begun, key
+        ) == _counted(key, key)
+        if not same or (force and not (_forced() and begun.get("forced") == _forced())):
+            clear(partial)
             partial.mkdir(parents=True)
-            write_json(mark, key | {"forced": _forced()})
+            storage.write_note(mark, key | {"forced": _forced()})
         return partial
 
     def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
@@ -351,26 +382,30 @@ class Run:
         (partial / ".key.json").unlink()
         files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
-        self._settle(name, partial, made | ({"forced": _forced()} if _forced() else {}))
+        self._settle(name, partial, storage.sealed(made | ({"forced": _forced()} if _forced() else {})))
 
-    def _settle(self, name: str, folder: Path, manifest: dict[str, Any]) -> None:
-        """Move the files in `folder` to where artefact `name` is, and write its manifest last."""
-        target = self.path / name
+    def _settle(self, name: str, folder: Path, made: dict[str, Any]) -> None:
+        """Move the files in `folder` to where artefact `name` is, and write its manifest, sealed already, last."""
+        target, path = self.path_of(name), self.manifest_path(name)
         if "/" in name:
-            self._manifest_path(name).unlink(missing_ok=True)
-            for file in manifest["files"]:
-                (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(folder / file, target.parent / file)
+            _make_room(path)
+            path.unlink(missing_ok=True)
+            for file in made["files"]:
+                place = manifest.place(target.parent, file)
+                _make_room(place)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(folder / file, place)
             shutil.rmtree(folder)  # folders that a build left empty
-            write_json(self._manifest_path(name), manifest)
+            write_json(path, made)
             return
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / manifest.FOLDER_NOTE, made)
         old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
+        clear(old)
+        _make_room(target, folder=True)
+        if os.path.lexists(target):
             os.replace(target, old)
         os.replace(folder, target)
-        shutil.rmtree(old, ignore_errors=True)
+        clear(old)
 
     def _lock_path(self, name: str) -> Path:
         return self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
@@ -405,7 +440,7 @@ class Run:
         return True
 
     def _note_stage(self, name: str, settings: dict[str, Any], cost: dict[str, Any]) -> None:
-        made_by = {"git": _git(), "finished": _now()}
+        made_by = {"git": about.git(), "finished": _now(), storage.SEAL: self.manifest(name).get(storage.SEAL)}
         self.note("stages", {name: {"settings": settings, **cost, **made_by}})
 
     @contextlib.contextmanager
@@ -421,44 +456,32 @@ class Run:
             raise
 
 
-def provenance() -> dict[str, Any]:
-    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
-
-    Looked at once a process: that is when the code was imported that makes the numbers.
-    """
-    return json.loads(json.dumps(_provenance()))
-
-
-@cache
-def _provenance() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    machine = {
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": meter.gpus(),
-    }
-    return {"versions": versions, "git": _git(), "machine": machine}
-
-
 def show_record(name: str, values: dict[str, Any]) -> None:
     """Keep numbers in the executed notebook: shown as text, stored under a MIME type that `read_records` finds."""
     from IPython.display import display
 
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-    kept = json.loads(json.dumps({"name": name, "values": values}, default=plain))
+    kept = storage.sealed({"name": name, "values": values})
     display({RECORD_MIME: kept, "text/plain": f"recorded {name}: {text}"}, raw=True)
 
 
 def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
-    """The records of an executed notebook by name."""
-    cells = json.loads(Path(notebook).read_text())["cells"]
-    outputs = (o.get("data", {}).get(RECORD_MIME) for c in cells for o in c.get("outputs", []))
-    return {o["name"]: o["values"] for o in outputs if o}
+    """The records of an executed notebook by name; ValueError that names the notebook where it or a record is damaged."""
+    again = "Run the notebook again: it makes nothing anew that is finished."
+    try:
+        cells = storage.read_json(Path(notebook)).get("cells", [])
+        found = [o["data"][RECORD_MIME] for c in cells for o in c.get("outputs", []) if RECORD_MIME in o.get("data", {})]
+        sound = all(storage.is_sealed(o) for o in found)
+        records = {o["name"]: o["values"] for o in found}
+    except FileNotFoundError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error} {again}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{notebook} is damaged: it is no notebook, or its records are none. {again}") from None
+    if not sound:
+        raise ValueError(f"{notebook} is damaged: a record in it is not what was written (its hash is another). {again}")
+    return records
 
 
 @contextlib.contextmanager
@@ -494,31 +517,29 @@ def _forced() -> str:
     return os.environ.get(FORCED, "")
 
 
+def _again(run: Run, name: str) -> str:
+    """What to do about a damaged artefact."""
+    return (
+        f"Run notebooks/{_maker(name)}.ipynb again (run {run.name!r}): it redoes {name!r}. What no notebook makes any more, "
+        "delete."
+    )
+
+
+def _is_no_name(part: str) -> bool:
+    """Whether a file or folder of this name is none of the artefacts: hidden, or put aside."""
+    return part.startswith(".") or part.endswith(storage.DAMAGED)
+
+
+def _make_room(path: Path, *, folder: bool = False) -> None:
+    """Put aside, and tell, a folder that stands where a file is to be, or with `folder` whatever stands where one is to be."""
+    if os.path.lexists(path) and not path.is_symlink() and path.is_dir() != folder:
+        wanted = "no folder where one" if folder else "a folder where a file"
+        print(f"{path} is {wanted} is to be; it is now {storage.set_aside(path)}.", flush=True)
+
+
 def _maker(name: str) -> str:
     return MADE_BY.get(name.split("/")[0], "01_data_prep")
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-@cache
-def _git() -> dict[str, Any] | None:
-    try:
-
-        def git(*words: str) -> str:
-            return subprocess.run(
-                ["git", *words], cwd=project_root(), capture_output=True, text=True, check=True
-            ).stdout.strip()
-
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -20,10 +20,16 @@ from typing import IO, Any
 
 import numpy as np
 
+from llm2rec_kit import packages
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+ADVICE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
 LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
 NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
+DAMAGED = ".damaged"  # the ending of what was found damaged and is kept, out of the way
+MISSING = "is missing"
+SEAL = "seal"  # the key of a note that holds the hash of all else in it
 
 
 def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
@@ -65,6 +71,33 @@ def writing(path: str | Path) -> Iterator[Path]:
             part.unlink()
 
 
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Within: a hidden folder beside `path` to write into; afterwards `path` is that folder, or, after an error, what it was.
+
+    After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
+    """
+    made = [above for above in path.parents if not above.exists()]
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for above in made:
+            with contextlib.suppress(OSError):
+                above.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_target(path: str | Path) -> Path:
     """Where a file written to `path` would lie: `path`, or what it links to; ValueError where that is no regular file."""
     path = Path(path)
@@ -76,7 +109,7 @@ def check_target(path: str | Path) -> Path:
         raise ValueError(f"{path} cannot be written to: {error.strerror}. Give another place.") from None
     if not stat.S_ISREG(mode):
         raise ValueError(
-            f"{path} is {_kind(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
+            f"{path} is {kind_of(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
         )
     return path.resolve() if path.is_symlink() else path
 
@@ -86,9 +119,13 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
     FileNotFoundError where there is none.
     """
+    if (why := fault(path)) == MISSING:
+        raise FileNotFoundError(f"{path} {why}.")
+    if why:
+        raise ValueError(f"{path} {why}.")
     try:
         found = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except FileNotFoundError:  # gone just now: another process makes it anew
         raise
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
@@ -97,6 +134,82 @@ def read_json(path: Path, kind: type = dict) -> Any:
     if not isinstance(found, kind):
         raise ValueError(f"{path} is damaged: it holds {type(found).__name__} where {kind.__name__} is expected.")
     return found
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
+    kept = json.loads(json.dumps(value, default=plain, allow_nan=False))  # numbers and keys as they are read back
+    return kept | {SEAL: _seal(kept)}
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether `value` is what `sealed` made, or has no seal, as what earlier versions wrote."""
+    try:
+        return SEAL not in value or value[SEAL] == _seal(value)
+    except RecursionError:
+        return False
+
+
+def write_note(path: Path, value: dict[str, Any]) -> None:
+    """`write_json` of a note of ours with its seal, by which `read_note` tells that nothing in it has changed since."""
+    write_json(path, sealed(value))
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What `write_note` kept, its seal included; ValueError as in `read_json`, and where it is no longer what was written.
+
+    A note without a seal is one of an earlier version, and taken as it is.
+    """
+    found = read_json(path)
+    if not is_sealed(found):
+        raise ValueError(f"{path} is damaged: it is not what was written (its hash is another).")
+    return found
+
+
+def note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
+    """`read_note`, {} where there is none. A damaged one is told, with what is done `instead`, and is out of the way."""
+    try:
+        return read_note(path)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        print(f"{error} {instead}", flush=True)
+        if path.is_dir():
+            set_aside(path)
+        else:
+            with contextlib.suppress(NotADirectoryError):
+                path.unlink()
+    return {}
+
+
+def set_aside(path: Path) -> Path:
+    """Rename whatever is at `path` to `<name>.damaged`, in place of an earlier one, and return that path."""
+    kept = path.with_name(f"{path.name}{DAMAGED}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        clear(kept)
+        os.replace(path, kept)
+    return kept
+
+
+def clear(path: Path) -> None:
+    """Remove what is at `path`, a file, a link or a folder with all that is in it; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fault(path: Path) -> str:
+    """Why `path` is no file that can be opened, as a phrase ("is missing", "is a folder"); empty where it is one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is a link that leads nowhere" if path.is_symlink() else MISSING
+    except OSError as error:  # a loop of links, a file in the place of a folder, a closed folder
+        return f"cannot be read: {error.strerror}"
+    except ValueError as error:  # a name that no file can have
+        return f"cannot be read: {error}"
+    return "" if stat.S_ISREG(mode) else f"is {kind_of(mode)} where a file is expected"
 
 
 def safe_name(name: str) -> str:
@@ -165,11 +278,17 @@ def _digest_of(path: Path, *state: int) -> str:
 
 
 def contents(name: str) -> dict[str, str]:
-    """{"files": hash}: what a model by folder holds, as a part of the settings of what is made from it; {} for any other.
+    """{"files": hash}: what a model by folder or GGUF file holds, as a part of the settings of what is made from it; {} for
+    any other.
 
-    Names and bytes of all files count, but for cards (.md), hidden files and a run's own notes.
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of a
+    package is the GGUF file in it.
     """
+    if name in packages.MODELS:
+        return {"files": packages.MODELS[name].model}
     folder = Path(name)
+    if folder.is_file():
+        return {"files": known_digest(folder)}
     if name == "tiny" or not folder.is_dir():
         return {}
     seen = hashlib.sha256()
@@ -180,7 +299,7 @@ def contents(name: str) -> dict[str, str]:
     return {"files": seen.hexdigest()}
 
 
-def cannot_write(error: BaseException, folder: Path) -> str:
+def cannot_write(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
     """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
 
     Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
@@ -192,7 +311,6 @@ def cannot_write(error: BaseException, folder: Path) -> str:
     said = " ".join(map(str, chain))
     system = [e for e in chain if isinstance(e, OSError)]
     codes = {e.errno for e in system} - REFUSED | {e.errno for e in system if _concerns(e, folder)}
-    advice = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
     nothing_left = free_mib(folder) < 1 and not isinstance(error, ValueError)
     if codes & FULL or "No space left on device" in said or nothing_left:
         return f"the disk of {folder} is full ({free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"
@@ -220,10 +338,15 @@ def check_writable(folder: Path) -> None:
 
 def free_mib(folder: Path) -> float:
     """Free space where `folder` is or would be, MiB; infinite where that cannot be told."""
-    at = Path(folder).absolute()
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(next(p for p in (at, *at.parents) if p.exists())).free / 2**20
+        return shutil.disk_usage(nearest(folder)).free / 2**20
     return float("inf")
+
+
+def nearest(folder: Path) -> Path:
+    """`folder`, or of the folders above it the first that exists: where it would be made."""
+    at = Path(folder).absolute()
+    return next(p for p in (at, *at.parents) if p.exists())
 
 
 def plain(value: Any) -> Any:
@@ -245,6 +368,11 @@ def _concerns(error: OSError, folder: Path) -> bool:
     return at.is_relative_to(base) or base.is_relative_to(at)
 
 
+def _seal(value: dict[str, Any]) -> str:
+    """The hash over all of a note but its seal."""
+    return hashlib.sha256(json.dumps({k: v for k, v in value.items() if k != SEAL}, sort_keys=True).encode()).hexdigest()
+
+
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
@@ -252,7 +380,7 @@ def _resolved(path: Path) -> Path:
         raise ValueError(f"{path} is a loop of links.") from None
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     """What a file that is none is, for a reader."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")

@@ -5,7 +5,9 @@ The only conftest: a second one, in a folder below, would be what `from conftest
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import resource
 import signal
 import subprocess
 import sys
@@ -52,6 +54,22 @@ def make_corpus(users: int = 12, items: int = 16, max_history: int = 4, seed: in
         max_history=max_history,
         facts={"source": "hand-made"},
     ).check()
+
+
+@contextlib.contextmanager
+def no_room(most: int = 60):
+    """Within: no file can grow past `most` bytes, so that writing one fails half-way, as on a full disk. Print nothing there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def held(folder) -> dict[str, bytes]:
+    """What a folder holds: bytes of every file, hidden ones included, by path; of a folder the path alone."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
 @pytest.fixture(scope="session", autouse=True)

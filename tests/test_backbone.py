@@ -52,10 +52,9 @@ def test_the_switch_is_obeyed_and_survives_saving(tiny, tmp_path, kernel, padded
     assert backbone.leak(backbone.causal(again), padded=padded) == 0
 
 
-def test_a_backbone_that_cannot_be_had_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_backbone_that_cannot_be_had_says_what_to_do():
     with pytest.raises(backbone.BackboneError, match="hf download"):
-        backbone.load(str(tmp_path / "nothing here"))
+        backbone.load("nothing here")  # the hub is not asked for such a name
 
 
 def saved(tiny, folder):
@@ -72,15 +71,9 @@ def test_a_folder_without_its_tokenizer_says_so(tiny, tmp_path):
         backbone.load(folder)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"model_type": "qwen2"}'])
-def test_a_folder_without_a_model_says_so(tiny, tmp_path, content):
+def test_a_folder_without_a_model_says_so(tmp_path):
     with pytest.raises(backbone.BackboneError, match=r"config.json is missing"):
         backbone.load(tmp_path)
-    folder = saved(tiny, tmp_path)
-    (folder / "config.json").write_text(content)
-    if content == "{}":
-        with pytest.raises(backbone.BackboneError, match=r"The loader said: Unrecognized model"):
-            backbone.load(folder)
 
 
 def test_weights_that_are_no_safetensors_are_not_read(tiny, tmp_path):

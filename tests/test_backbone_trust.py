@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import backbone, export
+from llm2rec_kit import backbone, cli, export
 from llm2rec_kit.backbone import BackboneError
 from llm2rec_kit.encoder import Encoder
 from llm2rec_kit.maps import explorer
+from llm2rec_kit.reproduction import notebooks
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding
 
 TITLES = make_corpus().titles[:4]
 TRUSTED = Backbone(device="cpu", trust_remote_code=True)
-CODE = """from transformers import Qwen2Config, Qwen2ForCausalLM
+CODE = """from pathlib import Path
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+Path({ran!r}).touch()
 
 class OwnConfig(Qwen2Config):
     model_type = "of_its_own"
@@ -36,7 +41,7 @@ def own(tmp_path, tiny, monkeypatch) -> Path:
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "own"
     backbone.save(*tiny, folder)
-    (folder / "own_code.py").write_text(CODE)
+    (folder / "own_code.py").write_text(CODE.format(ran=str(tmp_path / "ran")))
     config = json.loads((folder / "config.json").read_text())
     config |= {
         "model_type": "of_its_own",
@@ -64,21 +69,66 @@ def test_not_trusted_the_error_says_what_to_set(own):
             load(own, Backbone(device="cpu"))
 
 
-@pytest.mark.parametrize("trusts", [True, False])
-def test_export_and_explorer_trust_what_the_run_trusted(own, tmp_path, trusts):
+@pytest.fixture
+def received(own, tmp_path) -> Run:
+    """A run that was made elsewhere, by someone who trusted the code and says so in its manifest; none of it ran here yet."""
     run = Run("r", tmp_path)
-    settings = {"trust_remote_code": trusts}
-    run.make("backbone", lambda folder: backbone.save(*backbone.load(own, TRUSTED), folder), settings=settings)
+
+    def build(folder):
+        backbone.save(*backbone.load(own, TRUSTED), folder)
+
+    run.make("backbone", build, settings={"trust_remote_code": True})
     how = {"stage": "raw", "encoder": "backbone", "attention": "causal", "pooling": "mean"}
     how |= {"normalise": "none", "max_tokens": 64}
     run.make("embeddings/raw", lambda folder: how, settings={"device": "cpu", **how}, inputs=["backbone"])
-    encode = explorer.encoders(run, ["raw"])
-    if trusts:
-        expected = export.encoder_of(run, "raw").encode(TITLES[:1])[0]
-        np.testing.assert_allclose(encode(TITLES[0])["raw"], expected, atol=1e-6)
-        return
+    (own.parent / "ran").unlink()
+    return run
+
+
+def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received, tmp_path):
+    ran = own.parent / "ran"
     with pytest.raises(BackboneError, match="trust_remote_code"):
-        export.encoder_of(run, "raw")
-    why = encode(TITLES[0])["raw"]  # the explorer goes on without this stage, and says why
+        export.encoder_of(received, "raw")
+    why = explorer.encoders(received, ["raw"])(TITLES[0])["raw"]  # the explorer goes on without this stage, and says why
     assert isinstance(why, str)
     assert "code of its own" in why
+    for words in (
+        ["encode", str(received.path / "backbone"), str(titles_file(tmp_path)), "--to", str(tmp_path / "e.npy")],
+        [
+            "export",
+            "r",
+            "--format",
+            "sentence-transformers",
+            "--stage",
+            "raw",
+            "--to",
+            str(tmp_path / "x"),
+            "--outputs",
+            str(tmp_path),
+        ],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2
+    assert not ran.exists()
+    expected = export.encoder_of(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
+    found = explorer.encoders(received, ["raw"], trust_remote_code=True)(TITLES[0])["raw"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert ran.exists()
+
+
+def titles_file(folder: Path) -> Path:
+    file = folder / "titles.txt"
+    file.write_text("\n".join(TITLES))
+    return file
+
+
+def test_every_notebook_that_loads_a_model_is_told_by_its_user():
+    """The runner hands a parameter to each notebook that has it."""
+    asked = {b.name[:2] for b in notebooks.series() if "backbone_trust_remote_code" in notebooks.parameters(b)}
+    loads = {
+        b.name[:2]
+        for b in notebooks.series()
+        if re.search(r"backbone\.load|Encoder\.load|explorer\.open|open_study", b.read_text())
+    }
+    assert asked == loads == {"02", "03", "05", "06", "07"}

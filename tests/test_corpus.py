@@ -11,7 +11,7 @@ from conftest import make_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus, CorpusError, mix
+from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus, CorpusError, folder_names, mix
 
 
 @pytest.fixture
@@ -203,3 +203,54 @@ def test_what_cannot_be_mixed_is_named(two):
         mix([two, named("sea", 1)])
     with pytest.raises(CorpusError, match="one corpus at least"):
         mix([])
+
+
+@pytest.mark.parametrize(
+    ("domain", "name"),
+    [
+        ("Toys & Games", "Toys & Games"),
+        ("Home/Kitchen", "Home_Kitchen"),
+        ("../up", "up"),
+        ("/etc", "etc"),
+        (".hidden", "hidden"),
+        ("a\\b", "a_b"),
+        ("tab\there", "tab here"),
+        ("series.json", "series_json"),
+        ("ספרים", "ספרים"),
+    ],
+)
+def test_a_domain_names_a_folder_inside_the_run_or_is_no_domain_of_a_corpus(two, tmp_path, domain, name):
+    assert folder_names([domain]) == {domain: name}
+    assert folder_names([name]) == {name: name}
+    assert (tmp_path / "evaluation" / name).resolve().parent == (tmp_path / "evaluation").resolve()
+    items, users = (f.with_columns(pl.col("domain").replace("tea", domain)) for f in (two.items, two.users))
+    changed = replace(two, items=items, users=users, facts={})
+    if domain == name:
+        assert domain in changed.check().domains
+        return
+    with pytest.raises(CorpusError, match=rf"cannot be the name of a folder, '{name}' could"):
+        changed.check()
+    changed.save(tmp_path / "corpus")  # as an older version made it
+    if "/" in domain or domain.startswith("."):
+        with pytest.raises(CorpusError, match=r"has the domain .*make it anew with notebooks/01"):
+            Corpus.load(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        (
+            ["Home/Kitchen", "Home_Kitchen"],
+            "'Home/Kitchen' and 'Home_Kitchen' would have one folder of results, 'Home_Kitchen'",
+        ),
+        (["games", "Tea", "Games"], "'games' and 'Games' would have one folder"),
+        (["Café", "Cafe\u0301"], "would have one folder"),
+        (["a", "../a"], "'a' and '../a' would have one folder"),
+        ([".."], r"'\.\.' cannot be the name of a folder"),
+        ([""], "'' cannot be the name of a folder"),
+        (["x" * 300], "cannot be the name of a folder"),
+    ],
+)
+def test_domains_of_one_folder_or_of_none_are_named(domains, message):
+    with pytest.raises(CorpusError, match=message):
+        folder_names(domains)

@@ -124,6 +124,71 @@ def test_a_mark_without_its_file_is_not_believed(tmp_path):
     assert RowFile(tmp_path / "e.npy", 4, 2, {}).done == 0
 
 
+def test_a_title_without_a_token_is_refused_before_the_work_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    subject = Encoder(*tiny)
+    monkeypatch.setattr(subject, "_vectors", lambda ids: pytest.fail("titles were computed before the last was looked at"))
+    with pytest.raises(ValueError, match="has no token"):
+        subject.encode([*TITLES, ""], out=tmp_path / "e.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_can_never_be_finished_are_removed(tiny, tmp_path, small_windows, monkeypatch):
+    """As with a tokenizer that knows a title's letters and makes no token of them."""
+    subject, calls = Encoder(*tiny), []
+
+    def no_token(titles):
+        calls.append(titles)
+        if len(calls) == 4:
+            raise ValueError("has no token")
+        return Encoder._prepare(subject, titles)
+
+    monkeypatch.setattr(subject, "_prepare", no_token)
+    with pytest.raises(ValueError, match="has no token"):
+        subject.encode(TITLES, out=tmp_path / "e.npy")
+    assert len(calls) >= 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_a_part_of_the_rows_is_given_the_rest(tmp_path, monkeypatch):
+    """Before a disk is full, the system takes what there is room for, without an error."""
+    write, rows = os.pwrite, np.arange(12, dtype=np.float32).reshape(4, 3)
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[: max(1, len(data) // 2)], at))
+    file = RowFile(tmp_path / "e.npy", 4, 3, {})
+    file.write(0, rows)
+    np.testing.assert_array_equal(file.finish(), rows)
+
+
+@pytest.mark.parametrize("name", ["*.npy", "a[1].npy", "e.npy"])
+def test_only_what_is_left_of_the_same_file_is_removed(tmp_path, name):
+    stale, mine = f".{name}.{'0' * 16}.partial", f".{name}.{'0' * 16}.partial.0-of-1"
+    others = [f".other.npy.{'0' * 16}.partial", f".{name}.old.npy.{'0' * 16}.partial", f".{name}.partial-notes"]
+    for left_over in (stale, mine, *others):
+        (tmp_path / left_over).touch()
+    file = RowFile(tmp_path / name, 1, 1, {})
+    file.write(0, np.ones((1, 1), np.float32))
+    file.finish()
+    assert left(tmp_path) == sorted(others)
+
+
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+def test_rows_that_were_changed_since_are_computed_again(tmp_path, capsys, shard):
+    rows = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    file = RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1)
+    for start in range(file.start, file.stop - 1):
+        file.write(start, rows[start : start + 1])
+    again = RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1)
+    assert again.done == file.stop - file.start - 1
+    assert capsys.readouterr().out == ""
+    data = bytearray(file.partial.read_bytes())
+    data[-3 * 4 - 1] ^= 1  # in the last row that is there
+    file.partial.write_bytes(data)
+    changed = RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1)
+    assert changed.done == 0
+    assert "not those that were written" in capsys.readouterr().out
+    changed.write(file.start, rows[file.start : file.stop])
+    assert RowFile(tmp_path / "e.npy", 8, 3, {}, shard, lead=1).done == file.stop - file.start
+
+
 def test_the_shares_cover_all_rows():
     for rows in (0, 1, 5, 12):
         for world in (1, 2, 3, 7):
@@ -169,3 +234,20 @@ def test_two_gloo_processes_fill_one_file(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_allclose(np.load(out), Encoder.load(folder, place=CPU).encode(TITLES), atol=1e-5)
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[1]", b'{"pooling": "\xff"}', b'{"pooling": 5}', b'{"max_tokens": "x"}', None]
+)
+def test_a_damaged_mark_of_an_encoder_is_named(folder, content):
+    mark = folder / encoder.MARK
+    mark.unlink()
+    if content is None:
+        mark.symlink_to(mark.name)
+    else:
+        mark.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged|cannot be read") as stop:
+        Encoder.load(folder, place=CPU)
+    assert str(folder) in str(stop.value)
+    assert "llm2rec.json" in str(stop.value)
+    assert "\n" not in str(stop.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -10,9 +12,11 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import make_corpus
+from conftest import held, make_corpus, no_room
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llm2rec_kit import backbone, cli, export
+from llm2rec_kit import backbone, cli, export, tab_separated
 from llm2rec_kit.encoder import Encoder
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Backbone, Data, Encoding
@@ -152,9 +156,96 @@ def test_npy_says_which_row_is_which_item(run, tmp_path):
     assert json.loads((folder / "embeddings.json").read_text())["pooling"] == "last"
 
 
+def with_titles(run, titles, **more) -> None:
+    """The run's corpus with these first titles, and with what `more` says of all."""
+    corpus = make_corpus()
+    for at, title in enumerate(titles):
+        corpus.items[at, "title"] = title
+    corpus = replace(corpus, items=corpus.items.with_columns(**more))
+    run.make("corpus", lambda f: (corpus.save(f), run.record("corpus"))[1], settings={"other": 1}, quiet=True)
+
+
+NASTY = [
+    '"Quoted" title',
+    'say "hi"',
+    '"open',
+    "NA",
+    "tab\there",
+    "two\nlines",
+    "line\u2028end",
+    "back\\slash",
+    " spaces ",
+    '"',
+]
+
+
+def test_items_csv_is_read_alike_by_polars_and_python(run, tmp_path):
+    with_titles(run, NASTY)
+    file = export.export(run, "npy", tmp_path / "out", "mntp") / "items.csv"
+    wanted = NASTY + make_corpus().titles[len(NASTY) :]
+    assert pl.read_csv(file)["title"].to_list() == wanted
+    with file.open(newline="") as opened:
+        assert [row["title"] for row in csv.DictReader(opened)] == wanted
+
+
+def as_recbole(file) -> list[list[str | None]]:
+    """A .item file as RecBole 1.2.1 reads it: pandas.read_csv(file, delimiter="\\t", dtype=str, engine="python"), which is
+    Python's csv with pandas' default dialect, and its words for missing."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = list(
+            csv.reader(opened, delimiter="\t", quotechar='"', doublequote=True, quoting=csv.QUOTE_MINIMAL, strict=True)
+        )
+    assert {len(row) for row in rows} == {len(rows[0])}
+    return [[None if cell in tab_separated.PANDAS_MISSING else cell for cell in row] for row in rows[1:]]
+
+
+def words(title: str) -> list[str]:
+    """The tokens that RecBole makes of a `token_seq`."""
+    return [word for word in title.split(" ") if word]
+
+
+def test_recbole_reads_every_title_and_is_told_what_was_changed(run, tmp_path, capsys):
+    with_titles(run, NASTY, domain=pl.lit('"odd" domain'))
+    folder = export.export(run, "recbole", tmp_path / "games", "mntp")
+    rows = as_recbole(folder / "games.item")
+    titles = NASTY + make_corpus().titles[len(NASTY) :]
+    assert [int(row[0]) for row in rows] == list(range(1, len(titles) + 1))
+    assert [words(row[1]) for row in rows] == [words(re.sub("[\t\n\u2028]", " ", title)) for title in titles]
+    assert {row[2] for row in rows} == {' "odd" domain'}
+    said = "3 with a tab, line break or other control character have a space in its place and 20 that begin with a quote"
+    assert said in capsys.readouterr().out
+    head = [line for line in (folder / "games.yaml").read_text().split("\n") if line.startswith("#")]
+    assert said in head[1]
+
+
+def test_nothing_is_told_where_nothing_was_changed(run, tmp_path, capsys):
+    with_titles(run, [])
+    folder = export.export(run, "recbole", tmp_path / "games", "mntp")
+    assert capsys.readouterr().out == ""
+    assert [row[1] for row in as_recbole(folder / "games.item")] == make_corpus().titles
+    assert (folder / "games.yaml").read_text().count("#") == 1
+
+
+ODD = st.text(st.sampled_from('NAn"ul \t\n\r\\\0\x0b\x1c\x85\u2028\u2029\ufeff'), max_size=5)
+
+
+@given(st.lists(st.one_of(ODD, st.none(), st.sampled_from(sorted(tab_separated.PANDAS_MISSING))), min_size=1, max_size=4))
+def test_every_reader_of_tab_separated_text_sees_the_same(tmp_path_factory, texts):
+    file = tmp_path_factory.getbasetemp() / "odd.tsv"
+    rows = range(len(texts))
+    tab_separated.write(pl.DataFrame({"n": rows, "text": texts, "end": "e"}, schema_overrides={"text": pl.String}), file)
+    plain = [line.split("\t") for line in file.read_bytes().decode().removesuffix("\n").split("\n")][1:]
+    assert as_recbole(file) == [[n, text or None, end] for n, text, end in plain]
+    assert len(file.read_text().splitlines()) == len(texts) + 1
+    shown = [re.sub(tab_separated.BREAKS, " ", text or "") for text in texts]
+    assert [text for _, text, _ in plain] == [
+        " " + t if t.startswith('"') or t in tab_separated.PANDAS_MISSING - {""} else t for t in shown
+    ]
+
+
 def atomic(file) -> tuple[list[str], list[list[str]]]:
     """A RecBole atomic file by its documented format: a typed header, tab-separated."""
-    head, *rows = [line.split("\t") for line in file.read_text().rstrip("\n").split("\n")]
+    head, *rows = [line.split("\t") for line in file.read_bytes().decode().removesuffix("\n").split("\n")]
     assert all(re.fullmatch(r"\w+:(token|token_seq|float|float_seq)", h) for h in head)
     assert {len(r) for r in rows} == {len(head)}
     return [h.split(":")[0] for h in head], rows
@@ -233,19 +324,43 @@ def test_the_projector_s_files(run, tmp_path):
     assert sum(int(r[2]) for r in rows) == len(make_corpus().sequence)
 
 
-def test_a_full_folder_is_not_written_into_and_a_failed_export_leaves_none(run, tmp_path, monkeypatch):
+def test_what_stands_at_the_target_is_not_written_into(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    with pytest.raises(ValueError, match="not an empty folder"):
-        export.export(run, "npy", tmp_path / "mine", "mntp")
-    monkeypatch.setattr(export.pl.DataFrame, "write_csv", lambda *a, **k: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        export.export(run, "npy", tmp_path / "out", "mntp")
-    assert not (tmp_path / "out").exists()
-    monkeypatch.undo()
-    (tmp_path / "out").mkdir()
-    assert export.export(run, "npy", tmp_path / "out", "mntp") == tmp_path / "out"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "out", "outputs"]
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for name, says in (
+        ("mine", "not an empty folder"),
+        ("mine/thesis.txt", "not an empty folder"),
+        ("link", "mine exists and"),
+        ("loop", "Nothing can be written"),
+        ("pipe", "not an empty folder"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            export.export(run, "npy", tmp_path / name, "mntp")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_a_failed_export_leaves_nothing(run, tmp_path, kind):
+    (tmp_path / "empty").mkdir()
+    before = held(tmp_path)
+    for to in ("new", "deep/er/new", "empty"):
+        with no_room(), pytest.raises(Exception, match=r"(?i)too large|write|I/O|os error"):
+            export.export(run, kind, tmp_path / to, "mntp")
+        assert held(tmp_path) == before
+
+
+def test_what_a_killed_export_left_goes_with_the_next(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".empty.partial").mkdir()
+    (tmp_path / ".empty.partial" / "half").write_text("x")
+    assert export.export(run, "npy", tmp_path / "empty", "mntp") == tmp_path / "empty"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "outputs"]
+    assert "half" not in held(tmp_path / "empty")
 
 
 def test_what_cannot_be_exported_is_said(run, tmp_path):
@@ -304,10 +419,62 @@ def test_the_command_fills_its_share_under_torchrun(run, tmp_path, monkeypatch):
     assert np.load(out).shape == (5, 32)
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to a folder", "in a file", "loop"])
+def test_encode_replaces_nothing_but_files_and_says_so_before_the_model_is_looked_for(tmp_path, capsys, kind):
+    to = tmp_path / "to"
+    if kind == "folder":
+        to.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(to)
+    elif kind == "device":
+        to.symlink_to("/dev/null")
+    elif kind == "link to a folder":
+        to.symlink_to(tmp_path)
+    elif kind == "loop":
+        to.symlink_to(to)
+    else:
+        (tmp_path / "file").write_text("x")
+        to = tmp_path / "file" / "e.npy"
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["encode", "no/such/model", "no titles.txt", "--to", str(to)])
+    found = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert str(to) in found
+    assert "writ" in found
+    assert "no/such/model" not in found
+    assert len(found.strip().splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_encode_keeps_a_link_and_replaces_the_file_that_it_leads_to(run, tmp_path):
+    (tmp_path / "t.txt").write_text("Star Harbor\n")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "e.npy").write_text("old")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "there" / "e.npy")
+    assert cli.main(["encode", str(run.path_of("mntp")), str(tmp_path / "t.txt"), "--to", str(tmp_path / "link.npy")]) == 0
+    assert (tmp_path / "link.npy").is_symlink()
+    assert np.load(tmp_path / "there" / "e.npy").shape == (1, 32)
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["e.npy"]
+
+
+def test_encode_on_a_full_disk_names_it_and_leaves_what_stood_there(run, tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("Star Harbor\n" * 40)
+    (tmp_path / "e.npy").write_text("old")
+    with no_room(4096), pytest.raises(SystemExit) as stop:
+        cli.main(["encode", str(run.path_of("mntp")), str(tmp_path / "t.txt"), "--to", str(tmp_path / "e.npy")])
+    found = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "e.npy could not be written: a file in" in found
+    assert "--to" in found
+    assert "--outputs" not in found
+    assert (tmp_path / "e.npy").read_text() == "old"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("t.txt", "one\n\nthree", "title 2 of 3 is empty"),
+        ("t.txt", "one\n\nthree", "1 of 3 titles are missing or empty (row 2)"),
         ("t.csv", "name\nx", "no column 'title'; it has"),
         ("t.doc", "x", "none of .txt"),
         ("", "", "There is no file"),

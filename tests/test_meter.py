@@ -173,7 +173,7 @@ def test_run_json_holds_the_cost_and_says_what_each_number_is(tmp_path):
     about = run.about()
     first, second = about["stages"]["corpus"], about["stages"]["csft"]
     assert first["peak_memory_mib"] > second["peak_memory_mib"] + 50
-    assert {k for s in (first, second) for k in s} - {"settings", "git", "finished"} <= set(about["measured"])
+    assert {k for s in (first, second) for k in s} - {"settings", "git", "finished", "seal"} <= set(about["measured"])
     assert about["seeds"] == {"corpus": 7, "csft": 8}
     assert first["git"] == about["git"]
 

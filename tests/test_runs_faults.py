@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from llm2rec_kit import runs
+from llm2rec_kit import runs, storage
 from llm2rec_kit.runs import ArtefactError, Run, one_paragraph_errors, write_json
 
 
@@ -277,3 +277,138 @@ def test_errors_are_one_paragraph_and_exit_2(capsys):
     assert capsys.readouterr().err == "llm2rec: no corpus\n"
     with pytest.raises(KeyError), one_paragraph_errors():
         raise KeyError("a bug keeps its traceback")
+
+
+# -- what a manifest and a name may reach ------------------------------------------------------------------------------
+
+
+def forged(run, name, files):
+    """Have a finished artefact's manifest name other files, its seal right."""
+    path = run.manifest_path(name)
+    storage.write_note(path, json.loads(path.read_text()) | {"files": files})
+    return path
+
+
+@pytest.mark.parametrize("name", ["corpus", "evaluation/d/a"])
+@pytest.mark.parametrize(
+    "file", ["../../../victim", "..", "/tmp/victim", "link/victim", ".", "a/../../victim", "\0", "\ud800"]
+)
+def test_a_manifest_reaches_nothing_outside_its_folder(run, tmp_path, name, file):
+    make(run, name)
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    run.manifest_path(name).parent.joinpath("link").symlink_to(tmp_path)
+    path = forged(run, name, {file: runs.file_digest(victim)})
+    for ask in (run.require, run.record, run.digest):
+        with pytest.raises(ArtefactError, match=r"is damaged|cannot be read") as stop:
+            ask(name)
+        assert str(path.parent) in str(stop.value)
+        assert "\n" not in str(stop.value)
+    other = Run("other", tmp_path)
+    with pytest.raises(ArtefactError):
+        other.take(run, name)
+    run.forget(name)
+    assert not run.has(name)
+    assert make(run, name) == 1
+    assert victim.read_text() == "theirs"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "toy", "victim"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../other", "evaluation/../../x", "/tmp/x", "a/.hidden/b", ".x", "out/x", "a\0b"]
+)
+def test_an_artefacts_name_stays_in_the_run(run, tmp_path, name):
+    (run.path / "out").symlink_to(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for ask in (run.path_of, run.has, run.require, run.forget, lambda name: make(run, name)):
+        with pytest.raises(ArtefactError, match=r"leads out of|has no part that"):
+            ask(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_begun_through_a_link_is_begun_anew(run, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (run.path / ".csft.partial").symlink_to(theirs)
+    make(run, "csft")
+    assert not list(theirs.iterdir())
+    assert not (run.path / "csft").is_symlink()
+
+
+def test_a_file_where_a_folder_is_to_be_is_named_or_put_aside(run, capsys):
+    (run.path / "csft").write_text("mine")
+    make(run, "csft")
+    assert (run.path / "csft.damaged").read_text() == "mine"
+    assert "csft.damaged" in capsys.readouterr().out
+    assert run.artefacts() == ["csft"]
+    (run.path / "evaluation").write_text("mine")
+    with pytest.raises(ArtefactError, match="evaluation is no folder"):
+        make(run, "evaluation/d/a")
+
+
+def test_manifests_and_notes_of_earlier_versions_are_taken_as_they_are(run, capsys):
+    make(run, "corpus", settings={"seed": 3})
+    for path in (run.manifest_path("corpus"), run.path / "run.json"):
+        older = json.loads(path.read_text())
+        del older["seal"]
+        for stage in older.get("stages", {}).values():
+            del stage["seal"]
+        path.write_text(json.dumps(older))
+    assert make(run, "corpus", settings={"seed": 3}) == 0
+    assert run.about()["stages"]["corpus"]["seconds"] >= 0
+    assert run.about()["seeds"] == {"corpus": 3}
+    assert "damaged" not in capsys.readouterr().out
+
+
+def test_what_is_taken_from_another_run_or_the_store_keeps_its_seal(run, tmp_path):
+    (tmp_path / ".store").mkdir()
+    make(run, "corpus")
+    one, two = Run("one", tmp_path), Run("two", tmp_path)
+    one.take(run, "corpus")
+    assert make(two, "corpus") == 0
+    manifests = [json.loads(r.manifest_path("corpus").read_text()) for r in (run, one, two)]
+    assert all(m == manifests[0] and storage.is_sealed(m) and "seal" in m for m in manifests)
+    assert list(one.about()["stages"]) == list(two.about()["stages"]) == ["corpus"]
+
+
+# -- run.json ----------------------------------------------------------------------------------------------------------
+
+
+def test_another_runs_run_json_is_put_aside(run, tmp_path, capsys):
+    other = Run("other", tmp_path)
+    for one, text in ((run, "x"), (other, "y")):
+        one.note("asked", {"profile": one.name})
+        make(one, "corpus", text, settings={"seed": 1})
+        make(one, "csft", text, settings={"seed": 2})
+    (run.path / "run.json").write_bytes((other.path / "run.json").read_bytes())
+    about = run.about()
+    assert (about["asked"], sorted(about["stages"])) == ({}, ["corpus", "csft"])
+    assert "seconds" not in about["stages"]["corpus"]
+    assert "none of the stages that it notes" in capsys.readouterr().out
+    assert (run.path / "run.json.damaged").read_bytes() == (other.path / "run.json").read_bytes()
+    make(run, "csft", "z", settings={"seed": 3})
+    assert run.about()["stages"]["csft"]["seconds"] >= 0
+    assert run.about()["seeds"] == {"corpus": 1, "csft": 3}
+
+
+def test_a_renamed_run_keeps_all_and_a_stage_that_is_gone_is_not_shown(run, tmp_path):
+    run.note("asked", {"profile": "demo"})
+    make(run, "corpus", settings={"seed": 1})
+    make(run, "csft")
+    run.path.rename(tmp_path / "mine")
+    run = Run("mine", tmp_path)
+    assert (run.about()["name"], run.about()["asked"]) == ("mine", {"profile": "demo"})
+    assert sorted(run.about()["stages"]) == ["corpus", "csft"]
+    run.forget("csft")
+    assert list(run.about()["stages"]) == ["corpus"]
+
+
+def test_a_run_without_run_json_is_still_found(run, tmp_path):
+    make(run, "corpus", settings={"seed": 1})
+    (run.path / "run.json").unlink()
+    assert runs.find("toy", tmp_path).about()["stages"]["corpus"]["settings"] == {"seed": 1}
+    with pytest.raises(ValueError, match="There is no run 'none'"):
+        runs.find("none", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="is no folder"):
+        Run("file", tmp_path)

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import held
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,6 +214,44 @@ def test_a_file_that_could_not_be_written_is_what_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_folder_that_could_not_be_written_is_what_it_was(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("old")
+    before = held(tmp_path)
+
+    def break_off(folder):
+        with storage.writing_folder(folder) as part:
+            (part / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    for name in ("full", "new", "deep/er/new"):
+        with pytest.raises(KeyboardInterrupt):
+            break_off(tmp_path / name)
+        assert held(tmp_path) == before
+    (tmp_path / ".full.partial").mkdir()  # of a killed process
+    (tmp_path / ".full.partial" / "half").write_text("x")
+    with storage.writing_folder(tmp_path / "full") as part:
+        (part / "whole").write_text("new")
+        assert held(tmp_path / "full") == {"kept": b"old"}
+    assert held(tmp_path) == {"full": b"", "full/whole": b"new"}
+
+
+def test_a_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("old")
+    before, replace = held(tmp_path), os.replace
+
+    def refused(source, target):
+        if source.name == ".full.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match="No space"), storage.writing_folder(tmp_path / "full"):
+        pass
+    assert held(tmp_path) == before
+
+
 def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.txt"
@@ -256,7 +295,7 @@ def test_a_damaged_note_is_named(tmp_path, content):
 def test_a_note_that_is_none_is_named(tmp_path):
     with pytest.raises(FileNotFoundError):
         storage.read_json(tmp_path / "none.json")
-    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder where a file is expected"):
         storage.read_json(tmp_path)
     storage.write_json(tmp_path / "list.json", [1, 2])
     assert storage.read_json(tmp_path / "list.json", list) == [1, 2]

@@ -616,7 +616,8 @@ def _corpus(
 
 
 def _train_domains(found: list[str], interactions: Interactions, settings: Data) -> list[str]:
-    wanted = settings.train_domains or interactions.domains_in
+    renamed = interactions.facts.get("domains_renamed", {})
+    wanted = [renamed.get(domain, domain) for domain in settings.train_domains] or interactions.domains_in
     if unknown := [d for d in wanted if d not in found]:
         raise ValueError(
             f"The training domains {unknown} have no items after cleaning; the corpus has {found}. "

@@ -9,25 +9,17 @@ import string
 
 import polars as pl
 
+from llm2rec_kit.settings import template_names
+
 EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
 
 
 def fields(template: str, items: pl.DataFrame) -> list[str]:
     """Names in the template's braces; ValueError for a broken template or one that names no text column of `items`."""
-    try:
-        parts = [
-            (name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template) if name is not None
-        ]
-    except ValueError as error:
-        raise ValueError(
-            f"data_text is no template: {error}; found {template!r}. Write it as '{{title}}. {{brand}}'."
-        ) from None
-    names = [name for name, _, _ in parts]
+    names = template_names(template)
     columns = [c for c, kind in items.schema.items() if kind == pl.String and c not in ("source_id", "plain_title")]
     if unknown := [n for n in names if n not in columns]:
         raise ValueError(f"data_text names {unknown}, which this source's items do not have; they have {columns}.")
-    if not names or any(spec or conversion for _, spec, conversion in parts):
-        raise ValueError(f"data_text takes plain names in braces, at least one, such as {{title}}; found {template!r}.")
     return names
 
 

@@ -9,6 +9,7 @@ with the first of its kind.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -70,7 +71,8 @@ def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = Fa
     """Frames of the columns `fields` (name -> ID, TEXT, TEXTS or INTEGER), in the file's order; all else is skipped.
 
     An ID is a text (or a number) and must be there, an INTEGER must be a whole number; a line where they are not is left out
-    and counted in `report`. A TEXT or TEXTS (a list of texts; one text becomes a list of one) may be missing or null. Half
+    and counted in `report`. A TEXT or TEXTS (a list of texts; one text becomes a list of one) may be missing or null, as NaN and
+    Infinity are without quotes; a number or a truth value is read as text, a list or an object in a TEXT's place as none. Half
     of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD in a text; an id with one is of the wrong type. Raises
     ValueError where the file is no sound gzip or holds no lines.
     """
@@ -90,10 +92,10 @@ def first(path: Path, lines: int) -> list[str]:
     found: list[bytes] = []
     with path.open("rb") as file:
         for block in _whole_lines(_pieces(file, path), path):
-            found += block.splitlines()
+            found += block.removesuffix(b"\n").split(b"\n")
             if len(found) >= lines:
                 break
-    return [line.decode(errors="replace") for line in found[:lines]]
+    return [line.decode(errors="replace").removesuffix("\r") for line in found[:lines]]
 
 
 def blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
@@ -221,7 +223,7 @@ def _judged(line: bytes, fields: dict[str, str]) -> tuple | str:
         return NOT_JSON
     row = []
     for name, kind in fields.items():
-        value = found.get(name)
+        value = None if _is_missing(found.get(name)) else found[name]
         if value is None and kind in (ID, INTEGER):
             return MISSING
         try:
@@ -234,6 +236,11 @@ def _judged(line: bytes, fields: dict[str, str]) -> tuple | str:
 def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's fields; of a name that comes twice the first, as polars takes it."""
     return dict(reversed(pairs))
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is none: null, or NaN and Infinity, which are no JSON and are what Python writes for missing numbers."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _id(value: Any) -> str:
@@ -254,7 +261,7 @@ def _integer(value: Any) -> int:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, list | dict):
+    if _is_missing(value) or isinstance(value, list | dict):
         return None
     return _written(value).replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

@@ -8,6 +8,7 @@ training would differ is another question: that is the standard deviation over s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import evaluations
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import metrics
-from llm2rec_kit.downstream.recommenders import MODELS
-from llm2rec_kit.runs import Run
+from llm2rec_kit.downstream import kept, metrics
+from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.runs import ArtefactError, Run
 
 Row = tuple[str, str]  # (recommender, embedding)
 
@@ -37,11 +39,11 @@ def table(
 ) -> pl.DataFrame:
     """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
-    `names` are the artefacts to read; without, all of the run, also those left from other settings. `metric_names` are those of
-    their records unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over
-    users, `<metric> low` and `<metric> high`.
+    `names` are the artefacts to read; without, all that count (`evaluations.of`). `metric_names` are those of their records
+    unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over users,
+    `<metric> low` and `<metric> high`. Raises ArtefactError as `kept.read`.
     """
-    found = {n: r for n in (run.names("evaluation") if names is None else names) if "metrics" in (r := run.record(n))}
+    found = {n: kept.record(run, n) for n in (evaluations.of(run).made if names is None else names)}
     if not found:
         raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     groups: dict[tuple[str, str, str], list[str]] = {}
@@ -79,13 +81,13 @@ def readable(
             spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
             row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
         rows.append(row)
-    order = list(dict.fromkeys([*MODELS, *(row["recommender"] for row in rows)]))
+    order = list(dict.fromkeys([*TRAINED, *(row["recommender"] for row in rows)]))
     return pl.DataFrame(sorted(rows, key=lambda row: order.index(row["recommender"])))
 
 
 def lists(run: Run, names: list[str]) -> pl.DataFrame:
     """domain, recommender, embedding, and the mean over seeds of coverage and novelty at each cutoff, where they were kept."""
-    found = [run.record(name) for name in names]
+    found = [kept.record(run, name) for name in names]
     rows = [{k: r[k] for k in ("domain", "recommender", "embedding")} | r["lists"] for r in found if r.get("lists")]
     keys = ["domain", "recommender", "embedding"]
     return pl.DataFrame(rows).group_by(keys, maintain_order=True).agg(pl.exclude(keys).mean()) if rows else pl.DataFrame()
@@ -118,7 +120,7 @@ def _measured(run: Run, name: str, record: dict[str, Any], metric_names: Sequenc
     """The metrics of an evaluation: those that its record has not, from its ranks."""
     known = record["metrics"]
     missing = [m for m in metric_names if m not in known]
-    ranks = _ranks(run, record["domain"], name) if missing else None
+    ranks = ranks_of(run, record["domain"], name) if missing else None
     return known | {m: float(metrics.per_sample(ranks, m).mean()) for m in missing}
 
 
@@ -139,12 +141,12 @@ def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_n
 
 def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.ndarray:
     """Each test sample's metric, averaged over the artefacts `names`: float64 (n_test,)."""
-    return np.mean([metrics.per_sample(_ranks(run, domain, name), metric) for name in names], axis=0)
+    return np.mean([metrics.per_sample(ranks_of(run, domain, name), metric) for name in names], axis=0)
 
 
-def _ranks(run: Run, domain: str, name: str) -> np.ndarray:
-    """The ranks that an evaluation kept. Raises ValueError where it was made from another corpus than the run's."""
-    ranks = np.load(run.require(name).with_suffix(".npy"))
+def ranks_of(run: Run, domain: str, name: str) -> np.ndarray:
+    """The ranks that an evaluation kept. Raises ArtefactError as `kept.read`, ValueError where they are of another corpus."""
+    _, ranks = kept.read(run, name)
     corpus, users = _tested(run, domain)
     if run.manifest(name)["inputs"].get("corpus", corpus) != corpus or len(ranks) != len(users):
         raise ValueError(f"{name} of {run} was made from another corpus. Run notebooks/04_downstream_eval.ipynb again.")
@@ -154,16 +156,20 @@ def _ranks(run: Run, domain: str, name: str) -> np.ndarray:
 def sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
     """Each test sample's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
 
-    Raises ValueError naming an evaluation that the run does not have.
+    Raises ValueError as `names_of`, ArtefactError as `kept.read`.
     """
-    stem = f"evaluation/{domain}/{row[0]}-{row[1]}-seed"
-    names = [f"{stem}{seed}" for seed in (seeds if row[0] in MODELS else [0])]
+    return _per_sample(run, domain, names_of(run, domain, row, seeds), metric)
+
+
+def names_of(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[str]:
+    """The evaluations of `row` with `seeds` (a baseline has the one seed 0); ValueError naming one that the run does not have."""
+    names = [evaluations.name_of(domain, *row, seed) for seed in (seeds if row[0] in TRAINED else [0])]
     if missing := [name for name in names if not run.has(name)]:
         raise ValueError(
             f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {row[1]!r} among "
             f"`evaluation_embeddings` and {row[0]!r} among `evaluation_recommenders` or `evaluation_baselines`."
         )
-    return _per_sample(run, domain, names, metric)
+    return names
 
 
 def compare(
@@ -194,6 +200,36 @@ def compare(
         sure = "better" if row["difference"] > 0 else "worse"
         row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
     return pl.DataFrame(rows)
+
+
+def recorded(run: Run, name: str) -> list[dict[str, Any]]:
+    """The tests that notebook 04 kept as artefact `name`, a dict a row of `compare`, after making them again from the ranks.
+
+    Raises ArtefactError where they are others than those.
+    """
+    made = run.manifest(name)
+    rows, settings = made["record"]["rows"], made["settings"]
+    if "pairs" not in settings:  # nothing says what was compared with what
+        return rows
+    of = [evaluations.manifest(run, i)["record"] for i in made["inputs"]]
+    seeds = list(dict.fromkeys(r["seed"] for r in of if r["recommender"] in TRAINED))
+    pairs = [(tuple(before), tuple(after)) for before, after in settings["pairs"]]
+    domain = name.split("/")[1]
+    found = compare(run, domain, pairs, seeds=seeds, metric=settings["tested"]).to_dicts() if pairs else []
+    if made["record"].get("domain") != domain or len(rows) != len(found) or not all(map(_alike, rows, found)):
+        raise ArtefactError(
+            f"{run.path_of(name)}.json was changed after it was written, or made otherwise than now: its tests are not those that "
+            f"the ranks give. Delete it and run notebooks/04_downstream_eval.ipynb again (run {run.name!r})."
+        )
+    return rows
+
+
+def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows of `compare` say the same, but for how another machine rounds."""
+    if row.keys() != other.keys():
+        return False
+    pairs = [(row[k], other[k]) for k in row]
+    return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12) if isinstance(b, float) else a == b for a, b in pairs)
 
 
 def standing(

@@ -33,6 +33,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import item_table, kernels, losses, metrics, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.samples import Rows
+from llm2rec_kit.evaluations import name_of
 from llm2rec_kit.runs import Run
 
 
@@ -48,7 +49,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of its artefact in a run."""
-        return f"evaluation/{self.domain}/{self.recommender}-{self.embedding}-seed{self.seed}"
+        return name_of(self.domain, self.recommender, self.embedding, self.seed)
 
     @property
     def table(self) -> str:
@@ -144,15 +145,7 @@ def make_both(
 
 
 def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
-    """Raise ValueError for settings or data that would only fail, or mislead, once a training is under way."""
-    for name in ("epochs", "evaluate_every", "batch_size", "hidden", "layers", "heads", "inner", "negatives"):
-        if (value := getattr(settings, name)) < 1:
-            raise ValueError(f"evaluation_{name} must be at least 1; found {value}.")
-    if not 0 <= settings.dropout < 1:
-        raise ValueError(f"evaluation_dropout must be at least 0 and below 1; found {settings.dropout}.")
-    if wrong := [w for w in settings.adapter_widths if w < 1]:
-        raise ValueError(f"evaluation_adapter_widths are widths of layers, at least 1; found {wrong[0]}.")
-    metrics.per_sample(np.ones(1, dtype=np.int32), settings.metric)
+    """Raise ValueError for data, or settings on this data, that would only fail, or mislead, once a training is under way."""
     ranking.check_cutoffs(settings.cutoffs, corpus.n_items)
     if settings.precision == "bfloat16" and device == "cpu" and not kernels.bfloat16_is_fast():
         raise ValueError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")

@@ -11,6 +11,8 @@ import re
 import numpy as np
 from scipy import stats
 
+from llm2rec_kit.settings import METRIC
+
 
 def per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
     """The metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
@@ -143,7 +145,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def _parsed(metric: str) -> tuple[str, int | None]:
-    found = re.fullmatch(r"(recall|ndcg)@([1-9]\d*)|mrr(?:@([1-9]\d*))?", metric)
+    found = re.fullmatch(METRIC, metric)
     if not found:
         raise ValueError(f"Metric {metric!r} is none of recall@k, ndcg@k, mrr@k (k from 1) and mrr.")
     k = found[2] or found[3]

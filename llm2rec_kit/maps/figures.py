@@ -11,9 +11,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter
 
 from llm2rec_kit.corpus import SPLITS, Corpus
+from llm2rec_kit.storage import writing
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
@@ -27,23 +31,47 @@ STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "axes.grid": False,
+    "text.parse_math": False,
 }
 PANEL = 3.4  # inches of a panel's width
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write `<path>.png` (150 dpi) and `<path>.svg`; same figure, same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+class PlainFigure(Figure):
+    """A Figure that shows every text as it stands: titles and categories come out of data, and `$` is a price there.
+
+    matplotlib decides when a text is made whether `$...$` in it is a formula, and makes tick labels as late as in drawing.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """As matplotlib's, after telling all texts that they hold no formula."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        with mpl.rc_context({"text.parse_math": False}):
+            super().draw(renderer)
+
+
+def plain_log(axis: Axis) -> None:
+    """Numbers instead of powers of ten on a log axis: matplotlib writes those as formulas."""
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save(
+    figure: Figure, path: Path, *, style: dict[str, Any] = STYLE, png_dpi: int = 150, svg_dpi: int | str = "figure"
+) -> None:
+    """Write `<path>.png` and `<path>.svg`; same figure, same bytes."""
+    how = {".png": (png_dpi, {"Software": None}), ".svg": (svg_dpi, {"Date": None, "Creator": None})}
+    with mpl.rc_context(style):
+        for suffix, (dpi, metadata) in how.items():
+            with writing(path.with_suffix(suffix)) as part:
+                figure.savefig(part, dpi=dpi, metadata=metadata)
 
 
 def _figure(
     columns: int, rows: int = 1, *, height: float = 3.0, width: float = PANEL, **kwargs: Any
 ) -> tuple[Figure, np.ndarray]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        figure = PlainFigure(figsize=(width * columns, height * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
     return figure, axes
 
@@ -136,6 +164,8 @@ def distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
     )
     ranked = np.sort(popularity)[::-1]
     axes[0, 1].loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color=PALETTE[0])
+    plain_log(axes[0, 1].xaxis)
+    plain_log(axes[0, 1].yaxis)
     top = ranked[: max(1, len(ranked) // 10)].sum() / max(1, ranked.sum())
     axes[0, 1].set(title=f"popularity: a tenth of the items has {top:.0%}", xlabel="rank of the item", ylabel="interactions")
     return figure
@@ -228,6 +258,7 @@ def spectra(tables: dict[str, np.ndarray]) -> Figure:
             linewidth=1.4,
             label=f"{stage}, effective rank {effective_rank(table[1:]):.0f}",
         )
+    plain_log(ax.xaxis)
     ax.set(
         title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
     )

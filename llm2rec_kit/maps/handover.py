@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import projector
 from llm2rec_kit.maps import map_figures
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
 from llm2rec_kit.runs import Run
@@ -26,15 +27,10 @@ def tensorboard(atlas: Atlas, folder: Path) -> Path:
 
     A stage's vectors as `<stage>.tsv`, one metadata.tsv for all, and projector_config.pbtxt. Returns the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    named(atlas).write_csv(folder / "metadata.tsv", separator="\t", quote_style="never")
-    entries = []
-    for stage in atlas.stages:
-        vectors = np.asarray(atlas.tables[stage])[atlas.items["item"].to_numpy()]
-        np.savetxt(folder / f"{stage}.tsv", vectors, fmt="%.6g", delimiter="\t")
-        path = f'tensor_path: "{stage}.tsv"\n  metadata_path: "metadata.tsv"'
-        entries.append(f'embeddings {{\n  tensor_name: "{stage}"\n  {path}\n}}\n')
-    (folder / "projector_config.pbtxt").write_text("".join(entries))
+    rows = atlas.items["item"].to_numpy()
+    told = projector.write(folder, {s: (s, np.asarray(atlas.tables[s])[rows]) for s in atlas.stages}, named(atlas))
+    if told:
+        print(f"{folder / 'metadata.tsv'}: {told}", flush=True)
     return folder
 
 

@@ -22,9 +22,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llm2rec_kit.maps import groups, labels
+from llm2rec_kit.maps import figures, groups, labels
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
-from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE
+from llm2rec_kit.maps.figures import OTHER, PALETTE, STYLE, PlainFigure
 
 COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
@@ -44,10 +44,7 @@ TEXT = {
 
 def save(figure: Figure, path: Path) -> None:
     """Write `<path>.png` at `DPI` and `<path>.svg`; same figure, same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(TEXT):
-        figure.savefig(path.with_suffix(".png"), dpi=DPI, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), dpi=DPI, metadata={"Date": None, "Creator": None})
+    figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
 
 
 def stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
@@ -246,7 +243,7 @@ def often_together(atlas: Atlas, most: int) -> np.ndarray:
 
 
 def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(COLUMN, height), dpi=DPI, layout="constrained")
+    figure = PlainFigure(figsize=(COLUMN, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # so that texts can be measured
     return figure
 

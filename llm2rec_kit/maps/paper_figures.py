@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.maps.figures import OTHER, PALETTE, _caption, _figure
+from llm2rec_kit.maps.figures import OTHER, PALETTE, _caption, _figure, plain_log
 
 MARKERS = ("o", "s", "^", "D")
 WAYS = {  # agreement: colour, marker
@@ -68,6 +68,7 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
         ax.margins(x=0.5, y=0.15)
         if wide:
             ax.set_xscale("log")
+            plain_log(ax.xaxis)
         else:
             ax.set_xlim(0, 1.8 * part["seconds"].max())  # from nought, or differences of a percent would look like some
         ax.grid(color="#EEEEEE")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -12,11 +12,23 @@ from typing import Any
 
 import yaml
 
+from llm2rec_kit import gguf, packages
 from llm2rec_kit import settings as S
+from llm2rec_kit.checkpoint import is_path
+from llm2rec_kit.storage import read_json
 
+MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # parameters: by hub name or folder
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HUB_SECONDS = 10  # patience with the hub
-UNGATED = ("bert", "roberta", "xlm-roberta")  # encoders: two matrices in the feed-forward, and no head
+HEADLESS = ("bert", "roberta", "xlm-roberta")  # encoders, which have no head
+UNGATED = (*HEADLESS, "gpt2", "opt")  # two matrices in the feed-forward
+USUAL = {  # the usual key of config.json for another that some families have
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "ffn_dim": "intermediate_size",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +69,7 @@ def known() -> dict[str, Any]:
 
 
 def shape(backbone: S.Backbone) -> Shape | None:
-    """The shape of `tiny`, of a known backbone or encoder, or of a local folder with a config.json; None where it is not known."""
+    """The shape of `tiny`, of a known backbone or encoder, of a local folder with a config.json or a GGUF file; None where it is not known."""
     if backbone.name == "tiny":
         head_dim = backbone.hidden // backbone.heads
         return Shape(
@@ -73,22 +85,44 @@ def shape(backbone: S.Backbone) -> Shape | None:
     for models in (known()["backbones"], known()["encoders"]):
         if backbone.name in models:
             return Shape(**models[backbone.name])
+    if gguf.named(backbone.name):
+        return _from_config(gguf.config(Path(backbone.name))) if Path(backbone.name).is_file() else None
     config = Path(backbone.name) / "config.json"
-    return _from_config(json.loads(config.read_text())) if config.is_file() else None
+    return _from_config(read_json(config)) if config.is_file() else None
 
 
-def check_backbone(name: str) -> None:
+def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
+    """Raise ValueError where a model that one of the parameters `needed` names cannot be had, or is damaged where it is kept.
+
+    What is kept here is looked through without reading weights. Without `hub` that alone is looked at.
+    """
+    place = S.Backbone.from_parameters(values)
+    lengths = {f"{s.prefix}_max_tokens": s.from_parameters(values).max_tokens for s in (S.CSFT, S.MNTP, S.Contrastive)}
+    lengths = {name: tokens for name, tokens in lengths.items() if name in needed}
+    asked = {name: values.get(name, []) for name in MODELS if name in needed}
+    if "backbone_name" in asked and (hub or _kept_here(place.name)):
+        check_backbone(place.name, place, lengths)
+    for name in filter(_kept_here, asked.get("tables_backbones", [])):
+        check_backbone(name, place)
+    for name in filter(_kept_here, [*asked.get("encoding_baselines", []), *asked.get("tables_encoders", [])]):
+        from llm2rec_kit import encoder
+
+        encoder.check(name, place)
+
+
+def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str, int] | None = None) -> None:
     """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large.
 
-    Looks, in this order, at a local folder, the hub's cache, and (where the network is not switched off) the hub.
+    Looks, in this order, at a local folder or file or a model out of a package (as `backbone.check` does), the hub's cache, and (where the network is not switched
+    off) the hub.
     """
-    if name == "tiny" or (Path(name) / "config.json").is_file():
+    if name == "tiny":
         return
-    if Path(name).is_dir() or Path(name).is_absolute() or name.startswith("."):
-        raise ValueError(
-            f"There is no model in {name}: a local backbone is a folder in the hub's layout, with config.json, tokenizer files "
-            "and model.safetensors."
-        )
+    if _kept_here(name):
+        from llm2rec_kit import backbone
+
+        backbone.check(name, place or S.Backbone(), lengths or {})
+        return
     if cached(name):
         return
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -107,6 +141,11 @@ def check_backbone(name: str) -> None:
     except Exception as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(how_to_get(name, f"the hub cannot be reached ({why})")) from None
+
+
+def _kept_here(name: str) -> bool:
+    """Whether a model is looked for on this machine alone."""
+    return is_path(name) or name in packages.MODELS
 
 
 def how_to_get(name: str, why: str) -> str:
@@ -156,6 +195,7 @@ def _known() -> dict[str, Any]:
 
 def _from_config(config: dict[str, Any]) -> Shape | None:
     """The shape in a transformers config.json of the usual kind; None where that has other keys."""
+    config = {USUAL.get(key, key): value for key, value in config.items()}
     if not {"num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"} <= config.keys():
         return None
     heads = config["num_attention_heads"]
@@ -165,8 +205,8 @@ def _from_config(config: dict[str, Any]) -> Shape | None:
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        inner=config["intermediate_size"],
+        inner=config["intermediate_size"] or 4 * config["hidden_size"],
         vocabulary=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False) or config.get("model_type") in UNGATED,
+        tied=config.get("tie_word_embeddings", False) or config.get("model_type") in HEADLESS,
         gated=config.get("model_type") not in UNGATED,
     )

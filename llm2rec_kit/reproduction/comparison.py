@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
+from llm2rec_kit.evaluations import TRAINED
 from llm2rec_kit.reproduction import report
-from llm2rec_kit.reproduction.differences import TRAINED, first_metrics, pooled_std, settings_that_differ
+from llm2rec_kit.reproduction.differences import first_metrics, pooled_std, settings_that_differ
 from llm2rec_kit.runs import Run
 
 
@@ -18,6 +19,7 @@ def write(runs: list[Run]) -> Path:
     about = [run.about() for run in runs]
     known = {
         "names": names,
+        "missing": [f"{name}: {line}" for name, c in zip(names, collected, strict=True) for line in report.missing_notes(c)],
         "settings": settings_that_differ(*[{**c["settings"], "evaluation seeds": {"all": c["seeds"]}} for c in collected]),
         "statistics": _statistics(collected),
         "results": results(collected),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-TRAINED = ("SASRec", "GRU4Rec")  # recommenders whose numbers depend on a seed
-
 
 def first_metrics(results: dict[str, Any]) -> list[str]:
     """Recall and NDCG at a run's first cutoff, as `results` (results.json) has them: what two runs are compared by."""

@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-from llm2rec_kit.reproduction.differences import TRAINED, first_metrics, pooled_std, settings_that_differ
+from llm2rec_kit import storage
+from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.reproduction.differences import first_metrics, pooled_std, settings_that_differ
 
 ROUNDING = 5.1e-7  # of the six decimals that are kept
 WIDTH = 4.0  # standard deviations of the difference of two means: one false alarm in 16,000 lines
@@ -38,8 +40,12 @@ def load(profile: str) -> dict[str, Any] | None:
 def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
     """Write a run's results as the expected ones: a line a number, `value, tolerance`, with where they are from.
 
-    Raises ValueError where the run mixes evaluations of different settings or was made from uncommitted code.
+    Raises ValueError where the run lacks evaluations, mixes those of different settings, or was made from uncommitted code.
     """
+    if results["missing"]:
+        raise ValueError(
+            f"The run is not whole: {results['missing'][0]} is missing. Run notebooks/04_downstream_eval.ipynb."
+        )
     if results["left_out"]:
         raise ValueError("The run's folder holds evaluations of other settings; take a fresh run as the expected one.")
     git = about["git"]
@@ -61,8 +67,7 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
     for row in rows(results):
         text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
         text += "".join(f"    {m}: [{row[m]:.6f}, {row[f'{m} tolerance']:.6f}]\n" for m in metrics)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    storage.write_text(path, text)
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llm2rec_kit import evaluations
 from llm2rec_kit import settings as S
-from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.study import Study, backbone_changes, open_study
 
@@ -155,8 +155,9 @@ def evaluate(
     counts = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
     for job, result in evaluation.train_many(todo, parts, tables, settings):
         evaluation.keep(study.run, job, result, settings, counts[job.domain])
-    weights.note_series(study.run, evaluation.key(settings), settings.seeds)
-    return [job.name for job in jobs]
+    names = [job.name for job in jobs]
+    evaluations.note_series(study.run, evaluation.key(settings), settings.seeds, names)
+    return names
 
 
 def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import packages, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit import storage
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.ranges import clipped, shown
+from llm2rec_kit.reproduction import assets, feasibility, notebooks, plain_yaml
 from llm2rec_kit.runs import STORE, Run, outputs_folder
 
 KEYS = ("name", "profile", "notebooks", "set", "axes")
@@ -36,7 +38,8 @@ UNUSED = {  # settings that do not reach an embedding, by its stage; of any othe
     "mntp": ("contrastive_",),
 }
 DONE = "node.json"
-_ONE_AT_A_TIME = threading.Lock()  # in a worker: a notebook's kernel is found by a variable of the whole process
+_ONE_AT_A_TIME = threading.Lock()  # in a worker: papermill sets the folder of the whole process
+MOST_CELLS = 10_000
 BEGUN = ".begun"  # in the folder of a node that a worker is at
 
 
@@ -78,22 +81,25 @@ class Grid:
 def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     """Read a grid file, check every cell, order its nodes. SettingsError or ValueError for what cannot be run."""
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no grid file {path}. docs/grid.md shows one.")
-    asked = notebooks.read_yaml(path.read_text(), f"Grid {path.name!r}")
+    if not plain_yaml.kind_at(path):
+        raise ValueError(f"There is no grid file {clipped(str(path))}. docs/grid.md shows one.")
+    what = f"Grid {shown(path.name)}"
+    asked = plain_yaml.mapping(plain_yaml.read_text(path, what), what)
     if unknown := [key for key in asked if key not in KEYS]:
         raise S.SettingsError(S.unknown(unknown[0], list(KEYS), "key of a grid file"))
     name, profile = asked.get("name", path.stem), asked.get("profile", "demo")
     if not isinstance(name, str) or not name or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"A grid's name is one plain folder name; found {name!r}.")
+        raise ValueError(f"A grid's name is one plain folder name; found {shown(name)}.")
     folder = outputs_folder(outputs).resolve() / name
     books = _books(asked.get("notebooks", 4), root)
     base = {"evaluation_workers": 1, **_profile(profile, path.parent), **_named(asked.get("set", {}), "set")}
     nodes: dict[str, Node] = {}
     cells = []
     for labels, chosen in _choices(asked.get("axes", {})):
-        values = _placed(base | chosen | {"outputs": str(folder / "runs")}, path.parent, outputs_folder(outputs).resolve())
+        values = plain_yaml.meant(base | chosen | {"outputs": str(folder / "runs")})
         _check(values, books, root)
+        values = _placed(values, path.parent, outputs_folder(outputs).resolve())
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)})
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
     return Grid(name, profile, folder, cells, nodes, root)
 
@@ -125,14 +131,13 @@ def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
     finally:
         begun.unlink(missing_ok=True)
     done = {"node": node.name, "notebook": _digest(book), "seconds": seconds}
-    storage.write_json(run.path / DONE, done)
+    storage.write_note(run.path / DONE, done)
     return done
 
 
 def finished(run: Run, node: Node, book: Path) -> dict[str, Any] | None:
-    """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise."""
-    path = run.path / DONE
-    done = json.loads(path.read_text()) if path.is_file() else {}
+    """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise, also where it is damaged."""
+    done = storage.note_or_nothing(run.path / DONE, f"Node {node.name} is run again; what is finished in it is reused.")
     return done if done.get("node") == node.name and done.get("notebook") == _digest(book) else None
 
 
@@ -142,7 +147,7 @@ def prepare(grid: Grid) -> None:
     cells = [{"labels": c.labels, "runs": c.nodes} for c in grid.cells]
     nodes = {n.name: {"notebook": n.book, "begins with": n.before, "parameters": n.values} for n in grid.nodes.values()}
     for left in grid.runs.glob(f"*/{BEGUN}"):  # of an earlier call that was killed
-        left.unlink()
+        storage.clear(left)
     storage.write_json(
         grid.folder / "grid.json", {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes}
     )
@@ -163,35 +168,38 @@ def _books(last: Any, root: Path | None) -> list[Path]:
     """The notebooks from 01 to number `last`."""
     every = notebooks.series(root)
     numbers = [int(book.name[:2]) for book in every]
-    if last not in numbers:
-        raise S.SettingsError(f"`notebooks` is the number of the last one to run, one of {numbers}; found {last!r}.")
+    if type(last) is not int or last not in numbers:
+        raise S.SettingsError(f"`notebooks` is the number of the last one to run, one of {numbers}; found {shown(last)}.")
     return [book for book, number in zip(every, numbers, strict=True) if number <= last]
 
 
 def _profile(profile: str, folder: Path) -> dict[str, Any]:
     """A profile by name, or by a path from the grid file's folder."""
     beside = folder / str(profile)
-    return notebooks.load_profile(str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else str(profile))
+    there = beside.suffix in (".yaml", ".yml") and plain_yaml.kind_at(beside)
+    return notebooks.load_profile(str(beside) if there else str(profile))
 
 
 def _named(chosen: Any, where: str) -> dict[str, Any]:
     """{flat name: value}: a grid file may write csft.steps or csft_steps."""
     if not isinstance(chosen, dict):
-        raise S.SettingsError(f"`{where}` must hold `parameter: value` lines; found {chosen!r:.100}.")
+        raise S.SettingsError(f"`{where}` must hold `parameter: value` lines; found {shown(chosen)}.")
     return {str(name).replace(".", "_", 1): value for name, value in chosen.items()}
 
 
 def _choices(axes: Any) -> list[tuple[dict[str, str], dict[str, Any]]]:
     """All combinations: ({axis: label}, {parameter: value})."""
     if not isinstance(axes, dict):
-        raise S.SettingsError(f"`axes` must hold some of {', '.join(AXES)}; found {axes!r:.100}.")
+        raise S.SettingsError(f"`axes` must hold some of {', '.join(AXES)}; found {shown(axes)}.")
     columns = [_options(axis, options) for axis, options in axes.items()]
+    if (cells := math.prod(map(len, columns))) > MOST_CELLS:
+        raise S.SettingsError(f"`axes` make {cells:,} cells; a grid has at most {MOST_CELLS:,}. Make several grids of it.")
     combined = []
     for row in itertools.product(*columns):
         values: dict[str, Any] = {}
         for axis, label, chosen in row:
             if twice := sorted(values.keys() & chosen.keys()):
-                raise S.SettingsError(f"Two axes set {twice[0]!r}; the second is {axis!r} ({label}).")
+                raise S.SettingsError(f"Two axes set {shown(twice[0])}; the second is {axis!r} ({clipped(label, 80)}).")
             values |= chosen
         combined.append(({axis: label for axis, label, _ in row}, values))
     return combined
@@ -202,13 +210,15 @@ def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
     if axis not in AXES:
         raise S.SettingsError(S.unknown(str(axis), list(AXES), "axis"))
     if isinstance(options, list) and axis in LISTS:
+        if twice := next((one for k, one in enumerate(options) if one in options[:k]), None):
+            raise S.SettingsError(f"Axis {axis!r} holds {shown(twice)} twice.")
         options = {str(one): {LISTS[axis]: [one]} for one in options}
     if not isinstance(options, dict) or not options:
         as_list = " (or a plain list)" if axis in LISTS else ""
         raise S.SettingsError(
-            f"Axis {axis!r} must hold `label: {{parameter: value}}` lines{as_list}; found {options!r:.100}."
+            f"Axis {axis!r} must hold `label: {{parameter: value}}` lines{as_list}; found {shown(options)}."
         )
-    return [(axis, str(label), _named(chosen, f"{axis}.{label}")) for label, chosen in options.items()]
+    return [(axis, str(label), _named(chosen, clipped(f"{axis}.{label}", 80))) for label, chosen in options.items()]
 
 
 def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
@@ -224,10 +234,10 @@ def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, An
 
 
 def _check(values: dict[str, Any], books: list[Path], root: Path | None) -> None:
-    own = {name for book in books for name in notebooks.parameters(book)}
+    """Raise SettingsError for the values of a cell that cannot be, alone or together."""
     every = {name for book in notebooks.series(root) for name in notebooks.parameters(book)}
     notebooks.check({k: v for k, v in values.items() if k in every or k not in NO_RESULT}, sorted(every))
-    notebooks.look_for_files(values, own)
+    feasibility.across(values, [book.name[:2] for book in books])
 
 
 def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]) -> list[str]:
@@ -253,10 +263,11 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
     if "data_source" in own:
         data = S.Data.from_parameters(own)
         found["data_path"] = mixing.fingerprint(data) if data.source == "mix" else sources.fingerprint(data)
-    for name in notebooks.MODELS:
+    for name in assets.MODELS:
         asked = own.get(name, [])
         models = [asked] if isinstance(asked, str) else asked
-        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute()]  # a folder, as `_placed` left it
+        # A folder or file, as `_placed` left it, or one out of a package.
+        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
     return {f"{name}, files": files for name, files in found.items() if files}
 
 

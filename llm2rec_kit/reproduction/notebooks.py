@@ -14,25 +14,22 @@ import re
 import secrets
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
-from llm2rec_kit import meter, storage
+from llm2rec_kit import checkpoint, gguf, meter, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import assets
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.ranges import clipped, shown
+from llm2rec_kit.reproduction import assets, feasibility, plain_yaml
 from llm2rec_kit.reproduction.progress import Progress
-from llm2rec_kit.runs import FORCED, Run, check_name, outputs_folder, project_root, provenance
+from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, outputs_folder, project_root, provenance
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
-MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # by hub name or folder
-COMMON = {"run": str, "outputs": str, "force": bool}
 
 
 class NotebookFailed(RuntimeError):
@@ -87,8 +84,8 @@ def source_of(p: Parameter) -> str:
 
 def meaning_of(p: Parameter) -> str:
     """The help text, with the values that the parameter may have."""
-    choices = S.choices_of(p.name)
-    return p.help + (f"; one of {', '.join(map(str, choices))}" if choices else "")
+    limits = S.limits_of(p.name)
+    return f"{p.help}; {limits}" if limits else p.help
 
 
 def profiles() -> list[str]:
@@ -109,52 +106,32 @@ def profile_notebooks(name: str) -> list[str]:
     """Numbers of the notebooks that a profile runs unless told otherwise; empty: all of them."""
     numbers = _read_profile(name).get(CHOSEN, [])
     if not isinstance(numbers, list) or not all(isinstance(n, str) for n in numbers):
-        raise S.SettingsError(f"Profile {name!r}: {CHOSEN} takes a list of texts, such as ['01', '02']; found {numbers!r}.")
+        raise S.SettingsError(
+            f"Profile {shown(name)}: {CHOSEN} takes a list of texts, such as ['01', '02']; found {shown(numbers)}."
+        )
     return numbers
 
 
 def _read_profile(name: str) -> dict[str, Any]:
-    own = resources.files(__package__).joinpath("profiles", f"{name}.yaml")
-    if own.is_file():
-        text = own.read_text()
-    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = Path(name).read_text()
-    else:
+    if name in profiles():
+        return plain_yaml.mapping(
+            resources.files(__package__).joinpath("profiles", f"{name}.yaml").read_text(), f"Profile {name!r}"
+        )
+    path, what = Path(name), f"Profile {shown(name)}"
+    if path.suffix not in (".yaml", ".yml") or not os.path.lexists(path):
         raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
-    return read_yaml(text, f"Profile {name!r}")
-
-
-def read_yaml(text: str, what: str) -> dict[str, Any]:
-    """A mapping from plain YAML; SettingsError, naming `what`, for anything else or a key given twice."""
-    try:
-        values = yaml.load(text, Loader=_NoTwice) or {}
-    except yaml.YAMLError as error:
-        raise S.SettingsError(f"{what} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise S.SettingsError(f"{what} must hold `key: value` lines; found {type(values).__name__}.")
-    return values
-
-
-class _NoTwice(yaml.SafeLoader):
-    """Plain YAML (a subclass of SafeLoader: no objects) that refuses a key given twice, where YAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        if twice := next((k for k in keys if keys.count(k) > 1), None):
-            raise yaml.YAMLError(f"{twice!r} is given twice")
-        return super().construct_mapping(node, deep)
+    return plain_yaml.mapping(plain_yaml.read_text(path, what), what)
 
 
 def check(values: dict[str, Any], known: list[str]) -> None:
-    """Raise SettingsError for a name that no notebook knows, or a value that its stage refuses."""
+    """Raise SettingsError for a name that no notebook knows, a value that its stage refuses, or values (and defaults) that do not
+    go together."""
     for name in values:
         if name not in known:
             raise S.SettingsError(S.unknown(name, known))
-    for name, kind in COMMON.items():
-        if name in values and type(values[name]) is not kind:
-            raise S.SettingsError(f"{name} takes {kind.__name__}; found {type(values[name]).__name__}: {values[name]!r}.")
     for stage in S.STAGES:
-        stage.from_parameters(values)
+        own = [name.removeprefix(f"{stage.prefix}_") for name in known if name.startswith(f"{stage.prefix}_")]
+        stage.from_parameters(values).check(own)
 
 
 def check_data(values: dict[str, Any]) -> None:
@@ -165,7 +142,7 @@ def check_data(values: dict[str, Any]) -> None:
     if data.source == "synthetic":
         if data.path:
             raise ValueError(
-                f"The source is synthetic and reads no files, but data was given: {data.path}. Take a profile "
+                f"The source is synthetic and reads no files, but data was given: {clipped(data.path)}. Take a profile "
                 "for real data, such as games, or set data.source to what the files are."
             )
         return
@@ -175,9 +152,14 @@ def check_data(values: dict[str, Any]) -> None:
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
             + (f" {assets.data_notes()}" if set(data.train_domains) & set(PAPER_SETS) else "")
         )
-    if not Path(data.path).exists() and not data.download:
+    kind = plain_yaml.kind_at(Path(data.path))
+    if kind not in ("", "a folder", "a file"):
         raise ValueError(
-            f"There is no data at {data.path}. Give the folder (or file) that the source {data.source!r} reads; "
+            f"The data at {clipped(data.path)} is {kind}, and the source {data.source!r} reads a folder or a file."
+        )
+    if not kind and not data.download:
+        raise ValueError(
+            f"There is no data at {clipped(data.path)}. Give the folder (or file) that the source {data.source!r} reads; "
             "notebooks/01_data_prep.ipynb says what it expects in it."
         )
 
@@ -208,7 +190,11 @@ def reproduce(
     result = Run(values["run"], values.get("outputs", ""))
     result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
     with _forced(result, values, chosen):
+        looked = False
         for k, book in enumerate(chosen, 1):
+            if not looked and not book.name.startswith("01"):  # once there is a corpus, and before what takes long
+                _look_at_corpus(result, values, chosen[k - 1 :])
+                looked = True
             # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
             rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
             run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
@@ -233,7 +219,7 @@ def prepared(
     `look` False: whether data and weights are there is not looked at.
     """
     books = series(root)
-    values = {"run": Path(profile).stem, **load_profile(profile), **(overrides or {})}
+    values = {"run": Path(profile).stem, **plain_yaml.meant(load_profile(profile)), **(overrides or {})}
     # What the caller says comes before the profile.
     given = {"run": run, "outputs": outputs, "data_path": data, "force": force}
     values |= {name: value for name, value in given.items() if value}
@@ -248,30 +234,49 @@ def prepared(
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(Path(m).expanduser().resolve()) if "/" in m else m for m in values["data_mix"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
+    feasibility.across(values, [book.name[:2] for book in chosen], _tables_there(values))
     if look:
+        feasibility.on_this_machine(values, [book.name[:2] for book in chosen])
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen
 
 
+def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None:
+    """Raise SettingsError where the settings of one of `books` cannot work on the run's corpus, if it has a sound one."""
+    try:
+        corpus = Corpus.load(run.require("corpus"))
+    except (ArtefactError, OSError):  # the notebook says so itself
+        return
+    asked = {name.split("_")[0] for book in books for name in parameters(book)}
+    feasibility.of_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
+
+
+def _tables_there(values: dict[str, Any]) -> list[str]:
+    """The tables of embeddings that the run has already, perhaps made under other settings."""
+    folder = outputs_folder(values.get("outputs", "")) / values["run"] / "embeddings"
+    return [path.stem for path in folder.glob("*.npy")] if folder.is_dir() else []
+
+
 def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """`values` with models that are folders, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+    """`values` with models that are folders or GGUF files, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
 
     def found(name: Any) -> Any:
-        if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
+        if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
             return name
-        folder = base / Path(name).expanduser()
-        return str(folder.resolve()) if folder.is_dir() else name
+        model = base / Path(name).expanduser()
+        kind = plain_yaml.kind_at(model)
+        return str(model.resolve()) if kind == "a folder" or (gguf.named(name) and kind == "a file") else name
 
-    known = {k: values[k] for k in MODELS if k in values}
+    known = {k: values[k] for k in assets.MODELS if k in values}
     return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
 
 
-def look_for_files(values: dict[str, Any], needed: set[str]) -> None:
-    """Raise ValueError where the data or the weights that parameters in `needed` lead to are neither here nor to be had."""
+def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
+    """Raise ValueError where the data or the models that parameters in `needed` lead to are neither here nor to be had, or are
+    damaged; without `hub` only what is here is looked at."""
     if "data_path" in needed:
         check_data(values)
-    if "backbone_name" in needed:
-        assets.check_backbone(S.Backbone.from_parameters(values).name)
+    assets.check_models(values, needed, hub=hub)
 
 
 def run_one(
@@ -307,7 +312,7 @@ def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
     for number in [*only, *([start] if start else [])]:
         if number not in numbers:
             raise S.SettingsError(
-                f"No notebook is left to run: there is no {number!r}; there are {', '.join(b.stem for b in books)}."
+                f"No notebook is left to run: there is no {shown(number)}; there are {', '.join(b.stem for b in books)}."
             )
     chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
     if not chosen:
@@ -342,16 +347,16 @@ def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[Non
     """
     mark = run.path / ".forced.json"
     if not values.get("force"):
-        mark.unlink(missing_ok=True)
+        storage.clear(mark)
         yield
         return
-    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    known = storage.note_or_nothing(mark, "The forced series begins anew.")
     asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
     if known.get("asked") == asked:
         print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
     else:
         known = {"asked": asked, "name": secrets.token_hex(8)}
-        storage.write_json(mark, known)
+        storage.write_note(mark, known)
     before = os.environ.get(FORCED)
     os.environ[FORCED] = known["name"]
     try:
@@ -375,21 +380,26 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from llm2rec_kit.reproduction.kernel import ThisInterpreter
+
     cells = len(json.loads(book.read_text())["cells"]) + 1  # papermill puts one in, with the parameters
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _kernel() as name, Progress(label, cells, stream) as progress:
+        with Progress(label, cells, stream) as progress:
             papermill.execute_notebook(
                 book,
                 target,
                 parameters=values,
-                kernel_name=name,
+                kernel_name="llm2rec",
+                kernel_manager_class=ThisInterpreter,
                 progress_bar=False,
                 stdout_file=progress,
                 on_cell_start=progress.on_cell_start,
                 cwd=str(book.parent),
             )
     except PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # somebody interrupted the kernel itself
+            raise KeyboardInterrupt from None
         return _shortened(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
         return (
@@ -402,20 +412,3 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
             return why
         raise
     return ""
-
-
-@contextlib.contextmanager
-def _kernel() -> Iterator[str]:
-    """A kernel of this very interpreter, under a name of its own: `python3` may be another environment's."""
-    from ipykernel.kernelspec import write_kernel_spec
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "llm2rec", extra_arguments=["--log-level=ERROR"])
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = folder + (os.pathsep + before if before else "")
-        try:
-            yield "llm2rec"
-        finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before:
-                os.environ["JUPYTER_PATH"] = before

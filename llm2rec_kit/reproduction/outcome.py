@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit import storage
-from llm2rec_kit.reproduction.differences import TRAINED
+from llm2rec_kit import evaluations, storage
+from llm2rec_kit.downstream import kept
+from llm2rec_kit.evaluations import TRAINED
 from llm2rec_kit.reproduction.grid import Grid
 from llm2rec_kit.runs import Run
 
@@ -47,12 +48,11 @@ def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
                 continue
             run = Run(node, grid.runs)
             labels = {axis: label for axis, label in cell.labels.items() if axis not in ("stages", "seeds")}
-            for name in run.names("evaluation"):
-                record = run.record(name)
-                if "metrics" in record:
-                    what = {k: record[k] for k in ("domain", "recommender", "embedding", "seed")}
-                    # Cells that differ in seed or stage have the same baselines: once is enough.
-                    rows[tuple({**labels, **what}.items())] = {**labels, **what, **record["metrics"]}
+            for name in evaluations.of(run).made:
+                record = kept.record(run, name)
+                what = {k: record[k] for k in (*evaluations.OF, "seed")}
+                # Cells that differ in seed or stage have the same baselines: once is enough.
+                rows[tuple({**labels, **what}.items())] = {**labels, **what, **record["metrics"]}
     return pl.DataFrame(list(rows.values()), infer_schema_length=None)
 
 
@@ -73,7 +73,8 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
     summary = summarise(rows) if len(rows) else None
     lines = [f"# Grid {grid.name}", "", f"Profile {grid.profile}; mean and standard deviation over seeds.", ""]
     if summary is not None:
-        rows.write_parquet(grid.folder / "results.parquet")
+        with storage.writing(grid.folder / "results.parquet") as part:
+            rows.write_parquet(part)
         lines += _markdown(summary)
     lines += ["", "```", *progress(grid, states), "```", ""]
     storage.write_text(grid.folder / "grid.md", "\n".join(lines))

@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from llm2rec_kit.maps.figures import PlainFigure
 from llm2rec_kit.runs import Run
 
 WIDTH = 10.5  # inches
@@ -37,6 +38,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "text.parse_math": False,
     "svg.hashsalt": "llm2rec",
     "svg.fonttype": "none",
     "figure.facecolor": "none",
@@ -50,9 +52,8 @@ def losses(run: Run) -> Figure | None:
     """Training and validation loss along the steps, a panel a training stage that the run has; None without any."""
     found = {}
     for stage in TRAININGS:
-        path = run.path_of(stage) / "history.json"
-        if run.has(stage) and path.is_file():
-            found[stage] = json.loads(path.read_text())
+        if run.has(stage) and (path := run.file(stage, "history.json")):
+            found[stage] = json.loads(path.read_bytes())
     if not found:
         return None
     figure, axes = _figure(len(found), 1)
@@ -107,16 +108,13 @@ def svg(figure: Figure) -> str:
 
 
 def element(path: Path) -> str:
-    """A figure that a notebook kept (.png, with or without an .svg beside it) as an element to put into a page, on white."""
+    """A figure that a notebook kept (.png, or the .svg beside it) as an element to put into a page, on white.
+
+    As an image: whoever gets a run's folder from elsewhere opens a page, and nothing in an image acts or asks anybody.
+    """
     drawn = path.with_suffix(".svg")
-    text = drawn.read_text() if drawn.is_file() else ""
-    # Whoever gets a run's folder from elsewhere opens a page, not a program.
-    if text and not re.search(
-        r"<script|<foreignObject|\son\w+\s*=|javascript:|href=\"(?!#|data:image/)", text, re.IGNORECASE
-    ):
-        return f'<div class="paper">{_bare(text)}</div>'
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="">'
+    kind, file = ("svg+xml", drawn) if drawn.is_file() else ("png", path)
+    return f'<img class="paper" src="data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}" alt="">'
 
 
 def themed(text: str) -> str:
@@ -142,7 +140,7 @@ def png(figure: Figure) -> bytes:
 
 def _figure(columns: int, rows: int) -> tuple[Figure, np.ndarray]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 2.8 * rows), layout="constrained")
+        figure = PlainFigure(figsize=(WIDTH, 2.8 * rows), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 

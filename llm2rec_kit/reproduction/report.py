@@ -5,6 +5,7 @@ Reads the run's artefacts and nothing else.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from llm2rec_kit import meter, storage
-from llm2rec_kit.reproduction import evaluations, expected, pictures
-from llm2rec_kit.reproduction.differences import TRAINED
+from llm2rec_kit import evaluations, meter, storage
+from llm2rec_kit.downstream import comparison, kept
+from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.reproduction import expected, markdown, pictures
 from llm2rec_kit.runs import Run, read_records, write_json
 from llm2rec_kit.settings import QUESTIONS
 
@@ -34,15 +36,19 @@ CAPTIONS = {
 }
 
 
-def collect(run: Run) -> dict[str, Any]:
-    """All numbers of a run: data, what each stage recorded, results by domain, comparisons. Raises where 04 has not run."""
-    corpus = run.record("corpus")
-    records = [run.record(name) for name in run.names("evaluation")]
-    made, left_out = evaluations.current(run)
-    rows = list(made.values())
-    if not rows:
+def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
+    """All numbers of a run: data, what each stage recorded, results by domain, comparisons; `held` is what it has, if known.
+
+    Raises ValueError where 04 has not run, ArtefactError where something is damaged, or an evaluation or a test is not what the
+    ranks give.
+    """
+    corpus, held = _record(run, "corpus"), held or evaluations.of(run)
+    if not held.made:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
-    domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["record"]["domain"] for r in rows}]
+    for name in dict.fromkeys(i for made in held.made.values() for i in made["inputs"]):
+        run.require(name)
+    rows = [kept.record(run, name) for name in held.made]
+    domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["domain"] for r in rows}]
     return {
         "run": run.name,
         "source": corpus["source"],
@@ -51,33 +57,40 @@ def collect(run: Run) -> dict[str, Any]:
         "train_domains": corpus["train_domains"],
         "statistics": corpus["statistics"],
         "cleaning": corpus["cleaning"],
-        "stages": {name: run.record(name) for name in STAGES if run.has(name)},
-        "embeddings": {name.split("/")[1]: run.record(name) for name in run.names("embeddings")},
-        "settings": _settings(run),
-        "seeds": sorted({r["record"]["seed"] for r in rows if r["record"]["recommender"] in TRAINED}),
-        "results": {d: _rows([r["record"] for r in rows if r["record"]["domain"] == d]) for d in domains},
-        "comparisons": {r["domain"]: r["rows"] for r in records if "rows" in r},
-        "left_out": left_out,
+        "stages": {name: _record(run, name) for name in STAGES if run.has(name)},
+        "embeddings": {name.split("/")[1]: _record(run, name) for name in run.names("embeddings")},
+        "settings": _settings(run, held),
+        "seeds": sorted({r["seed"] for r in rows if r["recommender"] in TRAINED}),
+        "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
+        "comparisons": {m["record"]["domain"]: comparison.recorded(run, name) for name, m in held.tests.items()},
+        "left_out": held.left_out,
+        "missing": held.missing,
         "beyond": _beyond(run),
     }
+
+
+def _record(run: Run, name: str) -> dict[str, Any]:
+    """The record of an artefact whose files are its manifest's; those that were deleted to make room are not missed."""
+    run.require(name, gone=True)
+    return run.record(name)
 
 
 def _beyond(run: Run) -> dict[str, dict[str, Any]]:
     """What the notebooks 06 and 07 recorded, by their names, where they ran to their end."""
     last = {"06_paper_tables": "directions", "07_beyond_the_paper": "answers"}  # the record that each makes last
     books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in last}
-    found = {name: read_records(book) for name, book in books.items() if book.is_file()}
+    found = {name: read_records(book) for name, book in books.items() if os.path.lexists(book)}
     return {name: records for name, records in found.items() if last[name] in records}
 
 
-def _settings(run: Run) -> dict[str, dict[str, Any]]:
+def _settings(run: Run, held: evaluations.Evaluations) -> dict[str, dict[str, Any]]:
     """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
     machine, and the files' hashes tell the data apart."""
     found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
     for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
         found["encoding"] = run.manifest(name)["settings"]
-    if (trained := evaluations.settings_of(run)) is not None:
-        found["evaluation"] = {k: v for k, v in trained.items() if k != "tested"}  # that stands with the comparisons
+    if held.settings is not None:
+        found["evaluation"] = {k: v for k, v in held.settings.items() if k != "tested"}  # that stands with the comparisons
     return {name: {k: v for k, v in settings.items() if k != "path"} for name, settings in found.items()}
 
 
@@ -110,7 +123,7 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def terminal_table(results: dict[str, Any]) -> str:
     """The results as aligned text, at most 110 columns."""
-    lines = []
+    lines = [*missing_notes(results), ""] if results["missing"] else []
     for domain, rows in results["results"].items():
         names = list(rows[0]["mean"])[:4]
         lines.append(f"{domain} ({domain_note(results, domain)}), full ranking, mean +- std over seeds")
@@ -124,6 +137,12 @@ def terminal_table(results: dict[str, Any]) -> str:
     if results["left_out"]:
         lines += [left_out_note(results), ""]
     return "\n".join(lines)
+
+
+def missing_notes(results: dict[str, Any]) -> list[str]:
+    """What a reader is told, before all else, of evaluations that notebook 04 made and that are gone: a line each."""
+    again = "Run notebooks/04_downstream_eval.ipynb again. Until then means are of what is left, without their tests."
+    return [f"missing: {name}" for name in results["missing"]] + ([again] if results["missing"] else [])
 
 
 def left_out_note(results: dict[str, Any]) -> str:
@@ -142,7 +161,8 @@ def domain_note(results: dict[str, Any], domain: str) -> str:
 
 def write(run: Run) -> dict[str, Any]:
     """Write results.json, report.md and report.html into the run's folder; returns the results."""
-    results = collect(run)
+    held = evaluations.of(run)
+    results = collect(run, held)
     write_json(run.path / "results.json", results, sort=True)
     about = run.about()
     known = {
@@ -151,35 +171,35 @@ def write(run: Run) -> dict[str, Any]:
         "note": domain_note,
         "best": best,
         "left_out": left_out_note,
+        "missing": missing_notes(results),
         "check": _checked(results, about),
         "cost": cost_rows(about),
         "keys": cost_keys(about),
-        "drawn": drawings(run),
+        "drawn": drawings(run, held),
         "kept": kept_figures(run),
         "asked": QUESTIONS,
     }
     for name, figure in known["drawn"].items():
-        target = run.path / "figures" / f"{name}.png"
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(pictures.png(figure))
+        storage.write_bytes(run.path / "figures" / f"{name}.png", pictures.png(figure))
     for kind in ("md", "html"):
         storage.write_text(run.path / f"report.{kind}", render(f"report.{kind}.j2", **known))
     return results
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder with these values; a page's text is escaped, figures go into it whole."""
+    """A template of this folder with these values: text is text, in a page and in Markdown; figures go in whole."""
     page = template.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page
     )
     environment.filters |= {"drawn": lambda f: Markup(pictures.svg(f)), "kept": lambda path: Markup(pictures.element(path))}
-    return environment.get_template(template).render(**values)
+    environment.filters["code"] = markdown.code
+    return environment.get_template(template).render(**(values if page else markdown.escaped(values)))
 
 
-def drawings(run: Run) -> dict[str, Figure]:
+def drawings(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
     """The report's own figures by name: losses, validation."""
-    made = list(evaluations.current(run)[0].values())
+    made = list((held or evaluations.of(run)).made.values())
     metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
     domains = [s["domain"] for s in run.record("corpus")["statistics"]]
     found = {"losses": pictures.losses(run), "validation": pictures.validation([m["record"] for m in made], domains, metric)}

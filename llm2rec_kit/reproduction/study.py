@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import evaluations
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction import evaluations
 from llm2rec_kit.runs import ArtefactError, Run
 
 CHANGEABLE = ("data", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation")  # stages whose settings it has
@@ -43,19 +43,22 @@ def settings_of(run: Run) -> dict[str, S.Stage]:
     found: dict[str, S.Stage] = {}
     for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
-        known = {f.name for f in dataclasses.fields(stage)}
+        known = {f.name for f in dataclasses.fields(stage)} - {"trust_remote_code"}  # it may be another user's word
         kept = _evaluated(run) if name == "evaluation" else run.manifest(name)["settings"]
         found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
     return found
 
 
-def open_study(base: Run, name: str, *, force: bool = False, **changes: Any) -> Study:
+def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: bool = False, **changes: Any) -> Study:
     """The study `name` of a run that went through notebooks 01 to 04; `changes` (flat names, as `data_split`) hold for all of it.
+
+    `trust_remote_code`: whether code that comes with its models may run; what the run says of that counts for nothing.
 
     With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
     SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
     """
     settings = settings_of(base)
+    settings["backbone"] = dataclasses.replace(settings["backbone"], trust_remote_code=trust_remote_code)
     _known(changes, settings)
     for prefix, stage in settings.items():
         own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
@@ -101,7 +104,7 @@ def _make_corpus(study: Study) -> None:
         corpus.save(folder)
         return {"source": corpus.facts["source"], "split": corpus.facts["split"], "items": corpus.n_items}
 
-    study.run.make("corpus", build, settings=data.as_dict() | {"files": sources.fingerprint(data)})
+    study.run.make("corpus", build, settings=data.recipe | {"files": sources.fingerprint(data)})
 
 
 def _make_backbone(study: Study) -> None:
@@ -131,7 +134,7 @@ def _take(run: Run, base: Run, name: str) -> None:
 
 
 def _evaluated(run: Run) -> dict[str, Any]:
-    if (kept := evaluations.settings_of(run)) is None:
+    if (kept := evaluations.of(run).settings) is None:
         raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
     return kept
 

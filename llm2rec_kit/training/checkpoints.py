@@ -6,14 +6,13 @@ are not what the marker says is damaged; both are named and passed over, so what
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from llm2rec_kit import runs
+from llm2rec_kit import runs, storage
 
 COMPLETE = "complete"  # the marker's name
 
@@ -29,34 +28,34 @@ def step_of(checkpoint: Path) -> int:
 
 
 def seal(checkpoint: Path, more: dict[str, Any]) -> None:
-    """Put every file of a written checkpoint on the disk, then its marker, which also holds `more`."""
+    """Put every file of a written checkpoint (or prepared samples) on the disk, then its marker, which also holds `more`."""
     files = {}
     for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         _flush(file)
         files[file.relative_to(checkpoint).as_posix()] = [file.stat().st_size, runs.file_digest(file)]
     for folder in (*(p for p in checkpoint.rglob("*") if p.is_dir()), checkpoint, checkpoint.parent):
         _flush(folder)
-    runs.write_json(checkpoint / COMPLETE, {"step": step_of(checkpoint), **more, "files": files})
+    runs.write_json(checkpoint / COMPLETE, storage.sealed({**more, "files": files}))
     _flush(checkpoint)
 
 
 def marker(checkpoint: Path) -> dict[str, Any]:
-    """What `seal` wrote."""
-    return json.loads((checkpoint / COMPLETE).read_text())
+    """What `seal` wrote; ValueError where that is damaged, FileNotFoundError without."""
+    return storage.read_note(checkpoint / COMPLETE)
 
 
 def fault(checkpoint: Path) -> str:
     """Why a checkpoint cannot be used, as a phrase; empty where it is whole."""
-    if not (checkpoint / COMPLETE).is_file():
-        return "it was cut short while it was written"
     try:
-        files = marker(checkpoint)["files"]
-    except (ValueError, KeyError, TypeError):
+        files = {name: (size, digest) for name, (size, digest) in marker(checkpoint)["files"].items()}
+    except FileNotFoundError:
+        return "it was cut short while it was written"
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"its marker {COMPLETE!r} is damaged"
     for name, (size, digest) in files.items():
         file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
+        if why := storage.fault(file):
+            return f"{name} {why}"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes of {size}"
         if runs.file_digest(file) != digest:
@@ -66,7 +65,7 @@ def fault(checkpoint: Path) -> str:
 
 def last(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None; damaged newer ones are named."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+    for checkpoint in sorted(_all(folder), key=step_of, reverse=True):
         why = fault(checkpoint)
         if not why:
             return checkpoint
@@ -76,15 +75,23 @@ def last(folder: Path) -> Path | None:
 
 def prune(folder: Path, steps: Collection[int]) -> None:
     """Remove all checkpoints but those of `steps`, each one's marker first: half removed is cut short."""
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in _all(folder):
         if step_of(checkpoint) not in steps:
             remove(checkpoint)
 
 
 def remove(checkpoint: Path) -> None:
     """Remove one checkpoint, its marker first; nothing where there is none."""
-    (checkpoint / COMPLETE).unlink(missing_ok=True)
+    if checkpoint.is_symlink() or checkpoint.is_file():
+        checkpoint.unlink()
+        return
+    storage.clear(checkpoint / COMPLETE)
     shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _all(folder: Path) -> list[Path]:
+    """What is named as checkpoints are."""
+    return [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal()]
 
 
 def _flush(target: Path) -> None:

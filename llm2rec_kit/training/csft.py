@@ -217,6 +217,8 @@ def train(
     prepared samples to `prepared`, to be used again, or into `folder` until the end. The history begins with a row of
     step 0 that says what the steps hold (`Batches.facts`).
     """
+    backbone.causal(model)
+    backbone.check_length(model, settings.max_tokens, "csft_max_tokens")
     part, _ = corpus.select(corpus.train_domains)
     place = prepared or folder / "samples"
     learned = prepare(part, part.samples("train"), tokenizer, settings, place / "train")
@@ -230,7 +232,7 @@ def train(
     with attention.using(model, name):
         history = fit(
             "csft",
-            backbone.causal(model),
+            model,
             batches,
             loss,
             settings,

@@ -63,6 +63,7 @@ def _train(name: str, run: Run, settings: S.Training, place: S.Backbone, folder:
     model, tokenizer = backbone.load(run.require(STAGES[name][1]), place)
     corpus = Corpus.load(run.require("corpus"))
     if name == "csft":
+        backbone.check_masks(model)
         history = csft.train(corpus, model, tokenizer, settings, folder)
     else:
         stage = {"mntp": mntp, "contrastive": contrastive}[name]
@@ -85,7 +86,10 @@ def _whole(run: Run, source: str, place: S.Backbone, history: list[dict], folder
     """The trained model of a sharded training (FSDP), from the checkpoint whose weights are kept."""
     kept = int(history[-1].get("kept_step", history[-1]["step"]))
     model, _ = backbone.load(run.require(source), place)
-    weights = load_file(checkpoints.path(folder / "checkpoints", kept) / "model.safetensors")
+    checkpoint = checkpoints.path(folder / "checkpoints", kept)
+    if why := checkpoints.fault(checkpoint):
+        raise trainer.TrainingError(f"The weights of step {kept} cannot be read from {checkpoint}: {why}.")
+    weights = load_file(checkpoint / "model.safetensors")
     model.load_state_dict(weights, strict=False)  # a tied head is not in the file
     return backbone.bidirectional(model) if bidirectional else backbone.causal(model)
 

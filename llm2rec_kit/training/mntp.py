@@ -118,6 +118,15 @@ def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[s
     return [titles[i] for i in np.sort(order[held:])], [titles[i] for i in np.sort(order[:held])]
 
 
+def check_titles(titles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise SettingsError where no title has two tokens: a token is predicted from the one before it, so nothing is learned."""
+    if titles and max(map(len, title_tokens(tokenizer, titles, 2))) < 2:
+        raise S.SettingsError(
+            "Every title of the training domains is one token, and MNTP predicts a token from those beside it: nothing would be "
+            "learned, at a perplexity of 1.0. Give the items longer texts (data_text), or take a tokenizer that tells more apart."
+        )
+
+
 def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP) -> PreTrainedModel:
     """Lift the causal mask and, where the settings ask for a `new` mask token, add it; in place, returns the model."""
     if settings.mask_token == "new":
@@ -129,6 +138,8 @@ def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
 ) -> list[dict[str, float]]:
     """Train `model` in place, bidirectionally, on `titles`, a share of them held out; returns the history."""
+    backbone.check_length(model, settings.max_tokens, "mntp_max_tokens")
+    check_titles(titles, tokenizer)
     prepare(model, tokenizer, settings)
     learned, held = split_titles(titles, settings)
     batches = Batches(learned, tokenizer, len(tokenizer), settings)

@@ -17,8 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,12 +30,15 @@ from transformers import PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.runs import write_json
+from llm2rec_kit.storage import alone, clear, write_json
+from llm2rec_kit.training import checkpoints
 from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
 
 CHUNK = 20_000  # samples prepared at a time: bounds the memory
 TEXTS = 1_000  # texts given to the tokenizer at a time: it keeps some 20 KiB a text until its ids are read
 SHAPING = ("tokenisation", "joiner", "ending", "max_tokens", "shared_prefix")  # the settings that samples depend on
+PIECES, PLAIN = ("history", "tails", "answers"), ("first", "seen", "item", "target")  # the arrays of `Samples`
+ARRAYS = (*PIECES, *(f"{name}_offsets" for name in PIECES), *PLAIN)  # those on disk
 
 Engine = Callable[[Sequence[str]], Ragged]  # texts to token ids
 Histories = Callable[[np.ndarray], Ragged]  # samples to token ids
@@ -96,26 +97,30 @@ def prepare(
 ) -> Samples:
     """The samples `targets` (indices into `corpus.sequence`) as arrays; in `folder`, memory-mapped, if one is given.
 
-    What lies in `folder` is used again where it was made from the same corpus, tokenizer and settings, and replaced where
-    not. Raises ValueError for a title without tokens.
+    What lies in `folder` is used again where it was made from the same corpus, tokenizer and settings and its files are what
+    they were (sizes and hashes, looked at once), and replaced where not. Of several processes that want the same (torchrun)
+    one prepares it and the others wait. Raises ValueError for a title without tokens.
     """
     if folder is None:
         return _prepare(corpus, targets, tokenizer, settings)
-    place = folder / _key(corpus, targets, tokenizer, settings)
-    try:
-        return open_samples(place)
-    except (OSError, EOFError, ValueError, KeyError):
-        _save(_prepare(corpus, targets, tokenizer, settings), place)
+    key = _key(corpus, targets, tokenizer, settings)
+    place = folder / key[:16]
+    if _fault(place, key):
+        with alone(folder.with_name(f".{folder.name}.lock")):
+            if why := _fault(place, key):
+                if place.exists():
+                    print(f"  csft: the samples in {place} are prepared again: {why}", flush=True)
+                _save(_prepare(corpus, targets, tokenizer, settings), place, key)
     return open_samples(place)
 
 
 def open_samples(folder: Path) -> Samples:
-    """The samples that `_save` wrote to `folder`; raises OSError, EOFError, ValueError or KeyError where not all are there."""
+    """The samples that `prepare` keeps in `folder`, as they lie there: their hashes are not looked at."""
     facts = json.loads((folder / "facts.json").read_text())
     # Small files are read: an empty array cannot be mapped.
     arrays = {p.stem: np.load(p, mmap_mode="r" if p.stat().st_size > 2**16 else None) for p in folder.glob("*.npy")}
-    pairs = {k: Ragged(arrays[k], np.asarray(arrays[f"{k}_offsets"])) for k in ("history", "tails", "answers")}
-    return Samples(**pairs, **{k: arrays[k] for k in ("first", "seen", "item", "target")}, facts=facts)
+    pairs = {k: Ragged(arrays[k], np.asarray(arrays[f"{k}_offsets"])) for k in PIECES}
+    return Samples(**pairs, **{k: arrays[k] for k in PLAIN}, facts=facts)
 
 
 def compared(
@@ -289,40 +294,36 @@ def _key(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase
     words = _backend(tokenizer).to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     about = [corpus.titles, corpus.max_history, words, tokenizer.eos_token_id, [getattr(settings, k) for k in SHAPING]]
     digest.update(json.dumps(about).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
-def _save(samples: Samples, folder: Path) -> None:
-    """Write all arrays beside `folder` and move them there at once; what lay beside it before is out of date and goes.
+def _fault(place: Path, key: str) -> str:
+    """Why the samples in `place` are not those of `key`, as a phrase; empty where they are, to the byte."""
+    if why := checkpoints.fault(place):
+        return why
+    mark = checkpoints.marker(place)
+    if mark.get("key") != key:
+        return "they were made from something else"
+    return "" if {f"{name}.npy" for name in ARRAYS} <= mark["files"].keys() else "not all of them are there"
 
-    Of several processes that do the same (torchrun), the first one's files stay: others may have mapped them already.
+
+def _save(samples: Samples, place: Path, key: str) -> None:
+    """Write all arrays and, last, their mark beside `place`, and move them there at once.
+
+    Whatever else lies beside it is out of date or left from a killed process, and goes.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    for other in place.parent.iterdir() if place.parent.is_dir() else ():
+        clear(other)
+    part = place.with_name(".partial")
+    part.mkdir(parents=True)
     try:
-        for name in ("history", "tails", "answers"):
+        for name in PIECES:
             np.save(part / f"{name}.npy", getattr(samples, name).flat)
             np.save(part / f"{name}_offsets.npy", getattr(samples, name).offsets)
-        for name in ("first", "seen", "item", "target"):
+        for name in PLAIN:
             np.save(part / f"{name}.npy", getattr(samples, name))
         write_json(part / "facts.json", samples.facts)
-        if folder.is_dir() and not _whole(folder):
-            shutil.rmtree(folder)
-        try:
-            os.replace(part, folder)
-        except OSError:
-            if not _whole(folder):
-                raise
+        checkpoints.seal(part, {"key": key})
+        os.replace(part, place)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-    for other in folder.parent.iterdir():
-        if other != folder and not other.name.startswith("."):
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _whole(folder: Path) -> bool:
-    try:
-        open_samples(folder)
-        return True
-    except (OSError, EOFError, ValueError, KeyError):
-        return False
+        clear(part)

@@ -361,6 +361,16 @@ def test_each_domain_is_split_by_itself_and_by_its_rule(users, rules):
     assert dict(zip(targets.tolist(), splits.tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize("grain", [1, 2, 7, 400])
+def test_samples_of_equal_time_are_cut_in_the_corpuss_order_at_any_size(grain):
+    """Small arrays are sorted stably by chance, whatever sort is asked for; these are not. The oracle is Python's own sort."""
+    when = np.random.default_rng(0).integers(0, grain, 5000)
+    order = sorted(range(len(when)), key=lambda k: when[k])
+    expected = np.empty(len(when), dtype=np.uint8)
+    expected[order] = [TRAIN] * 4000 + [VALID] * 500 + [TEST] * 500
+    assert (cleaning.global_time(when) == expected).all()
+
+
 ERAS = {"x": "old", "y": "old", "z": "old", "a": "new", "b": "new", "c": "new"}
 
 

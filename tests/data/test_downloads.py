@@ -336,3 +336,20 @@ def test_what_a_download_leaves_beside_the_data_does_not_make_a_corpus_stale(sit
     fetch(site.url, tmp_path)
     (tmp_path / ".other.part").write_bytes(b"half")
     assert list(sources.fingerprint(Data(source="table", path=str(tmp_path)))) == [f"{tmp_path.name}/file.bin"]
+
+
+@pytest.mark.parametrize("damage", ["", "null", "[]", "{", "folder", "digit"])
+def test_what_a_damaged_note_told_of_is_fetched_again(site, tmp_path, capsys, damage):
+    path = fetch(site.url, tmp_path)
+    note = tmp_path / "file.bin.download.json"
+    if damage == "folder":
+        note.unlink()
+        note.mkdir()
+    else:
+        note.write_text(note.read_text().replace(f"{len(BODY)}", f"{len(BODY) + 1}") if damage == "digit" else damage)
+    capsys.readouterr()
+    assert fetch(site.url, tmp_path).read_bytes() == BODY
+    assert f"{note} is" in capsys.readouterr().out
+    assert len(site.seen) == 2
+    assert fetch(site.url, tmp_path) == path
+    assert len(site.seen) == 2

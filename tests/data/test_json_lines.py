@@ -46,15 +46,21 @@ def slow(data: bytes) -> tuple[list[tuple], Counter]:
     return rows, bad
 
 
+def whole(found: dict) -> dict:
+    """The fields without NaN and Infinity, as Python writes missing numbers: they are no values."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+
+
 def slow_row(found: dict) -> tuple | str:
+    found = whole(found)
     for name in ("who", "what", "when"):
         if found.get(name) is None:
             return "missing field"
         value = found[name]
         if name == "when":
-            whole = isinstance(value, int) or (isinstance(value, float) and value == math.floor(value))
+            number = isinstance(value, int) or (isinstance(value, float) and value == math.floor(value))
             text = isinstance(value, str) and value.removeprefix("-").isascii() and value.removeprefix("-").isdigit()
-            if isinstance(value, bool) or not (whole or text) or not -(2**63) <= int(value) < 2**63:
+            if isinstance(value, bool) or not (number or text) or not -(2**63) <= int(value) < 2**63:
                 return "wrong type"
         elif isinstance(value, list | dict) or plain(value) != written(value):
             return "wrong type"
@@ -80,13 +86,35 @@ def written(value: object) -> str:
 def plain(text: str | None) -> str | None:
     if text is None:
         return None
-    if isinstance(text, list | dict):
+    if isinstance(text, list | dict) or (isinstance(text, float) and not math.isfinite(text)):
         return None
     return "".join("�" if torn(c) or c == "\0" else c for c in written(text))
 
 
 TEXTS_SEEN = ["u", "", " a b", "[x", "[x]", '["x"]', "{}", "שלום", "a\nb\tc", "😀", "\ud800", "x\udc00y", "\x00", "é" * 50]
-values = st.sampled_from([*TEXTS_SEEN, 17, -3, None, True, [], ["b"], {"k": 1}, "12", "-7", 5.0, 10**30, "soon", "1_0", "٣"])
+NOT_VALUES = [math.nan, math.inf, -math.inf]  # json.dumps writes NaN, Infinity, -Infinity
+values = st.sampled_from(
+    [
+        *TEXTS_SEEN,
+        17,
+        -3,
+        None,
+        True,
+        [],
+        ["b"],
+        {"k": 1},
+        "12",
+        "-7",
+        5.0,
+        10**30,
+        "soon",
+        "1_0",
+        "٣",
+        *NOT_VALUES,
+        "nan",
+        "None",
+    ]
+)
 lines = st.one_of(
     st.just(json.dumps(GOOD).encode()),
     st.builds(lambda name, value: json.dumps(GOOD | {name: value}).encode(), st.sampled_from(["who", "what"]), values),
@@ -94,11 +122,11 @@ lines = st.one_of(
     st.builds(lambda name: json.dumps({k: v for k, v in GOOD.items() if k != name}).encode(), st.sampled_from(list(GOOD))),
     st.builds(
         lambda v: json.dumps(GOOD | {"title": v}).encode(),
-        st.sampled_from([*TEXTS_SEEN, None, 17, True, [], ["b"], {"k": 1}]),
+        st.sampled_from([*TEXTS_SEEN, None, 17, True, [], ["b"], {"k": 1}, *NOT_VALUES, "nan", "NaN"]),
     ),
     st.builds(
         lambda v: json.dumps(GOOD | {"notes": v}).encode(),
-        st.sampled_from([*TEXTS_SEEN, None, 3, [], TEXTS_SEEN, [None], [["a"], 1, False]]),
+        st.sampled_from([*TEXTS_SEEN, None, 3, [], TEXTS_SEEN, [None], [["a"], 1, False], *NOT_VALUES, NOT_VALUES, ["nan"]]),
     ),
     st.builds(lambda cut: json.dumps(GOOD).encode()[:cut], st.integers(0, 80)),
     st.sampled_from(
@@ -107,6 +135,8 @@ lines = st.one_of(
     st.just(json.dumps(GOOD).encode() + b"\r"),
     st.sampled_from([gzip.compress(b"{}", mtime=0), zlib.compress(b'{"who": "u", "what": "w", "when": 1}')]),
     st.just(json.dumps(GOOD, ensure_ascii=False).replace("Tea", "\\ud83d\\ude00 \\ud83d x \\ude00").encode()),
+    st.just(json.dumps(GOOD | {"price": math.nan}).encode()),
+    st.just(json.dumps(GOOD | {"title": 7}).replace("7", "1e999").encode()),
     st.just(b'{"who": "first", "who": "second", "what": "B2", "when": 1, "when": 2}'),
 )
 
@@ -137,6 +167,25 @@ def test_bytes_of_any_kind_end_in_rows_counts_or_one_plain_error(tmp_path_factor
         with contextlib.suppress(ValueError):
             _, bad, report = read(path)
             assert report.lines == report.rows + bad.total()
+
+
+def test_nan_and_infinity_are_missing_values_and_their_names_in_quotes_are_texts(tmp_path):
+    rows = [
+        GOOD | {"title": math.nan, "notes": [math.inf, "b"]},
+        GOOD | {"who": math.nan},
+        GOOD | {"what": -math.inf},
+        GOOD | {"when": math.nan},
+        GOOD | {"who": "nan", "what": "None", "title": "NaN", "notes": "Infinity"},
+        GOOD | {"price": math.nan},
+    ]
+    (tmp_path / "f").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found, bad, _ = read(tmp_path / "f")
+    assert found == [
+        ("u", "B1", 5, None, [None, "b"]),
+        ("nan", "None", 5, "NaN", ["Infinity"]),
+        ("u", "B1", 5, "Tea", ["a"]),
+    ]
+    assert bad == {"missing field": 3}
 
 
 def many(n: int) -> bytes:

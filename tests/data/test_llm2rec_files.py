@@ -149,7 +149,7 @@ def test_the_files_are_as_the_official_code_reads_them(tmp_path):
 
 def test_awkward_titles_survive(tmp_path):
     corpus = make_corpus(users=30, items=8)
-    titles = ["a 'b' \"c\"", "back\\slash", "tab\tand\nline", 'He said: "x", ok', "ספר", "NA", "", "😀"]
+    titles = ["a 'b' \"c\"", "back\\slash", "tab\tand\nline", 'He said: "x", ok', "ספר", "NA", "null", "😀"]
     corpus = replace(corpus, items=corpus.items.with_columns(title=np.array(titles)))
     counts = llm2rec_files.write(corpus, tmp_path / "x")
     assert counts["read_as_missing"] == 2
@@ -158,7 +158,7 @@ def test_awkward_titles_survive(tmp_path):
     (tmp_path / "x" / "downstream").rename(tmp_path / "gone")
     assert read(tmp_path / "x", max_history=4).titles == expected
     (tmp_path / "x" / "info").rename(tmp_path / "gone too")
-    assert read(tmp_path / "x", max_history=4).titles == expected  # the empty one from a history: an empty cell is no title
+    assert read(tmp_path / "x", max_history=4).titles == expected
 
 
 def test_an_item_that_nobody_consumed_is_counted_by_data_txt(tmp_path):
@@ -311,6 +311,37 @@ def test_csv_cells_are_read_without_eval(tmp_path):
     assert not Path("hacked").exists()
 
 
+def test_empty_titles_are_counted_and_their_rows_with_them(tmp_path):
+    folder = texts(tmp_path / "texts", train_data="1 2\n1 2 3\n")
+    (folder / "item_titles.json").write_text('{"1": "A", "2": "B", "3": " "}')
+    (tmp_path / "a.train.csv").write_text(HEAD + "u,['A'],B,[0],1\nu,\"['A', 'B']\",,\"[0, 1]\",2\n")
+    (tmp_path / "a.info.txt").write_text("A\t0\n\t1\nB\t1\n\t2\n")
+    for path, name, item in ((folder, "train_data.txt", 3), (tmp_path, "a.train.csv", 2)):
+        data = Data(source="llm2rec", path=str(path))
+        found = sources.load(data)
+        assert found.items["title"].to_list() == ["A", "B"]
+        assert found.dropped == [("bad lines", 1, f"{name}: an id without a title")]
+        assert found.facts["item_rows_dropped"] == f"1 rows with an empty title, first that of item {item}"
+        assert samples(cleaning.build(found, data)) == Counter({("train", (1,), 2): 1})
+        with pytest.raises(ValueError, match=r"data_strict is on.*1 rows with an empty title"):
+            sources.load(replace(data, strict=True))
+
+
+def test_backslashes_in_the_lists_are_pythons_and_short_rows_are_counted(tmp_path):
+    titles, ids = ["back\\\\slash", "it's"], [0, 1]
+    data = Data(source="llm2rec", path=str(tmp_path), max_history=1)
+    with (tmp_path / "a.train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([HEAD.strip().split(","), ["u", str(titles), "a\\\\,", str(ids), 1]])
+    found = sources.load(data)
+    assert found.items["title"].to_list() == [titles[0], "a\\\\,"]
+    (tmp_path / "a.train.csv").write_text(HEAD + "u,x,A,[1],0\nu,x,B,[0],1\nu,x,A\n")
+    found = sources.load(data)
+    assert found.dropped == [("bad lines", 1, "a.train.csv: fewer cells than the 5 columns, first in line 4")]
+    (tmp_path / "a.train.csv").write_text(HEAD + 'u,x,A,[1],0\nu,x,"B" b,[0],1\n')
+    with pytest.raises(ValueError, match=r"a\.train\.csv, line 3: the quotes of the row"):
+        sources.load(data)
+
+
 def test_titles_from_the_rows_where_no_info_file_is(tmp_path):
     (tmp_path / "a.test.csv").write_text(
         HEAD + """u,"['A, ""the"" first', 'B']",C,"[5, 6]",7\nv,"['other', 'C']",B,"[7, 7]",6\nw,"['x']",Z,"[8]",7\n"""
@@ -360,12 +391,12 @@ def test_users_come_from_csv_files_only_where_the_rows_agree(tmp_path):
             {"train_data.txt": "x\n", "item_titles.json": '{"1": "a"}'},
             r"no row is a sample; left out: \{'train_data\.txt: not",
         ),
-        ({"train_data.txt": b"\xff\n", "item_titles.json": '{"1": "a"}'}, r"train_data\.txt is not UTF-8"),
+        ({"train_data.txt": b"\xff\n", "item_titles.json": '{"1": "a"}'}, r"train_data\.txt, line 1, is no UTF-8 text"),
         (
             {"a.test.csv": "user_id,item\n"},
             r"must have the columns.*\['history_item_title', .*missing, found \['user_id', 'item'\]",
         ),
-        ({"a.test.csv": ""}, r"cannot be read as csv"),
+        ({"a.test.csv": ""}, r"a\.test\.csv is empty"),
         ({"a.test.csv": HEAD, "b.test.csv": HEAD}, r"several CSV files of test, \['a\.test\.csv', 'b\.test\.csv'\]"),
         ({"a.test.csv": HEAD, "a.info.txt": "title\n"}, r"a\.info\.txt, line 1: expected is a title, a tab and an id"),
         ({"a.test.csv": HEAD, "a.info.txt": "\n"}, r"a\.info\.txt is empty"),

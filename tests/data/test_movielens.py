@@ -94,6 +94,18 @@ def test_rows_of_another_form_are_counted(tmp_path):
     )
 
 
+def test_titles_in_quotes_and_short_rows_of_movies_csv(tmp_path):
+    head, ratings = "movieId,title,genres\n", {"ratings.csv": FILES["32m"]["ratings.csv"]}
+    for text in ('1,"The ""Best"", 1999",x\n', '1,"The \\"Best\\", 1999",x\n'):
+        found = sources.load(write(tmp_path, ratings | {"movies.csv": (head + text).encode()}))
+        assert found.items["title"].to_list() == ['The "Best", 1999']
+    found = sources.load(write(tmp_path, ratings | {"movies.csv": (head + "1,A,x\n2,B\n").encode()}))
+    assert found.items["title"].to_list() == ["A"]
+    assert found.facts["item_rows_dropped"] == "1 rows of movies.csv not of the form id, title, genres"
+    with pytest.raises(ValueError, match=r"movies\.csv, line 3: the quotes of the row"):
+        sources.load(write(tmp_path, ratings | {"movies.csv": (head + '1,A,x\n2,"B" C,x\n').encode()}))
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -103,7 +115,10 @@ def test_rows_of_another_form_are_counted(tmp_path):
         (FILES["100k"] | {"u.data": b""}, r"u\.data is empty"),
         (FILES["100k"] | {"u.data": b"1,2,3,4\n"}, r"must have 4 columns divided by '\\t'; it begins with \['1,2,3,4'\]"),
         (FILES["1m"] | {"ratings.dat": b"1\t2\t3\t4\n"}, r"must hold user::movie::rating::time; it begins with b'1\\t2"),
-        (FILES["1m"] | {"ratings.dat": b"1::2::3::4\n1::2::3::4::5\n"}, r"cannot be read as 4 columns"),
+        (
+            FILES["1m"] | {"ratings.dat": b"1::2::3::4\n1::2::3::4::5\n"},
+            r"ratings\.dat .*, line 2, has more cells than the 4 columns",
+        ),
         (FILES["100k"] | {"u.data": b"a\tb\tc\td\n"}, r"no row of 4 numbers divided by '\\t'; it begins with \['a', 'b'"),
         (FILES["1m"] | {"ratings.dat": b""}, r"is empty"),
         (FILES["1m"] | {"movies.dat": b"\n"}, r"no line of the form id, title, genres"),
@@ -112,7 +127,10 @@ def test_rows_of_another_form_are_counted(tmp_path):
             r"must begin with the columns \['userId'.*found \['user', 'movie'\]",
         ),
         (FILES["32m"] | {"movies.csv": b"movieId,name\n1,2\n"}, r"must have the columns.*found \['movieId', 'name'\]"),
-        (FILES["32m"] | {"movies.csv": b"movieId,title,genres\n1,2,3,4,5\n"}, r"cannot be read as csv"),
+        (
+            FILES["32m"] | {"movies.csv": b"movieId,title,genres\n1,2,3,4,5\n"},
+            r"movies\.csv, line 2, has more cells than the 3 columns",
+        ),
         (FILES["100k"] | {"u.item": b"1|x|y\n"}, r"no line of the form"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.settings import Data
@@ -195,12 +199,24 @@ def test_real_scientific_is_what_a_plain_reading_of_its_files_gives():
     ("files", "message"),
     [
         ({"toys__item": ITEMS, "toys__inter": "user_id:token\titem_id:token\titem_id\na\t1\t1\n"}, r"names a column twice"),
-        ({"toys__item": ITEMS, "toys__inter": ""}, r"toys\.inter cannot be read as a tab-separated file: empty"),
-        ({"toys__item": ITEMS, "toys__inter": HEAD + "a\t1\t2\t3\n"}, r"toys\.inter cannot be read .*found more fields"),
+        ({"toys__item": ITEMS, "toys__inter": ""}, r"toys\.inter is empty"),
+        (
+            {"toys__item": ITEMS, "toys__inter": HEAD + "a\t1\t2\t3\n"},
+            r"toys\.inter, line 2, has more cells than the 3 columns",
+        ),
         (
             {"toys__item": ITEMS, "toys__inter": "user_id\titem_id\ttimestamp\na\t1\tsoon\n"},
-            r"the column timestamp must hold seconds or milliseconds.*'soon'",
+            r"the column timestamp of toys\.inter must hold seconds or milliseconds.*'soon'",
         ),
+        (
+            {"toys__item": ITEMS, "toys__inter": HEAD + "0\t1\t2\n", "toys__item2index": "a\t1\nb\t1\n"},
+            r"toys\.item2index must hold an id, a tab and an index of its own",
+        ),
+        (
+            {"toys__item": ITEMS, "toys__inter": HEAD, "toys__user2index": "a\n"},
+            r"toys\.user2index cannot be read as 2 columns",
+        ),
+        ({"toys__item": "item_id,title\n1,x\n", "toys__inter": HEAD}, r"divided by '\\t' are expected.*, divided by ','"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, files, message):
@@ -214,3 +230,34 @@ def test_rows_that_no_stage_can_use_are_counted(tmp_path):
     assert found.events.rows() == [("a", "1", 5000), ("b", "4", None)]
     assert [(step, n) for step, n, _ in found.dropped] == [("empty ids", 2), ("bad times", 2)]
     assert found.facts["item_rows_dropped"] == "2 rows with no id or an id seen before"
+
+
+@given(st.lists(st.text('"\t\n \\a7', max_size=6), min_size=1, max_size=6))
+@settings(max_examples=80, deadline=None)
+def test_titles_that_a_csv_writer_quoted_and_titles_that_just_begin_with_a_quote_come_back(tmp_path_factory, titles):
+    """pandas quotes a cell with a quote in it; RecBole's own conversion writes text as it is, which has no tabs or line ends."""
+    folder = tmp_path_factory.mktemp("x")
+    (folder / "x.inter").write_text(HEAD)
+    header, rows = ["item_id:token", "title:token_seq"], [[str(k), title] for k, title in enumerate(titles)]
+    with (folder / "x.item").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
+    expected = [re.sub(sources.CONTROL, " ", title) for title in titles]
+
+    def read() -> list[str]:
+        return sources.load(Data(source="recbole", path=str(folder))).items["title"].fill_null("").to_list()
+
+    if not any("\n" in title and all(line.count("\t") == 1 for line in title.split("\n")[1:]) for title in titles):
+        assert read() == expected  # else some title looks like rows of its own
+    plain = [re.sub(r'""+|[\t\n]', " ", title) for title in titles]  # a doubled quote in a quoted title is a writer's
+    (folder / "x.item").write_text(
+        "\n".join("\t".join(row) for row in [header, *zip(map(str, range(9)), plain, strict=False)])
+    )
+    assert read() == plain
+
+
+def test_rows_with_too_few_cells_are_counted(tmp_path):
+    inter = "user_id\titem_id\ttimestamp\na\t1\t5\nb\t2\n"
+    found = sources.load(write(tmp_path, toys__item=ITEMS + "8\n", toys__inter=inter))
+    assert found.events.rows() == [("a", "1", 5000)]
+    assert found.dropped == [("bad lines", 1, "toys.inter: fewer cells than the 3 columns, first in line 3")]
+    assert found.facts["item_rows_dropped"] == "1 rows toys.item: fewer cells than the 2 columns, first in line 9"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,6 +16,33 @@ from llm2rec_kit.settings import Data, SettingsError
 EVENTS = pl.DataFrame(
     {"user": ["007", "007", "b"], "item": ["01", "02", "01"], "timestamp": [1_600_000_000, 1_600_000_001, 5]}
 )
+
+
+class NA:
+    """As pandas.NA: comparing it gives NA again, which is neither true nor false."""
+
+    def __ne__(self, other):
+        return self
+
+    __hash__ = None
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+class Column(list):
+    def tolist(self):
+        return list(self)
+
+
+class Frame(dict):
+    columns = property(lambda self: list(self))
+
+
+def pandas_like(**columns: list) -> Frame:
+    return Frame({name: Column(cells) for name, cells in columns.items()})
+
+
 ITEMS = pl.DataFrame({"item": ["01", "02"], "title": ["Tea, black", "Café"], "brand": ["X", "Y"]})
 
 
@@ -58,20 +87,46 @@ def test_frames_with_names_of_their_own():
 
 
 def test_a_frame_that_behaves_like_pandas():
-    class Column(list):
-        def tolist(self):
-            return list(self)
-
-    class Frame(dict):
-        columns = property(lambda self: list(self))
-
     found = tables.from_frames(
-        Frame(user=Column([1, 1]), item=Column([5, 6])),
-        Frame(item=Column([5, 6]), title=Column(["Tea", float("nan")])),
-        time=None,
+        pandas_like(user=[1, 1], item=[5, 6]), pandas_like(item=[5, 6], title=["Tea", float("nan")]), time=None
     )
     assert found.events.rows() == [("1", "5"), ("1", "6")]
     assert found.items["title"].to_list() == ["Tea", None]
+
+
+def test_whatever_pandas_calls_missing_is_missing():
+    nothing = [None, float("nan"), NA(), np.float64("nan"), np.datetime64("NaT"), decimal.Decimal("NaN")]
+    items = [f"i{k}" for k in range(len(nothing))]
+    found = tables.from_frames(
+        pandas_like(user=["u", *nothing], item=["i0", *items], timestamp=[7, *nothing]),
+        pandas_like(item=items, title=nothing, brand=["X", *nothing[1:]]),
+    )
+    assert found.events.rows() == [("u", "i0", 7000)]
+    assert found.dropped == [("empty ids", len(nothing), "no user or no item")]
+    assert found.items["title"].null_count() == len(nothing)
+    assert found.items["brand"].to_list() == ["X"] + [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ([["a"], ["b"]], "Object, cells such as a list"),
+        (["a", ["b"]], "Object, cells such as a list"),
+        ([np.array(["a", "b"]), "c"], "Object, cells such as a ndarray"),
+        ([{"a": 1}, {"a": 2}], "Object, cells such as a dict"),
+        ([datetime.datetime(2020, 1, 1), None], "Datetime"),
+        ([datetime.timedelta(1), None], "Duration"),
+        ([datetime.datetime(2020, 1, 1), 5], "Object, cells such as a datetime"),
+    ],
+)
+def test_cells_that_are_no_text_are_named_with_their_column(title, kind):
+    events, items = pandas_like(user=["u", "u"], item=["1", "2"]), pandas_like(item=["1", "2"], title=title)
+    with pytest.raises(ValueError, match=rf"the column 'title' of the items frame must hold text; found the type {kind}"):
+        tables.from_frames(events, items, time=None)
+    further = tables.from_frames(events, pandas_like(item=["1", "2"], title=["A", "B"], more=title), time=None)
+    assert "more" not in further.items.columns
+    with pytest.raises(ValueError, match=r"several columns of one name: \['user'\]"):
+        tables.from_frames(type("Twice", (), {"columns": ["user", "item", "user"]})(), items)
 
 
 def test_rows_without_ids_are_counted_and_repeated_items_noted():
@@ -150,9 +205,13 @@ def test_pandas_whole_numbers_with_gaps_are_the_same_ids():
     found = tables.from_frames(events, pl.DataFrame({"item": [5, 6], "title": ["Tea", "Café"]}), time=None)
     assert found.events.rows() == [("1", "5"), ("2", "6")]
     assert found.dropped == [("empty ids", 1, "no user or no item")]
-    with pytest.raises(ValueError, match=r"'item' holds ids and has numbers that are not whole"):
+    with pytest.raises(
+        ValueError, match=r"'item' of the events frame holds ids and has numbers that are not whole, such as 5\.5"
+    ):
         tables.from_frames(pl.DataFrame({"user": [1], "item": [5.5]}), ITEMS, time=None)
-    with pytest.raises(ValueError, match=r"'item' must hold ids, text or whole numbers; found the type List"):
+    with pytest.raises(
+        ValueError, match=r"'item' of the events frame must hold ids, text or whole numbers; found the type List"
+    ):
         tables.from_frames(pl.DataFrame({"user": [1], "item": [[5]]}), ITEMS, time=None)
 
 
@@ -171,9 +230,9 @@ def test_real_pandas_frames():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"interactions.csv": b""}, r"interactions\.csv cannot be read as csv: empty"),
-        ({"interactions.csv": b"user,item\na,b,c,d\n"}, r"interactions\.csv cannot be read as csv: found more fields"),
-        ({"interactions.csv": b"user,item\n\xff,b\n"}, r"interactions\.csv cannot be read as csv"),
+        ({"interactions.csv": b""}, r"interactions\.csv is empty"),
+        ({"interactions.csv": b"user,item\na,b,c,d\n"}, r"interactions\.csv, line 2, has more cells than the 2 columns"),
+        ({"interactions.csv": b"user,item\n\xff,b\n"}, r"interactions\.csv, line 2, is no UTF-8 text"),
         ({"interactions.parquet": b"PAR1 no"}, r"interactions\.parquet cannot be read as parquet"),
         ({"interactions.csv": b"user,item\na,b\n", "items.csv": b"item,title\n"}, None),
     ],
@@ -186,3 +245,214 @@ def test_damaged_files_are_named(tmp_path, files, message):
         return
     with pytest.raises(ValueError, match=message):
         sources.load(Data(source="table", path=str(tmp_path)))
+
+
+def write(folder, events: pl.DataFrame | str, items: pl.DataFrame | str | None = None, **more) -> Data:
+    """A folder of these two tables: frames as Parquet, text as CSV."""
+    for name, table in (("interactions", events), ("items", items)):
+        if isinstance(table, str):
+            (folder / f"{name}.csv").write_text(table)
+        elif table is not None:
+            table.write_parquet(folder / f"{name}.parquet")
+    return Data(source="table", path=str(folder), **more)
+
+
+# -- one file does not override another, and no row or column goes without a word ---------------------------------------
+
+
+REVIEWS = "user,item,timestamp,title,domain,brand\nu,1,5,Five Stars,x,?\nu,2,6,Meh,y,?\n"
+CATALOGUE = "item,title,brand\n1,Tea,X\n2,Milk,Y\n"
+
+
+def test_titles_and_domains_are_those_of_the_items_file(tmp_path, capsys):
+    found = sources.load(write(tmp_path, REVIEWS, CATALOGUE, domain="shop"))
+    assert found.items.rows() == [("1", "Tea", "shop", "X"), ("2", "Milk", "shop", "Y")]
+    said = "the columns ['title', 'domain'] of interactions.csv: titles and domains are those of items.csv"
+    assert found.facts["not_read"] == said
+    assert capsys.readouterr().out == f"table: not read {said}\n"
+    named = sources.load(write(tmp_path, REVIEWS, CATALOGUE, columns=["title=title"]))
+    assert named.items["title"].to_list() == ["Tea", "Milk"]
+    one = sources.load(Data(source="table", path=str(tmp_path / "interactions.csv")))
+    assert one.items["title"].to_list() == ["Tea", "Milk"]
+    (tmp_path / "items.csv").unlink()
+    alone = sources.load(Data(source="table", path=str(tmp_path)))
+    assert alone.items.rows() == [("1", "Five Stars", "x", "?"), ("2", "Meh", "y", "?")]
+    assert "not_read" not in alone.facts
+
+
+def test_titles_of_the_interactions_count_where_the_settings_say_so(tmp_path, capsys):
+    reviews = REVIEWS.replace("title", "headline")
+    found = sources.load(write(tmp_path, reviews, CATALOGUE, columns=["title=headline"]))
+    assert found.items["title"].to_list() == ["Five Stars", "Meh"]
+    assert found.facts["not_read"] == "items.csv: data_columns takes the titles of interactions.csv"
+    assert capsys.readouterr().out.startswith("table: not read items.csv")
+    with pytest.raises(ValueError, match=r"domain=domain, and no such column is in .*items\.csv; found \['item', 'title'"):
+        sources.load(write(tmp_path, REVIEWS, CATALOGUE, columns=["domain=domain"]))
+    with pytest.raises(ValueError, match=r"time=brand, and no such column is in .*interactions\.csv"):
+        sources.load(write(tmp_path, "user,item\nu,1\n", CATALOGUE, columns=["time=brand"]))
+
+
+@pytest.mark.parametrize("name", ["time", "date", "Datetime", " Timestamp"])
+def test_a_column_that_is_plainly_the_time_is_taken_and_told(tmp_path, capsys, name):
+    found = sources.load(write(tmp_path, f"user,item,{name}\nu,1,2021-03-05\nu,2,2021-03-04\n", CATALOGUE))
+    assert found.events["time"].to_list() == [1_614_902_400_000, 1_614_816_000_000]
+    said = f"the column {name!r} of interactions.csv, since it has no 'timestamp'"
+    assert found.facts["time"].startswith(said)
+    assert said in capsys.readouterr().out
+
+
+def test_a_column_that_may_be_the_time_is_named(tmp_path, capsys):
+    events = "user,item,created_at,watch\nu,1,5,8\nu,2,4,9\n"
+    found = sources.load(write(tmp_path, events, CATALOGUE))
+    assert not found.has_times
+    assert 'data_columns=["time=created_at"]' in found.facts["time"]
+    assert 'data_columns=["time=created_at"]' in capsys.readouterr().out
+    assert sources.load(write(tmp_path, events, CATALOGUE, columns=["time=created_at"])).events["time"].to_list() == [
+        5000,
+        4000,
+    ]
+    with pytest.raises(ValueError, match=r"no column 'timestamp', and several that may be the time, \['time', 'date'\]"):
+        sources.load(write(tmp_path, "user,item,time,date\nu,1,10:00,2021-03-05\n", CATALOGUE))
+    for header in ("user,item,timestamp,date", "user,item,price"):
+        row = "u,1,5,x\n" if "date" in header else "u,1,5\n"
+        assert "time" not in sources.load(write(tmp_path, f"{header}\n{row}", CATALOGUE)).facts
+    assert not capsys.readouterr().out
+
+
+def test_rows_with_too_few_cells_are_counted_and_strict_stops_at_them(tmp_path, capsys):
+    short = "user,item,timestamp\nu,1,5\nu,2\nu,2,6\nu\n"
+    data = write(tmp_path, short, "item,title,brand\n1,Tea,\n2,Milk\n")
+    found = sources.load(data)
+    assert found.events.rows() == [("u", "1", 5000), ("u", "2", 6000)]
+    assert found.dropped == [("bad lines", 2, "interactions.csv: fewer cells than the 3 columns, first in line 3")]
+    assert found.items["title"].to_list() == ["Tea"]
+    assert found.facts["item_rows_dropped"] == "1 rows items.csv: fewer cells than the 3 columns, first in line 3"
+    assert "left out 2 interactions (bad lines); 1 rows items.csv" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"data_strict is on.*2 interactions \(bad lines"):
+        sources.load(write(tmp_path, short, strict=True))
+
+
+def test_all_rows_of_a_file_that_spark_wrote_are_read(tmp_path):
+    """20 of 20: a reader that takes quotes as doubled sees 16 here, some of them over several lines."""
+    note = ['"say \\"hi"' if k in (6, 9) else "ok" for k in range(20)]
+    events = "".join(f"u{k // 4},{k % 4},{1_600_000_000 + k},{note[k]}\n" for k in range(20))
+    items = "item,title\n" + "".join(f'{k},"The \\"{k}\\""\n' for k in range(4))
+    found = sources.load(write(tmp_path, "user,item,timestamp,note\n" + events, items, strict=True))
+    assert found.events["user"].to_list() == [f"u{k // 4}" for k in range(20)]
+    assert found.items["title"].to_list() == [f'The "{k}"' for k in range(4)]
+
+
+def test_a_folder_in_a_files_place_is_told(tmp_path):
+    (tmp_path / "interactions.csv").mkdir()
+    with pytest.raises(ValueError, match=r"interactions\.csv is a folder, as Spark writes one"):
+        sources.load(Data(source="table", path=str(tmp_path)))
+
+
+# -- types of columns ---------------------------------------------------------------------------------------------------
+
+
+PAIR = pl.DataFrame({"user": ["u", "u"], "item": ["1", "2"]})
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pl.Series([b"1", b"2"]),
+        pl.Series(["1", "2"], dtype=pl.Categorical),
+        pl.Series(["1", "2"], dtype=pl.Enum(["1", "2"])),
+        pl.Series([1, 2], dtype=pl.UInt64),
+        pl.Series([1.0, 2.0]),
+        pl.Series([decimal.Decimal("1.00"), decimal.Decimal("2.00")]),
+        pl.Series([decimal.Decimal(1), decimal.Decimal(2)]),
+    ],
+    ids=lambda ids: str(ids.dtype)[:12],
+)
+def test_ids_of_any_type_that_can_be_one_are_the_same_ids(tmp_path, ids):
+    found = sources.load(write(tmp_path, PAIR.with_columns(item=ids), PAIR.select("item", title=pl.lit("T"))))
+    assert found.events["item"].to_list() == ["1", "2"] == found.items["source_id"].to_list()
+    swapped = sources.load(write(tmp_path, PAIR, pl.DataFrame({"item": ids, "title": ["A", "B"]})))
+    assert swapped.items["source_id"].to_list() == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        (
+            "user",
+            pl.Series([b"\xff", b"a"]),
+            r"'user' of interactions\.parquet must hold ids.*; found bytes that are no UTF-8",
+        ),
+        (
+            "user",
+            pl.Series([["a"], ["b"]]),
+            r"'user' of interactions\.parquet must hold ids.*; found the type List\(String\)",
+        ),
+        ("user", pl.Series([{"a": 1}, {"a": 2}]), r"'user' of interactions\.parquet must hold ids.*; found the type Struct"),
+        (
+            "item",
+            pl.Series([datetime.timedelta(1)] * 2),
+            r"'item' of interactions\.parquet must hold ids.*the type Duration",
+        ),
+        (
+            "item",
+            pl.Series([1.0, 2.0**60]),
+            r"'item' of interactions\.parquet holds ids as floats, and 1152921504606846976 is too",
+        ),
+        ("item", pl.Series([1.0, float("inf")]), r"'item' of interactions\.parquet holds ids and .*not whole, such as inf"),
+        ("item", pl.Series([decimal.Decimal("1.5")] * 2), r"'item' of interactions\.parquet .*not whole, such as 1\.5"),
+        (
+            "timestamp",
+            pl.Series([float("inf"), 1.0]),
+            r"'timestamp' of interactions\.parquet must hold .*1 of its 2 .*infinite",
+        ),
+        ("timestamp", pl.Series([datetime.timedelta(1)] * 2), r"'timestamp' of interactions\.parquet must hold .*Duration"),
+        ("timestamp", pl.Series([[1], [2]]), r"'timestamp' of interactions\.parquet must hold .*the type List"),
+        ("timestamp", pl.Series([{"a": 1}] * 2), r"'timestamp' of interactions\.parquet must hold .*the type Struct"),
+        ("timestamp", pl.Series([b"\xff", b"1"]), r"'timestamp' of interactions\.parquet must hold .*no UTF-8"),
+        ("title", pl.Series([["a"], ["b"]]), r"'title' of items\.parquet must hold text; found the type List\(String\)"),
+        ("title", pl.Series([b"\xff", b"a"]), r"'title' of items\.parquet must hold text; found bytes that are no UTF-8"),
+        (
+            "title",
+            pl.Series([datetime.date(2020, 1, 1)] * 2),
+            r"'title' of items\.parquet must hold text; found the type Date",
+        ),
+        ("domain", pl.Series([["a"], ["b"]]), r"'domain' of items\.parquet must hold text; found the type List"),
+    ],
+)
+def test_columns_that_cannot_be_read_are_named_with_file_and_type(tmp_path, column, values, message):
+    tables_ = {"interactions": PAIR, "items": PAIR.select("item", title=pl.Series(["A", "B"]))}
+    where = "items" if column in ("title", "domain") else "interactions"
+    tables_[where] = tables_[where].with_columns(values.alias(column))
+    with pytest.raises(ValueError, match=message) as caught:
+        sources.load(write(tmp_path, *tables_.values()))
+    assert "\n" not in str(caught.value)
+
+
+def test_titles_and_further_columns_that_can_be_text_are(tmp_path):
+    items = pl.DataFrame(
+        {
+            "item": [1, 2],
+            "title": pl.Series([1984, 2001]),
+            "brand": pl.Series(["X", None], dtype=pl.Categorical),
+            "size": pl.Series(["S", "M"], dtype=pl.Enum(["S", "M"])),
+            "tags": [["a"], ["b"]],
+            "domain": ["", None],
+            "price": [1.5, 2.0],
+        }
+    )
+    found = sources.load(write(tmp_path, PAIR.with_columns(timestamp=pl.Series([b"5", b"6"])), items, domain="shop"))
+    assert found.items.rows() == [("1", "1984", "shop", "X", "S"), ("2", "2001", "shop", None, "M")]
+    assert found.events["time"].to_list() == [5000, 6000]
+    floats = tables.from_frames(PAIR, items.with_columns(title=pl.Series([7.0, 7.5])), time=None)
+    assert floats.items["title"].to_list() == ["7", "7.5"]
+
+
+def test_an_items_first_title_counts_wherever_it_stands(tmp_path):
+    items = "item,title,brand\n1,,first\n2,B,\n1, ,second\n1,A,third\n1,other,fourth\n3,,\n3,,again\n"
+    found = sources.load(write(tmp_path, "user,item\nu,1\n", items))
+    assert found.items.drop("domain").rows() == [("1", "A", "third"), ("2", "B", None), ("3", None, None)]
+    assert found.facts["item_rows_dropped"] == "4 rows with no id or an id seen before"
+    alone = tables.from_frames(
+        pl.DataFrame({"user": ["u"] * 4, "item": [7, 8, 7, None], "title": [None, "B", "A", "C"]}), time=None
+    )
+    assert alone.items.select("source_id", "title").rows() == [("7", "A"), ("8", "B")]

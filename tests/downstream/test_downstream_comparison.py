@@ -102,6 +102,8 @@ def test_any_two_rows_are_compared_by_a_paired_test_with_holms_correction(run):
     assert found["p"].to_list() == pytest.approx(p)
     assert found["p_holm"].to_list() == pytest.approx(metrics.holm(p))
     assert found["difference"].to_list() == pytest.approx([values[b].mean() - values[a].mean() for a, b in pairs])
+    assert found["before mean"].to_list() == pytest.approx([values[a].mean() for a, _ in pairs])
+    assert found["after mean"].to_list() == pytest.approx([values[b].mean() for _, b in pairs])
     assert found["verdict"].to_list()[:2] == ["better", "worse"]
     assert found["recommender"].to_list()[2:] == ["GRU4Rec / SASRec", "popularity / SASRec"]
     assert found["before"].to_list() == ["raw", "csft", "GRU4Rec-raw", "popularity-none"]
@@ -110,6 +112,30 @@ def test_any_two_rows_are_compared_by_a_paired_test_with_holms_correction(run):
 def test_what_cannot_be_told_apart_is_said_so(run):
     found = comparison.compare(run, "toy", [(("SASRec", "csft"), ("SASRec", "mntp"))], seeds=SEEDS)
     assert found["verdict"].to_list() == ["no detectable difference"]
+
+
+def test_the_verdict_is_of_the_corrected_p(run):
+    """A difference that is detectable alone, and not as one of forty; in slices likewise."""
+    base = of(run, "SASRec", "raw", 1)
+    keep(run, "toy", "SASRec", "like", 1, np.where(np.arange(400) < 6, 1, base))
+    pair = (("SASRec", "raw"), ("SASRec", "like"))
+    alone = comparison.compare(run, "toy", [pair], seeds=[1], metric="recall@3").row(0, named=True)
+    assert 0.05 / 40 < alone["p"] < 0.05
+    assert (alone["p_holm"], alone["verdict"]) == (alone["p"], "better")
+    among = comparison.compare(run, "toy", [pair] * 40, seeds=[1], metric="recall@3")
+    assert among["p"].to_list() == [alone["p"]] * 40
+    assert set(among["verdict"]) == {"no detectable difference"}
+    corpus = make_corpus(users=400)
+    found = slices.gains(run, "toy", corpus, *pair, seeds=[1], metric="recall@3")
+    labels = slices.of_samples(corpus)
+    p = []
+    for column, label in found.select("slice", "label").iter_rows():
+        here = (labels[column] == label).to_numpy()
+        difference = (of(run, "SASRec", "like", 1)[here] <= 3) * 1.0 - (base[here] <= 3)
+        p.append(stats.ttest_1samp(difference, 0).pvalue if difference.any() else 1.0)
+    assert found["p_holm"].to_list() == pytest.approx(metrics.holm(p))
+    assert found["verdict"].to_list() == ["better" if x < 0.05 else "no detectable difference" for x in metrics.holm(p)]
+    assert min(p) < 0.05 <= min(metrics.holm(p))
 
 
 def test_a_winner_only_where_the_test_allows(run):
@@ -290,7 +316,7 @@ def test_evaluations_of_another_corpus_have_no_users_here(by_time):
 def test_as_many_samples_are_not_enough_to_be_of_the_same_corpus(tmp_path):
     run = of_corpus(tmp_path, make_corpus())
     name, ranks = "evaluation/toy/SASRec-raw-seed1", np.arange(1, 13)
-    facts = {"domain": "toy", "recommender": "SASRec", "embedding": "raw", "seed": 1, "metrics": {"mrr": 0.1}}
+    facts = {"domain": "toy", "recommender": "SASRec", "embedding": "raw", "seed": 1, "metrics": {"mrr": (1 / ranks).mean()}}
     run.make(name, lambda f: np.save(f / "SASRec-raw-seed1.npy", ranks) or facts, settings={}, inputs=["corpus"], quiet=True)
     assert comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1]) == pytest.approx(1 / ranks)
     run.make("corpus", lambda folder: make_corpus(seed=1).save(folder), settings={"seed": 1}, quiet=True)

@@ -34,6 +34,8 @@ def test_rows_hold_every_sample_with_its_own_history(seed, max_history, shared):
     rows = samples.rows_of(corpus, corpus.samples("train"), shared=shared)
     assert held(rows.histories, rows.labels) == wanted(corpus)
     assert rows.samples.sum() == len(corpus.samples("train"))
+    after = (rows.histories > 0) & ((rows.labels > 0).flip(1).cumsum(1).flip(1) == 0)
+    assert not after.any()  # nothing of what comes after the last place that predicts
 
 
 @hypothesis_settings(max_examples=40, deadline=None)

@@ -156,6 +156,101 @@ def test_the_best_epochs_weights_are_kept(corpus, loss):
     assert result.best_epoch == min(e for e, v in result.curve if v == best)
 
 
+def drifting(users=60, items=10):
+    """Item 1 comes after every item, and after it the walk goes on: 2 1 3 1 4 1 5 1. Validation asks for 1 once more, which is
+    right as long as 1 is only popular; the test target goes on with the walk, which is learned later."""
+    walk = (np.random.default_rng(0).integers(items - 1, size=users)[:, None] + np.arange(5)) % (items - 1) + 2
+    sequence = np.ones((users, 10), dtype=np.int32)
+    sequence[:, [0, 2, 4, 6, 9]] = walk
+    offsets = np.arange(users + 1) * 10
+    targets = np.setdiff1d(np.arange(users * 10), offsets)
+    splits = np.select([targets % 10 == 9, targets % 10 == 8], [TEST, VALID], TRAIN).astype(np.uint8)
+    toy = make_corpus(users=users, items=items, max_history=6)
+    return replace(toy, offsets=offsets, sequence=sequence.ravel(), targets=targets, splits=splits).check()
+
+
+DRIFTING = replace(SETTINGS, epochs=8, patience=99, batch_size=64, learning_rate=0.02, learning_rate_gru=0.03, dropout=0.1)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+def test_validation_decides_the_epoch_where_the_test_targets_would_have_another(name):
+    corpus, settings = drifting(), replace(DRIFTING, metric="recall@1")
+    swapped = np.select([corpus.splits == VALID, corpus.splits == TEST], [TEST, VALID], TRAIN).astype(np.uint8)
+    found = evaluation.train_and_rank(corpus, None, settings, recommender=name, seed=0)
+    other = evaluation.train_and_rank(replace(corpus, splits=swapped), None, settings, recommender=name, seed=0)
+    assert found.losses == other.losses  # the same training; what is watched differs
+    assert found.curve[0] == (1, 1.0)
+    assert found.curve[-1] == (8, 0.0)
+    assert found.best_epoch == 1
+    assert other.best_epoch > 1
+    first = evaluation.train_and_rank(corpus, None, replace(settings, epochs=1), recommender=name, seed=0)
+    last = evaluation.train_and_rank(corpus, None, replace(settings, evaluate_every=8), recommender=name, seed=0)
+    assert found.ranks.tolist() == first.ranks.tolist() != last.ranks.tolist()
+    assert (found.ranking.listed == first.ranking.listed).all()
+    assert all((found.weights[k] == v).all() for k, v in first.weights.items())
+
+
+@pytest.mark.parametrize(("patience", "ends"), [(1, 4), (5, 8), (6, 8), (7, 10), (99, 11)])
+def test_patience_is_counted_in_epochs_since_the_best(patience, ends):
+    settings = replace(DRIFTING, metric="recall@1", epochs=11, evaluate_every=2, patience=patience)
+    found = evaluation.train_and_rank(drifting(), None, settings, recommender="SASRec", seed=0)
+    assert found.best_epoch == 2
+    assert len(found.losses) == ends
+    assert [epoch for epoch, _ in found.curve] == sorted({*range(2, ends + 1, 2), ends})
+
+
+def by_hand(corpus, result, split, settings):
+    """Lowest and highest rank that rounding allows each target: one history at a time, in double precision."""
+    both = evaluation.make_both("SASRec", corpus.n_items, corpus.max_history, None, settings)
+    both.load_state_dict({k: torch.from_numpy(v) for k, v in result.weights.items()})
+    both.double().eval()
+    table = both[1]().detach()
+    bounds = []
+    for t in corpus.samples(split):
+        user = int(np.searchsorted(corpus.offsets, t, side="right")) - 1
+        had = corpus.sequence[corpus.offsets[user] : t]
+        states = both[0](table[torch.from_numpy(had[-corpus.max_history :].astype(np.int64))][None], None)
+        scores, truth = (table[1:] @ states[0, -1]).detach().numpy(), corpus.sequence[t]
+        left = [i for i in range(1, corpus.n_items + 1) if settings.exclude == "none" or i not in had]
+        above = [1 + sum(scores[i - 1] > scores[truth - 1] + d for i in left if i != truth) for d in (1e-5, -1e-5)]
+        bounds.append(above if truth in left else [corpus.n_items] * 2)
+    return np.array(bounds).T
+
+
+@pytest.mark.parametrize("exclude", ["none", "seen"])
+def test_curve_and_ranks_are_those_of_plain_scores(exclude):
+    """Epoch by epoch: a training of k epochs that is looked at once has the weights of epoch k."""
+    corpus = make_corpus(users=40, items=30, seed=2)
+    settings = replace(SETTINGS, epochs=4, patience=99, exclude=exclude, metric="recall@7", learning_rate=0.02, dropout=0.1)
+    found = evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=3)
+    for epoch, value in found.curve:
+        until = replace(settings, epochs=epoch, evaluate_every=epoch)
+        then = evaluation.train_and_rank(corpus, None, until, recommender="SASRec", seed=3)
+        low, high = by_hand(corpus, then, "valid", settings)
+        assert (high <= 7).mean() <= value <= (low <= 7).mean()
+        assert (high != low).mean() < 0.05
+        if epoch == found.best_epoch:
+            low, high = by_hand(corpus, then, "test", settings)
+            assert (low <= found.ranks).all()
+            assert (found.ranks <= high).all()
+    assert len(found.curve) == 4
+
+
+def test_held_out_targets_are_not_learned_from(corpus):
+    """Other items as validation and test targets: the same losses and the same weights."""
+    settings = replace(SETTINGS, evaluate_every=3)
+    sequence = corpus.sequence.copy()
+    held = np.concatenate([corpus.samples("valid"), corpus.samples("test")])
+    sequence[held] = sequence[held] % corpus.n_items + 1
+    one, two = (
+        evaluation.train_and_rank(c, None, settings, recommender="SASRec", seed=5)
+        for c in (corpus, replace(corpus, sequence=sequence))
+    )
+    assert one.losses == two.losses
+    assert all((one.weights[k] == v).all() for k, v in two.weights.items())
+    assert one.ranks.tolist() != two.ranks.tolist()
+
+
 def test_many_trainings_equal_one_by_one(corpus, tmp_path):
     rng = np.random.default_rng(0)
     tables = {"raw": rng.normal(size=(corpus.n_items + 1, 6)).astype(np.float32)}
@@ -266,7 +361,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples():
         ({"dropout": 1.0}, "evaluation_dropout must be"),
         ({"adapter_widths": [8, 0]}, "at least 1; found 0"),
         ({"metric": "hit@3"}, "'hit@3' is none of"),
-        ({"cutoffs": [10, 0]}, "cutoff k lies between 1 and the catalogue's 16 items; found 0"),
+        ({"cutoffs": [10, 0]}, "evaluation_cutoffs must be at least 1; found 0"),
         ({"cutoffs": [10, 17]}, "catalogue's 16 items; found 17"),
         ({"hidden": 15, "heads": 1}, "must be even"),
     ],

@@ -11,11 +11,11 @@ import torch
 from conftest import make_corpus
 from safetensors.numpy import load_file
 
-from llm2rec_kit import weights
+from llm2rec_kit import evaluations, weights
 from llm2rec_kit.corpus import mix
 from llm2rec_kit.downstream import adapter, evaluation, panel, pretrained, trained
 from llm2rec_kit.downstream.item_table import ItemTable
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation
 
 SETTINGS = Evaluation(hidden=8, inner=12, epochs=2, evaluate_every=1, seeds=[3], cutoffs=[3], device="cpu", normalise="unit")
@@ -126,7 +126,7 @@ def again(tmp_path):
         todo = [job for job in jobs if run.stale(job.name, settings=evaluation.key(settings), inputs=job.inputs)]
         for job, result in evaluation.train_many(todo, {"toy": part}, {"raw": table}, replace(settings, workers=1)):
             evaluation.keep(run, job, result, settings, counts)
-        weights.note_series(run, evaluation.key(settings), seeds)
+        evaluations.note_series(run, evaluation.key(settings), seeds, [job.name for job in jobs])
         return run, part, {"raw": table}
 
     return call
@@ -139,7 +139,7 @@ def read_back(called) -> dict[str, np.ndarray]:
 
 def of_seed(called, seed: int) -> bool:
     """Whether what is read back is the file that this seed's evaluation has."""
-    kept = load_file(weights.file(called[0], f"evaluation/toy/SASRec-raw-seed{seed}"))
+    kept = load_file(called[0].path / f"evaluation/toy/SASRec-raw-seed{seed}.safetensors")
     found = read_back(called)
     return all((found[name] == value).all() for name, value in kept.items())
 
@@ -171,16 +171,26 @@ def test_the_weights_are_the_last_series_first_seed_s(again):
 def test_weights_left_beside_an_evaluation_that_has_none_are_no_one_s(again):
     again(tables(0), [3])
     called = again(tables(1), [5, 3])  # 3 is made anew, and its weights are not kept now
-    assert weights.file(called[0], "evaluation/toy/SASRec-raw-seed3").is_file()
+    assert (called[0].path / "evaluation/toy/SASRec-raw-seed3.safetensors").is_file()
     assert of_seed(called, 5)
     assert not of_seed(called, 3)
     called[0].forget("evaluation/toy/SASRec-raw-seed5")
     assert not trained.has_weights(called[0], called[1][0], "SASRec", "raw")
 
 
+def test_damaged_weights_are_named(again):
+    run, part, table = again(tables(0), [3])
+    file = weights.file(run, "evaluation/toy/SASRec-raw-seed3")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"SASRec-raw-seed3\.safetensors is damaged.*04_downstream_eval"):
+        trained.load(run, "toy", "SASRec", "raw", part, table)
+
+
 def test_a_run_from_before_the_series_was_noted_has_its_latest_weights(again):
     called = again(tables(0), [3])
-    called[0].forget(weights.SERIES)
+    called[0].forget(evaluations.SERIES)
     assert of_seed(called, 3)
 
 

@@ -13,10 +13,10 @@ from conftest import make_corpus
 from safetensors.numpy import save_file
 from small_atlas import SETTINGS
 
+from llm2rec_kit.evaluations import note_series
 from llm2rec_kit.maps import atlas as atlases
 from llm2rec_kit.maps import projection
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.weights import note_series
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def evaluated(run, domain, embedding, seed, weights=True, **settings):
         np.save(folder / f"{name}.npy", np.ones(2))
         if weights:
             save_file(kept, folder / f"{name}.safetensors")
-        return {"domain": domain, "recommender": "SASRec", "embedding": embedding, "seed": seed}
+        return {"domain": domain, "recommender": "SASRec", "embedding": embedding, "seed": seed, "metrics": {"mrr": 1.0}}
 
     how = {"settings": {"normalise": "none"} | settings, "inputs": ["corpus", f"embeddings/{embedding}"]}
     run.make(f"evaluation/{domain}/{name}", build, quiet=True, **how)
@@ -124,7 +124,7 @@ def make_run(tmp_path, domains, weights=True):
     run.make("corpus", corpus.save, settings={}, quiet=True)
     table = embedded(run, "raw", 0)
     kept = {(d, seed): evaluated(run, d, "raw", seed, weights) for d in domains for seed in (2025, 2024)}
-    note_series(run, {"normalise": "none"}, [2024, 2025])
+    note_series(run, {"normalise": "none"}, [2024, 2025], [])
     return run, corpus, table, kept
 
 
@@ -153,7 +153,7 @@ def test_an_adapter_learned_over_an_older_table_is_not_shown(tmp_path, capsys):
     assert list(atlases.read_tables(run, ["raw", "adapted"], corpus)[0]) == ["raw"]
     assert "no linear SASRec adapter over raw as it is now" in capsys.readouterr().out
     own = evaluated(run, "toy", "raw", 2026)  # the seeds of 2024 and 2025 are left from the older table
-    note_series(run, {"normalise": "none"}, [2026])
+    note_series(run, {"normalise": "none"}, [2026], [])
     tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
     assert sources == ["embeddings/raw", "evaluation/toy/SASRec-raw-seed2026"]
     np.testing.assert_allclose(tables["adapted"][1:], behind(own, table[1:]), rtol=1e-6)
@@ -175,7 +175,7 @@ def test_maps_of_what_the_run_does_not_hold_any_more_are_refused_and_kept_ones_s
     run.make(
         "maps", lambda f: atlases.write(f, corpus, tables, SETTINGS), settings={}, inputs=["corpus", *sources], quiet=True
     )
-    note_series(run, {"normalise": "none"}, [2025, 2024])  # 04 again with another first seed: the maps are those of 2024
+    note_series(run, {"normalise": "none"}, [2025, 2024], [])  # 04 again with another first seed: the maps are those of 2024
     shown = atlases.Atlas.load(run).tables["adapted"]
     np.testing.assert_allclose(shown[1:], behind(kept["toy", 2024], table[1:]), rtol=1e-6)
     embedded(run, "raw", 1)

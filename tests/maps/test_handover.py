@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 
 import numpy as np
 import polars as pl
 import pytest
 import small_atlas
 
+from llm2rec_kit import projector
 from llm2rec_kit.maps import handover
 from llm2rec_kit.runs import Run
 
@@ -30,10 +33,25 @@ def test_the_projector_s_files_agree(atlas, tmp_path):
     assert 'tensor_path: "csft.tsv"' in config
 
 
+def test_odd_names_and_texts_reach_the_projector_s_reader(tmp_path):
+    """It splits at line feeds and tabs, and its configuration is protobuf's text format, whose strings are like JSON's."""
+    texts = ['"Quoted" title', 'say "hi"', "tab\there", "line\u2028end", "back\\slash", "NA", "  spaces  "]
+    table = pl.DataFrame({"title": texts, 'col\t"x"': texts, "n": range(7)})
+    told = projector.write(tmp_path, {"t": ('run "a\\b"', np.eye(7))}, table)
+    rows = [line.split("\t") for line in (tmp_path / "metadata.tsv").read_bytes().decode().removesuffix("\n").split("\n")]
+    assert rows[0] == ["title", 'col "x"', "n"]
+    wanted = [' "Quoted" title', 'say "hi"', "tab here", "line end", "back\\slash", " NA", "  spaces  "]
+    assert rows[1:] == [[text, text, str(n)] for n, text in enumerate(wanted)]
+    assert "4 with a tab, line break or other control character have a space" in told
+    assert "4 that begin with a quote" in told
+    names = re.findall(r"tensor_name: (.*)", (tmp_path / "projector_config.pbtxt").read_text())
+    assert [json.loads(name) for name in names] == ['run "a\\b"']
+
+
 def test_a_tab_in_a_title_shifts_no_column(atlas, tmp_path):
     broken = handover.Atlas(**{**vars(atlas), "items": atlas.items.with_columns(title=pl.lit("a\tb\nc"))})
     handover.tensorboard(broken, tmp_path)
-    lines = (tmp_path / "metadata.tsv").read_text().splitlines()
+    lines = (tmp_path / "metadata.tsv").read_bytes().decode().removesuffix("\n").split("\n")
     assert len(lines) == 41
     assert {line.count("\t") for line in lines} == {len(atlas.items.columns) - 1}
 

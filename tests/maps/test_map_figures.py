@@ -129,3 +129,18 @@ def test_figures_are_saved_to_the_same_bytes(name, atlas, tmp_path):
         map_figures.save(DRAWN[name](atlas), tmp_path / k)
     for kind in ("png", "svg"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+ODD = ("$5 $HOT deal$", "Cost $\\frac{$ to $x^$", "{x} 100% _a_^b", "a$b")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_title_or_category_is_text_and_never_a_formula(name, atlas, tmp_path):
+    count = len(atlas.items)
+    names = [f"{ODD[i % 4]} {i}" for i in range(count)]
+    corpus = dataclasses.replace(atlas.corpus, items=atlas.corpus.items.with_columns(title=pl.Series(names)))
+    odd = atlas.items.with_columns(title=pl.Series(names), **{atlas.kind: pl.Series([ODD[i % 4] for i in range(count)])})
+    words = {c: {group: ODD[k % 4] for k, group in enumerate(found)} for c, found in atlas.words.items()}
+    figure = DRAWN[name](dataclasses.replace(atlas, items=odd, corpus=corpus, words=words))
+    map_figures.save(figure, tmp_path / name)
+    assert not any(t.get_parse_math() for t in figure.findobj(Text))

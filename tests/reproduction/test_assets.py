@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llm2rec_kit import backbone as backbones
 from llm2rec_kit import settings as S
@@ -62,15 +63,42 @@ def test_a_local_folder_s_shape_comes_from_its_config(tiny, tmp_path):
     assert assets.shape(S.Backbone(name="someone/unknown")) is None
 
 
-def test_local_folders_are_looked_at_not_the_hub(tmp_path, monkeypatch):
+def test_local_folders_are_looked_at_not_the_hub(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked the hub"))
     assets.check_backbone("tiny")
-    (tmp_path / "config.json").write_text("{}")
+    backbones.save(*tiny, tmp_path)
     assets.check_backbone(str(tmp_path))
     (tmp_path / "empty").mkdir()
     for name in (str(tmp_path / "empty"), "/no/such/folder", "./nothing"):
-        with pytest.raises(ValueError, match="There is no model in"):
+        with pytest.raises(ValueError, match=r"config\.json is missing|does not exist"):
             assets.check_backbone(name)
+
+
+@pytest.mark.parametrize("name", assets.MODELS)
+def test_a_damaged_folder_stops_before_the_first_notebook(tmp_path, tiny, name):
+    """As a backbone, a baseline, an encoder or one of Figure 4's; without a tensor it would be random numbers there."""
+    folder = tmp_path / "mine"
+    backbones.save(*tiny, folder)
+    asked = {name: str(folder) if name == "backbone_name" else [str(folder)]}
+    notebooks.prepared("smoke", overrides=asked, only=["02", "03", "06"])
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: t for k, t in weights.items() if k != "model.norm.weight"}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"not in the weights \(model\.norm\.weight\)"):
+        notebooks.prepared("smoke", overrides=asked, only=["02", "03", "06"])
+    notebooks.prepared("smoke", overrides=asked, only=["01"])  # which needs no model
+
+
+def test_the_longest_text_of_a_stage_is_compared_with_the_positions(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = backbones.train_tokenizer(["Star Harbor Racing"], 300)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_head=2, n_layer=1, n_positions=600, eos_token_id=0)
+    backbones.save(GPT2LMHeadModel(config), tokenizer, tmp_path)
+    asked = {"backbone_name": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"csft_max_tokens is 1024, .* 600 positions only"):
+        notebooks.prepared("smoke", overrides=asked)
+    notebooks.prepared("smoke", overrides=asked | {"csft_max_tokens": 600})
+    assert assets.shape(S.Backbone(name=str(tmp_path))).hidden == 8
 
 
 @pytest.fixture

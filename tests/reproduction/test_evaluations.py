@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 from test_report_faults import evaluated, made
 
-from llm2rec_kit.reproduction import evaluations, report
-from llm2rec_kit.reproduction.study import settings_of
+from llm2rec_kit import evaluations, storage
+from llm2rec_kit.reproduction import expected, report
+from llm2rec_kit.reproduction.study import open_study, settings_of
 from llm2rec_kit.runs import ArtefactError
 
 OLD = {"epochs": 3, "hidden": 8, "cutoffs": [10, 20]}
@@ -72,7 +76,7 @@ def test_baselines_have_no_settings_of_a_training(run):
     assert settings_of(run)["evaluation"].epochs == 9
     for name in [n for n in run.names("evaluation") if "popularity" not in n]:
         run.forget(name)
-    assert evaluations.settings_of(run) is None
+    assert evaluations.of(run).settings is None
     with pytest.raises(ArtefactError, match="04_downstream_eval"):
         settings_of(run)
 
@@ -88,7 +92,8 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
         "metrics": {"recall@5": 0.1, "ndcg@5": 0.1},
     }
     run.make(name, lambda f: (f / "SASRec-id-seed7.npy").touch() or record, settings=NEW, quiet=True)
-    kept, others = evaluations.current(run)
+    held = evaluations.of(run)
+    kept, others = held.made, held.left_out
     assert list(kept) == [name]
     assert others == [
         "evaluation/games/GRU4Rec-raw-seed1",
@@ -96,7 +101,107 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
         "evaluation/games/SASRec-raw-seed7",
     ]
     evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=OLD)
-    assert evaluations.current(run)[1] == [name]
+    assert evaluations.of(run).left_out == [name]
     report.write(run)
     compared(run, "games", ["SASRec-id-seed7"], "ndcg@5")
-    assert list(evaluations.current(run)[0]) == [name]
+    assert list(evaluations.of(run).made) == [name]
+
+
+def test_whether_a_models_own_code_may_run_is_not_for_the_run_to_say(run):
+    """It may have come from elsewhere: only who opens a study says so."""
+    theirs = run.manifest("backbone")["settings"] | {"trust_remote_code": True}
+    run.make("backbone", lambda folder: (folder / "file").touch(), settings=theirs, quiet=True)
+    assert not settings_of(run)["backbone"].trust_remote_code
+    assert not open_study(run, "one").settings["backbone"].trust_remote_code
+    assert open_study(run, "one", trust_remote_code=True).settings["backbone"].trust_remote_code
+
+
+# -- what is missing, copied, or of something else ---------------------------------------------------------------------
+
+
+def counted(run, names, seeds=(7,), settings=NEW):
+    """What notebook 04 notes of its trainings."""
+    evaluations.note_series(run, settings, seeds, [f"evaluation/games/{name}" for name in names])
+
+
+def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
+    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7"])
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10, 20]})
+    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7", "popularity-none-seed0"], "ndcg@10")
+    whole = report.collect(run)
+    assert (whole["missing"], set(whole["comparisons"])) == ([], {"games"})
+    for name in ("SASRec-raw-seed7", "popularity-none-seed0"):
+        run.forget(f"evaluation/games/{name}")
+        results = report.write(run)
+        assert results["missing"][-1] == f"evaluation/games/{name}"
+        assert results["comparisons"] == {}  # made from what is gone
+        line = f"missing: evaluation/games/{name}"
+        assert line in report.terminal_table(results).splitlines()
+        assert max(map(len, report.terminal_table(results).splitlines())) <= 110
+        for kind in ("md", "html"):
+            page = (run.path / f"report.{kind}").read_text()
+            assert page.index(line) < page.index("Backbone:")
+            assert "04_downstream_eval" in page
+        with pytest.raises(ValueError, match="not whole: evaluation/games/"):
+            expected.keep(results, {}, run.path / "x.yaml")
+    assert results["missing"] == ["evaluation/games/SASRec-raw-seed7", "evaluation/games/popularity-none-seed0"]
+    evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=NEW)
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10, 20]})
+    again = report.collect(run)
+    assert (again["missing"], set(again["comparisons"])) == ([], {"games"})  # the same files: the tests are of them
+
+
+def test_tests_over_what_was_made_anew_since_are_left_out(run):
+    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
+    evaluated(run, "games", "SASRec", "raw", 7, 0.3, settings=NEW | {"dropout": 0.5})
+    results = report.collect(run)
+    assert results["comparisons"] == {}
+    assert "evaluation/games/comparisons" in results["left_out"]
+    assert results["missing"] == []
+
+
+def test_a_copy_is_no_further_seed(run):
+    folder, copy = run.path / "evaluation" / "games", "SASRec-raw-seed8"
+    for ending in (".npy", ".json"):
+        shutil.copy(folder / f"SASRec-raw-seed7{ending}", folder / f"{copy}{ending}")
+    with pytest.raises(ArtefactError, match=rf"{copy}\.json"):
+        report.collect(run)
+    made = json.loads((folder / f"{copy}.json").read_text().replace("seed7.npy", "seed8.npy"))
+    made["artefact"] = f"evaluation/games/{copy}"
+    (folder / f"{copy}.json").write_text(json.dumps(storage.sealed(made)))
+    with pytest.raises(
+        ArtefactError, match=rf"{copy}\.json is not what its name says.*SASRec-raw-seed7.*04_downstream_eval"
+    ):
+        report.collect(run)
+
+
+def test_an_input_that_is_gone_is_one_that_changed(run):
+    evaluated(run, "games", "SASRec", "extra", 7, 0.2, settings=NEW, inputs=("csft",))
+    name = "evaluation/games/SASRec-extra-seed7"
+    assert name in evaluations.of(run).made
+    run.forget("csft")
+    assert run.changed_inputs(name) == ["csft"]
+    assert evaluations.of(run).left_out == [name]
+
+
+def test_a_row_has_the_settings_of_the_last_series_or_its_latest(run):
+    """Nothing was trained again in the last call, and what was made latest is of the call before it."""
+    evaluated(run, "games", "SASRec", "raw", 5, 0.2, settings=NEW | {"hidden": 99})
+    assert "evaluation/games/SASRec-raw-seed5" in evaluations.of(run).made
+    counted(run, ["SASRec-raw-seed7"])
+    held = evaluations.of(run)
+    assert "evaluation/games/SASRec-raw-seed7" in held.made
+    assert "evaluation/games/SASRec-raw-seed5" in held.left_out
+    assert "evaluation/games/GRU4Rec-raw-seed1" in held.made  # a row that the series did not have
+    assert held.settings["hidden"] == NEW["hidden"]
+    counted(run, ["SASRec-raw-seed5"], seeds=(5,), settings=NEW | {"hidden": 99})
+    assert evaluations.of(run).settings["hidden"] == 99
+
+
+def test_a_damaged_evaluation_is_named_and_passed_over_where_only_sound_ones_are_asked_for(run):
+    (run.path / "evaluation/games/SASRec-raw-seed7.json").write_text("{")
+    with pytest.raises(ArtefactError, match=r"SASRec-raw-seed7\.json"):
+        evaluations.of(run)
+    held = evaluations.of(run, sound=True)
+    assert "evaluation/games/SASRec-csft-seed7" in held.made
+    assert held.missing == []

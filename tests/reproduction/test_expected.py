@@ -7,6 +7,7 @@ import math
 
 import pytest
 import yaml
+from conftest import held, no_room
 
 from llm2rec_kit.reproduction import expected
 
@@ -28,6 +29,7 @@ def results():
     return {
         "run": "toy",
         "left_out": [],
+        "missing": [],
         "statistics": [{"domain": "games", "test": 500}],
         "settings": {"csft": {"steps": 300, "seed": 42}, "corpus": {"files": {}}},
         "results": {
@@ -59,6 +61,13 @@ def kept(results, about, tmp_path):
     path = tmp_path / "expected" / "toy.yaml"
     expected.keep(results, about, path)
     return yaml.safe_load(path.read_text())
+
+
+def test_a_full_disk_leaves_the_numbers_that_were_kept(kept, results, about, tmp_path):
+    before = held(tmp_path)
+    with no_room(), pytest.raises(OSError, match="File too large"):
+        expected.keep(results, about, tmp_path / "expected" / "toy.yaml")
+    assert held(tmp_path) == before
 
 
 def test_what_is_kept_says_where_it_is_from(kept, results):

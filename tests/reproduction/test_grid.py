@@ -73,8 +73,9 @@ def test_a_setting_makes_anew_what_depends_on_it_and_nothing_else(tmp_path, name
 
 
 @pytest.fixture
-def files(tmp_path):
-    """A folder with a grid file over data, a backbone and a baseline that are folders beside it."""
+def files(tmp_path, monkeypatch):
+    """A folder with a grid file over data, a backbone and a baseline that are folders beside it; what they hold is no model."""
+    monkeypatch.setattr("llm2rec_kit.reproduction.assets.check_models", lambda *a, **k: None)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "interactions.csv").write_text("user,item\n1,1\n")
     for model in ("model", "baseline"):
@@ -209,10 +210,12 @@ def csft(folder):
     return {"steps": csft_steps}
 run_.make("backbone", backbone, settings={}, inputs=["corpus"])
 run_.make("csft", csft, settings={"steps": csft_steps}, inputs=["corpus", "backbone"])"""
-RESULT = """def build(folder):
-    value = run_.record("csft")["steps"] / 100
-    return {"domain": "toy", "recommender": "SASRec", "embedding": "csft", "seed": evaluation_seeds[0],
-            "metrics": {"recall@10": value, "ndcg@10": value / 2}}
+RESULT = """import numpy as np
+def build(folder):
+    steps, seed = run_.record("csft")["steps"], evaluation_seeds[0]
+    np.save(folder / f"SASRec-csft-seed{seed}.npy", np.where(np.arange(100) < steps, 1, 99))
+    return {"domain": "toy", "recommender": "SASRec", "embedding": "csft", "seed": seed,
+            "metrics": {"recall@10": steps / 100, "ndcg@10": steps / 100}}
 count("evaluation")
 run_.make(f"evaluation/toy/SASRec-csft-seed{evaluation_seeds[0]}", build, settings={}, inputs=["csft"])"""
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import encoder, weights
+from llm2rec_kit import encoder, evaluations
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream.recommenders import MODELS
 from llm2rec_kit.reproduction import inventory, notebooks, rehearsal, sizes
@@ -47,7 +47,7 @@ def test_the_studies_and_what_they_hold_are_those_of_the_finished_run(finished):
         filter(None, found.studies)
     )
     for name, study in found.studies.items():
-        there = [n for n in runs[name].artefacts() if n != weights.SERIES]  # a note, no work
+        there = [n for n in runs[name].artefacts() if n != evaluations.SERIES]  # a note, no work
         if not name:  # the run ranks without training, too, and keeps comparisons, maps and an encoder
             there = [n for n in there if n.split("/")[0] in ("embeddings", *study.holds) or is_training(n)]
         assert sorted(study.holds) == sorted(there), name

@@ -11,7 +11,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import backbone, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import experiments, grid, notebooks
+from llm2rec_kit.reproduction import assets, experiments, grid, notebooks
 from llm2rec_kit.reproduction.study import Study
 from llm2rec_kit.runs import Run
 from llm2rec_kit.storage import file_digest
@@ -20,8 +20,9 @@ from llm2rec_kit.training import launch
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
-    """A folder of the caller with models in it, one of a misleading name."""
+    """A folder of the caller with models in it, one of a misleading name; they are not looked into."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(assets, "check_models", lambda *a, **k: None)
     for name in ("models/mine", "models/bge", "tiny"):
         Path(name).mkdir(parents=True)
         Path(name, "config.json").write_text("{}")

@@ -150,7 +150,7 @@ def test_the_command_prints_and_makes_nothing(tmp_path, capsys):
     assert cli.main(["reproduce", "--profile", "paper", "--plan", "--outputs", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
     assert "nothing is run or written" in text
-    assert "Not here yet: The source 'table' reads files" in text
+    assert "A run would stop at its start: The source 'table' reads files" in text
     assert "494.0 M parameters" in text
     assert "estimates, good to a factor of two or three" in text
     assert max(map(len, text.splitlines())) <= 112
@@ -159,7 +159,7 @@ def test_the_command_prints_and_makes_nothing(tmp_path, capsys):
 
 def test_a_dated_run_is_told_beside_the_estimate(tmp_path, capsys):
     (tmp_path / "expected").mkdir()
-    (tmp_path / "mine.yaml").write_text("csft_steps: 5\n")
+    (tmp_path / "mine.yaml").write_text("csft_steps: 5\ncsft_warmup_steps: 0\n")
     (tmp_path / "expected" / "mine.yaml").write_text("date: 2026-11-24\nmachine: CPU, 2 cores\nseconds: 350\n")
     assert cli.main(["reproduce", "--profile", str(tmp_path / "mine.yaml"), "--plan"]) == 0
     assert "Measured: the run of 2026-11-24 on CPU, 2 cores took 6 min." in capsys.readouterr().out

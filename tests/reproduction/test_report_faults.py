@@ -6,30 +6,25 @@ import re
 import numpy as np
 import pytest
 
+from llm2rec_kit.downstream import metrics
 from llm2rec_kit.reproduction import report
 from llm2rec_kit.runs import ArtefactError, Run
 
 PNG = bytes.fromhex("89504e470d0a1a0a")  # a signature is enough to be embedded
 
 
+def ranks_of(recall):
+    """200 ranks whose recall is that at any cutoff from 4 to 49."""
+    return np.where(np.arange(200) < round(200 * recall), 4, 50).astype(np.int32)
+
+
 def evaluated(run, domain, recommender, embedding, seed, recall, *, settings=None, inputs=("corpus",)):
     name = f"{recommender}-{embedding}-seed{seed}"
 
     def build(folder):
-        np.save(folder / f"{name}.npy", np.array([1, 5], dtype=np.int32))
-        return {
-            "domain": domain,
-            "recommender": recommender,
-            "embedding": embedding,
-            "seed": seed,
-            "metrics": {
-                "recall@10": recall,
-                "ndcg@10": recall / 2,
-                "recall@20": recall * 1.5,
-                "ndcg@20": recall,
-                "mrr": recall / 3,
-            },
-        }
+        np.save(folder / f"{name}.npy", ranks := ranks_of(recall))
+        facts = {"domain": domain, "recommender": recommender, "embedding": embedding, "seed": seed}
+        return facts | {"metrics": metrics.summary(ranks, [10, 20])}
 
     run.make(f"evaluation/{domain}/{name}", build, settings=settings or {"hidden": 8}, inputs=inputs, quiet=True)
 

@@ -198,6 +198,36 @@ run_.make("corpus", build, settings={"steps": csft_steps})"""
     assert a.read_bytes() == b.read_bytes()
 
 
+MOMENTS = {  # what a cell does when Ctrl-C comes; its kernel's parent is the command
+    "while a cell works": "os.kill(os.getppid(), 2)\nthreading.Event().wait()",
+    "while a cell prints": "for k in range(2000):\n    print('line', k, flush=True)\n    k == 50 and os.kill(os.getppid(), 2)",
+    "as a cell ends": "os.kill(os.getppid(), 2)",
+    "as a cell fails": "os.kill(os.getppid(), 2)\nraise ValueError('in the cell')",
+    "twice": "os.kill(os.getppid(), 2)\nos.kill(os.getppid(), 2)\nthreading.Event().wait()",
+    "to the kernel itself": "os.kill(os.getpid(), 2)\nthreading.Event().wait()",
+}
+
+
+def test_an_interrupt_ends_with_one_line_and_nothing_is_left_behind(root, tmp_path_factory):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom llm2rec_kit import cli\nfrom llm2rec_kit.reproduction import notebooks\n"
+        "root = Path(sys.argv[1])\nnotebooks.project_root = lambda: root\n"
+        "sys.exit(cli.main(['reproduce', '--profile', str(root / 'toy.yaml'), '--outputs', str(root / 'out'),"
+        " '--run', sys.argv[2], '--only', '01', '--set', f'csft.joiner={sys.argv[2]}']))"
+    )
+    cell = f"import os, threading\nexec({MOMENTS!r}[csft_joiner])"
+    book(root, "01_data.ipynb", "csft_joiner: str = ''  # the moment\n", cell, "'later'")
+    left = tmp_path_factory.mktemp("left")
+    environment = os.environ | {"TMPDIR": str(left)}
+    asked = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    running = {m: subprocess.Popen([sys.executable, "-c", code, str(root), m], **asked) for m in MOMENTS}
+    said = {m: p.communicate()[1].strip() for m, p in running.items()}
+    assert {m: p.returncode for m, p in running.items()} == dict.fromkeys(MOMENTS, 130), said
+    line = "llm2rec: interrupted. What was finished is kept; the same command goes on from there."
+    assert said == dict.fromkeys(MOMENTS, line)
+    assert not list(left.iterdir())
+
+
 @pytest.fixture
 def disk(root):
     """A small disk mounted on the outputs folder."""

@@ -9,7 +9,7 @@ from conftest import make_corpus
 from transformers import DataCollatorForLanguageModeling
 
 from llm2rec_kit import backbone
-from llm2rec_kit.settings import MNTP, Backbone
+from llm2rec_kit.settings import MNTP, Backbone, SettingsError
 from llm2rec_kit.training import mntp
 
 TITLES = make_corpus().titles
@@ -170,3 +170,12 @@ def test_held_out_titles_are_not_trained_on():
 def test_no_title_is_an_error(tiny):
     with pytest.raises(ValueError, match="no title to learn from"):
         mntp.Batches([], tiny[1], 400, MNTP())
+
+
+def test_titles_of_one_token_are_refused_before_the_model_is_touched(tiny, tmp_path):
+    """They would give a perplexity of 1.0: with no token to predict the mean loss is 0."""
+    model, tokenizer = tiny
+    mntp.check_titles(["a", "a b"], tokenizer)
+    with pytest.raises(SettingsError, match="Every title of the training domains is one token"):
+        mntp.train(["a", "b"], model, tokenizer, MNTP(), tmp_path)
+    assert not backbone.is_bidirectional(model)

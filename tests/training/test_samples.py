@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -121,40 +123,100 @@ def test_what_was_prepared_is_used_again_until_something_changes(tmp_path, monke
         assert len(list(folder.iterdir())) == 1
 
 
-@pytest.mark.parametrize("fault", ["history.npy", "seen.npy", "facts.json", "empty", "gone"])
-def test_a_damaged_folder_is_made_anew(tmp_path, tiny, fault):
-    corpus, folder = make_corpus(users=3000), tmp_path / "train"
-    whole = prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
-    wanted = prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
-    assert same(whole, wanted)
-    (folder,) = folder.iterdir()
-    if fault == "gone":
-        (folder / "item.npy").unlink()
-    elif fault == "empty":
-        (folder / "first.npy").write_bytes(b"")
-    else:
-        data = (folder / fault).read_bytes()
-        (folder / fault).write_bytes(data[: len(data) // 2])
-    assert same(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder.parent), wanted)
-    assert list(folder.parent.iterdir()) == [folder]
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_processes_that_prepare_the_same_do_not_disturb_each_other(tmp_path, monkeypatch, tiny):
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def of_zeros(path):
+    np.save(path, np.zeros_like(np.load(path)))
+
+
+def shorter(path):
+    np.save(path, np.load(path)[:-1])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def gone(path):
+    path.unlink()
+
+
+DAMAGE = [(how, f"{name}.npy") for name in ("history", "seen", "answers", "item") for how in (flipped, of_zeros, shorter)]
+DAMAGE += [(halved, "history.npy"), (flipped, "tails_offsets.npy"), (emptied, "first.npy"), (gone, "target.npy")]
+DAMAGE += [(halved, "facts.json"), (flipped, "facts.json"), (halved, "complete"), (flipped, "complete"), (gone, "complete")]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory, _tiny):
+    """Samples in a folder, and the same in memory."""
+    corpus, folder = make_corpus(users=300), tmp_path_factory.mktemp("prepared") / "train"
+    wanted = prepare(corpus, corpus.samples("train"), _tiny[1], CSFT())
+    assert same(prepare(corpus, corpus.samples("train"), _tiny[1], CSFT(), folder), wanted)
+    return corpus, folder, wanted
+
+
+@pytest.mark.parametrize(("how", "name"), DAMAGE)
+def test_what_is_damaged_is_made_anew_and_told(sound, tmp_path, tiny, capsys, how, name):
+    corpus, folder, wanted = sound
+    (made,) = shutil.copytree(folder, tmp_path / "train").iterdir()
+    prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), made.parent)
+    assert capsys.readouterr().out == ""
+    how(made / name)
+    assert same(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), made.parent), wanted)
+    assert f"{made} are prepared again: " in capsys.readouterr().out
+    assert list(made.parent.iterdir()) == [made]
+    assert [p.read_bytes() for p in sorted(made.iterdir())] == [
+        p.read_bytes() for p in sorted((folder / made.name).iterdir())
+    ]
+
+
+def test_samples_of_something_else_under_this_name_are_not_used(tmp_path, tiny, capsys):
     corpus, folder = make_corpus(), tmp_path / "train"
-    really, seen = samples._prepare, []
+    prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
+    (place,) = folder.iterdir()
+    prepare(corpus, corpus.samples("valid"), tiny[1], CSFT(), tmp_path / "valid")
+    (other,) = (tmp_path / "valid").iterdir()
+    shutil.rmtree(place)
+    other.rename(place)
+    wanted = prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
+    assert same(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder), wanted)
+    assert "made from something else" in capsys.readouterr().out
 
-    def slowly(*given):
-        made = really(*given)
-        if not seen:  # while this one is still at it, another begins and finishes
-            seen.append(1)
-            seen.append(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder))
-            seen.append([p.stat().st_ino for p in sorted(folder.rglob("*"))])
-        return made
 
-    monkeypatch.setattr(samples, "_prepare", slowly)
+def test_what_a_killed_writer_left_goes(tmp_path, tiny):
+    corpus, folder = make_corpus(), tmp_path / "train"
+    for left in (".partial", ".tmp1a2b"):
+        (folder / left).mkdir(parents=True)
+        (folder / left / "history.npy").write_bytes(b"half")
+    prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
+    assert len(list(folder.iterdir())) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["train"]
+
+
+def test_of_processes_that_prepare_the_same_one_does_it_and_the_others_wait(tmp_path, monkeypatch, tiny):
+    corpus, folder = make_corpus(), tmp_path / "train"
+    really, made, found = samples._prepare, [], []
+
+    def once(*given):
+        made.append(1)
+        if len(made) == 1:
+            other.start()
+        return really(*given)
+
+    other = threading.Thread(target=lambda: found.append(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)))
+    monkeypatch.setattr(samples, "_prepare", once)
     first = prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
-    assert same(first, seen[1])
-    assert [p.stat().st_ino for p in sorted(folder.rglob("*"))] == seen[2]
+    other.join()
+    assert same(first, found[0])
+    assert len(made) == 1
 
 
 def test_a_writer_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch, tiny):

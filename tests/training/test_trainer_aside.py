@@ -72,7 +72,7 @@ def test_a_finished_training_is_reused_under_other_memory_settings_and_not_under
     assert "csft: reused" in capsys.readouterr().out
     manifest = run.path / "csft" / "manifest.json"
     older = json.loads(manifest.read_text())
-    del older["aside"]  # as versions wrote it that kept nothing aside
+    del older["aside"], older["seal"]  # as versions wrote it that kept nothing aside
     manifest.write_text(json.dumps(older))
     make(run, batch_tokens=64)
     assert "csft: reused" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_a_working_folder_of_an_older_version_is_resumed(tmp_path):
         make(run, out_of_memory(8))
     mark = run.path / ".csft.partial" / ".key.json"
     older = json.loads(mark.read_text())
-    del older["aside"]
+    del older["aside"], older["seal"]
     mark.write_text(json.dumps(older))
     left = checkpoints.last(mark.parent / "checkpoints")
     with pytest.raises(MemoryError):

@@ -14,7 +14,10 @@ from typing import Any
 
 import polars as pl
 
+from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
+from llm2rec_kit.data.times import LATEST
+from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
 from llm2rec_kit.settings import Data
 from llm2rec_kit.storage import known_digest
 
@@ -31,8 +34,6 @@ CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
 LONGEST_TITLE = 10_000  # characters; what is longer is no title
-LATEST = 4_102_444_800_000  # milliseconds: the year 2100, later times are slips of the pen
-SECONDS_END = 1e11  # a number below is taken as seconds (the year 5138 is far), one above as milliseconds
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ def load(settings: Data) -> Interactions:
             f"data_strict is on, and rows of the source {settings.source!r} had to be left out: {lost}. "
             "Mend the source's files, or set data_strict to False to go on without those rows."
         )
+    if renamed := found.facts.get("domains_renamed"):
+        changes = ", ".join(f"{domain!r} is {name!r}" for domain, name in renamed.items())
+        print(f"{settings.source}: domains renamed, so that folders can be: {changes}", flush=True)
     if faults or items:
         lost = "; ".join([*(f"{n} interactions ({step})" for step, n, _ in faults), *items])
         print(f"{settings.source}: left out {lost}", flush=True)
@@ -97,12 +101,16 @@ def load(settings: Data) -> Interactions:
 def sound(found: Interactions) -> Interactions:
     """`found` without what no stage can use; every row left out is counted in `dropped` or in the facts.
 
+    Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one name).
     Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or after
     2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters. Control
     characters in titles become spaces.
     """
     facts, dropped = dict(found.facts), list(found.dropped)
-    items = first_of_each_item(found.items, facts)
+    named = folder_names(found.items["domain"].unique(maintain_order=True))
+    if renamed := {domain: name for domain, name in named.items() if domain != name}:
+        facts["domains_renamed"] = renamed
+    items = first_of_each_item(found.items.with_columns(pl.col("domain").replace(renamed)), facts)
     items = _kept_items(items, ~pl.col("source_id").str.contains(CONTROL), "with control characters in the id", facts)
     short = pl.col("title").str.len_chars().fill_null(0) <= LONGEST_TITLE
     items = _kept_items(items, short, f"with a title of more than {LONGEST_TITLE:,} characters", facts)
@@ -118,7 +126,8 @@ def sound(found: Interactions) -> Interactions:
     if "time" in events.columns:
         bad = ~events["time"].is_between(1, LATEST).fill_null(True)
         events = _leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
-    return replace(found, items=items, events=events, facts=facts, dropped=dropped)
+    within = [renamed.get(domain, domain) for domain in found.domains_in]
+    return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
@@ -163,11 +172,28 @@ def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
 
 
 def first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
-    """`items` without empty ids and with the first row of each source_id; notes in `facts` how many rows that cost."""
+    """`items` without empty ids and with one row of each source_id, its first with a title; notes in `facts` how many rows
+    that cost.
+    """
     named = items.filter(pl.col("source_id").is_not_null() & (pl.col("source_id") != ""))
-    kept = named.unique("source_id", keep="first", maintain_order=True)
+    kept = first_titled(named)
     note_items(facts, len(items) - len(kept), "with no id or an id seen before")
     return kept
+
+
+def first_titled(items: pl.DataFrame) -> pl.DataFrame:
+    """Of each source_id the first row with a title, else its first row, in the order of the first rows."""
+    first = items.unique("source_id", keep="first", maintain_order=True)
+    if len(first) == len(items) or not _blank(first["title"]).any():
+        return first
+    rows = pl.DataFrame({"id": items["source_id"], "row": pl.int_range(len(items), eager=True)})
+    titled = rows.filter(~_blank(items["title"])).unique("id", keep="first").rename({"row": "titled"})
+    rows = rows.unique("id", keep="first", maintain_order=True).join(titled, on="id", how="left", maintain_order="left")
+    return items[rows.select(pl.coalesce("titled", "row")).to_series()]
+
+
+def _blank(titles: pl.Series) -> pl.Series:
+    return (titles.str.strip_chars() == "").fill_null(True)
 
 
 def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
@@ -217,34 +243,3 @@ def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, droppe
         return events  # no copy: at full size it would be gigabytes
     dropped.append((step, rows, why))
     return events.filter(~bad)
-
-
-def as_milliseconds(times: pl.Series, what: str) -> pl.Series:
-    """Times as Int64 milliseconds since 1970.
-
-    Takes dates, datetimes, numbers (seconds where all are below 1e11, else milliseconds) and text holding either.
-    """
-    if times.dtype == pl.String:
-        numbers = times.cast(pl.Float64, strict=False)
-        if numbers.null_count() > times.null_count():
-            return as_milliseconds(_parsed(times, what), what)
-        times = numbers
-    if times.dtype.is_temporal():
-        return times.cast(pl.Datetime("ms")).cast(pl.Int64)
-    if not times.dtype.is_numeric() and times.dtype != pl.Null:
-        raise ValueError(
-            f"{what} must hold numbers (seconds or milliseconds since 1970) or dates; found the type {times.dtype}."
-        )
-    numbers = times.cast(pl.Float64).fill_nan(None)
-    seconds = len(numbers.drop_nulls()) > 0 and float(numbers.abs().max()) < SECONDS_END
-    return (numbers * 1000 if seconds else numbers).round().cast(pl.Int64)
-
-
-def _parsed(times: pl.Series, what: str) -> pl.Series:
-    try:
-        return times.str.to_datetime(strict=True, time_unit="ms")
-    except pl.exceptions.PolarsError:
-        raise ValueError(
-            f"{what} must hold seconds or milliseconds since 1970, or dates such as 2021-03-04 or "
-            f"2021-03-04T05:06:07; found for example {times.drop_nulls().head(3).to_list()}."
-        ) from None

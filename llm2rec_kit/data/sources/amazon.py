@@ -26,6 +26,7 @@ import yaml
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
 from llm2rec_kit.data.sources import Interactions, first_of_each_item, note_items
+from llm2rec_kit.data.times import by_size
 from llm2rec_kit.settings import Data, unknown
 
 LOOKED_AT = 100  # first lines among which one must be a review, to tell the edition
@@ -40,15 +41,14 @@ class Edition:
     user: str
     item: str
     time: str
-    to_milliseconds: int
     brand: str
     categories: str
     group: str
 
 
 EDITIONS = (
-    Edition("2023", "user_id", "parent_asin", "timestamp", 1, "store", "categories", "main_category"),
-    Edition("2018", "reviewerID", "asin", "unixReviewTime", 1000, "brand", "category", "main_cat"),
+    Edition("2023", "user_id", "parent_asin", "timestamp", "store", "categories", "main_category"),
+    Edition("2018", "reviewerID", "asin", "unixReviewTime", "brand", "category", "main_cat"),
 )
 NAMES = {
     "reviews": ("{}.jsonl.gz", "{}.jsonl", "{}.json.gz", "{}.json", "{}_5.json.gz", "{}_5.json"),
@@ -195,8 +195,7 @@ def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Repo
     columns = {
         "user": pl.col(edition.user).cast(users),
         "item": pl.col(edition.item).cast(items),
-        # Times out of all bounds are as good as none; unchecked, the factor would wrap them round to plausible ones.
-        "time": pl.col(edition.time).clip(-(10**15), 10**15) * edition.to_milliseconds,
+        "time": by_size(pl.col(edition.time)),  # milliseconds of 2023, seconds of 2018, also where a copy has changed them
     }
     frames = [frame.select(**columns) for frame in json_lines.read(path, fields, report)]
     report.check(f"a review with {', '.join(fields)}")

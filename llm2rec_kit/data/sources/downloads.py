@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -33,7 +32,7 @@ import urllib3
 from tqdm.auto import tqdm
 
 from llm2rec_kit.data.sources import DOWNLOAD_MANIFEST
-from llm2rec_kit.runs import file_digest, write_json
+from llm2rec_kit.storage import file_digest, note_or_nothing, write_note
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
@@ -66,11 +65,8 @@ class _Part:
 
     def recall(self) -> None:
         """What an earlier call left; a part of another address, or one without a note, is dropped."""
-        try:
-            known = json.loads(self.note.read_text())
-        except (FileNotFoundError, ValueError):
-            known = {}
-        if known.get("url") == self.url and self.have:
+        known = note_or_nothing(self.note, "The download begins anew.")
+        if known.get("url") == self.url and {"total", "etag", "modified"} <= known.keys() and self.have:
             self.total, self.etag, self.modified = known["total"], known["etag"], known["modified"]
         else:
             self.drop()
@@ -78,7 +74,7 @@ class _Part:
     def keep(self, response: requests.Response, total: int | None) -> None:
         self.total, self.etag, self.modified = total, *_validators(response)
         about = {"url": self.url, "total": total, "etag": self.etag, "modified": self.modified}
-        write_json(self.note, about)
+        write_note(self.note, about)
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -125,7 +121,7 @@ def fetch(
         part.note.unlink(missing_ok=True)
         about = {"url": url, "name": name, "bytes": received, "sha256": digest, "etag": validators[0]}
         about |= {"modified": validators[1], "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-        write_json(folder / (name + DOWNLOAD_MANIFEST), about)
+        write_note(folder / (name + DOWNLOAD_MANIFEST), about)
     if not quiet:
         print(f"{name}: fetched, {received / 2**20:.1f} MiB in {time.perf_counter() - started:.0f} s", flush=True)
     return target
@@ -170,11 +166,10 @@ def _there(target: Path, url: str, size: int | None, checksum: str, quiet: bool)
     """Whether `target` needs no fetching; says so, and says why where it does although a file is there."""
     if not target.is_file():
         return False
-    try:
-        known: dict[str, Any] | None = json.loads((target.parent / (target.name + DOWNLOAD_MANIFEST)).read_text())
-    except (FileNotFoundError, ValueError):
-        known = None
-    if known is None:
+    note = target.parent / (target.name + DOWNLOAD_MANIFEST)
+    by_hand = not os.path.lexists(note)
+    known = note_or_nothing(note, "What it tells of is fetched again.")
+    if by_hand:
         _compare(target, "the file that is there already", size, checksum)
         state = "kept, it was there already (not fetched from here, so not compared with a hash)"
         why = ""

@@ -28,9 +28,7 @@ import ast
 import csv
 import itertools
 import json
-import os
 import re
-import shutil
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -41,9 +39,10 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.data.sources import CONTROL, Interactions, folder_of, listing, mended
-from llm2rec_kit.runs import write_json
+from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, folder_of, listing, mended, note_items
 from llm2rec_kit.settings import Data
+from llm2rec_kit.storage import write_json, writing_folder
+from llm2rec_kit.tab_separated import PANDAS_MISSING
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id"]
@@ -123,21 +122,15 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
     name = name or (corpus.domains[0] if len(corpus.domains) == 1 else "mixed")
     if name != Path(name).name or name.startswith("."):
         raise ValueError(f"The name of the files is one plain name; found {name!r}. Give another by name=.")
-    part, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(part, ignore_errors=True)
     titles = [mended(re.sub(CONTROL, " ", t)) for t in corpus.titles]
-    counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
-    _write_csv(corpus, titles, part, name)
-    (part / "info").mkdir()
-    _lines(part / "info" / f"{name}.txt", (f"{t}\t{i}" for i, t in enumerate(titles)))
-    _lines(part / "info" / "item_titles.txt", titles)
-    counts["read_as_missing"] = sum(t in PANDAS_MISSING for t in titles)
-    write_json(part / EXPORT, {"name": name, "rows": counts, "split": corpus.facts.get("split")})
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with writing_folder(folder) as part:
+        counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
+        _write_csv(corpus, titles, part, name)
+        (part / "info").mkdir()
+        _lines(part / "info" / f"{name}.txt", (f"{t}\t{i}" for i, t in enumerate(titles)))
+        _lines(part / "info" / "item_titles.txt", titles)
+        counts["read_as_missing"] = sum(t in PANDAS_MISSING for t in titles)
+        write_json(part / EXPORT, {"name": name, "rows": counts, "split": corpus.facts.get("split")})
     return counts
 
 
@@ -145,13 +138,13 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
 
 
 def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
-    titles = _titles_json(folder / "item_titles.json")
+    titles = _not_empty(_titles_json(folder / "item_titles.json"), facts)
     samples, known = Samples(), frozenset(titles)
     files = {split: folder / name for split, name in TEXTS.items() if (folder / name).is_file()}
     facts["files"] = [f.name for f in files.values()]
     facts["users_from"] = "none: sequences of rows that continue each other"
     for split, file in files.items():
-        for line in _text(file).splitlines():
+        for line in _text(file).split("\n"):
             words = line.split()
             if not words:
                 continue
@@ -207,7 +200,8 @@ def _csv_files(folder: Path) -> dict[str, Path]:
 
 
 def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
-    tables = {split: _table(file) for split, file in files.items()}
+    samples = Samples()
+    tables = {split: _table(file, samples) for split, file in files.items()}
     facts["files"] = [f.relative_to(folder).as_posix() for f in files.values()]
     facts["users_from"] = (
         "user_id" if all("user_id" in t.columns for t in tables.values()) else "none: rows that continue each other"
@@ -216,9 +210,9 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
         folder.glob("*.info.txt")
     )
     titles = _titles_info(info[0]) if len(info) == 1 else _titles_of(tables.values())
+    titles = _not_empty(titles, facts)
     facts["titles_from"] = info[0].name if len(info) == 1 else "the CSV files"
-    samples, known = Samples(), frozenset(titles)
-    unlike = 0
+    known, unlike = frozenset(titles), 0
     for split, table in tables.items():
         name = files[split].name
         named = facts["users_from"] == "user_id"
@@ -239,11 +233,10 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
     return titles, samples
 
 
-def _table(file: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_csv(file, infer_schema=False, columns=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as csv: {error}") from None
+def _table(file: Path, samples: Samples | None = None) -> pl.DataFrame:
+    table, few, why = delimited.texts(file, backslash=False)  # pandas wrote it, so backslashes are those of Python's lists
+    if samples is not None:
+        samples.refuse(why, few)
     if missing := [c for c in COLUMNS[1:] if c not in table.columns]:
         raise ValueError(f"{file} must have the columns {COLUMNS}: {missing} missing, found {table.columns}.")
     return table.select([c for c in COLUMNS if c in table.columns])
@@ -285,7 +278,8 @@ def _titles_info(file: Path) -> dict[int, str]:
             continue
         if len(cells) < 2 or not (cells[-1].isascii() and cells[-1].isdigit()):
             raise ValueError(f"{file}, line {number}: expected is a title, a tab and an id; found {line!r:.80}.")
-        titles.setdefault(int(cells[-1]), cells[-2])
+        if not titles.get(int(cells[-1]), "").strip():  # the first title that holds something
+            titles[int(cells[-1])] = cells[-2]
     if not titles:
         raise ValueError(f"{file} is empty: it gives the items' titles.")
     return titles
@@ -309,6 +303,17 @@ def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
                 for i, n in zip(ids, names, strict=True):
                     titles.setdefault(i, mended(n))
     return titles
+
+
+def _not_empty(titles: dict[int, str], facts: dict[str, Any]) -> dict[int, str]:
+    """The titles that hold something; of the others it is noted how many, and rows with their items have no title."""
+    kept = {item: title for item, title in titles.items() if title.strip()}
+    note_items(
+        facts,
+        len(titles) - len(kept),
+        f"with an empty title, first that of item {min(titles.keys() - kept.keys(), default=0)}",
+    )
+    return kept
 
 
 def _users_beside(files: dict[str, Path], samples: Samples, titles: dict[int, str], facts: dict[str, Any]) -> list[str]:
@@ -407,10 +412,7 @@ def _distinct(owners: list[str]) -> list[str]:
 
 
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}.") from None
+    return delimited.decoded(file, file.read_bytes().removeprefix(delimited.BOM))
 
 
 def _name(folder: Path, tables: dict[str, Path]) -> str:
@@ -424,10 +426,6 @@ def _name(folder: Path, tables: dict[str, Path]) -> str:
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-
-# Cells that pandas.read_csv takes for missing unless told otherwise, so that the official code reads such a title as "nan".
-PANDAS_MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
-PANDAS_MISSING |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 
 
 def _write_downstream(corpus: Corpus, titles: list[str], folder: Path) -> dict[str, int]:

@@ -93,16 +93,14 @@ def _movies(file: Path, facts: dict[str, Any]) -> pl.DataFrame:
 
 
 def _movies_csv(file: Path) -> list[tuple | None]:
-    try:
-        table = pl.read_csv(file, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as csv: {error}") from None
+    table, few, _ = delimited.texts(file)
     if table.columns != ["movieId", "title", "genres"]:
         raise ValueError(f"{file} must have the columns ['movieId', 'title', 'genres']; found {table.columns}.")
-    return [
+    rows = [
         (i, t, (g or "").replace("|", ", ").replace("(no genres listed)", "") or None) if i and i.isdigit() and t else None
         for i, t, g in table.rows()
     ]
+    return rows + [None] * few
 
 
 def _of_colons(line: str) -> tuple | None:

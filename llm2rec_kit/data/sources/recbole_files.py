@@ -21,7 +21,15 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import Interactions, as_milliseconds, first_of_each_item, folder_of, listing
+from llm2rec_kit.data.sources import (
+    Interactions,
+    as_milliseconds,
+    delimited,
+    first_of_each_item,
+    folder_of,
+    listing,
+    note_items,
+)
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
@@ -41,17 +49,19 @@ def load(settings: Data) -> Interactions:
     domain = settings.domain or stem
     facts: dict[str, Any] = {"source": "recbole", "stem": stem}
     items = _items(folder, stem, domain, facts)
-    frames = {part: _read(folder / f"{stem}{part}.inter") for part in PARTS if (folder / f"{stem}{part}.inter").exists()}
+    found = {part: _read(folder / f"{stem}{part}.inter") for part in PARTS if (folder / f"{stem}{part}.inter").exists()}
+    frames = {part: frame for part, (frame, _, _) in found.items()}
+    dropped = [("bad lines", few, why) for _, few, why in found.values() if few]
     facts["files"] = [f"{stem}{part}.inter" for part in frames]
     for part, frame in frames.items():
         _need(frame, ["user_id", "item_id"], folder / f"{stem}{part}.inter")
     as_lists = ["item_id_list" in frame.columns for frame in frames.values()]
     if any(as_lists) and not all(as_lists):
         raise ValueError(f"{folder}: some of {facts['files']} have the column item_id_list and some have not. {LAYOUT}.")
-    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames)
+    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames, stem)
     for column, kind in (("item", "item2index"), ("user", "user2index")):
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
-    return Interactions(items=items, events=events, domains_in=[domain], facts=facts)
+    return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
 
 def _stem(path: str) -> tuple[Path, str]:
@@ -72,8 +82,9 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
     for file, column in ((folder / f"{stem}.item", "title"), (folder / f"{stem}.text", "text")):
         if not file.is_file():
             continue
-        table = _read(file)
+        table, *lost = _read(file)
         _need(table, ["item_id", column], file)
+        note_items(facts, *lost)
         facts["titles_from"] = f"{file.name}, column {column}"
         others = [c for c in table.columns if c not in ("item_id", column, "source_id", "title", "domain")]
         named = [pl.col("item_id").alias("source_id"), pl.col(column).alias("title"), pl.lit(domain).alias("domain")]
@@ -126,14 +137,14 @@ def _joined(rows: list[str]) -> tuple[str, int]:
     return text, sum(f" {row} " not in f" {text} " for row in rows)
 
 
-def _from_rows(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def _from_rows(frames: dict[str, pl.DataFrame], stem: str) -> pl.DataFrame:
     """Events (user, item[, time]) of the plain form, the files in the order train, valid, test."""
     ordered = [frames[part] for part in reversed(PARTS) if part in frames]
     columns = ["user_id", "item_id"] + (["timestamp"] if all("timestamp" in f.columns for f in ordered) else [])
     events = pl.concat([f.select(columns) for f in ordered]).rename({"user_id": "user", "item_id": "item"})
     if "timestamp" not in columns:
         return events
-    time = as_milliseconds(events["timestamp"], "the column timestamp").alias("time")
+    time = as_milliseconds(events["timestamp"], f"the column timestamp of {stem}.inter").alias("time")
     return events.drop("timestamp").with_columns(time)
 
 
@@ -141,22 +152,21 @@ def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame
     """Events with the source's own ids where UniSRec's index file (id, tab, index; no header) stands beside."""
     if not file.is_file():
         return events
-    index = pl.read_csv(
-        file, separator="\t", has_header=False, quote_char=None, infer_schema=False, new_columns=["id", "index"]
-    )
+    index, few, _ = delimited.texts(file, separator="\t", quoted=False, names=["id", "index"])
+    if few or index["index"].is_null().any() or index["index"].is_duplicated().any():
+        raise ValueError(f"{file} must hold an id, a tab and an index of its own in each line; some lack one, or share it.")
     return events.with_columns(pl.col(column).replace(index["index"], index["id"]))
 
 
-def _read(file: Path) -> pl.DataFrame:
-    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`)."""
-    try:
-        table = pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as a tab-separated file: {error}") from None
+def _read(file: Path) -> tuple[pl.DataFrame, int, str]:
+    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left out, and
+    why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
+    """
+    table, *lost = delimited.texts(file, separator="\t", quoted=None)
     names = {c: c.split(":")[0].strip() for c in table.columns}
     if len(set(names.values())) < len(names):
         raise ValueError(f"{file}: its header names a column twice: {list(names)}.")
-    return table.rename(names)
+    return table.rename(names), *lost
 
 
 def _need(table: pl.DataFrame, wanted: list[str], file: Path) -> None:

@@ -2,13 +2,15 @@
 
 A folder holds `interactions.csv` (or .parquet) with columns user, item and optionally timestamp, and `items.csv` (or
 .parquet) with columns item, title and optionally domain and further text columns. A path to one file takes it as the
-interactions; where it has a title column itself, no items file is needed. Columns with other names are named by
-`data_columns`, as ["user=customer_id", "item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given
-must exist. In code, `from_frames` takes polars or pandas frames.
+interactions; where it has a title column itself, no items file is needed, and where there is one, it wins: a title beside an
+interaction may be the headline of a review. Columns with other names are named by `data_columns`, as ["user=customer_id",
+"item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given must exist. Without a column timestamp, one
+that is called time, date or datetime is the time, which is told. In code, `from_frames` takes polars or pandas frames.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ import polars as pl
 from llm2rec_kit.data.sources import (
     Interactions,
     as_milliseconds,
+    delimited,
     first_of_each_item,
+    first_titled,
+    frames,
     listing,
-    mended,
+    note_items,
     require_columns,
     sound,
 )
@@ -27,6 +32,13 @@ from llm2rec_kit.settings import Data, SettingsError
 
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
+TIMES = (
+    "timestamp",
+    "time",
+    "date",
+    "datetime",
+)  # names, in any case, that are taken for the time where no column has its own
+TIME_ENDINGS = ("time", "date", "timestamp", "_at", "_ts", "epoch")  # of names that may be one, which is only told
 LAYOUT = (
     "data_source 'table' expects a folder with interactions.csv or .parquet (columns user, item and optionally "
     "timestamp) and items.csv or .parquet (columns item, title and optionally domain); data_columns names other columns"
@@ -34,33 +46,44 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Interactions from `settings.path`; ValueError where a file or a column is missing, naming what was found."""
+    """Interactions from `settings.path`; ValueError where a file or a column is missing, naming what was found.
+
+    Where there is an items file, titles, domains and further columns are its own; columns of such names in the interactions
+    are left alone, which is told.
+    """
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
     path = Path(settings.path).expanduser()
     if not path.exists():
         raise ValueError(f"{LAYOUT}; {path} does not exist. Set data_path to a folder that does.")
     names = _names(settings.columns)
+    given = {pair.split("=", 1)[0] for pair in settings.columns}
     events_file = _find(path, "interactions") if path.is_dir() else path
-    events = _read(events_file)
+    events, *lost_events = _read(events_file)
     require_columns(events, [names["user"], names["item"]], str(events_file))
-    items_file = events_file if names["title"] in events.columns else _find(events_file.parent, "items")
-    items = None if items_file == events_file else _read(items_file)
-    for role in [one.split("=", 1)[0] for one in settings.columns]:
-        found = [*events.columns, *(items.columns if items is not None else [])]
-        if names[role] not in found:
-            raise ValueError(f"data_columns names {role}={names[role]}, and no such column is in {path}; found {found}.")
-    return from_frames(
+    items_file, items, lost_items = _items(events_file, events.columns, names, given)
+    facts = _not_read(events_file, events.columns, items_file, items, names)
+    for role in sorted(given):
+        file, frame = (items_file, items) if role in ("title", "domain") and items is not None else (events_file, events)
+        if names[role] not in frame.columns:
+            raise ValueError(
+                f"data_columns names {role}={names[role]}, and no such column is in {file}; found {frame.columns}."
+            )
+    found = from_frames(
         events,
         items,
         user=names["user"],
         item=names["item"],
         title=names["title"],
-        time=names["time"] if names["time"] in events.columns else None,
+        time=_time_column(events.columns, names["time"], events_file.name, facts),
         domain_column=names["domain"],
         domain=settings.domain or (path.name if path.is_dir() else path.stem),
+        dates=settings.dates,
         what=(events_file.name, items_file.name),
     )
+    facts = found.facts | facts
+    note_items(facts, *lost_items)
+    return replace(found, facts=facts, dropped=[("bad lines", *lost_events)] * bool(lost_events[0]) + found.dropped)
 
 
 def from_frames(
@@ -73,37 +96,38 @@ def from_frames(
     title: str = "title",
     domain: str = "own",
     domain_column: str = "domain",
+    dates: str = "iso",
     what: tuple[str, str] = ("the events frame", "the items frame"),
 ) -> Interactions:
     """Interactions from two polars or pandas frames with these column names.
 
     `item` names the item's id in both frames; without `items`, titles and further columns are those of `events`. `time`
-    None: rows are in the order of consumption. Times may be dates or numbers; numbers below 1e11 are taken as seconds, above
-    as milliseconds. A column `domain_column` in `items` wins over the name `domain`. Ids are compared as text; whole floats, as
-    pandas makes of whole numbers with gaps, as whole numbers. `what` names the frames in errors. Raises ValueError naming
-    missing columns; rows that `sources.sound` refuses are counted.
+    None: rows are in the order of consumption. Times may be dates or numbers, and
+    `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
+    `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. `what` names
+    the frames in errors. Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
     """
-    events = _polars(events)
+    events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
     require_columns(events, own, what[0])
-    if items is None:
-        require_columns(events, [title], what[0])
-        items = events.drop(user, *([time] if time else [])).unique(item, keep="first", maintain_order=True)
-    items = _polars(items)
-    require_columns(items, [item, title], what[1])
+    alone = items is None
+    items, name = (events, what[0]) if alone else (frames.as_polars(items), what[1])
+    require_columns(items, [item, title], name)
     facts: dict[str, Any] = {"source": "table"}
-    kept = events.select(
-        user=_ids(events, user),
-        item=_ids(events, item),
-        **({"time": as_milliseconds(events[time], f"the column {time!r}")} if time else {}),
+    kept = pl.DataFrame({"user": frames.ids(events, user, what[0]), "item": frames.ids(events, item, what[0])})
+    if time:
+        times = frames.as_text(events, time, what[0]) if events[time].dtype == pl.Binary else events[time]
+        kept = kept.with_columns(time=as_milliseconds(times, f"the column {time!r} of {what[0]}", dates))
+    table = pl.DataFrame({"source_id": frames.ids(items, item, name), "title": frames.as_text(items, title, name)})
+    domains = (
+        frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
+        if domain_column in items.columns
+        else domain
     )
-    named = [title, item, domain_column]
-    domains = pl.col(domain_column).cast(pl.String).fill_null(domain) if domain_column in items.columns else pl.lit(domain)
-    texts = [c for c in items.columns if items[c].dtype == pl.String and c not in (*named, "source_id", "title", "domain")]
-    table = items.select(
-        _ids(items, item).alias("source_id"), pl.col(title).cast(pl.String).alias("title"), domains.alias("domain"), *texts
-    )
-    table = first_of_each_item(table, facts)
+    named = [title, item, domain_column, "source_id", "title", "domain", *(own if alone else [])]
+    further = [c.cast(pl.String) for c in items.get_columns() if c.name not in named and frames.is_text(c)]
+    table = table.with_columns(pl.lit(domains).alias("domain"), *further)
+    table = first_of_each_item(first_titled(table) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
     return sound(Interactions(items=table, events=kept, domains_in=found, facts=facts))
 
@@ -119,49 +143,87 @@ def _names(pairs: list[str]) -> dict[str, str]:
     return names
 
 
-def _ids(frame: pl.DataFrame, column: str) -> pl.Series:
-    ids = frame[column]
-    if ids.dtype.is_float():
-        ids = ids.fill_nan(None)
-        if not ((ids == ids.floor()) & ids.is_finite()).fill_null(True).all():
-            raise ValueError(f"the column {column!r} holds ids and has numbers that are not whole, such as {ids.max()}.")
-        ids = ids.cast(pl.Int64)
-    if ids.dtype.is_nested() or ids.dtype == pl.Object:
-        raise ValueError(f"the column {column!r} must hold ids, text or whole numbers; found the type {ids.dtype}.")
-    return ids.cast(pl.String)
+def _items(
+    events_file: Path, events: list[str], names: dict[str, str], given: set[str]
+) -> tuple[Path, pl.DataFrame | None, tuple[int, str]]:
+    """The items file, its frame, and rows left out of it; the interactions' file and None where the titles are there.
+
+    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have.
+    """
+    in_events = names["title"] in events
+    file = _found(events_file.parent, "items")
+    if file is None or file == events_file:
+        return (events_file, None, (0, "")) if in_events else (_find(events_file.parent, "items"), None, (0, ""))
+    items, *lost = _read(file)
+    if in_events and "title" in given and names["title"] not in items.columns:
+        return events_file, None, (0, "")
+    return file, items, tuple(lost)
+
+
+def _not_read(
+    events_file: Path, events: list[str], items_file: Path, items: pl.DataFrame | None, names: dict[str, str]
+) -> dict[str, Any]:
+    """A fact, told too, where a file or a column that the layout knows is not read: {"not_read": what and why}."""
+    if items is None:
+        beside = _found(events_file.parent, "items")
+        if beside in (None, events_file):
+            return {}
+        said = f"{beside.name}: data_columns takes the titles of {events_file.name}"
+    else:
+        unread = [names[role] for role in ("title", "domain") if names[role] in events]
+        if not unread:
+            return {}
+        said = f"the columns {unread} of {events_file.name}: titles and domains are those of {items_file.name}"
+    print(f"table: not read {said}", flush=True)
+    return {"not_read": said}
+
+
+def _time_column(columns: list[str], wanted: str, file: str, facts: dict[str, Any]) -> str | None:
+    """The column of times: `wanted`, else the one that is plainly one by its name, which is told; None where there is none.
+
+    The order of events decides everything, so a column that may be the time is never passed over without a word.
+    """
+    if wanted in columns:
+        return wanted
+    plain = [c for c in columns if c.strip().lower() in TIMES]
+    likely = [c for c in columns if c.strip().lower().endswith(TIME_ENDINGS)]
+    if len(plain) > 1:
+        raise ValueError(
+            f"{file} has no column {wanted!r}, and several that may be the time, {plain}: say which by data_columns, such as "
+            f'["time={plain[0]}"].'
+        )
+    if plain:
+        facts["time"] = f"the column {plain[0]!r} of {file}, since it has no {wanted!r}; another by data_columns"
+        print(f"table: the time is {facts['time']}", flush=True)
+        return plain[0]
+    if likely:
+        facts["time"] = (
+            f"none: {file} has no column {wanted!r}, so the order of its rows is taken; if {likely[0]!r} is the time, set "
+            f'data_columns=["time={likely[0]}"]'
+        )
+        print(f"table: times are {facts['time']}", flush=True)
+    return None
+
+
+def _found(folder: Path, stem: str) -> Path | None:
+    return next((folder / f"{stem}{kind}" for kind in KINDS if (folder / f"{stem}{kind}").is_file()), None)
 
 
 def _find(folder: Path, stem: str) -> Path:
-    for kind in KINDS:
-        if (folder / f"{stem}{kind}").is_file():
-            return folder / f"{stem}{kind}"
-    raise ValueError(f"{LAYOUT}; no {stem}.csv or {stem}.parquet in {folder}, which holds {listing(folder)}.")
+    if (file := _found(folder, stem)) is not None:
+        return file
+    parts = next((f"{stem}{kind}" for kind in KINDS if (folder / f"{stem}{kind}").is_dir()), "")
+    spark = f" {parts} is a folder, as Spark writes one: put its parts into one file." * bool(parts)
+    raise ValueError(f"{LAYOUT}; no {stem}.csv or {stem}.parquet in {folder}, which holds {listing(folder)}.{spark}")
 
 
-def _read(path: Path) -> pl.DataFrame:
-    """A CSV file with every value as text (so that an id 007 stays one), or a Parquet file."""
+def _read(path: Path) -> tuple[pl.DataFrame, int, str]:
+    """A CSV file with every value as text (so that an id 007 stays one), or a Parquet file; rows left out, and why."""
     if path.suffix not in KINDS:
         raise ValueError(f"{LAYOUT}; found the file {path.name}, which is neither .csv nor .parquet.")
+    if path.suffix == ".csv":
+        return delimited.texts(path)
     try:
-        return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        return pl.read_parquet(path), 0, ""
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from None
-
-
-def _polars(frame: Any) -> pl.DataFrame:
-    """A polars frame as it is; a pandas frame column by column, its NaN as null (needs neither pandas nor pyarrow)."""
-    if isinstance(frame, pl.DataFrame):
-        return frame
-    if isinstance(frame, pl.LazyFrame):
-        return frame.collect()
-    if not hasattr(frame, "columns"):
-        raise ValueError(f"a polars or pandas DataFrame is expected; found {type(frame).__name__}.")
-    columns = {str(c): [_plain(v) for v in frame[c].tolist()] for c in frame.columns}
-    return pl.DataFrame(columns, strict=False)
-
-
-def _plain(value: Any) -> Any:
-    """A cell of a pandas frame: NaN and NaT as None, text that is no Unicode mended."""
-    if isinstance(value, str):
-        return mended(value)
-    return None if value is None or value != value else value
+        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None

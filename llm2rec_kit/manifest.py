@@ -1,0 +1,80 @@
+"""A manifest: what an artefact was made from, what its files are, what was recorded; sealed with a hash over all of it.
+
+It is written last, so what has one is complete. What is read from one may have been changed since, copied from elsewhere or
+written by somebody else: it counts where it is what was written, of the artefact that is asked for, and names nothing
+outside its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import storage
+
+FOLDER_NOTE = "manifest.json"  # the manifest of an artefact that is a folder, in it
+HARMLESS = (".md", ".png", ".svg", ".pdf", ".html", ".pyc")
+PARTS = {"settings": dict, "inputs": dict, "files": dict, "record": dict, "finished": str}
+
+
+def read(path: Path, name: str) -> dict[str, Any]:
+    """The manifest of artefact `name` at `path`. FileNotFoundError where there is none; ValueError that says how it is damaged."""
+    made = storage.read_note(path)
+    if lacks := [part for part, kind in PARTS.items() if not isinstance(made.get(part), kind)]:
+        raise ValueError(f"{path} is damaged: it is no manifest, or not all of one ({', '.join(lacks)}).")
+    if made.get("artefact", name) != name:
+        found = str(made["artefact"])[:200]
+        raise ValueError(f"{path} is damaged: it is the manifest of {found!r}, copied to where that of {name!r} belongs.")
+    for file in made["files"]:
+        try:
+            place(path.parent, file)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged: it names a file that is none of this folder's, {reprlib.repr(file)}."
+            ) from error
+    return made
+
+
+def place(folder: Path, file: str) -> Path:
+    """Where a file of an artefact in `folder` is; ValueError where that is not in `folder`.
+
+    It may itself be a link, since what is written, moved or deleted there is the link; what is read has the right hash.
+    """
+    if Path(file).name in ("", "..") or b"\0" in os.fsencode(file):
+        raise ValueError(f"{reprlib.repr(file)} names no file.")
+    return folder / file if Path(file).name == file else storage.inside(folder, str(Path(file).parent)) / Path(file).name
+
+
+def damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
+    """What is wrong with the first of a manifest's files that is not what it was, as a phrase; empty where all are sound.
+
+    With `gone` files that are not there any more are no damage.
+    """
+    files = (file for file in made["files"] if not gone or os.path.lexists(folder / file))
+    return next((why for file in files if (why := damage_of(folder, made, file))), "")
+
+
+def stray(folder: Path, made: dict[str, Any]) -> Path | None:
+    """A file in an artefact's folder that is none of its own: what reads a model's folder takes all that it knows by name.
+
+    Cards and figures may be put there, and what is hidden.
+    """
+    for path in sorted(p for p in folder.rglob("*") if not p.is_dir() and p.suffix not in HARMLESS):
+        name = path.relative_to(folder).as_posix()
+        if name not in made["files"] and name != FOLDER_NOTE and not any(part.startswith(".") for part in name.split("/")):
+            return path
+    return None
+
+
+def damage_of(folder: Path, made: dict[str, Any], file: str) -> str:
+    """What is wrong with one of its files."""
+    path = folder / file
+    if why := storage.fault(path):
+        return f"{path} {why}"
+    try:
+        sound = storage.file_digest(path) == made["files"][file]
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return "" if sound else f"{path} is damaged (its hash is not the manifest's)"

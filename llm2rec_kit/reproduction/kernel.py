@@ -1,0 +1,28 @@
+"""The kernel that a notebook runs in, headless: of this very interpreter, described in memory, killed where a user interrupts.
+
+`python3` in a notebook's metadata may be another environment's kernel. A kernelspec of our own in a folder would be found by a
+variable of the whole process, and stay in the temporary folder after a kill.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels of this interpreter; papermill takes the class as its `kernel_manager_class`."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """How the kernel is started."""
+        return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=ERROR"]))
+
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """End the kernel; after an interrupt at once: asked to end in order, it prints the traceback of the cell it is torn from."""
+        if self.has_kernel and isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            await self._async_kill_kernel()
+        await self._async_shutdown_kernel(now=now, restart=restart)

@@ -1,0 +1,41 @@
+"""Text of data in Markdown: it stays text, in a table's cell as elsewhere, and starts no tag, link or code."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+ACTIVE = re.compile(r"[\\`*|]|<|&(?=#?\w+;)|(?<=\])(?=\()")  # what Markdown, or the HTML in it, reads as more than itself
+
+
+class _Told(str):
+    """An escaped text that remembers what it was, for a place where nothing is to be escaped."""
+
+    plain: str
+
+
+def escaped(value: Any) -> Any:
+    """`value` with every text in it, in dicts and lists too, as Markdown that shows it; anything else as it is.
+
+    >>> escaped({"a|b": ["<i>", 3]})
+    {'a\\\\|b': ['&lt;i>', 3]}
+    """
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {escaped(k): escaped(v) for k, v in value.items()}
+    return [escaped(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def code(text: str) -> str:
+    """A text, escaped before, as a span of code, in which nothing is to be."""
+    plain = " ".join(getattr(text, "plain", text).splitlines())
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    gap = " " if len(fence) > 1 else ""
+    return f"{fence}{gap}{plain}{gap}{fence}"
+
+
+def _text(text: str) -> str:
+    told = _Told(ACTIVE.sub(lambda m: {"<": "&lt;", "&": "&amp;"}.get(m[0], "\\" + m[0]), " ".join(text.splitlines())))
+    told.plain = text
+    return told

@@ -1,0 +1,198 @@
+"""Settings that cannot work together, or on a corpus, are found before the first notebook, or after the first: never hours later."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import make_corpus
+
+from llm2rec_kit import runs
+from llm2rec_kit import settings as S
+from llm2rec_kit.reproduction import feasibility, notebooks
+
+ALL = ["01", "02", "03", "04", "05", "06", "07"]
+
+
+def across(numbers=ALL, there=(), **values):
+    feasibility.across(values, numbers, there)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"contrastive_mask_token": "new"}, "is the token that MNTP makes, and mntp_mask_token is 'blank'"),
+        ({"evaluation_embeddings": ["csftt"]}, "evaluation_embeddings names 'csftt'.* Did you mean 'csft'"),
+        ({"evaluation_embeddings": ["bge_concat_id"]}, "evaluation_embeddings names 'bge'"),
+        ({"maps_stages": ["raw", "id"]}, "maps_stages names 'id'"),
+        ({"tables_backbones": ["tiny-50"]}, "names 'tiny-50', and the run's backbone has 6 heads .* a multiple of 12"),
+        ({"tables_backbones": ["tiny-0"]}, "names 'tiny-0'"),
+    ],
+)
+def test_stages_that_do_not_go_together(values, says):
+    with pytest.raises(S.SettingsError, match=says):
+        across(**values)
+    across(["01"], **values)  # nothing of it is asked of this notebook
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.prepared("smoke", overrides={"backbone_heads": 6, "backbone_hidden": 96} | values, only=ALL)
+
+
+def test_tables_that_notebook_03_makes_or_the_run_has_are_known():
+    across(evaluation_embeddings=["raw", "csft_add_id", "minilm", "id", "id_detached"], maps_stages=["csft", "adapted"])
+    across(encoding_variants=["csft-last-causal"], evaluation_embeddings=["csft-last-causal_concat_id"])
+    across(encoding_baselines=["BAAI/bge-large-en-v1.5"], evaluation_embeddings=["bge-large-en-v1_5"])
+    across(there=["older"], evaluation_embeddings=["older"], maps_stages=["older"])
+    across(["04"], evaluation_embeddings=["older"])  # made by a notebook 03 of which nothing is known here
+
+
+@pytest.mark.parametrize("name", notebooks.profiles())
+def test_the_profiles_can_work(name):
+    notebooks.prepared(name, only=ALL, look=False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        (S.Evaluation(cutoffs=[10, 17], metric="mrr", tested="mrr"), "evaluation_cutoffs holds 17"),
+        (
+            S.Evaluation(cutoffs=[3], metric="recall@16"),
+            "evaluation_metric recall@16 is 1 for every model over the 16 items",
+        ),
+        (S.Evaluation(cutoffs=[3], metric="mrr", tested="ndcg@100000"), "evaluation_tested ndcg@100000 cuts beyond"),
+        (S.MNTP(held_out=0.97), "leaves none of the 16 titles"),
+        (S.MNTP(held_out=0.01, keep="best"), "of 16 titles is none, and mntp_patience and mntp_keep"),
+        (S.MNTP(schedule_epochs=1, batch_size=5, warmup_steps=4), r"not be more than the 3 steps .* of 14 titles at 5"),
+        (
+            S.Contrastive(schedule_epochs=2, batch_size=8, warmup_steps=5),
+            "not be more than the 4 steps that contrastive_sch",
+        ),
+        (S.Questions(domain="toys"), "questions_domain is 'toys'; the corpus has"),
+    ],
+)
+def test_what_cannot_work_on_a_corpus(stage, says):
+    corpus = make_corpus(users=20, items=16)
+    assert corpus.n_items == 16
+    with pytest.raises(S.SettingsError, match=says):
+        feasibility.of_corpus(corpus, stage)
+
+
+def test_validation_samples_are_wanted_where_their_loss_is_watched():
+    corpus = make_corpus(users=20, items=16)
+    train = corpus.samples("train")
+    alone = dataclasses.replace(corpus, targets=train, splits=np.zeros(len(train), dtype=np.uint8)).check()
+    feasibility.of_corpus(alone, S.CSFT())
+    with pytest.raises(S.SettingsError, match="csft_patience and csft_keep watch the validation loss"):
+        feasibility.of_corpus(alone, S.CSFT(patience=1))
+    with pytest.raises(S.SettingsError, match=f"makes of {len(train)} samples at 128"):
+        feasibility.of_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=200))
+
+
+def test_what_works_otherwise_than_asked_is_told():
+    corpus = make_corpus(users=20, items=16)
+    works = [S.Evaluation(cutoffs=[3, 16], metric="recall@15", tested="ndcg@16"), S.MNTP(), S.Maps(), S.Questions()]
+    assert feasibility.of_corpus(corpus, *works) == []
+    notes = feasibility.of_corpus(corpus, S.Contrastive(batch_size=17), S.Maps(neighbours=16), S.MNTP(held_out=0.01))
+    assert [note.split(" ")[0].rstrip(":") for note in notes] == [
+        "contrastive_batch_size",
+        "maps_neighbours",
+        "mntp_held_out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "book", "says"),
+    [
+        ({"backbone_device": "mps"}, "03", "backbone_device is 'mps', and torch finds no such device here"),
+        ({"evaluation_device": "cuda"}, "04", "evaluation_device is 'cuda'"),
+        ({"evaluation_precision": "bfloat16", "evaluation_device": "cpu"}, "04", "needs a CPU with AVX512-BF16, or a GPU"),
+    ],
+)
+def test_what_this_machine_has_not_is_named_where_it_is_asked_for(monkeypatch, values, book, says):
+    from llm2rec_kit.downstream import kernels
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.prepared("smoke", overrides=values, only=["01", book])
+    notebooks.prepared("smoke", overrides=values, only=["01"])
+    notebooks.prepared("smoke", overrides=values, only=["01", book], look=False)  # a plan may be made anywhere
+
+
+# -- where it is asked ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"csft_steps": 0}, "csft_steps must be at least 1; found 0"),
+        ({"mntp_rate": 1.5}, "mntp_rate must be above 0 and at most 1; found 1.5"),
+        ({"contrastive_batch_size": 1}, "contrastive_batch_size must be at least 2"),
+        ({"evaluation_metric": "auc"}, "evaluation_metric: 'auc' is none of"),
+        ({"evaluation_heads": 3}, "evaluation_hidden 16 is not a multiple of evaluation_heads 3"),
+        ({"csft_warmup_steps": 11}, r"csft_warmup_steps \(11\) must not be more than csft_steps \(10\)"),
+        ({"maps_neighbours": 1}, "maps_neighbours must be at least 2"),
+        ({"tables_share": 0.0}, "tables_share must be above 0"),
+        ({"questions_seeds": []}, "questions_seeds takes a list of 1 at least"),
+    ],
+)
+def test_a_series_finds_what_its_last_notebook_would(overrides, says, tmp_path):
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.reproduce("smoke", overrides=overrides, outputs=str(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_series_looks_at_the_corpus_before_what_takes_long(tmp_path, monkeypatch):
+    ran, asked = [], {"evaluation_metric": "recall@100", "evaluation_cutoffs": [10]}
+
+    def run_one(book, values, run, **more):
+        ran.append(book.stem)
+        run.make("corpus", lambda folder: make_corpus().save(folder), settings={})
+
+    monkeypatch.setattr(notebooks, "run_one", run_one)
+    with pytest.raises(S.SettingsError, match="evaluation_metric recall@100 is 1 for every model"):
+        notebooks.reproduce("smoke", overrides=asked, outputs=str(tmp_path))
+    assert ran == ["01_data_prep"]
+    with pytest.raises(S.SettingsError, match="evaluation_metric recall@100 is 1"):
+        notebooks.reproduce("smoke", overrides=asked, outputs=str(tmp_path), only=["04"])
+    assert ran == ["01_data_prep"]
+    notebooks.reproduce("smoke", overrides=asked, outputs=str(tmp_path), only=["02"])
+    assert ran == ["01_data_prep", "02_csft"]  # which knows no metric
+
+
+WRONG = {  # of each notebook one that it would find late
+    "01": ("data_max_history", 0),
+    "02": ("csft_batch_size", 0),
+    "03": ("contrastive_temperature", 0.0),
+    "04": ("evaluation_cutoffs", [0]),
+    "05": ("maps_clusters", 0),
+    "06": ("tables_share", 2.0),
+    "07": ("questions_recommenders", []),
+}
+
+
+@pytest.mark.parametrize("book", notebooks.series(), ids=lambda book: book.name[:2])
+def test_the_first_cell_of_a_notebook_stops_before_a_folder_is_made(book, tmp_path):
+    """As papermill runs it: imports, parameters, those that are given, and the cell after them."""
+    cells = ["".join(c["source"]) for c in json.loads(book.read_text())["cells"] if c["cell_type"] == "code"]
+    plain = ["\n".join(line for line in cell.splitlines() if not line.startswith("%")) for cell in cells[:3]]
+    names = {}
+    for cell in plain[:2]:
+        exec(cell, names)
+    name, value = WRONG[book.name[:2]]
+    for given, says in (
+        ({name: value}, name),
+        ({"run": 2024}, "run takes str; found int: 2024"),
+        ({"force": "no"}, "force takes bool"),
+    ):
+        with pytest.raises(S.SettingsError, match=says):
+            exec(plain[2], names | {"outputs": str(tmp_path)} | given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "outputs"), [(2024, ""), (True, ""), (None, ""), ("toy", 5)])
+def test_a_run_is_named_by_text(name, outputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(S.SettingsError, match=r"(run|outputs) takes str; found"):
+        runs.Run(name, outputs)
+    assert list(tmp_path.iterdir()) == []
