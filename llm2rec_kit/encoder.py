@@ -30,7 +30,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 
-from llm2rec_kit import backbone, checkpoint, kernels
+from llm2rec_kit import backbone, checkpoint, gguf, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.rowfile import RowArray, RowFile
 from llm2rec_kit.storage import read_json, write_json, write_text
@@ -68,12 +68,12 @@ class Encoder:
 
     @classmethod
     def load(cls, path: str | Path, settings: S.Encoding | None = None, place: S.Backbone | None = None) -> Encoder:
-        """The encoder in a folder (a stage's, or one that `save` wrote), or a model by folder or hub name.
+        """The encoder in a folder (a stage's, or one that `save` wrote), or a model by folder, GGUF file or hub name.
 
         Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
         sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
         """
-        settings = settings or AS_SAVED
+        settings, path = settings or AS_SAVED, checkpoint.located(path)
         if checkpoint.is_path(path):
             checkpoint.check(Path(path), binary=True)
         saved = _hub_json(path, MARK, dict)
@@ -229,6 +229,7 @@ class Encoder:
 
 def check(path: str | Path, place: S.Backbone) -> None:
     """Raise BackboneError where `Encoder.load` would, for a folder; no weights are read."""
+    path = checkpoint.located(path)
     checkpoint.check(Path(path), binary=True)
     if _hub_json(path, MARK, dict) is not None or _is_bare_decoder(path, place):
         backbone.check(path, place, {}, head=False)
@@ -323,6 +324,8 @@ def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
 
 def _hub_json(path: str | Path, name: str, kind: type) -> Any:
     """A JSON file, a `kind`, of a folder or a hub model; None where there is none, or the hub is out of reach."""
+    if gguf.named(path):  # one file holds all of it
+        return None
     file = Path(path) / name
     if not checkpoint.is_path(path):
         try:
@@ -336,6 +339,8 @@ def _hub_json(path: str | Path, name: str, kind: type) -> Any:
 
 def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
     """Whether this is a causal language model with no sentence-transformers modules beside it (a stage of a run, Qwen2)."""
+    if gguf.named(path):
+        return True
     if _hub_json(path, "modules.json", list) is not None:
         return False
     with backbone.reading(path, "config.json"):

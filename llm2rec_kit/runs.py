@@ -271,8 +271,13 @@ class Run:
         return self.manifest(name)["record"]
 
     def has(self, name: str) -> bool:
-        """Whether artefact `name` is finished: whether something is where its manifest would be, damaged or not."""
-        return os.path.lexists(self.manifest_path(name))
+        """Whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
+
+        False for what no artefact can be called, such as a model's folder elsewhere.
+        """
+        with contextlib.suppress(ArtefactError):
+            return os.path.lexists(self.manifest_path(name))
+        return False
 
     def names(self, folder: str) -> list[str]:
         """Names of the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""

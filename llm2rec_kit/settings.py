@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llm2rec_kit.ranges import SEED, shown
-from llm2rec_kit.stage import COMMON as COMMON
 from llm2rec_kit.stage import SettingsError, Stage, setting
 from llm2rec_kit.stage import unknown as unknown
 
@@ -29,7 +28,7 @@ _START = (f"released|({_MONTH})?", "{name} is a month such as 2014-09 (year, hyp
 _END = (f"({_MONTH})?", "{name} is a month such as 2014-09 (year, hyphen, month); found {found}.")
 ROLES = ("user", "item", "time", "title", "domain")  # of the columns of a table
 _COLUMN = (rf"({'|'.join(ROLES)})=.+", f"{{name}} takes role=name with a role of {list(ROLES)}; found {{found}}.")
-_NAMED = (r".*\S.*", "{name} is a hub name, a local folder or tiny; found {found}.")
+_NAMED = (r".*\S.*", "{name} is a hub name, a folder, a .gguf file, smollm2 or tiny; found {found}.")
 POOLINGS, MASKS = ("mean", "last", "cls", "pooler", "as_saved"), ("bidirectional", "causal", "as_trained")
 _VARIANT = (
     rf".+-({'|'.join(POOLINGS)})-({'|'.join(MASKS)})",
@@ -169,7 +168,9 @@ class Backbone(Stage):
     prefix: ClassVar[str] = "backbone"
 
     name: str = setting(
-        "tiny", "hub name (Qwen/Qwen2-0.5B [P]), local folder, or tiny (made here from nothing [O])", form=_NAMED
+        "tiny",
+        "hub name (Qwen/Qwen2-0.5B [P]), folder, .gguf file, smollm2 (llm2rec fetch), or tiny (from nothing [O])",
+        form=_NAMED,
     )
     hidden: int = setting(192, "tiny: width of the hidden states [O]", within="x >= 1")
     layers: int = setting(4, "tiny: number of layers [O]", within="x >= 1")

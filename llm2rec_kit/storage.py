@@ -20,6 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from llm2rec_kit import packages
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 ADVICE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
@@ -285,11 +287,17 @@ def _digest_of(path: Path, *state: int) -> str:
 
 
 def contents(name: str) -> dict[str, str]:
-    """{"files": hash}: what a model by folder holds, as a part of the settings of what is made from it; {} for any other.
+    """{"files": hash}: what a model by folder or GGUF file holds, as a part of the settings of what is made from it; {} for
+    any other.
 
-    Names and bytes of all files count, but for cards (.md), hidden files and a run's own notes.
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of a
+    package is the GGUF file in it.
     """
+    if name in packages.MODELS:
+        return {"files": packages.MODELS[name].model}
     folder = Path(name)
+    if folder.is_file():
+        return {"files": known_digest(folder)}
     if name == "tiny" or not folder.is_dir():
         return {}
     seen = hashlib.sha256()

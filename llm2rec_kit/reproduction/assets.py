@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from llm2rec_kit import gguf, packages
 from llm2rec_kit import settings as S
 from llm2rec_kit.checkpoint import is_path
 from llm2rec_kit.storage import read_json
@@ -68,7 +69,7 @@ def known() -> dict[str, Any]:
 
 
 def shape(backbone: S.Backbone) -> Shape | None:
-    """The shape of `tiny`, of a known backbone or encoder, or of a local folder with a config.json; None where it is not known."""
+    """The shape of `tiny`, of a known backbone or encoder, of a local folder with a config.json or a GGUF file; None where it is not known."""
     if backbone.name == "tiny":
         head_dim = backbone.hidden // backbone.heads
         return Shape(
@@ -84,24 +85,26 @@ def shape(backbone: S.Backbone) -> Shape | None:
     for models in (known()["backbones"], known()["encoders"]):
         if backbone.name in models:
             return Shape(**models[backbone.name])
+    if gguf.named(backbone.name):
+        return _from_config(gguf.config(Path(backbone.name))) if Path(backbone.name).is_file() else None
     config = Path(backbone.name) / "config.json"
     return _from_config(read_json(config)) if config.is_file() else None
 
 
 def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
-    """Raise ValueError where a model that one of the parameters `needed` names cannot be had, or is a folder that is damaged.
+    """Raise ValueError where a model that one of the parameters `needed` names cannot be had, or is damaged where it is kept.
 
-    Folders are looked through without reading weights. Without `hub` they alone are looked at.
+    What is kept here is looked through without reading weights. Without `hub` that alone is looked at.
     """
     place = S.Backbone.from_parameters(values)
     lengths = {f"{s.prefix}_max_tokens": s.from_parameters(values).max_tokens for s in (S.CSFT, S.MNTP, S.Contrastive)}
     lengths = {name: tokens for name, tokens in lengths.items() if name in needed}
     asked = {name: values.get(name, []) for name in MODELS if name in needed}
-    if "backbone_name" in asked and (hub or is_path(place.name)):
+    if "backbone_name" in asked and (hub or _kept_here(place.name)):
         check_backbone(place.name, place, lengths)
-    for name in filter(is_path, asked.get("tables_backbones", [])):
+    for name in filter(_kept_here, asked.get("tables_backbones", [])):
         check_backbone(name, place)
-    for name in filter(is_path, [*asked.get("encoding_baselines", []), *asked.get("tables_encoders", [])]):
+    for name in filter(_kept_here, [*asked.get("encoding_baselines", []), *asked.get("tables_encoders", [])]):
         from llm2rec_kit import encoder
 
         encoder.check(name, place)
@@ -110,12 +113,12 @@ def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool =
 def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str, int] | None = None) -> None:
     """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large.
 
-    Looks, in this order, at a local folder (as `backbone.check` does), the hub's cache, and (where the network is not switched
+    Looks, in this order, at a local folder or file or a model out of a package (as `backbone.check` does), the hub's cache, and (where the network is not switched
     off) the hub.
     """
     if name == "tiny":
         return
-    if is_path(name):
+    if _kept_here(name):
         from llm2rec_kit import backbone
 
         backbone.check(name, place or S.Backbone(), lengths or {})
@@ -138,6 +141,11 @@ def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str
     except Exception as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ValueError(how_to_get(name, f"the hub cannot be reached ({why})")) from None
+
+
+def _kept_here(name: str) -> bool:
+    """Whether a model is looked for on this machine alone."""
+    return is_path(name) or name in packages.MODELS
 
 
 def how_to_get(name: str, why: str) -> str:

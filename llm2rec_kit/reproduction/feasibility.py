@@ -91,7 +91,7 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
         match stage:
             case S.CSFT():
                 notes += preconditions.check(corpus, to_train=True)
-                _fine_tuned(corpus, stage)
+                _horizon(stage, len(corpus.select(corpus.train_domains)[0].samples("train")), "samples")
             case S.MNTP():
                 notes += _held_out(corpus, stage)
             case S.Contrastive():
@@ -124,8 +124,8 @@ def _known_tables(setting: str, names: list[str], tables: list[str], *more: str)
     for name in names:
         if name not in tables:
             raise S.SettingsError(
-                f"{setting} names {shown(name)}, and notebook 03 makes no such table: "
-                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} Others: encoding_variants, encoding_baselines."
+                f"{setting} names {shown(name)}, and there are no embeddings {shown(name)} to be had. "
+                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants and encoding_baselines make more."
             )
 
 
@@ -156,15 +156,6 @@ def _horizon(stage: S.Training, count: int, what: str = "titles") -> None:
             f"{p}_warmup_steps ({stage.warmup_steps}) must not be more than the {planned} steps that {p}_schedule_epochs "
             f"({stage.schedule_epochs}) makes of {count} {what} at {stage.batch_size} a step: the learning rate would never reach "
             "its peak."
-        )
-
-
-def _fine_tuned(corpus: Corpus, asked: S.CSFT) -> None:
-    part, _ = corpus.select(corpus.train_domains)
-    _horizon(asked, len(part.samples("train")), "samples")
-    if (asked.patience or asked.keep == "best") and not len(part.samples("valid")):
-        raise S.SettingsError(
-            f"csft_patience and csft_keep watch the validation loss, and {shown(corpus.train_domains)} have no validation sample."
         )
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import packages, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit import storage
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.reproduction import assets, feasibility, notebooks, plain_yaml
 from llm2rec_kit.runs import STORE, Run, outputs_folder
@@ -266,7 +266,8 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
     for name in assets.MODELS:
         asked = own.get(name, [])
         models = [asked] if isinstance(asked, str) else asked
-        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute()]  # a folder, as `_placed` left it
+        # A folder or file, as `_placed` left it, or one out of a package.
+        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
     return {f"{name}, files": files for name, files in found.items() if files}
 
 

@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-from llm2rec_kit import meter, storage
+from llm2rec_kit import checkpoint, gguf, meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import clipped, shown
@@ -259,13 +259,14 @@ def _tables_there(values: dict[str, Any]) -> list[str]:
 
 
 def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """`values` with models that are folders, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+    """`values` with models that are folders or GGUF files, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
 
     def found(name: Any) -> Any:
-        if not isinstance(name, str) or not name or re.fullmatch(r"tiny(-\d+)?", name):
+        if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
             return name
-        folder = base / storage.expanded(name)
-        return str(folder.resolve()) if plain_yaml.kind_at(folder) == "a folder" else name
+        model = base / storage.expanded(name)
+        kind = plain_yaml.kind_at(model)
+        return str(model.resolve()) if kind == "a folder" or (gguf.named(name) and kind == "a file") else name
 
     known = {k: values[k] for k in assets.MODELS if k in values}
     return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}

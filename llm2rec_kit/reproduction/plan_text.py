@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
+from llm2rec_kit import packages
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction import assets, work
 from llm2rec_kit.reproduction.plan import Plan, Row, dtype
@@ -62,7 +63,7 @@ def _head(plan: Plan) -> list[str]:
 def _hub_backbones(plan: Plan) -> list[str]:
     """The run's backbone and those of Figure 4, where they are hub names of known size."""
     names = [plan.backbone.name, *(a.model.name for row in plan.rows for a in row.artefacts)]
-    return [name for name in dict.fromkeys(names) if name in assets.known()["backbones"]]
+    return [name for name in dict.fromkeys(names) if name in assets.known()["backbones"] and name not in packages.MODELS]
 
 
 def _weights(name: str) -> str:

@@ -1,9 +1,7 @@
 """Settings that cannot work together, or on a corpus, are found before the first notebook, or after the first: never hours later."""
 
-import dataclasses
 import json
 
-import numpy as np
 import pytest
 from conftest import make_corpus
 
@@ -93,14 +91,10 @@ def test_what_cannot_work_on_a_corpus(stage, says):
         feasibility.of_corpus(corpus, stage)
 
 
-def test_validation_samples_are_wanted_where_their_loss_is_watched():
+def test_a_warm_up_is_held_against_the_samples_that_csft_sees():
     corpus = make_corpus(users=20, items=16)
-    train = corpus.samples("train")
-    alone = dataclasses.replace(corpus, targets=train, splits=np.zeros(len(train), dtype=np.uint8)).check()
-    feasibility.of_corpus(alone, S.CSFT())
-    with pytest.raises(S.SettingsError, match="csft_patience and csft_keep watch the validation loss"):
-        feasibility.of_corpus(alone, S.CSFT(patience=1))
-    with pytest.raises(S.SettingsError, match=f"makes of {len(train)} samples at 128"):
+    assert feasibility.of_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=1)) == []
+    with pytest.raises(S.SettingsError, match=f"makes of {len(corpus.samples('train'))} samples at 128"):
         feasibility.of_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=200))
 
 
