@@ -75,8 +75,14 @@ def meant(values: dict[str, Any]) -> dict[str, Any]:
 
 def of_a_word(name: str, text: str, what: str) -> Any:
     """The value of parameter `name` that a person means by `text` on a command line: text as it stands where the parameter is
-    text, a list of one where it is a list, and else what YAML says."""
+    text (`{title}, {brand}` too, which is no YAML), a list of one where it is a list, and else what YAML says."""
     kind, of = _kinds().get(name, (None, None))
+    if kind is str and text.strip()[:1] not in ("'", '"', "["):
+        try:
+            read = value(text, what)
+        except SettingsError:
+            return text.strip()
+        return read if isinstance(read, str) else text.strip()
     read = _number(kind or float, value(text, what))
     if kind is str and not isinstance(read, str | list | dict):
         return text.strip()

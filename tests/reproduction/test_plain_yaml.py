@@ -276,3 +276,9 @@ def test_a_grid_of_too_many_cells_is_refused_before_they_are_made(tmp_path):
     (tmp_path / "g.yaml").write_text(json.dumps({"axes": {name: axis for name in ("datasets", "backbones", "settings")}}))
     with pytest.raises(S.SettingsError, match="`axes` make 8,000,000 cells; a grid has at most 10,000"):
         grid.load(tmp_path / "g.yaml", str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{title}", "{title}, {brand}", "{title} [{brand}]", "yes", "010", "*new*", "&more: x"])
+def test_a_text_on_the_command_line_needs_no_quotes(text):
+    assert plain_yaml.of_a_word("data_text", f" {text}", "--set") == text
+    assert plain_yaml.of_a_word("data_text", f'"{text}"', "--set") == text
