@@ -54,7 +54,10 @@ def name_of(domain: str, recommender: str, embedding: str, seed: int) -> str:
 
 
 def note_series(run: Run, settings: dict[str, Any], seeds: Sequence[int], names: Sequence[str]) -> None:
-    """Keep in `run` what was evaluated last: with which settings (those of the manifests), which seeds, under which names."""
+    """Keep in `run` what was evaluated last: with which settings (those of the manifests), which seeds, under which names.
+
+    The names of its paired tests stand among them: what is named and gone is missing.
+    """
     noted = dict(zip(NOTED, (list(seeds), list(names)), strict=True))
     run.make(SERIES, lambda folder: None, settings=settings | noted, quiet=True)
 
@@ -84,7 +87,7 @@ def of(run: Run, *, sound: bool = False) -> Evaluations:
     if held:
         asked = held[_last(held, series, tests)]["record"]["metrics"].keys()
         held = {n: m for n, m in held.items() if m["record"]["metrics"].keys() == asked}
-    there = {*made, *damaged}
+    there = {*made, *tests, *damaged}
     old = [n for n in tests if _outdated(run, n, tests[n]["inputs"], there, held)]
     tests = {n: m for n, m in tests.items() if n not in old}
     named = [*series.get("evaluations", ()), *(i for m in tests.values() for i in m["inputs"])]

@@ -320,9 +320,10 @@ def test_a_manifest_reaches_nothing_outside_its_folder(run, tmp_path, name, file
 def test_an_artefacts_name_stays_in_the_run(run, tmp_path, name):
     (run.path / "out").symlink_to(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    for ask in (run.path_of, run.has, run.require, run.forget, lambda name: make(run, name)):
+    for ask in (run.path_of, run.require, run.forget, lambda name: make(run, name)):
         with pytest.raises(ArtefactError, match=r"leads out of|has no part that"):
             ask(name)
+    assert run.has(name) is False  # also where something of that name is there
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -41,6 +41,9 @@ ALLOWED = {
     "reproduction.pictures.png": "in memory",
     "reproduction.grid._run_node": "a mark without content, and a log that grows",
     "meter._reset_high_water": "the kernel's counter of this process",
+    "gguf.fit": "a temporary folder",
+    "fetching._download": "a hidden folder, renamed when whole",
+    "fetching._taken_out": "a hidden folder, renamed when whole",
 }
 
 

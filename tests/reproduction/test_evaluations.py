@@ -151,6 +151,15 @@ def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
     assert (again["missing"], set(again["comparisons"])) == ([], {"games"})  # the same files: the tests are of them
 
 
+def test_tests_that_are_gone_are_missing(run):
+    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7", "comparisons"])
+    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
+    assert report.collect(run)["missing"] == []
+    run.forget("evaluation/games/comparisons")
+    assert report.collect(run)["missing"] == ["evaluation/games/comparisons"]
+    assert len(evaluations.of(run).made) > 1
+
+
 def test_tests_over_what_was_made_anew_since_are_left_out(run):
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
     evaluated(run, "games", "SASRec", "raw", 7, 0.3, settings=NEW | {"dropout": 0.5})
