@@ -42,7 +42,10 @@ MODELS = {
 def cache() -> Path:
     """Where models out of packages are kept: $LLM2REC_CACHE, or llm2rec_kit in the user's cache folder."""
     if own := os.environ.get("LLM2REC_CACHE"):
-        return Path(own).expanduser().absolute()
+        try:
+            return Path(own).expanduser().absolute()
+        except RuntimeError:
+            raise ValueError(f"LLM2REC_CACHE is {own[:80]!r}, and nobody has that home. Give another folder.") from None
     users = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (users if users.is_absolute() else Path.home() / ".cache") / "llm2rec_kit"
 
