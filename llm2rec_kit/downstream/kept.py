@@ -38,7 +38,7 @@ def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
     try:
         found = {m: float(metrics.per_sample(ranks, m).mean()) for m in kept["metrics"]}
         differs = [m for m in found if not math.isclose(found[m], kept["metrics"][m], rel_tol=EQUAL, abs_tol=EQUAL)]
-    except (ValueError, TypeError) as error:  # no metric, no number, no rank
+    except (ValueError, TypeError, KeyError) as error:  # no metric, no number, no rank
         raise ArtefactError(_wrong(run, name, f"its metrics are none ({error!s:.200})")) from None
     if differs:
         m = differs[0]

@@ -43,8 +43,11 @@ def study_of(place, name, corpus, recommenders=("SASRec",)):
         for (table, seed), ranks in RANKS.items():
             stem = f"{recommender}-{table}-seed{seed}"
 
-            def build(folder, stem=stem, ranks=ranks):
+            own = {"domain": "toy", "recommender": recommender, "embedding": table, "seed": seed}
+
+            def build(folder, stem=stem, ranks=ranks, own=own):
                 np.save(folder / f"{stem}.npy", ranks.astype(np.int32))
+                return {**own, "metrics": {"recall@10": float((ranks <= 10).mean())}}
 
             run.make(f"evaluation/toy/{stem}", build, settings={}, quiet=True)
     return Study(run, run, {})
