@@ -120,9 +120,8 @@ class Encoder:
         self, titles: list[str], out: str | Path | None, progress: bool, shard: tuple[int, int], lead: int
     ) -> np.ndarray:
         """`lead` zero rows, then a row a title of this process's share."""
-        self._prepare(
-            [t for t in titles if not re.search(r"\w", t)]
-        )  # those that may have no token are refused before the work
+        # Titles that may have no token are refused before the work.
+        self._prepare([title for title in titles if not re.search(r"\w", title)])
         size = (len(titles), self.dim)
         sink = RowFile(Path(out), *size, self._key(titles), shard, lead) if out else RowArray(*size, shard, lead)
         first = sink.start + first_rows(titles[sink.start : sink.stop])
@@ -133,9 +132,8 @@ class Encoder:
             with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
                 for start, new, vectors in self._windows(titles, first, todo):
                     _check_finite(vectors, [titles[row] for row in new])
-                    refers = first[start - sink.start :][
-                        :WINDOW
-                    ]  # the row that each row of the window repeats, mostly itself
+                    # The row that each row of the window repeats, mostly itself.
+                    refers = first[start - sink.start :][:WINDOW]
                     block = np.empty((len(refers), self.dim), dtype=np.float32)
                     block[new - start] = vectors
                     early = refers < start

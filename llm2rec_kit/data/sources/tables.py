@@ -136,13 +136,8 @@ def from_frames(
 
 
 def _names(pairs: list[str]) -> dict[str, str]:
-    """Column name of each role; SettingsError for a pair that is not role=name, or an unknown role."""
-    names = dict(ROLES)
-    for pair in pairs:
-        role, equals, name = pair.partition("=")
-        if not equals or not name or role not in ROLES:
-            raise SettingsError(f"data_columns takes role=name with a role of {list(ROLES)}; found {pair!r}.")
-        names[role] = name
+    """Column name of each role, of pairs whose form the settings have checked; SettingsError for one column in two roles."""
+    names = ROLES | dict(pair.split("=", 1) for pair in pairs)
     if names["user"] == names["item"]:
         raise SettingsError(
             f"data_columns takes the column {names['user']!r} for the user and the item; they are two columns."
