@@ -450,7 +450,7 @@ def test_encode_replaces_nothing_but_files_and_says_so_before_the_model_is_looke
 def test_encode_keeps_a_link_and_replaces_the_file_that_it_leads_to(run, tmp_path):
     (tmp_path / "t.txt").write_text("Star Harbor\n")
     (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "e.npy").write_text("old")
+    np.save(tmp_path / "there" / "e.npy", np.zeros(2))
     (tmp_path / "link.npy").symlink_to(tmp_path / "there" / "e.npy")
     assert cli.main(["encode", str(run.path_of("mntp")), str(tmp_path / "t.txt"), "--to", str(tmp_path / "link.npy")]) == 0
     assert (tmp_path / "link.npy").is_symlink()
@@ -460,7 +460,7 @@ def test_encode_keeps_a_link_and_replaces_the_file_that_it_leads_to(run, tmp_pat
 
 def test_encode_on_a_full_disk_names_it_and_leaves_what_stood_there(run, tmp_path, capsys):
     (tmp_path / "t.txt").write_text("Star Harbor\n" * 40)
-    (tmp_path / "e.npy").write_text("old")
+    np.save(tmp_path / "e.npy", np.zeros(2))
     with no_room(4096), pytest.raises(SystemExit) as stop:
         cli.main(["encode", str(run.path_of("mntp")), str(tmp_path / "t.txt"), "--to", str(tmp_path / "e.npy")])
     found = capsys.readouterr().err
@@ -468,7 +468,7 @@ def test_encode_on_a_full_disk_names_it_and_leaves_what_stood_there(run, tmp_pat
     assert "e.npy could not be written: a file in" in found
     assert "--to" in found
     assert "--outputs" not in found
-    assert (tmp_path / "e.npy").read_text() == "old"
+    assert np.load(tmp_path / "e.npy").tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
