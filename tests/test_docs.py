@@ -1,0 +1,131 @@
+"""docs/differences.md says what the settings are today; CITATION.cff and CHANGELOG.md are of this version."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm2rec_kit.settings import STAGES
+from llm2rec_kit.stage import default_of
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "differences.md").read_text()
+NAMED = re.compile(rf"(?:{'|'.join(stage.prefix for stage in STAGES)})[_.]\w+")
+FIELDS = {f"{stage.prefix}_{f.name}": (stage, f) for stage in STAGES for f in dataclasses.fields(stage)}
+
+
+def spans(text):
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def given(text):
+    """[(setting, value)] of what stands in backticks as `name: value`, in YAML as a profile has it."""
+    pairs = [next(iter(yaml.safe_load(s).items())) for s in spans(text) if NAMED.match(s) and ": " in s]
+    return [(name, value) for name, value in pairs if name in FIELDS]
+
+
+def as_the_setting(name, value):
+    """The value as the stage holds it; raises SettingsError for one that it refuses."""
+    stage, field = FIELDS[name]
+    return getattr(stage(**{field.name: value}), field.name)
+
+
+def rows():
+    """The table's rows as (what, paper, code, default, other), of all groups."""
+    lines = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [c for c in cells if len(c) == 5 and c[0] != "what"]
+
+
+def disagreements():
+    (found,) = (ROOT / "llm2rec_kit").rglob("disagreements.yaml")
+    return yaml.safe_load(found.read_text())
+
+
+def test_every_row_has_five_cells():
+    assert len(rows()) > 25
+    assert all(all(row) for row in rows())
+
+
+def test_every_setting_named_exists():
+    named = {found.replace(".", "_", 1) for span in spans(PAGE) for found in NAMED.findall(span)}
+    assert len(named) > 40
+    assert named - set(FIELDS) == set()
+
+
+def test_the_defaults_are_those_of_the_settings():
+    for what, *_, default, _ in rows():
+        assert given(default) or NAMED.search(default), what
+        for name, value in given(default):
+            assert as_the_setting(name, value) == default_of(FIELDS[name][1]), f"{what}: {name}"
+
+
+def test_the_other_values_are_others_that_the_settings_take():
+    for what, *_, default, other in rows():
+        pairs = given(other)
+        assert pairs, what
+        known = dict(given(default))
+        for name, value in pairs:
+            if name in known:
+                assert as_the_setting(name, value) != as_the_setting(name, known[name]), f"{what}: {name}"
+            else:
+                as_the_setting(name, value)
+
+
+@pytest.mark.parametrize("name", disagreements())
+def test_every_disagreement_is_told_with_both_values(name):
+    entry = disagreements()[name]
+    (row,) = [r for r in rows() if r[0].endswith("*") and name in dict(given(r[3]))]
+    told = [value for cell in row[3:] for found, value in given(cell) if found == name]
+    assert entry["paper"] in told
+    assert entry["official"] in told
+
+
+def test_only_disagreements_have_a_star():
+    starred = [row for row in rows() if row[0].endswith("*")]
+    assert len(starred) == len(disagreements())
+
+
+@pytest.mark.parametrize("page", ["docs/differences.md", "CHANGELOG.md"])
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    local = [link for link in links if "://" not in link]
+    assert local
+    for link in local:
+        assert ((ROOT / page).parent / link).is_file(), link
+
+
+def test_the_readme_names_the_pages():
+    readme = (ROOT / "README.md").read_text()
+    for page in ("docs/differences.md", "CHANGELOG.md", "CITATION.cff"):
+        assert f"]({page})" in readme
+
+
+def test_citation_is_of_this_version_and_names_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert str(citation["version"]) == project["version"]
+    assert citation["license"] == project["license"]
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors", "year", "doi"} <= set(paper)
+    assert paper["title"].startswith("LLM2Rec: ")
+    assert all({"family-names", "given-names"} <= set(person) for person in paper["authors"])
+    assert re.fullmatch(r"10\.\d+/\S+", paper["doi"])
+    assert {"type": "other", "value": "arXiv:2506.21579", "description": "the preprint"} in paper["identifiers"]
+
+
+def test_the_changelog_has_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("## ")).startswith(f"## [{version}] - ")
+    assert {line for line in lines if line.startswith("### ")} <= {
+        f"### {kind}" for kind in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+    }
