@@ -237,7 +237,7 @@ def first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, sam
 def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, datetime]:
     """First moment kept and first moment after, UTC, as `start` and `end` say; ValueError where they make no sense.
 
-    `start` released: the window in the names of the released files, told by the data's domain (paper.md 1.4 [C]).
+    `start` released: the window in the names of the released files, told by the data's domain [C].
     """
     if not interactions.has_times:
         raise ValueError("data_start, data_end and data_min_items need timestamps, and this source has none.")

@@ -122,7 +122,7 @@ class ItemTable(nn.Module):
         return text + self.ids.weight if self.kind == "add" else torch.cat([text, self.ids.weight], 1)
 
     def classes(self, table: torch.Tensor) -> torch.Tensor:
-        """The table as the scores see it: itself, but for the official code's detached ids [C, paper.md section 9, 15]."""
+        """The table as the scores see it: itself, but for the official code's detached ids [C]."""
         return table.detach() if self.kind == "id_detached" else table
 
     def _adapted(self) -> torch.Tensor:

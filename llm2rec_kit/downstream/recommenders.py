@@ -1,4 +1,6 @@
-"""SASRec and GRU4Rec, as the official code has them (paper sec. 4.1.3; facts of the code in the settings' help texts).
+"""SASRec and GRU4Rec with the official code's layers (paper sec. 4.1.3; facts of the code in the settings' help texts).
+
+Their weights start otherwise than there: docs/differences.md says how.
 
 A recommender turns the item vectors of a history into a state; the score of an item is the state's dot product with the item's
 row of the *same* table that the history was looked up in (`item_table`).
