@@ -14,7 +14,7 @@ reproduce: $(READY)
 
 test: $(READY)
 	.venv/bin/ruff check .
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lab: $(READY)
 	.venv/bin/jupyter lab --notebook-dir notebooks $(ROOT)

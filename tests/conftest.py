@@ -74,9 +74,13 @@ def held(folder) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
+    """One thread for this process and its children: where cores are short, threads of several processes wait for each other."""
     import torch
 
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llm2rec_kit.reproduction import notebooks, paper
 from llm2rec_kit.settings import STAGES
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGE = (ROOT / "docs" / "differences.md").read_text()
 NAMED = re.compile(rf"(?:{'|'.join(stage.prefix for stage in STAGES)})[_.]\w+")
+DISPUTED = paper.disagreements()["parameter"].to_list()
 FIELDS = {f"{stage.prefix}_{f.name}": (stage, f.name) for stage in STAGES for f in dataclasses.fields(stage)}
 
 
@@ -40,11 +43,6 @@ def rows():
     lines = [line for line in PAGE.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [c for c in cells if len(c) == 5 and c[0] != "what"]
-
-
-def disagreements():
-    (found,) = (ROOT / "llm2rec_kit").rglob("disagreements.yaml")
-    return yaml.safe_load(found.read_text())
 
 
 def test_every_row_has_five_cells():
@@ -78,21 +76,20 @@ def test_the_other_values_are_others_that_the_settings_take():
                 as_the_setting(name, value)
 
 
-@pytest.mark.parametrize("name", disagreements())
+@pytest.mark.parametrize("name", DISPUTED)
 def test_every_disagreement_is_told_with_both_values(name):
-    entry = disagreements()[name]
     (row,) = [r for r in rows() if r[0].endswith("*") and name in dict(given(r[3]))]
     told = [value for cell in row[3:] for found, value in given(cell) if found == name]
-    assert entry["paper"] in told
-    assert entry["official"] in told
+    assert notebooks.load_profile("paper")[name] in told
+    assert notebooks.load_profile("official")[name] in told
 
 
 def test_only_disagreements_have_a_star():
     starred = [row for row in rows() if row[0].endswith("*")]
-    assert len(starred) == len(disagreements())
+    assert len(starred) == len(DISPUTED)
 
 
-@pytest.mark.parametrize("page", ["docs/differences.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", ["docs/differences.md", "CHANGELOG.md", "README.md"])
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
     local = [link for link in links if "://" not in link]
@@ -109,11 +106,10 @@ def test_the_readme_names_the_pages():
 
 def test_citation_is_of_this_version_and_names_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(citation)
-    assert str(citation["version"]) == project["version"]
-    assert citation["license"] == project["license"]
+    assert str(citation["version"]) == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
     paper = citation["preferred-citation"]
     assert {"type", "title", "authors", "year", "doi"} <= set(paper)
     assert paper["title"].startswith("LLM2Rec: ")
@@ -123,9 +119,8 @@ def test_citation_is_of_this_version_and_names_the_paper():
 
 
 def test_the_changelog_has_this_version():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
-    assert next(line for line in lines if line.startswith("## ")).startswith(f"## [{version}] - ")
+    assert next(line for line in lines if line.startswith("## ")).startswith(f"## [{PROJECT['version']}] - ")
     assert {line for line in lines if line.startswith("### ")} <= {
         f"### {kind}" for kind in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
     }

@@ -80,7 +80,7 @@ def test_kill_9_and_going_on_gives_the_same_bytes(folder, tmp_path, small_window
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), str(out), how],
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path},
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert not out.exists()
@@ -231,7 +231,7 @@ def test_two_gloo_processes_fill_one_file(folder, tmp_path):
     script.write_text(UNDER_TORCHRUN)
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(folder), str(out)]
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_allclose(np.load(out), Encoder.load(folder, place=CPU).encode(TITLES), atol=1e-5)
