@@ -494,6 +494,11 @@ class Evaluation(Stage):
     heads: int = setting(2, "attention heads of SASRec [C]", within="x >= 1")
     inner: int = setting(256, "width of SASRec's feed-forward layers [C]", within="x >= 1")
     dropout: float = setting(0.3, "dropout [P 4.1.3]", within="0 <= x < 1")
+    initialisation: str = setting(
+        "scaled",
+        "weights' start: official, torch's own with layers alike [C], or scaled: std 0.02, orthogonal GRU [O, RecBole's SASRec]",
+        ("scaled", "official"),
+    )
     loss: str = setting(
         "softmax",
         "softmax over the catalogue [P 4.1.3], bce (SASRec's) or gbce (gSASRec's) with sampled negatives [O]",
@@ -517,6 +522,7 @@ class Evaluation(Stage):
         "item embeddings: none [C for LLM2Rec], unit [C for baselines], standardised or whitened [O]",
         ("none", "unit", "standardised", "whitened"),
     )
+    scale: float = setting(1.0, "factor on the item embeddings, once normalised [O]", within="x > 0")
     exclude: str = setting(
         "none",
         "items left out of the ranking: none [C], last (of the history) or seen (all that the user had) [O]",

@@ -83,12 +83,17 @@ class Result:
         return self.ranking.ranks
 
 
+LATER = {"initialisation": "scaled", "scale": 1.0}  # settings that came later: evaluations from before had these values
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
 
 
 def key(settings: S.Evaluation) -> dict[str, Any]:
-    """The settings that one training depends on: all but which trainings there are, where, and what is tested after them."""
-    return {name: value for name, value in settings.as_dict().items() if name not in OF_THE_SERIES}
+    """The settings that one training depends on: all but which trainings there are, where, and what is tested after them.
+
+    Those of LATER stand in it where they have another value, so that earlier evaluations are reused.
+    """
+    asked = settings.as_dict()
+    return {k: v for k, v in asked.items() if k not in OF_THE_SERIES and not (k in LATER and v == LATER[k])}
 
 
 def train_and_rank(
@@ -138,6 +143,8 @@ def make_both(
         embeddings,
         kind=kind,
         normalise=settings.normalise,
+        scale=settings.scale,
+        initialisation=settings.initialisation,
         widths=settings.adapter_widths,
         low_precision=settings.precision == "bfloat16",
     )

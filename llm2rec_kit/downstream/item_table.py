@@ -17,6 +17,7 @@ from torch import nn
 from llm2rec_kit.downstream import kernels
 from llm2rec_kit.runs import ArtefactError, Run
 
+SCALED_STD = 0.02  # of weights that start scaled down
 KINDS = {"_add_id": "add", "_concat_id": "concat"}
 
 
@@ -65,7 +66,8 @@ class ItemTable(nn.Module):
 
     With `embeddings` (N + 1, dim): those, frozen, behind an adapter (Xavier normal, zero bias [C]): linear, or with a GELU
     after each of `widths`. `kind` is one of text, add (a free vector an item is added), concat (the adapter gives the first
-    half of the row, a free vector the second), id and id_detached (no text).
+    half of the row, a free vector the second), id and id_detached (no text). Free vectors start as `initialisation` says: N(0, 1),
+    row 0 too (official [C]), or of std 0.02 and row 0 zero (scaled); row 0 is never trained.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class ItemTable(nn.Module):
         *,
         kind: str = "",
         normalise: str = "none",
+        scale: float = 1.0,
+        initialisation: str = "scaled",
         widths: tuple[int, ...] | list[int] = (),
         low_precision: bool = False,
     ) -> None:
@@ -90,13 +94,14 @@ class ItemTable(nn.Module):
         own = hidden // 2 if self.kind == "concat" else hidden
         if self.kind != "text":
             self.ids = nn.Embedding(n_items + 1, own, padding_idx=0)
-            nn.init.normal_(self.ids.weight, std=0.02)
-            with torch.no_grad():
-                self.ids.weight[0] = 0
-            # As a class of the softmax the padding row would learn; it stays zero there, too.
+            nn.init.normal_(self.ids.weight, std=SCALED_STD if initialisation == "scaled" else 1.0)
+            if initialisation == "scaled":
+                with torch.no_grad():
+                    self.ids.weight[0] = 0
+            # As a class of the softmax the padding row would learn; it stays as it is there, too.
             self.ids.weight.register_post_accumulate_grad_hook(_no_padding)
         if embeddings is not None:
-            self._freeze(torch.from_numpy(checked_embeddings(embeddings, n_items, normalise)))
+            self._freeze(torch.from_numpy(checked_embeddings(embeddings, n_items, normalise, scale)))
             self.adapter = _adapter([embeddings.shape[1], *widths, own])
 
     def _freeze(self, table: torch.Tensor) -> None:
@@ -150,8 +155,8 @@ def _no_padding(ids: torch.Tensor) -> None:
     ids.grad[0].zero_()
 
 
-def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none") -> np.ndarray:
-    """A float32 copy (N + 1, dim), items normalised as asked; raises ValueError for another shape, NaN or infinity."""
+def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0) -> np.ndarray:
+    """A float32 copy (N + 1, dim), items normalised as asked and times `scale`; raises ValueError for another shape, NaN or infinity."""
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
         raise ValueError(
             f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
@@ -171,6 +176,8 @@ def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "n
         table[1:] = (table[1:] - table[1:].mean(0)) / np.maximum(table[1:].std(0), 1e-12)
     elif normalise == "whitened":
         table[1:] = whitened(table[1:])
+    if scale != 1:
+        table[1:] *= scale
     return table
 
 

@@ -1,6 +1,7 @@
 """SASRec and GRU4Rec with the official code's layers (paper sec. 4.1.3; facts of the code in the settings' help texts).
 
-Their weights start otherwise than there: docs/differences.md says how.
+Their weights start as the code's do or scaled down (`settings.Evaluation.initialisation`): by that alone unit-length embeddings
+gain or lose half their recall (docs/differences.md).
 
 A recommender turns the item vectors of a history into a state; the score of an item is the state's dot product with the item's
 row of the *same* table that the history was looked up in (`item_table`).
@@ -19,7 +20,7 @@ from torch import nn
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import kernels
-from llm2rec_kit.downstream.item_table import Linear
+from llm2rec_kit.downstream.item_table import SCALED_STD, Linear
 
 
 class Dropout(nn.Module):
@@ -61,7 +62,10 @@ class SASRec(nn.Module):
         self.positions = nn.Embedding(max_history, settings.hidden)
         self.dropout = Dropout(settings.dropout)
         self.layers = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
-        self.apply(_initialise)
+        if settings.initialisation == "official":
+            _start_alike(self.layers)
+        else:
+            self.apply(_scale_down)
 
     def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
         """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d).
@@ -118,11 +122,8 @@ class GRU4Rec(nn.Module):
         super().__init__()
         self.dropout = Dropout(settings.dropout)
         self.gru = nn.GRU(settings.hidden, settings.hidden, settings.layers, bias=False, batch_first=True)
-        for name, weight in self.gru.named_parameters():
-            if "weight_ih" in name:
-                nn.init.xavier_uniform_(weight)
-            else:
-                nn.init.orthogonal_(weight)
+        if settings.initialisation == "scaled":
+            _start_orthogonal(self.gru)
 
     def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
         """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
@@ -147,8 +148,24 @@ def make(name: str, settings: S.Evaluation, max_history: int) -> nn.Module:
     return MODELS[name](settings, max_history)
 
 
-def _initialise(module: nn.Module) -> None:
+def _start_alike(layers: nn.ModuleList) -> None:
+    """Give every layer the weights of the first, as the official code's copies have them; the rest is torch's default there."""
+    for layer in layers[1:]:
+        layer.load_state_dict(layers[0].state_dict())
+
+
+def _scale_down(module: nn.Module) -> None:
+    """Weights of std 0.02 and zero biases. Torch's N(0, 1) for positions would drown item vectors of length one."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=SCALED_STD)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
+
+
+def _start_orthogonal(gru: nn.GRU) -> None:
+    """Xavier uniform on the input's side, orthogonal on the state's."""
+    for name, weight in gru.named_parameters():
+        if "weight_ih" in name:
+            nn.init.xavier_uniform_(weight)
+        else:
+            nn.init.orthogonal_(weight)

@@ -173,7 +173,9 @@ def adapted_table(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[s
         )
         block = np.zeros((len(table), len(weight)), dtype=np.float32)
         own = np.flatnonzero(domain == run.record(name)["domain"]) + 1
-        block[own] = _normalised(table[own], run.manifest(name)["settings"].get("normalise", "none")) @ weight.T + bias
+        asked = run.manifest(name)["settings"]
+        given = _normalised(table[own], asked.get("normalise", "none")) * asked.get("scale", 1.0)
+        block[own] = given @ weight.T + bias
         blocks.append(block)
     return np.concatenate(blocks, axis=1)
 

@@ -415,3 +415,11 @@ def test_where_trainings_run(monkeypatch):
     assert evaluation.device_of(replace(SETTINGS, device="auto"))[0] == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert evaluation.device_of(replace(SETTINGS, device="auto"))[0] == "cuda"
+
+
+def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():
+    """Whoever evaluated before there were a start and a scale had today's defaults, and is not made to train again."""
+    earlier = evaluation.key(SETTINGS)
+    assert not {"initialisation", "scale"} & earlier.keys()
+    assert evaluation.key(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
+    assert evaluation.key(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}

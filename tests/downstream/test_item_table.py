@@ -130,6 +130,23 @@ def test_normalisation():
     torch.testing.assert_close(standard.std(0, correction=0), torch.ones(3))
 
 
+@pytest.mark.parametrize("normalise", ["none", "unit", "whitened"])
+def test_a_scale_multiplies_items_once_they_are_normalised(normalise):
+    plain, scaled = (ItemTable(4, 8, RAW, normalise=normalise, scale=scale).embeddings for scale in (1.0, 100.0))
+    torch.testing.assert_close(scaled, 100 * plain)
+
+
+def test_free_vectors_start_as_asked():
+    """Official: N(0, 1), the padding row too, which no gradient reaches [C]."""
+    torch.manual_seed(0)
+    official, scaled = (ItemTable(2000, 16, initialisation=start).ids for start in ("official", "scaled"))
+    assert official.weight.std().item() == pytest.approx(1, abs=0.02)
+    assert scaled.weight.std().item() == pytest.approx(0.02, abs=0.0004)
+    assert official.weight[0].abs().min() > 0 and scaled.weight[0].abs().max() == 0
+    (official(torch.tensor([0, 1])) ** 2).sum().backward()
+    assert official.weight.grad[0].abs().max() == 0 and official.weight.grad[1].abs().min() > 0
+
+
 def test_whitened_rows_are_uncorrelated_and_a_dead_axis_stays_dead():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 6)) + 5  # four axes in six

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,3 +118,51 @@ def test_bad_names_and_heads():
         recommenders.make("BERT4Rec", SETTINGS, 5)
     with pytest.raises(ValueError, match="multiple of evaluation_heads"):
         recommenders.make("SASRec", Evaluation(hidden=9, heads=2), 5)
+
+
+WIDE = Evaluation(hidden=128, inner=256, heads=2, layers=2)
+
+
+def started(name, initialisation, seed=0):
+    """A recommender's weights as it starts, by name."""
+    torch.manual_seed(seed)
+    model = recommenders.make(name, replace(WIDE, initialisation=initialisation), 10)
+    return {k: v.detach() for k, v in model.state_dict().items()}
+
+
+def test_the_official_start_of_sasrec_is_torchs_own_with_layers_alike():
+    """Facts of the official code (seqrec/models/SASRec, seqrec/modules.py): no weight is set, and layers are deep copies."""
+    found = started("SASRec", "official")
+    assert found["positions.weight"].std().item() == pytest.approx(1, abs=0.06)
+    for part, inputs in (("qkv", 128), ("out", 128), ("inner", 128), ("outer", 256)):
+        for kind in ("weight", "bias"):
+            value, bound = found[f"layers.0.{part}.{kind}"], 1 / math.sqrt(inputs)
+            assert value.abs().max() <= bound
+            assert value.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.15)  # of a uniform distribution
+            assert torch.equal(value, found[f"layers.1.{part}.{kind}"])
+
+
+def test_the_scaled_start_of_sasrec_is_small_and_its_layers_differ():
+    found = started("SASRec", "scaled")
+    weights = {k: v for k, v in found.items() if "norm" not in k and k.endswith("weight")}
+    assert all(v.std().item() == pytest.approx(0.02, rel=0.1) for v in weights.values())
+    assert all(v.abs().max() == 0 for k, v in found.items() if "norm" not in k and k.endswith("bias"))
+    assert not torch.equal(found["layers.0.qkv.weight"], found["layers.1.qkv.weight"])
+
+
+def test_the_two_starts_of_gru4rec():
+    official, scaled = (started("GRU4Rec", start) for start in ("official", "scaled"))
+    for value in official.values():
+        assert value.abs().max() <= 1 / math.sqrt(128)
+        assert value.std().item() == pytest.approx(1 / math.sqrt(3 * 128), rel=0.05)
+    for k in range(2):
+        state = scaled[f"gru.weight_hh_l{k}"]  # (3 x hidden, hidden): its columns are orthonormal
+        torch.testing.assert_close(state.T @ state, torch.eye(128), atol=1e-5, rtol=0)
+
+
+def test_layers_that_start_alike_are_trained_apart():
+    torch.manual_seed(0)
+    model = recommenders.make("SASRec", replace(WIDE, initialisation="official", dropout=0.0), 10)
+    model(torch.randn(2, 5, 128)).square().sum().backward()
+    first, second = (layer.qkv.weight for layer in model.layers)
+    assert first is not second and not torch.equal(first.grad, second.grad)
