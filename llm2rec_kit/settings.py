@@ -619,6 +619,16 @@ class Tables(Stage):
     share: float = setting(
         1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]", within="0 < x <= 1"
     )
+    starts: list = setting(
+        ["contrastive"], "start and length: item tables asked, of those the run has; [] leaves it out [O]"
+    )
+    lengths: list = setting(
+        [1.0, 100.0],
+        "start and length: lengths that their vectors get, besides as they come and whitened [O]",
+        within="x > 0",
+        least=2,
+    )
+    start_epochs: int = setting(500, "start and length: most epochs; 20 without a gain end a training [P]", within="x >= 1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
