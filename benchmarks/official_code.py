@@ -48,22 +48,24 @@ WAYS = {"kit": {}, "kit, a row a sample": {"shared_prefix": False}}
 # -- metrics ------------------------------------------------------------------------------------------------------------
 
 
-def kit(corpus: Corpus, vectors: np.ndarray, recommender: str, length: str, seed: int, **change) -> tuple[dict, np.ndarray]:
+def kit(
+    given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray, recommender: str, length: str, seed: int, **change
+) -> tuple[dict, np.ndarray]:
     """One training by the kit: metrics, epochs, processor seconds, and the test ranks."""
-    settings = settings_of(normalise="unit", scale=LENGTHS[length], **change)
+    settings = settings_of(normalise="unit", scale=LENGTHS[length], epochs=given.epochs, **change)
     began = time.process_time()
     result = evaluation.train_and_rank(corpus, vectors, settings, recommender=recommender, seed=seed)
     seconds = time.process_time() - began
     found = {name: metrics.summary(result.ranks, settings.cutoffs)[name] for name in NAMES}
     facts = {"best_epoch": result.best_epoch, "epochs": len(result.losses), "seconds": seconds}
-    return {"metrics": found, **facts}, result.ranks
+    return {"metrics": found, **facts, "curve": result.curve}, result.ranks
 
 
 def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> dict[str, dict]:
     """Every arm on every side, one after the other; what results.json has is left as it is."""
     file = given.work / "results.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
-    for seed, length, recommender in itertools.product(given.seeds, LENGTHS, RATES):
+    for recommender, seed, length in itertools.product(RATES, given.seeds, LENGTHS):
         for way in ("official", *WAYS):
             name = f"{way}/{recommender}/{length}/{seed}"
             if name in found:
@@ -71,7 +73,7 @@ def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) ->
             if way == "official":
                 result, ranks = official(given, corpus, recommender, length, seed)
             else:
-                result, ranks = kit(corpus, vectors, recommender, length, seed, **WAYS[way])
+                result, ranks = kit(given, corpus, vectors, recommender, length, seed, **WAYS[way])
             np.save(given.work / "ranks" / f"{name.replace('/', '-')}.npy", ranks)
             found[name] = {**result, "load": os.getloadavg()[0]}
             write_json(file, found)
@@ -331,6 +333,7 @@ def main() -> None:
     parser.add_argument("--work", type=lambda p: Path(p).resolve(), help="folder for what is made")
     parser.add_argument("--vectors", type=Path, help="items' vectors, .npy")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--epochs", type=int, default=1000, help="most epochs, a multiple of 5 (validation is every fifth)")
     parser.add_argument("--times", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--record", type=lambda p: Path(p).resolve(), help="file to write")

@@ -62,21 +62,32 @@ def official(given: argparse.Namespace, corpus: Corpus, recommender: str, length
         "--dropout=0.3",
         "--loss_type=ce",
         f"--rand_seed={seed}",
+        f"--epochs={given.epochs}",
     ]
+    log = given.work / "official.log"
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(words, capture_output=True, text=True, cwd=given.work, env=environment())
+    with log.open("w") as file:
+        done = subprocess.run(
+            words, stdout=file, stderr=file, cwd=given.work, env={**environment(), "PYTHONUNBUFFERED": "1"}
+        )
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
-    printed = re.findall(r"^OrderedDict.*$", done.stdout, re.M)
-    best = re.search(r"^Best epoch: (\d+)", done.stdout, re.M)
-    if done.returncode or not printed or not best:
-        raise SystemExit(f"The official code did not run: {' '.join(words)}\n{done.stderr[-2000:]}")
-    found = {name: float(value) for name, value in re.findall(r"'(\w+@\d+)'\W+([\d.e-]+)", printed[-1])}
-    weights = given.work / re.search(r"^Loaded best model checkpoint from (.*)$", done.stdout, re.M)[1]
+    said = log.read_text().replace("\r", "\n")
+    printed = re.findall(r"^OrderedDict.*$", said, re.M)
+    best = re.search(r"^Best epoch: (\d+)", said, re.M)
+    if done.returncode or len(printed) < 2 or not best:
+        raise SystemExit(f"The official code did not run: {' '.join(words)}\n{said[-2000:]}")
+    *curve, found = [{name: float(x) for name, x in re.findall(r"'(\w+@\d+)'\W+([\d.e-]+)", line)} for line in printed]
+    weights = given.work / re.search(r"^Loaded best model checkpoint from (.*)$", said, re.M)[1]
     ranks = rank_by(corpus, torch.load(weights, map_location="cpu"), recommender, np.load(words[4].split("=")[1]))
     weights.unlink()
-    epochs = 5 * (len(printed) - 1)
-    return {"metrics": found, "best_epoch": int(best[1]), "epochs": epochs, "seconds": seconds}, ranks
+    every = settings_of().evaluate_every
+    facts = {"best_epoch": int(best[1]), "epochs": every * len(curve), "seconds": seconds}
+    return {
+        "metrics": found,
+        **facts,
+        "curve": [[every * (k + 1), each["recall@20"]] for k, each in enumerate(curve)],
+    }, ranks
 
 
 def rank_by(corpus: Corpus, weights: dict[str, torch.Tensor], recommender: str, vectors: np.ndarray) -> np.ndarray:
