@@ -65,7 +65,7 @@ def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) ->
     """Every arm on every side, one after the other; what results.json has is left as it is."""
     file = given.work / "results.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
-    for recommender, seed, length in itertools.product(RATES, given.seeds, LENGTHS):
+    for recommender, length, seed in itertools.product(RATES, LENGTHS, given.seeds):
         for way in ("official", *WAYS):
             name = f"{way}/{recommender}/{length}/{seed}"
             if name in found:
@@ -349,7 +349,14 @@ def main() -> None:
     if not given.work or not (given.times or given.run):
         parser.error("--work is needed, and --run or --times")
     given.work.mkdir(parents=True, exist_ok=True)
-    pl.Config(tbl_cols=-1, tbl_rows=60, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_width_chars=200)
+    pl.Config(
+        tbl_cols=-1,
+        tbl_rows=60,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_width_chars=240,
+        fmt_str_lengths=80,
+    )
     if given.times:
         times(given)
         return
