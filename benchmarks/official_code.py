@@ -6,6 +6,7 @@
     python benchmarks/official_code.py --checkout CHECKOUT --python OFFICIAL/bin/python --run RUN --work FOLDER
                                                  trains every arm to patience on both sides, prints tables, writes FOLDER/results.json
     python benchmarks/official_code.py ... --times         seconds a step and a ranking at 9,517 items x 896, both sides in turn
+    python benchmarks/official_code.py ... --dropout 300   the loss of one batch under dropout, drawn anew 300 times on both sides
     python benchmarks/official_code.py ... --record FILE   losses and gradients from weights given by a formula, for the tests
 
 Nothing is fetched. RUN is a run's folder or a corpus folder of one domain; FOLDER keeps what was made, and what is in its
@@ -31,12 +32,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from official_side import DATASET, FOLDER, RATES, official, record, settings_of, started
+from official_side import DATASET, FOLDER, RATES, RECORDED, official, record, settings_of, started, to_official
 from scipy import stats
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.data.sources import llm2rec_files
-from llm2rec_kit.downstream import evaluation, item_table, metrics, pretrained, ranking, samples
+from llm2rec_kit.downstream import evaluation, item_table, metrics, pretrained, ranking, recommenders, samples
 from llm2rec_kit.storage import write_json
 
 LENGTHS = {"unit": 1.0, "x100": 100.0}
@@ -150,6 +151,67 @@ def differences(
         row["by users"] = f"{test['difference']:+.5f} ({test['low']:+.5f} to {test['high']:+.5f}, p {test['p']:.2f})"
         rows.append(row)
     return rows
+
+
+# -- dropout ------------------------------------------------------------------------------------------------------------
+
+DRAWS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, torch
+from seqrec.utils import get_model
+asked, held = json.loads(sys.argv[2]), {name: torch.from_numpy(x) for name, x in np.load("in.npz").items()}
+model = get_model(asked["model"])(asked, held["embeddings"]).train()
+named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+with torch.no_grad():
+    for name, p in named.items():
+        p.copy_(held[name])
+batch = {name: held[name] for name in ("item_seqs", "seq_lengths", "labels")}
+found = []
+for _ in range(asked["draws"]):
+    model.zero_grad()
+    loss = model(batch)["loss"]
+    loss.backward()
+    found.append([loss.item(), sum(p.grad.square().sum() for p in named.values()).sqrt().item()])
+np.save("out.npy", found)
+"""
+
+
+def dropout(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> None:
+    """Loss and gradient norm of one batch of 256 at the start, `given.dropout` times under new dropout: mean, spread, Welch's p."""
+    some, rows = corpus.samples("train")[:256], []
+    for recommender in RATES:
+        torch.manual_seed(0)
+        both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings_of()).train()
+        plain = samples.rows_of(corpus, some, shared=False)
+        arrays = {"item_seqs": plain.histories.long(), "seq_lengths": torch.from_numpy(plain.lengths)}
+        arrays |= {"embeddings": both[1].embeddings, "labels": plain.labels.amax(1).long(), **to_official(both, recommender)}
+        asked = {**RECORDED, "model": recommender, "item_num": corpus.n_items, "max_seq_length": corpus.max_history}
+        asked |= {"hidden_size": 128, "dropout": 0.3, "draws": given.dropout}
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez(Path(folder) / "in.npz", **{name: x.numpy() for name, x in arrays.items()})
+            started(given, DRAWS, asked, Path(folder)).communicate()
+            found = {"official": np.load(Path(folder) / "out.npy")}
+        for way, change in WAYS.items():
+            here = samples.rows_of(corpus, some, shared=settings_of(**change).shared_prefix)
+            recommenders.draw_from(both[0], np.random.SFC64(0))
+            found[way] = np.array([drawn(both, here) for _ in range(given.dropout)])
+        for way, each in found.items():
+            row = {"recommender": recommender, "way": way}
+            for at, what in enumerate(("loss", "gradient's norm")):
+                p = stats.ttest_ind(each[:, at], found["official"][:, at], equal_var=False).pvalue
+                row[what] = f"{each[:, at].mean():.5f}, sd {each[:, at].std(ddof=1):.5f}, p {p:.2g}"
+            rows.append(row)
+    print(f"\none batch of 256 samples at the start, dropout drawn {given.dropout} times")
+    print(pl.DataFrame(rows))
+
+
+def drawn(both: torch.nn.ModuleList, rows: samples.Rows) -> list[float]:
+    """Loss and norm of the gradient."""
+    both.zero_grad()
+    value = evaluation.loss(both, rows.histories, rows.labels, settings_of())
+    value.backward()
+    return [value.item(), sum(p.grad.square().sum() for p in both.parameters()).sqrt().item()]
 
 
 # -- times --------------------------------------------------------------------------------------------------------------
@@ -336,6 +398,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1000, help="most epochs, a multiple of 5 (validation is every fifth)")
     parser.add_argument("--times", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dropout", type=int, metavar="DRAWS", help="compare losses under dropout instead")
     parser.add_argument("--record", type=lambda p: Path(p).resolve(), help="file to write")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -361,6 +424,9 @@ def main() -> None:
         times(given)
         return
     corpus, vectors = prepare(given)
+    if given.dropout:
+        dropout(given, corpus, vectors)
+        return
     tables(given, corpus, train_all(given, corpus, vectors))
 
 

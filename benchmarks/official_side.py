@@ -133,6 +133,16 @@ def started(given: argparse.Namespace, program: str, asked: dict, folder: Path) 
     )
 
 
+def to_official(both: torch.nn.ModuleList, recommender: str) -> dict[str, torch.Tensor]:
+    """The kit's weights by the official code's names."""
+    weights = {name: p.detach() for name, p in both.named_parameters()}
+    return {
+        name: part
+        for ours, theirs in parts(recommender).items()
+        for name, part in zip(theirs, weights[ours].chunk(len(theirs)), strict=True)
+    }
+
+
 # -- a recorded fixture -------------------------------------------------------------------------------------------------
 
 RECORD = """
@@ -214,12 +224,7 @@ def record(given: argparse.Namespace) -> None:
     found = {"asked": RECORDED}
     for recommender in RATES:
         both = recorded_both(recommender)
-        weights = {name: p.detach() for name, p in both.named_parameters()}
-        apart = {
-            name: part.numpy()
-            for ours, theirs in parts(recommender).items()
-            for name, part in zip(theirs, weights[ours].chunk(len(theirs)), strict=True)
-        }
+        apart = {name: part.numpy() for name, part in to_official(both, recommender).items()}
         with tempfile.TemporaryDirectory() as folder:
             np.savez(Path(folder) / "in.npz", embeddings=both[1].embeddings.numpy(), **apart)
             process = started(given, RECORD, {**RECORDED, "model": recommender}, Path(folder))
