@@ -71,6 +71,8 @@ def _further_tables(run: Study) -> None:
         embed(run, STAGES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
     for encoder, table in encoding.tables.items():
         embed(run, encoder, table, normalise="unit")
+    for table in encoding.own_files:  # read off a file: nothing to reckon with
+        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
 
 
 def _as_in_the_run(study: Study) -> None:
