@@ -1,0 +1,361 @@
+"""The official evaluation code, unmodified, beside the kit: the same data, vectors, settings and seeds; metrics, epochs, times.
+
+    git clone https://github.com/HappyPointer/LLM2Rec CHECKOUT && git -C CHECKOUT checkout 73b481f
+    python -m venv OFFICIAL && OFFICIAL/bin/pip install torch transformers accelerate wandb pyyaml numpy tqdm
+
+    python benchmarks/official_code.py --checkout CHECKOUT --python OFFICIAL/bin/python --run RUN --work FOLDER
+                                                 trains every arm to patience on both sides, prints tables, writes FOLDER/results.json
+    python benchmarks/official_code.py ... --times         seconds a step and a ranking at 9,517 items x 896, both sides in turn
+    python benchmarks/official_code.py ... --record FILE   losses and gradients from weights given by a formula, for the tests
+
+Nothing is fetched. RUN is a run's folder or a corpus folder of one domain; FOLDER keeps what was made, and what is in its
+results.json is not run again. The official code writes nothing outside FOLDER, and to its tracker (wandb) nothing at all.
+Both sides compute on one thread. Without `--vectors FILE.npy` (N + 1 rows, row 0 padding) the items' vectors are all-MiniLM's.
+
+The official side is a process started as its README does, in a folder with the corpus in its loader's layout; its numbers are
+read off what it prints. Its saved weights are then loaded into the kit, which ranks the test samples with them: that
+checks both rankings, and gives each user's rank on the official side, which it does not keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from official_side import DATASET, FOLDER, RATES, official, record, settings_of, started
+from scipy import stats
+
+from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
+from llm2rec_kit.data.sources import llm2rec_files
+from llm2rec_kit.downstream import evaluation, item_table, metrics, pretrained, ranking, samples
+from llm2rec_kit.storage import write_json
+
+LENGTHS = {"unit": 1.0, "x100": 100.0}
+SEEDS = (2024, 2025, 2026)
+NAMES = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
+WAYS = {"kit": {}, "kit, a row a sample": {"shared_prefix": False}}
+
+
+# -- metrics ------------------------------------------------------------------------------------------------------------
+
+
+def kit(
+    given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray, recommender: str, length: str, seed: int, **change
+) -> tuple[dict, np.ndarray]:
+    """One training by the kit: metrics, epochs, processor seconds, and the test ranks."""
+    settings = settings_of(normalise="unit", scale=LENGTHS[length], epochs=given.epochs, **change)
+    began = time.process_time()
+    result = evaluation.train_and_rank(corpus, vectors, settings, recommender=recommender, seed=seed)
+    seconds = time.process_time() - began
+    found = {name: metrics.summary(result.ranks, settings.cutoffs)[name] for name in NAMES}
+    facts = {"best_epoch": result.best_epoch, "epochs": len(result.losses), "seconds": seconds}
+    return {"metrics": found, **facts, "curve": result.curve}, result.ranks
+
+
+def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> dict[str, dict]:
+    """Every arm on every side, one after the other; what results.json has is left as it is."""
+    file = given.work / "results.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    for recommender, seed, length in itertools.product(RATES, given.seeds, LENGTHS):
+        for way in ("official", *WAYS):
+            name = f"{way}/{recommender}/{length}/{seed}"
+            if name in found:
+                continue
+            if way == "official":
+                result, ranks = official(given, corpus, recommender, length, seed)
+            else:
+                result, ranks = kit(given, corpus, vectors, recommender, length, seed, **WAYS[way])
+            np.save(given.work / "ranks" / f"{name.replace('/', '-')}.npy", ranks)
+            found[name] = {**result, "load": os.getloadavg()[0]}
+            write_json(file, found)
+            shown = " ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
+            print(
+                f"{name}: {shown}, best of {result['epochs']} epochs {result['best_epoch']}, {result['seconds']:.0f} s",
+                flush=True,
+            )
+    return found
+
+
+def ranks_of(given: argparse.Namespace, arm: str, way: str) -> list[np.ndarray]:
+    """Test ranks of each seed."""
+    return [np.load(given.work / "ranks" / f"{way}-{arm.replace('/', '-')}-{seed}.npy") for seed in given.seeds]
+
+
+def tables(given: argparse.Namespace, corpus: Corpus, found: dict[str, dict]) -> None:
+    """Print metrics an arm and a side, and how the kit's differ: across seeds in an arm, over all arms, and by users."""
+    arms = [f"{recommender}/{length}" for length, recommender in itertools.product(LENGTHS, RATES)]
+    values = {
+        (arm, way): np.array([[found[f"{way}/{arm}/{seed}"]["metrics"][name] for name in NAMES] for seed in given.seeds])
+        for arm in arms
+        for way in ("official", *WAYS)
+    }
+    rows, epochs = [], []
+    for (arm, way), each in values.items():
+        shown = [f"{m:.4f} ± {s:.4f}" for m, s in zip(each.mean(0), each.std(0, ddof=1), strict=True)]
+        rows.append({"arm": arm, "way": way, **dict(zip(NAMES, shown, strict=True))})
+        facts = [found[f"{way}/{arm}/{seed}"] for seed in given.seeds]
+        took = np.mean([f["seconds"] / f["epochs"] for f in facts])
+        epochs.append(
+            {"arm": arm, "way": way, "best epochs": str([f["best_epoch"] for f in facts]), "processor s an epoch": took}
+        )
+    print(f"\ntest metrics, mean and standard deviation over seeds {given.seeds}")
+    print(pl.DataFrame(rows))
+    print(pl.DataFrame(epochs))
+    for way in WAYS:
+        print(f"\n{way} against the official code")
+        print(pl.DataFrame(differences(given, corpus, values, arms, way)))
+    off = [
+        abs(metrics.summary(ranks, [5, 10, 20])[name] - found[f"official/{arm}/{seed}"]["metrics"][name])
+        for arm in arms
+        for seed, ranks in zip(given.seeds, ranks_of(given, arm, "official"), strict=True)
+        for name in NAMES
+    ]
+    print(f"\nthe official code's metrics and the kit's by its weights differ by {max(off):.1e} at most ({len(off)} values)")
+
+
+def differences(
+    given: argparse.Namespace, corpus: Corpus, values: dict, arms: list[str], way: str
+) -> list[dict[str, object]]:
+    """A row a metric: relative difference to the official mean and p, in each arm (Welch), over all of them, and over users.
+
+    Over all arms: the mean of the arms' relative differences against its standard error, from the spread between seeds within
+    arms. Over users: a user's metric is the mean over seeds and arms, paired; it tells of these weights, not of other seeds.
+    """
+    owners = corpus.owners(corpus.samples("test"))
+    rows = []
+    for at, name in enumerate(NAMES):
+        row, relative, variance = {"metric": name}, [], 0.0
+        for arm in arms:
+            a, b = values[arm, "official"][:, at], values[arm, way][:, at]
+            relative.append(b.mean() / a.mean() - 1)
+            variance += (a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)) / a.mean() ** 2
+            row[arm] = f"{relative[-1]:+.1%} (p {stats.ttest_ind(a, b, equal_var=False).pvalue:.2f})"
+        error, freedom = variance**0.5 / len(arms), 2 * len(arms) * (len(given.seeds) - 1)
+        mean = float(np.mean(relative))
+        row["all arms"] = f"{mean:+.1%} ± {error:.1%} (p {2 * stats.t.sf(abs(mean) / error, freedom):.2f})"
+        before, after = (
+            np.mean([metrics.per_sample(r, name) for arm in arms for r in ranks_of(given, arm, side)], 0)[:, None]
+            for side in ("official", way)
+        )
+        test = metrics.paired_tests(before, after, owners, seed=0)[0]
+        row["by users"] = f"{test['difference']:+.5f} ({test['low']:+.5f} to {test['high']:+.5f}, p {test['p']:.2f})"
+        rows.append(row)
+    return rows
+
+
+# -- times --------------------------------------------------------------------------------------------------------------
+
+TIMES = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+from seqrec.runner import Runner
+asked = json.loads(sys.argv[2])
+said, sys.stdout, sys.argv = sys.stdout, sys.stderr, ["times"]
+runner = Runner(asked["model"], asked)
+trainer, since = runner.trainer, []
+train, evaluate = trainer.model.train, trainer.evaluate
+def now():
+    return time.perf_counter(), time.process_time()
+def begin(mode=True):
+    if mode:  # an epoch begins: wait until it is this side's turn
+        if not sys.stdin.readline():
+            sys.exit()
+        since[:] = now()
+    return train(mode)
+def rank(*given, **named):
+    trained, found = now(), evaluate(*given, **named)
+    ranked = now()
+    print(json.dumps([[b - a for a, b in zip(*both)] for both in ((since, trained), (trained, ranked))]), file=said, flush=True)
+    return found
+trainer.model.train, trainer.evaluate = begin, rank
+runner.run()
+"""
+USERS, ITEMS, WIDE, STEPS, RANKED = 15_322, 9_517, 896, 24, 640  # Games in the paper; how much of it a round takes
+
+
+def generated() -> Corpus:
+    """Random sequences of Games' size: 3 or more training samples a user and 8 on average, one each of the other splits."""
+    rng = np.random.default_rng(0)
+    lengths = 5 + rng.geometric(1 / 6, USERS)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    left = np.repeat(offsets[1:], lengths) - np.arange(offsets[-1])
+    targets = np.setdiff1d(np.arange(offsets[-1]), offsets)
+    splits = np.select([left == 1, left == 2], [TEST, VALID], TRAIN).astype(np.uint8)[targets]
+    ids = (
+        pl.DataFrame({"item": np.arange(1, ITEMS + 1, dtype=np.int32)}),
+        pl.DataFrame({"user": np.arange(USERS, dtype=np.int32)}),
+    )
+    items, users = (frame.with_columns(source_id=frame[:, 0].cast(pl.String), domain=pl.lit("d")) for frame in ids)
+    sequence = rng.integers(1, ITEMS + 1, offsets[-1]).astype(np.int32)
+    return Corpus(items.with_columns(title=pl.col("source_id")), users, offsets, sequence, None, targets, splits, 10)
+
+
+class Kit:
+    """The kit's epoch over the same training samples, and its ranking, by the functions that its trainings call."""
+
+    def __init__(self, corpus: Corpus, vectors: np.ndarray, recommender: str, **change) -> None:
+        self.settings = settings_of(**change)
+        self.both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, self.settings)
+        trained = [p for p in self.both.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=float(RATES[recommender]), weight_decay=1e-4, fused=True)
+        some = corpus.samples("train")[: 256 * STEPS]
+        self.rows = samples.rows_of(corpus, some, shared=self.settings.shared_prefix)
+        self.tests = samples.rows_of(corpus, corpus.samples("valid"), shared=False)
+
+    def epoch(self) -> None:
+        """Take every training sample once."""
+        evaluation.train_epoch(self.both, self.rows, self.optimizer, self.settings, (0, 0))
+
+    @torch.no_grad()
+    def rank(self) -> None:
+        """Rank all validation samples, and their metrics."""
+        self.both.eval()
+        metrics.summary(ranking.rank_rows(self.both[0], self.both[1](), self.tests).ranks, self.settings.cutoffs)
+
+    def round(self) -> list[list[float]]:
+        """Seconds of training and of ranking, [wall, processor]; of ranking for as many samples as the official side ranks."""
+        trained, ranked = timed(self.epoch), timed(self.rank)
+        return [trained, [x * RANKED / len(self.tests) for x in ranked]]
+
+
+def timed(work: Callable[[], object]) -> list[float]:
+    """[wall, processor] seconds of one call."""
+    wall, own = time.perf_counter(), time.process_time()
+    work()
+    return [time.perf_counter() - wall, time.process_time() - own]
+
+
+def times(given: argparse.Namespace) -> None:
+    """A step of 256 samples and the ranking of 32, both sides in turn `given.rounds` times, after one round that warms up."""
+    corpus = generated()
+    vectors = np.random.default_rng(1).standard_normal((ITEMS + 1, WIDE), dtype=np.float32) / 30
+    vectors[0] = 0
+    rows = []
+    with tempfile.TemporaryDirectory(dir=given.work) as folder:
+        data = Path(folder) / "data" / FOLDER
+        llm2rec_files.write(corpus, data, name="corpus")
+        np.save(Path(folder) / "vectors.npy", vectors)
+        for name, most in (("train", 256 * STEPS), ("val", RANKED), ("test", RANKED)):  # a whole epoch would take minutes
+            file = data / "downstream" / f"{name}_data.txt"
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[:most]))
+        for recommender in RATES:
+            found = rounds(given, recommender, corpus, vectors, Path(folder))
+            rows += [row_of_times(recommender, way, own, found["official"]) for way, own in found.items()]
+    print(
+        f"\n{ITEMS:,} items x {WIDE}, a thread a side, {given.rounds} rounds in turn, processor ms; load {os.getloadavg()[0]:.1f}"
+    )
+    print(pl.DataFrame(rows))
+
+
+def rounds(
+    given: argparse.Namespace, recommender: str, corpus: Corpus, vectors: np.ndarray, folder: Path
+) -> dict[str, np.ndarray]:
+    """{side: seconds (rounds, training or ranking, wall or processor)}."""
+    asked = {
+        "model": recommender,
+        "dataset": DATASET,
+        "exp_type": "srec",
+        "embedding": "vectors.npy",
+        "lr": float(RATES[recommender]),
+        "epochs": given.rounds + 1,
+        "eval_interval": 1,
+        "patience": 1000,
+    }
+    theirs = started(given, TIMES, asked, folder)
+    ways = {way: Kit(corpus, vectors, recommender, **change) for way, change in WAYS.items()}
+    found = {way: [] for way in ("official", *ways)}
+    for _ in range(given.rounds + 1):
+        theirs.stdin.write("go\n")
+        theirs.stdin.flush()
+        found["official"].append(json.loads(theirs.stdout.readline()))
+        for way, side in ways.items():
+            found[way].append(side.round())
+    theirs.communicate()
+    return {way: np.array(each[1:]) for way, each in found.items()}
+
+
+def row_of_times(recommender: str, way: str, own: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
+    """Medians over rounds, and how many times the official side's processor time each is, with the range over rounds."""
+    step, ranked = np.median(own, axis=0) / [[STEPS], [RANKED / 32]] * 1e3
+    row = {"recommender": recommender, "way": way}
+    row |= {
+        "a step": f"{step[1]:.1f}",
+        "(wall)": f"{step[0]:.1f}",
+        "32 ranked": f"{ranked[1]:.2f}",
+        "( wall)": f"{ranked[0]:.2f}",
+    }
+    for at, what in enumerate(("training", "ranking")):
+        factors = theirs[:, at] / own[:, at]
+        row[what] = f"{np.median(factors[:, 1]):.1f}x ({factors[:, 1].min():.1f} to {factors[:, 1].max():.1f})"
+        row[f"{what}, wall"] = f"{np.median(factors[:, 0]):.1f}x"
+    return row
+
+
+# -- all ----------------------------------------------------------------------------------------------------------------
+
+
+def prepare(given: argparse.Namespace) -> tuple[Corpus, np.ndarray]:
+    """The corpus and its items' unit-length vectors, both written into the working folder as the official code reads them."""
+    folder = given.run / "corpus" if (given.run / "corpus").is_dir() else given.run
+    corpus = Corpus.load(folder)
+    if corpus.max_history != 10:
+        raise SystemExit(f"The official code reads histories of 10 items; {folder} has {corpus.max_history}.")
+    (given.work / "ranks").mkdir(exist_ok=True)
+    llm2rec_files.write(corpus, given.work / "data" / FOLDER, name="corpus")
+    file = given.work / "vectors-unit.npy"
+    if not file.is_file():
+        rows = np.load(given.vectors) if given.vectors else pretrained.table(corpus.titles)
+        np.save(file, item_table.checked_embeddings(rows, corpus.n_items, "unit"))
+    vectors = np.load(file)
+    for length, scale in LENGTHS.items():
+        if length != "unit":
+            np.save(
+                given.work / f"vectors-{length}.npy", item_table.checked_embeddings(vectors, corpus.n_items, "unit", scale)
+            )
+    return corpus, vectors
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkout", type=lambda p: Path(p).resolve(), required=True)
+    parser.add_argument("--python", required=True, help="of an environment for the official code")
+    parser.add_argument("--run", type=Path, help="folder of a run, or of a corpus")
+    parser.add_argument("--work", type=lambda p: Path(p).resolve(), help="folder for what is made")
+    parser.add_argument("--vectors", type=Path, help="items' vectors, .npy")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--epochs", type=int, default=1000, help="most epochs, a multiple of 5 (validation is every fifth)")
+    parser.add_argument("--times", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--record", type=lambda p: Path(p).resolve(), help="file to write")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if not (given.checkout / "seqrec" / "recdata.py").is_file():
+        raise SystemExit(
+            f"--checkout expects a clone of the official repository; {given.checkout} has no seqrec/recdata.py."
+        )
+    if given.record:
+        record(given)
+        return
+    if not given.work or not (given.times or given.run):
+        parser.error("--work is needed, and --run or --times")
+    given.work.mkdir(parents=True, exist_ok=True)
+    pl.Config(tbl_cols=-1, tbl_rows=60, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_width_chars=200)
+    if given.times:
+        times(given)
+        return
+    corpus, vectors = prepare(given)
+    tables(given, corpus, train_all(given, corpus, vectors))
+
+
+if __name__ == "__main__":
+    main()
