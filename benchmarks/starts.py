@@ -118,27 +118,26 @@ def mixed(settings: Evaluation, max_history: int, sources: dict[str, str]) -> nn
 
 def groups() -> dict[str, tuple[list[Arm], int]]:
     """{name: (arms, seeds of each)}."""
-    starts = ("official", "scaled")
-    official = Arm()
-    rates = (3e-4, 1e-3, 3e-3, 1e-2)
+    official, scaled = Arm(), Arm(start="scaled")
+    parts = [replace(whole, part=part) for whole in (official, scaled) for part in ("", *PARTS)]
     return {
-        "parts": ([Arm(start=s, part=p, length=n) for n in (1.0, 100.0) for s in starts for p in ("", *PARTS)], 3),
-        "GRU4Rec": ([Arm("GRU4Rec", s, length=n) for n in (1.0, 100.0) for s in starts], 3),
-        "positions": (
-            [replace(official, positions=std) for std in (1.0, 0.3, 0.1, 0.02, 0.0)]
-            + [Arm(start="scaled", part="positions", positions=std) for std in (1.0, 0.3, 0.1)]
-            + [Arm(length=100.0, positions=std) for std in (10.0, 100.0)],
-            2,
-        ),
-        "lengths": ([Arm(start=s, length=n) for s in starts for n in (1.0, 3.0, 10.0, 30.0, 100.0)], 2),
+        "parts": (parts, 3),
         "inputs and scores": (
-            [official, *(Arm(inputs=n) for n in (16.0, 100.0)), *(Arm(scores=n) for n in (16.0, 100.0)), Arm(length=100.0)],
+            [replace(official, **turned) for turned in ({"inputs": 16.0}, {"inputs": 100.0}, {"scores": 100.0})],
             2,
         ),
-        "rates": ([Arm(start=s, rate=r * (r != SETTINGS.learning_rate)) for s in starts for r in rates], 2),
-        "patience": ([Arm(start=s, patience=p) for s in starts for p in (20, 100)] + [Arm(patience=100, rate=3e-3)], 2),
-        "decay": ([replace(official, decay=d) for d in (0.0, 0.1, 1.0, 10.0)], 2),
-        "rates of GRU4Rec": ([Arm("GRU4Rec", s, rate=r) for s in starts for r in (1e-3, 1e-2)], 2),
+        "positions": (
+            [replace(official, positions=std) for std in (0.3, 0.1, 0.0)] + [Arm(length=100.0, positions=100.0)],
+            2,
+        ),
+        "rates": (
+            [replace(official, rate=r) for r in (3e-4, 3e-3, 1e-2)] + [replace(scaled, rate=r) for r in (3e-4, 3e-3)],
+            2,
+        ),
+        "patience": ([replace(official, patience=100, rate=r) for r in (0.0, 3e-3)], 2),
+        "decay": ([replace(official, decay=d) for d in (1.0, 10.0)], 2),
+        "GRU4Rec": ([Arm("GRU4Rec", s, length=n) for n in (1.0, 100.0) for s in OTHER], 3),
+        "parts at length 100": ([replace(arm, length=100.0) for arm in parts], 3),
     }
 
 
@@ -266,16 +265,16 @@ def table(head: list[str], rows: list[list[str]]) -> None:
         print("| " + " | ".join(row) + " |")
 
 
-def results_table(arms: list[Arm], trained: dict[str, dict], seeds: int) -> None:
+def results_table(arms: list[Arm], trained: dict[str, dict]) -> None:
     """Recall and NDCG, epochs, and what was measured at the start and with the best weights."""
     both = ("content", "told apart", "row length", "position length", "score std")
-    head = ["start", "Recall@10", "NDCG@10", "best epoch", "loss", *(f"{name}: start, best" for name in both)]
+    head = ["start", "seeds", "Recall@10", "NDCG@10", "best epoch", "loss", *(f"{name}: start, best" for name in both)]
     rows = []
     for arm in arms:
-        found = [trained[key(arm, s)] for s in SEEDS[:seeds] if key(arm, s) in trained]
+        found = [trained[key(arm, s)] for s in SEEDS if key(arm, s) in trained]
         if not found:
             continue
-        cells = [arm.name]
+        cells = [arm.name, str(len(found))]
         cells += [told([f["metrics"][m] for f in found], ".4f") for m in ("recall@10", "ndcg@10")]
         cells += [told([f["best_epoch"] for f in found], ".0f"), told([f["loss"] for f in found], ".2f")]
         for name in both:
@@ -296,12 +295,12 @@ def gradients_table(arms: list[Arm], trained: dict[str, dict]) -> None:
     table(["gradient norms at the start", *names], rows)
 
 
-def curves_table(arms: list[Arm], trained: dict[str, dict], seeds: int) -> None:
+def curves_table(arms: list[Arm], trained: dict[str, dict]) -> None:
     """Validation Recall@20 by epochs, mean over the seeds that were still training then; in brackets where some had ended."""
     epochs = (5, 10, 20, 40, 60, 80, 100, 150, 200)
     rows = []
     for arm in arms:
-        curves = [dict(map(tuple, trained[key(arm, s)]["curve"])) for s in SEEDS[:seeds] if key(arm, s) in trained]
+        curves = [dict(map(tuple, trained[key(arm, s)]["curve"])) for s in SEEDS if key(arm, s) in trained]
         cells = []
         for epoch in epochs:
             values = [c[epoch] for c in curves if epoch in c]
@@ -313,17 +312,17 @@ def curves_table(arms: list[Arm], trained: dict[str, dict], seeds: int) -> None:
 
 
 def show(trained: dict[str, dict], chosen: list[str]) -> None:
-    """Print every table whose trainings are there."""
+    """Print the tables of the trainings that are there."""
     for name in chosen:
-        arms, seeds = groups()[name]
-        print(f"\n**{name}** ({seeds} seeds)\n")
-        results_table(arms, trained, seeds)
-        if name == "parts":
+        arms, _ = groups()[name]
+        print(f"\n**{name}**\n")
+        results_table(arms, trained)
+        if name.startswith("parts"):
             print()
             gradients_table(arms, trained)
         if name in ("parts", "GRU4Rec", "rates", "patience"):
             print()
-            curves_table(arms, trained, seeds)
+            curves_table(arms, trained)
 
 
 def results_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -343,11 +342,13 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="results' file, JSON")
     parser.add_argument("--vectors", default=pretrained.NAME, help="minilm, or a table of embeddings of the run")
     parser.add_argument("--groups", nargs="+", default=list(groups()), choices=list(groups()))
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="most seeds of an arm; some groups have fewer")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time, a thread each")
     args = parser.parse_args()
     results = results_of(args)
-    asked = [(arm, seed) for name in args.groups for seed in SEEDS[: groups()[name][1]] for arm in groups()[name][0]]
-    jobs = [(arm, seed) for arm, seed in dict.fromkeys(asked) if key(arm, seed) not in results["trained"]]
+    chosen = [groups()[name] for name in args.groups]
+    asked = [(arm, s) for k, s in enumerate(SEEDS[: args.seeds]) for arms, seeds in chosen if k < seeds for arm in arms]
+    jobs = [(arm, seed) for arm, seed in asked if key(arm, seed) not in results["trained"]]
     print(f"{len(jobs)} trainings to do, {len(results['trained'])} done.", file=sys.stderr, flush=True)
     for name, found in train_all(jobs, args) if jobs else ():
         results["trained"][name] = found
