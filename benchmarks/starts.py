@@ -3,6 +3,7 @@
     python benchmarks/starts.py --run FOLDER --out results.json                       every table below, MiniLM's vectors
     python benchmarks/starts.py --run FOLDER --out results.json --vectors raw         vectors of the run, made unit length as MiniLM's are
     python benchmarks/starts.py --run FOLDER --out results.json --groups parts GRU4Rec --workers 2
+    python benchmarks/starts.py --run FOLDER --starts                                 what is measured before the first step, trains nothing
 
 The two starts (`evaluation.initialisation`) differ in four parts: positions N(0, 1) or of std 0.02, linear weights uniform or of
 std 0.02, biases uniform or zero, layers copies of the first or drawn on their own. A mixed start takes one part from the other
@@ -155,16 +156,24 @@ class Work:
         (first, *_) = samples.batches(rows.samples, 1024, np.random.default_rng(0))
         self.batch = rows.take(first)
 
+    def started(self, arm: Arm, seed: int) -> nn.ModuleList:
+        """(model, item table) of an arm before its first step."""
+        size = (self.corpus.n_items, self.corpus.max_history)
+        with mock.patch.object(recommenders, "make", arm.make), torch.random.fork_rng():
+            torch.manual_seed(seed)  # as train_and_rank has it, so this is what `train` starts from
+            return evaluation.make_both(arm.recommender, *size, self.vectors, arm.settings)
+
+    def measured(self, both: nn.ModuleList, arm: Arm) -> dict[str, float]:
+        """What `measured` finds in an arm's (model, item table)."""
+        return measured(both, *self.batch, arm.settings, arm.inputs)
+
     def train(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Train an arm: metrics, validation curve, and what is measured at the start and with the best weights."""
-        settings, size = arm.settings, (self.corpus.n_items, self.corpus.max_history)
+        both, settings = self.started(arm, seed), arm.settings
+        start = self.measured(both, arm)
         with mock.patch.object(recommenders, "make", arm.make):
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)  # as train_and_rank has it, so this is the start of the training below
-                both = evaluation.make_both(arm.recommender, *size, self.vectors, settings)
-            start = measured(both, *self.batch, settings, arm.inputs)
             result = evaluation.train_and_rank(self.corpus, self.vectors, settings, recommender=arm.recommender, seed=seed)
-            both.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
+        both.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
         return {
             "metrics": metrics.summary(result.ranks, settings.cutoffs),
             "curve": result.curve,
@@ -172,7 +181,7 @@ class Work:
             "epochs": len(result.losses),
             "loss": result.losses[result.best_epoch - 1],
             "start": start,
-            "best": measured(both, *self.batch, settings, arm.inputs),
+            "best": self.measured(both, arm),
         }
 
 
@@ -284,15 +293,16 @@ def results_table(arms: list[Arm], trained: dict[str, dict]) -> None:
     table(head, rows)
 
 
-def gradients_table(arms: list[Arm], trained: dict[str, dict]) -> None:
-    """Norms of gradients before the first step."""
-    names = ("adapter", "adapter as history", "positions", "layer 1", "layer 2")
+def starts_table(arms: list[Arm], work: Work) -> None:
+    """What is measured before the first step, means over the seeds: nothing is trained."""
+    names = ["row length", "position length", "content", "told apart", "score std"]
+    parts = ["adapter", "adapter as history", "positions", "layer 1", "layer 2", "gru"]
     rows = []
     for arm in arms:
-        found = [trained[key(arm, s)]["start"] for s in SEEDS if key(arm, s) in trained]
-        if found and arm.recommender == "SASRec":
-            rows.append([arm.name, *(told([f[f"gradient, {n}"] for f in found], ".2g") for n in names)])
-    table(["gradient norms at the start", *names], rows)
+        found = [work.measured(work.started(arm, seed), arm) for seed in SEEDS]
+        cells = [[f[name] for f in found if name in f] for name in (*names, *(f"gradient, {part}" for part in parts))]
+        rows.append([arm.name, *(told(values, ".3g") if values else "" for values in cells)])
+    table(["start", *names, *(f"gradient of {part}" for part in parts)], rows)
 
 
 def curves_table(arms: list[Arm], trained: dict[str, dict]) -> None:
@@ -317,9 +327,6 @@ def show(trained: dict[str, dict], chosen: list[str]) -> None:
         arms, _ = groups()[name]
         print(f"\n**{name}**\n")
         results_table(arms, trained)
-        if name.startswith("parts"):
-            print()
-            gradients_table(arms, trained)
         if name in ("parts", "GRU4Rec", "rates", "patience"):
             print()
             curves_table(arms, trained)
@@ -339,12 +346,19 @@ def results_of(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="folder of a run that has a corpus")
-    parser.add_argument("--out", required=True, help="results' file, JSON")
+    parser.add_argument("--out", default="starts.json", help="results' file")
     parser.add_argument("--vectors", default=pretrained.NAME, help="minilm, or a table of embeddings of the run")
     parser.add_argument("--groups", nargs="+", default=list(groups()), choices=list(groups()))
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="most seeds of an arm; some groups have fewer")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time, a thread each")
+    parser.add_argument("--starts", action="store_true", help="measure the starts alone, train nothing")
     args = parser.parse_args()
+    if args.starts:
+        arms = [
+            replace(arm, rate=0.0, patience=Arm.patience, decay=0.0) for name in args.groups for arm in groups()[name][0]
+        ]
+        starts_table(list(dict.fromkeys(arms)), Work(args.run, args.vectors))
+        return
     results = results_of(args)
     chosen = [groups()[name] for name in args.groups]
     asked = [(arm, s) for k, s in enumerate(SEEDS[: args.seeds]) for arms, seeds in chosen if k < seeds for arm in arms]
