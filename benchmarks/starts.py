@@ -281,8 +281,6 @@ def results_table(arms: list[Arm], trained: dict[str, dict]) -> None:
     rows = []
     for arm in arms:
         found = [trained[key(arm, s)] for s in SEEDS if key(arm, s) in trained]
-        if not found:
-            continue
         cells = [arm.name, str(len(found))]
         cells += [told([f["metrics"][m] for f in found], ".4f") for m in ("recall@10", "ndcg@10")]
         cells += [told([f["best_epoch"] for f in found], ".0f"), told([f["loss"] for f in found], ".2f")]
@@ -316,18 +314,19 @@ def curves_table(arms: list[Arm], trained: dict[str, dict]) -> None:
             values = [c[epoch] for c in curves if epoch in c]
             mean = f"{np.mean(values):.4f}" if values else ""
             cells.append(f"({mean})" if 0 < len(values) < len(curves) else mean)
-        if curves:
-            rows.append([arm.name, *cells])
+        rows.append([arm.name, *cells])
     table(["validation Recall@20 after epochs", *map(str, epochs)], rows)
 
 
 def show(trained: dict[str, dict], chosen: list[str]) -> None:
     """Print the tables of the trainings that are there."""
     for name in chosen:
-        arms, _ = groups()[name]
+        arms = [arm for arm in groups()[name][0] if any(key(arm, seed) in trained for seed in SEEDS)]
+        if not arms:
+            continue
         print(f"\n**{name}**\n")
         results_table(arms, trained)
-        if name in ("parts", "GRU4Rec", "rates", "patience"):
+        if name in ("parts", "GRU4Rec", "inputs and scores", "rates", "patience"):
             print()
             curves_table(arms, trained)
 
