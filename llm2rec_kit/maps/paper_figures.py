@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import polars as pl
@@ -77,6 +78,51 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
         "to the upper left is better. Times are of this machine and this moment, and of the paper's: compare within a panel only.",
     )
     return figure
+
+
+def lengths(found: pl.DataFrame, metric: str) -> Figure:
+    """`metric` against the length of the vectors that a recommender reads: a row of panels a domain, a panel a recommender.
+
+    `found` is `starts.results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
+    """
+    domains, recommenders, tables, starts = (
+        found[c].unique(maintain_order=True).to_list() for c in ("domain", "recommender", "embedding", "start")
+    )
+    figure, axes = _figure(len(recommenders), len(domains), height=3.0, width=4.2 if len(recommenders) > 1 else 7.5)
+    for (d, domain), (r, recommender) in itertools.product(enumerate(domains), enumerate(recommenders)):
+        ax = axes[d, r]
+        for (s, start), (t, table) in itertools.product(enumerate(starts), enumerate(tables)):
+            rows = found.filter(domain=domain, recommender=recommender, start=start, embedding=table)
+            _lengths(ax, rows, metric, PALETTE[s], MARKERS[t % len(MARKERS)])
+        ax.set(title=f"{domain}, {recommender}", ylabel=metric, xscale="log")
+        plain_log(ax.xaxis)
+        ax.grid(color="#EEEEEE")
+    for ax in axes[-1]:
+        ax.set_xlabel("mean length of the vectors, log scale")
+    look = [axes[0, 0].plot([], [], color=PALETTE[s], label=f"{start} start")[0] for s, start in enumerate(starts)]
+    look += [
+        axes[0, 0].plot([], [], MARKERS[t % len(MARKERS)], color=OTHER, label=table)[0] for t, table in enumerate(tables)
+    ]
+    figure.legend(handles=look, loc="outside upper center", ncols=min(6, len(look)), fontsize=8)
+    _caption(
+        figure,
+        "joined: the same vectors at other lengths; filled alone: as they come; open: whitened. Whiskers: 95% bootstrap interval over "
+        "users.",
+    )
+    return figure
+
+
+def _lengths(ax: Any, rows: pl.DataFrame, metric: str, colour: str, marker: str) -> None:
+    style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1, "capsize": 2}
+    joined = rows.filter(pl.col("form").str.starts_with("length")).sort("length")
+    for part, line, face in (
+        (joined, "-", colour),
+        (rows.filter(form="as it comes"), "", colour),
+        (rows.filter(form="whitened"), "", "white"),
+    ):
+        mean = part[f"{metric} mean"]
+        reach = [(mean - part[f"{metric} low"]).clip(0), (part[f"{metric} high"] - mean).clip(0)]
+        ax.errorbar(part["length"], mean, yerr=reach, linestyle=line, markerfacecolor=face, **style)
 
 
 def directions(found: pl.DataFrame) -> Figure:

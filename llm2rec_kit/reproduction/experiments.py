@@ -20,12 +20,23 @@ import numpy as np
 from llm2rec_kit import evaluations
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction.study import Study, backbone_changes, open_study
+from llm2rec_kit.reproduction.study import Study, backbone_changes, open_study, take
 
 if TYPE_CHECKING:
     from llm2rec_kit.encoder import Encoder
 
-__all__ = ["Study", "backbone_changes", "embed", "evaluate", "load_encoder", "open_study", "scaled", "texts", "train"]
+__all__ = [
+    "Study",
+    "backbone_changes",
+    "embed",
+    "evaluate",
+    "load_encoder",
+    "open_study",
+    "scaled",
+    "take_table",
+    "texts",
+    "train",
+]
 
 TRAINED = ("csft", "mntp", "contrastive")
 RAW = "raw"  # what a run calls the table of its backbone
@@ -99,6 +110,21 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
     if not study.run.adopt(study.base, f"embeddings/{name}", **same):
         study.run.make(f"embeddings/{name}", build, quiet=True, **same)
+    return name
+
+
+def take_table(study: Study, name: str) -> str:
+    """Take an item table of the run around the study as it is, with the artefacts that it was made from; returns `name`.
+
+    Tables without text, as `id`, have nothing to take. Raises ArtefactError where the run does not have it.
+    """
+    from llm2rec_kit.downstream import item_table
+
+    text, _ = item_table.parse(name)
+    wanted = [f"embeddings/{text}"] if text else []
+    for made in wanted:
+        take(study.run, study.base, made)
+        wanted += [i for i in study.base.manifest(made)["inputs"] if i not in wanted]
     return name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import pretrained
-from llm2rec_kit.reproduction import beside, rehearsal
+from llm2rec_kit.reproduction import beside, rehearsal, starts
 from llm2rec_kit.reproduction.experiments import RAW
 from llm2rec_kit.reproduction.rehearsal import Artefact, Study, embed, evaluate, open_study, train
 from llm2rec_kit.reproduction.sizes import Sizes
@@ -71,6 +71,8 @@ def _further_tables(run: Study) -> None:
         embed(run, STAGES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
     for encoder, table in encoding.tables.items():
         embed(run, encoder, table, normalise="unit")
+    for table in encoding.own_files:  # read off a file: nothing to reckon with
+        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
 
 
 def _as_in_the_run(study: Study) -> None:
@@ -103,10 +105,24 @@ class _Tables:
         self._section("Figure 5")
         for table, start, how in arms:
             embed(study, start, table, kept=False, **how)
-        return [study, *others]
+        self._section("start and length")
+        return [study, *others, *self._starts()]
 
     def _section(self, label: str) -> None:
         self.run.made.section = ("06", label)
+
+    def _starts(self) -> list[Study]:
+        """The run's tables at several lengths, under both starts."""
+        from llm2rec_kit.downstream import item_table
+
+        studies = list(starts.open_studies(self.run, self.asked, open_study).values()) if self.asked.starts else []
+        for study in studies:
+            for text in filter(None, (item_table.parse(table)[0] for table in self.asked.starts)):
+                name = f"embeddings/{text}"
+                if name in self.run.holds:
+                    study.holds[name] = self.run.holds[name]
+            self._rank(study, self.asked.starts, self.asked.recommenders)
+        return studies
 
     def _rank(self, study: Study, tables: list[str], recommenders: list[str] | None = None) -> None:
         evaluate(study, tables, recommenders=recommenders or self.asked.recommenders[:1], seeds=self.asked.seeds)
@@ -229,10 +245,12 @@ class _Questions:
         self._about_contrast([self._contrast(f"views_{views}", views=views) for views in ("mask", "dropout")])
 
     def _normalise(self) -> None:
-        for how in ("none", "unit", "standardised", "whitened"):
+        from llm2rec_kit.reproduction import questions
+
+        for _, name, changes in questions.normalised(self.run.settings["evaluation"]):
             study = self.own
-            if how != self.run.settings["evaluation"].normalise:
-                study = self._study(f"questions_{how}", evaluation_normalise=how)
+            if changes:
+                study = self._study(name, **changes)
                 _as_in_the_run(study)
             self._rank(study, ["contrastive"])
 

@@ -17,8 +17,10 @@ from llm2rec_kit.downstream import item_table, metrics, ranking, samples, traine
 from llm2rec_kit.reproduction import answers
 from llm2rec_kit.reproduction.answers import Answer
 from llm2rec_kit.reproduction.experiments import Study
+from llm2rec_kit.reproduction.starts import STARTS
 
 ASKED = S.QUESTIONS
+NORMALISED = ("none", "unit", "standardised", "whitened")
 
 
 def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
@@ -56,6 +58,29 @@ def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
     items = corpus.items
     texts = [name for name in asked.text_fields if items.schema.get(name) == pl.String]
     return [name for name in texts if (items[name].fill_null("") != "").any()]
+
+
+def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
+    """The arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
+
+    >>> normalised(S.Evaluation())[0], normalised(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
+    (('none', 'questions_none', {}), ('unit, official start', 'questions_unit_official',
+     {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official'}))
+    """
+    arms = []
+    for start in sorted(STARTS, key=lambda start: start != was.initialisation):
+        name, study = ("", "") if start == was.initialisation else (f", {start} start", f"_{start}")
+        for how in NORMALISED:
+            changes = {"evaluation_normalise": how, "evaluation_initialisation": start}
+            as_in_run = (how, start) == (was.normalise, was.initialisation)
+            arms.append((how + name, f"questions_{how}{study}", {} if as_in_run else changes))
+    return arms
+
+
+def against_none(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the arms that `normalised` names: of each start, every other against the embeddings as they come."""
+    of_start = [names[k : k + len(NORMALISED)] for k in range(0, len(names), len(NORMALISED))]
+    return [(first, other) for first, *others in of_start for other in others]
 
 
 def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:

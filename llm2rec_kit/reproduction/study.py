@@ -72,11 +72,11 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     if any(k.startswith("data_") for k in changes):
         _make_corpus(study)
     else:
-        _take(study.run, base, "corpus")
+        take(study.run, base, "corpus")
     if any(k.startswith("backbone_") for k in changes):
         _make_backbone(study)
     else:
-        _take(study.run, base, "backbone")
+        take(study.run, base, "backbone")
     return study
 
 
@@ -127,7 +127,7 @@ def _make_backbone(study: Study) -> None:
         study.run.make("backbone", build, **same)
 
 
-def _take(run: Run, base: Run, name: str) -> None:
+def take(run: Run, base: Run, name: str) -> None:
     """Take artefact `name` of the base as it is, unless the study has that very one."""
     if not run.has(name) or run.digest(name) != base.digest(name):
         run.take(base, name)

@@ -1,0 +1,79 @@
+"""Start and length: the arms, what length alone makes, and the printed gains beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llm2rec_kit.reproduction import paper, questions, starts
+from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings import Evaluation, Tables
+
+
+def test_the_studies_differ_in_start_and_form_alone():
+    asked = Tables(lengths=[1.0, 10.0], start_epochs=7)
+    opened = {}
+
+    def open_study(base, name, **changes):
+        opened[name] = changes
+        return name
+
+    studies = starts.open_studies("base", asked, open_study, force=True)
+    assert len(set(studies.values())) == len(studies) == 2 * (2 + 2)
+    common = {"force": True, "evaluation_epochs": 7, "evaluation_evaluate_every": 5, "evaluation_patience": 20}
+    for (start, form), name in studies.items():
+        given = {"evaluation_" + k: v for k, v in starts.forms(asked.lengths)[form].items()}
+        assert opened[name] == common | given | {"evaluation_initialisation": start}
+
+
+def test_a_table_that_the_run_lacks_is_named_with_those_it_has(tmp_path):
+    run = Run("r", tmp_path)
+    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", np.ones((2, 2))), settings={})
+    starts.check(run, Tables(starts=["raw", "id", "raw_add_id"]))
+    with pytest.raises(ArtefactError, match="no embeddings 'minilm', which tables_starts names; it has raw"):
+        starts.check(run, Tables(starts=["minilm"]))
+
+
+@pytest.mark.parametrize("metric", paper.METRICS)
+def test_the_gain_over_the_best_row_is_the_papers_improvement(metric):
+    """The paper prints %Improv. over the best of all rows, which is one of the two kinds; both of its numbers are rounded."""
+    printed = {(r["recommender"], r["dataset"]): r[metric] for r in paper.improvements().iter_rows(named=True)}
+    found = starts.printed_gains(metric)
+    assert len(found) == len(printed)
+    for row in found.iter_rows(named=True):
+        of_all = row[f"over it, {row['best of all']} (%)"]
+        assert of_all == pytest.approx(printed[row["recommender"], row["dataset"]], abs=0.6)
+        assert of_all == min(row["over it, at length one (%)"], row["over it, as they come (%)"])
+
+
+def measured(values: dict[tuple[str, str], float]) -> pl.DataFrame:
+    """As `starts.results`, of one row: {(start, form): value}."""
+    return pl.DataFrame(
+        [
+            {"domain": "d", "recommender": "SASRec", "embedding": "raw", "start": s, "form": f, "recall@10 mean": v}
+            for (s, f), v in values.items()
+        ]
+    )
+
+
+def test_what_length_alone_makes():
+    values = {("official", "length 1"): 0.08, ("official", "length 50"): 0.12, ("scaled", "length 1"): 0.16}
+    found = starts.gains(measured(values | {("scaled", "length 50"): 0.12}), [1.0, 7.0, 50.0], "recall@10")
+    assert found.drop("domain", "recommender", "embedding").to_dicts() == [
+        {
+            "official: length 1 to length 50 (%)": 50.0,
+            "scaled: length 1 to length 50 (%)": -25.0,
+            "length 1: official to scaled (%)": 100.0,
+        }
+    ]
+
+
+def test_embeddings_are_asked_about_under_both_starts():
+    arms = questions.normalised(Evaluation(normalise="unit", initialisation="official"))
+    assert [name for name, _, changes in arms if not changes] == ["unit"]
+    assert len({study for _, study, _ in arms}) == len(arms) == 8
+    pairs = questions.against_none([name for name, _, _ in arms])
+    assert ("none", "whitened") in pairs
+    assert ("none, scaled start", "unit, scaled start") in pairs
+    assert all(before.endswith("scaled start") == after.endswith("scaled start") for before, after in pairs)
