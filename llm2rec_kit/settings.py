@@ -556,7 +556,9 @@ class Evaluation(Stage):
     )
     device: str = setting("auto", "cpu, cuda, or auto: a GPU where there is one [O]", ("auto", "cpu", "cuda"))
     workers: int = setting(
-        0, "trainings at a time on a CPU, one thread each; 0: one a core; changes no result [O]", within="x >= 0"
+        0,
+        "trainings at a time on a CPU, one thread each; 0: one a core, or one for what takes seconds; changes no result [O]",
+        within="x >= 0",
     )
 
     def conflicts(self) -> Conflicts:
