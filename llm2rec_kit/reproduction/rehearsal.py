@@ -142,6 +142,17 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
     return name
 
 
+def take_table(base: Study, study: Study, name: str) -> None:
+    """As `experiments.take_table`; a table that `base` does not have is left to `evaluate` to name."""
+    from llm2rec_kit.downstream import item_table
+
+    text, _ = item_table.parse(name)
+    wanted = [base.holds[f"embeddings/{text}"]] if f"embeddings/{text}" in base.holds else []
+    for made in wanted:
+        study.holds[made.name] = made
+        wanted += made.inputs
+
+
 def evaluate(
     study: Study,
     embeddings: Sequence[str],
