@@ -460,7 +460,7 @@ class Encoding(Stage):
     baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
     own: list = setting(
         [],
-        "your own vectors, name=file.npy: a row an item in the corpus's order, or with ids beside it, file.ids.txt [O]",
+        "your own vectors, each a name, an equals sign and an .npy file: a row an item in the corpus's order, or with ids beside it [O]",
         form=_OWN,
     )
 
@@ -646,7 +646,7 @@ class Tables(Stage):
         [1.0, 100.0],
         "start and length: lengths that their vectors get, besides as they come and whitened [O]",
         within="x > 0",
-        least=2,
+        least=1,
     )
     start_epochs: int = setting(500, "start and length: most epochs; 20 without a gain end a training [P]", within="x >= 1")
 
