@@ -248,7 +248,7 @@ def key(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> 
 
 def _counted(settings: S.Encoding) -> dict[str, Any]:
     """The settings that an embedding depends on: not which further tables there are, nor how large a forward pass is."""
-    return {k: v for k, v in settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines")}
+    return {k: v for k, v in settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines", "own")}
 
 
 def resolved(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:

@@ -29,6 +29,10 @@ _END = (f"({_MONTH})?", "{name} is a month such as 2014-09 (year, hyphen, month)
 ROLES = ("user", "item", "time", "title", "domain")  # of the columns of a table
 _COLUMN = (rf"({'|'.join(ROLES)})=.+", f"{{name}} takes role=name with a role of {list(ROLES)}; found {{found}}.")
 _NAMED = (r".*\S.*", "{name} is a hub name, a folder, a .gguf file, smollm2 or tiny; found {found}.")
+_OWN = (
+    r"[A-Za-z0-9][A-Za-z0-9_-]*=.*\S.*",
+    "{name} takes name=file.npy, the name of letters, digits, _ and -; found {found}.",
+)
 POOLINGS, MASKS = ("mean", "last", "cls", "pooler", "as_saved"), ("bidirectional", "causal", "as_trained")
 _VARIANT = (
     rf".+-({'|'.join(POOLINGS)})-({'|'.join(MASKS)})",
@@ -454,10 +458,24 @@ class Encoding(Stage):
         [], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]", form=_VARIANT
     )
     baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
+    own: list = setting(
+        [],
+        "your own vectors, each a name, an equals sign and an .npy file: a row an item in the corpus's order, or with ids beside it [O]",
+        form=_OWN,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.tables  # before a first training, not after it
+        taken = [*NAMED, *self.variants, *self.tables.values()]
+        for name in (names := [pair.partition("=")[0] for pair in self.own]):
+            if name in taken or names.count(name) > 1:
+                raise SettingsError(f"encoding_own names a table {shown(name)}, and there is one of this name already.")
+
+    @property
+    def own_files(self) -> dict[str, str]:
+        """{name of the table: file of the user's own vectors}."""
+        return dict(pair.split("=", 1) for pair in self.own)
 
     @property
     def tables(self) -> dict[str, str]:
@@ -538,7 +556,9 @@ class Evaluation(Stage):
     )
     device: str = setting("auto", "cpu, cuda, or auto: a GPU where there is one [O]", ("auto", "cpu", "cuda"))
     workers: int = setting(
-        0, "trainings at a time on a CPU, one thread each; 0: one a core; changes no result [O]", within="x >= 0"
+        0,
+        "trainings at a time on a CPU, one thread each; 0: one a core, or one for what takes seconds; changes no result [O]",
+        within="x >= 0",
     )
 
     def conflicts(self) -> Conflicts:
@@ -626,7 +646,7 @@ class Tables(Stage):
         [1.0, 100.0],
         "start and length: lengths that their vectors get, besides as they come and whitened [O]",
         within="x > 0",
-        least=2,
+        least=1,
     )
     start_epochs: int = setting(500, "start and length: most epochs; 20 without a gain end a training [P]", within="x >= 1")
 

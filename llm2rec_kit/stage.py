@@ -174,6 +174,8 @@ def _as_kind_of(default: Any, value: Any, name: str, of: type | None) -> Any:
 def _list_like(default: list, value: list | tuple, name: str, of: type | None) -> list:
     """A copy of `value`, its elements of type `of`, or of the default's (text where the default is empty)."""
     kind = of or (type(default[0]) if default else str)
+    if kind is float:
+        return [_as_kind_of(default[0] if default else 0.0, one, name, None) for one in value]
     for one in value:
         if type(one) is not kind:
             raise SettingsError(

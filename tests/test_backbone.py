@@ -132,3 +132,11 @@ def test_the_blank_is_one_token_and_eos_is_the_other_choice(tiny):
     _, tokenizer = tiny
     assert tokenizer.decode([backbone.mask_token_id(tokenizer, "blank")]) == "_"
     assert backbone.mask_token_id(tokenizer, "eos") == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_gets_float32(native, dtype, monkeypatch):
+    """A T4 says that it supports bfloat16 unless it is asked without emulation."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert backbone.placement(Backbone())[1] is dtype

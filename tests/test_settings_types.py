@@ -79,3 +79,10 @@ def test_a_list_is_copied_in_and_out():
 def test_any_other_name_with_the_prefix_is_an_error(name):
     with pytest.raises(S.SettingsError):
         S.Maps.from_parameters({f"maps_{name}": 1})
+
+
+def test_a_list_of_numbers_takes_whole_ones_and_nothing_else():
+    assert S.Tables(lengths=[1, 2.5]).lengths == [1.0, 2.5]
+    for wrong in ("1", True, float("inf"), None):
+        with pytest.raises(S.SettingsError, match=r"^tables_lengths takes"):
+            S.Tables(lengths=[1.0, wrong])

@@ -83,6 +83,7 @@ class Result:
         return self.ranking.ranks
 
 
+SHORT = 50_000  # samples read in training, in a second or two on one core
 LATER = {"initialisation": "scaled", "scale": 1.0}  # settings that came later: evaluations from before had these values
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
 
@@ -258,7 +259,7 @@ def train_many(
     if device != "cpu":
         yield from ((job, _train(job, *work)) for job in jobs)
         return
-    workers = min(settings.workers or os.cpu_count() or 1, max(1, len(jobs)))
+    workers = min(settings.workers or _workers_for(jobs, parts, settings), max(1, len(jobs)))
     if workers == 1:  # a process of its own would take seconds to start
         yield from _one_after_the_other(jobs, work)
         return
@@ -273,6 +274,12 @@ def train_many(
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
             raise
+
+
+def _workers_for(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], settings: S.Evaluation) -> int:
+    """One a core; one alone where all there is to do is done before others had started."""
+    samples_read = settings.epochs * sum(len(parts[job.domain][0].samples("train")) for job in jobs)
+    return 1 if samples_read <= SHORT else os.cpu_count() or 1
 
 
 def _one_after_the_other(jobs: list[Job], work: tuple) -> Iterator[tuple[Job, Result]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from llm2rec_kit import own_tables
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import preconditions
@@ -29,7 +30,7 @@ def across(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[
         raise S.SettingsError(f"evaluation_{empty[0]} is empty: notebook 04 compares what is trained. Name one at least.")
     if "03" in numbers:
         _mask_token(of["mntp"], of["contrastive"])
-        tables = [*MADE, *of["encoding"].variants, *of["encoding"].tables.values(), *there]
+        tables = [*MADE, *of["encoding"].variants, *of["encoding"].tables.values(), *of["encoding"].own_files, *there]
         if "04" in numbers:
             _embeddings(of["evaluation"], tables)
         if "05" in numbers:
@@ -84,7 +85,7 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     """Raise SettingsError where settings cannot work, or would mislead, on this corpus; returns what their reader should know.
 
     Cut-offs and metrics are held against the smallest catalogue that is ranked, batches and what is held out against what the
-    training domains have, a domain against those there are. Nothing is read but the corpus.
+    training domains have, a domain against those there are, your own vectors against the items. Nothing else is read.
     """
     notes: list[str] = []
     for stage in stages:
@@ -96,6 +97,9 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
                 notes += _held_out(corpus, stage)
             case S.Contrastive():
                 notes += _contrasted(corpus, stage)
+            case S.Encoding():
+                for name, file in stage.own_files.items():
+                    own_tables.read(name, file, corpus)
             case S.Evaluation():
                 _ranked(corpus, stage)
             case S.Maps():
@@ -125,7 +129,7 @@ def _known_tables(setting: str, names: list[str], tables: list[str], *more: str)
         if name not in tables:
             raise S.SettingsError(
                 f"{setting} names {shown(name)}, and there are no embeddings {shown(name)} to be had. "
-                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants and encoding_baselines make more."
+                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants, encoding_baselines and encoding_own make more."
             )
 
 

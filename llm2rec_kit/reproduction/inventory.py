@@ -15,7 +15,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import pretrained
 from llm2rec_kit.reproduction import beside, rehearsal, starts
 from llm2rec_kit.reproduction.experiments import RAW
-from llm2rec_kit.reproduction.rehearsal import Artefact, Study, embed, evaluate, open_study, train
+from llm2rec_kit.reproduction.rehearsal import Artefact, Study, embed, evaluate, open_study, take_table, train
 from llm2rec_kit.reproduction.sizes import Sizes
 from llm2rec_kit.reproduction.study import CHANGEABLE, backbone_changes
 
@@ -71,6 +71,8 @@ def _further_tables(run: Study) -> None:
         embed(run, STAGES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
     for encoder, table in encoding.tables.items():
         embed(run, encoder, table, normalise="unit")
+    for table in encoding.own_files:  # read off a file: nothing to reckon with
+        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
 
 
 def _as_in_the_run(study: Study) -> None:
@@ -111,14 +113,10 @@ class _Tables:
 
     def _starts(self) -> list[Study]:
         """The run's tables at several lengths, under both starts."""
-        from llm2rec_kit.downstream import item_table
-
         studies = list(starts.open_studies(self.run, self.asked, open_study).values()) if self.asked.starts else []
         for study in studies:
-            for text in filter(None, (item_table.parse(table)[0] for table in self.asked.starts)):
-                name = f"embeddings/{text}"
-                if name in self.run.holds:
-                    study.holds[name] = self.run.holds[name]
+            for table in self.asked.starts:
+                take_table(self.run, study, table)
             self._rank(study, self.asked.starts, self.asked.recommenders)
         return studies
 

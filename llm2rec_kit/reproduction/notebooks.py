@@ -233,6 +233,8 @@ def prepared(
     values = local_folders(values, Path())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(storage.expanded(m).resolve()) if "/" in m else m for m in values["data_mix"]]
+    if isinstance(values.get("encoding_own"), list):
+        values["encoding_own"] = [_own_at_home(pair) for pair in values["encoding_own"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
     numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
     feasibility.across(values, numbers, there)
@@ -250,6 +252,12 @@ def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None
         return
     asked = {name.split("_")[0] for book in books for name in parameters(book)}
     feasibility.of_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
+
+
+def _own_at_home(pair: Any) -> Any:
+    """`name=file` with the absolute path of the file; what is of no such form stays, to be refused by name."""
+    name, equals, file = pair.partition("=") if isinstance(pair, str) else (pair, "", "")
+    return f"{name}={storage.expanded(file).resolve()}" if equals else pair
 
 
 def _tables_there(values: dict[str, Any]) -> list[str]:

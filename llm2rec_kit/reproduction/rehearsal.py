@@ -130,7 +130,9 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
     own = start in study.holds
     name = name or start
     how = dataclasses.replace(study.settings["encoding"] if own else AS_SAVED, **changes)
-    how = dataclasses.replace(how, variants=[], baselines=[])  # which further tables a run has says nothing of this one
+    how = dataclasses.replace(
+        how, variants=[], baselines=[], own=[]
+    )  # which further tables a run has says nothing of this one
     model = study.settings["backbone"] if own else S.Backbone(name=start)
     inputs = (study.holds["corpus"], *([study.holds[start]] if own else []))
     if not kept:
@@ -138,6 +140,17 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
         return name
     study.keep(f"embeddings/{name}", how, model, inputs, text=text)
     return name
+
+
+def take_table(base: Study, study: Study, name: str) -> None:
+    """As `experiments.take_table`; a table that `base` does not have is left to `evaluate` to name."""
+    from llm2rec_kit.downstream import item_table
+
+    text, _ = item_table.parse(name)
+    wanted = [base.holds[f"embeddings/{text}"]] if f"embeddings/{text}" in base.holds else []
+    for made in wanted:
+        study.holds[made.name] = made
+        wanted += made.inputs
 
 
 def evaluate(

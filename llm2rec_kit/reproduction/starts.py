@@ -54,7 +54,7 @@ def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **o
     for start in STARTS:
         for form, given in forms(asked.lengths).items():
             changes = {f"evaluation_{k}": v for k, v in (budget | given | {"initialisation": start}).items()}
-            name = f"tables-{start}-{form.replace(' ', '-')}"
+            name = f"tables-{start}-{form.replace(' ', '-').replace('.', '_')}"
             studies[start, form] = open_study(base, name, **opening, **changes)
     return studies
 

@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ ASIDE = (
     "collapse_uniformity",
     "collapse_rank",
 )
+QUIET_SECONDS = 30  # a log without a word for longer looks like a hang
 
 
 class TrainingError(RuntimeError):
@@ -413,19 +415,31 @@ class _Steps(torch.utils.data.Dataset):
 
 
 class _Progress(TrainerCallback):
-    """A bar in a notebook or terminal, and one printed line at each validation."""
+    """A bar in a terminal, elsewhere a line at least every QUIET_SECONDS; and one printed line at each validation."""
 
     def __init__(self, name: str, steps: int) -> None:
         self.name, self.last = name, {}
+        self.began, self.spoke = (0, time.monotonic()), time.monotonic()
         quiet = ranks.rank() > 0 or not sys.stderr.isatty()
         self.bar = tqdm(total=steps, desc=name, unit="step", leave=False, disable=quiet)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = state.global_step, time.monotonic()  # a resumed training does not begin at 0
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
+        now = time.monotonic()
+        if self.bar.disable and now - self.spoke >= QUIET_SECONDS:
+            self.spoke = now
+            done, before = state.global_step - self.began[0], now - self.began[1]
+            left = (state.max_steps - state.global_step) * before / max(1, done)
+            pace = f"{before / max(1, done):.1f} s a step, about {tqdm.format_interval(left)} left"
+            _say(f"  {self.name} step {state.global_step}/{state.max_steps}: {pace}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         self.last |= logs or {}
         if any(k.startswith("validation_") for k in logs or {}):
+            self.spoke = time.monotonic()
             shown = [
                 f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last if k == "loss" or k.startswith("validation_")
             ]

@@ -423,3 +423,20 @@ def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():
     assert not {"initialisation", "scale"} & earlier.keys()
     assert evaluation.key(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
     assert evaluation.key(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}
+
+
+def test_what_takes_seconds_is_trained_without_processes_unless_asked(corpus, monkeypatch):
+    """Two processes take longer to start than a small store takes to train."""
+
+    def refuse(*args, **kwargs):
+        raise ChildProcessError
+
+    monkeypatch.setattr(evaluation, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(evaluation.os, "cpu_count", lambda: 2)
+    jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
+    parts = {"toy": corpus.select(["toy"])}
+    short = replace(SETTINGS, device="cpu", epochs=2)
+    assert len(list(evaluation.train_many(jobs, parts, {}, short))) == 2
+    for longer in (replace(short, epochs=10**6), replace(short, workers=2)):
+        with pytest.raises(ChildProcessError):
+            list(evaluation.train_many(jobs, parts, {}, longer))

@@ -94,6 +94,7 @@ def test_the_papers_encoders_and_backbones_are_all_known(tmp_path, profile):
         "Table 5",
         "Figure 4",
         "Figure 5",
+        "start and length",
     }
     assert max(map(len, plan_text.text(made).splitlines())) <= 112
 
