@@ -67,7 +67,7 @@ def _array(name: str, path: Path) -> np.ndarray:
     if why := storage.fault(path):
         raise SettingsError(f"encoding_own, {name}: {path} {why}")
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors = np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise SettingsError(_wrong(name, path, f"it is no .npy file of numbers ({str(error)[:100]})")) from None
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
