@@ -79,7 +79,9 @@ def official(given: argparse.Namespace, corpus: Corpus, recommender: str, length
         raise SystemExit(f"The official code did not run: {' '.join(words)}\n{said[-2000:]}")
     *curve, found = [{name: float(x) for name, x in re.findall(r"'(\w+@\d+)'\W+([\d.e-]+)", line)} for line in printed]
     weights = given.work / re.search(r"^Loaded best model checkpoint from (.*)$", said, re.M)[1]
-    ranks = rank_by(corpus, torch.load(weights, map_location="cpu"), recommender, np.load(words[4].split("=")[1]))
+    ranks = rank_by(
+        corpus, torch.load(weights, map_location="cpu", weights_only=True), recommender, np.load(words[4].split("=")[1])
+    )
     weights.unlink()
     every = settings_of().evaluate_every
     facts = {"best_epoch": int(best[1]), "epochs": every * len(curve), "seconds": seconds}

@@ -93,12 +93,14 @@ def _best_epochs(run: Run, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _length(study: Study, domain: str, table: str) -> float:
-    """Mean norm of the domain's vectors as the adapter reads them."""
+    """Mean norm of the domain's vectors as the adapter reads them; NaN for a table without text."""
     from llm2rec_kit.downstream import item_table
 
-    settings = study.settings["evaluation"]
+    settings, (text, _) = study.settings["evaluation"], item_table.parse(table)
+    if not text:
+        return float("nan")
     part, ids = study.corpus.select([domain])
-    vectors = np.load(study.run.require(f"embeddings/{table}").with_suffix(".npy"))[ids]
+    vectors = np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy"))[ids]
     given = item_table.checked_embeddings(vectors, part.n_items, settings.normalise, settings.scale)
     return float(np.linalg.norm(given[1:], axis=1).mean())
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from conftest import make_corpus
 
 from llm2rec_kit.reproduction import paper, questions, starts
+from llm2rec_kit.reproduction.study import Study
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation, Tables
 
@@ -45,6 +47,19 @@ def test_the_gain_over_the_best_row_is_the_papers_improvement(metric):
         of_all = row[f"over it, {row['best of all']} (%)"]
         assert of_all == pytest.approx(printed[row["recommender"], row["dataset"]], abs=0.6)
         assert of_all == min(row["over it, at length one (%)"], row["over it, as they come (%)"])
+
+
+def test_the_length_is_that_of_what_the_adapter_reads(tmp_path):
+    """Of text with ids beside it that of the text; a table without text has none."""
+    corpus, vectors = make_corpus(items=6), np.diag(np.arange(7.0))
+    run = Run("r", tmp_path)
+    run.make("corpus", lambda folder: corpus.save(folder), settings={})
+    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", vectors), settings={})
+    for given, length in (({}, 3.5), ({"normalise": "unit", "scale": 10.0}, 10.0)):
+        study = Study(run, run, {"evaluation": Evaluation(**given)})
+        assert starts._length(study, "toy", "raw") == pytest.approx(length)
+        assert starts._length(study, "toy", "raw_add_id") == pytest.approx(length)
+    assert np.isnan(starts._length(study, "toy", "id"))
 
 
 def measured(values: dict[tuple[str, str], float]) -> pl.DataFrame:
