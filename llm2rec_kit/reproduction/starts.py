@@ -48,8 +48,8 @@ def forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
     """A study for each start and form, trained to the paper's patience; `open_study` is that of `study` or of `rehearsal`."""
-    paper_s = S.Evaluation()
-    budget = {"epochs": asked.start_epochs, "evaluate_every": paper_s.evaluate_every, "patience": paper_s.patience}
+    plain = S.Evaluation()  # the paper's patience
+    budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
     studies = {}
     for start in STARTS:
         for form, given in forms(asked.lengths).items():
@@ -142,7 +142,7 @@ def printed_gains(metric: str) -> pl.DataFrame:
         best = {
             kind: others.filter(at_one if kind == "at length one" else ~at_one) for kind in ("at length one", "as they come")
         }
-        best = {kind: rows_.sort(metric, descending=True).row(0, named=True) for kind, rows_ in best.items()}
+        best = {kind: some.sort(metric, descending=True).row(0, named=True) for kind, some in best.items()}
         row: dict[str, Any] = {"recommender": recommender, "dataset": dataset}
         for kind, its in best.items():
             row |= {f"best {kind}": its["model"], f"over it, {kind} (%)": _percent(its[metric], ours)}
