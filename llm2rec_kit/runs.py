@@ -33,6 +33,7 @@ from llm2rec_kit.storage import alone, cannot_write, clear, expanded, file_diges
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 STORE = ".store"  # in an outputs folder: what its runs share
 FORCED = "LLM2REC_FORCED"  # in the environment of a forced series: its name, which what it makes carries
+SERIES = "LLM2REC_SERIES"  # in the environment of a kernel that runs a notebook of a series: what changed may be replaced
 LONGEST_NAME = 200  # bytes of a run's name: file systems take 255, and names are made of it
 MADE_BY = {
     "corpus": "01_data_prep",
@@ -76,7 +77,13 @@ def find(name: str, outputs: str | Path = "") -> Run:
 
 
 class Run:
-    """The folder `outputs/<name>/` and what is in it."""
+    """The folder `outputs/<name>/` and what is in it.
+
+    `before_replacing`, where somebody sets it, is called with the name of a finished artefact that is about to be replaced, not
+    forced, and {setting: (has, asked)} of the settings that changed; it may raise.
+    """
+
+    before_replacing: Callable[[str, dict[str, tuple[Any, Any]]], None] | None = None
 
     def __init__(self, name: str, outputs: str | Path = "") -> None:
         """Open the run, making its folder if need be; `outputs` defaults to the project's `outputs/`."""
@@ -126,6 +133,8 @@ class Run:
                 if not quiet:
                     print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
                 return self.path_of(name)
+            if not force:
+                self._ask(name, key)
             with self._shared(name, key, busy) as shared:
                 if shared and not force and self._fetch(shared, name):
                     if not quiet:
@@ -201,6 +210,7 @@ class Run:
         force = force and not self.redone(name)
         if force or not self._stale(name, key):
             return force
+        self._ask(name, key)
         shared = self._shared_path(name, key)
         return not (shared and self._fetch(shared, name))
 
@@ -352,6 +362,18 @@ class Run:
             return f"redoing, {damaged}"
         self._check_strays(name, found)
         return ""
+
+    def _ask(self, name: str, key: dict[str, Any]) -> None:
+        """Let `before_replacing` refuse, where `name` is there, sound as far as its manifest, with other settings than `key`."""
+        if self.before_replacing is None or not self.has(name):
+            return
+        try:
+            found = manifest.read(self.manifest_path(name), name)
+        except ValueError:
+            return
+        made, asked = _counted(found, key)["settings"], _counted(key, key)["settings"]
+        if changed := {k: (made.get(k), asked.get(k)) for k in {**asked, **made} if asked.get(k) != made.get(k)}:
+            self.before_replacing(name, changed)
 
     def _check_strays(self, name: str, made: dict[str, Any]) -> None:
         """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it again."""

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 from llm2rec_kit import ranges
 from llm2rec_kit.ranges import shown
 
-COMMON = {"run": str, "outputs": str, "force": bool}  # the parameters that every notebook has
+COMMON = {"profile": str, "run": str, "outputs": str, "force": bool}  # the parameters that every notebook has
 Form = tuple[str, str]  # a pattern that the whole text matches, and what is said where it does not, with {name} and {found}
 
 

@@ -136,12 +136,12 @@ class TestNotebook:
 
     def test_has_every_setting_of_its_stages_at_its_default(self, name):
         given = self.given(name)
-        assert {"run": "demo", "outputs": "", "force": False}.items() <= given.items()
+        assert {"profile": "demo", "run": "demo", "outputs": "", "force": False}.items() <= given.items()
         for stage in STAGES[name]:
             assert {f"{stage.prefix}_{k}" for k in stage().as_dict()} <= given.keys()
         defaults = {f"{s.prefix}_{f.name}": getattr(s(), f.name) for s in S.STAGES for f in dataclasses.fields(s)}
         assert {k: v for k, v in given.items() if k in defaults} == {k: defaults[k] for k in given if k in defaults}
-        assert given.keys() - defaults.keys() == {"run", "outputs", "force"}
+        assert given.keys() - defaults.keys() == {"profile", "run", "outputs", "force"}
 
     def test_plain_papermill_sees_the_same_parameters(self, name):
         from papermill import inspect_notebook

@@ -245,7 +245,7 @@ def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]
     chain: list[str] = []
     known: dict[str, Any] = {}
     for book in books:
-        own = {k: values.get(k, p.default) for k, p in notebooks.parameters(book).items()}
+        own = {k: values.get(k, p.default) for k, p in notebooks.parameters(book).items() if k != "profile"}
         known |= {k: v for k, v in own.items() if k not in NO_RESULT} | _contents(own)
         key = hashlib.sha256(json.dumps(_relevant(known, own), sort_keys=True).encode()).hexdigest()[:10]
         name = f"{book.name[:2]}-{key}"

@@ -12,6 +12,8 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from llm2rec_kit.runs import SERIES
+
 
 class ThisInterpreter(AsyncKernelManager):
     """Starts kernels of this interpreter; papermill takes the class as its `kernel_manager_class`."""
@@ -19,7 +21,7 @@ class ThisInterpreter(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """How the kernel is started."""
-        return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=ERROR"]))
+        return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=ERROR"]), env={SERIES: "1"})
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """End the kernel; after an interrupt at once: asked to end in order, it prints the traceback of the cell it is torn from."""

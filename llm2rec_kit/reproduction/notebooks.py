@@ -24,7 +24,7 @@ from llm2rec_kit import checkpoint, gguf, meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import clipped, shown
-from llm2rec_kit.reproduction import assets, feasibility, plain_yaml
+from llm2rec_kit.reproduction import assets, feasibility, plain_yaml, recorded
 from llm2rec_kit.reproduction.progress import Progress
 from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, outputs_folder, project_root, provenance
 
@@ -47,9 +47,9 @@ class Parameter:
 
 
 def series(root: Path | None = None) -> list[Path]:
-    """The numbered notebooks, in order."""
+    """The numbered notebooks from 01 on, in order; 00 is the page that says where to begin."""
     folder = (root or project_root()) / "notebooks"
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    found = sorted(book for book in folder.glob("[0-9][0-9]_*.ipynb") if not book.name.startswith("00"))
     if not found:
         raise FileNotFoundError(f"No numbered notebook in {folder}. Run from a checkout of llm2rec_kit.")
     return found
@@ -189,7 +189,10 @@ def reproduce(
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
     result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
+    named = {"profile": profile if profile in profiles() else str(Path(profile).resolve())}
     with _forced(result, values, chosen):
+        if replaced := recorded.notice(result, values, chosen):
+            print(replaced, flush=True)
         looked = False
         for k, book in enumerate(chosen, 1):
             if not looked and not book.name.startswith("01"):  # once there is a corpus, and before what takes long
@@ -197,7 +200,7 @@ def reproduce(
                 looked = True
             # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
             rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
-            run_one(book, values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
+            run_one(book, named | values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
     return result
 
 
@@ -224,6 +227,8 @@ def prepared(
     given = {"run": run, "outputs": outputs, "data_path": data, "force": force}
     values |= {name: value for name, value in given.items() if value}
     own = {book: parameters(book) for book in books}
+    if "profile" in values:
+        raise S.SettingsError("A profile is no setting of another, nor of `--set`: `--profile` names the one that counts.")
     check(values, sorted({name for p in own.values() for name in p}))
     check_name(values["run"])
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
