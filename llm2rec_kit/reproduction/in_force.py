@@ -65,14 +65,14 @@ def resolve(parameters: Mapping[str, Any], run: Run) -> dict[str, InForce]:
     given, by_papermill = _given(parameters)
     typed = {name for name in names if name in given or not _same(parameters[name], plain[name])}
     profile = parameters["profile"]
+    told = "profile" in given or profile != PROFILE
+    if by_papermill and not told:
+        profile = ""  # what papermill is given stands over the defaults
     if SERIES in os.environ:
-        known, kept = _profile(profile), {}
+        known = _profile(profile)
         under = {name: "profile" for name in typed if name in known and known[name] == parameters[name]}
         found = {n: InForce(parameters[n], under.get(n, "typed" if n in typed else "default")) for n in names}
         return {"profile": InForce(profile, "typed"), **found}
-    told = "profile" in given or (profile != PROFILE and not by_papermill)
-    if by_papermill and not told:
-        profile = ""  # what papermill is given stands over the defaults
     asked_profile, asked = recorded.asked(run)
     if asked and not told:
         known, source, head = asked, "run", InForce(asked_profile, "run")
@@ -139,7 +139,7 @@ def _table(found: Mapping[str, InForce]) -> pl.DataFrame:
     """The profile, and the values that are not the default that the cell shows."""
     plain = recorded.defaults()
     rows = [
-        {"parameter": name, "in force": clipped(str(v.value), 100), "from": v.source}
+        {"parameter": name, "in force": clipped(str(v.value) if v.value != "" else '""', 100), "from": v.source}
         for name, v in found.items()
         if name == "profile" or v.source == "typed" or not _same(v.value, plain[name])
     ]

@@ -126,6 +126,10 @@ def _read_profile(name: str) -> dict[str, Any]:
 def check(values: dict[str, Any], known: list[str]) -> None:
     """Raise SettingsError for a name that no notebook knows, a value that its stage refuses, or values (and defaults) that do not
     go together."""
+    if "profile" in values:
+        raise S.SettingsError(
+            "A profile is no setting of another profile, nor of --set: --profile names the one that counts."
+        )
     for name in values:
         if name not in known:
             raise S.SettingsError(S.unknown(name, known))
@@ -227,8 +231,6 @@ def prepared(
     given = {"run": run, "outputs": outputs, "data_path": data, "force": force}
     values |= {name: value for name, value in given.items() if value}
     own = {book: parameters(book) for book in books}
-    if "profile" in values:
-        raise S.SettingsError("A profile is no setting of another, nor of `--set`: `--profile` names the one that counts.")
     check(values, sorted({name for p in own.values() for name in p}))
     check_name(values["run"])
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.

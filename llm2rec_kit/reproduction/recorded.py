@@ -148,9 +148,9 @@ def _whole(run: Run, artefact: str) -> str:
 
 def _settings(run: Run, artefact: str) -> dict[str, Any]:
     with contextlib.suppress(ArtefactError):
+        if artefact == evaluations.SERIES and not run.has(artefact):  # a run from before there was one, or before its end
+            return evaluations.of(run, sound=True).settings or {}
         return run.manifest(artefact)["settings"]
-    if artefact == evaluations.SERIES:  # a run from before there was one
-        return evaluations.of(run, sound=True).settings or {}
     return {}
 
 

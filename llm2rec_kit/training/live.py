@@ -1,13 +1,73 @@
-"""A figure that grows while a training runs, in a notebook. Without a notebook the lines that `fit` prints say the same."""
+"""A bar and a figure that grow while a training runs, in a notebook. Without a notebook the lines that `fit` prints say the same."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
+from tqdm import tqdm
 from transformers import TrainerCallback
 
+from llm2rec_kit.runs import SERIES
+
 Rows = list[dict[str, float]]
+BETWEEN_SECONDS = 0.5  # a browser need not follow every step
+
+
+def looked_at() -> bool:
+    """Whether this process is a notebook's kernel, and not one that a series runs headless."""
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel") and SERIES not in os.environ
+
+
+class LiveBar(TrainerCallback):
+    """Shows, in a notebook that somebody looks at, the steps done, tokens a second and the time left; gone at the end.
+
+    `tokens()` is how many tokens the step just made has read, padding included.
+    """
+
+    def __init__(self, name: str, tokens: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self.tokens, self.clock, self.handle = name, tokens, clock, None
+        self.first, self.read, self.began, self.shown = 0, 0, 0.0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to count; a resumed training does not begin at step 0."""
+        self.first, self.read, self.began = state.global_step, 0, self.clock()
+        if looked_at():
+            from IPython.display import display
+
+            self.handle = display(self._bar(state), display_id=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the step's tokens; show where it is, twice a second at most."""
+        if self.handle is None:
+            return
+        self.read += self.tokens()
+        if (now := self.clock()) - self.shown >= BETWEEN_SECONDS:
+            self.shown = now
+            self.handle.update(self._bar(state))
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take the bar away: what was learned is shown by others."""
+        if self.handle is not None:
+            from IPython.display import HTML
+
+            self.handle.update(HTML(""))
+
+    def _bar(self, state: Any) -> Any:
+        from IPython.display import HTML
+
+        done, seconds = state.global_step - self.first, self.clock() - self.began
+        pace = ""
+        if done and seconds > 0:
+            left = tqdm.format_interval((state.max_steps - state.global_step) * seconds / done)
+            pace = f", {self.read / seconds:,.0f} tokens a second, about {left} left"
+        where = f"{self.name} step {state.global_step:,} of {state.max_steps:,}{pace}"
+        bar = f'<progress value="{state.global_step}" max="{state.max_steps}" style="width: 20em"></progress>'
+        return HTML(f"{bar} {where}")
 
 
 class LiveFigure(TrainerCallback):

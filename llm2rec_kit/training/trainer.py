@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 from llm2rec_kit import backbone, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.training import checkpoints, lora, ranks
+from llm2rec_kit.training import checkpoints, live, lora, ranks
 from llm2rec_kit.training.ranks import MicroBatch
 
 Loss = Callable[[PreTrainedModel, MicroBatch], tuple[torch.Tensor, int]]
@@ -121,7 +121,8 @@ def fit(
     )
     for unwanted in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
         trainer.remove_callback(unwanted)
-    for callback in (_Progress(name, settings.steps), _SaveAsSet(), *callbacks):
+    bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
+    for callback in (_Progress(name, settings.steps), bar, _SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
     with kernels.fast_linears(model):
         trainer.go(name)
@@ -503,6 +504,11 @@ def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) 
     finally:
         for name in ("forward", "_original_forward"):  # the second is accelerate's, under mixed precision
             model.__dict__.pop(name, None)
+
+
+def _tokens(micro: MicroBatch) -> int:
+    """How many tokens a micro-batch has, padding included."""
+    return sum(part["input_ids"].numel() for part in micro.get("chunks", [micro]))
 
 
 def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:

@@ -145,6 +145,12 @@ def test_a_series_takes_what_it_gives_and_the_defaults_and_may_replace(run, monk
     assert run.manifest("csft")["settings"]["steps"] == 10
 
 
+def test_a_grid_gives_all_of_a_node_and_no_profile(run, monkeypatch):
+    monkeypatch.setenv(SERIES, "1")
+    found = in_force.resolve(cells(run, CELL, PAPERMILL + "csft_steps = 800", csft_steps=800), run)
+    assert sources(found, "profile", "csft_steps") == [("", "typed"), (800, "typed")]
+
+
 def test_opened_on_a_finished_run_everything_is_reused(run, capsys):
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.path.rglob("*.json")}
     opened, values = in_force.opened(cells(run, CELL))
@@ -228,6 +234,14 @@ def test_what_was_evaluated_is_read_off_the_series(tmp_path):
         "evaluation_baselines": ["popularity"],
         "evaluation_tested": "mrr",
     }
+
+
+def test_of_a_run_from_before_there_was_a_series_the_last_evaluation_tells(tmp_path):
+    run = Run("toy", tmp_path)
+    name = evaluations.name_of("games", "SASRec", "id", 1)
+    record = {"domain": "games", "recommender": "SASRec", "embedding": "id", "seed": 1, "metrics": {}}
+    run.make(name, lambda folder: record, settings={"epochs": 3})
+    assert {k: v.value for k, v in recorded.held(run).items()} == {"evaluation_epochs": 3}
 
 
 def test_a_damaged_manifest_tells_nothing(run):

@@ -71,6 +71,7 @@ def test_a_failed_notebook_is_kept_and_says_how_to_go_on(root):
     [
         ({"csft_stepz": 1}, "Did you mean 'csft_steps'"),
         ({"csft_steps": "many"}, "takes int"),
+        ({"profile": "games"}, "--profile names the one that counts"),
     ],
 )
 def test_a_bad_parameter_stops_before_anything_runs(root, overrides, words):
