@@ -12,7 +12,7 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -37,14 +37,18 @@ def setting(
     form: Form | None = None,
     least: int = 0,
     repeats: bool = False,
+    also: Callable[[], list[str]] | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`.
 
     `within` is the range of a number (`ranges`), `form` that of a text; of a list, both are its elements'. A list holds
     `least` elements at least, and none twice unless it `repeats`. `of` is the type of its elements, where an empty default
-    cannot show it.
+    cannot show it. `also` gives further choices, the names of one's own parts; with `later` the stage's `conflicts` ask for
+    the choices, since what a run has noted may name a part that is not here.
     """
     known = {"help": help, "choices": choices, "of": of, "within": within, "form": form, "least": least, "repeats": repeats}
+    known |= {"also": also, "later": later}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=known)
     return field(default=default, metadata=known)
@@ -133,8 +137,8 @@ def unknown(name: str, known: list[str], kind: str = "parameter") -> str:
 
 def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
     """Raise SettingsError for a value, or an element of a list, that is none of the choices, out of range or of no form."""
-    if (choices := known["choices"]) and value not in choices:
-        raise SettingsError(f"{name} must be one of {list(choices)}; found {shown(value)}.")
+    if known["choices"] and not known["later"]:
+        check_choice(known, value, name)
     if isinstance(value, str):
         _check_text(name, value)
     if isinstance(value, int) and abs(value) > ranges.LARGEST:
@@ -143,6 +147,14 @@ def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
         raise SettingsError(f"{name} must be {ranges.words(within)}; found {shown(value)}.")
     if (form := known["form"]) and not re.fullmatch(form[0], value, re.DOTALL):
         raise SettingsError(form[1].format(name=name, found=shown(value)))
+
+
+def check_choice(known: Mapping[str, Any], value: Any, name: str) -> None:
+    """Raise SettingsError for a value that is none of the choices of a setting, `known` being its metadata."""
+    own = known["also"]() if known["also"] else []
+    if value not in known["choices"] and value not in own:
+        more = f", or of your own, {own or 'once own_parts names their module or file'}" if known["also"] else ""
+        raise SettingsError(f"{name} must be one of {list(known['choices'])}{more}; found {shown(value)}.")
 
 
 def _check_text(name: str, value: str) -> None:

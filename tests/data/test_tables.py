@@ -270,7 +270,8 @@ def test_titles_and_domains_are_those_of_the_items_file(tmp_path, capsys):
     assert found.items.rows() == [("1", "Tea", "shop", "X"), ("2", "Milk", "shop", "Y")]
     said = "the columns ['title', 'domain'] of interactions.csv: titles and domains are those of items.csv"
     assert found.facts["not_read"] == said
-    assert capsys.readouterr().out == f"table: not read {said}\n"
+    assert found.facts["columns_left_out"] == "title, domain, brand of interactions.csv"
+    assert capsys.readouterr().out.startswith(f"table: not read {said}\ntable: columns left out: title, domain, brand of")
     named = sources.load(write(tmp_path, REVIEWS, CATALOGUE, columns=["title=title"]))
     assert named.items["title"].to_list() == ["Tea", "Milk"]
     one = sources.load(Data(source="table", path=str(tmp_path / "interactions.csv")))
@@ -317,7 +318,7 @@ def test_a_column_that_may_be_the_time_is_named(tmp_path, capsys):
     for header in ("user,item,timestamp,date", "user,item,price"):
         row = "u,1,5,x\n" if "date" in header else "u,1,5\n"
         assert "time" not in sources.load(write(tmp_path, f"{header}\n{row}", CATALOGUE)).facts
-    assert not capsys.readouterr().out
+        assert capsys.readouterr().out == f"table: columns left out: {header.split(',')[-1]} of interactions.csv\n"
 
 
 def test_rows_with_too_few_cells_are_counted_and_strict_stops_at_them(tmp_path, capsys):
@@ -442,7 +443,8 @@ def test_titles_and_further_columns_that_can_be_text_are(tmp_path):
         }
     )
     found = sources.load(write(tmp_path, PAIR.with_columns(timestamp=pl.Series([b"5", b"6"])), items, domain="shop"))
-    assert found.items.rows() == [("1", "1984", "shop", "X", "S"), ("2", "2001", "shop", None, "M")]
+    assert found.items.rows() == [("1", "1984", "shop", "X", "S", 1.5), ("2", "2001", "shop", None, "M", 2.0)]
+    assert found.facts["columns_left_out"] == "tags (List(String)) of items.parquet"
     assert found.events["time"].to_list() == [5000, 6000]
     floats = tables.from_frames(PAIR, items.with_columns(title=pl.Series([7.0, 7.5])), time=None)
     assert floats.items["title"].to_list() == ["7", "7.5"]
