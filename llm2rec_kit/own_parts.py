@@ -195,7 +195,9 @@ def takes(what: Callable, *given: str) -> bool:
 
 def _registering(kind: str, name: str) -> Callable[[Made], Made]:
     if not isinstance(name, str) or not re.fullmatch(FORMS[kind][0], name):
-        raise SettingsError(f"The name of a {kind} is {FORMS[kind][1]}, as in @{kind}({_example(kind)!r}); found {shown(name)}.")
+        raise SettingsError(
+            f"The name of a {kind} is {FORMS[kind][1]}, as in @{kind}({_example(kind)!r}); found {shown(name)}."
+        )
     if taken := [n for n in (*OF_THE_KIT[kind], *ALSO_TAKEN.get(kind, ())) if n.lower() == name.lower()]:
         raise SettingsError(f"@{kind}({name!r}): the kit has {taken[0]!r} already. Take another name.")
 
@@ -204,7 +206,9 @@ def _registering(kind: str, name: str) -> Callable[[Made], Made]:
         module, file = made.__module__, _file_of(made)
         for other in [p for (k, n), p in _PARTS.items() if k == kind and n.lower() == name.lower()]:
             if (other.name, other.file) != (name, file):
-                raise SettingsError(f"@{kind}({name!r}) in {file}: {other.file} has registered {other.name!r}. Take another name.")
+                raise SettingsError(
+                    f"@{kind}({name!r}) in {file}: {other.file} has registered {other.name!r}. Take another name."
+                )
         text = Path(file).read_bytes() if Path(file).is_file() else inspect.getsource(made).encode()
         here = module in ("__main__", "__mp_main__")  # which no other process can import
         origin = _NOW[-1] if _NOW else "" if here else module
@@ -239,7 +243,9 @@ def _file_of(made: Callable) -> str:
 def _import(part: str, where: str) -> None:
     name = f"llm2rec_own_{Path(where).stem}_{hashlib.sha256(where.encode()).hexdigest()[:8]}" if is_file(part) else part
     if is_file(part) and (why := storage.fault(Path(where))):
-        raise SettingsError(f"own_parts names {shown(part)}: {clipped(where)} {why}. Give a .py file, or a module that Python can import.")
+        raise SettingsError(
+            f"own_parts names {shown(part)}: {clipped(where)} {why}. Give a .py file, or a module that Python can import."
+        )
     try:
         module = _executed(name, where) if is_file(part) else _imported(name)
     except SettingsError:

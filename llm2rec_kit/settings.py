@@ -94,9 +94,7 @@ class Data(Stage):
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting(
-        "synthetic", "where interactions come from", SOURCES, also=_own_names("source"), later=True
-    )
+    source: str = setting("synthetic", "where interactions come from", SOURCES, also=_own_names("source"), later=True)
     path: str = setting("", "folder or file of the source; empty for synthetic and mix")
     category: str = setting(
         "",
@@ -524,9 +522,7 @@ class Evaluation(Stage):
 
     prefix: ClassVar[str] = "evaluation"
 
-    recommenders: list = setting(
-        ["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=_own_names("recommender")
-    )
+    recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=_own_names("recommender"))
     embeddings: list = setting(
         ["raw", "csft", "mntp", "contrastive", "id"],
         "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached, any other that notebook 03 names [O]",
@@ -741,7 +737,19 @@ class Questions(Stage):
     )
 
 
-STAGES: tuple[type[Stage], ...] = (Own, Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps, Tables, Questions)
+STAGES: tuple[type[Stage], ...] = (
+    Own,
+    Data,
+    Backbone,
+    CSFT,
+    MNTP,
+    Contrastive,
+    Encoding,
+    Evaluation,
+    Maps,
+    Tables,
+    Questions,
+)
 
 
 def limits_of(name: str) -> str:

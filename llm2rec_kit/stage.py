@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 from llm2rec_kit import ranges
 from llm2rec_kit.ranges import shown
 
+LISTS = {str: "[a, b]", int: "[1, 2]", float: "[1.0, 2.5]", bool: "[true, false]"}  # how one of each is written
 COMMON = {"run": str, "outputs": str, "force": bool}  # the parameters that every notebook has
 Form = tuple[str, str]  # a pattern that the whole text matches, and what is said where it does not, with {name} and {found}
 
@@ -192,7 +193,7 @@ def _list_like(default: list, value: list | tuple, name: str, of: type | None) -
         if type(one) is not kind:
             raise SettingsError(
                 f"{name} takes a list of {kind.__name__} (default {shown(default)}); found {shown(one)} in "
-                f"{shown(value)}.{_advice(name, kind, one)}"
+                f"{shown(value)}.{_advice(name, kind, one) or f' A list is written {LISTS[kind]}.'}"
             )
     return list(value)
 
@@ -213,7 +214,7 @@ def _advice(name: str, kind: type, value: Any) -> str:
     if kind is str and isinstance(value, list | dict):
         return " Text with brackets or braces is put in quotes."
     if kind is list and isinstance(value, str):
-        return f" A list is written [a, b]; papermill takes it as `-y '{{{name}: [a, b]}}'` (-p makes text)."
+        return f" A list is written [a, b], also of one; papermill takes it as `-y '{{{name}: [a, b]}}'` (-p makes text)."
     if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
         return " Plain YAML takes 1e-4 for text: write 0.0001 or 1.0e-4."
     if kind is int and isinstance(value, str) and re.fullmatch(r"[-+]?[\d_:]+", value):

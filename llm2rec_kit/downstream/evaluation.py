@@ -267,7 +267,9 @@ def train_many(
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     _let_interrupts_end_waits()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.origins(), *work)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.origins(), *work)
+    ) as pool:
         try:
             yield from zip(jobs, pool.map(_do, jobs), strict=True)
         except BaseException:  # an interrupt above all: a training under way may have hours to go
@@ -347,7 +349,15 @@ def keep(run: Run, job: Job, result: Result, settings: S.Evaluation, counts: np.
         record = write(result, folder, job.name.split("/")[-1], counts)
         return record | {"domain": job.domain, "embedding": job.embedding}
 
-    run.make(job.name, build, settings=key(settings, job.recommender), inputs=job.inputs, force=True, quiet=True, spent=result.cost)
+    run.make(
+        job.name,
+        build,
+        settings=key(settings, job.recommender),
+        inputs=job.inputs,
+        force=True,
+        quiet=True,
+        spent=result.cost,
+    )
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:

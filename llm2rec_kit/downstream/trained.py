@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from llm2rec_kit import own_parts
+from llm2rec_kit import own_parts, weights
 from llm2rec_kit import settings as S
-from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import evaluation, item_table
 from llm2rec_kit.runs import Run

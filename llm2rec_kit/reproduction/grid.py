@@ -270,7 +270,12 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
         found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
-    asked = [name for key, value in own.items() if key.endswith("_recommenders") or key == "evaluation_baselines" for name in value]
+    asked = [
+        name
+        for key, value in own.items()
+        if key.endswith("_recommenders") or key == "evaluation_baselines"
+        for name in value
+    ]
     found["own_parts"] = own_parts.digests(asked)
     return {f"{name}, files": files for name, files in found.items() if files}
 

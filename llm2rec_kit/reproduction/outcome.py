@@ -83,7 +83,9 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
 
 def text(summary: pl.DataFrame) -> str:
     """The summary for a terminal: trained recommenders, the first two metrics."""
-    shown = summary.filter(pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)]))
+    shown = summary.filter(
+        pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)])
+    )
     names = shown.columns[: shown.columns.index("seeds") + 1]
     head = [*names, *shown.columns[len(names) : len(names) + 2]]
     body = [[str(r[n]) for n in names] + [_cell(r, m) for m in head[-2:]] for r in shown.iter_rows(named=True)]

@@ -40,7 +40,11 @@ from llm2rec_kit.storage import expanded, fault
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
 FILES = ("interactions", "items")
-TEXTS = ("category", "brand", "description")  # columns of items that stay text whatever stands in them: fields of `data_text`
+TEXTS = (
+    "category",
+    "brand",
+    "description",
+)  # columns of items that stay text whatever stands in them: fields of `data_text`
 OWN_NAMES = ("item", "plain_title", "popularity", "cluster", "community")  # columns that the kit gives items itself
 TIMES = (
     "timestamp",
@@ -155,9 +159,7 @@ def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) ->
     facts: dict[str, Any] = {}
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
-    found = from_frames(
-        events, items, time=time, domain=settings.domain or settings.source, dates=settings.dates, what=what
-    )
+    found = from_frames(events, items, time=time, domain=settings.domain or settings.source, dates=settings.dates, what=what)
     return replace(found, facts=found.facts | facts)
 
 
@@ -219,7 +221,9 @@ def _check_given(pairs: list[str], of_events: tuple[Path, pl.DataFrame], of_item
             raise ValueError(f"data_columns names {pair}, and titles and domains are read of {of_events[0]}.")
         file, frame = (file, frame) if frame is not None else of_events
         if chosen == "interactions" and role in ("title", "domain") and of_items[1] is not None:
-            raise ValueError(f"data_columns names {pair}, and titles and domains are those of {of_items[0]}: take items.{role}.")
+            raise ValueError(
+                f"data_columns names {pair}, and titles and domains are those of {of_items[0]}: take items.{role}."
+            )
         if column not in frame.columns:
             raise ValueError(
                 f"data_columns names {pair}, and no such column is in {file}; found {frame.columns}. A column of one file alone is "
