@@ -11,10 +11,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm2rec_kit import own_parts
 from llm2rec_kit.runs import ArtefactError, Run
 
 SERIES = "evaluation/series"  # the artefact that says what notebook 04 evaluated last
-TRAINED = ("SASRec", "GRU4Rec")  # recommenders whose numbers depend on a seed
+TRAINED = own_parts.OF_THE_KIT["recommender"]  # in the order of tables
 OF = ("domain", "recommender", "embedding")  # what a record says of itself, with the seed
 NOTED = ("seeds", "evaluations")  # what the series has beside the settings of its evaluations
 
@@ -39,13 +40,20 @@ class Evaluations:
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of notebook 04's last call: of its trainings, and `tested` where it tested; None without a training."""
-        trained = {n: m for n, m in self.made.items() if m["record"]["recommender"] in TRAINED}
+        trained = {n: m for n, m in self.made.items() if is_trained(m["record"]["recommender"])}
         if not trained:
             return None
         tested = _latest(self.tests)["settings"] if self.tests else {}
-        return trained[_last(trained, self.series, self.tests)]["settings"] | {
-            k: v for k, v in tested.items() if k == "tested"
-        }
+        asked = _of_the_series(trained[_last(trained, self.series, self.tests)])
+        return asked | {k: v for k, v in tested.items() if k == "tested"}
+
+
+def is_trained(recommender: str) -> bool:
+    """Whether numbers of this row depend on a seed: it is a recommender that is trained, and not a baseline or the oracle.
+
+    Names say so, those of one's own parts too (`own_parts.FORMS`), since a run is read where its user's code is not.
+    """
+    return recommender[:1].isupper()
 
 
 def name_of(domain: str, recommender: str, embedding: str, seed: int) -> str:
@@ -129,10 +137,15 @@ def _of_one_experiment(made: Made, series: dict[str, Any]) -> Made:
         rows.setdefault(tuple(m["record"][k] for k in OF), {})[name] = m
     kept = {}
     for row in rows.values():
-        noted = any(m["settings"] == asked for m in row.values())
-        wanted = asked if noted else _latest(row)["settings"]
+        noted = {name: m for name, m in row.items() if _of_the_series(m) == asked}
+        wanted = _latest(noted or row)["settings"]
         kept |= {name: m for name, m in row.items() if m["settings"] == wanted}
     return {name: made[name] for name in made if name in kept}
+
+
+def _of_the_series(made: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's settings without what is its recommender's alone, the hash of an own part."""
+    return {name: value for name, value in made["settings"].items() if name != own_parts.KEY}
 
 
 def _last(made: Made, series: dict[str, Any], tests: Made) -> str:

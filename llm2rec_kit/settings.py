@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llm2rec_kit import own_parts
 from llm2rec_kit.ranges import SEED, shown
-from llm2rec_kit.stage import SettingsError, Stage, setting
+from llm2rec_kit.stage import SettingsError, Stage, check_choice, setting
 from llm2rec_kit.stage import unknown as unknown
 
 Conflicts = Iterator[tuple[tuple[str, ...], str]]  # of a stage: the fields that do not go together, and why
@@ -27,8 +28,13 @@ _MONTH = r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])"
 _START = (f"released|({_MONTH})?", "{name} is a month such as 2014-09 (year, hyphen, month), or released; found {found}.")
 _END = (f"({_MONTH})?", "{name} is a month such as 2014-09 (year, hyphen, month); found {found}.")
 ROLES = ("user", "item", "time", "title", "domain")  # of the columns of a table
-_COLUMN = (rf"({'|'.join(ROLES)})=.+", f"{{name}} takes role=name with a role of {list(ROLES)}; found {{found}}.")
+_COLUMN = (
+    rf"((interactions\.)?({'|'.join(ROLES)})|items\.(item|title|domain))=.+",
+    f"{{name}} takes role=name with a role of {list(ROLES)}, for both files as in item=sku, or for one of them as in "
+    "interactions.item=sku and items.item=product_id (items have no user and no time); found {found}.",
+)
 _NAMED = (r".*\S.*", "{name} is a hub name, a folder, a .gguf file, smollm2 or tiny; found {found}.")
+_NAMED_PART = (r".*\S.*", "{name} takes modules such as package.module, or files such as path/to/mine.py; found {found}.")
 _OWN = (
     r"[A-Za-z0-9][A-Za-z0-9_-]*=.*\S.*",
     "{name} takes name=file.npy, the name of letters, digits, _ and -; found {found}.",
@@ -38,7 +44,7 @@ _VARIANT = (
     rf".+-({'|'.join(POOLINGS)})-({'|'.join(MASKS)})",
     "{name}: a variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {found}.",
 )
-SOURCES = ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix")
+RECOMMENDERS, BASELINES, SOURCES = (own_parts.OF_THE_KIT[kind] for kind in ("recommender", "baseline", "source"))
 
 
 def template_names(template: str) -> list[str]:
@@ -60,13 +66,35 @@ def template_names(template: str) -> list[str]:
     return [name for name, _, _ in parts]
 
 
+def _own_names(kind: str) -> Callable[[], list[str]]:
+    """A function that gives the names of the own parts of a kind that are loaded by then."""
+    return lambda: own_parts.names(kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Stage):
+    """Notebooks 01, 04, 06 and 07: code of one's own."""
+
+    prefix: ClassVar[str] = "own"
+
+    parts: list = setting(
+        [],
+        "your own recommenders, baselines and sources: modules or .py files, which are imported and so run (docs/own_parts.md) [O]",
+        form=_NAMED_PART,
+    )
+
+    def load(self) -> None:
+        """Import them, so that other settings may name what they hold; raises as `own_parts.load`."""
+        own_parts.load(self.parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(Stage):
     """Notebook 01: where the interactions come from, how they are cleaned and split."""
 
     prefix: ClassVar[str] = "data"
 
-    source: str = setting("synthetic", "where interactions come from", SOURCES)
+    source: str = setting("synthetic", "where interactions come from", SOURCES, also=_own_names("source"), later=True)
     path: str = setting("", "folder or file of the source; empty for synthetic and mix")
     category: str = setting(
         "",
@@ -77,7 +105,8 @@ class Data(Stage):
     strict: bool = setting(False, "stop where the source holds rows that must be left out, instead of counting them [O]")
     columns: list = setting(
         [],
-        "table: column names, each a role (user, item, time, title, domain), an equals sign, the name",
+        "table: column names, each a role (user, item, time, title, domain), an equals sign, the name; with interactions. or items. "
+        "before the role in that file alone",
         form=_COLUMN,
     )
     dates: str = setting(
@@ -138,6 +167,10 @@ class Data(Stage):
 
     def conflicts(self) -> Conflicts:
         """A window or a template that is none, a role that two columns have, a store that cannot be made."""
+        try:
+            check_choice(type(self).__dataclass_fields__["source"].metadata, self.source, "data_source")
+        except SettingsError as error:
+            yield ("source",), str(error)
         if self.source == "synthetic" and not 23 <= self.synthetic_items <= 25920:
             yield (
                 ("source", "synthetic_items"),
@@ -489,15 +522,16 @@ class Evaluation(Stage):
 
     prefix: ClassVar[str] = "evaluation"
 
-    recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", ("SASRec", "GRU4Rec"))
+    recommenders: list = setting(["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=_own_names("recommender"))
     embeddings: list = setting(
         ["raw", "csft", "mntp", "contrastive", "id"],
         "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached, any other that notebook 03 names [O]",
     )
     baselines: list = setting(
-        ["popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"],
+        list(BASELINES),
         "what is ranked without training a recommender [O]",
-        ("popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"),
+        BASELINES,
+        also=_own_names("baseline"),
     )
     seeds: list = setting([2024, 2025, 2026], "one training a seed [C]", within=SEED, least=1)
     hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]", within="x >= 1")
@@ -526,7 +560,7 @@ class Evaluation(Stage):
     calibration: float = setting(0.75, "gbce: t from 0 (plain bce) to 1 (calibrated), as gSASRec [O]", within="0 <= x <= 1")
     padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
     batch_size: int = setting(256, "samples a step [C]", within="x >= 1")
-    learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3]", within="x > 0")
+    learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3] and recommenders of your own", within="x > 0")
     learning_rate_gru: float = setting(1e-4, "AdamW, GRU4Rec [P 4.1.3]", within="x > 0")
     weight_decay: float = setting(1e-4, "AdamW's weight decay [P 4.1.3]", within="x >= 0")
     epochs: int = setting(500, "most epochs: 500 [P], 1,000 [C]", within="x >= 1")
@@ -612,7 +646,8 @@ class Tables(Stage):
     recommenders: list = setting(
         ["SASRec", "GRU4Rec"],
         "Table 3's; the other tables take the first, SASRec [P]",
-        ("SASRec", "GRU4Rec"),
+        RECOMMENDERS,
+        also=_own_names("recommender"),
         least=1,
     )
     seeds: list = setting(
@@ -682,7 +717,9 @@ class Questions(Stage):
 
     asked: list = setting(list(QUESTIONS), "questions to ask [O]", tuple(QUESTIONS))
     domain: str = setting("", "domain whose users answer; empty: the first that training sees [O]")
-    recommenders: list = setting(["SASRec"], "recommenders that answer [O]", ("SASRec", "GRU4Rec"), least=1)
+    recommenders: list = setting(
+        ["SASRec"], "recommenders that answer [O]", RECOMMENDERS, least=1, also=_own_names("recommender")
+    )
     seeds: list = setting(
         [2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]", within=SEED, least=1
     )
@@ -700,7 +737,19 @@ class Questions(Stage):
     )
 
 
-STAGES: tuple[type[Stage], ...] = (Data, Backbone, CSFT, MNTP, Contrastive, Encoding, Evaluation, Maps, Tables, Questions)
+STAGES: tuple[type[Stage], ...] = (
+    Own,
+    Data,
+    Backbone,
+    CSFT,
+    MNTP,
+    Contrastive,
+    Encoding,
+    Evaluation,
+    Maps,
+    Tables,
+    Questions,
+)
 
 
 def limits_of(name: str) -> str:
@@ -708,5 +757,5 @@ def limits_of(name: str) -> str:
     will do."""
     known = {f"{stage.prefix}_{f.name}": f.metadata for stage in STAGES for f in dataclasses.fields(stage)}.get(name, {})
     if choices := known.get("choices"):
-        return f"one of {', '.join(map(str, choices))}"
+        return f"one of {', '.join(map(str, choices))}" + (", or your own (own_parts)" if known["also"] else "")
     return known.get("within", "")

@@ -12,13 +12,14 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from llm2rec_kit import ranges
 from llm2rec_kit.ranges import shown
 
+LISTS = {str: "[a, b]", int: "[1, 2]", float: "[1.0, 2.5]", bool: "[true, false]"}  # how one of each is written
 COMMON = {"profile": str, "run": str, "outputs": str, "force": bool}  # the parameters that every notebook has
 Form = tuple[str, str]  # a pattern that the whole text matches, and what is said where it does not, with {name} and {found}
 
@@ -37,14 +38,18 @@ def setting(
     form: Form | None = None,
     least: int = 0,
     repeats: bool = False,
+    also: Callable[[], list[str]] | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`.
 
     `within` is the range of a number (`ranges`), `form` that of a text; of a list, both are its elements'. A list holds
     `least` elements at least, and none twice unless it `repeats`. `of` is the type of its elements, where an empty default
-    cannot show it.
+    cannot show it. `also` gives further choices, the names of one's own parts; with `later` the stage's `conflicts` ask for
+    the choices, since what a run has noted may name a part that is not here.
     """
     known = {"help": help, "choices": choices, "of": of, "within": within, "form": form, "least": least, "repeats": repeats}
+    known |= {"also": also, "later": later}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=known)
     return field(default=default, metadata=known)
@@ -133,8 +138,8 @@ def unknown(name: str, known: list[str], kind: str = "parameter") -> str:
 
 def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
     """Raise SettingsError for a value, or an element of a list, that is none of the choices, out of range or of no form."""
-    if (choices := known["choices"]) and value not in choices:
-        raise SettingsError(f"{name} must be one of {list(choices)}; found {shown(value)}.")
+    if known["choices"] and not known["later"]:
+        check_choice(known, value, name)
     if isinstance(value, str):
         _check_text(name, value)
     if isinstance(value, int) and abs(value) > ranges.LARGEST:
@@ -143,6 +148,14 @@ def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
         raise SettingsError(f"{name} must be {ranges.words(within)}; found {shown(value)}.")
     if (form := known["form"]) and not re.fullmatch(form[0], value, re.DOTALL):
         raise SettingsError(form[1].format(name=name, found=shown(value)))
+
+
+def check_choice(known: Mapping[str, Any], value: Any, name: str) -> None:
+    """Raise SettingsError for a value that is none of the choices of a setting, `known` being its metadata."""
+    own = known["also"]() if known["also"] else []
+    if value not in known["choices"] and value not in own:
+        more = f", or of your own, {own or 'once own_parts names their module or file'}" if known["also"] else ""
+        raise SettingsError(f"{name} must be one of {list(known['choices'])}{more}; found {shown(value)}.")
 
 
 def _check_text(name: str, value: str) -> None:
@@ -180,7 +193,7 @@ def _list_like(default: list, value: list | tuple, name: str, of: type | None) -
         if type(one) is not kind:
             raise SettingsError(
                 f"{name} takes a list of {kind.__name__} (default {shown(default)}); found {shown(one)} in "
-                f"{shown(value)}.{_advice(name, kind, one)}"
+                f"{shown(value)}.{_advice(name, kind, one) or f' A list is written {LISTS[kind]}.'}"
             )
     return list(value)
 
@@ -201,7 +214,7 @@ def _advice(name: str, kind: type, value: Any) -> str:
     if kind is str and isinstance(value, list | dict):
         return " Text with brackets or braces is put in quotes."
     if kind is list and isinstance(value, str):
-        return f" A list is written [a, b]; papermill takes it as `-y '{{{name}: [a, b]}}'` (-p makes text)."
+        return f" A list is written [a, b], also of one; papermill takes it as `-y '{{{name}: [a, b]}}'` (-p makes text)."
     if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
         return " Plain YAML takes 1e-4 for text: write 0.0001 or 1.0e-4."
     if kind is int and isinstance(value, str) and re.fullmatch(r"[-+]?[\d_:]+", value):

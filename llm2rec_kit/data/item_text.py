@@ -15,9 +15,10 @@ EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
 
 
 def fields(template: str, items: pl.DataFrame) -> list[str]:
-    """Names in the template's braces; ValueError for a broken template or one that names no text column of `items`."""
+    """Names in the template's braces; ValueError for a broken template or one that names no column of `items` with text or numbers."""
     names = template_names(template)
-    columns = [c for c, kind in items.schema.items() if kind == pl.String and c not in ("source_id", "plain_title")]
+    kinds = {c: kind for c, kind in items.schema.items() if c not in ("item", "source_id", "plain_title")}
+    columns = [c for c, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
     if unknown := [n for n in names if n not in columns]:
         raise ValueError(f"data_text names {unknown}, which this source's items do not have; they have {columns}.")
     return names
@@ -34,7 +35,7 @@ def render(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:
         return items
     pieces = []
     for literal, name, *_ in string.Formatter().parse(template):
-        pieces += [pl.lit(literal)] + ([] if name is None else [pl.col(name).fill_null("")])
+        pieces += [pl.lit(literal)] + ([] if name is None else [pl.col(name).cast(pl.String).fill_null("")])
     text = pl.concat_str(pieces).str.replace_all(r"\s+", " ").str.strip_chars(EDGES)
     if words:
         text = text.str.split(" ").list.head(words).list.join(" ")

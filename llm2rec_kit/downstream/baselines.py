@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit import own_parts
+from llm2rec_kit.corpus import TRAIN, Corpus
 from llm2rec_kit.downstream.item_table import checked_embeddings
 from llm2rec_kit.downstream.ranking import Ranking, excluded
 from llm2rec_kit.downstream.ranking import rank as _rank
@@ -25,6 +28,7 @@ OVER_EMBEDDINGS = ("nearest", "nearestmean")
 RECENT = 0.1  # share of training interactions, the latest, that `recent` counts
 NEIGHBOURS = 100  # items that `itemknn` keeps an item
 K1, B = 1.5, 0.75  # BM25's saturation and length normalisation, at their usual values
+PROBED = 50  # users from which an own baseline learns when it is tried
 LAST = -1e9  # score of what may not come first, and is still a candidate
 
 
@@ -40,9 +44,8 @@ def rank(
 
     Raises ValueError for another name, embeddings that do not fit, and `recent` on a corpus without times.
     """
-    if name not in BASELINES:
-        raise ValueError(f"Baseline {name!r} is none of {list(BASELINES)}.")
-    scores = BASELINES[name](corpus, embeddings) if name in OVER_EMBEDDINGS else BASELINES[name](corpus)
+    made = BASELINES.get(name) or _own(name)
+    scores = made(corpus, embeddings) if over_embeddings(name) else made(corpus)
     targets = corpus.samples("test")
     return _rank(
         lambda some: torch.from_numpy(scores(targets[some])),
@@ -51,6 +54,35 @@ def rank(
         exclude=excluded(corpus, targets, exclude),
         cutoffs=cutoffs,
     )
+
+
+def over_embeddings(name: str) -> bool:
+    """Whether the baseline `name` is one over embeddings, and ranked over each table; SettingsError for an unknown name."""
+    return name in OVER_EMBEDDINGS or (name not in BASELINES and own_parts.find("baseline", name).over_embeddings)
+
+
+def key(name: str, cutoffs: list[int], exclude: str) -> dict[str, Any]:
+    """The settings that a baseline's ranking depends on; the hash of its source among them where it is one's own."""
+    return {"cutoffs": cutoffs, "exclude": exclude} | own_parts.contents("baseline", name)
+
+
+def probe(name: str, corpus: Corpus) -> None:
+    """Rank a few test targets by an own baseline, learned from a few users: SettingsError where it fails or gives no scores."""
+    users = corpus.users.head(PROBED)
+    few = corpus.offsets[len(users)]
+    inside = corpus.targets < few
+    part = replace(
+        corpus,
+        users=users,
+        offsets=corpus.offsets[: len(users) + 1],
+        sequence=corpus.sequence[:few],
+        times=None if corpus.times is None else corpus.times[:few],
+        targets=corpus.targets[inside],
+        splits=corpus.splits[inside],
+    )
+    vectors = np.random.default_rng(0).standard_normal((corpus.n_items + 1, 4)).astype(np.float32)
+    scores = _own(name)(part, vectors) if over_embeddings(name) else _own(name)(part)
+    scores(part.targets[-3:])
 
 
 def popularity(corpus: Corpus) -> Scores:
@@ -148,6 +180,57 @@ def bm25(corpus: Corpus) -> Scores:
 
 
 BASELINES: dict[str, Callable] = {f.__name__: f for f in (popularity, recent, lastitem, itemknn, nearest, nearestmean, bm25)}
+
+
+def _own(name: str) -> Callable[..., Scores]:
+    """A baseline of one's own (`own_parts.baseline`) as the kit's are: what it learns from ends where training does, and its
+    scores are checked."""
+    own = own_parts.find("baseline", name)
+
+    def made(corpus: Corpus, *embeddings: np.ndarray) -> Scores:
+        given = [checked_embeddings(e, corpus.n_items) for e in embeddings]
+        of_histories = own_parts.call(own, own.make, as_training_sees(corpus), *given)
+        if not callable(of_histories):
+            raise own_parts.SettingsError(
+                f"The {own} must give a function of histories; found {type(of_histories).__name__}."
+            )
+
+        def scores(targets: np.ndarray) -> np.ndarray:
+            found = own_parts.call(own, of_histories, [corpus.history(target).copy() for target in targets])
+            return _checked(own, found, len(targets), corpus.n_items)
+
+        return scores
+
+    return made
+
+
+def _checked(own: own_parts.Part, found: Any, histories: int, n_items: int) -> np.ndarray:
+    """Scores as float64 of their own; SettingsError for another shape, or what is no finite number."""
+    try:
+        scores = np.array(found, dtype=np.float64)
+    except (ValueError, TypeError):
+        scores = np.empty(0)
+    if scores.shape != (histories, n_items) or not np.isfinite(scores).all():
+        it = "some that are NaN or infinite" if scores.shape == (histories, n_items) else f"{scores.shape}"
+        raise own_parts.SettingsError(
+            f"The {own} must give finite scores (histories, items), here ({histories}, {n_items}), a column an item 1..N without "
+            f"padding; found {it}."
+        )
+    return scores
+
+
+def as_training_sees(corpus: Corpus) -> Corpus:
+    """`corpus` with the interactions of training alone: no target of validation or test is in it. Items and users are all there."""
+    kept, train = in_training(corpus), corpus.samples("train")
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return replace(
+        corpus,
+        offsets=before[corpus.offsets],
+        sequence=corpus.sequence[kept],
+        times=None if corpus.times is None else corpus.times[kept],
+        targets=before[train],
+        splits=np.full(len(train), TRAIN, dtype=np.uint8),
+    )
 
 
 def in_training(corpus: Corpus) -> np.ndarray:

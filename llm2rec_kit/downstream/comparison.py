@@ -20,7 +20,7 @@ import polars as pl
 from llm2rec_kit import evaluations
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import kept, metrics
-from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.evaluations import TRAINED, is_trained
 from llm2rec_kit.runs import ArtefactError, Run
 
 Row = tuple[str, str]  # (recommender, embedding)
@@ -81,7 +81,7 @@ def readable(
             spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
             row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
         rows.append(row)
-    order = list(dict.fromkeys([*TRAINED, *(row["recommender"] for row in rows)]))
+    order = list(dict.fromkeys([*TRAINED, *sorted((row["recommender"] for row in rows), key=is_trained, reverse=True)]))
     return pl.DataFrame(sorted(rows, key=lambda row: order.index(row["recommender"])))
 
 
@@ -163,7 +163,7 @@ def sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[
 
 def names_of(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[str]:
     """The evaluations of `row` with `seeds` (a baseline has the one seed 0); ValueError naming one that the run does not have."""
-    names = [evaluations.name_of(domain, *row, seed) for seed in (seeds if row[0] in TRAINED else [0])]
+    names = [evaluations.name_of(domain, *row, seed) for seed in (seeds if is_trained(row[0]) else [0])]
     if missing := [name for name in names if not run.has(name)]:
         raise ValueError(
             f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {row[1]!r} among "
@@ -212,7 +212,7 @@ def recorded(run: Run, name: str) -> list[dict[str, Any]]:
     if "pairs" not in settings:  # nothing says what was compared with what
         return rows
     of = [evaluations.manifest(run, i)["record"] for i in made["inputs"]]
-    seeds = list(dict.fromkeys(r["seed"] for r in of if r["recommender"] in TRAINED))
+    seeds = list(dict.fromkeys(r["seed"] for r in of if is_trained(r["recommender"])))
     pairs = [(tuple(before), tuple(after)) for before, after in settings["pairs"]]
     domain = name.split("/")[1]
     found = compare(run, domain, pairs, seeds=seeds, metric=settings["tested"]).to_dicts() if pairs else []

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from llm2rec_kit import meter
+from llm2rec_kit import meter, own_parts
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import item_table, kernels, losses, metrics, ranking, recommenders, samples
@@ -88,13 +88,14 @@ LATER = {"initialisation": "scaled", "scale": 1.0}  # settings that came later: 
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
 
 
-def key(settings: S.Evaluation) -> dict[str, Any]:
+def key(settings: S.Evaluation, recommender: str = "") -> dict[str, Any]:
     """The settings that one training depends on: all but which trainings there are, where, and what is tested after them.
 
-    Those of LATER stand in it where they have another value, so that earlier evaluations are reused.
+    Those of LATER stand in it where they have another value, so that earlier evaluations are reused. A `recommender` of one's
+    own adds the hash of its source.
     """
-    asked = settings.as_dict()
-    return {k: v for k, v in asked.items() if k not in OF_THE_SERIES and not (k in LATER and v == LATER[k])}
+    asked = {k: v for k, v in settings.as_dict().items() if k not in OF_THE_SERIES and not (k in LATER and v == LATER[k])}
+    return asked | own_parts.contents("recommender", recommender)
 
 
 def train_and_rank(
@@ -175,7 +176,7 @@ def _fit(
 ) -> tuple[list[tuple[int, float]], list[float], int]:
     """Train (model, table) in place, leave the best weights in it; returns validation curve, losses and best epoch."""
     model, table = both
-    rate = settings.learning_rate if recommender == "SASRec" else settings.learning_rate_gru
+    rate = settings.learning_rate_gru if recommender == "GRU4Rec" else settings.learning_rate
     trained = [p for p in both.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay, fused=True)
     curve, by_epoch, best, kept = [], [], (-1.0, 0), None
@@ -259,14 +260,16 @@ def train_many(
     if device != "cpu":
         yield from ((job, _train(job, *work)) for job in jobs)
         return
-    workers = min(settings.workers or _workers_for(jobs, parts, settings), max(1, len(jobs)))
+    workers = min(_workers_for(jobs, parts, settings), max(1, len(jobs)))
     if workers == 1:  # a process of its own would take seconds to start
         yield from _one_after_the_other(jobs, work)
         return
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     _let_interrupts_end_waits()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=work) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.origins(), *work)
+    ) as pool:
         try:
             yield from zip(jobs, pool.map(_do, jobs), strict=True)
         except BaseException:  # an interrupt above all: a training under way may have hours to go
@@ -277,7 +280,11 @@ def train_many(
 
 
 def _workers_for(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], settings: S.Evaluation) -> int:
-    """One a core; one alone where all there is to do is done before others had started."""
+    """As many as asked; else one a core; one alone where all there is to do is done before others had started, or where they could not have the code."""
+    if not all(own_parts.travels("recommender", job.recommender) for job in jobs):
+        return 1
+    if settings.workers:
+        return settings.workers
     samples_read = settings.epochs * sum(len(parts[job.domain][0].samples("train")) for job in jobs)
     return 1 if samples_read <= SHORT else os.cpu_count() or 1
 
@@ -303,9 +310,10 @@ def _let_interrupts_end_waits() -> None:
 _WORK: tuple = ()
 
 
-def _start_worker(*work: Any) -> None:
+def _start_worker(parts: list[str], *work: Any) -> None:
     global _WORK
     _WORK = work
+    own_parts.load(parts)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -341,7 +349,15 @@ def keep(run: Run, job: Job, result: Result, settings: S.Evaluation, counts: np.
         record = write(result, folder, job.name.split("/")[-1], counts)
         return record | {"domain": job.domain, "embedding": job.embedding}
 
-    run.make(job.name, build, settings=key(settings), inputs=job.inputs, force=True, quiet=True, spent=result.cost)
+    run.make(
+        job.name,
+        build,
+        settings=key(settings, job.recommender),
+        inputs=job.inputs,
+        force=True,
+        quiet=True,
+        spent=result.cost,
+    )
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from llm2rec_kit import own_parts
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import kernels
 from llm2rec_kit.downstream.item_table import SCALED_STD, Linear
@@ -136,13 +137,100 @@ class GRU4Rec(nn.Module):
         return states if asked is None else states[asked]
 
 
+CLOSE = 1e-4  # of states, between two ways to the same history: float32 in another order of sums
+
+
+class Own(nn.Module):
+    """A recommender of one's own (`own_parts.recommender`), called as the kit's are.
+
+    It sees what a sample may know and nothing else: vectors of the history, zeros behind it, and no row without a sample. What
+    gives one state a history is asked for each sample by itself; what gives one after each item must be causal, as the kit's are.
+    """
+
+    def __init__(self, name: str, settings: S.Evaluation, max_history: int) -> None:
+        """Raises SettingsError where the part fails, or gives no states of a usable shape (`_probe`)."""
+        super().__init__()
+        own = own_parts.find("recommender", name)
+        self.model = own_parts.call(own, own.make, settings, max_history)
+        if not isinstance(self.model, nn.Module):
+            raise own_parts.SettingsError(f"The {own} must be a torch.nn.Module; found {type(self.model).__name__}.")
+        if not own_parts.takes(self.model.forward, "", ""):
+            raise own_parts.SettingsError(
+                f"The {own} must have forward(self, vectors, mask): item vectors (B, L, {settings.hidden}) and bool (B, L)."
+            )
+        self.a_history = _probe(own, self.model, settings.hidden, max_history)
+
+    def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
+        if asked is None:
+            every = torch.ones(items.shape[:2], dtype=torch.bool, device=items.device)
+            return self(items, every).view(items.shape)
+        rows, last = asked.nonzero(as_tuple=True)
+        if not self.a_history:
+            rows = asked.any(1).nonzero()[:, 0]  # a row of padding alone would be one softmax over nothing, and NaN
+            last = (asked.shape[1] - 1 - asked.flip(1).int().argmax(1))[rows]
+        mask = torch.arange(items.shape[1], device=items.device) <= last[:, None]
+        states = self.model(items[rows] * mask[..., None], mask)
+        return states if self.a_history else states[asked[rows]]
+
+
+@torch.no_grad()
+def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> bool:
+    """Whether `model` gives one state a history (B, d), rather than one after each item (B, L, d).
+
+    Raises SettingsError where it fails or gives anything else, where a state knows of later items, or changes with the padding.
+    """
+    drawn, training = torch.Generator().manual_seed(0), model.training
+    longest, short = max(2, max_history), max(1, max_history // 2)
+    vectors = torch.randn(2, longest, d, generator=drawn)[:, :max_history]
+    length = vectors.shape[1]
+    mask = torch.arange(length) < torch.tensor([[length], [short]])
+    model.eval()
+    with torch.random.fork_rng():
+        padded, alone, whole = (
+            _states(own, model, *given)
+            for given in (
+                (vectors * mask[..., None], mask),
+                (vectors[1:, :short], mask[1:, :short]),
+                (vectors[1:], torch.ones_like(mask[1:])),
+            )
+        )
+    model.train(training)
+    a_history = padded.ndim == 2
+    if not a_history and not torch.allclose(whole[0, :short], alone[0], atol=CLOSE):
+        raise own_parts.SettingsError(
+            f"The {own} gives a state after each item, and the first {short} change with the items that follow: it would see "
+            f"what it is to predict. Make it causal, or give one state a history, (B, {d})."
+        )
+    if not torch.allclose(padded[1] if a_history else padded[1, :short], alone[0], atol=CLOSE):
+        raise own_parts.SettingsError(
+            f"The {own} gives a history another state where more padding stands behind it: let it heed `mask`, and take the last "
+            "item's place from it."
+        )
+    return a_history
+
+
+def _states(own: own_parts.Part, model: nn.Module, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What `model` gives; SettingsError where that is no float32 of one of the two shapes."""
+    b, places, d = vectors.shape
+    found = own_parts.call(own, model, vectors, mask)
+    is_tensor = isinstance(found, torch.Tensor)
+    if not is_tensor or tuple(found.shape) not in ((b, d), (b, places, d)) or found.dtype != torch.float32:
+        it = f"{found.dtype} {tuple(found.shape)}" if is_tensor else type(found).__name__
+        raise own_parts.SettingsError(
+            f"The {own} must give states, float32 (B, {d}), one a history, or (B, L, {d}), one after each item, d being "
+            f"evaluation_hidden; of {b} histories of {places} places it gave {it}."
+        )
+    return found
+
+
 MODELS = {"SASRec": SASRec, "GRU4Rec": GRU4Rec}
 
 
 def make(name: str, settings: S.Evaluation, max_history: int) -> nn.Module:
     """The recommender `name`, freshly initialised; raises ValueError for another name or heads that do not divide."""
     if name not in MODELS:
-        raise ValueError(f"Recommender {name!r} is none of {list(MODELS)}.")
+        return Own(name, settings, max_history)
     if name == "SASRec" and settings.hidden % settings.heads:
         raise ValueError(f"evaluation_hidden {settings.hidden} is not a multiple of evaluation_heads {settings.heads}.")
     return MODELS[name](settings, max_history)

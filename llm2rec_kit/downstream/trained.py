@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from llm2rec_kit import own_parts, weights
 from llm2rec_kit import settings as S
-from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import evaluation, item_table
 from llm2rec_kit.runs import Run
@@ -79,7 +79,14 @@ def load(
         )
     corpus, ids = part
     stage, kind = item_table.parse(embedding)
-    settings = S.Evaluation(**run.manifest(kept)["settings"])
+    asked = run.manifest(kept)["settings"]
+    made_by = asked.pop(own_parts.KEY, "")
+    if made_by and own_parts.find("recommender", recommender).digest != made_by:
+        raise ValueError(
+            f"{kept} of run {run.name!r} was trained by another version of the {own_parts.find('recommender', recommender)} than the "
+            "one here. Run notebooks/04_downstream_eval.ipynb again: it trains with this one."
+        )
+    settings = S.Evaluation(**asked)
     vectors = tables[stage][ids] if stage else None
     both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
     both.load_state_dict(load_file(weights.file(run, kept)))

@@ -305,9 +305,10 @@ def _first_view(atlas: Atlas) -> list[str]:
 def _column(atlas: Atlas, name: str) -> dict[str, Any]:
     values = atlas.items[name]
     if values.dtype.is_numeric() and name not in GROUPINGS:
-        numbers = values.fill_null(0).to_numpy().astype(np.float32)
-        ends = {"low": float(numbers.min()), "high": float(numbers.max())}
-        return {"name": name, "kind": "number", "values": numbers.tobytes(), **ends}
+        numbers = values.cast(pl.Float32).fill_null(np.nan).to_numpy()  # NaN: not known, drawn in grey
+        ends = dict(zip(("low", "high"), map_figures.number_range(values), strict=True))
+        scale = "log" if map_figures.log_scaled(values) else "linear"
+        return {"name": name, "kind": "number", "values": numbers.tobytes(), "scale": scale, **ends}
     codes, names = map_figures.coded(atlas, name)
     rest = "none" if name in GROUPINGS else "other"
     return {"name": name, "kind": "text", "names": names, "values": codes.astype(np.int16).tobytes(), "rest": rest}

@@ -30,6 +30,7 @@ COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
 MARKERS = ("o", "^", "s")
 MARK = PALETTE[5]
+SKEWED = 20  # times its median that the largest number of a column must exceed to be shaded by logarithms
 TRAILS, TRAIL = (PALETTE[0], PALETTE[5], PALETTE[2], PALETTE[3]), "#9DBBD2"  # of items that are named, of the others
 TEXT = {
     **STYLE,
@@ -192,9 +193,16 @@ def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     values = atlas.items[colour]
     style = {"s": _size(len(plane)), "linewidths": 0, "rasterized": True}
     if values.dtype.is_numeric() and colour not in GROUPINGS:
-        shade = values.to_numpy().astype(np.float64)
-        order = np.argsort(shade, kind="stable")
-        norm = mpl.colors.LogNorm(max(1, shade.min()), max(2, shade.max()))
+        shade = values.cast(pl.Float64).fill_null(np.nan).to_numpy()
+        unknown = np.isnan(shade)
+        if unknown.any():
+            ax.scatter(*plane[unknown].T, color=OTHER, **style)
+        order = np.argsort(shade, kind="stable")[: (~unknown).sum()]
+        low, high = number_range(values)
+        if not log_scaled(values):
+            norm = mpl.colors.Normalize(low, high)
+            return ax.scatter(*plane[order].T, c=shade[order], norm=norm, cmap="viridis_r", **style)
+        norm = mpl.colors.LogNorm(max(1, low), max(2, high))
         return ax.scatter(*plane[order].T, c=np.maximum(shade[order], 1), norm=norm, cmap="viridis_r", **style)
     codes, names = coded(atlas, colour)
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
@@ -211,6 +219,18 @@ def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
         Line2D([], [], linestyle="", marker=MARKERS[max(k, 0) // len(PALETTE)], color=paint(k), markersize=3.5, label=name)
         for name, k in groups_shown
     ]
+
+
+def log_scaled(values: pl.Series) -> bool:
+    """Whether a column of numbers is shaded by their logarithm: popularity, and what else is never negative and mostly far below
+    its largest value. Years and ratings are not."""
+    low, high = number_range(values)
+    return values.name == "popularity" or (low >= 0 and high > SKEWED * max(1.0, float(values.median() or 0)))
+
+
+def number_range(values: pl.Series) -> tuple[float, float]:
+    """Least and largest number of a column; 0 and 0 where it has none."""
+    return float(values.min() or 0), float(values.max() or 0)
 
 
 def coded(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
@@ -287,10 +307,11 @@ def _shades(figure: Figure, axes: list[Axes], drawn: Any, name: str) -> float:
     """A colour bar under the panels; returns the inches that it takes of the foot, none, since the layout makes room."""
     bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.03)
     low, high = drawn.norm.vmin, drawn.norm.vmax
-    middle = float(np.sqrt(low * high))
-    bar.set_ticks([low, middle, high], labels=[f"{low:,.0f}", f"{middle:,.0f}", f"{high:,.0f}"])
+    log = isinstance(drawn.norm, mpl.colors.LogNorm)
+    ticks = [low, float(np.sqrt(low * high)) if log else (low + high) / 2, high]
+    bar.set_ticks(ticks, labels=[f"{v:,.0f}" if log else f"{v:.0f}" if high - low >= 10 else f"{v:.4g}" for v in ticks])
     bar.minorticks_off()
-    bar.set_label(f"{name}, log scale", fontsize=6.5)
+    bar.set_label(f"{name}, log scale" if log else name, fontsize=6.5)
     bar.ax.tick_params(labelsize=6, width=0.5, length=2)
     return 0.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
-from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.evaluations import is_trained
 from llm2rec_kit.reproduction import report
 from llm2rec_kit.reproduction.differences import first_metrics, pooled_std, settings_that_differ
 from llm2rec_kit.runs import Run
@@ -74,7 +74,7 @@ def _cells(groups: list[dict], key: tuple[str, str], k: int, metrics: list[str])
         if k and first is not None and metric in first["mean"]:
             cell["difference"] = row["mean"][metric] - first["mean"][metric]
             rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]
-            std = pooled_std(rows, key[0], metric) if key[0] in TRAINED else None
+            std = pooled_std(rows, key[0], metric) if is_trained(key[0]) else None
             cell["in_std"] = cell["difference"] / std if std else None
         cells[metric] = cell
     return cells

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from llm2rec_kit import storage
-from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.evaluations import TRAINED, is_trained
 from llm2rec_kit.reproduction.differences import first_metrics, pooled_std, settings_that_differ
 
 ROUNDING = 5.1e-7  # of the six decimals that are kept
@@ -140,7 +140,7 @@ def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, sa
     """WIDTH standard deviations of the difference of two means of this row's seeds; one test sample's worth at least."""
     least = 1 / max(1, samples)
     learned = row["recommender"] == "nearest" and row["embedding"] != "raw"  # no seed of its own, but its embedding's
-    if row["recommender"] not in TRAINED and not learned:
+    if not is_trained(row["recommender"]) and not learned:
         return least
     stds = [
         s

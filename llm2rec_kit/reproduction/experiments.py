@@ -171,7 +171,7 @@ def evaluate(
     jobs = [evaluation.Job(d, r, e, s) for d in parts for r in recommenders for e in embeddings for s in seeds]
 
     def reused(job: evaluation.Job) -> bool:
-        same = {"settings": evaluation.key(settings), "inputs": job.inputs}
+        same = {"settings": evaluation.key(settings, job.recommender), "inputs": job.inputs}
         return study.run.adopt(study.base, job.name, **same) or not study.run.stale(job.name, **same)
 
     todo = [job for job in jobs if not reused(job)]

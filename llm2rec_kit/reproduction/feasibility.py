@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from llm2rec_kit import own_tables
+from llm2rec_kit import own_parts, own_tables
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import preconditions
@@ -28,6 +28,9 @@ def across(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[
     of = {stage.prefix: stage.from_parameters(values) for stage in S.STAGES}
     if "04" in numbers and (empty := [k for k in ("recommenders", "embeddings") if not getattr(of["evaluation"], k)]):
         raise S.SettingsError(f"evaluation_{empty[0]} is empty: notebook 04 compares what is trained. Name one at least.")
+    for number, prefix in (("04", "evaluation"), ("06", "tables"), ("07", "questions")):
+        if number in numbers:
+            _own_recommenders(of[prefix].recommenders, of["evaluation"], of["data"].max_history)
     if "03" in numbers:
         _mask_token(of["mntp"], of["contrastive"])
         tables = [*MADE, *of["encoding"].variants, *of["encoding"].tables.values(), *of["encoding"].own_files, *there]
@@ -102,6 +105,8 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
                     own_tables.read(name, file, corpus)
             case S.Evaluation():
                 _ranked(corpus, stage)
+                _own_recommenders(stage.recommenders, stage, corpus.max_history)
+                _own_baselines(stage, corpus)
             case S.Maps():
                 notes += _mapped(corpus, stage)
             case S.Questions() if stage.domain and stage.domain not in corpus.domains:
@@ -147,6 +152,21 @@ def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
             raise S.SettingsError(f"evaluation_{name} {metric} is 1 for every model over {where}: take a smaller k.")
         if int(k or of_mrr or 0) > sizes[domain]:
             raise S.SettingsError(f"evaluation_{name} {metric} cuts beyond {where}: take a smaller k, or mrr.")
+
+
+def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:
+    """Make each recommender of one's own among `names` and look at its states; raises SettingsError as in a training."""
+    for name in own_parts.digests(names):
+        from llm2rec_kit.downstream import recommenders
+
+        recommenders.make(name, asked, max_history)
+
+
+def _own_baselines(asked: S.Evaluation, corpus: Corpus) -> None:
+    for name in own_parts.digests(asked.baselines):
+        from llm2rec_kit.downstream import baselines
+
+        baselines.probe(name, corpus.select(corpus.domains[:1])[0])
 
 
 def _titles(corpus: Corpus) -> int:

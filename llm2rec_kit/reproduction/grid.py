@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm2rec_kit import packages, storage
+from llm2rec_kit import own_parts, packages, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.reproduction import assets, feasibility, notebooks, plain_yaml
@@ -29,7 +29,7 @@ from llm2rec_kit.runs import STORE, Run, outputs_folder
 KEYS = ("name", "profile", "notebooks", "set", "axes")
 AXES = ("datasets", "backbones", "stages", "seeds", "settings")
 LISTS = {"stages": "evaluation_embeddings", "seeds": "evaluation_seeds"}  # axes that may be plain lists: one entry a cell
-NO_RESULT = ("run", "outputs", "force", "evaluation_workers")  # parameters that change no number
+NO_RESULT = ("run", "outputs", "force", "evaluation_workers", "own_parts")  # parameters that change no number by themselves
 LANGUAGE_MODEL = ("backbone_", "csft_", "mntp_", "contrastive_", "encoding_")
 UNUSED = {  # settings that do not reach an embedding, by its stage; of any other name nothing is known to be unused
     "id": LANGUAGE_MODEL,
@@ -97,6 +97,8 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     cells = []
     for labels, chosen in _choices(asked.get("axes", {})):
         values = plain_yaml.meant(base | chosen | {"outputs": str(folder / "runs")})
+        if isinstance(values.get("own_parts"), list) and all(isinstance(part, str) for part in values["own_parts"]):
+            values["own_parts"] = own_parts.placed(values["own_parts"], path.parent)
         _check(values, books, root)
         values = _placed(values, path.parent, outputs_folder(outputs).resolve())
         notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)})
@@ -268,6 +270,13 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
         found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
+    asked = [
+        name
+        for key, value in own.items()
+        if key.endswith("_recommenders") or key == "evaluation_baselines"
+        for name in value
+    ]
+    found["own_parts"] = own_parts.digests(asked)
     return {f"{name}, files": files for name, files in found.items() if files}
 
 

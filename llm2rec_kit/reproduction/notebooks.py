@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-from llm2rec_kit import checkpoint, gguf, meter, storage
+from llm2rec_kit import checkpoint, gguf, meter, own_parts, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import clipped, shown
@@ -133,6 +133,7 @@ def check(values: dict[str, Any], known: list[str]) -> None:
     for name in values:
         if name not in known:
             raise S.SettingsError(S.unknown(name, known))
+    S.Own.from_parameters(values).load()  # what its modules register may be named by the other stages
     for stage in S.STAGES:
         own = [name.removeprefix(f"{stage.prefix}_") for name in known if name.startswith(f"{stage.prefix}_")]
         stage.from_parameters(values).check(own)
@@ -150,6 +151,8 @@ def check_data(values: dict[str, Any]) -> None:
                 "for real data, such as games, or set data.source to what the files are."
             )
         return
+    if not data.path and data.source in own_parts.names("source"):
+        return  # where it reads is its own affair
     if not data.path:
         raise ValueError(
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
@@ -240,6 +243,8 @@ def prepared(
     values = local_folders(values, Path())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         values["data_mix"] = [str(storage.expanded(m).resolve()) if "/" in m else m for m in values["data_mix"]]
+    if values.get("own_parts"):
+        values["own_parts"] = own_parts.placed(values["own_parts"], Path())
     if isinstance(values.get("encoding_own"), list):
         values["encoding_own"] = [_own_at_home(pair) for pair in values["encoding_own"]]
     chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)

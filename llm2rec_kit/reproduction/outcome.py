@@ -9,7 +9,7 @@ import polars as pl
 
 from llm2rec_kit import evaluations, storage
 from llm2rec_kit.downstream import kept
-from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.evaluations import is_trained
 from llm2rec_kit.reproduction.grid import Grid
 from llm2rec_kit.runs import Run
 
@@ -83,7 +83,9 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
 
 def text(summary: pl.DataFrame) -> str:
     """The summary for a terminal: trained recommenders, the first two metrics."""
-    shown = summary.filter(pl.col("recommender").is_in(TRAINED))
+    shown = summary.filter(
+        pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)])
+    )
     names = shown.columns[: shown.columns.index("seeds") + 1]
     head = [*names, *shown.columns[len(names) : len(names) + 2]]
     body = [[str(r[n]) for n in names] + [_cell(r, m) for m in head[-2:]] for r in shown.iter_rows(named=True)]

@@ -19,7 +19,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.settings import SettingsError
-from llm2rec_kit.stage import default_of, element_kind
+from llm2rec_kit.stage import LISTS, default_of, element_kind
 
 MOST_BYTES, MOST_VALUES, DEEPEST = 2**20, 20_000, 20
 
@@ -70,12 +70,13 @@ def value(text: str, what: str) -> Any:
 
 def meant(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with the number for what plain YAML takes for text though a parameter wants a number: 1e-4, 1_000."""
-    return {name: _number(_kinds().get(name, (None,))[0], one) for name, one in values.items()}
+    return {name: _meant(*_kinds().get(name, (None, None)), one) for name, one in values.items()}
 
 
 def of_a_word(name: str, text: str, what: str) -> Any:
     """The value of parameter `name` that a person means by `text` on a command line: text as it stands where the parameter is
-    text (`{title}, {brand}` too, which is no YAML), a list of one where it is a list, and else what YAML says."""
+    text (`{title}, {brand}` too, which is no YAML), a list of one where it is a list and one value is given, and else what YAML
+    says. SettingsError, with the form, for what is neither a list nor one value."""
     kind, of = _kinds().get(name, (None, None))
     if kind is str and text.strip()[:1] not in ("'", '"', "["):
         try:
@@ -83,12 +84,18 @@ def of_a_word(name: str, text: str, what: str) -> Any:
         except SettingsError:
             return text.strip()
         return read if isinstance(read, str) else text.strip()
-    read = _number(kind or float, value(text, what))
+    read = _meant(kind or float, of, value(text, what))
     if kind is str and not isinstance(read, str | list | dict):
         return text.strip()
-    if kind is list and not isinstance(read, list | dict) and read is not None:
-        return [text.strip() if of is str and not isinstance(read, str) else read]
-    return read
+    if kind is not list or isinstance(read, list):
+        return read
+    if read is None or isinstance(read, dict) or ("," in text and text.strip()[:1] not in ("'", '"')):
+        written = LISTS[of] if read is None or isinstance(read, dict) else f"[{clipped(text.strip(), 80)}]"
+        raise SettingsError(
+            f"{what}: {name} takes a list. Several are written {name.replace('_', '.', 1)}={written} (in quotes, for the shell), one "
+            "by itself, none as []; what holds a comma stands in quotes in the brackets."
+        )
+    return [text.strip() if of is str and not isinstance(read, str) else _number(of, read)]
 
 
 @cache
@@ -97,6 +104,13 @@ def _kinds() -> dict[str, tuple[type, type | None]]:
     fields = {f"{stage.prefix}_{f.name}": f for stage in S.STAGES for f in dataclasses.fields(stage)}
     kinds = {name: (f, type(default_of(f))) for name, f in fields.items()}
     return {name: (kind, element_kind(f) if kind is list else None) for name, (f, kind) in kinds.items()}
+
+
+def _meant(kind: type | None, of: type | None, read: Any) -> Any:
+    """`_number`, of a list for each of its elements."""
+    if kind is list and isinstance(read, list):
+        return [_number(of, one) for one in read]
+    return _number(kind, read)
 
 
 def _number(kind: type | None, read: Any) -> Any:

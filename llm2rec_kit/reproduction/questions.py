@@ -54,10 +54,11 @@ def splits(corpus: Corpus, domain: str) -> tuple[str, str]:
 
 
 def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
-    """Those of `text_fields` that the corpus' items have as text, with a value in some row."""
+    """Those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
     items = corpus.items
-    texts = [name for name in asked.text_fields if items.schema.get(name) == pl.String]
-    return [name for name in texts if (items[name].fill_null("") != "").any()]
+    kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
+    texts = [name for name, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
+    return [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
 
 
 def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:

@@ -1,7 +1,7 @@
 """What a finished run was made with, read back as parameters, and what other values would replace.
 
 An artefact's manifest holds the settings of its stage. What an evaluation's series or the last `reproduce` alone tell comes from
-there. `trust_remote_code` is never read back: it is a word that each command gives anew.
+there. `trust_remote_code` and `own_parts` are never read back: that code may run is a word that each command gives anew.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HOLDERS = {  # by a stage's prefix the artefacts whose manifest tells its settin
     "maps": ("maps",),
 }
 TRAININGS, WHERE = ("csft", "mntp", "contrastive"), ("device", "dtype")  # where a training computed is in its own manifest
-NEVER = "trust_remote_code"
+NEVER = ("backbone_trust_remote_code", "own_parts")
 KINDS = {"embeddings": "tables of embeddings", "evaluation": "evaluations"}  # what an artefact in a folder is one of
 
 
@@ -57,7 +57,7 @@ def held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     for stage in S.STAGES:
         for holder in HOLDERS.get(stage.prefix, ()):
             if settings := _settings(run, holder):
-                own = [f.name for f in dataclasses.fields(stage) if f.name in settings and f.name != NEVER]
+                own = [f.name for f in dataclasses.fields(stage) if f.name in settings and f"{stage.prefix}_{f.name}" not in NEVER]
                 found |= {f"{stage.prefix}_{name}": Held(settings[name], holder) for name in own}
                 break
     for training in (t for t in TRAININGS if f"{t}_steps" in names):
@@ -71,7 +71,7 @@ def asked(run: Run) -> tuple[str, dict[str, Any]]:
     told = run.about()["asked"]
     parameters = told.get("parameters")
     known = parameters if isinstance(parameters, dict) else {}
-    return str(told.get("profile", "")), {k: v for k, v in known.items() if not k.endswith(NEVER)}
+    return str(told.get("profile", "")), {k: v for k, v in known.items() if k not in NEVER}
 
 
 def differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from llm2rec_kit import evaluations, meter, storage
 from llm2rec_kit.downstream import comparison, kept
-from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.evaluations import is_trained
 from llm2rec_kit.reproduction import expected, markdown, pictures
 from llm2rec_kit.runs import Run, read_records, write_json
 from llm2rec_kit.settings import QUESTIONS
@@ -60,7 +60,7 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "stages": {name: _record(run, name) for name in STAGES if run.has(name)},
         "embeddings": {name.split("/")[1]: _record(run, name) for name in run.names("embeddings")},
         "settings": _settings(run, held),
-        "seeds": sorted({r["seed"] for r in rows if r["recommender"] in TRAINED}),
+        "seeds": sorted({r["seed"] for r in rows if is_trained(r["recommender"])}),
         "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
         "comparisons": {m["record"]["domain"]: comparison.recorded(run, name) for name, m in held.tests.items()},
         "left_out": held.left_out,
@@ -113,7 +113,7 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(
         rows,
         key=lambda r: (
-            r["recommender"] not in TRAINED,
+            not is_trained(r["recommender"]),
             r["recommender"] == "oracle",
             r["recommender"],
             order.get(r["embedding"], 9),
@@ -255,5 +255,5 @@ def _checked(results: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] |
 
 def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
     """Whether `row` is a trained recommender with the largest mean among them."""
-    trained = [r["mean"][metric] for r in rows if r["recommender"] in TRAINED]
-    return row["recommender"] in TRAINED and row["mean"][metric] == max(trained)
+    trained = [r["mean"][metric] for r in rows if is_trained(r["recommender"])]
+    return is_trained(row["recommender"]) and row["mean"][metric] == max(trained)

@@ -22,14 +22,15 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.titles import title_tokens
 from llm2rec_kit.training import contrastive
 
-NOT_ATTRIBUTES = ("source_id", "domain", "plain_title")
+NOT_ATTRIBUTES = ("item", "source_id", "domain", "plain_title")
 LONGEST = 100  # characters of a value, as in the released prompts
 Item = tuple[str, list[str]]  # domain, attributes
 
 
 def columns(items: pl.DataFrame) -> list[str]:
-    """The text columns of `items` that are attributes, `title` among them; empty where an item has its title alone."""
-    found = [c for c, kind in items.schema.items() if kind == pl.String and c not in NOT_ATTRIBUTES]
+    """The columns of `items` with text or numbers that are attributes, `title` among them; empty where an item has its title alone."""
+    texts = [c for c, kind in items.schema.items() if kind == pl.String or kind.is_numeric()]
+    found = [c for c in texts if c not in NOT_ATTRIBUTES]
     return found if len(found) > 1 else []
 
 
@@ -39,7 +40,7 @@ def of(items: pl.DataFrame) -> list[Item]:
     if not names:
         raise ValueError(f"These items have no attributes besides their titles; their columns are {items.columns}.")
     titles = "plain_title" if "plain_title" in items.columns else "title"
-    values = {name: items[titles if name == "title" else name].fill_null("").to_list() for name in names}
+    values = {name: items[titles if name == "title" else name].cast(pl.String).fill_null("").to_list() for name in names}
     return [
         (domain, [f"{name} is {text[:LONGEST]}" for name in names if (text := values[name][row].strip())])
         for row, domain in enumerate(items["domain"])

@@ -14,7 +14,8 @@ ITEMS = pl.DataFrame(
         "domain": "shop",
         "brand": ["Leaf & Co", None, ""],
         "description": ["Two\n\nlines  of text", "Holds tea", None],
-        "price": [1.0, 2.0, 3.0],
+        "price": [1.5, None, 3.0],
+        "tags": [["a"], ["b"], ["c"]],
     }
 )
 
@@ -32,6 +33,7 @@ def test_the_title_alone_changes_nothing():
         ("{title}: {description}", 4, ["Red tea: Two lines", "Mug: Holds tea", "Cup"]),
         ("{title}", 1, ["Red", "Mug", "Cup"]),
         ("{{{title}}} {title}", 0, ["{Red tea} Red tea", "{Mug} Mug", "{Cup} Cup"]),
+        ("{title}, {price}", 0, ["Red tea, 1.5", "Mug", "Cup, 3.0"]),
         ("{description}", 0, ["Two lines of text", "Holds tea", "Cup"]),
     ],
 )
@@ -44,11 +46,11 @@ def test_what_is_read_of_an_item(template, words, expected):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{title} {colour}", r"names \['colour'\].*they have \['title', 'domain', 'brand', 'description'\]"),
+        ("{title} {colour}", r"names \['colour'\].*they have \['title', 'domain', 'brand', 'description', 'price'\]"),
         ("{title.__class__}", r"names \['title.__class__'\]"),
         ("{title[0]}", r"names"),
         ("{}", r"names \[''\]"),
-        ("{price}", r"names \['price'\]"),
+        ("{tags}", r"names \['tags'\]"),
         ("no field", "at least one"),
         ("{title!r}", "plain names in braces"),
         ("{title:>9}", "plain names in braces"),

@@ -270,7 +270,8 @@ def test_titles_and_domains_are_those_of_the_items_file(tmp_path, capsys):
     assert found.items.rows() == [("1", "Tea", "shop", "X"), ("2", "Milk", "shop", "Y")]
     said = "the columns ['title', 'domain'] of interactions.csv: titles and domains are those of items.csv"
     assert found.facts["not_read"] == said
-    assert capsys.readouterr().out == f"table: not read {said}\n"
+    assert found.facts["columns_left_out"] == "title, domain, brand of interactions.csv"
+    assert capsys.readouterr().out.startswith(f"table: not read {said}\ntable: columns left out: title, domain, brand of")
     named = sources.load(write(tmp_path, REVIEWS, CATALOGUE, columns=["title=title"]))
     assert named.items["title"].to_list() == ["Tea", "Milk"]
     one = sources.load(Data(source="table", path=str(tmp_path / "interactions.csv")))
@@ -317,7 +318,7 @@ def test_a_column_that_may_be_the_time_is_named(tmp_path, capsys):
     for header in ("user,item,timestamp,date", "user,item,price"):
         row = "u,1,5,x\n" if "date" in header else "u,1,5\n"
         assert "time" not in sources.load(write(tmp_path, f"{header}\n{row}", CATALOGUE)).facts
-    assert not capsys.readouterr().out
+        assert capsys.readouterr().out.endswith(f"table: columns left out: {header.split(',')[-1]} of interactions.csv\n")
 
 
 def test_rows_with_too_few_cells_are_counted_and_strict_stops_at_them(tmp_path, capsys):
@@ -442,7 +443,8 @@ def test_titles_and_further_columns_that_can_be_text_are(tmp_path):
         }
     )
     found = sources.load(write(tmp_path, PAIR.with_columns(timestamp=pl.Series([b"5", b"6"])), items, domain="shop"))
-    assert found.items.rows() == [("1", "1984", "shop", "X", "S"), ("2", "2001", "shop", None, "M")]
+    assert found.items.rows() == [("1", "1984", "shop", "X", "S", 1.5), ("2", "2001", "shop", None, "M", 2.0)]
+    assert found.facts["columns_left_out"] == "tags (List(String)) of items.parquet"
     assert found.events["time"].to_list() == [5000, 6000]
     floats = tables.from_frames(PAIR, items.with_columns(title=pl.Series([7.0, 7.5])), time=None)
     assert floats.items["title"].to_list() == ["7", "7.5"]
@@ -490,3 +492,111 @@ def test_a_path_that_no_folder_has_is_refused(path):
         with pytest.raises(ValueError, match=r"a home that nobody has|File name too long|does not exist") as caught:
             sources.load(Data(source=source, path=path))
         assert len(str(caught.value)) < 1000
+
+
+# -- a column of one file, numbers of items, and what is left out -------------------------------------------------------
+
+
+def test_a_role_of_one_file_alone(tmp_path):
+    events, items = "user,sku,timestamp\nu,1,5\nu,2,6\n", "product_id,name\n1,Tea\n2,Milk\n"
+    named = ["interactions.item=sku", "items.item=product_id", "items.title=name"]
+    found = sources.load(write(tmp_path, events, items, columns=named))
+    assert found.events["item"].to_list() == ["1", "2"]
+    assert found.items.select("source_id", "title").rows() == [("1", "Tea"), ("2", "Milk")]
+    both = sources.load(write(tmp_path, events, items.replace("product_id", "sku"), columns=["item=sku", "title=name"]))
+    assert both.items.equals(found.items)
+    more = sources.load(write(tmp_path, events, items, columns=["item=sku", "items.item=product_id", "title=name"]))
+    assert more.items.equals(found.items)
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (
+            ["item=sku"],
+            r'items\.csv must have .*\[\'sku\'\] missing.* as in \["item=item"\], or of this file alone \["items.item=item"\]',
+        ),
+        ([], r'interactions\.csv must have .*missing.*data_columns, as in \["item=sku"\], .* \["interactions.item=sku"\]'),
+        (
+            ["item=sku", "items.item=ean"],
+            r"names items.item=ean, and no such column is in .*items\.csv; found \['item', 'title'",
+        ),
+        (["interactions.item=sku", "interactions.domain=sku"], r"domains are those of .*items\.csv: take items\.domain"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named_with_an_example(tmp_path, columns, says):
+    with pytest.raises(ValueError, match=says) as found:
+        sources.load(write(tmp_path, "user,sku\nu,1\n", CATALOGUE, columns=columns))
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_a_role_of_a_file_that_has_none_is_refused():
+    for wrong in ("items.user=a", "items.time=a", "users.item=a", "items.=a"):
+        with pytest.raises(SettingsError, match=r"role=name .* interactions\.item=sku and items\.item=product_id"):
+            Data(columns=[wrong])
+    with pytest.raises(SettingsError, match=r"gives the role 'items\.item' to two columns"):
+        Data.from_parameters({"data_columns": ["items.item=a", "items.item=b"]})
+    assert Data(columns=["items.title=a=b"]).columns == ["items.title=a=b"]
+
+
+def test_titles_of_the_interactions_by_name(tmp_path):
+    found = sources.load(write(tmp_path, REVIEWS, CATALOGUE, columns=["interactions.title=title"]))
+    assert found.items["title"].to_list() == ["Five Stars", "Meh"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numbers_of_items_stay_numbers(tmp_path, kind, capsys):
+    items = pl.DataFrame(
+        {
+            "item": ["01", "02", "03"],
+            "title": ["7", "8", "9"],
+            "price": [1.5, None, 12.0],
+            "year": [1990, 2001, None],
+            "brand": ["3", "4", "5"],
+            "code": ["007", "1", "2"],
+            "ean": ["4006381333931000"] * 3,
+            "mixed": ["1", "n/a", ""],
+        }
+    )
+    for name, frame in (("interactions", EVENTS), ("items", items)):
+        getattr(frame, f"write_{kind}")(tmp_path / f"{name}.{kind}")
+    found = sources.load(Data(source="table", path=str(tmp_path))).items
+    assert found["price"].to_list() == [1.5, None, 12.0]
+    assert (found["price"].dtype, found["year"].dtype) == (pl.Float64, pl.Int64)
+    assert [c for c, dtype in found.schema.items() if dtype == pl.String] == [
+        *("source_id", "title", "domain", "brand", "code", "ean", "mixed")
+    ]
+    assert found["code"].to_list() == ["007", "1", "2"]
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_every_column_left_out_is_told(tmp_path, capsys):
+    events = EVENTS.with_columns(rating=pl.lit(5), note=pl.lit("x"))
+    day = pl.Series([datetime.date(2020, 1, 1)] * 2)
+    items = ITEMS.with_columns(
+        tags=pl.Series([["a"], ["b"]]), released=day, cluster=pl.lit("c"), used=pl.Series([True, None])
+    )
+    found = sources.load(write(tmp_path, events, items))
+    said = "rating, note of interactions.parquet; tags (List(String)), released (Date), cluster (a name that the kit gives itself) "
+    assert found.facts["columns_left_out"] == f"{said}of items.parquet"
+    assert f"table: columns left out: {said}of items.parquet" in capsys.readouterr().out
+    assert found.items.columns == ["source_id", "title", "domain", "brand", "used"]
+    assert found.items["used"].to_list() == ["true", None]
+
+
+def test_a_corpus_keeps_numbers_and_mixes_with_one_that_has_them_as_text(tmp_path):
+    from llm2rec_kit.corpus import Corpus, mix
+    from llm2rec_kit.data import cleaning
+
+    events = pl.DataFrame({"user": [f"u{k // 4}" for k in range(24)], "item": [str(k % 4) for k in range(24)]})
+    items = pl.DataFrame({"item": ["0", "1", "2", "3"], "title": list("ABCD"), "year": [1990, 1991, None, 1993]})
+    corpora = []
+    for domain, cast in (("new", pl.Int64), ("old", pl.String)):
+        data = Data(source="table", domain=domain, min_interactions=1, text="{title} ({year})")
+        found = tables.from_frames(events, items.with_columns(pl.col("year").cast(cast)), time=None, domain=domain)
+        corpora.append(cleaning.build(found, data))
+        corpora[-1].save(tmp_path / domain)
+    loaded = [Corpus.load(tmp_path / domain) for domain in ("new", "old")]
+    assert loaded[0].items["year"].to_list() == [1990, 1991, None, 1993]
+    assert loaded[0].titles == loaded[1].titles == ["A (1990)", "B (1991)", "C ()", "D (1993)"]
+    assert mix(loaded).items["year"].to_list() == ["1990", "1991", None, "1993"] * 2

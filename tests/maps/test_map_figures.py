@@ -144,3 +144,17 @@ def test_a_title_or_category_is_text_and_never_a_formula(name, atlas, tmp_path):
     figure = DRAWN[name](dataclasses.replace(atlas, items=odd, corpus=corpus, words=words))
     map_figures.save(figure, tmp_path / name)
     assert not any(t.get_parse_math() for t in figure.findobj(Text))
+
+
+@pytest.mark.parametrize(
+    ("column", "label", "ticks"), [("year", "year", ["1981", "2000", "2019"]), ("nothing", "nothing", ["0", "0", "0"])]
+)
+def test_a_column_of_numbers_has_its_own_scale_and_grey_gaps(atlas, column, label, ticks):
+    items = atlas.items.with_columns(
+        year=pl.Series([None, *range(1981, 2020)], dtype=pl.Int64), nothing=pl.lit(None, dtype=pl.Float64)
+    )
+    figure = map_figures.stage_maps(dataclasses.replace(atlas, items=items), colour=column)
+    said = [t.get_text() for t in texts(figure)]
+    assert label in said
+    assert f"{label}, log scale" not in said
+    assert [t for t in said if t in ticks][: len(set(ticks))] == list(dict.fromkeys(ticks))

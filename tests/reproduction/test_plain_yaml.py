@@ -144,11 +144,53 @@ def test_only_what_reads_one_way_is_a_number(text, value):
         ("data.train_domains=no", ["no"]),
         ("data.train_domains=[a, b]", ["a", "b"]),
         ("encoding.baselines=[]", []),
+        ("data.mix=games", ["games"]),
+        ("tables.lengths=1e2", [100.0]),
+        ("tables.lengths=[1e2, 3]", [100.0, 3]),
+        ("evaluation.seeds=[1_000, 7]", [1000, 7]),
+        ("own.parts=path/to/mine.py", ["path/to/mine.py"]),
+        ("data.columns='title=Name, full'", ["title=Name, full"]),
+        ("encoding.own=mine=vectors.npy", ["mine=vectors.npy"]),
     ],
 )
 def test_a_word_on_the_command_line_is_read_as_its_parameter_wants_it(word, value):
     [found] = cli._overrides([word]).values()
     assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        (
+            "evaluation.recommenders=SASRec,GRU4Rec",
+            r"written evaluation\.recommenders=\[SASRec,GRU4Rec\] \(in quotes, for the shell\)",
+        ),
+        ("evaluation.cutoffs=5, 10", r"evaluation_cutoffs takes a list\. .* evaluation\.cutoffs=\[5, 10\]"),
+        ("data.mix=", r"data_mix takes a list\. Several are written data\.mix=\[a, b\] .*, one by itself, none as \[\]"),
+        ("evaluation.seeds={a: 1}", r"Several are written evaluation\.seeds=\[1, 2\]"),
+    ],
+)
+def test_what_is_no_list_shows_the_form_of_one(word, says):
+    with pytest.raises(S.SettingsError, match=says) as found:
+        cli._overrides([word])
+    assert len(str(found.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"evaluation_seeds": ["a"]}, r"found 'a' in \['a'\]\. A list is written \[1, 2\]\."),
+        (
+            {"evaluation_recommenders": "SASRec"},
+            r"A list is written \[a, b\], also of one; papermill takes it as `-y '\{evaluation_",
+        ),
+        ({"own_parts": "mine.py"}, r"own_parts takes list .* papermill takes it as `-y '\{own_parts: \[a, b\]\}'`"),
+    ],
+)
+def test_a_list_that_is_none_shows_how_it_is_written(values, says):
+    stage = next(s for s in S.STAGES if next(iter(values)).startswith(f"{s.prefix}_"))
+    with pytest.raises(S.SettingsError, match=says):
+        stage.from_parameters(values)
 
 
 def test_a_profile_may_write_a_float_without_its_point(tmp_path):

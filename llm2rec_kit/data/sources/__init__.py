@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars as pl
 
+from llm2rec_kit import own_parts
 from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.times import LATEST
@@ -80,9 +82,8 @@ def load(settings: Data) -> Interactions:
 
     With `settings.strict` also where the loader had to leave a row out.
     """
-    if settings.source not in MODULES:
-        raise ValueError(f"{settings.source!r} is no source of interactions; there are {sorted(MODULES)}.")
-    found = sound(importlib.import_module(f"{__name__}.{MODULES[settings.source]}").load(settings))
+    loads = _module(settings).load if settings.source in MODULES else _own
+    found = sound(loads(settings))
     faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
     items = [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
     if settings.strict and (faults or items):
@@ -98,6 +99,26 @@ def load(settings: Data) -> Interactions:
         lost = "; ".join([*(f"{n} interactions ({step})" for step, n, _ in faults), *items])
         print(f"{settings.source}: left out {lost}", flush=True)
     return found
+
+
+def _module(settings: Data) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
+
+
+def _own(settings: Data) -> Interactions:
+    """What a source of one's own gives (`own_parts.source`); SettingsError where it is not loaded, fails, or gives something else."""
+    own = own_parts.find("source", settings.source)
+    found = own_parts.call(own, own.make, settings)
+    if isinstance(found, Interactions):
+        return found
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise own_parts.SettingsError(
+            f"The {own} must give two frames, of events and of items, or Interactions; found {type(found).__name__}."
+        )
+    from llm2rec_kit.data.sources import tables
+
+    what = (f"the events of the {own}", f"the items of the {own}")
+    return tables.from_pair(*found, settings, what)
 
 
 def sound(found: Interactions) -> Interactions:
@@ -133,9 +154,10 @@ def sound(found: Interactions) -> Interactions:
 
 
 def fingerprint(settings: Data) -> dict[str, str]:
-    """sha256 of each file that the source reads, by name: a corpus is stale once its source changed."""
+    """sha256 of each file that the source reads, by name, and of a source of one's own: a corpus is stale once one changed."""
     root = expanded(settings.path)
-    return {p.relative_to(root.parent).as_posix(): known_digest(p) for p in _files(settings)}
+    files = {p.relative_to(root.parent).as_posix(): known_digest(p) for p in _files(settings)}
+    return files | own_parts.contents("source", settings.source)
 
 
 def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
@@ -158,10 +180,9 @@ def _files(settings: Data) -> list[Path]:
     downloads under way) and the manifests of downloads.
     """
     root = expanded(settings.path)
-    if not settings.path or not root.exists() or settings.source not in MODULES:
+    if not settings.path or not root.exists() or settings.source == "mix":
         return []
-    module = importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
-    if hasattr(module, "files"):
+    if settings.source in MODULES and hasattr(module := _module(settings), "files"):
         return module.files(settings)
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     return [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]

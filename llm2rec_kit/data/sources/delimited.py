@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,8 @@ import polars as pl
 from llm2rec_kit.data.sources import quoted as quotes
 
 BLOCK = 1 << 24  # bytes looked at together
+NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
+DIGITS = 15  # of a whole number that is read as one
 BOM = b"\xef\xbb\xbf"
 NO_TEXT = {
     b"\x1f\x8b": "is packed with gzip: unpack it",
@@ -96,6 +98,23 @@ def numbers(
     if whole.is_empty():
         raise ValueError(f"{what} has no row of {len(schema)} numbers divided by {separator!r}; it begins with {found[:6]}.")
     return whole, len(frame) - len(whole)
+
+
+def with_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
+    """A table of texts with each column whose every cell is a number (some may be empty) as Int64 or Float64, those in `but` not.
+
+    What begins with a needless 0, or has more digits than a float keeps, is no number but a code: an article 007, a bar code.
+    """
+    made = {}
+    for column in table.get_columns():
+        cells = column.drop_nulls()
+        if column.name in but or column.dtype != pl.String or cells.is_empty() or not cells.str.contains(NUMBER).all():
+            continue
+        whole = cells.str.contains(r"^-?[0-9]+$").all()
+        if whole and int(cells.str.len_chars().max()) > DIGITS:
+            continue
+        made[column.name] = column.cast(pl.Int64 if whole else pl.Float64)
+    return table.with_columns(**made)
 
 
 def decoded(file: Path, data: bytes, line: int = 1) -> str:

@@ -69,6 +69,16 @@ def as_text(frame: pl.DataFrame, column: str, what: str, expected: str = "text")
     return found.cast(pl.String)
 
 
+def as_number(column: pl.Series) -> pl.Series:
+    """A column of numbers as Int64 where each fits one, else as Float64; NaN is missing."""
+    if column.dtype.is_integer():
+        try:
+            return column.cast(pl.Int64)
+        except pl.exceptions.PolarsError:
+            return column.cast(pl.Float64)
+    return column.cast(pl.Float64).fill_nan(None)
+
+
 def is_text(column: pl.Series) -> bool:
     """Whether a column is text as it is: strings, or categories, which Parquet calls a dictionary."""
     return column.dtype == pl.String or isinstance(column.dtype, pl.Categorical | pl.Enum)

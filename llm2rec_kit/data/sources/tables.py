@@ -4,13 +4,17 @@ A folder holds `interactions.csv` (or .parquet) with columns user, item and opti
 .parquet) with columns item, title and optionally domain and further text columns. A path to one file takes it as the
 interactions; where it has a title column itself, no items file is needed, and where there is one, it wins: a title beside an
 interaction may be the headline of a review. Columns with other names are named by `data_columns`, as ["user=customer_id",
-"item=sku", "time=bought_at", "title=name", "domain=shop"]; a name that is given must exist. Without a column timestamp, one
-that is called time, date or datetime is the time, which is told. In code, `from_frames` takes polars or pandas frames.
+"item=sku", "time=bought_at", "title=name", "domain=shop"], or where the two files differ ["interactions.item=sku",
+"items.item=product_id"]; a name that is given must exist. Without a column timestamp, one that is called time, date or datetime
+is the time, which is told. Further columns of the items are kept, text as text and numbers as numbers (of a CSV file those
+whose every cell is one, but for the fields of a text); every other column is left out and told.
+In code, `from_frames` takes polars or pandas frames.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,13 @@ from llm2rec_kit.storage import expanded, fault
 
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
+FILES = ("interactions", "items")
+TEXTS = (
+    "category",
+    "brand",
+    "description",
+)  # columns of items that stay text whatever stands in them: fields of `data_text`
+OWN_NAMES = ("item", "plain_title", "popularity", "cluster", "community")  # columns that the kit gives items itself
 TIMES = (
     "timestamp",
     "time",
@@ -60,26 +71,29 @@ def load(settings: Data) -> Interactions:
     if (why := fault(path)) and not os.path.isdir(path):
         raise ValueError(f"{LAYOUT}; {clipped(str(path))} {why}. Set data_path to a folder with them.")
     names = _names(settings.columns)
-    given = {pair.split("=", 1)[0] for pair in settings.columns}
+    of_events = names["interactions"]
     events_file = _find(path, "interactions") if path.is_dir() else path
     events, *lost_events = _read(events_file)
-    require_columns(events, [names["user"], names["item"]], str(events_file))
-    items_file, items, lost_items = _items(events_file, events.columns, names, given)
-    facts = _not_read(events_file, events.columns, items_file, items, names, path)
-    for role in sorted(given):
-        file, frame = (items_file, items) if role in ("title", "domain") and items is not None else (events_file, events)
-        if names[role] not in frame.columns:
-            raise ValueError(
-                f"data_columns names {role}={names[role]}, and no such column is in {file}; found {frame.columns}."
-            )
+    _require(events, [of_events["user"], of_events["item"]], str(events_file), "interactions")
+    items_file, items, lost_items = _items(events_file, events.columns, names, settings.columns)
+    of_items = of_events if items is None else names["items"]
+    facts = _not_read(events_file, events.columns, items_file, items, of_events, path)
+    _check_given(settings.columns, (events_file, events), (items_file, items))
+    named = {*of_events.values(), *of_items.values()}
+    if items is None:
+        events = _with_numbers(events_file, events, named)
+    else:
+        _require(items, [of_items["item"], of_items["title"]], str(items_file), "items")
+        items = _with_numbers(items_file, items, named)
     found = from_frames(
         events,
         items,
-        user=names["user"],
-        item=names["item"],
-        title=names["title"],
-        time=_time_column(events.columns, names["time"], events_file.name, facts),
-        domain_column=names["domain"],
+        user=of_events["user"],
+        item=of_events["item"],
+        item_of_items=of_items["item"],
+        title=of_items["title"],
+        time=_time_column(events.columns, of_events["time"], events_file.name, facts),
+        domain_column=of_items["domain"],
         domain=settings.domain or (path.name if path.is_dir() else path.stem),
         dates=settings.dates,
         what=(events_file.name, items_file.name),
@@ -95,6 +109,7 @@ def from_frames(
     *,
     user: str = "user",
     item: str = "item",
+    item_of_items: str = "",
     time: str | None = "timestamp",
     title: str = "title",
     domain: str = "own",
@@ -104,60 +119,150 @@ def from_frames(
 ) -> Interactions:
     """Interactions from two polars or pandas frames with these column names.
 
-    `item` names the item's id in both frames; without `items`, titles and further columns are those of `events`. `time`
+    `item` names the item's id in both frames, or in `items` `item_of_items` does; without `items`, titles and further columns are those of `events`. `time`
     None: rows are in the order of consumption. Times may be dates or numbers, and
     `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
     `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. `what` names
-    the frames in errors. Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
+    the frames in errors. Of further columns of the items text, numbers and truth values are kept; all that is left out of either
+    frame is told. Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
     require_columns(events, own, what[0])
     alone = items is None
     items, name = (events, what[0]) if alone else (frames.as_polars(items), what[1])
-    require_columns(items, [item, title], name)
+    item_of_items = item if alone else item_of_items or item
+    require_columns(items, [item_of_items, title], name)
     facts: dict[str, Any] = {"source": "table"}
     kept = pl.DataFrame({"user": frames.ids(events, user, what[0]), "item": frames.ids(events, item, what[0])})
     if time:
         times = frames.as_text(events, time, what[0]) if events[time].dtype == pl.Binary else events[time]
         kept = kept.with_columns(time=as_milliseconds(times, f"the column {time!r} of {what[0]}", dates))
-    table = pl.DataFrame({"source_id": frames.ids(items, item, name), "title": frames.as_text(items, title, name)})
+    table = pl.DataFrame({"source_id": frames.ids(items, item_of_items, name), "title": frames.as_text(items, title, name)})
     domains = (
         frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
         if domain_column in items.columns
         else domain
     )
-    named = [title, item, domain_column, "source_id", "title", "domain", *(own if alone else [])]
-    further = [c.cast(pl.String) for c in items.get_columns() if c.name not in named and frames.is_text(c)]
+    named = [title, item_of_items, domain_column, *(own if alone else [])]
+    further, lost = _further(items, named)
+    left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
+    _tell_left_out(left_out, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
     table = first_of_each_item(first_titled(table) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
     return sound(Interactions(items=table, events=kept, domains_in=found, facts=facts))
 
 
-def _names(pairs: list[str]) -> dict[str, str]:
-    """Column name of each role, of pairs whose form the settings have checked; SettingsError for one column in two roles."""
-    names = ROLES | dict(pair.split("=", 1) for pair in pairs)
-    if names["user"] == names["item"]:
+def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
+    """Interactions from two frames with the columns that `from_frames` takes unless told otherwise, and the time where there is one."""
+    facts: dict[str, Any] = {}
+    events = frames.as_polars(events)
+    time = _time_column(events.columns, ROLES["time"], what[0], facts)
+    found = from_frames(events, items, time=time, domain=settings.domain or settings.source, dates=settings.dates, what=what)
+    return replace(found, facts=found.facts | facts)
+
+
+def _further(items: pl.DataFrame, named: list[str]) -> tuple[list[pl.Series], list[str]]:
+    """The columns of items beside those `named` that are kept: text, numbers as Int64 or Float64; and what each other is."""
+    kept, lost = [], []
+    for column in items.get_columns():
+        name, kind = column.name, column.dtype
+        if name in named:
+            continue
+        if name in (*OWN_NAMES, "source_id", "title", "domain"):
+            lost.append(f"{name} (a name that the kit gives itself)")
+        elif frames.is_text(column) or kind == pl.Boolean:
+            kept.append(column.cast(pl.String))
+        elif kind.is_numeric():
+            kept.append(frames.as_number(column))
+        else:
+            lost.append(f"{name} ({kind})")
+    return kept, lost
+
+
+def _tell_left_out(left_out: dict[str, list[str]], facts: dict[str, Any]) -> None:
+    """Note in `facts`, and print, which columns of which frame are not used."""
+    if said := "; ".join(f"{', '.join(columns)} of {frame}" for frame, columns in left_out.items() if columns):
+        facts["columns_left_out"] = said
+        print(f"table: columns left out: {said}", flush=True)
+
+
+def _with_numbers(file: Path, table: pl.DataFrame, named: Collection[str]) -> pl.DataFrame:
+    """`table`, of a CSV file with its columns of numbers as numbers; those `named`, and fields of a text, stay text."""
+    return delimited.with_numbers(table, but=[*named, *TEXTS, *TIMES]) if file.suffix == ".csv" else table
+
+
+def _names(pairs: list[str]) -> dict[str, dict[str, str]]:
+    """{file: {role: column}} of pairs whose form the settings have checked; a role of one file wins over that of both.
+
+    SettingsError for one column in two roles.
+    """
+    names = {file: dict(ROLES) for file in FILES}
+    for pair in sorted(pairs, key=lambda pair: "." in pair.partition("=")[0]):
+        stated, column = pair.split("=", 1)
+        file, _, role = stated.rpartition(".")
+        for one in [file] if file else FILES:
+            names[one][role] = column
+    if names["interactions"]["user"] == names["interactions"]["item"]:
         raise SettingsError(
-            f"data_columns takes the column {names['user']!r} for the user and the item; they are two columns."
+            f"data_columns takes the column {names['interactions']['user']!r} for the user and the item; they are two columns."
         )
     return names
 
 
+def _check_given(pairs: list[str], of_events: tuple[Path, pl.DataFrame], of_items: tuple[Path, pl.DataFrame | None]) -> None:
+    """Raise ValueError for a column that `data_columns` names and that is not where it is looked for."""
+    for pair in sorted(pairs):
+        stated, column = pair.split("=", 1)
+        chosen, _, role = stated.rpartition(".")
+        file, frame = of_items if chosen == "items" or (not chosen and role in ("title", "domain")) else of_events
+        if frame is None and chosen == "items":
+            raise ValueError(f"data_columns names {pair}, and titles and domains are read of {of_events[0]}.")
+        file, frame = (file, frame) if frame is not None else of_events
+        if chosen == "interactions" and role in ("title", "domain") and of_items[1] is not None:
+            raise ValueError(
+                f"data_columns names {pair}, and titles and domains are those of {of_items[0]}: take items.{role}."
+            )
+        if column not in frame.columns:
+            raise ValueError(
+                f"data_columns names {pair}, and no such column is in {file}; found {frame.columns}. A column of one file alone is "
+                f'named as in ["{"items" if role == "title" else "interactions"}.{role}=its_name"].'
+            )
+
+
+def _require(frame: pl.DataFrame, wanted: list[str], file: str, which: str) -> None:
+    """`require_columns` of a file; the error shows how a column of another name is named."""
+    try:
+        require_columns(frame, wanted, file)
+    except ValueError as error:
+        roles = {name: role for role, name in ROLES.items()}
+        lacks = next(name for name in wanted if name not in frame.columns)
+        role = roles.get(lacks, "item")
+        other = next((c for c in frame.columns if c not in wanted), "its_name")
+        raise ValueError(
+            f'{error} A column of another name is named by data_columns, as in ["{role}={other}"], or of this file alone '
+            f'["{which}.{role}={other}"].'
+        ) from None
+
+
 def _items(
-    events_file: Path, events: list[str], names: dict[str, str], given: set[str]
+    events_file: Path, events: list[str], names: dict[str, dict[str, str]], pairs: list[str]
 ) -> tuple[Path, pl.DataFrame | None, tuple[int, str]]:
     """The items file, its frame, and rows left out of it; the interactions' file and None where the titles are there.
 
-    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have.
+    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have, or
+    one of the interactions.
     """
-    in_events = names["title"] in events
+    given = [pair.partition("=")[0] for pair in pairs]
+    in_events = names["interactions"]["title"] in events
     file = _found(events_file.parent, "items")
     if file is None or file == events_file:
         return (events_file, None, (0, "")) if in_events else (_find(events_file.parent, "items"), None, (0, ""))
+    if in_events and "interactions.title" in given:
+        return events_file, None, (0, "")
     items, *lost = _read(file)
-    if in_events and "title" in given and names["title"] not in items.columns:
+    if in_events and "title" in given and names["items"]["title"] not in items.columns:
         return events_file, None, (0, "")
     return file, items, tuple(lost)
 

@@ -467,8 +467,8 @@ class App {
     const palette = PALETTE.map((c) => packed(rgb(c === "#000000" && this.dark ? "#F5F5F5" : c)));
     if (column.kind === "number") {
       const ramp = Uint32Array.from({ length: 64 }, (_, k) => packed(viridis(this.dark ? k / 63 : 1 - k / 63)));
-      const log = (v) => Math.log1p(Math.max(0, v)), low = log(column.low), high = Math.max(log(column.high), low + 1e-6);
-      column.values.forEach((v, i) => { this.tint[i] = ramp[clamp(Math.round((63 * (log(v) - low)) / (high - low)), 0, 63)]; });
+      const on = column.scale === "linear" ? (v) => v : (v) => Math.log1p(Math.max(0, v)), low = on(column.low), high = Math.max(on(column.high), low + 1e-6);
+      column.values.forEach((v, i) => { this.tint[i] = Number.isNaN(v) ? grey : ramp[clamp(Math.round((63 * (on(v) - low)) / (high - low)), 0, 63)]; });
       this.shape.fill(0);
     } else {
       column.values.forEach((v, i) => { this.tint[i] = v < 0 ? grey : palette[v % 8]; this.shape[i] = v < 0 ? 0 : Math.floor(v / 8) % 3; });
@@ -490,7 +490,8 @@ class App {
   showLegend(column) {
     if (column.kind === "number") {
       const ramp = Array.from({ length: 10 }, (_, k) => `rgb(${viridis(this.dark ? k / 9 : 1 - k / 9)})`).join(",");
-      this.legend.replaceChildren(`${column.name}, log scale: ${column.low.toLocaleString("en")} `, h("span", { className: "lx-ramp", style: `background:linear-gradient(to right,${ramp})` }), ` ${column.high.toLocaleString("en")}`);
+      const linear = column.scale === "linear", text = (v) => v.toLocaleString("en", { useGrouping: !linear });
+      this.legend.replaceChildren(`${column.name}${linear ? "" : ", log scale"}: ${text(column.low)} `, h("span", { className: "lx-ramp", style: `background:linear-gradient(to right,${ramp})` }), ` ${text(column.high)}`);
       return;
     }
     const others = column.values.some((v) => v < 0) ? [[column.rest ?? "other", -1]] : [];
@@ -532,7 +533,7 @@ class App {
 
   describe(i) {
     const facts = this.data.columns.map((c) => {
-      const value = c.kind === "number" ? c.values[i].toLocaleString("en") : c.values[i] < 0 ? c.rest ?? "other" : c.names[c.values[i]];
+      const value = c.kind === "number" ? (Number.isNaN(c.values[i]) ? "none" : c.values[i].toLocaleString("en", { useGrouping: c.scale !== "linear" })) : c.values[i] < 0 ? c.rest ?? "other" : c.names[c.values[i]];
       return h("div", {}, h("span", {}, c.name), " ", value);
     });
     return [h("b", {}, this.data.titles[i]), ...facts];
