@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_encode,
         _add_export,
         _add_explore,
+        _add_recommend,
     ):
         add(commands)
     return parser
@@ -166,6 +167,22 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
     c.add_argument("--open", action="store_true", help="open it in the browser")
     c.set_defaults(command=_explore)
+
+
+def _add_recommend(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
+    c.add_argument("--top", type=int, default=10, help="items to list (default: 10)")
+    c.add_argument("--new", default="", metavar="FILE", help="titles to rank with the catalogue, in a file as for encode")
+    c.add_argument("--embedding", default="", help="the item table, such as csft (default: the last stage's)")
+    c.add_argument("--recommender", default="", help="which of those trained (default: SASRec)")
+    c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
+    c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
+    c.add_argument("--json", action="store_true", help="print JSON, for programs")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
+    c.set_defaults(command=_recommend)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -358,6 +375,17 @@ def _export(args: argparse.Namespace) -> int:
         with _told(args.to, "--to"):
             folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    return 0
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        from llm2rec_kit import recommend
+
+        recommend.command(run, args)
     return 0
 
 

@@ -131,8 +131,8 @@ def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
     names = ("attention", "pooling", "normalise", "max_tokens")
     if any(name not in how for name in names):
         raise ArtefactError(
-            f"The encoder of embedding {stage!r} is {how['encoder']}, which is not the run's to write: take its table, with "
-            "the format npy, recbole or projector."
+            f"The encoder of embedding {stage!r} is {how.get('encoder', 'not known, its vectors are your own')}, which is not the "
+            "run's to load or to write. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
         )
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
