@@ -28,6 +28,7 @@ ALLOWED = {
     "backbone.save": "a build's folder, or an export's",
     "corpus.Corpus.save": "a build's folder",
     "own_tables.make.build": "a build's folder",
+    "downstream.cold._keep.build": "a build's folder",
     "downstream.evaluation.write": "a build's folder",
     "downstream.evaluation.write_ranking": "a build's folder",
     "maps.atlas.write": "a build's folder",
