@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 
-from llm2rec_kit import __version__, packages
+from llm2rec_kit import __version__, cli_product, packages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_encode,
         _add_export,
         _add_explore,
-        _add_recommend,
+        cli_product.add_recommend,
+        cli_product.add_push,
     ):
         add(commands)
     return parser
@@ -149,10 +150,15 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
     c.add_argument("run", help="name of the run under outputs/")
     c.add_argument(
-        "--format", required=True, metavar="KIND", help="sentence-transformers, npy, recbole or projector (TensorBoard's)"
+        "--format",
+        required=True,
+        metavar="KIND",
+        help="sentence-transformers, npy, recbole, projector (TensorBoard's), adapted, recommender or faiss",
     )
     c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
+    c.add_argument("--domain", default="", help="for those: of several domains, which")
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
     c.add_argument(
         "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
@@ -167,22 +173,6 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
     c.add_argument("--open", action="store_true", help="open it in the browser")
     c.set_defaults(command=_explore)
-
-
-def _add_recommend(commands: argparse._SubParsersAction) -> None:
-    c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
-    c.add_argument("--top", type=int, default=10, help="items to list (default: 10)")
-    c.add_argument("--new", default="", metavar="FILE", help="titles to rank with the catalogue, in a file as for encode")
-    c.add_argument("--embedding", default="", help="the item table, such as csft (default: the last stage's)")
-    c.add_argument("--recommender", default="", help="which of those trained (default: SASRec)")
-    c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
-    c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
-    c.add_argument("--json", action="store_true", help="print JSON, for programs")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
-    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
-    c.set_defaults(command=_recommend)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -373,19 +363,9 @@ def _export(args: argparse.Namespace) -> int:
         from llm2rec_kit import export
 
         with _told(args.to, "--to"):
-            folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
+            names = ("stage", "recommender", "domain", "trust_remote_code")
+            folder = export.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    return 0
-
-
-def _recommend(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
-
-    with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        from llm2rec_kit import recommend
-
-        recommend.command(run, args)
     return 0
 
 

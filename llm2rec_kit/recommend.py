@@ -105,7 +105,15 @@ def load(
     history: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Recommender:
-    """The recommender of `run`; the encoder is loaded when a title has first to be read.
+    """The recommender of `run` that `pick` finds; the encoder is loaded when a title has first to be read."""
+    row, corpus = pick(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
+    return Recommender(trained.of_run(run, *row, corpus), reader(run, row[2], trust_remote_code=trust_remote_code))
+
+
+def pick(
+    run: Run, *, recommender: str = "", embedding: str = "", domain: str = "", history: Sequence[str] = ()
+) -> tuple[tuple[str, str, str], Corpus]:
+    """((domain, recommender, embedding), the run's corpus) of a recommender whose weights the run has.
 
     Without a name: SASRec, over the last of the run's stages that it was trained over, in the domain whose items the titles
     of `history` are. Raises ValueError naming what there is where the run kept no such recommender, or more than one domain
@@ -117,10 +125,9 @@ def load(
     here = [row for row in found if row[0] == domain]
     if not here:
         raise ValueError(
-            f"{found[0][1]} over {found[0][2]} was trained in {_listed(r[0] for r in found)}, not in {shown(domain)}."
+            f"{found[0][1]} over {found[0][2]} was trained in {_listed(row[0] for row in found)}, not in {shown(domain)}."
         )
-    model = trained.of_run(run, *here[0], corpus)
-    return Recommender(model, reader(run, here[0][2], trust_remote_code=trust_remote_code))
+    return here[0], corpus
 
 
 def reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
@@ -202,8 +209,8 @@ def _domain(corpus: Corpus, domains: list[str], history: Sequence[str]) -> str:
     best = [domain for domain in domains if counts[domain] == max(counts.values())]
     if len(best) > 1:
         raise ValueError(
-            f"The run has a recommender for each of the domains {_listed(domains)}, and the history does not tell which is "
-            f"meant. Say so: --domain {domains[0]}."
+            f"The run has a recommender for each of the domains {_listed(domains)}, and nothing tells which is meant"
+            f"{': no title of the history is an item of one alone' * bool(history)}. Say so: --domain {domains[0]}."
         )
     return best[0]
 

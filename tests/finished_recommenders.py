@@ -23,7 +23,9 @@ def make_run(
 
     def make_corpus_(folder):
         corpus.save(folder)
-        return {"source": "synthetic", "split": "leave_one_out", "train_domains": ["toy"], "statistics": []}
+        rows = [{"domain": "toy", "users": corpus.n_users, "items": corpus.n_items}]
+        about = {"source": "synthetic", "split": "leave_one_out", "train_domains": ["toy"]}
+        return about | {"statistics": rows, "cleaning": []}
 
     def make_table(folder):
         encoder = Encoder.load(run.require("mntp"), Encoding(), Backbone(**CPU))
