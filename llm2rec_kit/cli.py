@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 
-from llm2rec_kit import __version__, packages
+from llm2rec_kit import __version__, cli_product, packages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_encode,
         _add_export,
         _add_explore,
+        cli_product.add_recommend,
+        cli_product.add_push,
     ):
         add(commands)
     return parser
@@ -148,10 +150,15 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
     c.add_argument("run", help="name of the run under outputs/")
     c.add_argument(
-        "--format", required=True, metavar="KIND", help="sentence-transformers, npy, recbole or projector (TensorBoard's)"
+        "--format",
+        required=True,
+        metavar="KIND",
+        help="sentence-transformers, npy, recbole, projector (TensorBoard's), adapted, recommender or faiss",
     )
     c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
+    c.add_argument("--domain", default="", help="for those: of several domains, which")
     c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
     c.add_argument(
         "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
@@ -356,7 +363,8 @@ def _export(args: argparse.Namespace) -> int:
         from llm2rec_kit import export
 
         with _told(args.to, "--to"):
-            folder = export.export(run, args.format, args.to, args.stage, trust_remote_code=args.trust_remote_code)
+            names = ("stage", "recommender", "domain", "trust_remote_code")
+            folder = export.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 

@@ -13,24 +13,50 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit import projector, tab_separated
+from llm2rec_kit import projector, recommender_export, tab_separated
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import ArtefactError, Run, provenance
 from llm2rec_kit.storage import expanded, write_json, write_text, writing_folder
 
 
-def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, trust_remote_code: bool = False) -> Path:
-    """Write embedding `stage` of `run` to the folder `to` in format `kind`, one of FORMATS; returns the folder.
+def export(
+    run: Run,
+    kind: str,
+    to: str | Path,
+    stage: str = "contrastive",
+    *,
+    recommender: str = "",
+    domain: str = "",
+    trust_remote_code: bool = False,
+) -> Path:
+    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS; returns
+    the folder.
 
+    `recommender` and `domain` say which of those trained over the embedding (`recommend.pick`), for the formats OF_A_RECOMMENDER.
     `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
     be another's.
 
-    Raises ValueError for an unknown format or a folder that holds something, ArtefactError where the run has no such
-    embedding.
+    Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder that
+    holds something, ArtefactError where the run has no such embedding.
     """
     if kind not in FORMATS:
         raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
+    if kind not in OF_A_RECOMMENDER and (recommender or domain):
+        raise ValueError(
+            f"The format {kind} has no recommender or domain to choose; those of {', '.join(OF_A_RECOMMENDER)} have."
+        )
     to = _folder(to)
+    if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
+        _require_embedding(run, stage)
+    asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
+    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
+    with writing_folder(to) as part:
+        if told := FORMATS[kind](run, stage, part, to.name, **asked):
+            print(f"{to}: {told}", flush=True)
+    return to
+
+
+def _require_embedding(run: Run, stage: str) -> None:
     if not run.has(f"embeddings/{stage}"):
         there = [name.split("/")[1] for name in run.names("embeddings")]
         raise ArtefactError(
@@ -38,11 +64,6 @@ def export(run: Run, kind: str, to: str | Path, stage: str = "contrastive", *, t
             "them, further ones by its parameters encoding_variants and encoding_baselines."
         )
     run.require(f"embeddings/{stage}")
-    loads = {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
-    with writing_folder(to) as part:
-        if told := FORMATS[kind](run, stage, part, to.name, **loads):
-            print(f"{to}: {told}", flush=True)
-    return to
 
 
 def _folder(to: str | Path) -> Path:
@@ -67,9 +88,7 @@ def npy(run: Run, stage: str, to: Path, name: str) -> str:
     """embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how it
     was made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
-    items = Corpus.load(run.require("corpus")).items
-    plain = [c for c in items.columns if not items[c].dtype.is_nested()]
-    items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
+    recommender_export.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": provenance()["versions"]}
     write_json(to / "embeddings.json", about)
     return ""
@@ -113,7 +132,11 @@ FORMATS: dict[str, Callable[..., str]] = {
     "npy": npy,
     "recbole": recbole,
     "projector": tensorboard,
+    "adapted": recommender_export.adapted,
+    "recommender": recommender_export.recommender,
+    "faiss": recommender_export.index,
 }
+OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
 def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
@@ -131,8 +154,8 @@ def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
     names = ("attention", "pooling", "normalise", "max_tokens")
     if any(name not in how for name in names):
         raise ArtefactError(
-            f"The encoder of embedding {stage!r} is {how['encoder']}, which is not the run's to write: take its table, with "
-            "the format npy, recbole or projector."
+            f"The encoder of embedding {stage!r} is {how.get('encoder', 'not known, its vectors are your own')}, which is not the "
+            "run's to load or to write. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
         )
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 

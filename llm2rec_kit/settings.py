@@ -582,6 +582,11 @@ class Evaluation(Stage):
     )
     cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]", within="x >= 1", least=1)
     tested: str = setting("ndcg@10", "metric that the paired tests compare [O]", form=_METRIC)
+    cold: float = setting(
+        0.0,
+        "share of items held out of one more training a table, to rank them as cold items; 0: none, 0.05 is enough to see [O]",
+        within="0 <= x <= 0.5",
+    )
     shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
     precision: str = setting(
         "float32",

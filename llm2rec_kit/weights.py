@@ -27,6 +27,13 @@ def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
     return min(latest, key=lambda n: seeds.index(seed[n]) if seed[n] in seeds else len(seeds), default="")
 
 
+def rows(run: Run) -> list[tuple[str, str, str]]:
+    """(domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
+    made = evaluations.of(run, sound=True).made
+    found = (tuple(m["record"][k] for k in evaluations.OF) for n, m in made.items() if _name(n) in m["files"])
+    return list(dict.fromkeys(found))
+
+
 def file(run: Run, evaluation: str) -> Path:
     """The weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
     if found := run.file(evaluation, _name(evaluation)):

@@ -85,7 +85,7 @@ class Result:
 
 SHORT = 50_000  # samples read in training, in a second or two on one core
 LATER = {"initialisation": "scaled", "scale": 1.0}  # settings that came later: evaluations from before had these values
-OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
+OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "cold", "device", "workers")
 
 
 def key(settings: S.Evaluation, recommender: str = "") -> dict[str, Any]:

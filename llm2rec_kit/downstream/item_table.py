@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from llm2rec_kit.downstream import kernels
@@ -130,6 +131,14 @@ class ItemTable(nn.Module):
         """The table as the scores see it: itself, but for the official code's detached ids [C]."""
         return table.detach() if self.kind == "id_detached" else table
 
+    def rows(self, embeddings: np.ndarray) -> torch.Tensor:
+        """Rows (m, hidden) for `embeddings` (m, dim) of items that no training saw, normalised as the table's are (`normalised`).
+
+        A free vector that nothing trained is zero here, the mean of those that training starts from.
+        """
+        text = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
+        return F.pad(text, (0, text.shape[1])) if self.kind == "concat" else text
+
     def _adapted(self) -> torch.Tensor:
         if not (self.low_precision and self.training):
             return self.adapter(self.embeddings)
@@ -170,22 +179,31 @@ def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "n
             f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
             "Encode again (notebooks/03_item_embedding.ipynb)."
         )
-    if normalise == "unit":
-        table[1:] /= np.maximum(np.linalg.norm(table[1:], axis=1, keepdims=True), 1e-12)
-    elif normalise == "standardised":
-        table[1:] = (table[1:] - table[1:].mean(0)) / np.maximum(table[1:].std(0), 1e-12)
-    elif normalise == "whitened":
-        table[1:] = whitened(table[1:])
-    if scale != 1:
-        table[1:] *= scale
+    items = table[1:]
+    items[:] = normalised(items, items, normalise, scale)
     return table
 
 
-def whitened(rows: np.ndarray) -> np.ndarray:
-    """Rows (n, dim) in their principal axes, each centred and of unit variance; axes without variance become zero."""
-    centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
-    values, axes = np.linalg.eigh(centred.T @ centred / len(rows))
+def normalised(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
+    """`rows` (m, dim) float32 normalised as asked by the means and variances of the catalogue `of` (n, dim), times `scale`."""
+    if normalise == "unit":
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    elif normalise == "standardised":
+        rows = (rows - of.mean(0)) / np.maximum(of.std(0), 1e-12)
+    elif normalise == "whitened":
+        rows = whitened(rows, of)
+    return rows if scale == 1 else rows * np.float32(scale)
+
+
+def whitened(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
+    """Rows (m, dim) in the principal axes of `of` (n, dim; default: the rows), each centred and of unit variance there; axes
+    without variance become zero."""
+    of = rows if of is None else of
+    mean = of.mean(0, dtype=np.float64)
+    spread = of.astype(np.float64) - mean
+    values, axes = np.linalg.eigh(spread.T @ spread / len(of))
     values, axes = values[::-1], axes[:, ::-1]
     kept = values > values[0] * 1e-7  # float32 input: below that is rounding, and would be blown up to unit variance
     scale = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1)), 0)
+    centred = spread if rows is of else rows.astype(np.float64) - mean
     return (centred @ (axes * scale)).astype(np.float32)

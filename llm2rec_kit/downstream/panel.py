@@ -1,5 +1,7 @@
 """The panel of notebook 04: pick a user or compose a history, pick a recommender and an embedding, see its top items at once.
 
+A history may hold titles that no item has: they are read by the encoder under the item table (`Trained.adding`).
+
 The logic is in `trained`; the widgets only call it. A static twin of what is shown stands under it in the notebook.
 """
 
@@ -9,42 +11,49 @@ import html
 from collections.abc import Callable
 
 import ipywidgets as widgets
+import numpy as np
 import polars as pl
 
-from llm2rec_kit.downstream.trained import Trained
+from llm2rec_kit.downstream.trained import Titles, Trained, search
+from llm2rec_kit.runs import ArtefactError
 
 Loader = Callable[[str, str], Trained]  # (recommender, embedding) to what was trained
-
-FOUND = 20  # titles that a search shows
+Read = Callable[[str, list[str]], np.ndarray]  # (embedding, titles) to embeddings (m, dim)
 
 
 class Panel(widgets.VBox):
     """Controls and the list; `history` is what the recommender sees, `selection` what it recommends, as a DataFrame."""
 
-    def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str]) -> None:
-        """`load` is called once for each recommender and embedding that is looked at."""
-        self._load, self._loaded = load, {}
+    def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str], read: Read | None = None) -> None:
+        """`load` is called once for each recommender and embedding that is looked at; without `read` only titles of the catalogue
+        can be added."""
+        self._load, self._read, self._loaded = load, read, {}
         wide = widgets.Layout(width="auto")
         self.recommender = widgets.Dropdown(options=recommenders, description="Recommender")
         self.embedding = widgets.Dropdown(options=embeddings, description="Embedding")
         self.count = widgets.IntSlider(value=10, min=1, max=50, description="Items")
-        self.unseen = widgets.Checkbox(value=False, description="Leave the history out", indent=False)
+        self.unseen = widgets.Checkbox(value=True, description="Leave the history out", indent=False)
         self.source = widgets.ToggleButtons(options=["a test user", "titles"], description="History of")
-        corpus = self.model.corpus
-        self.targets = corpus.samples("test")
+        self.composed: list[int | str] = []  # items, and titles that are none
+        self.corpus = self.model.corpus
+        self._titles = Titles(self.corpus.items)
+        self.targets = self.corpus.samples("test")
         self.user = widgets.BoundedIntText(value=0, min=0, max=len(self.targets) - 1, description="Test user")
         self.text = widgets.Text(description="Search", placeholder="words of a title", continuous_update=False)
         self.found = widgets.Select(description="Titles", rows=5, layout=wide)
         self.add = widgets.Button(description="Add to the history")
-        self.remove = widgets.Button(description="Remove the last")
-        self.composed: list[int] = []
+        self.add_typed = widgets.Button(description="Add as typed", tooltip="a title that need not be in the catalogue")
+        self.chosen = widgets.Select(description="History", rows=4, layout=wide)
+        self.remove = widgets.Button(description="Remove this one")
         self.list = widgets.HTML()
         self.by_user = widgets.HBox([self.user])
-        self.by_titles = widgets.VBox([self.text, self.found, widgets.HBox([self.add, self.remove])])
+        adding = [self.add, self.add_typed] if read else [self.add]
+        self.by_titles = widgets.VBox([self.text, self.found, widgets.HBox(adding), self.chosen, self.remove])
         for control in (self.recommender, self.embedding, self.count, self.unseen, self.source, self.user):
             control.observe(self._show, names="value")
         self.text.observe(self._search, names="value")
         self.add.on_click(self._add)
+        self.add_typed.on_click(self._add_typed)
         self.remove.on_click(self._remove)
         first = widgets.HBox([self.recommender, self.embedding, self.count, self.unseen])
         super().__init__([first, self.source, self.by_user, self.by_titles, self.list])
@@ -53,58 +62,79 @@ class Panel(widgets.VBox):
 
     @property
     def model(self) -> Trained:
-        """The chosen recommender over the chosen embedding."""
-        key = (self.recommender.value, self.embedding.value)
+        """The chosen recommender over the chosen embedding, with the titles that were typed behind its catalogue.
+
+        Raises ValueError where there are such and the table has no text, ArtefactError where its encoder is not the run's.
+        """
+        key, typed = (self.recommender.value, self.embedding.value), tuple(self._typed)
         if key not in self._loaded:
             self._loaded[key] = self._load(*key)
-        return self._loaded[key]
+        if not typed:
+            return self._loaded[key]
+        if (key, typed) not in self._loaded:
+            self._loaded[key].check_places()
+            self._loaded[key, typed] = self._loaded[key].adding(typed, self._read(key[1], list(typed)))
+        return self._loaded[key, typed]
+
+    @property
+    def _typed(self) -> list[str]:
+        """The titles of the composed history that are no items, once each."""
+        composing = self.source.value == "titles"
+        return list(dict.fromkeys(one for one in self.composed if composing and isinstance(one, str)))
 
     @property
     def history(self) -> list[int]:
-        """Item ids of the history, oldest first."""
+        """Item ids of the history, oldest first; a typed title has that behind the catalogue's."""
         if self.source.value == "titles":
-            return list(self.composed)
-        return self.model.corpus.history(int(self.targets[self.user.value])).tolist()
+            place = {title: self.corpus.n_items + n for n, title in enumerate(self._typed, 1)}
+            return [place.get(one, one) for one in self.composed]
+        return self.corpus.history(int(self.targets[self.user.value])).tolist()
 
     @property
     def truth(self) -> int | None:
         """The item that the test user went on to; none for a composed history."""
-        return None if self.source.value == "titles" else int(self.model.corpus.sequence[self.targets[self.user.value]])
+        return None if self.source.value == "titles" else int(self.corpus.sequence[self.targets[self.user.value]])
 
     @property
     def selection(self) -> pl.DataFrame:
         """rank, item, title, score; empty without a history."""
         if not self.history:
             return pl.DataFrame(schema={"rank": pl.Int64, "item": pl.Int64, "title": pl.String, "score": pl.Float32})
-        return self.model.top(self.history, self.count.value, exclude_seen=self.unseen.value)
+        typed = range(self.corpus.n_items + 1, len(self.model.titles) + 1)  # nothing that could be had
+        return self.model.top(self.history, self.count.value, exclude_seen=self.unseen.value, without=typed)
 
     def _search(self, _: object = None) -> None:
-        hits = search(self.model.corpus.items, self.text.value)
+        hits = search(self.corpus.items, self.text.value)
         self.found.options = list(zip(hits["title"].to_list(), hits["item"].to_list(), strict=True))
 
     def _add(self, _: object) -> None:
         if self.found.value is not None:
-            self.composed.append(int(self.found.value))
-            self._show()
+            self._compose([*self.composed, int(self.found.value)])
+
+    def _add_typed(self, _: object) -> None:
+        if title := self.text.value.strip():
+            self._compose([*self.composed, *(self._titles.find(title)[:1] or [title])])
 
     def _remove(self, _: object) -> None:
-        self.composed = self.composed[:-1]
+        at = self.chosen.value
+        self._compose([one for place, one in enumerate(self.composed) if place != at])
+
+    def _compose(self, composed: list[int | str]) -> None:
+        self.composed = composed
+        names = [one if isinstance(one, str) else self.corpus.titles[one - 1] for one in composed]
+        self.chosen.options = [(f"{place + 1}. {name}", place) for place, name in enumerate(names)]
+        self.chosen.value = len(names) - 1 if names else None
         self._show()
 
     def _show(self, _: object = None) -> None:
         composing = self.source.value == "titles"
         self.by_user.layout.display = "none" if composing else ""
         self.by_titles.layout.display = "" if composing else "none"
-        titles = self.model.corpus.titles
-        self.list.value = as_html([titles[i - 1] for i in self.history], self.selection, self.truth, titles)
-
-
-def search(items: pl.DataFrame, text: str) -> pl.DataFrame:
-    """Items whose title holds every word of `text`, in any case: (item, title), the first few."""
-    held = pl.lit(True)
-    for word in text.lower().split():
-        held = held & pl.col("title").str.to_lowercase().str.contains(word, literal=True)
-    return items.filter(held).select("item", "title").head(FOUND)
+        try:
+            titles = self.model.titles
+            self.list.value = as_html([titles[i - 1] for i in self.history], self.selection, self.truth, titles)
+        except (ValueError, ArtefactError) as error:  # a typed title, and a table without text or an encoder of the run's
+            self.list.value = f"<i>{html.escape(str(error))}</i>"
 
 
 def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: list[str]) -> str:

@@ -212,11 +212,13 @@ def test_the_panel_follows_its_controls(shown):
     before = view.list.value
     view.embedding.value = "id"
     assert view.list.value != before
-    assert view.selection["item"].to_list() == view.model.top(view.history, 10)["item"].to_list()
+    left = view.model.top(view.history, 10, exclude_seen=True)
+    assert view.selection["item"].to_list() == left["item"].to_list()
     view.count.value = 3
     assert view.list.value.count("<tr>") == 3
-    view.unseen.value = True
     assert not set(view.selection["item"]) & set(view.history)
+    view.unseen.value, view.count.value = False, 16
+    assert set(view.history) <= set(view.selection["item"])
 
 
 def test_a_history_is_composed_from_titles(shown):
@@ -240,6 +242,34 @@ def test_a_history_is_composed_from_titles(shown):
     assert view.by_user.layout.display == "none"
     view.source.value = "a test user"
     assert view.by_titles.layout.display == "none"
+
+
+def test_any_title_of_the_history_can_be_removed_and_one_be_typed(kept):
+    run, part, tables, _ = kept
+    read = lambda embedding, titles: np.stack([tables["raw"][len(title)] for title in titles])  # noqa: E731
+    view = panel.Panel(lambda r, e: trained.load(run, "toy", r, e, part, tables), ["SASRec"], ["raw", "id"], read)
+    view.source.value = "titles"
+    for item in (1, 2, 3):
+        view.found.value = item
+        view.add.click()
+    view.chosen.value = 1
+    view.remove.click()
+    assert view.history == [1, 3]
+    view.text.value = "<typed>"  # nothing of the catalogue; its embedding is item 7's
+    view.add_typed.click()
+    assert view.history == [1, 3, 17]
+    assert "&lt;typed&gt;" in view.list.value
+    view.unseen.value, view.count.value = False, 50
+    assert view.selection.height == 16
+    like = trained.load(run, "toy", "SASRec", "raw", part, tables).top([1, 3, 7], 16)
+    assert view.selection["item"].to_list() == like["item"].to_list()
+    view.embedding.value = "id"
+    assert "knows an item by a vector that training learned" in view.list.value
+    view.remove.click()
+    assert view.selection.height == 16
+    view.text.value = part[0].titles[4].lower()
+    view.add_typed.click()
+    assert view.history == [1, 3, 5]
 
 
 def test_titles_are_escaped():

@@ -1,0 +1,61 @@
+"""The commands that use what a run has made: `llm2rec recommend` and `llm2rec push`. As in `cli`, nothing heavy is imported
+before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_recommend(commands: argparse._SubParsersAction) -> None:
+    """The options of `llm2rec recommend`."""
+    c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
+    c.add_argument("--top", type=int, default=10, help="items to list (default: 10)")
+    c.add_argument("--new", default="", metavar="FILE", help="titles to rank with the catalogue, in a file as for encode")
+    c.add_argument("--embedding", default="", help="the item table, such as csft (default: the last stage's)")
+    c.add_argument("--recommender", default="", help="which of those trained (default: SASRec)")
+    c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
+    c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
+    c.add_argument("--json", action="store_true", help="print JSON, for programs")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
+    c.set_defaults(command=_recommend)
+
+
+def add_push(commands: argparse._SubParsersAction) -> None:
+    """The options of `llm2rec push`."""
+    c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    c.add_argument("repo", metavar="REPO", help="owner/name; one that is not there is made, private")
+    c.add_argument("--format", default="sentence-transformers", metavar="KIND", help="or recommender")
+    c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    c.add_argument("--recommender", default="", help="for recommender: the one trained over it")
+    c.add_argument("--domain", default="", help="for recommender: of several domains, which")
+    c.add_argument("--public", action="store_true", help="let everybody see it")
+    c.add_argument("--replace", action="store_true", help="in the place of all files that the repository holds")
+    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
+    c.set_defaults(command=_push)
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        from llm2rec_kit import recommend
+
+        recommend.command(run, args)
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        from llm2rec_kit import push
+
+        push.command(run, args)
+    return 0

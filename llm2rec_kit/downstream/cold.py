@@ -1,0 +1,296 @@
+"""Cold items: what a recommender makes of items that its training never saw, with text and without.
+
+Where the split has few of them, some are held out: drawn by seed and taken out of the corpus altogether, so that no history,
+no label and no class of the softmax has them, while the recommender is trained. Then they come back into the catalogue, each
+with the row that its embedding has behind the adapter (over ids: the row that training would have started from), and every
+interaction with one, of whatever split, is a test sample, as in studies of the item cold start (DropoutNet, NeurIPS 2017).
+
+What is held out of the recommender is not held out of the encoder: `encoder_saw` says what that was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from llm2rec_kit.corpus import TEST, Corpus
+from llm2rec_kit.downstream import baselines, comparison, evaluation, item_table, metrics, ranking, samples
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import Evaluation
+
+UNTRAINED = ("nearest", "nearestmean", "bm25")  # baselines that place an item by its title alone
+PARTS = ("cold", "known")  # of the samples: what is asked for was held out, or not
+Tables = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A domain's corpus with items held out.
+
+    items   int64, ids of the held out in `corpus`. warm: the corpus without them, and `ids` (n + 1,) of its items in `corpus`.
+    asked   {"cold": targets of every sample whose target is held out, "known": those of the other test samples}, int64.
+    """
+
+    corpus: Corpus
+    items: np.ndarray
+    warm: Corpus
+    ids: np.ndarray
+    asked: dict[str, np.ndarray]
+
+
+def in_no_training(corpus: Corpus) -> np.ndarray:
+    """Whether an item stands in no training sample, neither as its target nor in its history: bool (N + 1,), padding False."""
+    inside = np.zeros(len(corpus.sequence) + 1, dtype=np.int64)  # +1 where a window begins, -1 behind its target
+    train = corpus.samples("train")
+    np.add.at(inside, corpus.starts(train), 1)
+    np.add.at(inside, train + 1, -1)
+    seen = np.zeros(corpus.n_items + 1, dtype=bool)
+    seen[corpus.sequence[np.cumsum(inside)[:-1] > 0]] = True
+    seen[0] = True
+    return ~seen
+
+
+def of_the_split(parts: dict[str, tuple[Corpus, np.ndarray]]) -> pl.DataFrame:
+    """How many items of each domain training never saw as the split is, and how many test samples ask for one."""
+    rows = []
+    for domain, (part, _) in parts.items():
+        unseen, targets = in_no_training(part), part.sequence[part.samples("test")]
+        rows.append(
+            {
+                "domain": domain,
+                "items": part.n_items,
+                "in no training sample": int(unseen.sum()),
+                "test samples": len(targets),
+                "asking for such an item": int(unseen[targets].sum()),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def hold_out(corpus: Corpus, share: float, seed: int) -> Held:
+    """Hold `share` of the items out of `corpus`, one at least, drawn by `seed` among those that some sample asks for."""
+    asked_for = np.unique(corpus.sequence[corpus.targets])
+    count = min(max(1, round(share * corpus.n_items)), len(asked_for))
+    held = np.sort(np.random.default_rng(seed).permutation(asked_for)[:count]).astype(np.int64)
+    warm, ids = without(corpus, held)
+    test = corpus.samples("test")
+    cold = np.sort(corpus.targets[np.isin(corpus.sequence[corpus.targets], held)])
+    return Held(corpus, held, warm, ids, {"cold": cold, "known": test[~np.isin(corpus.sequence[test], held)]})
+
+
+def without(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
+    """The corpus as it were if the items `held` had never been there, items renumbered 1..n, and their ids int64 (n + 1,) here.
+
+    A sample whose target is gone, or nothing of whose history is left, is gone; windows reach further back in its place.
+    """
+    stays = np.ones(corpus.n_items + 1, dtype=bool)
+    stays[held] = False
+    ids = np.flatnonzero(stays)  # 0 stays, and is padding
+    new_id = np.zeros(corpus.n_items + 1, dtype=np.int32)
+    new_id[ids] = np.arange(len(ids))
+    kept = stays[corpus.sequence]
+    before = np.concatenate([[0], np.cumsum(kept)])  # how many interactions are left before each
+    offsets = before[corpus.offsets]
+    alive = kept[corpus.targets] & (before[corpus.targets] > offsets[corpus.owners(corpus.targets)])
+    return replace(
+        corpus,
+        items=corpus.items.filter(stays[1:]).with_columns(item=pl.int_range(1, len(ids), dtype=pl.Int32)),
+        offsets=offsets.astype(np.int64),
+        sequence=new_id[corpus.sequence[kept]],
+        times=None if corpus.times is None else corpus.times[kept],
+        targets=before[corpus.targets[alive]].astype(np.int64),
+        splits=corpus.splits[alive],
+    ), ids
+
+
+def make(
+    run: Run,
+    held: dict[str, Held],
+    parts: dict[str, tuple[Corpus, np.ndarray]],
+    tables: Tables,
+    settings: Evaluation,
+    *,
+    force: bool = False,
+) -> list[evaluation.Job]:
+    """Train the first recommender with the first seed over every table of the settings, without the held items, and keep in
+    `run` how it ranks both parts of the samples among the whole catalogue; what is kept already is reused. Returns the jobs."""
+    names = [(domain, name) for domain in held for name in settings.embeddings]
+    jobs = [evaluation.Job(domain, settings.recommenders[0], name, settings.seeds[0]) for domain, name in names]
+    key = evaluation.key(settings) | {"cold": settings.cold}
+    todo = [job for job in jobs if run.stale(name_of(job), settings=key, inputs=job.inputs, force=force)]
+    print(f"cold items: {len(todo)} trainings to do, {len(jobs) - len(todo)} reused", flush=True)
+    warm = {domain: (h.warm, parts[domain][1][h.ids]) for domain, h in held.items()}
+    for job, result in evaluation.train_many(todo, warm, tables, settings):
+        vectors = tables[job.table][parts[job.domain][1]] if job.table else None
+        ranks = rank(held[job.domain], result, vectors, settings, job.embedding)
+        _keep(run, job, held[job.domain], ranks, key, result.cost)
+    return jobs
+
+
+def name_of(job: evaluation.Job) -> str:
+    """Name of the artefact of a training without the held items; no evaluation as the others (`evaluations.of`)."""
+    return f"evaluation/{job.domain}/cold-{job.recommender}-{job.embedding}-seed{job.seed}"
+
+
+def _keep(
+    run: Run, job: evaluation.Job, held: Held, ranks: dict[str, np.ndarray], key: dict[str, Any], cost: dict[str, Any]
+) -> None:
+    stem = name_of(job).split("/")[-1]
+
+    def build(folder: Path) -> dict[str, Any]:
+        for part, values in ranks.items():
+            np.save(folder / f"{stem}-{part}.npy", values)
+        named = {"domain": job.domain, "recommender": job.recommender, "embedding": job.embedding, "seed": job.seed}
+        counts = {"held_out": len(held.items), **{f"samples_{part}": len(values) for part, values in ranks.items()}}
+        return named | counts | {part: metrics.summary(values, key["cutoffs"]) for part, values in ranks.items()}
+
+    run.make(name_of(job), build, settings=key, inputs=job.inputs, force=True, quiet=True, spent=cost)
+
+
+@torch.no_grad()
+def rank(
+    held: Held, result: evaluation.Result, vectors: np.ndarray | None, settings: Evaluation, embedding: str
+) -> dict[str, np.ndarray]:
+    """{part: int32 ranks of its targets among all items of the catalogue} by a recommender that was trained on `held.warm`.
+
+    `vectors` (N + 1, dim) are the whole catalogue's embeddings. `result` carries the weights.
+    """
+    kind, warm = item_table.parse(embedding)[1], held.warm
+    known = None if vectors is None else vectors[held.ids]
+    both = evaluation.make_both(result.recommender, warm.n_items, warm.max_history, known, settings, kind)
+    both.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
+    both.eval()
+    table = torch.empty(held.corpus.n_items + 1, settings.hidden)
+    table[torch.from_numpy(held.ids)] = both[1]()
+    table[torch.from_numpy(held.items)] = _rows(both[1], held, vectors, settings, result.seed)
+    out = {}
+    for part, targets in held.asked.items():
+        rows = samples.rows_of(held.corpus, targets, shared=False)
+        barred = ranking.excluded(held.corpus, targets, settings.exclude)
+        out[part] = ranking.rank_rows(both[0], table, rows, exclude=barred).ranks
+    return out
+
+
+def _rows(
+    table: item_table.ItemTable, held: Held, vectors: np.ndarray | None, settings: Evaluation, seed: int
+) -> torch.Tensor:
+    """Rows (m, hidden) of the held items: behind the adapter, or, over ids alone, as training would have started from."""
+    if vectors is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = item_table.ItemTable(held.corpus.n_items, settings.hidden, initialisation=settings.initialisation)
+        return fresh()[torch.from_numpy(held.items)]
+    new = np.asarray(vectors[held.items], dtype=np.float32)
+    catalogue = vectors[held.ids[1:]]
+    return table.rows(item_table.normalised(new, catalogue, settings.normalise, settings.scale))
+
+
+def encoder_saw(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:
+    """What the encoder under a table was trained on of the held items of `domain`, a phrase; they are held out of the
+    recommender alone."""
+    stage = item_table.parse(embedding)[0]
+    if stage is None:
+        return "no encoder"
+    how = run.record(f"embeddings/{stage}")
+    if how.get("encoder") not in ("csft", "mntp", "contrastive"):
+        from_nothing = run.has("backbone") and run.record("backbone").get("from_nothing")
+        if how.get("encoder") == "backbone" and from_nothing and domain in corpus.train_domains:
+            return "titles (its tokenizer)"
+        return "not known" if how.get("stage") == "own" else "nothing"
+    if domain not in corpus.train_domains:
+        return "nothing"
+    return "purchases" if how["encoder"] == "csft" else "purchases and titles"
+
+
+def table(
+    run: Run,
+    corpus: Corpus,
+    held: Held,
+    jobs: Sequence[evaluation.Job],
+    vectors: Tables,
+    settings: Evaluation,
+    *,
+    level: float = 0.05,
+) -> pl.DataFrame:
+    """One domain's results: recommender, embedding, encoder saw, recall on cold targets with its 95% interval, on known ones,
+    and against ids the paired difference on cold ones (`settings.tested`), p corrected (Holm) and verdict.
+
+    `vectors` are {stage: (N + 1, dim)} of the domain. Intervals and tests are across the held items, which are what was drawn: they
+    say what other items would show. Rows of UNTRAINED baselines and of chance stand below the trained.
+    """
+    cutoff = settings.cutoffs[0]
+    items = held.corpus.sequence[held.asked["cold"]]
+    ranks = {(job.recommender, job.embedding): {part: read(run, job, part) for part in PARTS} for job in jobs}
+    ranks |= _untrained(held, vectors, settings)
+    recall = {row: metrics.per_sample(found["cold"], f"recall@{cutoff}") for row, found in ranks.items()}
+    bounds = metrics.bootstrap_intervals(np.stack([*recall.values()], 1), items, seed=settings.seeds[0])
+    domain, against = jobs[0].domain, (jobs[0].recommender, "id")
+    rows = []
+    for k, (row, found) in enumerate(ranks.items()):
+        known = found.get("known")
+        rows.append(
+            {
+                "recommender": row[0],
+                "embedding": row[1],
+                "encoder saw": "no encoder" if row[1] == "none" else encoder_saw(run, corpus, domain, row[1]),
+                f"cold recall@{cutoff}": recall[row].mean(),
+                "low": bounds[0, k],
+                "high": bounds[1, k],
+                f"known recall@{cutoff}": None if known is None else metrics.per_sample(known, f"recall@{cutoff}").mean(),
+            }
+        )
+    tests = _tests(ranks, against, items, settings, level) if against in ranks else {}
+    rows = [row | tests.get((row["recommender"], row["embedding"]), dict.fromkeys(TESTED)) for row in rows]
+    chance = {"recommender": "chance", "embedding": "none", f"cold recall@{cutoff}": cutoff / held.corpus.n_items}
+    return pl.DataFrame([*rows, chance], infer_schema_length=None)
+
+
+TESTED = ("against id", "p_holm", "verdict")
+
+
+def _tests(
+    ranks: dict[comparison.Row, dict[str, np.ndarray]],
+    against: comparison.Row,
+    items: np.ndarray,
+    settings: Evaluation,
+    level: float,
+) -> dict[comparison.Row, dict[str, Any]]:
+    """The paired tests of every row against ids on cold targets, across items."""
+    values = {row: metrics.per_sample(found["cold"], settings.tested) for row, found in ranks.items()}
+    rows = [row for row in ranks if row != against]
+    if not rows:
+        return {}
+    before, after = np.stack([values[against]] * len(rows), 1), np.stack([values[row] for row in rows], 1)
+    found = metrics.paired_tests(before, after, items, seed=settings.seeds[0])
+    corrected = metrics.holm([one["p"] for one in found])
+    out = {}
+    for row, one, p in zip(rows, found, corrected, strict=True):
+        sure = "better" if one["difference"] > 0 else "worse"
+        verdict = sure if p < level else comparison.NOTHING
+        out[row] = dict(zip(TESTED, (one["difference"], p, verdict), strict=True))
+    return out
+
+
+def read(run: Run, job: evaluation.Job, part: str) -> np.ndarray:
+    """The ranks that `make` kept of a part of the samples: int32 (n,). ArtefactError as `Run.file`."""
+    name = name_of(job)
+    return np.load(run.file(name, f"{name.split('/')[-1]}-{part}.npy"))
+
+
+def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[comparison.Row, dict[str, np.ndarray]]:
+    """Ranks of the cold targets by the baselines that need titles alone."""
+    cold = held.asked["cold"]
+    asking = replace(held.corpus, targets=cold, splits=np.full(len(cold), TEST, dtype=np.uint8))
+    out = {}
+    for name in (name for name in UNTRAINED if name in settings.baselines):
+        over = vectors if name in baselines.OVER_EMBEDDINGS else {"none": None}
+        for stage, table_ in over.items():
+            found = baselines.rank(name, asking, table_, exclude=settings.exclude)
+            out[name, stage] = {"cold": found.ranks}
+    return out

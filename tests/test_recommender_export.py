@@ -1,0 +1,108 @@
+"""A recommender taken away gives the kit's scores without the kit; its vectors, and an index of them, are the kit's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import make_corpus
+from finished_recommenders import make_run
+from safetensors.torch import load_file
+
+from llm2rec_kit import cli, export, recommender_export
+from llm2rec_kit.downstream import trained
+
+HISTORY = [3, 5]  # what the README's lines begin with
+
+
+@pytest.fixture(scope="module")
+def run(_tiny, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("outputs"), _tiny, recommenders=("SASRec", "GRU4Rec"))
+
+
+@pytest.mark.parametrize("row", [("SASRec", "mntp"), ("SASRec", "id"), ("GRU4Rec", "mntp"), ("GRU4Rec", "id")])
+def test_the_readme_s_lines_recommend_as_the_kit_does(run, tmp_path, row):
+    folder = export.export(run, "recommender", tmp_path / "out", row[1], recommender=row[0])
+    text = (folder / "README.md").read_text()
+    (lines,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(lines.splitlines()) <= 13
+    assert "llm2rec" not in lines
+    lines += "print(scores[1:].tolist())\n"
+    done = subprocess.run([sys.executable, "-I", "-c", lines], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    top, scores = map(json.loads, done.stdout.strip().replace("-inf", "-Infinity").splitlines())
+    model = trained.of_run(run, "toy", *row)
+    expected = model.scores(HISTORY)
+    left = [item for item in range(1, 17) if item not in HISTORY]
+    np.testing.assert_allclose(np.array(scores)[np.array(left) - 1], expected[np.array(left) - 1], rtol=1e-4, atol=1e-5)
+    assert top == model.top(HISTORY, 10, exclude_seen=True)["item"].to_list()
+    assert (folder / "adapter.safetensors").exists() == (row[1] == "mntp")
+
+
+def test_what_lies_beside_the_weights(run, tmp_path):
+    folder = export.export(run, "recommender", tmp_path / "out", "mntp", recommender="SASRec")
+    how = json.loads((folder / "recommender.json").read_text())
+    assert (how["recommender"], how["embedding"], how["domain"], how["seed"]) == ("SASRec", "mntp", "toy", 3)
+    assert (how["hidden"], how["max_history"], how["items"]) == (8, 4, 16)
+    assert how["metrics"] == run.record("evaluation/toy/SASRec-mntp-seed3")["metrics"]
+    items = pl.read_csv(folder / "items.csv")
+    assert items["title"].to_list() == make_corpus().titles
+    adapter, vectors = load_file(folder / "adapter.safetensors"), np.load(run.path_of("embeddings/mntp.npy"))
+    rows = vectors @ adapter["weight"].numpy().T + adapter["bias"].numpy()
+    np.testing.assert_allclose(rows, load_file(folder / "recommender.safetensors")["items"].numpy(), rtol=1e-4, atol=1e-5)
+    assert "embedding @ weight.T + bias" in (folder / "README.md").read_text()
+
+
+def test_the_adapted_vectors_are_the_item_table(run, tmp_path):
+    folder = export.export(run, "adapted", tmp_path / "out", "mntp", recommender="GRU4Rec")
+    found = np.load(folder / "adapted.npy")
+    np.testing.assert_array_equal(found, trained.of_run(run, "toy", "GRU4Rec", "mntp").table.numpy())
+    assert pl.read_csv(folder / "items.csv")["row"].to_list() == list(range(1, 17))
+
+
+@pytest.mark.parametrize("recommender", ["", "SASRec"])
+def test_an_index_finds_what_comparing_with_all_finds(run, tmp_path, recommender, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    folder = export.export(run, "faiss", tmp_path / "out", "mntp", recommender=recommender)
+    index = faiss.read_index(str(folder / "index.faiss"))
+    if recommender:
+        vectors = trained.of_run(run, "toy", "SASRec", "mntp").table[1:].numpy()
+    else:
+        vectors = np.load(run.path_of("embeddings/mntp.npy"))[1:]
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores, items = index.search(vectors[:3], 16)
+    np.testing.assert_allclose(scores, -np.sort(-(vectors[:3] @ vectors.T), axis=1), rtol=1e-4, atol=1e-5)
+    assert {*items[0].tolist()} == set(range(1, 17))
+    monkeypatch.setattr(recommender_export, "MANY", 10)
+    near = faiss.read_index(str(export.export(run, "faiss", tmp_path / "many", "mntp") / "index.faiss"))
+    assert near.search(vectors[:1], 3)[1].min() >= 1 if not recommender else True
+
+
+def test_without_the_package_an_index_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match=r"pip install 'llm2rec-kit\[faiss\]'"):
+        export.export(run, "faiss", tmp_path / "out", "mntp")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["recommender"], "kept no recommender over contrastive. It has"),
+        (["recommender", "--stage", "mntp", "--recommender", "BERT4Rec"], "kept no BERT4Rec over mntp"),
+        (["adapted", "--stage", "mntp", "--domain", "games"], "trained in toy, not in 'games'"),
+        (["npy", "--stage", "mntp", "--recommender", "SASRec"], "The format npy has no recommender or domain to choose"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_paragraph(run, tmp_path, capsys, words, says):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", str(run.path), "--to", str(tmp_path / "out"), "--format", *words])
+    found = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert says in found
+    assert len(found.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
