@@ -74,9 +74,9 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: 
 
 
 def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
-    from llm2rec_kit.downstream import item_table, pretrained
+    from llm2rec_kit.downstream import pretrained, table_names
 
-    texts = {item_table.parse(name)[0] for name in asked.embeddings}
+    texts = {table_names.parse(name)[0] for name in asked.embeddings}
     if pretrained.NAME in texts - {*there} and not pretrained.available():
         raise S.SettingsError(pretrained.LACKING)
 
@@ -118,9 +118,9 @@ def _mask_token(mntp: S.MNTP, contrast: S.Contrastive) -> None:
 
 
 def _embeddings(asked: S.Evaluation, tables: list[str]) -> None:
-    from llm2rec_kit.downstream import item_table, pretrained
+    from llm2rec_kit.downstream import pretrained, table_names
 
-    texts = [text for name in asked.embeddings if (text := item_table.parse(name)[0])]
+    texts = [text for name in asked.embeddings if (text := table_names.parse(name)[0])]
     _known_tables("evaluation_embeddings", texts, [*tables, pretrained.NAME], "id")
 
 
