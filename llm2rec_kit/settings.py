@@ -38,6 +38,7 @@ _VARIANT = (
     rf".+-({'|'.join(POOLINGS)})-({'|'.join(MASKS)})",
     "{name}: a variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {found}.",
 )
+TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "trackio")
 SOURCES = ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix")
 
 
@@ -238,6 +239,11 @@ class Training(Stage):
     keep: str = setting("last", "weights kept: last, or best: of the lowest validation loss", ("last", "best"))
     save_every: int = setting(200, "steps between checkpoints [O]", within="x >= 1")
     seed: int = setting(42, "seed of order, masks, adapters and dropout [C]", within=SEED)
+    report_to: str = setting(
+        "none",
+        "tracker that the losses are sent to while they fall, where it is installed; no result depends on it [O]",
+        TRACKERS,
+    )
 
     @property
     def unchecked(self) -> str:

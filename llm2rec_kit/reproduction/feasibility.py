@@ -59,6 +59,8 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: 
     low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
     if "04" in numbers:
         _packages(recommenders, there)
+    trained = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
+    _trackers(*(stage.from_parameters(values) for stage in trained))
     if not low and set(asked.values()) <= {"auto", "cpu"}:
         return
     import torch
@@ -71,6 +73,15 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: 
             raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
     if low and evaluation.device_of(recommenders)[0] == "cpu" and not kernels.bfloat16_is_fast():
         raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
+
+
+def _trackers(*stages: S.Stage) -> None:
+    asked = [stage for stage in stages if isinstance(stage, S.Training) and stage.report_to != "none"]
+    if asked:
+        from llm2rec_kit.training import tracking
+
+        for stage in asked:
+            tracking.check(stage)
 
 
 def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
@@ -88,6 +99,7 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     training domains have, a domain against those there are, your own vectors against the items. Nothing else is read.
     """
     notes: list[str] = []
+    _trackers(*stages)
     for stage in stages:
         match stage:
             case S.CSFT():
