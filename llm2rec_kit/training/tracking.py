@@ -58,6 +58,7 @@ def tracked(trainer: Trainer, settings: S.Training, folder: Path) -> Iterator[No
     with _variables(
         WANDB_PROJECT=PROJECT,
         WANDB_DIR=str(place),
+        WANDB_CONSOLE="off",  # it would send what is printed, and that may quote titles
         MLFLOW_EXPERIMENT_NAME=PROJECT,
         MLFLOW_TRACKING_URI=f"sqlite:///{place / 'mlflow.db'}",
         TENSORBOARD_LOGGING_DIR=str(place / "tensorboard"),
