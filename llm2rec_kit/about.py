@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2rec_kit import manifest, meter, storage
+from llm2rec_kit import manifest, meter, places, storage
 
 if TYPE_CHECKING:
     from llm2rec_kit.runs import Run
@@ -142,22 +142,25 @@ def _processor() -> str:
 
 @cache
 def git() -> dict[str, Any] | None:
-    """Commit of the checkout that the code is in, and whether it has other changes; None outside one."""
+    """Commit of the checkout that the code is in, and whether it has other changes; None outside one.
+
+    Of a wheel it is the commit that pip built it from, where pip was given a repository.
+    """
+    if (root := places.checkout()) is None:
+        return _installed_from()
     try:
 
         def asked(*words: str) -> str:
-            return subprocess.run(
-                ["git", *words], cwd=project_root(), capture_output=True, text=True, check=True
-            ).stdout.strip()
+            return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
         return {"commit": asked("rev-parse", "HEAD"), "dirty": bool(asked("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def project_root() -> Path:
-    """The folder that holds `notebooks/` and `llm2rec_kit/`, wherever the caller's working directory is."""
-    for folder in (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks").is_dir() and (folder / "llm2rec_kit").is_dir():
-            return folder
-    return Path.cwd()
+def _installed_from() -> dict[str, Any] | None:
+    """The commit in the note that pip leaves of a package installed from a repository."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        told = json.loads(importlib.metadata.distribution("llm2rec-kit").read_text("direct_url.json"))
+        return {"commit": told["vcs_info"]["commit_id"], "dirty": False}
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 
 from llm2rec_kit import __version__, cli_product, packages
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_explore,
         cli_product.add_recommend,
         cli_product.add_push,
+        _add_notebooks,
     ):
         add(commands)
     return parser
@@ -61,7 +63,9 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
     c.add_argument("--from", dest="start", default="", metavar="03", help="this notebook and those after it")
     c.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument("--force", action="store_true", help="redo finished stages")
     c.add_argument("--plan", action="store_true", help="print sizes, expected hours, memory and disk; run nothing")
     c.set_defaults(command=_reproduce)
@@ -74,7 +78,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
     c.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument("--force", action="store_true", help="redo a finished stage")
     c.set_defaults(command=_train)
 
@@ -96,14 +102,18 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         "report", help="write the report of a run anew; of several, also one that sets them side by side"
     )
     c.add_argument("runs", nargs="+", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.set_defaults(command=_report)
 
 
 def _add_expect(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("expect", help="keep a run's results as those that its profile is expected to give")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument(
         "--profile", default="", help="profile that the numbers are for (default: the one that the run was made with)"
     )
@@ -119,7 +129,10 @@ def _add_grid(commands: argparse._SubParsersAction) -> None:
     )
     c.add_argument("--retries", type=int, default=1, help="times that a failed notebook is tried again (default: 1)")
     c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where the grid's folder is made (default: the project's outputs/)"
+        "--outputs",
+        default="",
+        metavar="DIR",
+        help="where the grid's folder is made (default: outputs/ of the checkout, or here)",
     )
     c.add_argument("--plan", action="store_true", help="print cells and notebooks to run; run nothing")
     c.set_defaults(command=_grid)
@@ -159,7 +172,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
     c.add_argument("--domain", default="", help="for those: of several domains, which")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument(
         "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
     )
@@ -169,10 +184,19 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 def _add_explore(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
     c.add_argument("--open", action="store_true", help="open it in the browser")
     c.set_defaults(command=_explore)
+
+
+def _add_notebooks(commands: argparse._SubParsersAction) -> None:
+    c = commands.add_parser("notebooks", help="lay the kit's notebooks out in a folder, to open, read and change them")
+    c.add_argument("folder", metavar="DIR", help="where to; their runs are those of the folder where you call this")
+    c.add_argument("--force", action="store_true", help="overwrite notebooks that were changed there")
+    c.set_defaults(command=_notebooks)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -212,7 +236,7 @@ def _plan(profile: str, asked: dict) -> int:
         missing = str(error)
     print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))
     part = asked["only"] or asked["start"]  # a dated run is of all that its profile runs
-    if not part and (dated := expected.load(profile)):
+    if not part and (dated := expected.load(profile, asked["outputs"])):
         print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
     return 0
 
@@ -297,7 +321,7 @@ def _expect(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"{run} was not made by `llm2rec reproduce`; say which profile its numbers are for with --profile."
             )
-        path = expected.path_of(profile)
+        path = expected.path_of(profile, run.path.parent)
         expected.keep(report.collect(run), about, path)
         print(f"{path}: what profile {profile} is expected to give from now on")
     return 0
@@ -332,6 +356,19 @@ def _explore(args: argparse.Namespace) -> int:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def _notebooks(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs
+
+    with runs.one_paragraph_errors():
+        from llm2rec_kit.reproduction import laid_out
+
+        with _told(args.folder, "DIR"):
+            written, kept = laid_out.lay_out(args.folder, force=args.force)
+        print(f"{args.folder}: {len(written)} notebooks written, {len(kept)} there already as they are")
+        print(f"their runs: {runs.outputs_folder()}\nto open them: jupyter lab --notebook-dir {shlex.quote(args.folder)}")
     return 0
 
 
@@ -390,7 +427,7 @@ def _write_report(run) -> None:
     results = report.write(run)
     print("\n" + report.terminal_table(results))
     profile = run.about().get("asked", {}).get("profile", "")
-    if profile and (wanted := expected.load(profile)):
+    if profile and (wanted := expected.load(profile, run.path.parent)):
         print(expected.text(results, profile, wanted) + "\n")
     print(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
 

@@ -21,6 +21,7 @@ from llm2rec_kit.storage import safe_name
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
+NOT_ATTRIBUTES = ("source_id", "domain", "plain_title")  # text columns of items that say nothing of what an item is
 
 
 class CorpusError(ValueError):
@@ -222,6 +223,13 @@ class Corpus:
             max_history=about["max_history"],
             facts=about["facts"],
         )
+
+
+def attribute_columns(items: pl.DataFrame) -> list[str]:
+    """The columns of `items` with text or numbers that are attributes, `title` among them; empty where an item has its title alone."""
+    texts = [c for c, kind in items.schema.items() if kind == pl.String or kind.is_numeric()]
+    found = [c for c in texts if c not in NOT_ATTRIBUTES]
+    return found if len(found) > 1 else []
 
 
 def folder_names(domains: Iterable[str]) -> dict[str, str]:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import about, manifest, meter, storage
-from llm2rec_kit.about import project_root, provenance
+from llm2rec_kit.about import provenance
+from llm2rec_kit.places import project_root
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.stage import check_kind
 from llm2rec_kit.storage import alone, cannot_write, clear, expanded, file_digest, plain, write_json
@@ -53,7 +54,7 @@ class ArtefactError(RuntimeError):
 
 
 def outputs_folder(outputs: str | Path = "") -> Path:
-    """Where runs live: `outputs`, or the project's own outputs/; SettingsError for what is neither text nor a path."""
+    """Where runs live: `outputs`, or the outputs/ that `project_root` has; SettingsError for what is neither text nor a path."""
     if not isinstance(outputs, Path):
         check_kind("outputs", str, outputs)
     return expanded(outputs) if outputs else project_root() / "outputs"

@@ -45,6 +45,7 @@ _VARIANT = (
     "{name}: a variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {found}.",
 )
 RECOMMENDERS, BASELINES, SOURCES = (own_parts.OF_THE_KIT[kind] for kind in ("recommender", "baseline", "source"))
+TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "trackio")
 
 
 def template_names(template: str) -> list[str]:
@@ -271,6 +272,11 @@ class Training(Stage):
     keep: str = setting("last", "weights kept: last, or best: of the lowest validation loss", ("last", "best"))
     save_every: int = setting(200, "steps between checkpoints [O]", within="x >= 1")
     seed: int = setting(42, "seed of order, masks, adapters and dropout [C]", within=SEED)
+    report_to: str = setting(
+        "none",
+        "tracker that the losses are sent to while they fall, where it is installed; no result depends on it [O]",
+        TRACKERS,
+    )
 
     @property
     def unchecked(self) -> str:

@@ -12,14 +12,26 @@ def llm2rec(*words, **kwargs):
     return subprocess.run([sys.executable, "-m", "llm2rec_kit.cli", *words], capture_output=True, text=True, **kwargs)
 
 
-def test_help_imports_nothing_heavy():
+HEAVY = {"torch", "transformers", "tokenizers", "sklearn", "scipy", "umap", "papermill", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("words", "light", "said"),
+    [
+        (["--help"], {"polars", "numpy"}, "reproduce"),
+        (["params"], {"polars"}, "csft_learning_rate"),
+        (["reproduce", "--profile", "demo", "--plan"], set(), "took"),
+        (["reproduce", "--profile", "paper", "--plan"], set(), "Table 5"),
+    ],
+)
+def test_what_only_tells_imports_nothing_heavy(words, light, said):
     code = (
-        "import sys\nfrom llm2rec_kit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'torch', 'transformers', 'umap', 'papermill', 'matplotlib', 'polars'} & set(sys.modules)))"
+        f"import sys\nfrom llm2rec_kit.cli import main\ntry:\n    main({words})\nexcept SystemExit:\n    pass\n"
+        f"print(sorted({HEAVY | light} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip().endswith("[]")
-    assert "reproduce" in done.stdout
+    assert done.stdout.strip().endswith("[]"), done.stderr
+    assert said in done.stdout
 
 
 @pytest.mark.parametrize(

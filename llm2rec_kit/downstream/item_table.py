@@ -16,24 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from llm2rec_kit.downstream import kernels
+from llm2rec_kit.downstream.table_names import parse as parse
 from llm2rec_kit.runs import ArtefactError, Run
 
 SCALED_STD = 0.02  # of weights that start scaled down
-KINDS = {"_add_id": "add", "_concat_id": "concat"}
-
-
-def parse(name: str) -> tuple[str | None, str]:
-    """The stage whose embeddings a table stands on (None without text), and its kind.
-
-    >>> [parse(n) for n in ("id", "id_detached", "csft", "csft_add_id", "csft_concat_id")]
-    [(None, 'id'), (None, 'id_detached'), ('csft', 'text'), ('csft', 'add'), ('csft', 'concat')]
-    """
-    if name in ("id", "id_detached"):
-        return None, name
-    for ending, kind in KINDS.items():
-        if name.endswith(ending):
-            return name.removesuffix(ending), kind
-    return name, "text"
 
 
 def read(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from scipy import stats
 
 from llm2rec_kit.settings import METRIC
 
@@ -93,6 +92,8 @@ def paired_tests(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, se
             "A paired test needs the same users' samples on both sides; "
             f"found {before.shape} and {after.shape} of {len(users)} samples' users."
         )
+    from scipy import stats  # takes longer than all that only names a metric
+
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     bounds = bootstrap_intervals(differences, users, seed=seed)
     out = []

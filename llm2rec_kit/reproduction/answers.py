@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import comparison, item_table, metrics
+from llm2rec_kit.downstream import comparison, metrics, table_names
 from llm2rec_kit.downstream.comparison import NOTHING
 from llm2rec_kit.reproduction.experiments import Study
 from llm2rec_kit.runs import Run
@@ -25,7 +25,7 @@ PAIR = ("recommender", "before", "after")
 
 @dataclass(frozen=True)
 class Arm:
-    """What a reader calls it, the study that it was trained in, its item table as `item_table.parse` names it."""
+    """What a reader calls it, the study that it was trained in, its item table as `table_names.parse` names it."""
 
     name: str
     study: Study
@@ -173,7 +173,7 @@ def targets_of(corpus: Corpus, domain: str) -> pl.DataFrame:
 
 def budget(run: Run, embedding: str) -> str:
     """What the text of an item table was trained with: "csft 300 steps, mntp 500 steps"; "no text" for ids."""
-    text, kind = item_table.parse(embedding)
+    text, kind = table_names.parse(embedding)
     if text is None:
         return "no text"
     name = run.manifest(f"embeddings/{text}")["settings"].get("encoder", text)

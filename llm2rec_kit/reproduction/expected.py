@@ -16,25 +16,36 @@ from typing import Any
 
 import yaml
 
-from llm2rec_kit import storage
+from llm2rec_kit import places, storage
 from llm2rec_kit.evaluations import TRAINED, is_trained
 from llm2rec_kit.reproduction.differences import first_metrics, pooled_std, settings_that_differ
+from llm2rec_kit.runs import outputs_folder
 
 ROUNDING = 5.1e-7  # of the six decimals that are kept
 WIDTH = 4.0  # standard deviations of the difference of two means: one false alarm in 16,000 lines
 
 
-def path_of(profile: str) -> Path:
-    """The file with the expected numbers of a profile that comes with the kit, or beside a profile of one's own."""
+def path_of(profile: str, outputs: str | Path = "") -> Path:
+    """Where the expected numbers of a profile are kept.
+
+    Of a profile of one's own beside it; of one that comes with the kit in the checkout, or, where the kit was installed from a
+    wheel, in expected/ of the folder that runs live in.
+    """
     if profile.endswith((".yaml", ".yml")):
         return Path(profile).parent / "expected" / Path(profile).name
+    if places.checkout():
+        return _of_the_kit(profile)
+    return outputs_folder(outputs) / "expected" / f"{profile}.yaml"
+
+
+def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
+    """The expected numbers of a profile with their provenance, one's own before the kit's; None where none are kept."""
+    found = [path for path in (path_of(profile, outputs), _of_the_kit(profile)) if path.is_file()]
+    return yaml.safe_load(found[0].read_text()) if found else None
+
+
+def _of_the_kit(profile: str) -> Path:
     return Path(str(resources.files(__package__).joinpath("profiles", "expected", f"{profile}.yaml")))
-
-
-def load(profile: str) -> dict[str, Any] | None:
-    """The expected numbers of a profile with their provenance; None where none are kept."""
-    path = path_of(profile)
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
 
 
 def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:

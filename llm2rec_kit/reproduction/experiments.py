@@ -118,9 +118,9 @@ def take_table(study: Study, name: str) -> str:
 
     Tables without text, as `id`, have nothing to take. Raises ArtefactError where the run does not have it.
     """
-    from llm2rec_kit.downstream import item_table
+    from llm2rec_kit.downstream import table_names
 
-    text, _ = item_table.parse(name)
+    text, _ = table_names.parse(name)
     wanted = [f"embeddings/{text}"] if text else []
     for made in wanted:
         take(study.run, study.base, made)
@@ -159,7 +159,7 @@ def evaluate(
     seeds: Sequence[int],
     domains: Sequence[str] = (),
 ) -> list[str]:
-    """Train each recommender over each table (as `item_table.parse` names them) with each seed, in `domains` or in all.
+    """Train each recommender over each table (as `table_names.parse` names them) with each seed, in `domains` or in all.
 
     Returns the names of the evaluations, which `comparison.table` and `comparison.compare` take.
     """

@@ -62,6 +62,8 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: 
     low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
     if "04" in numbers:
         _packages(recommenders, there)
+    trained = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
+    _trackers(*(stage.from_parameters(values) for stage in trained))
     if not low and set(asked.values()) <= {"auto", "cpu"}:
         return
     import torch
@@ -76,10 +78,19 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: 
         raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
 
 
-def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
-    from llm2rec_kit.downstream import item_table, pretrained
+def _trackers(*stages: S.Stage) -> None:
+    asked = [stage for stage in stages if isinstance(stage, S.Training) and stage.report_to != "none"]
+    if asked:
+        from llm2rec_kit.training import tracking
 
-    texts = {item_table.parse(name)[0] for name in asked.embeddings}
+        for stage in asked:
+            tracking.check(stage)
+
+
+def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
+    from llm2rec_kit.downstream import pretrained, table_names
+
+    texts = {table_names.parse(name)[0] for name in asked.embeddings}
     if pretrained.NAME in texts - {*there} and not pretrained.available():
         raise S.SettingsError(pretrained.LACKING)
 
@@ -91,6 +102,7 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     training domains have, a domain against those there are, your own vectors against the items. Nothing else is read.
     """
     notes: list[str] = []
+    _trackers(*stages)
     for stage in stages:
         match stage:
             case S.CSFT():
@@ -123,9 +135,9 @@ def _mask_token(mntp: S.MNTP, contrast: S.Contrastive) -> None:
 
 
 def _embeddings(asked: S.Evaluation, tables: list[str]) -> None:
-    from llm2rec_kit.downstream import item_table, pretrained
+    from llm2rec_kit.downstream import pretrained, table_names
 
-    texts = [text for name in asked.embeddings if (text := item_table.parse(name)[0])]
+    texts = [text for name in asked.embeddings if (text := table_names.parse(name)[0])]
     _known_tables("evaluation_embeddings", texts, [*tables, pretrained.NAME], "id")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.downstream import pretrained
 from llm2rec_kit.reproduction import beside, rehearsal, starts
 from llm2rec_kit.reproduction.experiments import RAW
@@ -152,9 +153,7 @@ class _Tables:
 
     def _attributes(self) -> bool:
         """Whether the items have text besides their titles; taken to, as long as there is no corpus to look at."""
-        from llm2rec_kit.training import attributes
-
-        return self.sizes.corpus is None or bool(attributes.columns(self.sizes.corpus.items))
+        return self.sizes.corpus is None or bool(attribute_columns(self.sizes.corpus.items))
 
     def _table_4(self, study: Study) -> None:
         """The run's stages, and the four cells of mask and pooling."""

@@ -20,13 +20,12 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-from llm2rec_kit import checkpoint, gguf, meter, own_parts, storage
+from llm2rec_kit import checkpoint, gguf, meter, own_parts, places, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.ranges import clipped, shown
-from llm2rec_kit.reproduction import assets, feasibility, plain_yaml, recorded
+from llm2rec_kit.reproduction import assets, plain_yaml, recorded
 from llm2rec_kit.reproduction.progress import Progress
-from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, outputs_folder, project_root, provenance
+from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, outputs_folder, provenance
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
@@ -47,11 +46,11 @@ class Parameter:
 
 
 def series(root: Path | None = None) -> list[Path]:
-    """The numbered notebooks from 01 on, in order; 00 is the page that says where to begin."""
-    folder = (root or project_root()) / "notebooks"
+    """The numbered notebooks from 01 on, in order: those of this code, or those in `root`'s notebooks/. 00 says where to begin."""
+    folder = root / "notebooks" if root else places.notebooks_folder()
     found = sorted(book for book in folder.glob("[0-9][0-9]_*.ipynb") if not book.name.startswith("00"))
     if not found:
-        raise FileNotFoundError(f"No numbered notebook in {folder}. Run from a checkout of llm2rec_kit.")
+        raise FileNotFoundError(f"No numbered notebook in {folder}: the kit is not whole. Install it again.")
     return found
 
 
@@ -228,6 +227,8 @@ def prepared(
 
     `look` False: whether data and weights are there is not looked at.
     """
+    from llm2rec_kit.reproduction import feasibility  # with polars, which the list of parameters does without
+
     books = series(root)
     values = {"run": Path(profile).stem, **plain_yaml.meant(load_profile(profile)), **(overrides or {})}
     # What the caller says comes before the profile.
@@ -237,6 +238,8 @@ def prepared(
     check(values, sorted({name for p in own.values() for name in p}))
     check_name(values["run"])
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
+    if not places.checkout():
+        values["outputs"] = str(outputs_folder(values.get("outputs", "")))
     for name in ("data_path", "outputs"):
         if values.get(name):
             values[name] = str(storage.expanded(values[name]).resolve())
@@ -258,6 +261,9 @@ def prepared(
 
 def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None:
     """Raise SettingsError where the settings of one of `books` cannot work on the run's corpus, if it has a sound one."""
+    from llm2rec_kit.corpus import Corpus
+    from llm2rec_kit.reproduction import feasibility
+
     try:
         corpus = Corpus.load(run.require("corpus"))
     except (ArtefactError, OSError):  # the notebook says so itself
@@ -416,7 +422,7 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
                 progress_bar=False,
                 stdout_file=progress,
                 on_cell_start=progress.on_cell_start,
-                cwd=str(book.parent),
+                cwd=str(target.parent if book.is_relative_to(places.PACKAGE) else book.parent),
             )
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # somebody interrupted the kernel itself

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import item_table, metrics, ranking, samples, trained
+from llm2rec_kit.downstream import metrics, table_names
 from llm2rec_kit.reproduction import answers
 from llm2rec_kit.reproduction.answers import Answer
 from llm2rec_kit.reproduction.experiments import Study
 from llm2rec_kit.reproduction.starts import STARTS
+
+if TYPE_CHECKING:
+    from llm2rec_kit.downstream import trained
 
 ASKED = S.QUESTIONS
 NORMALISED = ("none", "unit", "standardised", "whitened")
@@ -130,10 +134,12 @@ def without_seen(
 
     `tables` is {a reader's name: item table}. Same weights in both arms, so what differs is the list alone.
     """
+    from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
+
     part, ids = study.corpus.select([domain])
     targets = part.samples("test")
     rows = samples.rows_of(part, targets, shared=False)
-    texts = {text for table in tables.values() if (text := item_table.parse(table)[0])}
+    texts = {text for table in tables.values() if (text := table_names.parse(table)[0])}
     vectors = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
     keys, each, budgets = [], [], {}
     for recommender, (name, table) in itertools.product(recommenders, tables.items()):
@@ -149,6 +155,8 @@ def without_seen(
 
 def _kept(study: Study, *what) -> trained.Trained:
     """The recommender from the study, or from its base: weights are kept of the first seed alone, wherever that was trained."""
+    from llm2rec_kit.downstream import trained
+
     try:
         return trained.load(study.run, *what)
     except ValueError:

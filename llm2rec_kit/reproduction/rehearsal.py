@@ -144,9 +144,9 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
 
 def take_table(base: Study, study: Study, name: str) -> None:
     """As `experiments.take_table`; a table that `base` does not have is left to `evaluate` to name."""
-    from llm2rec_kit.downstream import item_table
+    from llm2rec_kit.downstream import table_names
 
-    text, _ = item_table.parse(name)
+    text, _ = table_names.parse(name)
     wanted = [base.holds[f"embeddings/{text}"]] if f"embeddings/{text}" in base.holds else []
     for made in wanted:
         study.holds[made.name] = made
@@ -162,10 +162,10 @@ def evaluate(
     domains: Sequence[str] = (),
 ) -> None:
     """As `experiments.evaluate`. Raises ValueError for a table of embeddings that the study does not have."""
-    from llm2rec_kit.downstream import item_table
+    from llm2rec_kit.downstream import table_names
 
     for embedding in embeddings:
-        text, _ = item_table.parse(embedding)
+        text, _ = table_names.parse(embedding)
         if text and f"embeddings/{text}" not in study.holds:
             raise ValueError(
                 f"Recommenders are asked for over {embedding!r}, but there are no embeddings {text!r} to be had."

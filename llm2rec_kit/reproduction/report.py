@@ -172,7 +172,7 @@ def write(run: Run) -> dict[str, Any]:
         "best": best,
         "left_out": left_out_note,
         "missing": missing_notes(results),
-        "check": _checked(results, about),
+        "check": _checked(results, about, run.path.parent),
         "cost": cost_rows(about),
         "keys": cost_keys(about),
         "drawn": drawings(run, held),
@@ -242,10 +242,10 @@ def cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"stage": label, **row} for label, row in rows.items()]
 
 
-def _checked(results: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
+def _checked(results: dict[str, Any], about: dict[str, Any], outputs: Path) -> dict[str, Any] | None:
     """The comparison with what the run's profile is expected to give, where that is kept."""
     profile = about.get("asked", {}).get("profile", "")
-    wanted = expected.load(profile) if profile else None
+    wanted = expected.load(profile, outputs) if profile else None
     if wanted is None:
         return None
     lines, changed = expected.compare(results, wanted)

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.downstream import comparison, kept
+from llm2rec_kit.downstream import comparison, kept, table_names
 from llm2rec_kit.reproduction import answers, paper
 from llm2rec_kit.reproduction.answers import Answer, Arm
 from llm2rec_kit.reproduction.experiments import Study
@@ -61,11 +61,9 @@ def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **o
 
 def check(base: Run, asked: S.Tables) -> None:
     """Raise ArtefactError for a table of `tables_starts` that the run does not have."""
-    from llm2rec_kit.downstream import item_table
-
     there = [name.split("/")[-1] for name in base.names("embeddings")]
     for name in asked.starts:
-        if (text := item_table.parse(name)[0]) and text not in there:
+        if (text := table_names.parse(name)[0]) and text not in there:
             raise ArtefactError(
                 f"Run {base.name!r} has no embeddings {text!r}, which tables_starts names; it has {', '.join(there) or 'none'}. "
                 "Leave it out, or make it with notebooks/03_item_embedding.ipynb (minilm: 04)."
@@ -96,7 +94,7 @@ def _length(study: Study, domain: str, table: str) -> float:
     """Mean norm of the domain's vectors as the adapter reads them; NaN for a table without text."""
     from llm2rec_kit.downstream import item_table
 
-    settings, (text, _) = study.settings["evaluation"], item_table.parse(table)
+    settings, (text, _) = study.settings["evaluation"], table_names.parse(table)
     if not text:
         return float("nan")
     part, ids = study.corpus.select([domain])

@@ -19,19 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import attribute_columns as columns
 from llm2rec_kit.titles import title_tokens
 from llm2rec_kit.training import contrastive
 
-NOT_ATTRIBUTES = ("item", "source_id", "domain", "plain_title")
 LONGEST = 100  # characters of a value, as in the released prompts
 Item = tuple[str, list[str]]  # domain, attributes
-
-
-def columns(items: pl.DataFrame) -> list[str]:
-    """The columns of `items` with text or numbers that are attributes, `title` among them; empty where an item has its title alone."""
-    texts = [c for c, kind in items.schema.items() if kind == pl.String or kind.is_numeric()]
-    found = [c for c in texts if c not in NOT_ATTRIBUTES]
-    return found if len(found) > 1 else []
 
 
 def of(items: pl.DataFrame) -> list[Item]:

@@ -20,7 +20,7 @@ from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import Run
-from llm2rec_kit.training import checkpoints, contrastive, csft, mntp, ranks, trainer
+from llm2rec_kit.training import checkpoints, contrastive, csft, mntp, ranks, tracking, trainer
 
 STAGES: dict[str, tuple[type[S.Training], str]] = {  # settings, and the artefact whose model is trained
     "csft": (S.CSFT, "backbone"),
@@ -37,6 +37,7 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
     """
     kind, source = STAGES[name]
     settings, place = kind.from_parameters(parameters), S.Backbone.from_parameters(parameters)
+    tracking.check(settings)
     ranks.join(backbone.placement(place)[0])
     key = trainer.key(settings, place) | {"inputs": ["corpus", source]}
     with _quiet_but_first():

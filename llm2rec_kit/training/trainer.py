@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 from llm2rec_kit import backbone, kernels
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.training import checkpoints, live, lora, ranks
+from llm2rec_kit.training import checkpoints, live, lora, ranks, tracking
 from llm2rec_kit.training.ranks import MicroBatch
 
 Loss = Callable[[PreTrainedModel, MicroBatch], tuple[torch.Tensor, int]]
@@ -52,6 +52,7 @@ ASIDE = (
     "collapse_uniformity",
     "collapse_rank",
 )
+UNKEPT = ("report_to",)  # of the one who trains, not of what is trained: in no manifest
 QUIET_SECONDS = 30  # a log without a word for longer looks like a hang
 
 
@@ -68,7 +69,8 @@ def key(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]
     dropout = settings.tuning == "lora" and settings.lora_dropout > 0
     dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0
     aside = [name for name in ASIDE if hasattr(settings, name) and not (dropout and name == "batch_tokens")]
-    return {"settings": settings.as_dict() | place.where | other, "aside": aside}
+    kept = {k: v for k, v in settings.as_dict().items() if k not in UNKEPT}
+    return {"settings": kept | place.where | other, "aside": aside}
 
 
 def fit(
@@ -124,7 +126,7 @@ def fit(
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     for callback in (_Progress(name, settings.steps), bar, _SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
-    with kernels.fast_linears(model):
+    with kernels.fast_linears(model), tracking.tracked(trainer, settings, folder):
         trainer.go(name)
     if not ranks.sharded():
         trainer.restore_kept()
@@ -136,6 +138,7 @@ def fit(
 
 def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | None) -> None:
     """Raise SettingsError for settings that do not go together, or not with this machine."""
+    tracking.check(settings)
     if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.bfloat16_is_fast():
         raise S.SettingsError(
             f"{settings.prefix}_precision: mixed multiplies in bfloat16, which this CPU has no instructions for (AVX512-BF16): "
@@ -597,6 +600,7 @@ def _arguments(
     )
     # Several GPUs in one process would mean nn.DataParallel, which knows nothing of our batches; torchrun is the way.
     arguments._n_gpu = min(1, arguments.n_gpu)
+    arguments.report_to = []  # what "none" leaves in where a cluster's variable asks for it; `tracking` sends what is asked for
     return arguments
 
 
@@ -633,5 +637,4 @@ def _notebook_callbacks() -> list[type]:
 
 def _repeatable(entry: dict[str, float]) -> dict[str, float]:
     """The step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
-    kept = ("loss", "learning_rate", "grad_norm")
-    return {"step": entry["step"]} | {k: v for k, v in entry.items() if k in kept or k.startswith("validation_")}
+    return {"step": entry["step"]} | tracking.numbers(entry)

@@ -11,10 +11,11 @@ import sys
 import numpy as np
 import pytest
 
+from llm2rec_kit.places import project_root
 from llm2rec_kit.reproduction import notebooks, report
 from llm2rec_kit.runs import Run, read_records
 
-PROFILE = notebooks.project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
+PROFILE = project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
 
 
 def test_the_terminal_ends_with_the_table_and_where_to_look(finished):

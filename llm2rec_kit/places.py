@@ -1,0 +1,40 @@
+"""Where things are: the notebooks that belong to this code, and the folder that runs go to, in a checkout and outside of one.
+
+The repository has the notebooks once, at its top; a wheel carries them inside the package. `llm2rec notebooks` lays them out in
+a folder of the user's and leaves a note there, so that a kernel started in that folder finds the runs of the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm2rec_kit import storage
+
+PACKAGE = Path(__file__).resolve().parent
+LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out notebooks
+
+
+def checkout() -> Path | None:
+    """The checkout that this code runs from (`pip install -e` included); None where it was installed from a wheel."""
+    return PACKAGE.parent if _is_checkout(PACKAGE.parent) else None
+
+
+def notebooks_folder() -> Path:
+    """The notebooks of this very code: of a checkout at its top, of a wheel in the package."""
+    return (checkout() or PACKAGE) / "notebooks"
+
+
+def project_root() -> Path:
+    """The folder whose `outputs/` holds the runs: the checkout that this code is in, else one that the working directory is in.
+
+    Outside of checkouts it is the working directory, or, where notebooks were laid out there, where they were laid out from.
+    """
+    if found := checkout() or next((f for f in (Path.cwd(), *Path.cwd().parents) if _is_checkout(f)), None):
+        return found
+    note = storage.note_or_nothing(Path(LAID_OUT), "Runs are kept in outputs/ of the working directory.")
+    return (Path.cwd() / note.get("runs", "")).resolve()
+
+
+def _is_checkout(folder: Path) -> bool:
+    parts = (folder / "notebooks", folder / "llm2rec_kit", folder / "pyproject.toml")
+    return all(part.exists() for part in parts)
