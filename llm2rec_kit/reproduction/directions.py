@@ -125,3 +125,10 @@ def tally(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
     """How many printed comparisons agree in which way."""
     found = [a for f in frames for a in f["agreement"]]
     return {name: found.count(name) for name in (SAME, OTHER, NOTHING, OPEN)}
+
+
+def by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """`tally` of each of the paper's tables, in their order; `rows` name theirs in the column `table`, as "Figure 4, tiny-96"."""
+    named = rows.with_columns(table=pl.col("table").str.extract(r"^(\w+ \d+)")) if len(rows) else rows
+    parts = named.partition_by("table", maintain_order=True) if len(rows) else []
+    return {part["table"][0]: tally([part]) for part in parts}
