@@ -22,6 +22,7 @@ PLACES = {  # a row's background, by what its column `place` says
     "best": "background-color: rgba(0, 158, 115, 0.22); font-weight: bold",
     "tied for best": "background-color: rgba(0, 158, 115, 0.10)",
 }
+SHORT = 24  # letters that are not broken into lines
 INTERVAL = re.compile(r" (\[[^\]]*\])$")
 
 
@@ -83,12 +84,15 @@ def _spelled(column: pl.Series, way: str) -> pl.Series:
 
 def _line(row: dict[str, Any], left: set[str], letters: int) -> str:
     mark = PLACES.get(row.get("place"), "")
-    cells = [f'<td style="{_side(n, left)}; {mark}; {_of_word(n, v)}">{_cell(v, letters)}</td>' for n, v in row.items()]
+    cells = [f'<td style="{_side(n, left, v)}; {mark}; {_of_word(n, v)}">{_cell(v, letters)}</td>' for n, v in row.items()]
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _side(name: str, left: set[str]) -> str:
-    return "text-align: left; max-width: 36em" if name in left else "text-align: right; white-space: nowrap"
+def _side(name: str, left: set[str], value: Any = None) -> str:
+    """Words to the left, short ones on one line, numbers to the right."""
+    if name not in left:
+        return "text-align: right; white-space: nowrap"
+    return "text-align: left; max-width: 36em" + ("; white-space: nowrap" if len(str(value)) <= SHORT else "")
 
 
 def _of_word(name: str, value: Any) -> str:

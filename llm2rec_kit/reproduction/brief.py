@@ -74,7 +74,10 @@ def answers(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> list[
     versus = against(results, "id", "contrastive")
     return [
         {"question": "Does CSFT help?", "answer": against(results, "raw", "csft")},
-        {"question": "Does the whole chain (CSFT, MNTP, contrast) help?", "answer": f"{chain} Is it better than trained ids? {versus}"},
+        {
+            "question": "Does the whole chain (CSFT, MNTP, contrast) help?",
+            "answer": f"{chain} Is it better than trained ids? {versus}",
+        },
         {"question": "What is best, of all that was ranked?", "answer": winners(results, places)},
     ]
 
@@ -84,8 +87,8 @@ def against(results: dict[str, Any], before: str, after: str) -> str:
     rows = {}
     for domain in results["results"]:
         tests = [r for r in results["comparisons"].get(domain, []) if (r["before"], r["after"]) == (before, after)]
-        if of_trained := [r for r in tests if r["recommender"] in TRAINED]:
-            rows[domain] = of_trained
+        if tests := [r for r in tests if comparison.within(r)]:
+            rows[domain] = tests
     if not rows:
         return f"Not tested in this run: it takes {before} and {after} among evaluation_embeddings."
     every = [r for tests in rows.values() for r in tests]

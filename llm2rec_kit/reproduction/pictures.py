@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.lines
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from llm2rec_kit.downstream.comparison import NOTHING
-from llm2rec_kit.evaluations import TRAINED
+from llm2rec_kit.downstream import comparison
 from llm2rec_kit.maps.figures import PlainFigure
 from llm2rec_kit.runs import Run
 
@@ -28,7 +27,8 @@ WIDTH = 10.5  # inches
 INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
 # Okabe and Ito's colours, those that are told apart on white and on black
 COLOURS = {"raw": "#999999", "csft": "#E69F00", "mntp": "#56B4E9", "contrastive": "#009E73", "id": "#CC79A7"}
-VERDICTS = {"better": "#009E73", "worse": "#D55E00", NOTHING: "#999999"}
+MARKERS = "osD^v"  # a recommender each
+VERDICTS = {"better": "#009E73", "worse": "#D55E00", comparison.NOTHING: "#999999"}
 OTHERS = ("#0072B2", "#D55E00", "#F0E442")
 TRAININGS = {
     "csft": "CSFT, loss a target token",
@@ -57,26 +57,31 @@ def tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
 
     `comparisons` are the rows of notebook 04's tests by domain; None without any.
     """
-    shown = {domain: [r for r in rows if r["recommender"] in TRAINED] for domain, rows in comparisons.items()}
+    shown = {domain: [r for r in rows if comparison.within(r)] for domain, rows in comparisons.items()}
     shown = {domain: rows for domain, rows in shown.items() if rows}
     if not shown:
         return None
-    pairs = list(dict.fromkeys((r["before"], r["after"]) for rows in shown.values() for r in rows))
+    every = [r for rows in shown.values() for r in rows]
+    pairs, names = (
+        list(dict.fromkeys(found))
+        for found in zip(*(((r["before"], r["after"]), r["recommender"]) for r in every), strict=True)
+    )
     columns = min(len(shown), 3)
     figure, axes = _figure(columns, -(-len(shown) // columns), height=0.3 * len(pairs) + 1.1, sharey=True)
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
     for ax, (domain, rows) in zip(axes.flat, shown.items(), strict=False):
         for r in rows:
-            y = -pairs.index((r["before"], r["after"])) - 0.22 * (TRAINED.index(r["recommender"]) - 0.5)
+            k = names.index(r["recommender"])
+            y = -pairs.index((r["before"], r["after"])) - 0.44 * (k + 0.5) / len(names) + 0.22
             reach = [[r["difference"] - r["low"]], [r["high"] - r["difference"]]]
-            look = {"marker": "os"[TRAINED.index(r["recommender"])], "color": VERDICTS.get(r["verdict"], INK)}
+            look = {"marker": MARKERS[k % len(MARKERS)], "color": VERDICTS.get(r["verdict"], INK)}
             ax.errorbar(r["difference"], y, xerr=np.maximum(reach, 0), markersize=5, capsize=2, linewidth=1.2, **look)
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.set(title=domain, xlabel=f"difference in {rows[0]['metric']}")
         ax.set(yticks=[-k for k in range(len(pairs))], yticklabels=[f"{a} to {b}" for a, b in pairs])
-    marks = [mpl.lines.Line2D([], [], marker=m, color=INK, linestyle="", markersize=5) for m in "os"]
-    axes[0, 0].legend(marks, TRAINED, fontsize=8, frameon=False, labelcolor=INK, loc="best")
+    marks = [Line2D([], [], marker=m, color=INK, linestyle="", markersize=5) for m, _ in zip(MARKERS, names, strict=False)]
+    axes[0, 0].legend(marks, names, fontsize=8, frameon=False, labelcolor=INK, loc="best")
     return figure
 
 
