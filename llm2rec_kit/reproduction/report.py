@@ -165,6 +165,7 @@ def write(run: Run) -> dict[str, Any]:
         "brief": brief.brief(results, brief.standings(run, results, held)),
         "left_out": left_out_note,
         "missing": missing_notes(results),
+        "tallied": studied.tallied,
         "check": _checked(results, about),
         "cost": cost_rows(about),
         "keys": cost_keys(about),

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from llm2rec_kit import storage
+from llm2rec_kit.reproduction import directions
 from llm2rec_kit.runs import Run, read_records
 from llm2rec_kit.settings import QUESTIONS
 
@@ -56,7 +57,7 @@ def tallied(tally: Mapping[str, int]) -> str:
     >>> tallied({"same way": 2, "the other way": 0, "no detectable difference": 1})
     '3 tested: 2 same way, 1 no detectable difference'
     """
-    ways = ", ".join(f"{n} {way}" for way, n in tally.items() if n)
+    ways = ", ".join(f"{tally[way]} {way}" for way in directions.WAYS if tally.get(way))
     return f"{sum(tally.values())} tested: {ways}" if ways else "none tested"
 
 
