@@ -32,6 +32,7 @@ from llm2rec_kit.stage import check_kind
 from llm2rec_kit.storage import alone, cannot_write, clear, expanded, file_digest, plain, write_json
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
+UNSEEN = "<!-- a record: its numbers are in this output's own MIME type -->"
 STORE = ".store"  # in an outputs folder: what its runs share
 FORCED = "LLM2REC_FORCED"  # in the environment of a forced series: its name, which what it makes carries
 SERIES = "LLM2REC_SERIES"  # in the environment of a kernel that runs a notebook of a series: what changed may be replaced
@@ -482,12 +483,12 @@ class Run:
 
 
 def show_record(name: str, values: dict[str, Any]) -> None:
-    """Keep numbers in the executed notebook: shown as text, stored under a MIME type that `read_records` finds."""
+    """Keep numbers in the executed notebook, under a MIME type that `read_records` finds; a page shows nothing of it, a terminal a line."""
     from IPython.display import display
 
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
     kept = storage.sealed({"name": name, "values": values})
-    display({RECORD_MIME: kept, "text/plain": f"recorded {name}: {text}"}, raw=True)
+    display({RECORD_MIME: kept, "text/html": UNSEEN, "text/plain": f"recorded {name}: {text}"}, raw=True)
 
 
 def read_records(notebook: Path) -> dict[str, dict[str, Any]]:

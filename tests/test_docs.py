@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm2rec_kit.reproduction import notebooks, paper
+from llm2rec_kit.reproduction import brief, notebooks, paper
 from llm2rec_kit.settings import STAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = ["README.md", "CHANGELOG.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 PAGE = (ROOT / "docs" / "differences.md").read_text()
 NAMED = re.compile(rf"(?:{'|'.join(stage.prefix for stage in STAGES)})[_.]\w+")
 DISPUTED = paper.disagreements()["parameter"].to_list()
@@ -89,19 +90,42 @@ def test_only_disagreements_have_a_star():
     assert len(starred) == len(DISPUTED)
 
 
-@pytest.mark.parametrize("page", ["docs/differences.md", "CHANGELOG.md", "README.md"])
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
-    local = [link for link in links if "://" not in link]
-    assert local
-    for link in local:
-        assert ((ROOT / page).parent / link).is_file(), link
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def anchors(text):
+    """What a Markdown page's headings are linked by, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def test_the_readme_names_the_pages():
     readme = (ROOT / "README.md").read_text()
-    for page in ("docs/differences.md", "CHANGELOG.md", "CITATION.cff"):
-        assert f"]({page})" in readme
+    own = [page for page in PAGES if page != "README.md"]
+    for page in (*own, "CITATION.cff"):
+        assert f"]({page})" in readme, page
+
+
+def test_the_readmes_words_are_those_of_the_report():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    at = lines.index("## Six words")
+    told = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines[at + 4 : lines.index("## The notebooks") - 1]
+    ]
+    assert dict(told) == brief.GLOSSARY
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
 
 
 def test_citation_is_of_this_version_and_names_the_paper():

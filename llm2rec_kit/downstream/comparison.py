@@ -202,6 +202,11 @@ def compare(
     return pl.DataFrame(rows)
 
 
+def within(row: dict[str, Any]) -> bool:
+    """Whether a row of `compare` is about two embeddings under one recommender, and not about two recommenders."""
+    return " / " not in row["recommender"]
+
+
 def recorded(run: Run, name: str) -> list[dict[str, Any]]:
     """The tests that notebook 04 kept as artefact `name`, a dict a row of `compare`, after making them again from the ranks.
 

@@ -16,6 +16,7 @@ from llm2rec_kit.downstream.comparison import NOTHING
 from llm2rec_kit.reproduction import paper
 
 SAME, OTHER, OPEN = "same way", "the other way", "the paper is of two minds"
+WAYS = (SAME, OTHER, NOTHING, OPEN)  # all that `agreement` says
 LLM2REC = "LLM2Rec"
 STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
 MIXING = (("backbone", "single"), *((before, mix) for mix in ("mix-2", "mix-6") for before in ("single", "backbone")))
@@ -124,4 +125,11 @@ def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, s
 def tally(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
     """How many printed comparisons agree in which way."""
     found = [a for f in frames for a in f["agreement"]]
-    return {name: found.count(name) for name in (SAME, OTHER, NOTHING, OPEN)}
+    return {name: found.count(name) for name in WAYS}
+
+
+def by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """`tally` of each of the paper's tables, in their order; `rows` name theirs in the column `table`, as "Figure 4, tiny-96"."""
+    named = rows.with_columns(table=pl.col("table").str.extract(r"^(\w+ \d+)")) if len(rows) else rows
+    parts = named.partition_by("table", maintain_order=True) if len(rows) else []
+    return {part["table"][0]: tally([part]) for part in parts}

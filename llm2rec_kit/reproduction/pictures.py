@@ -17,7 +17,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from llm2rec_kit.downstream import comparison
 from llm2rec_kit.maps.figures import PlainFigure
 from llm2rec_kit.runs import Run
 
@@ -25,6 +27,8 @@ WIDTH = 10.5  # inches
 INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
 # Okabe and Ito's colours, those that are told apart on white and on black
 COLOURS = {"raw": "#999999", "csft": "#E69F00", "mntp": "#56B4E9", "contrastive": "#009E73", "id": "#CC79A7"}
+MARKERS = "osD^v"  # a recommender each
+VERDICTS = {"better": "#009E73", "worse": "#D55E00", comparison.NOTHING: "#999999"}
 OTHERS = ("#0072B2", "#D55E00", "#F0E442")
 TRAININGS = {
     "csft": "CSFT, loss a target token",
@@ -46,6 +50,39 @@ STYLE = {
     "savefig.facecolor": "none",
     **{k: INK for k in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")},
 }
+
+
+def tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
+    """Every tested difference between two embeddings under one recommender, with its 95% interval over users: a panel a domain.
+
+    `comparisons` are the rows of notebook 04's tests by domain; None without any.
+    """
+    shown = {domain: [r for r in rows if comparison.within(r)] for domain, rows in comparisons.items()}
+    shown = {domain: rows for domain, rows in shown.items() if rows}
+    if not shown:
+        return None
+    every = [r for rows in shown.values() for r in rows]
+    pairs, names = (
+        list(dict.fromkeys(found))
+        for found in zip(*(((r["before"], r["after"]), r["recommender"]) for r in every), strict=True)
+    )
+    columns = min(len(shown), 3)
+    figure, axes = _figure(columns, -(-len(shown) // columns), height=0.3 * len(pairs) + 1.1, sharey=True)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    for ax, (domain, rows) in zip(axes.flat, shown.items(), strict=False):
+        for r in rows:
+            k = names.index(r["recommender"])
+            y = -pairs.index((r["before"], r["after"])) - 0.44 * (k + 0.5) / len(names) + 0.22
+            reach = [[r["difference"] - r["low"]], [r["high"] - r["difference"]]]
+            look = {"marker": MARKERS[k % len(MARKERS)], "color": VERDICTS.get(r["verdict"], INK)}
+            ax.errorbar(r["difference"], y, xerr=np.maximum(reach, 0), markersize=5, capsize=2, linewidth=1.2, **look)
+        ax.axvline(0, color=INK, linewidth=0.8)
+        ax.set(title=domain, xlabel=f"difference in {rows[0]['metric']}")
+        ax.set(yticks=[-k for k in range(len(pairs))], yticklabels=[f"{a} to {b}" for a, b in pairs])
+    marks = [Line2D([], [], marker=m, color=INK, linestyle="", markersize=5) for m, _ in zip(MARKERS, names, strict=False)]
+    axes[0, 0].legend(marks, names, fontsize=8, frameon=False, labelcolor=INK, loc="best")
+    return figure
 
 
 def losses(run: Run) -> Figure | None:
@@ -138,10 +175,11 @@ def png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def _figure(columns: int, rows: int) -> tuple[Figure, np.ndarray]:
+def _figure(columns: int, rows: int, height: float = 2.8, **shared: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of the report's width and its axes (rows, columns), each `height` inches high."""
     with mpl.rc_context(STYLE):
-        figure = PlainFigure(figsize=(WIDTH, 2.8 * rows), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+        figure = PlainFigure(figsize=(WIDTH, height * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def _mean(curves: list[list[tuple[int, float]]]) -> tuple[list[int], list[float]]:

@@ -5,7 +5,6 @@ Reads the run's artefacts and nothing else.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from matplotlib.figure import Figure
 from llm2rec_kit import evaluations, meter, storage
 from llm2rec_kit.downstream import comparison, kept
 from llm2rec_kit.evaluations import is_trained
-from llm2rec_kit.reproduction import expected, markdown, pictures
-from llm2rec_kit.runs import Run, read_records, write_json
+from llm2rec_kit.reproduction import brief, expected, markdown, pictures, studied
+from llm2rec_kit.runs import Run, write_json
 from llm2rec_kit.settings import QUESTIONS
 
 STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
+OWN = ("tests", "losses", "validation")  # figures that the report draws itself
 CAPTIONS = {
     "results": "Results by embedding",
     "results_by_kind": "Results by kind of target",
@@ -65,7 +65,7 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "comparisons": {m["record"]["domain"]: comparison.recorded(run, name) for name, m in held.tests.items()},
         "left_out": held.left_out,
         "missing": held.missing,
-        "beyond": _beyond(run),
+        "beyond": studied.recorded(run),
     }
 
 
@@ -73,14 +73,6 @@ def _record(run: Run, name: str) -> dict[str, Any]:
     """The record of an artefact whose files are its manifest's; those that were deleted to make room are not missed."""
     run.require(name, gone=True)
     return run.record(name)
-
-
-def _beyond(run: Run) -> dict[str, dict[str, Any]]:
-    """What the notebooks 06 and 07 recorded, by their names, where they ran to their end."""
-    last = {"06_paper_tables": "directions", "07_beyond_the_paper": "answers"}  # the record that each makes last
-    books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in last}
-    found = {name: read_records(book) for name, book in books.items() if os.path.lexists(book)}
-    return {name: records for name, records in found.items() if last[name] in records}
 
 
 def _settings(run: Run, held: evaluations.Evaluations) -> dict[str, dict[str, Any]]:
@@ -170,8 +162,10 @@ def write(run: Run) -> dict[str, Any]:
         "about": about,
         "note": domain_note,
         "best": best,
+        "brief": brief.brief(results, brief.standings(run, results, held)),
         "left_out": left_out_note,
         "missing": missing_notes(results),
+        "tallied": studied.tallied,
         "check": _checked(results, about, run.path.parent),
         "cost": cost_rows(about),
         "keys": cost_keys(about),
@@ -198,17 +192,23 @@ def render(template: str, **values: Any) -> str:
 
 
 def drawings(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
-    """The report's own figures by name: losses, validation."""
-    made = list((held or evaluations.of(run)).made.values())
+    """The report's own figures by name: tests, losses, validation."""
+    held = held or evaluations.of(run)
+    made = list(held.made.values())
     metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
     domains = [s["domain"] for s in run.record("corpus")["statistics"]]
-    found = {"losses": pictures.losses(run), "validation": pictures.validation([m["record"] for m in made], domains, metric)}
+    tests = {m["record"]["domain"]: m["record"]["rows"] for m in held.tests.values()}
+    found = {
+        "tests": pictures.tests({d: tests[d] for d in domains if d in tests}),
+        "losses": pictures.losses(run),
+        "validation": pictures.validation([m["record"] for m in made], domains, metric),
+    }
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def kept_figures(run: Run) -> list[tuple[str, Path]]:
     """Caption and file of every figure that the notebooks kept, each once however often it is there."""
-    own = {f"{name}.png" for name in ("losses", "validation")}
+    own = {f"{name}.png" for name in OWN}
     files = [p for p in sorted(run.path.glob("figures/*.png")) if p.name not in own] + sorted(run.path.glob("maps/*.png"))
     order = list(CAPTIONS)
     files.sort(key=lambda p: order.index(p.stem) if p.stem in order else len(order))
@@ -254,6 +254,7 @@ def _checked(results: dict[str, Any], about: dict[str, Any], outputs: Path) -> d
 
 
 def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
-    """Whether `row` is a trained recommender with the largest mean among them."""
-    trained = [r["mean"][metric] for r in rows if is_trained(r["recommender"])]
-    return is_trained(row["recommender"]) and row["mean"][metric] == max(trained)
+    """Whether `row` has the largest mean of all but the ceiling."""
+    return row["recommender"] != brief.CEILING and row["mean"][metric] == max(
+        r["mean"][metric] for r in rows if r["recommender"] != brief.CEILING
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.server
+import re
 import sys
 import threading
 from pathlib import Path
@@ -85,6 +86,27 @@ def test_nothing_in_a_report_acts_or_asks(page, server, tmp_path):
     assert {"script-src-elem", "img-src", "connect-src"} <= set(blocked)
     assert page.title() == "LLM2Rec run toy"
     assert asked == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_is_read_within_three_screens(page, tmp_path, width, height, scheme):
+    """Up to what it was made by; long tables are folded and open on a click, and nothing is wider than the screen."""
+    run = made(tmp_path)
+    report.write(run)
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=scheme)
+    page.goto((run.path / "report.html").as_uri())
+    assert page.locator("#made").bounding_box()["y"] < 3 * height
+    assert page.locator(".answers li").count() == 3
+    assert page.locator(".answers").bounding_box()["y"] < page.locator("h2").first.bounding_box()["y"]
+    assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    tests = page.get_by_role("columnheader", name="p (Holm)")
+    assert tests.count() == 0
+    page.get_by_text("Every metric, every test").last.click()
+    assert tests.first.is_visible()
+    ink, paper = page.evaluate("() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]; }")
+    assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > sum(map(int, re.findall(r"\d+", paper)[:3]))) == (scheme == "dark")
 
 
 def test_the_explorer_s_page_shows_odd_words_as_words(page, tmp_path):

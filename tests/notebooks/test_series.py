@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from llm2rec_kit import evaluations
 from llm2rec_kit.places import project_root
-from llm2rec_kit.reproduction import notebooks, report
+from llm2rec_kit.reproduction import brief, notebooks, report, studied
 from llm2rec_kit.runs import Run, read_records
 
 PROFILE = project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
@@ -75,6 +76,36 @@ def test_run_json_tells_what_it_was_and_what_it_cost(finished):
     for name in ("csft", "mntp", "contrastive"):
         assert about["stages"][name]["cpu_seconds"] > 0
         assert about["stages"][name]["peak_memory_mib"] > 100
+
+
+def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(finished):
+    held = evaluations.of(finished.run)
+    results = report.collect(finished.run, held)
+    places = brief.standings(finished.run, results, held)
+    assert set(places) == set(results["results"])
+    for domain, rows in results["results"].items():
+        marks = list(places[domain].values())
+        assert len(marks) == len(rows) - 1  # all but the oracle
+        assert marks.count("best") == 1 or (marks.count("best") == 0 and marks.count("tied for best") > 1)
+        top, *_ = [
+            k for k, r in enumerate(rows[:-1]) if r["mean"]["ndcg@10"] == max(r["mean"]["ndcg@10"] for r in rows[:-1])
+        ]
+        assert places[domain][rows[top]["recommender"], rows[top]["embedding"]]
+    page = (finished.run.path / "report.html").read_text()
+    assert all(a["question"] in page for a in brief.answers(results, places))
+
+
+@pytest.mark.parametrize(("name", "rows"), [("06_paper_tables", 5), ("07_beyond_the_paper", 9)])
+def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, name, rows):
+    found = studied.summary(finished.run, name)
+    assert len(found) >= rows
+    path = finished.run.path / "notebooks" / f"{name}.json"
+    kept, away = path.read_bytes(), path.with_suffix(".away")
+    path.rename(away)  # as in a run of an earlier version: what the executed notebook recorded
+    recorded = studied.summary(finished.run, name)
+    away.rename(path)
+    assert path.read_bytes() == kept
+    assert found.filter(~found["question"].str.contains(r"^(Table|Figure) ")).equals(recorded)
 
 
 REUSED = {

@@ -187,7 +187,7 @@ def test_markdown_tables_have_as_many_cells_as_heads(run):
     report.write(run)
     lines = (run.path / "report.md").read_text().splitlines()
     tables = [k for k, line in enumerate(lines) if re.fullmatch(r"\|[-:|]+\|", line)]
-    assert len(tables) == 5  # data, two domains, one comparison, times
+    assert len(tables) == 7  # two in short, data, two domains, one comparison, times
     for k in tables:
         body = [line for line in lines[k - 1 :] if line][: lines[k - 1 :].index("") if "" in lines[k - 1 :] else None]
         assert {line.count("|") for line in body} == {lines[k].count("|")}

@@ -1,0 +1,112 @@
+"""How a notebook shows a table: names, then verdict and corrected p, then the numbers; no quotes, types or shapes.
+
+One call in a notebook's first cell does it for every polars frame that any cell shows. Styles stand in the cells themselves, and
+colours are see-through: JupyterLab takes style sheets away from notebooks that it does not trust, and its theme may be dark.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import polars as pl
+
+NAMES = ("table", "domain", "recommender", "question", "before", "after")  # of a test: what was compared with what
+SAID = ("verdict", "agreement", "p_holm")  # of a test: what came out; it stands behind the names
+P = ("p", "p_holm")
+HEADS = {"p_holm": "p (Holm)"}
+GOOD, BAD, DIM = "color: #00875a; font-weight: bold", "color: #c4501b; font-weight: bold", "opacity: 0.65"
+WORDS = {"better": GOOD, "same way": GOOD, "worse": BAD, "the other way": BAD, "no detectable difference": DIM}
+PLACES = {  # a row's background, by what its column `place` says
+    "best": "background-color: rgba(0, 158, 115, 0.22); font-weight: bold",
+    "tied for best": "background-color: rgba(0, 158, 115, 0.10)",
+}
+SHORT = 24  # letters that are not broken into lines
+INTERVAL = re.compile(r" (\[[^\]]*\])$")
+
+
+def show_frames(*, rows: int = 60, letters: int = 100, width: int = 200) -> None:
+    """Have this notebook show each polars frame by `as_html`, and as text, where there is no page, by `as_text`.
+
+    At most `rows` rows of a frame and `letters` letters of a text are shown, on lines of `width` characters where it is text.
+    Outside of IPython that alone is set.
+    """
+    from IPython import get_ipython
+
+    pl.Config(tbl_cols=-1, tbl_rows=rows, fmt_str_lengths=letters, tbl_width_chars=width, float_precision=4)
+    pl.Config(tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True)
+    if shell := get_ipython():
+        formatters = shell.display_formatter.formatters
+        formatters["text/html"].for_type(pl.DataFrame, as_html)
+        formatters["text/plain"].for_type(pl.DataFrame, lambda frame, printer, _: printer.text(as_text(frame)))
+
+
+def as_text(frame: pl.DataFrame) -> str:
+    """The frame as text, in the order and with the numbers of `as_html`."""
+    return str(_told(frame))
+
+
+def as_html(frame: pl.DataFrame) -> str:
+    """The frame as a table in HTML, its rows and texts cut as `pl.Config` says.
+
+    A test's row has names, verdict and corrected p first; where a column `place` says "best" or "tied for best" the row is marked.
+    """
+    told = _told(frame)
+    left = {HEADS.get(name, name) for name, kind in frame.schema.items() if not kind.is_numeric()}
+    state = pl.Config.state()
+    most, letters = int(state["POLARS_FMT_MAX_ROWS"] or 10), int(state["POLARS_FMT_STR_LEN"] or 30)
+    lines = [_line(row, left, letters) for row in told.iter_rows(named=True)]
+    if 0 <= most < len(lines):
+        between = f'<tr><td colspan="{told.width}" style="text-align: center">… {len(lines) - most} more …</td></tr>'
+        lines = [*lines[: most - most // 2], between, *lines[len(lines) - most // 2 :]]
+    heads = "".join(f'<th style="{_side(name, left)}">{html.escape(name)}</th>' for name in told.columns)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _told(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns in the order in which they are read, p values and differences as words that keep their size and sign."""
+    first = (
+        [*(n for n in NAMES if n in frame.columns), *(n for n in SAID if n in frame.columns)] if "p_holm" in frame else []
+    )
+    ordered = frame.select(*first, *(n for n in frame.columns if n not in first))
+    ways = {name: "{:.2g}" for name in P} | {"difference": "{:+.4f}"}
+    spelled = [
+        _spelled(ordered[name], way) for name, way in ways.items() if name in ordered and ordered[name].dtype.is_float()
+    ]
+    return ordered.with_columns(spelled).rename(HEADS, strict=False)
+
+
+def _spelled(column: pl.Series, way: str) -> pl.Series:
+    values = [None if v is None else way.format(v) for v in column]
+    return pl.Series(column.name, values, dtype=pl.String)
+
+
+def _line(row: dict[str, Any], left: set[str], letters: int) -> str:
+    mark = PLACES.get(row.get("place"), "")
+    cells = [f'<td style="{_side(n, left, v)}; {mark}; {_of_word(n, v)}">{_cell(v, letters)}</td>' for n, v in row.items()]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _side(name: str, left: set[str], value: Any = None) -> str:
+    """Words to the left, short ones on one line, numbers to the right."""
+    if name not in left:
+        return "text-align: right; white-space: nowrap"
+    return "text-align: left; max-width: 36em" + ("; white-space: nowrap" if len(str(value)) <= SHORT else "")
+
+
+def _of_word(name: str, value: Any) -> str:
+    return WORDS.get(value, "") if name in SAID else ""
+
+
+def _cell(value: Any, letters: int) -> str:
+    """A value as HTML; an interval at a text's end on a line of its own."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple | pl.Series) else str(value)
+    text = text if len(text) <= letters else f"{text[:letters]}…"
+    return INTERVAL.sub(r"<br><small>\1</small>", html.escape(text))
