@@ -2,7 +2,7 @@
 
 import { button, group, h, link, selectOf } from "./basics.js";
 
-const CHANGED = "neighbours changed", MOVED = "way on the map";
+const CHANGED = "new neighbours", MOVED = "way on the map";
 const EXTREMES = 10;
 const OF = 10; // nearest neighbours that are compared
 

@@ -49,6 +49,7 @@ class App {
     this.setNamed(true);
     this.selection.show();
     this.compare.answered();
+    this.showUser();
     this.showTold();
   }
 
@@ -119,10 +120,10 @@ class App {
       [["shown"], () => this.showStages()], [["colour"], () => { this.recolour(); this.compare.list(); }],
       [["item"], () => { if (this.item) this.bring(this.item - 1); }], [["item", "neighbours", "count"], () => this.showNear()],
       [["selected"], () => { this.selection.show(); this.dim(); }], [["difference"], () => this.compare.answered()],
-      [["placed"], turn("placed")], [["path"], turn("path")], [["message"], () => this.showTold()],
+      [["placed"], turn("placed")], [["path"], () => { this.showUser(); turn("path")(); }], [["message"], () => this.showTold()],
     ];
     for (const [names, what] of this.calls) names.forEach((name) => this.model.on(`change:${name}`, what));
-    this.resized = new ResizeObserver(() => { this.panels.forEach((p) => p.resize()); this.refresh({ points: true }); });
+    this.resized = new ResizeObserver(() => { this.panels.forEach((p) => p.resize()); this.stale = true; this.draw(); }); // at once: a resized canvas is blank
     this.widened = new ResizeObserver(() => this.arrange());
     this.widened.observe(this.root);
     this.heightened = () => this.arrange();
@@ -159,6 +160,7 @@ class App {
   }
 
   draw() {
+    cancelAnimationFrame(this.frameAsked);
     this.frameAsked = 0;
     const began = performance.now();
     if (this.stale) this.jobs = this.panels.map((p) => (this.moving ? p.paint(1, Math.round(this.most)) : p.paint(p.ratio || 1, this.data.n)));
@@ -380,7 +382,6 @@ class App {
 
   showTold() {
     const { path, placed } = this, message = this.model.get("message");
-    if (this.user && path?.history) this.user.value = path.id;
     this.lists.showPlaced();
     this.lists.showPath();
     if (message) this.say(message);
@@ -388,6 +389,8 @@ class App {
     else if (path?.history) this.say(`User ${path.id}: the numbered path is the history, the square what came next, hollow stars ${path.how}.`);
     else this.say("");
   }
+
+  showUser() { if (this.user && this.path?.history) this.user.value = this.path.id; } // an unknown one stays as typed
 
   whereIs({ text, nearest, far, without }) {
     const lonely = (stage) => (far[stage] === undefined ? "" : ", yet far from everything");

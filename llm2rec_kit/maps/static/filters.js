@@ -1,17 +1,17 @@
 // Filters on any column, a range or some of its values; the legend's entries are filters on the column that colours.
 
-import { h, small, labelled, told } from "./basics.js";
+import { button, group, h, small, told } from "./basics.js";
 
 const TICKED = 100; // values of a text column that can be ticked
-const ADD = "a column …";
 
 export class Filters {
   constructor(app) {
     this.app = app;
     this.kept = new Map(); // column name to a Set of codes, or to [low, high]
     this.open = [];
-    this.pick = h("select", { className: "lx-filter", onchange: () => this.add(this.pick.value) });
-    this.field = labelled("Filter by", this.pick);
+    this.pick = h("select", { className: "lx-filter", ariaLabel: "column to filter by" });
+    // Not at the choice itself: who walks through the columns by keyboard would get a filter on each.
+    this.field = group("Filter by", this.pick, button("add", { className: "lx-filter-add", onclick: () => this.add(this.pick.value) }));
     this.el = h("div", { className: "lx-filters", hidden: true });
     this.offer(app.data.columns);
   }
@@ -21,14 +21,12 @@ export class Filters {
   // The columns that there are now; a filter on one that is gone is gone with it.
   offer(columns = this.app.columns) {
     const names = columns.map((c) => c.name);
-    this.pick.replaceChildren(...[ADD, ...names].map((n) => h("option", { value: n }, n)));
+    this.pick.replaceChildren(...names.map((n) => h("option", { value: n }, n)));
     for (const name of this.open.filter((n) => !names.includes(n))) { this.open = this.open.filter((n) => n !== name); this.kept.delete(name); }
     this.show();
   }
 
   add(name) {
-    this.pick.value = ADD;
-    if (name === ADD) return;
     if (!this.open.includes(name)) this.open.push(name);
     this.show();
     this.el.querySelector(`[data-column="${CSS.escape(name)}"] input`)?.focus();
