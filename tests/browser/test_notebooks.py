@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import in_the_lab
 import nbformat
@@ -89,6 +90,42 @@ def test_the_series_runs_in_the_lab_and_its_explorer_answers(page, lab, screensh
         assert not [o for c in saved.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"], name
         assert page.said == [], name
     use_the_page(page, lab, screenshots)
+
+
+MANY = """import sys
+sys.path.insert(0, {benchmarks!r})
+import explorer_smoothness
+from llm2rec_kit.maps import explorer
+view = explorer.Explorer(explorer_smoothness.made_up(200_000))
+view"""
+
+
+def test_two_hundred_thousand_items_in_the_lab(page, lab, screenshots):
+    """The widget draws them all, and answers to a click and a lasso."""
+    source = MANY.format(benchmarks=str(Path(__file__).parents[2] / "benchmarks"))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("")])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, lab.folder / "many.ipynb")
+    open_notebook(page, lab, "many.ipynb")
+    run_all(page)
+    view = page.locator(".lx")
+    page.wait_for_selector(".lx-panel[data-drawn='200000']")
+    click_on(page, view, item=12345)
+    view.locator(".lx-columns h4").nth(3).wait_for()
+    chosen = int(ask(page, "view.item"))
+    assert view.locator(".lx-chosen b").inner_text() == ask(page, f"view.atlas.items['title'][{chosen - 1}]").strip("'")
+    view.locator(".lx-over").first.scroll_into_view_if_needed()
+    before = view.evaluate("(el) => el.spotOf(1)")
+    view.locator(".lx-over").first.focus()
+    page.keyboard.press("ArrowLeft")
+    assert view.evaluate("(el) => el.spotOf(1)")[0] > before[0]
+    page.keyboard.press("0")
+    view.locator(".lx-lasso").click()
+    drag_around_everything(page, view)
+    view.locator(".lx-picked b", has_text="200,000 items selected").wait_for()
+    assert ask(page, "view.selection.height") == "200000"
+    page.screenshot(path=screenshots / "explorer-many-lab.png")
+    assert page.said == []
 
 
 def use_the_explorer(page, lab, screenshots):

@@ -82,6 +82,8 @@ class App {
     this.status = h("div", { className: "lx-status", role: "status" });
     this.body = h("div", { className: "lx-body" }, this.grid, h("div", { className: "lx-told" }, this.legend, this.selection.el, this.compare.el, this.lists.el));
     this.root.append(this.bar, this.asking, this.filters.el, this.status, this.body, this.tip);
+    // JupyterLab has shortcuts on plain keys, Enter among them; what is typed here is no command.
+    for (const type of ["keydown", "keyup", "keypress"]) this.root.addEventListener(type, (e) => e.stopPropagation());
   }
 
   buildAsking() {
@@ -93,8 +95,6 @@ class App {
     if (this.data.users) this.asking.append(...this.userField());
     this.asking.append(this.filters.field);
     if (this.data.stages.length > 1) this.asking.append(this.compare.field);
-    // JupyterLab has shortcuts on plain keys; what is typed here is no command.
-    for (const type of ["keydown", "keyup", "keypress"]) for (const bar of [this.bar, this.asking, this.filters.el]) bar.addEventListener(type, (e) => e.stopPropagation());
   }
 
   // A user by the source's own id, or by number; where the host carries some of the users alone, these are offered.
@@ -174,7 +174,7 @@ class App {
     else if (worked && !this.jobs.length) this.cost = this.spent / this.data.n / this.panels.length;
     this.panels.forEach((p) => p.drawOver());
     if (this.jobs.length) this.frameAsked = requestAnimationFrame(() => this.draw());
-    else this.root.dataset.drawn = performance.now().toFixed(0); // when the picture was whole
+    else if (this.panels.every((p) => p.el.dataset.drawn)) this.root.dataset.drawn ??= performance.now().toFixed(0); // the first whole picture
   }
 
   stamps(ratio) {

@@ -75,7 +75,7 @@ export class Lists {
     const path = this.app.path;
     if (!path?.history) { this.path.replaceChildren(); return; }
     const entry = (id) => h("li", {}, link(this.title(id), this.take(id)));
-    const head = h("p", { className: "lx-chosen" }, "User ", h("b", {}, path.id), ` (number ${path.user}) `, small("clear", () => this.app.put({ user: -1 })));
+    const head = h("p", { className: "lx-chosen" }, "User ", h("b", {}, path.id), ` (number ${path.user}) `, small("clear", () => this.app.put({ who: "", user: -1 })));
     const next = h("p", {}, h("b", {}, "□ came next: "), link(this.title(path.target), this.take(path.target)));
     const by = h("p", { className: "lx-hint" }, "Its rank by nearness to the last item, and the nearest:");
     const rank = (stage) => (path.ranks[stage] ? `rank ${told(path.ranks[stage])}` : "in the history already");
