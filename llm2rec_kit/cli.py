@@ -346,11 +346,11 @@ def _explore(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
-        from llm2rec_kit.maps import explorer
+        from llm2rec_kit.maps import explorer_page
 
         to = Path(args.to) if args.to else None
         with _told(args.to or run.path / "explorer.html", "--to"):
-            page = explorer.write_page(run, to)
+            page = explorer_page.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
         import webbrowser

@@ -1,19 +1,13 @@
 """The explorer: an atlas under the pointer, in a notebook or as one page that needs no kernel.
 
-What is shown is in `static/explorer.js`; what it cannot know is answered here: exact neighbours over all items, where the
-encoders put a text that no item has, what a user consumed. `Explorer` ties the two together through anywidget, `page`
-through answers written into the page beforehand.
+What is shown is in `static/`; what it cannot know, `explorer_answers` knows. `Explorer` ties the two together through anywidget,
+`explorer_page` through answers written into a page beforehand.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import json
-import re
-import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anywidget
@@ -21,55 +15,63 @@ import numpy as np
 import polars as pl
 import traitlets
 
-from llm2rec_kit.corpus import TEST, Corpus
-from llm2rec_kit.maps import map_figures, projection
-from llm2rec_kit.maps.atlas import ADAPTED, GROUPINGS, Atlas
+from llm2rec_kit.maps import explorer_answers as answers
+from llm2rec_kit.maps import explorer_page, map_figures, projection
+from llm2rec_kit.maps.atlas import ADAPTED, Atlas
+from llm2rec_kit.maps.explorer_answers import Recommend
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.storage import check_target, write_text
-
-STATIC = Path(__file__).parent / "static"
-RECOMMENDED = 10
-PAGE_NEIGHBOURS = 15  # of each item at each stage that a page carries
-PAGE_USERS = 200  # histories that a page carries, drawn by seed
-SAME = 1e-6  # cosine distance below which two embeddings are one
-HOW = f"the {RECOMMENDED} items nearest to the last one at each stage"
 
 Encode = Callable[[str], dict[str, np.ndarray | str]]  # a text to {stage: float32 (dim,), or why it has no place there}
-Recommend = Callable[[np.ndarray], Sequence[int]]  # a history of item ids, oldest first, to item ids
 
 
 class Explorer(anywidget.AnyWidget):
-    """The widget. Set `item`, `text`, `user`, `shown`, `colour` or `selected` from Python as the controls do."""
+    """The widget. Set `item`, `text`, `user`, `who`, `shown`, `colour`, `compared` or `selected` from Python as the controls do."""
 
-    _esm = STATIC / "explorer.js"
-    _css = STATIC / "explorer.css"
+    _esm = explorer_page.program()
+    _css = explorer_page.STATIC / "explorer.css"
 
     data = traitlets.Dict().tag(sync=True)
     shown = traitlets.List(traitlets.Unicode(), help="stages side by side").tag(sync=True)
     colour = traitlets.Unicode(help="the column that colours the items").tag(sync=True)
-    count = traitlets.Int(8, min=1, max=30, help="neighbours to list").tag(sync=True)
+    count = traitlets.Int(8, min=1, max=explorer_page.MOST, help="neighbours to list").tag(sync=True)
     item = traitlets.Int(0, min=0, help="the chosen item's id, 0 for none").tag(sync=True)
-    selected = traitlets.List(traitlets.Int(), help="ids of the items in the lasso").tag(sync=True)
+    selected = traitlets.List(traitlets.Int(), help="ids of the selected items").tag(sync=True)
     text = traitlets.Unicode("", help="a text to place").tag(sync=True)
-    user = traitlets.Int(-1, min=-1, help="the user whose history is shown, -1 for none").tag(sync=True)
+    user = traitlets.Int(-1, min=-1, help="the number of the user whose history is shown, -1 for none").tag(sync=True)
+    who = traitlets.Unicode("", help="the same user by the source's own id").tag(sync=True)
+    compared = traitlets.List(traitlets.Unicode(), maxlen=2, help="two stages to compare item by item").tag(sync=True)
     neighbours = traitlets.Dict(help="answer to `item`").tag(sync=True)
     placed = traitlets.Dict(help="answer to `text`").tag(sync=True)
     path = traitlets.Dict(help="answer to `user`").tag(sync=True)
+    difference = traitlets.Dict(help="answer to `compared`").tag(sync=True)
     message = traitlets.Unicode("", help="what the kernel is doing").tag(sync=True)
 
     def __init__(self, atlas: Atlas, *, encode: Encode | None = None, recommend: Recommend | None = None) -> None:
         """`encode` gives a text's embedding at each stage, `recommend` replaces the nearest to the last item as stars."""
         self.atlas, self.encode, self.recommend = atlas, encode, recommend
-        data = contents(atlas, encodes=encode is not None)
-        super().__init__(data=data, shown=_first_view(atlas), colour=data["columns"][0]["name"])
+        self._near: dict[str, np.ndarray] = {}  # of each stage that was compared, every item's nearest
+        self._usual: dict[str, float] | None = None
+        data, shown = explorer_page.contents(atlas, encodes=encode is not None), explorer_page.first_view(atlas)
+        super().__init__(data=data, shown=shown, colour=data["columns"][0]["name"])
         self.observe(self._tell_neighbours, names=["item", "count"])
         self.observe(self._tell_place, names="text")
+        self.observe(self._find_user, names="who")
         self.observe(self._tell_path, names="user")
+        self.observe(self._tell_difference, names="compared")
 
     @property
     def selection(self) -> pl.DataFrame:
-        """The items in the lasso, a row each, with all columns of the atlas."""
+        """The selected items, a row each, with all columns of the atlas."""
         return self.atlas.items.filter(pl.col("item").is_in(self.selected))
+
+    @property
+    def changed(self) -> pl.DataFrame:
+        """The two compared stages item by item: item, title, changed (share of its nearest that are others), most changed first."""
+        if not self.difference:
+            return pl.DataFrame(schema={"item": pl.Int32, "title": pl.String, "changed": pl.Float64})
+        lost = np.frombuffer(self.difference["changed"], np.uint8) / self._nearest_of(self.compared[0]).shape[1]
+        table = self.atlas.items.select("item", "title").with_columns(changed=pl.Series(lost))
+        return table.sort("changed", descending=True, maintain_order=True)
 
     @property
     def nearest(self) -> pl.DataFrame:
@@ -82,7 +84,8 @@ class Explorer(anywidget.AnyWidget):
         """The static twin: the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps."""
         if self.item:
             return map_figures.around(self.atlas, self.item, k=self.count)
-        return map_figures.stage_maps(self.atlas, colour=self.colour)
+        colour = self.colour if self.colour in self.atlas.items.columns else self.atlas.kind
+        return map_figures.stage_maps(self.atlas, colour=colour)
 
     @traitlets.validate("item")
     def _an_item(self, proposal: dict[str, Any]) -> int:
@@ -90,7 +93,7 @@ class Explorer(anywidget.AnyWidget):
             raise traitlets.TraitError(f"Items run from 1 to {self.atlas.corpus.n_items}; found {proposal['value']}.")
         return proposal["value"]
 
-    @traitlets.validate("shown")
+    @traitlets.validate("shown", "compared")
     def _known_stages(self, proposal: dict[str, Any]) -> list[str]:
         if unknown := [s for s in proposal["value"] if s not in self.atlas.stages]:
             raise traitlets.TraitError(f"No stage {unknown}; there are {self.atlas.stages}.")
@@ -103,23 +106,49 @@ class Explorer(anywidget.AnyWidget):
         return proposal["value"]
 
     def _tell_neighbours(self, _: Any = None) -> None:
-        near = self.nearest
-        stages = {s: near.filter(stage=s).select("item", "cosine", "before").fill_null(0).rows() for s in self.atlas.stages}
-        self.neighbours = {"item": self.item, "stages": {s: [list(row) for row in rows] for s, rows in stages.items()}}
+        self.neighbours = answers.neighbours(self.atlas, self.item, self.count)
 
     def _tell_place(self, _: Any = None) -> None:
         if not self.text.strip() or self.encode is None:
             self.placed = {}
             return
-        self.message = "encoding at every stage …"
-        try:
-            self.placed = place(self.atlas, self.text, self.encode(self.text))
-            self.message = ""
-        except Exception as error:  # in a callback nobody would see it
-            self.message = f"could not place the text: {error}"
+        with self._saying("encoding at every stage …", "could not place the text"):
+            vectors = self.encode(self.text)
+            self._usual = self._usual or answers.usual_cosine(self.atlas)
+            self.placed = answers.place(self.atlas, self.text, vectors, usual=self._usual)
+
+    def _find_user(self, _: Any = None) -> None:
+        found = answers.find_user(self.atlas.corpus, self.who) if self.who else -1
+        self.message = (
+            "" if found >= 0 or not self.who else f"There is no user “{self.who}” among {self.atlas.corpus.n_users:,}."
+        )
+        self.user = found
 
     def _tell_path(self, _: Any = None) -> None:
-        self.path = {} if self.user < 0 else path_of(self.atlas, self.user, self.recommend)
+        self.path = {} if self.user < 0 else answers.path_of(self.atlas, self.user, self.recommend)
+
+    def _tell_difference(self, _: Any = None) -> None:
+        if len(self.compared) != 2:
+            self.difference = {}
+            return
+        with self._saying("comparing neighbours …", "could not compare"):
+            first, second = (self._nearest_of(stage) for stage in self.compared)
+            self.difference = {"between": list(self.compared), "changed": answers.lost(first, second).tobytes()}
+
+    def _nearest_of(self, stage: str) -> np.ndarray:
+        if stage not in self._near:
+            self._near[stage] = projection.neighbours(np.asarray(self.atlas.tables[stage][1:]), answers.COMPARED)
+        return self._near[stage]
+
+    @contextlib.contextmanager
+    def _saying(self, meanwhile: str, failed: str) -> Iterator[None]:
+        """Tell what the kernel is doing; an error becomes a message, since in a callback nobody would see it."""
+        self.message = meanwhile
+        try:
+            yield
+            self.message = ""
+        except Exception as error:
+            self.message = f"{failed}: {error}"
 
 
 def open(
@@ -181,174 +210,3 @@ def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
         return Encoder.load(run.require(name) if own else name, S.Encoding(**known), where)
     except (ArtefactError, backbone.BackboneError) as error:
         return str(error).split(". ")[0]
-
-
-def place(atlas: Atlas, text: str, vectors: dict[str, np.ndarray | str], k: int = 15) -> dict[str, Any]:
-    """Where a text's embeddings would stand: {"text", "at": {stage: [x, y]}, "near": {stage: item id}, "without": {stage: why}}.
-
-    At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
-    embedding. `without` are the stages that `vectors` has a phrase for, or nothing.
-    """
-    box = _box(atlas)
-    at, near, without = {}, {}, {}
-    for stage in atlas.stages:
-        vector = vectors.get(stage, "none was given")
-        if isinstance(vector, str):
-            without[stage] = vector
-            continue
-        ids, distances = projection.nearest(
-            vector[None], min(k, atlas.corpus.n_items), among=np.asarray(atlas.tables[stage][1:])
-        )
-        gap = distances[0] - distances[0, 0]
-        weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
-        spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()
-        at[stage], near[stage] = _scaled(spot, box).tolist(), int(ids[0, 0]) + 1
-    return {"text": text, "at": at, "near": near, "without": without}
-
-
-def path_of(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict[str, Any]:
-    """A user's history before the test target, that target, and recommendations: what `path` holds.
-
-    Without `recommend`, the items nearest to the history's last at each stage, none that the history has.
-    """
-    history, target = _history(atlas.corpus, user)
-    if recommend is not None:
-        chosen = [int(i) for i in recommend(np.asarray(history))][:RECOMMENDED]
-        stars, how = dict.fromkeys(atlas.stages, chosen), "what the recommender puts first"
-    else:
-        near = atlas.nearest(history[-1], RECOMMENDED + len(history)).filter(~pl.col("item").is_in(history))
-        stars, how = {s: near.filter(stage=s)["item"].head(RECOMMENDED).to_list() for s in atlas.stages}, HOW
-    return {"user": user, "history": history, "target": target, "recommended": stars, "how": how}
-
-
-def contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -> dict[str, Any]:
-    """What the browser draws from: stages' places (uint16 in the unit square), columns, titles. Values are bytes.
-
-    `carried` are the users whose paths it has with it, where it can ask for no others.
-    """
-    box = _box(atlas)
-    quality = {row["stage"]: row for row in atlas.quality["stages"]}
-    stages = [
-        {
-            "name": stage,
-            "note": f"{quality[stage]['kept_aligned']:.0%} of neighbours kept",
-            "xy": np.round(_scaled(plane, box) * 65535).astype(np.uint16).tobytes(),
-        }
-        for stage, plane in atlas.aligned.items()
-    ]
-    titles = "\n".join(" ".join(title.split()) for title in atlas.items["title"].to_list())
-    return {
-        "n": len(atlas.items),
-        "users": atlas.corpus.n_users,
-        "carried": carried,
-        "encodes": encodes,
-        "stages": stages,
-        "columns": [_column(atlas, name) for name in columns_of(atlas)],
-        "titles": zlib.compress(titles.encode(), 6),
-    }
-
-
-def columns_of(atlas: Atlas) -> list[str]:
-    """Columns to colour by: category, cluster, community, popularity, domain, then any further text or number with few gaps."""
-    first = [c for c in ("category", "cluster", "community", "popularity", "domain") if c in atlas.items.columns]
-    others = [
-        name
-        for name, kind in atlas.items.schema.items()
-        if name not in (*first, "item", "source_id", "title")
-        and (kind.is_numeric() or (kind == pl.String and atlas.items[name].n_unique() <= len(atlas.items) / 4))
-    ]
-    return first + others
-
-
-def page(atlas: Atlas, title: str) -> str:
-    """The explorer as one HTML page that needs no kernel and no network: answers for every item are in it.
-
-    What a page cannot do is place a text, since that takes the encoders. Of users it carries `PAGE_USERS`, by their numbers in
-    the corpus.
-    """
-    drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS]).tolist()
-    data = contents(atlas, encodes=False, carried=drawn)
-    near = {stage: _all_neighbours(table) for stage, table in atlas.tables.items()}
-    state = {"data": data, "shown": _first_view(atlas), "colour": data["columns"][0]["name"], "count": 8}
-    known = {"near": near, "paths": {user: _page_path(atlas, user, near) for user in drawn}}
-    source = (STATIC / "explorer.js").read_text()
-    ending = "export default { render };"
-    if source.count(ending) != 1:
-        raise AssertionError(f"explorer.js must end in {ending!r}: the page runs what stands before it.")
-    parts = {
-        "/*CSS*/": (STATIC / "explorer.css").read_text(),
-        # In a page's script a "<" of the data could begin a tag or a comment.
-        "/*STATE*/": json.dumps({"state": state, **known}, default=_base64).replace("<", "\\u003c"),
-        "/*EXPLORER*/": source.replace(ending, ""),
-        "<!--TITLE-->": html.escape(title),
-    }
-    places = re.compile("|".join(map(re.escape, parts)))  # in one pass: what is put in may hold such words itself
-    return places.sub(lambda place: parts[place[0]], (STATIC / "page.html").read_text())
-
-
-def write_page(run: Run, path: Path | None = None) -> Path:
-    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path.
-
-    ValueError where `path` is given and holds something other than a page.
-    """
-    begins = b"<!" if path else b""  # the run's own page is made anew also where it is damaged
-    path = path or run.path / "explorer.html"
-    check_target(path, begins)  # before the work
-    write_text(path, page(Atlas.load(run), f"LLM2Rec run {run.name}"))
-    return path
-
-
-def _first_view(atlas: Atlas) -> list[str]:
-    return list(dict.fromkeys([atlas.stages[0], atlas.quality["clusters_of"]]))
-
-
-def _column(atlas: Atlas, name: str) -> dict[str, Any]:
-    values = atlas.items[name]
-    if values.dtype.is_numeric() and name not in GROUPINGS:
-        numbers = values.cast(pl.Float32).fill_null(np.nan).to_numpy()  # NaN: not known, drawn in grey
-        ends = dict(zip(("low", "high"), map_figures.number_range(values), strict=True))
-        scale = "log" if map_figures.log_scaled(values) else "linear"
-        return {"name": name, "kind": "number", "values": numbers.tobytes(), "scale": scale, **ends}
-    codes, names = map_figures.coded(atlas, name)
-    rest = "none" if name in GROUPINGS else "other"
-    return {"name": name, "kind": "text", "names": names, "values": codes.astype(np.int16).tobytes(), "rest": rest}
-
-
-def _box(atlas: Atlas) -> tuple[np.ndarray, float]:
-    """Corner and side of the square around all stages: one scale for both axes."""
-    every = np.concatenate(list(atlas.aligned.values()))
-    return every.min(0), max(float((every.max(0) - every.min(0)).max()), 1e-9)
-
-
-def _scaled(points: np.ndarray, box: tuple[np.ndarray, float]) -> np.ndarray:
-    return (points - box[0]) / box[1]
-
-
-def _history(corpus: Corpus, user: int) -> tuple[list[int], int]:
-    """Items before the user's last test target (the last item where there is none), and that target."""
-    first, last = corpus.offsets[user], corpus.offsets[user + 1]
-    own = corpus.targets[(corpus.targets >= first) & (corpus.targets < last) & (corpus.splits == TEST)]
-    target = int(own[-1]) if len(own) else int(last - 1)
-    return corpus.history(target).tolist() or [int(corpus.sequence[target])], int(corpus.sequence[target])
-
-
-def _all_neighbours(table: np.ndarray) -> dict[str, Any]:
-    """Every item's nearest: ids int32 and cosines uint8, (N, k) each, as bytes."""
-    vectors = np.asarray(table[1:])
-    k = min(PAGE_NEIGHBOURS, len(vectors) - 1)
-    ids, distances = projection.nearest(vectors, k)
-    cosine = np.round(127.5 * (2 - distances)).clip(0, 255).astype(np.uint8)
-    return {"k": k, "ids": (ids + 1).astype(np.int32).tobytes(), "cosines": cosine.tobytes()}
-
-
-def _page_path(atlas: Atlas, user: int, near: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    history, target = _history(atlas.corpus, user)
-    stars = {}
-    for stage, known in near.items():
-        ids = np.frombuffer(known["ids"], np.int32).reshape(-1, known["k"])[history[-1] - 1]
-        stars[stage] = [int(i) for i in ids if i not in history][:RECOMMENDED]
-    return {"history": history, "target": target, "recommended": stars, "how": HOW}
-
-
-def _base64(value: bytes) -> dict[str, str]:
-    return {"base64": base64.b64encode(value).decode()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import in_the_lab
 import nbformat
@@ -91,6 +92,42 @@ def test_the_series_runs_in_the_lab_and_its_explorer_answers(page, lab, screensh
     use_the_page(page, lab, screenshots)
 
 
+MANY = """import sys
+sys.path.insert(0, {benchmarks!r})
+import explorer_smoothness
+from llm2rec_kit.maps import explorer
+view = explorer.Explorer(explorer_smoothness.made_up(200_000))
+view"""
+
+
+def test_two_hundred_thousand_items_in_the_lab(page, lab, screenshots):
+    """The widget draws them all, and answers to a click and a lasso."""
+    source = MANY.format(benchmarks=str(Path(__file__).parents[2] / "benchmarks"))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("")])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, lab.folder / "many.ipynb")
+    open_notebook(page, lab, "many.ipynb")
+    run_all(page)
+    view = page.locator(".lx")
+    page.wait_for_selector(".lx-panel[data-drawn='200000']")
+    click_on(page, view, item=12345)
+    view.locator(".lx-columns h4").nth(3).wait_for()
+    chosen = int(ask(page, "view.item"))
+    assert view.locator(".lx-chosen b").inner_text() == ask(page, f"view.atlas.items['title'][{chosen - 1}]").strip("'")
+    view.locator(".lx-over").first.scroll_into_view_if_needed()
+    before = view.evaluate("(el) => el.spotOf(1)")
+    view.locator(".lx-over").first.focus()
+    page.keyboard.press("ArrowLeft")
+    assert view.evaluate("(el) => el.spotOf(1)")[0] > before[0]
+    page.keyboard.press("0")
+    view.locator(".lx-lasso").click()
+    drag_around_everything(page, view)
+    view.locator(".lx-picked b", has_text="200,000 items selected").wait_for()
+    assert ask(page, "view.selection.height") == "200000"
+    page.screenshot(path=screenshots / "explorer-many-lab.png")
+    assert page.said == []
+
+
 def use_the_explorer(page, lab, screenshots):
     """Search, click, stage switch, recolour, lasso, text, user: each as a person does it, and what the kernel then knows."""
     corpus = Corpus.load(Run("toy", lab.outputs).require("corpus"))
@@ -136,12 +173,23 @@ def use_the_explorer(page, lab, screenshots):
     view.locator(".lx-status", has_text=re.compile("is nearest to")).wait_for()
     assert ask(page, "view.placed['near']['csft']") == "8"  # an item's own title lands on the item
     assert "No encoder for adapted (" in view.locator(".lx-status").inner_text()
+    assert view.locator(".lx-placed [data-stage=csft] li").first.inner_text() == f"{title} 1.00"
 
-    view.locator(".lx-user").fill("1")
+    own_id = corpus.users["source_id"][1]
+    view.locator(".lx-user").fill(own_id)
     view.locator(".lx-user").press("Enter")
-    view.locator(".lx-status", has_text="User 1: ").wait_for()
+    view.locator(".lx-status", has_text=f"User {own_id}: ").wait_for()
+    assert ask(page, "view.user") == "1"
     history = corpus.history(int(corpus.targets[(corpus.owners(corpus.targets) == 1) & (corpus.splits == 2)][-1])).tolist()
     assert ask(page, "view.path['history']") == str(history)
+    view.locator(".lx-compare").click()
+    view.locator(".lx-changed h4").first.wait_for()
+    most = ask(page, "view.changed['title'][0], round(view.changed['changed'][0], 2)")
+    assert view.locator(".lx-changed li small").first.inner_text() == most.rstrip(")").split(", ")[-1].ljust(4, "0")
+    view.locator(".lx-user").fill("nobody")
+    view.locator(".lx-user").press("Enter")
+    view.locator(".lx-status", has_text="There is no user “nobody”").wait_for()
+    assert ask(page, "view.user") == "-1"
     view.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "explorer-used.png")
     in_the_dark(page, view, screenshots)
@@ -199,13 +247,12 @@ def search_with_the_keyboard(view, titles):
 
 
 def choose_a_user(view, users):
-    """The page carries some of the users, under their own numbers, and says how many of how many."""
-    choice = view.locator(".lx-user")
-    carried = [int(o.split()[1]) for o in choice.locator("option").all_inner_texts()[1:]]
+    """The page carries some of the users, under the source's ids, and says how many of how many."""
+    carried = [o.get_attribute("value") for o in view.locator("datalist option").all()]
     assert view.get_by_text(f"User, {len(carried)} of {users} are in this page").count() == 1
     assert len(carried) == 200 < users
-    assert carried[-1] > 200
-    choice.select_option(f"user {carried[-1]}")
+    view.locator(".lx-user").fill(carried[-1])
+    view.locator(".lx-user").press("Enter")
     view.locator(".lx-status", has_text=f"User {carried[-1]}: ").wait_for()
 
 
@@ -225,7 +272,7 @@ def move_with_the_keyboard(page, view):
 
 
 def rearrange(page, view, screenshots):
-    """All stages in even rows and nothing cut off, in both widths and themes; a single map on a wide screen beside the lists."""
+    """All stages in even rows and nothing cut off, in both widths and themes; on a wide screen beside the lists."""
     buttons = view.locator(".lx-buttons").first.get_by_role("button").all()
     for button in buttons:
         if button.get_attribute("aria-pressed") == "false":
@@ -237,8 +284,10 @@ def rearrange(page, view, screenshots):
             page.wait_for_function("(w) => document.querySelector('.lx').clientWidth > w - 100", arg=width)
             page.screenshot(path=screenshots / f"page-{width}-{scheme}.png", full_page=True)
             assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-            rows = [round(p.bounding_box()["y"]) for p in view.locator(".lx-panel").all()]
-            assert len(set(rows)) == 1  # five stages have room in one row, in either width
+            sizes = {
+                (round(p["width"]), round(p["height"])) for p in (q.bounding_box() for q in view.locator(".lx-panel").all())
+            }
+            assert len(sizes) == 1  # even rows
     for button in buttons[1:]:
         button.click()
     view.locator(".lx-beside").wait_for()

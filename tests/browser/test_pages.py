@@ -13,7 +13,7 @@ import in_the_lab
 import polars as pl
 import pytest
 
-from llm2rec_kit.maps import explorer
+from llm2rec_kit.maps import explorer_page
 from llm2rec_kit.reproduction import report
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("maps", "reproduction")]
@@ -115,7 +115,7 @@ def test_the_explorer_s_page_shows_odd_words_as_words(page, tmp_path):
     said = []
     page.on("pageerror", lambda error: said.append(str(error)))
     file = tmp_path / "explorer.html"
-    file.write_text(explorer.page(dataclasses.replace(atlas, items=odd), MARK), encoding="utf-8")
+    file.write_text(explorer_page.page(dataclasses.replace(atlas, items=odd), MARK), encoding="utf-8")
     page.goto(file.as_uri())
     page.locator("#explorer canvas").first.wait_for()
     page.get_by_label("Colour").select_option("domain")

@@ -19,7 +19,9 @@ import traitlets
 from llm2rec_kit import backbone
 from llm2rec_kit.corpus import TEST
 from llm2rec_kit.encoder import AS_SAVED, Encoder, key, variant
-from llm2rec_kit.maps import explorer
+from llm2rec_kit.maps import explorer, explorer_page, projection
+from llm2rec_kit.maps import explorer_answers as answers
+from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding
 
@@ -35,10 +37,10 @@ def view(atlas):
 
 
 def test_positions_titles_and_columns_are_the_atlas_s(atlas):
-    data = explorer.contents(atlas, encodes=False)
+    data = explorer_page.contents(atlas, encodes=False)
     assert data["n"] == 40
     assert zlib.decompress(data["titles"]).decode().split("\n") == atlas.corpus.titles
-    corner, side = explorer._box(atlas)
+    corner, side = answers.box_of(atlas)
     for stage in data["stages"]:
         places = np.frombuffer(stage["xy"], np.uint16).reshape(-1, 2) / 65535 * side + corner
         np.testing.assert_allclose(places, atlas.aligned[stage["name"]], atol=side / 60000)
@@ -46,7 +48,7 @@ def test_positions_titles_and_columns_are_the_atlas_s(atlas):
     assert list(columns) == ["cluster", "community", "popularity", "domain"]
     numbers = np.frombuffer(columns["popularity"]["values"], np.float32)
     assert numbers.tolist() == atlas.items["popularity"].to_list()
-    codes = np.frombuffer(columns["cluster"]["values"], np.int16)
+    codes = np.frombuffer(columns["cluster"]["values"], np.int32)
     assert [columns["cluster"]["names"][k] for k in codes] == [atlas.words["cluster"][g] for g in atlas.items["cluster"]]
 
 
@@ -54,14 +56,14 @@ def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_s
     year = pl.Series([None, *range(1981, 2020)], dtype=pl.Int64)
     sold = pl.Series([0.5] * 39 + [90.0])
     items = atlas.items.with_columns(year=year, sold=sold, nothing=pl.lit(None, dtype=pl.Float64))
-    columns = explorer.contents(explorer.Atlas(**{**vars(atlas), "items": items}), encodes=False)["columns"]
+    columns = explorer_page.contents(explorer.Atlas(**{**vars(atlas), "items": items}), encodes=False)["columns"]
     found = {c["name"]: c for c in columns}
-    assert [(found[name]["scale"], found[name]["low"], found[name]["high"]) for name in ("year", "sold", "nothing")] == [
-        ("linear", 1981.0, 2019.0),
-        ("log", 0.5, 90.0),
-        ("linear", 0.0, 0.0),
+    assert [(found[name]["linear"], found[name]["low"], found[name]["high"]) for name in ("year", "sold", "nothing")] == [
+        (True, 1981.0, 2019.0),
+        (False, 0.5, 90.0),
+        (True, 0.0, 0.0),
     ]
-    assert found["popularity"]["scale"] == "log"
+    assert not found["popularity"]["linear"]
     values = np.frombuffer(found["year"]["values"], np.float32)
     assert np.isnan(values[0])
     assert values[1:].tolist() == year[1:].to_list()
@@ -69,7 +71,7 @@ def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_s
 
 def test_a_line_break_in_a_title_does_not_shift_the_others(atlas):
     broken = atlas.items.with_columns(title=pl.lit("two\nlines"))
-    data = explorer.contents(explorer.Atlas(**{**vars(atlas), "items": broken}), encodes=False)
+    data = explorer_page.contents(Atlas(**{**vars(atlas), "items": broken}), encodes=False)
     assert zlib.decompress(data["titles"]).decode().split("\n") == ["two lines"] * 40
 
 
@@ -94,8 +96,13 @@ def test_a_lasso_is_a_data_frame(view, atlas):
 
 def test_a_text_is_placed_among_its_neighbours_at_each_stage(view, atlas):
     view.text = "abc"  # whose embedding is item 3's
+    assert view.placed["nearest"]["raw"][0] == [3, pytest.approx(1, abs=1e-6)]
+    others = atlas.nearest(3, 9).filter(stage="csft")
+    assert [i for i, _ in view.placed["nearest"]["csft"][1:]] == others["item"].to_list()
+    assert [c for _, c in view.placed["nearest"]["csft"][1:]] == pytest.approx(others["cosine"].to_list(), abs=1e-6)
+    assert view.placed["far"] == {}
     assert view.placed["near"] == dict.fromkeys(atlas.stages, 3)
-    corner, side = explorer._box(atlas)
+    corner, side = answers.box_of(atlas)
     np.testing.assert_allclose(np.array(view.placed["at"]["raw"]) * side + corner, atlas.aligned["raw"][2], atol=1e-4)
     view.text = " "
     assert view.placed == {}
@@ -103,12 +110,12 @@ def test_a_text_is_placed_among_its_neighbours_at_each_stage(view, atlas):
 
 def test_a_text_between_two_items_stands_between_their_places(atlas):
     vector = atlas.tables["raw"][3] + atlas.tables["raw"][9]
-    ids, distances = explorer.projection.nearest(vector[None], 2, among=atlas.tables["raw"][1:])
+    ids, distances = projection.nearest(vector[None], 2, among=atlas.tables["raw"][1:])
     gap = distances[0] - distances[0, 0]
     weight = np.exp(-gap / gap.mean())
     expected = sum(w * atlas.aligned["raw"][i] for w, i in zip(weight, ids[0], strict=True)) / weight.sum()
-    corner, side = explorer._box(atlas)
-    placed = explorer.place(atlas, "t", {"raw": vector}, k=2)
+    corner, side = answers.box_of(atlas)
+    placed = answers.place(atlas, "t", {"raw": vector}, k=2)
     np.testing.assert_allclose(np.array(placed["at"]["raw"]) * side + corner, expected, atol=1e-4)
     assert placed["near"] == {"raw": ids[0, 0] + 1}
 
@@ -155,7 +162,7 @@ def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds
     title = atlas.corpus.titles[8]
     for stage, vector in list(encode(title).items())[:3]:
         np.testing.assert_allclose(vector, atlas.tables[stage][9], atol=1e-5)
-    placed = explorer.place(atlas, title, encode(title))
+    placed = answers.place(atlas, title, encode(title))
     assert placed["near"] == {"contrastive": 9, "contrastive-last-causal": 9, "other": 9} == dict.fromkeys(placed["at"], 9)
     assert list(placed["without"]) == ["minilm", "adapted"]
     assert placed["without"]["minilm"] == "its table does not say how titles were read"
@@ -190,15 +197,111 @@ def test_a_user_is_a_path_a_target_and_recommendations(view, atlas):
     assert view.path == {}
 
 
+def test_what_came_next_has_a_rank_at_each_stage(view, atlas):
+    for user in range(12):
+        view.user = user
+        history, target = view.path["history"], view.path["target"]
+        for stage in atlas.stages:
+            order = [i for i in atlas.nearest(history[-1], 39).filter(stage=stage)["item"] if i not in history]
+            assert view.path["ranks"][stage] == (order.index(target) + 1 if target in order else 0)
+
+
+def test_a_user_is_found_by_the_source_s_own_id_and_an_unknown_one_is_said(atlas):
+    corpus = dataclasses.replace(
+        atlas.corpus, users=atlas.corpus.users.with_columns(source_id=pl.Series([f"u{39 - k}" for k in range(40)]))
+    )
+    view = explorer.Explorer(dataclasses.replace(atlas, corpus=corpus))
+    view.who = "u4"
+    assert (view.user, view.path["user"], view.path["id"]) == (35, 35, "u4")
+    view.who = "7"  # no id reads so
+    assert view.path["id"] == "u32"
+    view.who = "u99"
+    assert (view.user, view.path) == (-1, {})
+    assert view.message == "There is no user “u99” among 40."
+    view.who = ""
+    assert view.message == ""
+    assert answers.find_user(corpus, "40") == answers.find_user(corpus, "-1") == -1
+    digits = dataclasses.replace(
+        corpus, users=corpus.users.with_columns(source_id=pl.Series([str(k + 1) for k in range(40)]))
+    )
+    assert answers.find_user(digits, "7") == 6  # the source's own id comes first
+
+
+def test_a_text_far_from_everything_is_said_to_be(atlas):
+    usual = answers.usual_cosine(atlas)
+    nearest = [atlas.nearest(i, 1).filter(stage="raw")["cosine"][0] for i in range(1, 41)]
+    assert usual["raw"] == pytest.approx(np.percentile(nearest, 5), abs=1e-5)
+    away = {"raw": -atlas.tables["raw"][1:].mean(0), "csft": atlas.tables["csft"][3]}
+    placed = answers.place(atlas, "t", away, usual={**usual, "raw": 1.01})
+    assert placed["far"] == {"raw": 1.01}
+    assert answers.place(atlas, "t", away)["far"] == {}
+
+
+def test_two_tables_are_compared_item_by_item(view, atlas):
+    assert view.changed.is_empty()
+    view.compared = ["raw", "contrastive"]
+    lost = np.frombuffer(view.difference["changed"], np.uint8)
+    for item in (1, 7, 40):
+        first, second = (set(atlas.nearest(item, 10).filter(stage=s)["item"]) for s in view.compared)
+        assert lost[item - 1] == len(first - second)
+    assert view.message == ""
+    table = view.changed
+    assert table["changed"].is_sorted(descending=True)
+    assert table.filter(item=7)["changed"][0] == pytest.approx(lost[6] / 10)
+    view.colour = "changed, raw → contrastive"  # a column of the browser's alone
+    assert view.figure().axes
+    view.compared = []
+    assert view.difference == {}
+
+
+def test_rarer_values_of_a_column_keep_their_names_and_gaps_stay_gaps(atlas):
+    kinds = [f"kind {k % 4:02}" for k in range(38)] + ["kind 97", None]
+    few = dataclasses.replace(
+        atlas, items=atlas.items.with_columns(domain=pl.Series(kinds), price=pl.Series([None, *range(39)]))
+    )
+    columns = {c["name"]: c for c in explorer_page.contents(few, encodes=False)["columns"]}
+    prices = np.frombuffer(columns["price"]["values"], np.float32)
+    assert np.isnan(prices[0])
+    assert (columns["price"]["low"], columns["price"]["high"]) == (0, 38)
+    many = dataclasses.replace(
+        atlas, items=atlas.items.with_columns(domain=pl.Series([f"d{k:02}" for k in range(39)] + [None]))
+    )
+    column = next(c for c in explorer_page.contents(many, encodes=False)["columns"] if c["name"] == "domain")
+    codes = np.frombuffer(column["values"], np.int32)
+    assert (column["drawn"], len(column["names"])) == (24, 39)
+    assert [column["names"][k] for k in codes[:39]] == many.items["domain"].to_list()[:39]
+    assert codes[39] == -1
+
+
+def test_the_program_is_one_module_without_names_twice():
+    program = explorer_page.program()
+    assert program.count("export ") == 1
+    assert not re.search(r"^import ", program, re.M)
+    both = program + (explorer_page.STATIC / "page_host.js").read_text()
+    declared = re.findall(r"^(?:async )?(?:const|let|class|function\*?) (.*)", both, re.M)
+    names = [name for line in declared for name in re.findall(r"^\w+|(?<=, )[A-Z_]+(?= = )", line)]
+    assert len(names) == len(set(names)) > 60
+    assert {f.stem for f in explorer_page.STATIC.glob("*.js")} == {*explorer_page.MODULES, "page_host"}
+
+
 def test_a_recommender_may_be_given(atlas):
     view = explorer.Explorer(atlas, recommend=lambda history: [history[0], 9])
     view.user = 0
+    assert view.path["starred"] == (
+        2 if view.path["target"] == 9 else 1 if view.path["target"] == view.path["history"][0] else 0
+    )
     assert view.path["recommended"]["csft"] == [view.path["history"][0], 9]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
-    [("item", 41, "1 to 40; found 41"), ("shown", ["nope"], "there are"), ("user", 40, "0 to 39"), ("count", 0, "0")],
+    [
+        ("item", 41, "1 to 40; found 41"),
+        ("shown", ["nope"], "there are"),
+        ("user", 40, "0 to 39"),
+        ("compared", ["nope"], "there are"),
+        ("count", 0, "0"),
+    ],
 )
 def test_what_does_not_exist_is_refused(view, name, value, says):
     with pytest.raises(traitlets.TraitError, match=says):
@@ -216,30 +319,39 @@ def known_of(page):
     return json.loads(text)
 
 
+def behind(page, name):
+    """What stands in the page behind its program, inflated."""
+    text = re.search(rf'<script type="text/plain" id="{name}">(.*?)</script>', page)[1]
+    return zlib.decompress(base64.b64decode(text))
+
+
 def test_a_page_carries_all_answers_and_asks_nobody(atlas):
-    page = explorer.page(atlas, "run <b>&")
+    page = explorer_page.page(atlas, "run <b>&")
     assert "<title>run &lt;b&gt;&amp;</title>" in page
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|@import|url\(", page)
     assert "export default" not in page
     known = known_of(page)
-    near = known["near"]["csft"]
-    ids = np.frombuffer(base64.b64decode(near["ids"]["base64"]), np.int32).reshape(40, near["k"])
-    cosines = np.frombuffer(base64.b64decode(near["cosines"]["base64"]), np.uint8).reshape(40, near["k"]) / 127.5 - 1
-    expected = atlas.nearest(6, near["k"]).filter(stage="csft")
+    k, at = known["k"], atlas.stages.index("csft")
+    ids = np.frombuffer(behind(page, f"ids-{at}"), np.int32).reshape(40, k)
+    cosines = np.frombuffer(behind(page, f"cosines-{at}"), np.uint8).reshape(40, k) / 127.5 - 1
+    expected = atlas.nearest(6, k).filter(stage="csft")
     assert ids[5].tolist() == expected["item"].to_list()
     np.testing.assert_allclose(cosines[5], expected["cosine"], atol=0.01)
     view = explorer.Explorer(atlas)
     view.user = 3
     assert list(known["paths"]) == [str(u) for u in range(40)]
-    assert known["paths"]["3"]["history"] == view.path["history"]
+    assert known["paths"]["3"] == view.path
     assert known["state"]["data"]["encodes"] is False
+    assert page.index('id="explorer"') < page.index('id="ids-0"')  # the maps are drawn before the neighbours are read
 
 
 def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
-    monkeypatch.setattr(explorer, "PAGE_USERS", 7)
-    known = known_of(explorer.page(atlas, "t"))
+    monkeypatch.setattr(explorer_page, "PAGE_USERS", 7)
+    known = known_of(explorer_page.page(atlas, "t"))
     data, carried = known["state"]["data"], known["state"]["data"]["carried"]
     assert (data["users"], len(carried)) == (40, 7)
+    assert [own for _, own in carried] == [atlas.corpus.users["source_id"][user] for user, _ in carried]
+    carried = [user for user, _ in carried]
     assert carried == sorted(set(carried)) != list(range(7))
     assert list(known["paths"]) == [str(u) for u in carried]
     view = explorer.Explorer(atlas)
@@ -255,9 +367,9 @@ def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
     ["</script><b>", "<!--", "<!-- <script>", "/*EXPLORER*/", "/*STATE*/", "<!--TITLE-->", "base64,no", "\\1", "\\u003c"],
 )
 def test_words_of_the_data_are_data_in_the_page(atlas, word):
-    plain = explorer.page(atlas, "t")
+    plain = explorer_page.page(atlas, "t")
     odd = atlas.items.with_columns(domain=pl.lit(word))
-    page = explorer.page(explorer.Atlas(**{**vars(atlas), "items": odd}), "t")
+    page = explorer_page.page(Atlas(**{**vars(atlas), "items": odd}), "t")
     assert known_of(page)["state"]["data"]["columns"][-1]["names"] == [word]
     assert re.findall("<[!a-z/][^>]*>", page) == re.findall("<[!a-z/][^>]*>", plain)  # no tag more, none less
-    assert known_of(explorer.page(atlas, word)) == known_of(plain)
+    assert known_of(explorer_page.page(atlas, word)) == known_of(plain)

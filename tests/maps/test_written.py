@@ -7,7 +7,7 @@ import small_atlas
 from conftest import held, no_room
 from matplotlib.figure import Figure
 
-from llm2rec_kit.maps import explorer, figures, handover, map_figures
+from llm2rec_kit.maps import explorer_page, figures, handover, map_figures
 from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.runs import Run
 
@@ -22,7 +22,7 @@ WRITERS = {
     "figure": lambda folder: figures.save(figure(), folder / "drawn"),
     "map": lambda folder: map_figures.save(figure(), folder / "drawn"),
     "projector": lambda folder: handover.tensorboard(small_atlas.atlas(), folder),
-    "page": lambda folder: explorer.write_page(Run("r", folder / "runs"), folder / "page.html"),
+    "page": lambda folder: explorer_page.write_page(Run("r", folder / "runs"), folder / "page.html"),
 }
 
 
@@ -42,7 +42,7 @@ def test_what_is_no_file_is_not_replaced_by_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(Atlas, "load", lambda run: pytest.fail("the atlas was read before the target was looked at"))
     run = Run("r", tmp_path / "runs")
     with pytest.raises(ValueError, match=r"r is a folder, and writing there would replace it"):
-        explorer.write_page(run, run.path)
+        explorer_page.write_page(run, run.path)
 
 
 def test_a_page_replaces_a_page_alone(tmp_path, monkeypatch):
@@ -50,7 +50,7 @@ def test_a_page_replaces_a_page_alone(tmp_path, monkeypatch):
     run, other = Run("r", tmp_path / "runs"), tmp_path / "titles.csv"
     other.write_text("item,title\n1,Chess Set\n")
     with pytest.raises(ValueError, match=rf"{other} holds something else"):
-        explorer.write_page(run, other)
+        explorer_page.write_page(run, other)
     assert other.read_text() == "item,title\n1,Chess Set\n"
     for _ in range(2):  # the second over the first
-        assert explorer.write_page(run, tmp_path / "page.html").read_text().startswith("<!doctype html>")
+        assert explorer_page.write_page(run, tmp_path / "page.html").read_text().startswith("<!doctype html>")

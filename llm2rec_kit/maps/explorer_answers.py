@@ -1,0 +1,136 @@
+"""What the explorer's browser side cannot know: exact neighbours, a text's place, a user's path, how two tables differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import TEST, Corpus
+from llm2rec_kit.maps import projection
+from llm2rec_kit.maps.atlas import Atlas
+
+RECOMMENDED = 10
+COMPARED = 10  # nearest neighbours by which two tables are compared
+LISTED = 10  # titles nearest to a text
+ANCHORS = 300  # items whose own nearest say what is usual
+USUAL = 5  # percentile of their cosines below which a text is far from everything
+SAME = 1e-6  # cosine distance below which two embeddings are one
+HOW = f"the {RECOMMENDED} items nearest to the last one at each stage"
+
+Recommend = Callable[[np.ndarray], Sequence[int]]  # a history of item ids, oldest first, to item ids
+Box = tuple[np.ndarray, float]
+
+
+def box_of(atlas: Atlas) -> Box:
+    """Corner and side of the square around all stages: one scale for both axes."""
+    every = np.concatenate(list(atlas.aligned.values()))
+    return every.min(0), max(float((every.max(0) - every.min(0)).max()), 1e-9)
+
+
+def scaled(points: np.ndarray, box: Box) -> np.ndarray:
+    """Points of the aligned frame in the unit square."""
+    return (points - box[0]) / box[1]
+
+
+def neighbours(atlas: Atlas, item: int, count: int) -> dict[str, Any]:
+    """An item's nearest at each stage: {"item", "stages": {stage: [[item, cosine, rank at the stage before or 0]]}}."""
+    if not item:
+        return {"item": 0, "stages": {}}
+    near = atlas.nearest(item, count)
+    rows = {s: near.filter(stage=s).select("item", "cosine", "before").fill_null(0).rows() for s in atlas.stages}
+    return {"item": item, "stages": {s: [list(row) for row in found] for s, found in rows.items()}}
+
+
+def place(
+    atlas: Atlas, text: str, vectors: dict[str, np.ndarray | str], k: int = 15, usual: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Where a text's embeddings would stand: at (stage to [x, y]), near (to the nearest item's id), nearest, far, without.
+
+    At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
+    embedding. `nearest` has the first titles of each stage as [item, cosine]; `far` those stages where even the nearest is below
+    `usual` (see `usual_cosine`), with that cosine; `without` the stages that `vectors` has a phrase for, or nothing.
+    """
+    box = box_of(atlas)
+    at, near, nearest, far, without = {}, {}, {}, {}, {}
+    for stage in atlas.stages:
+        vector = vectors.get(stage, "none was given")
+        if isinstance(vector, str):
+            without[stage] = vector
+            continue
+        among = np.asarray(atlas.tables[stage][1:])
+        ids, distances = projection.nearest(vector[None], min(k, atlas.corpus.n_items), among=among)
+        gap = distances[0] - distances[0, 0]
+        weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
+        spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()
+        at[stage], near[stage] = scaled(spot, box).tolist(), int(ids[0, 0]) + 1
+        nearest[stage] = [[int(i) + 1, 1 - float(d)] for i, d in zip(ids[0, :LISTED], distances[0], strict=False)]
+        if usual and 1 - distances[0, 0] < usual[stage]:
+            far[stage] = usual[stage]
+    return {"text": text, "at": at, "near": near, "nearest": nearest, "far": far, "without": without}
+
+
+def usual_cosine(atlas: Atlas) -> dict[str, float]:
+    """Of each stage, the cosine to the nearest other item that 19 of 20 items have at least, over `ANCHORS` items drawn by seed."""
+    n = atlas.corpus.n_items
+    anchors = np.sort(np.random.default_rng(0).permutation(n)[:ANCHORS])
+    found = {}
+    for stage, table in atlas.tables.items():
+        vectors = np.asarray(table[1:])
+        _, distances = projection.nearest(vectors[anchors], min(2, n), among=vectors)
+        found[stage] = float(np.percentile(1 - distances[:, -1], USUAL))  # the first is the item itself
+    return found
+
+
+def find_user(corpus: Corpus, who: str) -> int:
+    """A user's number, from the source's own id or, where no id reads so, from the number itself; -1 where there is none."""
+    own = corpus.users.filter(pl.col("source_id") == who)["user"]
+    if len(own):
+        return int(own[0])
+    return int(who) if who.isdecimal() and int(who) < corpus.n_users else -1
+
+
+def path_of(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict[str, Any]:
+    """A user's history before the test target, that target, its rank at each stage, and recommendations: what `path` holds.
+
+    `ranks` are those of the target among all items outside the history by cosine to the history's last, 0 where the history
+    has it. Without `recommend`, the items nearest to the history's last at each stage, none that the history has; with it,
+    `starred` is the target's rank among the `first` that it puts first, 0 where it is not among them.
+    """
+    history, target = _history(atlas.corpus, user)
+    ranks, stars, how = {}, {}, HOW
+    for stage, table in atlas.tables.items():
+        order = _by_cosine(np.asarray(table[1:]), history)
+        at = np.flatnonzero(order == target)
+        ranks[stage] = int(at[0]) + 1 if len(at) else 0
+        stars[stage] = order[:RECOMMENDED].tolist()
+    own_id = str(atlas.corpus.users["source_id"][user])
+    told = {"user": user, "id": own_id, "history": history, "target": target, "ranks": ranks, "first": RECOMMENDED}
+    if recommend is not None:
+        chosen = [int(i) for i in recommend(np.asarray(history))][:RECOMMENDED]
+        stars, how = dict.fromkeys(atlas.stages, chosen), "what the recommender puts first"
+        told["starred"] = chosen.index(target) + 1 if target in chosen else 0
+    return {**told, "recommended": stars, "how": how}
+
+
+def lost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each item, how many of its nearest ids (n, k) at one stage are not among those at another: uint8 (n,)."""
+    return np.round((1 - projection.shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
+
+
+def _by_cosine(vectors: np.ndarray, history: list[int]) -> np.ndarray:
+    """Item ids outside a history by cosine to its last, nearest first."""
+    rows = projection.unit(vectors)
+    cosine = rows @ rows[history[-1] - 1]
+    order = np.argsort(-cosine, kind="stable") + 1
+    return order[~np.isin(order, history)]
+
+
+def _history(corpus: Corpus, user: int) -> tuple[list[int], int]:
+    """Items before the user's last test target (the last item where there is none), and that target."""
+    first, last = corpus.offsets[user], corpus.offsets[user + 1]
+    own = corpus.targets[(corpus.targets >= first) & (corpus.targets < last) & (corpus.splits == TEST)]
+    target = int(own[-1]) if len(own) else int(last - 1)
+    return corpus.history(target).tolist() or [int(corpus.sequence[target])], int(corpus.sequence[target])
