@@ -1,6 +1,6 @@
 """What a trained recommender has to beat: popularity, what followed the last item, neighbours, similar titles.
 
-Each gives a ranking like a recommender's, over the full catalogue, ties counted against it. None trains anything; all learn
+Each gives a ranking like a recommender's, over the full catalogue, ties counted against it by default. None trains anything; all learn
 from training interactions alone, or from titles alone. Those that look for similar items would find the history itself first,
 so they put it last: a target that repeats an item counts as a miss for them.
 """
@@ -35,6 +35,7 @@ def rank(
     *,
     exclude: str = "none",
     cutoffs: list[int] | tuple[int, ...] = (),
+    ties: str = "worst",
 ) -> Ranking:
     """Rank the test targets by the baseline `name`; `embeddings` float (N + 1, dim) where it is one of OVER_EMBEDDINGS.
 
@@ -50,6 +51,7 @@ def rank(
         corpus.n_items,
         exclude=excluded(corpus, targets, exclude),
         cutoffs=cutoffs,
+        ties=ties,
     )
 
 

@@ -80,12 +80,16 @@ class Result:
 
     @property
     def ranks(self) -> np.ndarray:
-        """Rank of each test target, int32 (n,)."""
+        """Rank of each test target, as `Ranking` has it."""
         return self.ranking.ranks
 
 
 SHORT = 50_000  # samples read in training, in a second or two on one core
-LATER = {"initialisation": "scaled", "scale": 1.0}  # settings that came later: evaluations from before had these values
+LATER = {
+    "initialisation": "scaled",
+    "scale": 1.0,
+    "ties": "worst",
+}  # settings that came later: evaluations from before had these values
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "device", "workers")
 
 
@@ -129,7 +133,9 @@ def train_and_rank(
         both.eval()
         with torch.no_grad():
             table = both[1]()
-        found = ranking.rank_rows(both[0], table, rows["test"], exclude=barred["test"], cutoffs=settings.cutoffs)
+        found = ranking.rank_rows(
+            both[0], table, rows["test"], exclude=barred["test"], cutoffs=settings.cutoffs, ties=settings.ties
+        )
     weights = {name: value.cpu().numpy() for name, value in both.state_dict().items()}
     seconds = time.perf_counter() - began
     return Result(found, recommender, seed, curve, by_epoch, best, seconds, settings.cutoffs, weights)
@@ -186,7 +192,7 @@ def _fit(
             continue
         both.eval()
         with torch.no_grad():
-            found = ranking.rank_rows(model, table(), rows["valid"], exclude=barred)
+            found = ranking.rank_rows(model, table(), rows["valid"], exclude=barred, ties=settings.ties)
         value = float(metrics.per_sample(found.ranks, settings.metric).mean())
         curve.append((epoch, value))
         if value > best[0]:
