@@ -586,6 +586,11 @@ class Evaluation(Stage):
         "items left out of the ranking: none [C], last (of the history) or seen (all that the user had) [O]",
         ("none", "last", "seen"),
     )
+    ties: str = setting(
+        "worst",
+        "place of the target among equal scores: worst, best, or mean, the metrics' expectation over their order [O]; any one in [C]",
+        ("worst", "mean", "best"),
+    )
     cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]", within="x >= 1", least=1)
     tested: str = setting("ndcg@10", "metric that the paired tests compare [O]", form=_METRIC)
     cold: float = setting(

@@ -1,6 +1,6 @@
 """What a trained recommender has to beat: popularity, what followed the last item, neighbours, similar titles.
 
-Each gives a ranking like a recommender's, over the full catalogue, ties counted against it. None trains anything; all learn
+Each gives a ranking like a recommender's, over the full catalogue, ties counted against it by default. None trains anything; all learn
 from training interactions alone, or from titles alone. Those that look for similar items would find the history itself first,
 so they put it last: a target that repeats an item counts as a miss for them.
 """
@@ -39,6 +39,7 @@ def rank(
     *,
     exclude: str = "none",
     cutoffs: list[int] | tuple[int, ...] = (),
+    ties: str = "worst",
 ) -> Ranking:
     """Rank the test targets by the baseline `name`; `embeddings` float (N + 1, dim) where it is one of OVER_EMBEDDINGS.
 
@@ -53,6 +54,7 @@ def rank(
         corpus.n_items,
         exclude=excluded(corpus, targets, exclude),
         cutoffs=cutoffs,
+        ties=ties,
     )
 
 
@@ -61,9 +63,13 @@ def over_embeddings(name: str) -> bool:
     return name in OVER_EMBEDDINGS or (name not in BASELINES and own_parts.find("baseline", name).over_embeddings)
 
 
-def key(name: str, cutoffs: list[int], exclude: str) -> dict[str, Any]:
-    """The settings that a baseline's ranking depends on; the hash of its source among them where it is one's own."""
-    return {"cutoffs": cutoffs, "exclude": exclude} | own_parts.contents("baseline", name)
+def key(name: str, cutoffs: list[int], exclude: str, ties: str = "worst") -> dict[str, Any]:
+    """The settings that a baseline's ranking depends on; the hash of its source among them where it is one's own.
+
+    `ties` stands among them where it is not `worst`, which rankings from before it had.
+    """
+    told = {"cutoffs": cutoffs, "exclude": exclude} | ({"ties": ties} if ties != "worst" else {})
+    return told | own_parts.contents("baseline", name)
 
 
 def probe(name: str, corpus: Corpus) -> None:

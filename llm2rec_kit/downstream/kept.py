@@ -24,7 +24,7 @@ def record(run: Run, name: str) -> dict[str, Any]:
 
 
 def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Record and ranks (int32 (n,)) of evaluation `name`.
+    """Record and ranks (as `ranking.Ranking` has them) of evaluation `name`.
 
     Raises ArtefactError where it is missing or damaged, is the copy of another, or its metrics are not those of its ranks.
     """

@@ -114,8 +114,9 @@ class _SoftmaxLoss(Function):
             scores = product(some, c)
             if not padding_class:
                 scores[:, 0] = -torch.inf
-            shares = torch.softmax(scores, 1)
-            total += _negative_log(shares, scores, y)
+            own, top = scores.gather(1, y)[:, 0], scores.amax(1)
+            shares = torch.softmax(scores, 1, out=scores)  # in place: a second such block is memory that malloc fetches anew
+            total += _negative_log(shares, y, own, top)
             shares.scatter_add_(1, y, shares.new_full((), -1.0).expand_as(y))
             to_states.append(product(shares, c.T).to(states.dtype))
             more = product(some.T.contiguous(), shares.T).to(classes.dtype)  # transposed: faster to make, and to use
@@ -132,16 +133,16 @@ class _SoftmaxLoss(Function):
         return to_states * grad, to_classes * grad, None, None, None
 
 
-def _negative_log(shares: torch.Tensor, scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Sum of -log of the labels' shares; from the scores where a share is too small for its dtype."""
+def _negative_log(shares: torch.Tensor, y: torch.Tensor, own: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """Sum of -log of the labels' shares; from their scores `own` and the largest, `top` (S,), where a share is too small for
+    its dtype."""
     full = torch.promote_types(shares.dtype, torch.float32)
-    own = shares.gather(1, y)[:, 0].to(full)
-    lost = own < 1e-30
-    out = -own[~lost].log().sum()
+    found = shares.gather(1, y)[:, 0].to(full)
+    lost = found < 1e-30
+    out = -found[~lost].log().sum()
     if lost.any():
         # The largest share is 1 / sum(exp(score - largest score)): no second pass of exponentials.
-        top, share = scores[lost].amax(1).to(full), shares[lost].amax(1).to(full)
-        out = out + (top - share.log() - scores[lost].gather(1, y[lost])[:, 0].to(full)).sum()
+        out = out + (top[lost].to(full) - shares[lost].amax(1).to(full).log() - own[lost].to(full)).sum()
     return out
 
 

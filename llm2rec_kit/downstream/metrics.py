@@ -1,6 +1,7 @@
 """Metrics from ranks, and what may be said about their differences.
 
-Evaluation keeps one number a test sample: the rank of the target among all items (1 is best, ties count against the model).
+Evaluation keeps one number a test sample: the rank of the target among all items (1 is best, ties count against the model unless
+`evaluation_ties` says otherwise; where it asks for their mean, two: the first and the last place that the target could have).
 Everything here derives from ranks, so that any metric and any test can be redone from the saved files.
 """
 
@@ -16,15 +17,30 @@ from llm2rec_kit.settings import METRIC
 def per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
     """The metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
 
-    With one target a sample, NDCG is 1 / log2(rank + 1) within the first k and 0 beyond, MRR is 1 / rank likewise.
+    With one target a sample, NDCG is 1 / log2(rank + 1) within the first k and 0 beyond, MRR is 1 / rank likewise. Of ranks
+    (n, 2), the first and last place among items of the target's score, it is the metric's expectation over their random order
+    (McSherry and Najork 2008).
 
     >>> per_sample(np.array([1, 3, 11]), "ndcg@10").tolist()
     [1.0, 0.5, 0.0]
+    >>> per_sample(np.array([[1, 1], [2, 5]]), "recall@3").tolist()
+    [1.0, 0.5]
     """
     name, k = _parsed(metric)
     ranks = np.asarray(ranks)
     if len(ranks) and ranks.min() < 1:
         raise ValueError(f"Ranks begin at 1; found {ranks.min()}.")
+    if ranks.ndim == 1:
+        return _at(ranks, name, k)
+    first, last = ranks.T
+    if (first > last).any():
+        raise ValueError("A target's first place among equal scores is behind its last.")
+    upto = np.concatenate([[0.0], np.cumsum(_at(np.arange(1, ranks.max(initial=0) + 1), name, k))])
+    return np.where(first == last, _at(last, name, k), (upto[last] - upto[first - 1]) / (last - first + 1))
+
+
+def _at(ranks: np.ndarray, name: str, k: int | None) -> np.ndarray:
+    """What a target at each of `ranks` (m,) is worth, float64 (m,)."""
     gain = {"recall": lambda r: np.ones_like(r), "ndcg": lambda r: 1 / np.log2(r + 1), "mrr": lambda r: 1 / r}[name]
     values = gain(ranks.astype(np.float64))
     return values if k is None else np.where(ranks <= k, values, 0.0)

@@ -1,11 +1,12 @@
 """Ranking: where the target stands among all items of the catalogue, and which items stand in the top-k lists.
 
-Ranks are counted (how many items score no lower than the target), never sorted, a block of samples at a time; an equal score
-counts against the target. The lists are made only where they are asked for: coverage and novelty need them, ranks do not.
+Ranks are counted (how many items score no lower than the target), never sorted, a block of samples at a time. Where a target
+stands among items of its own score is `ties`: by default an equal score counts against it. The lists are made only where they are asked for: coverage and novelty need them, ranks do not.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,13 +19,14 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream.samples import Rows
 from llm2rec_kit.kernels import product
 
-SCORES = 2**20  # scores held at once: 4 MiB of float32, what stays in a core's cache while it is counted
+SCORES = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache while it is counted
+LEAST = 64  # samples at once, however large the catalogue: fewer, and a product mostly reads and reorders the table
 ROWS = 256  # histories read at once
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """ranks int32 (n,): of each sample's target, 1 is best. listed int32 (len(cutoffs), N): in how many of the n top-k lists
+    """ranks int32 (n,): of each sample's target, 1 is best; or (n, 2), its first and last place among equal scores. listed int32 (len(cutoffs), N): in how many of the n top-k lists
     each item stands."""
 
     ranks: np.ndarray
@@ -65,20 +67,22 @@ def rank(
     exclude: Excluded | None = None,
     cutoffs: list[int] | tuple[int, ...] = (),
     order: np.ndarray | None = None,
+    ties: str = "worst",
 ) -> Ranking:
     """Rank `targets` (item ids, (n,)) by `scores_of(samples)`: float (len(samples), N) over items 1..N, free to overwrite.
 
     Samples are asked for in `order` (default: as they stand), what comes back is in theirs. An excluded item takes part in
-    no rank and no list; a target that is itself excluded cannot be recommended and ranks last, at N.
+    no rank and no list; a target that is itself excluded cannot be recommended and ranks last, at N. Among items of its own
+    score the target is the last (`ties` worst) or the first (best); with mean its ranks are (n, 2), both places.
     Raises ValueError for a cutoff beyond the catalogue, a target out of range, or one whose score is not finite.
     """
     check_cutoffs(cutoffs, n_items)
     if len(targets) and not (targets.min() >= 1 and targets.max() <= n_items):
         raise ValueError(f"Targets are item ids 1..{n_items}; found {targets.min()} to {targets.max()}.")
     order = np.arange(len(targets)) if order is None else order
-    ranks = np.empty(len(targets), dtype=np.int32)
+    places = np.empty((len(targets), 2), dtype=np.int32)
     listed = np.zeros((len(cutoffs), n_items), dtype=np.int32)
-    for at in range(0, len(order), step := max(1, SCORES // n_items)):
+    for at in range(0, len(order), step := max(LEAST, SCORES // n_items)):
         some = order[at : at + step]
         scores = scores_of(some)
         own = scores.gather(1, torch.from_numpy(targets[some].astype(np.int64)).to(scores.device)[:, None] - 1)
@@ -88,10 +92,12 @@ def rank(
                 "A training that diverged does this: lower the learning rate."
             )
         barred = _bar(scores, exclude, some, targets)
-        ranks[some] = np.where(barred, n_items, _count(scores, own))
+        last = _count(scores, own, operator.ge)
+        first = last if ties == "worst" else _count(scores, own, operator.gt) + 1
+        places[some] = np.where(barred, n_items, (first, last)).T
         if len(cutoffs):
             _list(scores, cutoffs, listed)
-    return Ranking(ranks, listed)
+    return Ranking({"worst": places[:, 1], "best": places[:, 0], "mean": places}[ties].copy(), listed)
 
 
 def check_cutoffs(cutoffs: list[int] | tuple[int, ...], n_items: int) -> None:
@@ -113,11 +119,11 @@ def _bar(scores: torch.Tensor, exclude: Excluded | None, some: np.ndarray, targe
     return np.bincount(places[items == targets[some][places]], minlength=len(some)) > 0
 
 
-def _count(scores: torch.Tensor, own: torch.Tensor) -> np.ndarray:
-    """How many scores of each row are no lower than its `own` (b, 1)."""
+def _count(scores: torch.Tensor, own: torch.Tensor, compare: Callable) -> np.ndarray:
+    """How many scores of each row are, by `compare`, no lower (ge) or higher (gt) than its `own` (b, 1)."""
     if scores.device.type == "cpu":  # numpy sums truth values at twice torch's speed
-        return (scores.numpy() >= own.numpy()).sum(1, dtype=np.int32)
-    return (scores >= own).sum(1, dtype=torch.int32).cpu().numpy()
+        return compare(scores.numpy(), own.numpy()).sum(1, dtype=np.int32)
+    return compare(scores, own).sum(1, dtype=torch.int32).cpu().numpy()
 
 
 def _list(scores: torch.Tensor, cutoffs: list[int] | tuple[int, ...], listed: np.ndarray) -> None:
@@ -137,8 +143,9 @@ def rank_rows(
     *,
     exclude: Excluded | None = None,
     cutoffs: list[int] | tuple[int, ...] = (),
+    ties: str = "worst",
 ) -> Ranking:
-    """Rank each row's one target by a recommender over `table` (N + 1, d); padding is no candidate.
+    """Rank each row's one target by a recommender over `table` (N + 1, d); padding is no candidate. `ties` as `rank` has it.
 
     Rows are read shortest first, so that a block is no longer than it must be.
     """
@@ -157,4 +164,5 @@ def rank_rows(
         len(items),
         exclude=exclude,
         cutoffs=cutoffs,
+        ties=ties,
     )

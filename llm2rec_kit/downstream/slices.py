@@ -158,4 +158,5 @@ def extremes(
 def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np.ndarray:
     """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
     names = names_of(run, domain, row, seeds)
-    return np.exp(np.mean([np.log(ranks_of(run, domain, name)) for name in names], axis=0))
+    ranks = [ranks_of(run, domain, name) for name in names]
+    return np.exp(np.mean([np.log(r if r.ndim == 1 else r.mean(1)) for r in ranks], axis=0))

@@ -136,6 +136,7 @@ def without_seen(
     """
     from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
 
+    ties = study.settings["evaluation"].ties
     part, ids = study.corpus.select([domain])
     targets = part.samples("test")
     rows = samples.rows_of(part, targets, shared=False)
@@ -145,7 +146,9 @@ def without_seen(
     for recommender, (name, table) in itertools.product(recommenders, tables.items()):
         model = _kept(study, domain, recommender, table, (part, ids), vectors)
         for what, label in (("none", "all items"), ("seen", "unseen items")):
-            found = ranking.rank_rows(model.model, model.table, rows, exclude=ranking.excluded(part, targets, what))
+            found = ranking.rank_rows(
+                model.model, model.table, rows, exclude=ranking.excluded(part, targets, what), ties=ties
+            )
             keys.append((recommender, f"{name}, {label}"))
             each.append(metrics.per_sample(found.ranks, metric)[None])
             budgets[keys[-1][1]] = answers.budget(study.run, table)

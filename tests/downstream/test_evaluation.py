@@ -420,9 +420,28 @@ def test_where_trainings_run(monkeypatch):
 def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():
     """Whoever evaluated before there were a start and a scale had today's defaults, and is not made to train again."""
     earlier = evaluation.key(SETTINGS)
-    assert not {"initialisation", "scale"} & earlier.keys()
+    assert not {"initialisation", "scale", "ties"} & earlier.keys()
     assert evaluation.key(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
     assert evaluation.key(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}
+    assert evaluation.key(replace(SETTINGS, ties="mean")) == earlier | {"ties": "mean"}
+
+
+def test_items_of_one_vector_rank_as_ties_are_asked_for(corpus, tmp_path):
+    """Weights are alike after one epoch, whatever validation made of it; only the target's place among its twins is not."""
+    table = np.random.default_rng(0).standard_normal((corpus.n_items + 1, 4), dtype=np.float32)
+    table[2::2] = table[1:-1:2]  # pairs of twins
+    found = {}
+    for ties in ("worst", "mean", "best"):
+        settings = replace(SETTINGS, epochs=1, ties=ties)
+        found[ties] = evaluation.train_and_rank(corpus, table, settings, recommender="SASRec", seed=0)
+    places = found["mean"].ranks
+    assert places[:, 1].tolist() == found["worst"].ranks.tolist() == (places[:, 0] + 1).tolist()
+    assert places[:, 0].tolist() == found["best"].ranks.tolist()
+    low, mean, high = (
+        evaluation.write(found[ties], tmp_path, ties, np.ones(corpus.n_items))["metrics"]["ndcg@3"] for ties in found
+    )
+    assert low < mean < high
+    assert np.load(tmp_path / "mean.npy").tolist() == places.tolist()
 
 
 def test_what_takes_seconds_is_trained_without_processes_unless_asked(corpus, monkeypatch):

@@ -54,6 +54,22 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
+def test_ranks_of_two_places_are_read_by_everything_that_reads_ranks(tmp_path, run, reader):
+    """The same numbers where both places are one, as in a run without ties."""
+    twice = of_corpus(tmp_path / "twice", make_corpus(users=80))
+    for name in run.names("evaluation"):
+        if name.endswith("comparisons"):
+            made = run.manifest(name)
+            inputs, kept_settings = twice.names("evaluation"), made["settings"]
+            twice.make(name, lambda folder, m=made: m["record"], settings=kept_settings, inputs=inputs, quiet=True)
+            continue
+        record, ranks = kept.read(run, name)
+        keep(twice, "toy", record["recommender"], record["embedding"], record["seed"], np.stack([ranks, ranks], 1))
+    one, other = READERS[reader](run), READERS[reader](twice)
+    assert one.equals(other) if hasattr(one, "equals") else np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_a_digit_that_was_changed_is_found_by_whoever_reads(run, reader):
     READERS[reader](run)
 

@@ -27,6 +27,21 @@ def test_by_hand():
     assert list(found) == ["recall@1", "ndcg@1", "recall@20", "ndcg@20", "mrr"]
 
 
+@pytest.mark.parametrize("metric", ["recall@3", "recall@10", "ndcg@3", "ndcg@10", "mrr@5", "mrr"])
+def test_of_equal_scores_a_metric_is_its_mean_over_every_place(metric):
+    places = np.array([[a, b] for a in range(1, 14) for b in range(a, 14)], dtype=np.int32)
+    wanted = [metrics.per_sample(np.arange(a, b + 1), metric).mean() for a, b in places]
+    np.testing.assert_allclose(metrics.per_sample(places, metric), wanted, rtol=1e-12)
+    alone = np.stack([RANKS, RANKS], 1)
+    assert metrics.per_sample(alone, metric).tolist() == metrics.per_sample(RANKS, metric).tolist()
+    assert metrics.per_sample(np.empty((0, 2), dtype=np.int32), metric).shape == (0,)
+
+
+def test_a_first_place_behind_the_last_is_refused():
+    with pytest.raises(ValueError, match="behind its last"):
+        metrics.per_sample(np.array([[3, 2]]), "recall@10")
+
+
 @pytest.mark.parametrize("name", ["recall", "recall@0", "precision@10", "ndcg@-1", "recall@1.5", ""])
 def test_an_unknown_metric_is_named(name):
     with pytest.raises(ValueError, match="none of recall@k"):
