@@ -23,6 +23,7 @@ from typing import IO, Any
 from llm2rec_kit import checkpoint, gguf, meter, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data import mixing
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.reproduction import assets, feasibility, plain_yaml
 from llm2rec_kit.reproduction.progress import Progress
@@ -135,10 +136,11 @@ def check(values: dict[str, Any], known: list[str]) -> None:
 
 
 def check_data(values: dict[str, Any]) -> None:
-    """Raise ValueError where the source needs files and `data_path` does not lead to any."""
+    """Raise ValueError where the source needs files and `data_path` does not lead to any, or corpora and one is not there."""
     data = S.Data.from_parameters(values)
     if data.source == "mix":
-        return  # of finished corpora, which notebook 01 looks for
+        mixing.folders(data, values.get("outputs", ""))
+        return
     if data.source == "synthetic":
         if data.path:
             raise ValueError(
