@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from llm2rec_kit.reproduction.study import CHANGEABLE, Study
 from llm2rec_kit.training import attention, csft, launch, trainer
 
 PART = 60 * 2**20  # bytes that a part stays below
+WARM = 3  # steps before the timed ones: kernels are compiled anew for a second and a third shape
 RUN = "run"  # the run's name, in --out
 TABLES = {"raw": "backbone", "csft": "csft", "mntp": "mntp", "contrastive": "contrastive"}  # table: what encodes it
 
@@ -67,7 +67,6 @@ def main(words: list[str] | None = None) -> None:
             return
         if not (asked.model and asked.data):
             raise ValueError("--model and --data are needed: a folder of the backbone, and one of the data.")
-        os.environ["HF_HUB_OFFLINE"] = "1"
         measure(asked)
 
 
@@ -146,7 +145,9 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Any]:
     values = plain_yaml.meant(notebooks.load_profile(str(asked.profile)))
     values |= {"data_path": str(asked.data.resolve()), "backbone_name": str(model_in(asked.model, asked.out).resolve())}
     notebooks.check(values, sorted({name for book in notebooks.series() for name in notebooks.parameters(book)}))
-    feasibility.across(values, ["01", "02", "03", "04"])
+    numbers = ["01", "02", "03", "04"]
+    feasibility.across(values, numbers)
+    feasibility.on_this_machine(values, numbers)
     notebooks.look_for_files(values, {"data_path", "backbone_name", "csft_max_tokens"})
     return values
 
@@ -196,10 +197,11 @@ def make_corpus(study: Study) -> Measured:
 
 
 def train(study: Study, name: str, values: dict[str, Any]) -> Measured:
-    """A training, as `llm2rec train` makes it; of CSFT, how many samples and tokens it read."""
+    """A training, as `llm2rec train` makes it: what it took by itself, and of CSFT how many samples and tokens it read."""
     folder = launch.make(name, study.run, values)
     history = trainer.read_history(folder)
     told = {k: v for k, v in trainer.final(history).items() if "loss" in k}
+    told["seconds_alone"] = study.run.about()["stages"][name]["seconds"]  # without making the backbone
     if name != "csft":
         return told
     steps = study.settings[name].steps
@@ -266,11 +268,12 @@ def compare_ways(study: Study, steps: int, micro: int) -> Measured:
 def _timed_way(
     model: Any, loss: Any, groups: list, work_of: Any, clock: Callable[[], float], peak: float, samples: int
 ) -> Measured:
-    """Seconds and memory of the steps in `groups`, the first of which is made once before; and what follows from them."""
+    """Seconds and memory of the steps in `groups`, and what follows from them; the first have been made before, for compilers."""
     import torch
 
     cuda = model.device.type == "cuda"
-    backward(model, loss, groups[0]())
+    for group in groups[:WARM]:
+        backward(model, loss, group())
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -295,7 +298,7 @@ def derived(made: dict[str, Measured]) -> Measured:
     told: Measured = {"seconds": round(sum(stage["seconds"] for stage in made.values()), 2)}
     if {"csft", "speed"} <= made.keys():
         csft, speed = made["csft"], made["speed"]
-        rates = {f"{k}_a_second": csft[k] / csft["seconds"] for k in ("samples", "tokens")}
+        rates = {f"{k}_a_second": csft[k] / csft["seconds_alone"] for k in ("samples", "tokens")}
         operations = speed["kit"]["operations"] / speed["samples"]
         share = operations * rates["samples_a_second"] / speed["peak_flops"]
         told["csft_as_a_whole"] = rates | {"share_of_peak": share, "attention": speed["kit"]["attention"]}

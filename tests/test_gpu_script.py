@@ -97,6 +97,14 @@ def _look_at_the_ways(speed):
         assert way["share_of_peak"] == pytest.approx(way["operations"] / way["seconds"] / speed["peak_flops"])
 
 
+def test_without_a_gpu_its_own_settings_are_refused_before_anything_is_made(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main([word for word in words if "profile" not in word])
+    assert "backbone_device is 'cuda', and torch finds no such device here" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.gguf"]
+
+
 def test_other_settings_do_not_join_what_was_measured(words, tmp_path, capsys):
     gpu.main([*words, "--seconds=0"])
     profile = tmp_path / "gpu.yaml"

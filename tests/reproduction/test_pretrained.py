@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import make_corpus
 
 from llm2rec_kit import packages
 from llm2rec_kit.downstream import pretrained as minilm
@@ -23,9 +24,18 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
+def test_a_corpus_that_was_not_made_is_named_and_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(minilm, "available", lambda: True)
+    with pytest.raises(ValueError, match="data_mix names 'pretrained-games', and no corpus is in"):
+        notebooks.reproduce("pretrained", outputs=str(tmp_path / "outputs"))
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_model_that_was_not_fetched_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM2REC_CACHE", str(tmp_path))
     monkeypatch.setattr(minilm, "available", lambda: True)
+    for name in notebooks.load_profile("pretrained")["data_mix"]:
+        make_corpus().save(tmp_path / name / "corpus")
     with pytest.raises(ValueError, match="llm2rec fetch smollm2") as error:
         notebooks.prepared("pretrained", outputs=str(tmp_path))
     assert "\n" not in str(error.value)
