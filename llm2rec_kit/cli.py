@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
-    c.add_argument("--profile", default="demo", help="demo, games, smoke, paper, official, or a .yaml file (default: demo)")
+    c.add_argument(
+        "--profile", default="demo", help="demo, games, pretrained, smoke, paper, official, or a .yaml file (default: demo)"
+    )
     c.add_argument("--data", default="", metavar="PATH", help="folder or file of the data source (data_path)")
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
     c.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
@@ -76,7 +78,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     c.add_argument("stage", choices=["csft", "mntp", "contrastive"])
     # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
     c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
-    c.add_argument("--profile", default="demo", help="demo, games, smoke, or a .yaml file (default: demo)")
+    c.add_argument("--profile", default="demo", help="demo, games, pretrained, smoke, or a .yaml file (default: demo)")
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
     c.add_argument(
         "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"

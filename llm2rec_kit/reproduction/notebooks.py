@@ -139,10 +139,13 @@ def check(values: dict[str, Any], known: list[str]) -> None:
 
 
 def check_data(values: dict[str, Any]) -> None:
-    """Raise ValueError where the source needs files and `data_path` does not lead to any."""
+    """Raise ValueError where the source needs files and `data_path` does not lead to any, or corpora and one is not there."""
     data = S.Data.from_parameters(values)
     if data.source == "mix":
-        return  # of finished corpora, which notebook 01 looks for
+        from llm2rec_kit.data import mixing  # with polars, which a list of parameters does without
+
+        mixing.folders(data, values.get("outputs", ""))
+        return
     if data.source == "synthetic":
         if data.path:
             raise ValueError(

@@ -57,7 +57,11 @@ def held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     for stage in S.STAGES:
         for holder in HOLDERS.get(stage.prefix, ()):
             if settings := _settings(run, holder):
-                own = [f.name for f in dataclasses.fields(stage) if f.name in settings and f"{stage.prefix}_{f.name}" not in NEVER]
+                own = [
+                    f.name
+                    for f in dataclasses.fields(stage)
+                    if f.name in settings and f"{stage.prefix}_{f.name}" not in NEVER
+                ]
                 found |= {f"{stage.prefix}_{name}": Held(settings[name], holder) for name in own}
                 break
     for training in (t for t in TRAININGS if f"{t}_steps" in names):

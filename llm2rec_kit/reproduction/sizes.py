@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars.exceptions import PolarsError
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus, CorpusError
+from llm2rec_kit.data import mixing
 from llm2rec_kit.reproduction import paper
 from llm2rec_kit.runs import ArtefactError, Run, outputs_folder
 
@@ -71,6 +73,8 @@ def of(values: dict[str, Any]) -> Sizes:
         return found
     if data.source == "synthetic":
         return _synthetic(data)
+    if data.source == "mix" and (found := _of_parts(data, values.get("outputs", ""))) is not None:
+        return found
     printed = paper.datasets()
     if data.train_domains and set(data.train_domains) <= set(printed["dataset"]):
         rows = [_printed(row) for row in printed.iter_rows(named=True)]
@@ -87,9 +91,23 @@ def _of_run(run: Path) -> Sizes | None:
         rows, corpus = made.record("corpus")["statistics"], Corpus.load(made.require("corpus"))
     except (ArtefactError, CorpusError, KeyError):
         return None
-    rows = [r for r in rows if r["domain"] != "total"]
+    return _counted(corpus, rows, f"the corpus in {run}")
+
+
+def _of_parts(data: S.Data, outputs: str) -> Sizes | None:
+    """Counts of the corpora that are to be mixed; None where one of them is not there yet, or they do not go together."""
+    try:
+        corpus = mixing.mixed(data, outputs)
+    except (ValueError, OSError, PolarsError):
+        return None
+    return _counted(corpus, corpus.statistics().to_dicts(), f"the corpora of {' and '.join(data.mix)}")
+
+
+def _counted(corpus: Corpus, rows: list[dict[str, Any]], source: str) -> Sizes:
+    """Sizes of a corpus with these rows of its statistics: a row a domain, and a total where there are several."""
+    rows = [r for r in rows if r["domain"] != "total" or len(rows) == 1]
     domains = [Domain(r["domain"], r["items"], r["train"], r["valid"], r["test"]) for r in rows]
-    return Sizes(domains, f"the corpus in {run}", corpus.train_domains, corpus)
+    return Sizes(domains, source, corpus.train_domains, corpus)
 
 
 def _synthetic(data: S.Data) -> Sizes:

@@ -17,7 +17,7 @@ def known():
 
 
 def test_the_profiles_are_found():
-    assert {"demo", "games", "smoke", "paper", "official"} <= set(notebooks.profiles())
+    assert {"demo", "games", "pretrained", "smoke", "paper", "official"} <= set(notebooks.profiles())
 
 
 @pytest.mark.parametrize("name", notebooks.profiles())
@@ -44,7 +44,7 @@ def written(tmp_path, text):
 def test_an_unknown_profile_lists_the_known(tmp_path):
     with pytest.raises(S.SettingsError, match=r"Unknown profile 'dmeo'.*'demo'"):
         notebooks.load_profile("dmeo")
-    with pytest.raises(S.SettingsError, match="demo, games, official, paper, smoke"):
+    with pytest.raises(S.SettingsError, match="demo, games, official, paper, pretrained, smoke"):
         notebooks.load_profile(str(tmp_path / "none.yaml"))
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
+from conftest import make_corpus
 
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.reproduction import sizes
@@ -43,3 +47,18 @@ def test_a_damaged_corpus_is_not_counted_from(tmp_path):
     run.make("corpus", lambda f: (f / "items.parquet").write_text("x") and {"statistics": []}, settings={}, quiet=True)
     (run.path / "corpus" / "items.parquet").write_text("y")
     assert of(tmp_path, data_source="synthetic").source.startswith("the synthetic store's settings")
+
+
+def test_a_mix_is_counted_from_its_parts_before_it_is_made(tmp_path):
+    asked = {"data_source": "mix", "data_mix": ["a", "b"], "data_train_domains": ["a"]}
+    for name, items in (("a", 16), ("b", 20)):
+        assert of(tmp_path, **asked).domains == []  # one is not there yet
+        made = make_corpus(items=items)
+        own = replace(made, **{k: getattr(made, k).with_columns(domain=pl.lit(name)) for k in ("items", "users")})
+        Run(name, tmp_path).make("corpus", lambda f, own=own: own.save(f), settings={}, quiet=True)
+    found = of(tmp_path, **asked)
+    tests = len(own.samples("test"))
+    assert [(d.name, d.items, d.test) for d in found.domains] == [("a", 16, tests), ("b", 20, tests)]
+    assert (found.train_domains, found.items, found.source) == (["a"], 36, "the corpora of a and b")
+    assert of(tmp_path, **asked | {"data_train_domains": ["c"]}).domains == []
+    assert of(tmp_path, **asked | {"data_mix": ["a"]}).domains == found.domains[:1]
