@@ -10,8 +10,10 @@ replace.
 from __future__ import annotations
 
 import ast
+import html
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -36,22 +38,26 @@ class InForce(NamedTuple):
 class WouldReplace(ArtefactError):
     """What was typed would replace a finished artefact; the message says which, what stands on it, and the ways on."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: nothing is wrong in the code."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def opened(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run that a notebook's `globals()` name, guarded, and the values in force by flat name; shows where they come from.
 
     Names with a stage's prefix that are no setting stay among the values, for `from_parameters` to refuse. Raises SettingsError
     for a parameter that all notebooks have and that is of another type, and for a profile that cannot be read.
+    `force` is taken back in a copy that a forced series left in the run.
     """
-    from IPython.display import display
-
     check_common(parameters)
     run = Run(parameters["run"], parameters["outputs"])
     found = resolve(parameters, run)
     settings = {name: v for name, v in found.items() if name not in COMMON}
     if SERIES not in os.environ:
+        _take_force_back(run, parameters)
         run.before_replacing = lambda name, changed: _refuse(run, name, changed, settings)
-    display(_table(found))
+    _show(found)
     _say(run, found)
     prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
     unknown = {name: v for name, v in parameters.items() if name.startswith(prefixes) and name not in settings}
@@ -89,6 +95,21 @@ def resolve(parameters: Mapping[str, Any], run: Run) -> dict[str, InForce]:
         return InForce(known[name], source) if name in known else InForce(plain[name], "default")
 
     return {"profile": head, **{name: of(name) for name in names}}
+
+
+def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
+    """In a run's own executed copy, opened again, what was given says how the copy was made: it forces nothing a second time."""
+    given, by_papermill = _given(parameters)
+    if (
+        parameters["force"]
+        and by_papermill
+        and "force" in given
+        and Path.cwd().resolve() == (run.path / "notebooks").resolve()
+    ):
+        parameters["force"] = False
+        print(
+            "This copy was made with force = True; here that is taken back. Open the notebook in notebooks/ to force again."
+        )
 
 
 def _given(parameters: Mapping[str, Any]) -> tuple[set[str], bool]:
@@ -135,15 +156,21 @@ def _profile(name: str) -> dict[str, Any]:
     return values
 
 
-def _table(found: Mapping[str, InForce]) -> pl.DataFrame:
-    """The profile, and the values that are not the default that the cell shows."""
+def _show(found: Mapping[str, InForce]) -> None:
+    """A table of the profile, and of the values that are not the default that the cell shows."""
+    from IPython.display import display
+
     plain = recorded.defaults()
     rows = [
         {"parameter": name, "in force": clipped(str(v.value) if v.value != "" else '""', 100), "from": v.source}
         for name, v in found.items()
         if name == "profile" or v.source == "typed" or not _same(v.value, plain[name])
     ]
-    return pl.DataFrame(rows)
+    with pl.Config(tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True, tbl_rows=-1, fmt_str_lengths=100):
+        text = str(pl.DataFrame(rows))
+    lines = [[f"<th>{k}</th>" for k in rows[0]], *([f"<td>{html.escape(v)}</td>" for v in row.values()] for row in rows)]
+    table = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    display({"text/plain": text, "text/html": f"<table>{table}</table>"}, raw=True)
 
 
 def _say(run: Run, found: Mapping[str, InForce]) -> None:

@@ -67,7 +67,7 @@ def test_with_its_defaults_a_notebook_reuses_all_of_a_finished_run(run, number):
 def test_of_a_run_without_run_json_the_manifests_tell_enough(run):
     (run.path / "run.json").unlink()
     before = kept(run)
-    assert "maps: reused" in opened(run, "05", cells=6)
+    assert "maps: reused" in opened(run, "05", cells=7)
     assert kept(run) == before
 
 
@@ -76,11 +76,11 @@ def test_what_is_typed_stops_before_a_finished_artefact_is_replaced(run):
     with pytest.raises(
         CellExecutionError, match=r"WouldReplace: Run 'toy' has finished 'maps' .*maps_clusters = 3 \(typed\)"
     ):
-        opened(run, "05", "maps_clusters: int = 3", cells=6)
+        opened(run, "05", "maps_clusters: int = 3", cells=7)
     with pytest.raises(CellExecutionError, match=r"maps_max_items = 20000 \(typed\).* \(maps_max_items = 60\)"):
-        opened(run, "05", "maps_max_items = 20000", cells=6)
+        opened(run, "05", "maps_max_items = 20000", cells=7)
     assert kept(run) == before
-    assert "redoing, forced" in opened(run, "05", "maps_clusters: int = 3\nforce: bool = True", cells=6)
+    assert "redoing, forced" in opened(run, "05", "maps_clusters: int = 3\nforce: bool = True", cells=7)
     assert run.manifest("maps")["settings"]["clusters"] == 3
 
 

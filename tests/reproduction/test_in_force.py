@@ -169,6 +169,7 @@ def test_what_is_typed_and_would_replace_stops_with_what_would_be_lost_and_the_w
             act()
         told = str(stop.value)
         assert "\n" not in told
+        assert stop.value._render_traceback_() == [f"WouldReplace: {told}"]
         for words in ("'csft'", "csft_steps = 9 (typed)", "outdated: mntp", "run = ...", "force = True", "csft_steps = 12"):
             assert words in told
     assert isinstance(stop.value, ArtefactError)
@@ -176,6 +177,18 @@ def test_what_is_typed_and_would_replace_stops_with_what_would_be_lost_and_the_w
     assert not list(run.path.glob(".csft.partial"))
     opened.make("csft", write, **key, force=True)
     assert run.manifest("csft")["settings"]["steps"] == 9
+
+
+def test_a_copy_that_a_forced_series_left_forces_nothing_when_it_is_run_again(run, monkeypatch, capsys):
+    (run.path / "notebooks").mkdir()
+    for folder, force in ((run.path, True), (run.path / "notebooks", False)):
+        monkeypatch.chdir(folder)
+        there = cells(run, CELL, PAPERMILL + "force = True", force=True)
+        in_force.opened(there)
+        assert there["force"] is force
+    there = cells(run, CELL + "\nforce: bool = True", force=True)
+    in_force.opened(there)
+    assert there["force"] is True  # typed there
 
 
 def test_other_inputs_damage_and_settings_aside_are_no_reason_to_stop(run, capsys):
