@@ -119,12 +119,12 @@ def from_frames(
 ) -> Interactions:
     """Interactions from two polars or pandas frames with these column names.
 
-    `item` names the item's id in both frames, or in `items` `item_of_items` does; without `items`, titles and further columns are those of `events`. `time`
-    None: rows are in the order of consumption. Times may be dates or numbers, and
-    `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
-    `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. `what` names
-    the frames in errors. Of further columns of the items text, numbers and truth values are kept; all that is left out of either
-    frame is told. Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
+    `item` names the item's id in both frames, unless `item_of_items` does in `items`; without `items`, titles and further columns
+    are those of `events`. `time` None: rows are in the order of consumption. Times may be dates or numbers, and `dates` the order
+    of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name `domain`. Ids are
+    compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the items' further columns
+    text, numbers and truth values are kept; what is left out of either frame is told. `what` names the frames in errors.
+    Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
@@ -144,8 +144,7 @@ def from_frames(
         if domain_column in items.columns
         else domain
     )
-    named = [title, item_of_items, domain_column, *(own if alone else [])]
-    further, lost = _further(items, named)
+    further, lost = _further(items, [title, item_of_items, domain_column, *(own if alone else [])])
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
