@@ -35,3 +35,23 @@ def effective_rank(vectors: np.ndarray) -> float:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows at length one; zero rows stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:
+    """Cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,). With `others` the rows are of `among`, and
+    each one's highest cosine, that to itself, is passed over."""
+    rows, among = unit(rows.astype(np.float32)), unit(among.astype(np.float32))
+    found = np.empty(len(rows), dtype=np.float32)
+    for at in range(0, len(rows), step := max(1, 2**22 // len(among))):
+        cosines = rows[at : at + step] @ among.T
+        found[at : at + step] = np.partition(cosines, -2, axis=1)[:, -2] if others else cosines.max(1)
+    return found
+
+
+def usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
+    """The cosine to its nearest other that all but `percentile` in a hundred of the rows (n, dim) have at least, over `anchors`
+    rows drawn by seed: what is nearer to none than that is far from everything. -1 with one row."""
+    if len(vectors) < 2:
+        return -1.0
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:anchors])
+    return float(np.percentile(nearest_cosines(vectors[drawn], vectors, others=True), percentile))

@@ -31,7 +31,8 @@ from llm2rec_kit.runs import Run
 
 STAGES = ("contrastive", "mntp", "csft", "raw")  # which embedding is taken where none is named, if the run has it
 BETWEEN = r"\s+\|\s+"  # what parts titles on the command line
-NEW = {"title": pl.String, "item": pl.Int64}
+ASKED = {"title": pl.String, "item": pl.Int64, "far": pl.Boolean}
+FAR = "far from every item, so where it stands says little"
 Read = Callable[[Sequence[str]], np.ndarray]  # titles to embeddings (m, dim)
 
 
@@ -39,9 +40,10 @@ Read = Callable[[Sequence[str]], np.ndarray]  # titles to embeddings (m, dim)
 class Answer:
     """What was asked and what was found, as frames.
 
-    history  title, item, known: the item that each title is taken for, or the id that it got as none of the catalogue.
+    history  title, item, known, far: the item that each title is taken for, or the id that it got as none of the catalogue,
+             and whether such a one is far from all of the catalogue (`trained.Trained.far`).
     top      rank, item, source_id, title, score, new: the best first; a new title has no source_id.
-    new      title, item, rank, score of each title that was to be ranked with the catalogue, wherever it stands.
+    new      title, item, far, rank, score of each title that was to be ranked with the catalogue, wherever it stands.
     """
 
     history: pl.DataFrame
@@ -66,15 +68,18 @@ class Recommender:
             raise ValueError(f"A history has one title at least, and a list one item; found {len(history)} titles and {k}.")
         known = {title: found[0] for title in [*history, *new] if (found := self.model.find(title))}
         cold = list(dict.fromkeys(title for title in [*history, *new] if title not in known))
-        model = self._with(cold)
+        model, distant = self._with(cold)
         ids = known | {title: self.model.corpus.n_items + n for n, title in enumerate(cold, 1)}
-        read = [ids[title] for title in history]
         # A title that was only typed is part of the history, and none of what there is to recommend.
         typed = {ids[title] for title in history if title not in known and title not in new}
+        read = [ids[title] for title in history]
         ranked = model.top(read, len(model.titles), exclude_seen=not seen, without=typed)
-        said = pl.DataFrame({"title": list(history), "item": read, "known": [title in known for title in history]})
-        asked = pl.DataFrame({"title": list(new), "item": [ids[title] for title in new]}, schema=NEW)
+        said, asked = (
+            pl.DataFrame({"title": list(t), "item": [ids[x] for x in t], "far": [x in distant for x in t]}, schema=ASKED)
+            for t in (history, new)
+        )
         asked = asked.join(ranked.select("item", "rank", "score"), on="item", how="left", maintain_order="left")
+        said = said.select("title", "item", pl.Series("known", [title in known for title in history]), "far")
         return Answer(said, self._named(ranked.head(k)), asked)
 
     def _named(self, top: pl.DataFrame) -> pl.DataFrame:
@@ -84,16 +89,19 @@ class Recommender:
         named = named.with_columns(new=pl.col("item") > self.model.corpus.n_items)
         return named.select("rank", "item", "source_id", "title", "score", "new")
 
-    def _with(self, cold: list[str]) -> trained.Trained:
+    def _with(self, cold: list[str]) -> tuple[trained.Trained, set[str]]:
+        """The recommender with the titles `cold` behind its catalogue, and which of them are far from all of it."""
         if not cold:
-            return self.model
+            return self.model, set()
         try:
             self.model.check_places()
         except ValueError as error:
             near = trained.search(self.model.corpus.items, cold[0])["title"].to_list()[:3]
             hint = f" Titles that hold its words: {'; '.join(near)}." if near else ""
             raise ValueError(f"{shown(cold[0])} is no title of the catalogue. {error}{hint}") from None
-        return self.model.adding(cold, self.read(cold))
+        embeddings = self.read(cold)
+        far = {title for title, is_far in zip(cold, self.model.far(embeddings), strict=True) if is_far}
+        return self.model.adding(cold, embeddings), far
 
 
 def load(
@@ -233,18 +241,22 @@ def command(run: Run, args: argparse.Namespace) -> None:
 def as_text(model: Recommender, found: Answer) -> str:
     """What the history was taken for, and the list, as lines."""
     lines = [f"{model.model.name}, {_listed(model.model.corpus.domains)}", "", "history, oldest first"]
-    for title, _, known in found.history.iter_rows():
-        lines.append(f"  {title}" if known else f"  {title}  (no item: read by the encoder)")
+    for title, _, known, far in found.history.iter_rows():
+        lines.append(f"  {title}" if known else f"  {title}  (no item: read by the encoder{f'; {FAR}' * far})")
         same = len(model.model.find(title))
         lines[-1] += f"  (the first of {same} items of this title)" * (same > 1)
-    width = max([len("item"), *(len(s or "new") for s in found.top["source_id"])])
+    far = {title for title, is_far in found.new.select("title", "far").iter_rows() if is_far}
+    names = [
+        source or f"new{', far' * (title in far)}" for source, title in found.top.select("source_id", "title").iter_rows()
+    ]
+    width = max(len(name) for name in ["item", *names])
     lines += ["", f"{'rank':>4}  {'score':>8}  {'item':{width}}  title"]
-    for rank, _, source, title, score, _ in found.top.iter_rows():
-        lines.append(f"{rank:>4}  {score:>8.3f}  {source or 'new':{width}}  {title}")
+    for name, (rank, title, score) in zip(names, found.top.select("rank", "title", "score").iter_rows(), strict=True):
+        lines.append(f"{rank:>4}  {score:>8.3f}  {name:{width}}  {title}")
     if len(found.new):
         lines += ["", f"{'rank':>4}  of {len(found.new)} new titles among all"]
-        for title, _, rank, _ in found.new.sort("rank", nulls_last=True).iter_rows():
-            lines.append(f"{rank or '-':>4}  {title}")
+        for title, _, far, rank, _ in found.new.sort("rank", nulls_last=True).iter_rows():
+            lines.append(f"{rank or '-':>4}  {title}{f'  ({FAR})' * far}")
     return "\n".join(lines)
 
 

@@ -74,6 +74,17 @@ def test_a_title_of_no_item_is_read_and_is_nothing_to_recommend(model):
     assert asked.top["new"].sum() == 1
 
 
+def test_a_title_like_none_of_the_catalogue_is_said_to_be_far(run):
+    model = recommend.load(run)
+    vectors = np.load(run.path_of("embeddings/mntp.npy"))
+    away = {"like item 3": vectors[3] + 1e-3, "far": -vectors[1:].mean(0)}
+    model = recommend.Recommender(model.model, lambda titles: np.stack([away[title] for title in titles]))
+    found = model.after(["far"], 3, new=["like item 3", "far", TITLES[0]])
+    assert found.history["far"].to_list() == [True]
+    assert dict(found.new.select("title", "far").iter_rows()) == {"like item 3": False, "far": True, TITLES[0]: False}
+    assert "(no item: read by the encoder; far from every item" in recommend.as_text(model, found)
+
+
 def test_ids_cannot_place_a_new_title_and_say_why(run):
     model = recommend.load(run, embedding="id")
     assert model.after([TITLES[2]]).top.height == 10
@@ -112,7 +123,7 @@ def test_the_command_parts_titles_and_prints_a_table_or_json(run, tmp_path, caps
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "SASRec over mntp, toy" in said
-    assert "nobody's title  (no item: read by the encoder)" in said
+    assert "nobody's title  (no item: read by the encoder" in said
     assert cli.main([*words, "--new", str(tmp_path / "new.txt"), "--json", "--recommender", "GRU4Rec"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["recommender"] == "GRU4Rec over mntp"

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-from conftest import make_corpus
-from finished_recommenders import make_run
+from conftest import held, make_corpus, no_room
+from finished_recommenders import CPU, make_run
 from safetensors.torch import load_file
 
 from llm2rec_kit import cli, export, recommender_export
 from llm2rec_kit.downstream import trained
+from llm2rec_kit.runs import ArtefactError
 
 HISTORY = [3, 5]  # what the README's lines begin with
 
@@ -106,3 +107,21 @@ def test_what_cannot_be_exported_is_one_paragraph(run, tmp_path, capsys, words, 
     assert says in found
     assert len(found.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", export.OF_A_RECOMMENDER)
+def test_a_failed_export_leaves_nothing(run, tmp_path, kind):
+    if kind == "faiss":
+        pytest.importorskip("faiss")
+    (tmp_path / "empty").mkdir()
+    before = held(tmp_path)
+    for to in ("new", "empty"):
+        with no_room(), pytest.raises(Exception, match=r"(?i)too large|write|I/O|os error"):
+            export.export(run, kind, tmp_path / to, "mntp", recommender="SASRec")
+        assert held(tmp_path) == before
+
+
+def test_vectors_of_the_user_s_own_have_no_encoder_to_export(run, tmp_path):
+    run.make("embeddings/mine", lambda folder: {"stage": "own", "dim": 3}, settings=CPU, quiet=True)
+    with pytest.raises(ArtefactError, match="not known, its vectors are your own, which is not the run's to load"):
+        export.export(run, "sentence-transformers", tmp_path / "out", "mine")

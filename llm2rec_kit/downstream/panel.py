@@ -66,7 +66,11 @@ class Panel(widgets.VBox):
 
         Raises ValueError where there are such and the table has no text, ArtefactError where its encoder is not the run's.
         """
-        key, typed = (self.recommender.value, self.embedding.value), tuple(self._typed)
+        return self.over(self.embedding.value)
+
+    def over(self, embedding: str) -> Trained:
+        """The chosen recommender over this embedding; raises as `model`."""
+        key, typed = (self.recommender.value, embedding), tuple(self._typed)
         if key not in self._loaded:
             self._loaded[key] = self._load(*key)
         if not typed:
@@ -100,8 +104,12 @@ class Panel(widgets.VBox):
         """rank, item, title, score; empty without a history."""
         if not self.history:
             return pl.DataFrame(schema={"rank": pl.Int64, "item": pl.Int64, "title": pl.String, "score": pl.Float32})
-        typed = range(self.corpus.n_items + 1, len(self.model.titles) + 1)  # nothing that could be had
-        return self.model.top(self.history, self.count.value, exclude_seen=self.unseen.value, without=typed)
+        return self.top(self.model)
+
+    def top(self, model: Trained) -> pl.DataFrame:
+        """What `model`, one of `over`, puts first after the history."""
+        typed = range(self.corpus.n_items + 1, len(model.titles) + 1)  # nothing that could be had
+        return model.top(self.history, self.count.value, exclude_seen=self.unseen.value, without=typed)
 
     def _search(self, _: object = None) -> None:
         hits = search(self.corpus.items, self.text.value)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from llm2rec_kit import own_parts, weights
+from llm2rec_kit import geometry, own_parts, weights
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import evaluation, item_table
@@ -30,8 +30,9 @@ FOUND = 20  # titles that a search shows
 class Trained:
     """A recommender with its item table, over one domain's corpus, ready to recommend.
 
-    place  turns embeddings (m, dim) of further titles into rows of the item table (m, hidden); None where it has no text.
-    new    titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
+    place    turns embeddings (m, dim) of further titles into rows of the item table (m, hidden); None where it has no text.
+    vectors  the catalogue's embeddings (N, dim), where it has.
+    new      titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
     """
 
     corpus: Corpus
@@ -39,6 +40,7 @@ class Trained:
     item_table: nn.Module
     name: str
     place: Callable[[np.ndarray], torch.Tensor] | None = None
+    vectors: np.ndarray | None = None
     new: tuple[str, ...] = ()
     rows: torch.Tensor | None = None
 
@@ -72,6 +74,17 @@ class Trained:
                 f"{self.name} knows an item by a vector that training learned from its purchases, and a title without any has "
                 "none: nothing says where it belongs. Take a recommender over embeddings of text, or titles of the catalogue."
             )
+
+    def far(self, embeddings: np.ndarray) -> np.ndarray:
+        """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
+
+        An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
+        """
+        return geometry.nearest_cosines(embeddings, self.vectors) < self._usual
+
+    @cached_property
+    def _usual(self) -> float:
+        return geometry.usual_cosine(self.vectors)
 
     def find(self, title: str) -> list[int]:
         """Ids of the catalogue's items with this title (`Titles.find`)."""
@@ -123,6 +136,17 @@ class Titles:
             self._exact.setdefault(title, []).append(item)
             self._alike.setdefault(self._plain(title), []).append(item)
 
+    def far(self, embeddings: np.ndarray) -> np.ndarray:
+        """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
+
+        An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
+        """
+        return geometry.nearest_cosines(embeddings, self.vectors) < self._usual
+
+    @cached_property
+    def _usual(self) -> float:
+        return geometry.usual_cosine(self.vectors)
+
     def find(self, title: str) -> list[int]:
         """Ids of the items of this title: those that have it to the letter, else in any case and spacing; [] without any."""
         return self._exact.get(title) or self._alike.get(self._plain(title), [])
@@ -168,7 +192,9 @@ def load(
     both.load_state_dict(load_file(weights.file(run, kept)))
     both.eval()
     place = None if vectors is None else partial(_rows, both[1], vectors[1:], settings)
-    return Trained(corpus, both[0], both[1], f"{recommender} over {embedding}", place)
+    return Trained(
+        corpus, both[0], both[1], f"{recommender} over {embedding}", place, None if vectors is None else vectors[1:]
+    )
 
 
 @torch.no_grad()
