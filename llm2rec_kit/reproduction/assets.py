@@ -10,11 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llm2rec_kit import gguf, packages
 from llm2rec_kit import settings as S
 from llm2rec_kit.checkpoint import is_path
+from llm2rec_kit.reproduction import plain_yaml
 from llm2rec_kit.storage import read_json
 
 MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # parameters: by hub name or folder
@@ -190,7 +189,7 @@ def hub_cache() -> Path:
 
 @cache
 def _known() -> dict[str, Any]:
-    return yaml.safe_load(resources.files(__package__).joinpath("assets.yaml").read_text())
+    return plain_yaml.of_the_kit(resources.files(__package__).joinpath("assets.yaml").read_text())
 
 
 def _from_config(config: dict[str, Any]) -> Shape | None:

@@ -18,6 +18,7 @@ import yaml
 
 from llm2rec_kit import places, storage
 from llm2rec_kit.evaluations import TRAINED, is_trained
+from llm2rec_kit.reproduction import plain_yaml
 from llm2rec_kit.reproduction.differences import first_metrics, pooled_std, settings_that_differ
 from llm2rec_kit.runs import outputs_folder
 
@@ -41,7 +42,7 @@ def path_of(profile: str, outputs: str | Path = "") -> Path:
 def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
     """The expected numbers of a profile with their provenance, one's own before the kit's; None where none are kept."""
     found = [path for path in (path_of(profile, outputs), _of_the_kit(profile)) if path.is_file()]
-    return yaml.safe_load(found[0].read_text()) if found else None
+    return plain_yaml.of_the_kit(found[0].read_text()) if found else None
 
 
 def _of_the_kit(profile: str) -> Path:

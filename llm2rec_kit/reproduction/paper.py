@@ -11,7 +11,8 @@ from importlib import resources
 from typing import Any
 
 import polars as pl
-import yaml
+
+from llm2rec_kit.reproduction import plain_yaml
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 
@@ -82,13 +83,13 @@ def where(name: str) -> str:
 def disagreements() -> pl.DataFrame:
     """Every parameter in which the profiles `paper` and `official` differ: parameter, paper, official (as text), where,
     what. Notebook 06 measures what each is worth."""
-    rows = yaml.safe_load(resources.files(__package__).joinpath("disagreements.yaml").read_text())
+    rows = plain_yaml.of_the_kit(resources.files(__package__).joinpath("disagreements.yaml").read_text())
     return pl.DataFrame([{"parameter": k, **{c: str(v) for c, v in row.items()}} for k, row in rows.items()])
 
 
 @cache
 def _numbers() -> dict[str, Any]:
-    return yaml.safe_load(resources.files(__package__).joinpath("paper.yaml").read_text())
+    return plain_yaml.of_the_kit(resources.files(__package__).joinpath("paper.yaml").read_text())
 
 
 def _table(name: str) -> pl.DataFrame:

@@ -24,6 +24,11 @@ from llm2rec_kit.stage import LISTS, default_of, element_kind
 MOST_BYTES, MOST_VALUES, DEEPEST = 2**20, 20_000, 20
 
 
+def of_the_kit(text: str) -> Any:
+    """The values of a YAML file that the kit wrote or brings along: plain `safe_load`, by libyaml where that is there."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_text(path: Path, what: str) -> str:
     """The text of a small UTF-8 file; SettingsError, naming `what`, for anything else, which is not opened where it is no file."""
     try:
