@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 NAMES = ("table", "domain", "recommender", "question", "before", "after")  # of a test: what was compared with what
-SAID = ("verdict", "agreement", "p_holm")  # of a test: what came out; it stands behind the names
+SAID = ("verdict", "p_holm", "agreement")  # of a test: what came out; it stands behind the names
 P = ("p", "p_holm")
 HEADS = {"p_holm": "p (Holm)"}
 GOOD, BAD, DIM = "color: #00875a; font-weight: bold", "color: #c4501b; font-weight: bold", "opacity: 0.65"
@@ -92,7 +92,9 @@ def _side(name: str, left: set[str], value: Any = None) -> str:
     """Words to the left, short ones on one line, numbers to the right."""
     if name not in left:
         return "text-align: right; white-space: nowrap"
-    return "text-align: left; max-width: 36em" + ("; white-space: nowrap" if len(str(value)) <= SHORT else "")
+    return "text-align: left; max-width: 36em" + (
+        "; white-space: nowrap" if len(str(value)) <= SHORT else "; min-width: 14em"
+    )
 
 
 def _of_word(name: str, value: Any) -> str:
