@@ -212,11 +212,13 @@ def test_the_panel_follows_its_controls(shown):
     before = view.list.value
     view.embedding.value = "id"
     assert view.list.value != before
-    assert view.selection["item"].to_list() == view.model.top(view.history, 10)["item"].to_list()
+    left = view.model.top(view.history, 10, exclude_seen=True)
+    assert view.selection["item"].to_list() == left["item"].to_list()
     view.count.value = 3
     assert view.list.value.count("<tr>") == 3
-    view.unseen.value = True
     assert not set(view.selection["item"]) & set(view.history)
+    view.unseen.value, view.count.value = False, 16
+    assert set(view.history) <= set(view.selection["item"])
 
 
 def test_a_history_is_composed_from_titles(shown):

@@ -218,12 +218,13 @@ class App {
     const beside = width >= (n === 1 ? BESIDE_ONE : BESIDE), across = beside ? width - 24 - TOLD : width;
     const above = this.data.kernel ? this.body.offsetTop + 150 : this.body.getBoundingClientRect().top + window.scrollY + 24;
     const high = Math.max((beside ? 1 : 0.62) * (window.innerHeight - above), 0.42 * window.innerHeight);
+    const shape = beside ? 1.15 : clamp((1.1 * tall) / w, 0.6, 1.15); // beside, they fill the window; else lists follow at once
     let best = { scale: 0 };
     for (let columns = 1; columns <= n; columns++) {
       const rows = Math.ceil(n / columns), wide = (across - 8 * (columns - 1)) / columns, room = high / rows - 34;
       const scale = Math.min(wide / w, room / tall);
       if (columns > 1 && wide < NARROWEST) break;
-      if (scale > best.scale) best = { scale, columns, height: clamp(Math.min(room, 1.15 * wide), NARROWEST, Math.max(NARROWEST, room)) };
+      if (scale > best.scale) best = { scale, columns, height: clamp(Math.min(room, shape * wide), NARROWEST, Math.max(NARROWEST, room)) };
     }
     const lists = Math.max(1, Math.min(this.data.stages.length, Math.floor((beside ? TOLD : width) / LIST)));
     const style = { columns: best.columns ?? 1, tall: `${Math.round(best.height ?? NARROWEST)}px`, lists, high: `${Math.round(high)}px`, told: `${TOLD}px` };
