@@ -28,6 +28,7 @@ class Panel(widgets.VBox):
         self.recommender = widgets.Dropdown(options=recommenders, description="Recommender")
         self.embedding = widgets.Dropdown(options=embeddings, description="Embedding")
         self.beside = widgets.Checkbox(value=False, description="All embeddings side by side", indent=False)
+        self.others = widgets.HTML()
         self.count = widgets.IntSlider(value=10, min=1, max=50, description="Items")
         self.unseen = widgets.Checkbox(value=True, description="Leave the history out", indent=False)
         self.source = widgets.ToggleButtons(options=["a test user", "titles"], description="History of")
@@ -39,14 +40,14 @@ class Panel(widgets.VBox):
         self.add = widgets.Button(description="Add to the history")
         self.remove = widgets.Button(description="Remove the last")
         self.composed: list[int] = []
-        self.list, self.others = widgets.HTML(), widgets.HTML()
+        self.list = widgets.HTML()
         self.by_user = widgets.HBox([self.user])
         self.by_titles = widgets.VBox([self.text, self.found, widgets.HBox([self.add, self.remove])])
         for control in (self.recommender, self.embedding, self.count, self.unseen, self.source, self.user):
             control.observe(self._show, names="value")
             control.style.description_width = "initial"  # or long ones are cut
         for shown in (self.beside, self.list):  # the list is new whenever the history or what it depends on is
-            shown.observe(self._show_beside, names="value")
+            shown.observe(lambda _: setattr(self.others, "value", beside(self)), names="value")
         self.text.observe(self._search, names="value")
         self.add.on_click(self._add)
         self.remove.on_click(self._remove)
@@ -103,20 +104,6 @@ class Panel(widgets.VBox):
         titles = self.model.corpus.titles
         self.list.value = as_html([titles[i - 1] for i in self.history], self.selection, self.truth, titles)
 
-    def _show_beside(self, _: object = None) -> None:
-        """Under the list, where asked for, that of every embedding, a column each."""
-        wanted = self.embedding.options if self.beside.value and self.history else ()
-        try:
-            self.others.value = as_columns({name: self._over(name) for name in wanted}, self.truth)
-        except ValueError as error:  # a history that one of them cannot read
-            self.others.value = f"<i>{html.escape(str(error))}</i>"
-
-    def _over(self, embedding: str) -> pl.DataFrame:
-        key = (self.recommender.value, embedding)
-        if key not in self._loaded:
-            self._loaded[key] = self._load(*key)
-        return self._loaded[key].top(self.history, self.count.value, exclude_seen=self.unseen.value)
-
 
 def search(items: pl.DataFrame, text: str) -> pl.DataFrame:
     """Items whose title holds every word of `text`, in any case: (item, title), the first few."""
@@ -147,10 +134,24 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
     return f"{out}<b>Recommended</b><table style='line-height:1.5'>{rows}</table>"
 
 
+def beside(view: Panel) -> str:
+    """What a panel shows under its list where asked for: that of every embedding, a column each."""
+    if not view.beside.value or not view.history:
+        return ""
+    lists = {}
+    try:
+        for name in view.embedding.options:
+            key = (view.recommender.value, name)
+            if key not in view._loaded:
+                view._loaded[key] = view._load(*key)
+            lists[name] = view._loaded[key].top(view.history, view.count.value, exclude_seen=view.unseen.value)
+    except ValueError as error:  # a history that one of them cannot read
+        return f"<i>{html.escape(str(error))}</i>"
+    return as_columns(lists, view.truth)
+
+
 def as_columns(lists: dict[str, pl.DataFrame], truth: int | None) -> str:
     """Lists (rank, item, title) as a table, a column each, the truth bold; titles escaped, and none cut."""
-    if not lists:
-        return ""
     cell = "<td style='padding:0 12px; vertical-align:top; text-align:left'>"
     head = "".join(f"<th style='padding:0 12px; text-align:left'>{html.escape(name)}</th>" for name in lists)
     rows = ""
