@@ -100,7 +100,8 @@ def page(atlas: Atlas, title: str) -> str:
     data = contents(atlas, encodes=False, carried=drawn)
     near = [_all_neighbours(table) for table in atlas.tables.values()]
     state = {"data": data, "shown": first_view(atlas), "colour": data["columns"][0]["name"], "count": min(8, data["most"])}
-    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.path_of(atlas, user) for user in drawn}}
+    long = answers.lengths(atlas)
+    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.path_of(atlas, user, long=long) for user in drawn}}
     if program().count(ENDING) != 1:
         raise AssertionError(f"explorer.js must end in {ENDING!r}: the page runs what stands before it.")
     parts = {
