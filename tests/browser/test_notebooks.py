@@ -125,6 +125,7 @@ def test_two_hundred_thousand_items_in_the_lab(page, lab, screenshots):
     view.locator(".lx-picked b", has_text="200,000 items selected").wait_for()
     told = (ask(page, "view.selection.height") for _ in range(10))  # so many ids are on their way for a while
     assert "200000" in told
+    view.evaluate("(el) => el.scrollIntoView()")
     page.screenshot(path=screenshots / "explorer-many-lab.png")
     assert page.said == []
 
