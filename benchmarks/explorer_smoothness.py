@@ -1,11 +1,12 @@
 """Is the explorer smooth at 200,000 points? Pan, zoom and hover, measured in headless Chromium without a GPU.
 
-    python benchmarks/explorer_smoothness.py [--items 200000]
+    python benchmarks/explorer_smoothness.py [--items 200000] [--lab]
 
 The page that `llm2rec explore` writes, over made-up maps, is driven by real pointer events. For each event: the time from
 its arrival in the page to the end of the frame that shows its effect (main thread, raster of points and overlay included).
 On a busy machine that is also how long the page waited for a processor: `work ms` is the main thread's own time an event.
 First picture: from the beginning of the navigation to the frame in which the points of all maps shown stand, fully drawn.
+With `--lab` the widget instead of the page, in a JupyterLab of its own: first picture from the call of the cell that makes it.
 Neighbours in the page are drawn by seed (of the right number and size): exact search among 200,000 takes minutes and is
 another benchmark's.
 """
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from llm2rec_kit.corpus import TRAIN, Corpus
 from llm2rec_kit.maps import explorer_page
@@ -28,6 +31,7 @@ from llm2rec_kit.maps.atlas import Atlas
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+WINDOW = {"width": 1920, "height": 1080}
 STAGES = ("raw", "csft", "mntp", "contrastive")
 # Records, for each pointer or wheel event on a map, milliseconds until the frame after it has been made.
 WATCH = """() => { window.waits = []; for (const kind of ['pointermove', 'wheel']) document.addEventListener(kind, () => {
@@ -107,40 +111,77 @@ def measure(page: Page, panels: int) -> dict[str, tuple[np.ndarray, float]]:
     return found
 
 
+def report(page: Page, ratio: int) -> None:
+    """Print a line for each number of panels and each action."""
+    page.evaluate(WATCH)
+    for panels in (1, 2, 4):
+        for what, (ms, work) in measure(page, panels).items():
+            told = (np.median(ms), np.percentile(ms, 95), ms.max(), work)
+            cells = [str(ratio), str(panels), what, str(len(ms)), *(f"{value:.1f}" for value in told)]
+            print(" ".join(f"{cell:>11}" for cell in cells), flush=True)
+
+
+def of_the_page(browser: Browser, folder: Path, items: int) -> None:
+    """Measure the page that `llm2rec explore` writes, at one and at two pixels to a CSS pixel."""
+    path = folder / "explorer.html"
+    path.write_text(explorer_page.page(made_up(items), "benchmark"))
+    print(f"a page of {path.stat().st_size / 1e6:.1f} MB")
+    for ratio in (1, 2):
+        context = browser.new_context(viewport=WINDOW, device_scale_factor=ratio)
+        page = context.new_page()
+        page.goto(path.as_uri())
+        page.wait_for_selector(".lx[data-drawn]", timeout=120_000)
+        first = float(page.locator(".lx").get_attribute("data-drawn"))
+        page.wait_for_function("document.readyState === 'complete'")
+        whole = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete")
+        print(
+            f"pixel ratio {ratio}: first picture after {first / 1000:.2f} s, the page read whole after {whole / 1000:.2f} s"
+        )
+        report(page, ratio)
+        context.close()
+
+
+def of_the_widget(browser: Browser, folder: Path, items: int) -> None:
+    """Measure the widget in a JupyterLab, with the atlas made in a cell before."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests" / "browser"))
+    import in_the_lab
+    import nbformat
+
+    for lab in in_the_lab.lab(folder):
+        first = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport explorer_smoothness\n"
+        first += f"from llm2rec_kit.maps import explorer\natlas = explorer_smoothness.made_up({items})\nprint('ready')"
+        cells = [nbformat.v4.new_code_cell(source) for source in (first, "explorer.Explorer(atlas)")]
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), lab.folder / "many.ipynb")
+        page = browser.new_context(viewport=WINDOW).new_page()
+        page.set_default_timeout(120_000)
+        page.goto(f"{lab.url}lab/tree/many.ipynb?token={lab.token}&reset")
+        page.locator(".jp-CodeCell .cm-content").first.click()
+        page.get_by_text("ipykernel) | Idle").wait_for()
+        page.keyboard.press("Shift+Enter")
+        page.locator(".jp-OutputArea-output", has_text="ready").wait_for()
+        began = time.monotonic()
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_selector(".lx[data-drawn]")
+        print(f"first picture {time.monotonic() - began:.2f} s after the call of its cell")
+        page.locator(".lx-over").first.scroll_into_view_if_needed()
+        report(page, 1)
+
+
 def main() -> None:
     """Print a table: median, 95th percentile and longest wait of each action."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--lab", action="store_true", help="the widget in JupyterLab instead of the page")
     args = parser.parse_args()
     explorer_page._all_neighbours = any_neighbours
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
-        path = Path(folder) / "explorer.html"
-        path.write_text(explorer_page.page(made_up(args.items), "benchmark"))
         browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        size, load = path.stat().st_size / 1e6, os.getloadavg()[0]
-        print(
-            f"{args.items:,} points, page of {size:.1f} MB, window 1920 x 1080, load of the machine {load:.1f} at the start"
-        )
+        print(f"{args.items:,} points, window 1920 x 1080, load of the machine {os.getloadavg()[0]:.1f} at the start")
         columns = ("pixel ratio", "panels", "action", "events", "median ms", "95% ms", "max ms", "work ms")
         print(" ".join(f"{name:>11}" for name in columns))
-        for ratio in (1, 2):
-            context = browser.new_context(viewport={"width": 1920, "height": 1080}, device_scale_factor=ratio)
-            page = context.new_page()
-            page.goto(path.as_uri())
-            page.wait_for_selector(".lx[data-drawn]", timeout=120_000)
-            first = float(page.locator(".lx").get_attribute("data-drawn"))
-            page.wait_for_function("document.readyState === 'complete'")
-            whole = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete")
-            print(
-                f"pixel ratio {ratio}: first picture after {first / 1000:.2f} s, the page read whole after {whole / 1000:.2f} s"
-            )
-            page.evaluate(WATCH)
-            for panels in (1, 2, 4):
-                for what, (ms, work) in measure(page, panels).items():
-                    told = (np.median(ms), np.percentile(ms, 95), ms.max(), work)
-                    cells = [str(ratio), str(panels), what, str(len(ms)), *(f"{value:.1f}" for value in told)]
-                    print(" ".join(f"{cell:>11}" for cell in cells))
-            context.close()
+        (of_the_widget if args.lab else of_the_page)(browser, Path(folder), args.items)
+        print(f"load at the end {os.getloadavg()[0]:.1f}")
         browser.close()
 
 

@@ -31,6 +31,8 @@ class Panel(widgets.VBox):
         wide = widgets.Layout(width="auto")
         self.recommender = widgets.Dropdown(options=recommenders, description="Recommender")
         self.embedding = widgets.Dropdown(options=embeddings, description="Embedding")
+        self.beside = widgets.Checkbox(value=False, description="All embeddings side by side", indent=False)
+        self.others = widgets.HTML()
         self.count = widgets.IntSlider(value=10, min=1, max=50, description="Items")
         self.unseen = widgets.Checkbox(value=True, description="Leave the history out", indent=False)
         self.source = widgets.ToggleButtons(options=["a test user", "titles"], description="History of")
@@ -51,12 +53,16 @@ class Panel(widgets.VBox):
         self.by_titles = widgets.VBox([self.text, self.found, widgets.HBox(adding), self.chosen, self.remove])
         for control in (self.recommender, self.embedding, self.count, self.unseen, self.source, self.user):
             control.observe(self._show, names="value")
+            control.style.description_width = "initial"  # or long ones are cut
+        for shown in (self.beside, self.list):  # the list is new whenever the history or what it depends on is
+            shown.observe(lambda _: setattr(self.others, "value", beside(self)), names="value")
         self.text.observe(self._search, names="value")
         self.add.on_click(self._add)
         self.add_typed.on_click(self._add_typed)
         self.remove.on_click(self._remove)
-        first = widgets.HBox([self.recommender, self.embedding, self.count, self.unseen])
-        super().__init__([first, self.source, self.by_user, self.by_titles, self.list])
+        first = widgets.HBox([self.recommender, self.embedding, self.count, self.unseen, self.beside])
+        first.layout.flex_flow = "row wrap"
+        super().__init__([first, self.source, self.by_user, self.by_titles, self.list, self.others])
         self._search()
         self._show()
 
@@ -164,3 +170,33 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
         cells = f"<td>{rank}</td><td style='padding:0 12px'>{name}</td><td>{bar} {score:.2f}</td>"
         rows += f"<tr>{cells}</tr>"
     return f"{out}<b>Recommended</b><table style='line-height:1.5'>{rows}</table>"
+
+
+def beside(view: Panel) -> str:
+    """What a panel shows under its list where asked for: that of every embedding, a column each."""
+    if not view.beside.value or not view.history:
+        return ""
+    lists = {}
+    try:
+        for name in view.embedding.options:
+            key = (view.recommender.value, name)
+            if key not in view._loaded:
+                view._loaded[key] = view._load(*key)
+            lists[name] = view._loaded[key].top(view.history, view.count.value, exclude_seen=view.unseen.value)
+    except ValueError as error:  # a history that one of them cannot read
+        return f"<i>{html.escape(str(error))}</i>"
+    return as_columns(lists, view.truth)
+
+
+def as_columns(lists: dict[str, pl.DataFrame], truth: int | None) -> str:
+    """Lists (rank, item, title) as a table, a column each, the truth bold; titles escaped, and none cut."""
+    cell = "<td style='padding:0 12px; vertical-align:top; text-align:left'>"
+    head = "".join(f"<th style='padding:0 12px; text-align:left'>{html.escape(name)}</th>" for name in lists)
+    rows = ""
+    for rank in range(max(len(top) for top in lists.values())):
+        rows += f"<tr><td>{rank + 1}</td>"
+        for top in lists.values():
+            item, title = (top["item"][rank], html.escape(top["title"][rank])) if rank < len(top) else (None, "")
+            rows += f"{cell}{f'<b>{title}</b>' if title and item == truth else title}</td>"
+        rows += "</tr>"
+    return f"<b>Side by side</b><table style='line-height:1.5'><tr><th></th>{head}</tr>{rows}</table>"

@@ -92,17 +92,25 @@ def find_user(corpus: Corpus, who: str) -> int:
     return int(who) if who.isdecimal() and int(who) < corpus.n_users else -1
 
 
-def path_of(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict[str, Any]:
+def lengths(atlas: Atlas) -> dict[str, np.ndarray]:
+    """The length of each item's embedding at each stage, float32 (N,)."""
+    return {stage: np.maximum(np.linalg.norm(table[1:], axis=1), 1e-12) for stage, table in atlas.tables.items()}
+
+
+def path_of(
+    atlas: Atlas, user: int, recommend: Recommend | None = None, long: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """A user's history before the test target, that target, its rank at each stage, and recommendations: what `path` holds.
 
     `ranks` are those of the target among all items outside the history by cosine to the history's last, 0 where the history
     has it. Without `recommend`, the items nearest to the history's last at each stage, none that the history has; with it,
-    `starred` is the target's rank among the `first` that it puts first, 0 where it is not among them.
+    `starred` is the target's rank among the `first` that it puts first, 0 where it is not among them. `long` are the `lengths`,
+    where many users are asked for.
     """
     history, target = _history(atlas.corpus, user)
-    ranks, stars, how = {}, {}, HOW
+    ranks, stars, how, long = {}, {}, HOW, long or lengths(atlas)
     for stage, table in atlas.tables.items():
-        order = _by_cosine(np.asarray(table[1:]), history)
+        order = _by_cosine(np.asarray(table[1:], np.float32), long[stage], history)
         at = np.flatnonzero(order == target)
         ranks[stage] = int(at[0]) + 1 if len(at) else 0
         stars[stage] = order[:RECOMMENDED].tolist()
@@ -120,11 +128,9 @@ def lost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.round((1 - projection.shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
 
 
-def _by_cosine(vectors: np.ndarray, history: list[int]) -> np.ndarray:
-    """Item ids outside a history by cosine to its last, nearest first."""
-    rows = projection.unit(vectors)
-    cosine = rows @ rows[history[-1] - 1]
-    order = np.argsort(-cosine, kind="stable") + 1
+def _by_cosine(vectors: np.ndarray, long: np.ndarray, history: list[int]) -> np.ndarray:
+    """Item ids outside a history by cosine to its last, nearest first; `long` are the rows' lengths (N,)."""
+    order = np.argsort(-(vectors @ vectors[history[-1] - 1]) / long, kind="stable") + 1
     return order[~np.isin(order, history)]
 
 

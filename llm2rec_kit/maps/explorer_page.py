@@ -100,7 +100,8 @@ def page(atlas: Atlas, title: str) -> str:
     data = contents(atlas, encodes=False, carried=drawn)
     near = [_all_neighbours(table) for table in atlas.tables.values()]
     state = {"data": data, "shown": first_view(atlas), "colour": data["columns"][0]["name"], "count": min(8, data["most"])}
-    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.path_of(atlas, user) for user in drawn}}
+    long = answers.lengths(atlas)
+    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.path_of(atlas, user, long=long) for user in drawn}}
     if program().count(ENDING) != 1:
         raise AssertionError(f"explorer.js must end in {ENDING!r}: the page runs what stands before it.")
     parts = {
@@ -144,8 +145,7 @@ def _column(atlas: Atlas, name: str) -> dict[str, Any]:
         numbers = values.cast(pl.Float32).fill_null(np.nan).to_numpy()
         finite = numbers[np.isfinite(numbers)]
         ends = {"low": float(finite.min()), "high": float(finite.max())} if len(finite) else {"low": 0.0, "high": 0.0}
-        linear = not map_figures.log_scaled(values)
-        return {"name": name, "kind": "number", "linear": linear, "values": numbers.tobytes(), **ends}
+        return {"name": name, "kind": "number", "values": numbers.tobytes(), **ends}
     codes, names = map_figures.coded(atlas, name)
     shown = {"name": name, "kind": "text", "drawn": len(names), "rest": "none"}
     if name not in GROUPINGS and (codes < 0).any():  # rarer values are grey, and told by name all the same

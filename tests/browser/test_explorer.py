@@ -187,7 +187,7 @@ def test_all_hits_are_lit_and_numbered(view, atlas):
     hits = [t for t in atlas.corpus.titles if "pc" in t.lower()]
     before = view.locator(".lx-points").first.screenshot()
     view.locator(".lx-search").fill("PC")
-    assert view.locator(".lx-found").inner_text() == f"{len(hits)} of 40 titles, lit on the maps"
+    assert view.locator(".lx-found").inner_text() == f"{len(hits)} of 40 lit"
     assert view.locator(".lx-hits .lx-none").inner_text() == f"and {len(hits) - 12} more"
     assert view.locator(".lx-points").first.screenshot() != before
     view.get_by_role("button", name="select all hits").click()
@@ -197,7 +197,7 @@ def test_all_hits_are_lit_and_numbered(view, atlas):
     view.locator(".lx-search").press("Escape")
     assert view.locator(".lx-points").first.screenshot() == before
     view.locator(".lx-search").fill("no such words")
-    assert view.locator(".lx-found").inner_text() == "0 of 40 titles, lit on the maps"
+    assert view.locator(".lx-found").inner_text() == "0 of 40 lit"
 
 
 def test_a_selection_is_a_table_and_a_csv_and_the_maps_a_picture(page, view, atlas, screenshots):
@@ -322,7 +322,7 @@ def test_two_hundred_thousand_items(page, tmp_path, monkeypatch, screenshots):
     page.wait_for_selector(f".lx-panel[data-drawn='{MANY}']")
     view.locator(".lx-search").fill("blob 17")
     hits = sum("17" in title for title in atlas.items["title"])  # all hold "blob"
-    assert view.locator(".lx-found").inner_text() == f"{hits:,} of 200,000 titles, lit on the maps"
+    assert view.locator(".lx-found").inner_text() == f"{hits:,} of 200,000 lit"
     view.locator(".lx-search").press("Enter")
     view.locator(".lx-columns h4").nth(3).wait_for()
     assert view.locator("[data-stage=mntp] li").count() == 8

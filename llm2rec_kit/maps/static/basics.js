@@ -42,7 +42,7 @@ export const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2)
 export const packed = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r; // as a little-endian pixel
 export const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 export const ease = (t) => (t < 0.5 ? 2 * t * t : 1 - 2 * (1 - t) * (1 - t));
-export const told = (x, useGrouping = true) => (Number.isNaN(x) ? "none" : x.toLocaleString("en", { useGrouping }));
+export const told = (x) => x.toLocaleString("en");
 export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1).trimEnd()}…` : text);
 
 export function viridis(t) {

@@ -34,6 +34,12 @@ export function worth(column, i) {
   return Number.isNaN(value) ? "none" : value;
 }
 
+// The same as it is shown; on a linear scale a number may be a year, and has no comma.
+export function shownOf(column, i) { return column.kind === "text" ? worth(column, i) : number(column, column.values[i]); }
+export function number(column, v) {
+  return Number.isNaN(v) ? "none" : v.toLocaleString("en", { useGrouping: column.scale !== "linear", maximumFractionDigits: 3 });
+}
+
 // Rows of the titles that hold all of these words, in any case.
 export function withWords(catalogue, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean), found = [];

@@ -45,7 +45,7 @@ export class Comparison {
     let high = 1e-6;
     for (const v of values) if (v > high) high = v;
     const measure = this.measure.value === MOVED ? "moved" : "changed";
-    this.column = { name: `${measure}, ${between.join(" → ")}`, kind: "number", linear: true, low: 0, high, values, note };
+    this.column = { name: `${measure}, ${between.join(" → ")}`, kind: "number", scale: "linear", low: 0, high, values, note };
     this.app.filters.offer();
     this.app.put({ colour: this.column.name });
     this.list();

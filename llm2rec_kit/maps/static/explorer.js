@@ -3,7 +3,7 @@
 // (maps/explorer_page.py), so that both hosts get one file.
 
 import { SHAPES, CHOSEN, CHOSEN_DARK, GREY, GREY_DARK, button, clamp, ease, group, h, labelled, packed, paint, rgb, selectOf, told, viridis } from "./basics.js";
-import { unpack, worth } from "./catalogue.js";
+import { number, shownOf, unpack } from "./catalogue.js";
 import { Comparison } from "./compare.js";
 import { Filters } from "./filters.js";
 import { Lists } from "./lists.js";
@@ -218,12 +218,13 @@ class App {
     const beside = width >= (n === 1 ? BESIDE_ONE : BESIDE), across = beside ? width - 24 - TOLD : width;
     const above = this.data.kernel ? this.body.offsetTop + 150 : this.body.getBoundingClientRect().top + window.scrollY + 24;
     const high = Math.max((beside ? 1 : 0.62) * (window.innerHeight - above), 0.42 * window.innerHeight);
+    const shape = beside ? 1.15 : clamp((1.1 * tall) / w, 0.6, 1.15); // beside, they fill the window; else lists follow at once
     let best = { scale: 0 };
     for (let columns = 1; columns <= n; columns++) {
       const rows = Math.ceil(n / columns), wide = (across - 8 * (columns - 1)) / columns, room = high / rows - 34;
       const scale = Math.min(wide / w, room / tall);
       if (columns > 1 && wide < NARROWEST) break;
-      if (scale > best.scale) best = { scale, columns, height: clamp(Math.min(room, 1.15 * wide), NARROWEST, Math.max(NARROWEST, room)) };
+      if (scale > best.scale) best = { scale, columns, height: clamp(Math.min(room, shape * wide), NARROWEST, Math.max(NARROWEST, room)) };
     }
     const lists = Math.max(1, Math.min(this.data.stages.length, Math.floor((beside ? TOLD : width) / LIST)));
     const style = { columns: best.columns ?? 1, tall: `${Math.round(best.height ?? NARROWEST)}px`, lists, high: `${Math.round(high)}px`, told: `${TOLD}px` };
@@ -277,7 +278,7 @@ class App {
     const grey = packed(rgb(dark ? GREY_DARK : GREY));
     if (column.kind === "number") {
       const ramp = Uint32Array.from({ length: 64 }, (_, k) => packed(viridis(dark ? k / 63 : 1 - k / 63)));
-      const at = column.linear ? (v) => v : (v) => Math.log1p(Math.max(0, v)), low = at(column.low), high = Math.max(at(column.high), low + 1e-6);
+      const at = column.scale === "linear" ? (v) => v : (v) => Math.log1p(Math.max(0, v)), low = at(column.low), high = Math.max(at(column.high), low + 1e-6);
       for (let o = 0; o < order.length; o++) {
         const v = values[order[o]];
         this.tint[o] = Number.isNaN(v) ? grey : ramp[clamp(Math.round((63 * (at(v) - low)) / (high - low)), 0, 63)];
@@ -319,8 +320,8 @@ class App {
 
   showLegend(column) {
     if (column.kind === "number") {
-      const ramp = Array.from({ length: 10 }, (_, k) => `rgb(${viridis(this.dark ? k / 9 : 1 - k / 9)})`).join(","), short = (v) => (column.linear ? told(Number(v.toFixed(2)), false) : told(v));
-      this.legend.replaceChildren(`${column.name}${column.linear ? "" : ", log scale"}: ${short(column.low)} `, h("span", { className: "lx-ramp", style: `background:linear-gradient(to right,${ramp})` }), ` ${short(column.high)}`);
+      const ramp = Array.from({ length: 10 }, (_, k) => `rgb(${viridis(this.dark ? k / 9 : 1 - k / 9)})`).join(",");
+      this.legend.replaceChildren(`${column.name}${column.scale === "linear" ? "" : ", log scale"}: ${number(column, column.low)} `, h("span", { className: "lx-ramp", style: `background:linear-gradient(to right,${ramp})` }), ` ${number(column, column.high)}`);
       return;
     }
     const focused = this.legend.contains(document.activeElement) ? document.activeElement.dataset.key : null, kept = this.filters.kept.get(column.name);
@@ -355,7 +356,7 @@ class App {
   }
 
   describe(i) {
-    const facts = this.columns.map((c) => { const v = worth(c, i); return h("div", {}, h("span", {}, c.name), " ", typeof v === "number" ? told(v, !c.linear) : v); });
+    const facts = this.columns.map((c) => h("div", {}, h("span", {}, c.name), " ", shownOf(c, i)));
     return [h("b", {}, this.data.titles[i]), ...facts];
   }
 

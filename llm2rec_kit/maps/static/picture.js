@@ -1,6 +1,7 @@
 // The maps as they are seen, with their names and legend, as one PNG.
 
 import { download, paint, viridis } from "./basics.js";
+import { number } from "./catalogue.js";
 
 const GAP = 12, TITLE = 24, ENTRY = 18;
 
@@ -39,7 +40,7 @@ export function savePicture(app) {
 
 function legendOf({ column, dark }) {
   if (column.kind === "number") {
-    const ends = [column.low, column.high].map((v) => v.toLocaleString("en", { useGrouping: !column.linear })), scale = column.linear ? "" : ", log scale";
+    const ends = [column.low, column.high].map((v) => number(column, v)), scale = column.scale === "linear" ? "" : ", log scale";
     const steps = Array.from({ length: 12 }, (_, k) => ({ text: "", colour: `rgb(${viridis(dark ? k / 11 : 1 - k / 11)})`, shape: 2 }));
     return [{ text: `${column.name}${scale}: ${ends[0]}` }, ...steps, { text: ends[1] }];
   }

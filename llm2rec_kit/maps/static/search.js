@@ -20,7 +20,7 @@ export class Search {
     this.list = h("div", { className: "lx-hits", hidden: true, role: "listbox", id: this.id, "aria-label": "Titles found" });
     this.count = h("span", { className: "lx-found", role: "status" });
     this.all = small("select all hits", () => app.selection.set(this.found.map((i) => i + 1)), { hidden: true });
-    this.el = h("div", { className: "lx-find" }, labelled("Search a title", this.field), this.list, h("div", {}, this.count, " ", this.all));
+    this.el = h("div", { className: "lx-find" }, labelled("Search a title", this.field), this.list, h("div", { className: "lx-lit" }, this.count, " ", this.all));
   }
 
   complete() {
@@ -28,7 +28,7 @@ export class Search {
     if (asked !== this.asked) {
       this.asked = asked;
       this.found = withWords(this.app.data, asked);
-      this.count.textContent = asked ? `${told(this.found.length)} of ${told(this.app.data.n)} titles, lit on the maps` : "";
+      this.count.textContent = asked ? `${told(this.found.length)} of ${told(this.app.data.n)} lit` : "";
       this.all.hidden = !this.found.length;
       this.app.lit(this.found, Boolean(asked));
     }

@@ -1,7 +1,7 @@
 // The selected items: by lasso, by search, by filter or one by one; as a table here and as CSV to take away.
 
 import { download, h, link, small, told } from "./basics.js";
-import { within, worth } from "./catalogue.js";
+import { shownOf, within, worth } from "./catalogue.js";
 
 const ROWS = 200; // of the table at most
 const plain = (v) => (typeof v === "number" ? Number(v.toPrecision(7)) : v); // as many digits as a float32 has
@@ -47,8 +47,7 @@ export class Selection {
       const sort = keyed(small(name, () => { this.sorted = { by: name, down: by === name && !down }; this.show(); }), `sort ${name}`);
       return h("th", { scope: "col", ariaSort: by === name ? (down ? "descending" : "ascending") : "none" }, sort, by === name ? (down ? " ▼" : " ▲") : "");
     });
-    const cell = (c, i) => { const v = worth(c, i); return h("td", {}, typeof v === "number" ? told(v, !c.linear) : v); };
-    const body = rows.slice(0, ROWS).map((i) => h("tr", {}, h("td", {}, link(titles[i], () => this.app.choose(i + 1))), ...columns.map((c) => cell(c, i))));
+    const body = rows.slice(0, ROWS).map((i) => h("tr", {}, h("td", {}, link(titles[i], () => this.app.choose(i + 1))), ...columns.map((c) => h("td", {}, shownOf(c, i)))));
     const note = rows.length > ROWS ? h("small", {}, `the first ${ROWS} of ${told(rows.length)}; the CSV has all`) : null;
     return h("div", { className: "lx-table", tabIndex: 0, role: "region", ariaLabel: "Selected items" }, h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body)), note);
   }

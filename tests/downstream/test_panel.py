@@ -1,0 +1,79 @@
+"""The panel's face: what is left out at first, every embedding beside the others, labels whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ipywidgets
+import polars as pl
+import pytest
+from conftest import make_corpus
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream import panel
+
+
+@dataclass
+class InTurn:
+    """Recommends items in turn, from `first` on."""
+
+    corpus: Corpus
+    first: int
+
+    @property
+    def titles(self) -> list[str]:
+        return self.corpus.titles
+
+    def top(self, history, k=10, *, exclude_seen=False, without=()):
+        order = [1 + (self.first + n) % self.corpus.n_items for n in range(self.corpus.n_items)]
+        items = [i for i in order if not (exclude_seen and i in history)][:k]
+        titles = [self.corpus.titles[i - 1] for i in items]
+        return pl.DataFrame({"rank": range(1, len(items) + 1), "item": items, "title": titles, "score": [1.0] * len(items)})
+
+
+@pytest.fixture
+def view():
+    corpus = make_corpus(users=20)
+    return panel.Panel(lambda r, e: InTurn(corpus, {"raw": 0, "csft": 5}[e]), ["SASRec"], ["raw", "csft"])
+
+
+def test_the_history_is_left_out_at_first(view):
+    assert not set(view.selection["item"]) & set(view.history)
+    view.unseen.value = False
+    assert view.selection["item"].to_list() == list(range(1, 11))
+
+
+def test_every_embedding_beside_the_others(view):
+    assert view.others.value == ""
+    view.count.value = 4
+    view.beside.value = True
+    view.unseen.value = False
+    page, titles = view.others.value, view.model.corpus.titles
+    assert page.index(">raw<") < page.index(">csft<")
+    assert page.count("<tr>") == 5
+    for item in (1, 4, 6, 9):
+        assert f">{titles[item - 1]}<" in page
+    view.user.value = 3
+    assert (f"<b>{titles[view.truth - 1]}</b>" in view.others.value) == (view.truth in (1, 2, 3, 4, 6, 7, 8, 9))
+    view.source.value = "titles"
+    assert view.others.value == ""  # an empty history
+    view.found.value = 2
+    view.add.click()
+    assert "csft" in view.others.value
+    view.beside.value = False
+    assert view.others.value == ""
+
+
+def test_titles_beside_each_other_are_escaped_and_lists_may_be_short():
+    long = pl.DataFrame({"rank": [1, 2], "item": [1, 2], "title": ["<b>x</b>", "y"]})
+    page = panel.as_columns({"<i>": long, "short": long.head(1)}, 2)
+    assert "<b>x</b>" not in page
+    assert "<i>" not in page
+    assert "<b>y</b>" in page
+
+
+def test_no_label_is_cut(view):
+    labelled = [c for c in vars(view).values() if isinstance(c, ipywidgets.DOMWidget) and getattr(c, "description", "")]
+    for control in (view.recommender, view.embedding, view.user, view.count):
+        assert control in labelled
+        assert control.style.description_width == "initial"
