@@ -145,7 +145,8 @@ def _column(atlas: Atlas, name: str) -> dict[str, Any]:
         numbers = values.cast(pl.Float32).fill_null(np.nan).to_numpy()
         finite = numbers[np.isfinite(numbers)]
         ends = {"low": float(finite.min()), "high": float(finite.max())} if len(finite) else {"low": 0.0, "high": 0.0}
-        return {"name": name, "kind": "number", "values": numbers.tobytes(), **ends}
+        scale = "log" if map_figures.log_scaled(values) else "linear"
+        return {"name": name, "kind": "number", "scale": scale, "values": numbers.tobytes(), **ends}
     codes, names = map_figures.coded(atlas, name)
     shown = {"name": name, "kind": "text", "drawn": len(names), "rest": "none"}
     if name not in GROUPINGS and (codes < 0).any():  # rarer values are grey, and told by name all the same

@@ -52,6 +52,23 @@ def test_positions_titles_and_columns_are_the_atlas_s(atlas):
     assert [columns["cluster"]["names"][k] for k in codes] == [atlas.words["cluster"][g] for g in atlas.items["cluster"]]
 
 
+def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_stay_gaps(atlas):
+    year = pl.Series([None, *range(1981, 2020)], dtype=pl.Int64)
+    sold = pl.Series([0.5] * 39 + [90.0])
+    items = atlas.items.with_columns(year=year, sold=sold, nothing=pl.lit(None, dtype=pl.Float64))
+    columns = explorer_page.contents(explorer.Atlas(**{**vars(atlas), "items": items}), encodes=False)["columns"]
+    found = {c["name"]: c for c in columns}
+    assert [(found[name]["scale"], found[name]["low"], found[name]["high"]) for name in ("year", "sold", "nothing")] == [
+        ("linear", 1981.0, 2019.0),
+        ("log", 0.5, 90.0),
+        ("linear", 0.0, 0.0),
+    ]
+    assert found["popularity"]["scale"] == "log"
+    values = np.frombuffer(found["year"]["values"], np.float32)
+    assert np.isnan(values[0])
+    assert values[1:].tolist() == year[1:].to_list()
+
+
 def test_a_line_break_in_a_title_does_not_shift_the_others(atlas):
     broken = atlas.items.with_columns(title=pl.lit("two\nlines"))
     data = explorer_page.contents(Atlas(**{**vars(atlas), "items": broken}), encodes=False)
