@@ -174,6 +174,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
     c.add_argument("--domain", default="", help="for those: of several domains, which")
+    cli_product.add_own_parts(c)
     c.add_argument(
         "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
     )
@@ -399,6 +400,7 @@ def _export(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
+        cli_product.load_own_parts(args)
         from llm2rec_kit import export
 
         with _told(args.to, "--to"):

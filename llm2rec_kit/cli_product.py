@@ -6,6 +6,20 @@ from __future__ import annotations
 import argparse
 
 
+def add_own_parts(c: argparse.ArgumentParser) -> None:
+    """The option that names modules or files of one's own: what a run says of them is never run."""
+    c.add_argument("--own-parts", action="append", default=[], metavar="FILE", help="run it: your own recommender is there")
+
+
+def load_own_parts(args: argparse.Namespace) -> None:
+    """Import what `--own-parts` names; raises as `own_parts.load`."""
+    from pathlib import Path
+
+    from llm2rec_kit import own_parts
+
+    own_parts.load(own_parts.placed(args.own_parts, Path()))
+
+
 def add_recommend(commands: argparse._SubParsersAction) -> None:
     """The options of `llm2rec recommend`."""
     c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
@@ -18,7 +32,10 @@ def add_recommend(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
     c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
     c.add_argument("--json", action="store_true", help="print JSON, for programs")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    add_own_parts(c)
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
     c.set_defaults(command=_recommend)
 
@@ -34,7 +51,10 @@ def add_push(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--domain", default="", help="for recommender: of several domains, which")
     c.add_argument("--public", action="store_true", help="let everybody see it")
     c.add_argument("--replace", action="store_true", help="in the place of all files that the repository holds")
-    c.add_argument("--outputs", default="", metavar="DIR", help="where runs live (default: the project's outputs/)")
+    add_own_parts(c)
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
     c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
     c.set_defaults(command=_push)
 
@@ -44,6 +64,7 @@ def _recommend(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
+        load_own_parts(args)
         from llm2rec_kit import recommend
 
         recommend.command(run, args)
@@ -55,6 +76,7 @@ def _push(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
+        load_own_parts(args)
         from llm2rec_kit import push
 
         push.command(run, args)

@@ -122,7 +122,7 @@ def make(
     `run` how it ranks both parts of the samples among the whole catalogue; what is kept already is reused. Returns the jobs."""
     names = [(domain, name) for domain in held for name in settings.embeddings]
     jobs = [evaluation.Job(domain, settings.recommenders[0], name, settings.seeds[0]) for domain, name in names]
-    key = evaluation.key(settings) | {"cold": settings.cold}
+    key = evaluation.key(settings, settings.recommenders[0]) | {"cold": settings.cold}
     todo = [job for job in jobs if run.stale(name_of(job), settings=key, inputs=job.inputs, force=force)]
     print(f"cold items: {len(todo)} trainings to do, {len(jobs) - len(todo)} reused", flush=True)
     warm = {domain: (h.warm, parts[domain][1][h.ids]) for domain, h in held.items()}
@@ -173,7 +173,7 @@ def rank(
     for part, targets in held.asked.items():
         rows = samples.rows_of(held.corpus, targets, shared=False)
         barred = ranking.excluded(held.corpus, targets, settings.exclude)
-        out[part] = ranking.rank_rows(both[0], table, rows, exclude=barred).ranks
+        out[part] = ranking.rank_rows(both[0], table, rows, exclude=barred, ties=settings.ties).ranks
     return out
 
 
@@ -291,6 +291,6 @@ def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[compar
     for name in (name for name in UNTRAINED if name in settings.baselines):
         over = vectors if name in baselines.OVER_EMBEDDINGS else {"none": None}
         for stage, table_ in over.items():
-            found = baselines.rank(name, asking, table_, exclude=settings.exclude)
+            found = baselines.rank(name, asking, table_, exclude=settings.exclude, ties=settings.ties)
             out[name, stage] = {"cold": found.ranks}
     return out
