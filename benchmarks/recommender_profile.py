@@ -11,7 +11,8 @@ that it makes. So floor / measured is how much of the machine is used, and offic
 that makes these products, had it nothing else to do.
 
 All times are processor time, which other programs disturb least; so operators are timed as torch dispatches them, and not by
-torch.profiler, which tells clock time. "python, numpy" is what a step takes beyond its operators.
+torch.profiler, which tells clock time. That lengthens each by a microsecond or two, which tells in those that are called often.
+"python, numpy" is what a step takes beyond its operators.
 """
 
 from __future__ import annotations
