@@ -249,8 +249,8 @@ runner.run()
 USERS, ITEMS, WIDE, STEPS, RANKED = 15_322, 9_517, 896, 24, 640  # Games in the paper; how much of it a round takes
 
 
-def generated() -> Corpus:
-    """Random sequences of Games' size: 3 or more training samples a user and 8 on average, one each of the other splits."""
+def generated() -> tuple[Corpus, np.ndarray]:
+    """Random vectors, and sequences of Games' size: 3 or more training samples a user, 8 on average, one each of the other splits."""
     rng = np.random.default_rng(0)
     lengths = 5 + rng.geometric(1 / 6, USERS)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -263,13 +263,18 @@ def generated() -> Corpus:
     )
     items, users = (frame.with_columns(source_id=frame[:, 0].cast(pl.String), domain=pl.lit("d")) for frame in ids)
     sequence = rng.integers(1, ITEMS + 1, offsets[-1]).astype(np.int32)
-    return Corpus(items.with_columns(title=pl.col("source_id")), users, offsets, sequence, None, targets, splits, 10)
+    vectors = np.random.default_rng(1).standard_normal((ITEMS + 1, WIDE), dtype=np.float32) / 30
+    vectors[0] = 0
+    return Corpus(
+        items.with_columns(title=pl.col("source_id")), users, offsets, sequence, None, targets, splits, 10
+    ), vectors
 
 
 class Kit:
     """The kit's epoch over the same training samples, and its ranking, by the functions that its trainings call."""
 
     def __init__(self, corpus: Corpus, vectors: np.ndarray, recommender: str, **change) -> None:
+        evaluation.keep_freed_memory()  # as the processes that train do
         self.settings = settings_of(**change)
         self.both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, self.settings)
         trained = [p for p in self.both.parameters() if p.requires_grad]
@@ -303,19 +308,13 @@ def timed(work: Callable[[], object]) -> list[float]:
 
 def times(given: argparse.Namespace) -> None:
     """A step of 256 samples and the ranking of 32, both sides in turn `given.rounds` times, after one round that warms up."""
-    corpus = generated()
-    vectors = np.random.default_rng(1).standard_normal((ITEMS + 1, WIDE), dtype=np.float32) / 30
-    vectors[0] = 0
+    corpus, vectors = generated()
     rows = []
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        data = Path(folder) / "data" / FOLDER
-        llm2rec_files.write(corpus, data, name="corpus")
-        np.save(Path(folder) / "vectors.npy", vectors)
-        for name, most in (("train", 256 * STEPS), ("val", RANKED), ("test", RANKED)):  # a whole epoch would take minutes
-            file = data / "downstream" / f"{name}_data.txt"
-            file.write_text("".join(file.read_text().splitlines(keepends=True)[:most]))
+        write_for_times(corpus, vectors, Path(folder))
         for recommender in RATES:
-            found = rounds(given, recommender, corpus, vectors, Path(folder))
+            sides = {way: Kit(corpus, vectors, recommender, **change) for way, change in WAYS.items()}
+            found = rounds(given, recommender, sides, Path(folder))
             rows += [row_of_times(recommender, way, own, found["official"]) for way, own in found.items()]
     print(
         f"\n{ITEMS:,} items x {WIDE}, a thread a side, {given.rounds} rounds in turn, processor ms; load {os.getloadavg()[0]:.1f}"
@@ -323,10 +322,18 @@ def times(given: argparse.Namespace) -> None:
     print(pl.DataFrame(rows))
 
 
-def rounds(
-    given: argparse.Namespace, recommender: str, corpus: Corpus, vectors: np.ndarray, folder: Path
-) -> dict[str, np.ndarray]:
-    """{side: seconds (rounds, training or ranking, wall or processor)}."""
+def write_for_times(corpus: Corpus, vectors: np.ndarray, folder: Path) -> None:
+    """Write both as the official code reads them, cut to what a round takes: a whole epoch would take minutes."""
+    data = folder / "data" / FOLDER
+    llm2rec_files.write(corpus, data, name="corpus")
+    np.save(folder / "vectors.npy", vectors)
+    for name, most in (("train", 256 * STEPS), ("val", RANKED), ("test", RANKED)):
+        file = data / "downstream" / f"{name}_data.txt"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:most]))
+
+
+def rounds(given: argparse.Namespace, recommender: str, sides: dict[str, Kit], folder: Path) -> dict[str, np.ndarray]:
+    """{side: seconds (rounds, training or ranking, wall or processor)}, the official side and the kit's `sides` in turn."""
     asked = {
         "model": recommender,
         "dataset": DATASET,
@@ -338,13 +345,12 @@ def rounds(
         "patience": 1000,
     }
     theirs = started(given, TIMES, asked, folder)
-    ways = {way: Kit(corpus, vectors, recommender, **change) for way, change in WAYS.items()}
-    found = {way: [] for way in ("official", *ways)}
+    found = {way: [] for way in ("official", *sides)}
     for _ in range(given.rounds + 1):
         theirs.stdin.write("go\n")
         theirs.stdin.flush()
         found["official"].append(json.loads(theirs.stdout.readline()))
-        for way, side in ways.items():
+        for way, side in sides.items():
             found[way].append(side.round())
     theirs.communicate()
     return {way: np.array(each[1:]) for way, each in found.items()}
