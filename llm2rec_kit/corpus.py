@@ -21,7 +21,7 @@ from llm2rec_kit.storage import safe_name
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
-NOT_ATTRIBUTES = ("source_id", "domain", "plain_title")  # text columns of items that say nothing of what an item is
+NOT_ATTRIBUTES = ("item", "source_id", "domain", "plain_title")  # columns of items that say nothing of what an item is
 
 
 class CorpusError(ValueError):

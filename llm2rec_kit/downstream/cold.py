@@ -120,6 +120,8 @@ def make(
 ) -> list[evaluation.Job]:
     """Train the first recommender with the first seed over every table of the settings, without the held items, and keep in
     `run` how it ranks both parts of the samples among the whole catalogue; what is kept already is reused. Returns the jobs."""
+    if not held:
+        return []
     names = [(domain, name) for domain in held for name in settings.embeddings]
     jobs = [evaluation.Job(domain, settings.recommenders[0], name, settings.seeds[0]) for domain, name in names]
     key = evaluation.key(settings, settings.recommenders[0]) | {"cold": settings.cold}

@@ -108,6 +108,9 @@ def winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> str:
     for domain, rows in list(results["results"].items())[: 2 * FEW]:
         metric = shown_metric(results, domain)
         ranked = sorted(compared(rows, results["seeds"]), key=lambda r: -r["mean"][metric])
+        if not ranked:
+            told.append(f"{'on' if told else 'On'} {domain}, nothing was evaluated with all seeds")
+            continue
         top, marks = ranked[0], places.get(domain)
         first = f"{'on' if told else 'On'} {domain}, {_name(top)} has the highest {metric} ({top['mean'][metric]:.4f})"
         tied = [r for r in ranked[1:] if marks and marks[r["recommender"], r["embedding"]]]

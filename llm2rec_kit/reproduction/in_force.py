@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from llm2rec_kit import evaluations
+from llm2rec_kit import settings as S
 from llm2rec_kit.ranges import clipped, shown
 from llm2rec_kit.reproduction import notebooks, plain_yaml, recorded
-from llm2rec_kit.runs import SERIES, ArtefactError, Run
+from llm2rec_kit.runs import SERIES, ArtefactError, Run, check_name, outputs_folder
 from llm2rec_kit.stage import COMMON, check_common
 
 PROFILE = "demo"  # what the parameters cells are written with
@@ -47,25 +48,39 @@ def opened(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run that a notebook's `globals()` name, guarded, and the values in force by flat name; shows where they come from.
 
     Names with a stage's prefix that are no setting stay among the values, for `from_parameters` to refuse. Raises SettingsError
-    for a parameter that all notebooks have and that is of another type, and for a profile that cannot be read.
+    for a parameter that all notebooks have and that is of another type, for a profile that cannot be read, and for a value that
+    no setting takes, before a folder is made.
     `force` is taken back in a copy that a forced series left in the run.
     """
     check_common(parameters)
-    run = Run(parameters["run"], parameters["outputs"])
+    check_name(parameters["run"])
+    there = (outputs_folder(parameters["outputs"]) / parameters["run"]).exists()
+    run = Run(parameters["run"], parameters["outputs"]) if there else None
     found = resolve(parameters, run)
     settings = {name: v for name, v in found.items() if name not in COMMON}
+    prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
+    unknown = {name: v for name, v in parameters.items() if name.startswith(prefixes) and name not in settings}
+    values = unknown | {name: v.value for name, v in settings.items()}
+    _check(values)
+    run = run or Run(parameters["run"], parameters["outputs"])
     if SERIES not in os.environ:
         _take_force_back(run, parameters)
         run.before_replacing = lambda name, changed: _refuse(run, name, changed, settings)
     _show(found)
     _say(run, found)
-    prefixes = tuple({f"{name.split('_')[0]}_" for name in settings})
-    unknown = {name: v for name, v in parameters.items() if name.startswith(prefixes) and name not in settings}
-    return run, unknown | {name: v.value for name, v in settings.items()}
+    return run, values
 
 
-def resolve(parameters: Mapping[str, Any], run: Run) -> dict[str, InForce]:
-    """The profile and every setting among `parameters` (a notebook's `globals()`), each with its source."""
+def _check(values: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a value that no setting takes; own parts, which others may name, are loaded first."""
+    S.Own(parts=values.get("own_parts", [])).load()
+    for stage in S.STAGES:
+        if own := {name: value for name, value in values.items() if name.startswith(f"{stage.prefix}_")}:
+            stage.from_parameters(own)
+
+
+def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce]:
+    """The profile and every setting among `parameters` (a notebook's `globals()`), each with its source; `run` if there is one."""
     plain = recorded.defaults()
     names = [name for name in parameters if name in plain]
     given, by_papermill = _given(parameters)
@@ -79,13 +94,13 @@ def resolve(parameters: Mapping[str, Any], run: Run) -> dict[str, InForce]:
         under = {name: "profile" for name in typed if name in known and known[name] == parameters[name]}
         found = {n: InForce(parameters[n], under.get(n, "typed" if n in typed else "default")) for n in names}
         return {"profile": InForce(profile, "typed"), **found}
-    asked_profile, asked = recorded.asked(run)
+    asked_profile, asked = recorded.asked(run) if run else ("", {})
     if asked and not told:
         known, source, head = asked, "run", InForce(asked_profile, "run")
     else:
         known, source = _profile(profile), "profile"
         head = InForce(profile, "typed" if told or by_papermill else "default")
-    kept = recorded.held(run, names)
+    kept = recorded.held(run, names) if run else {}
 
     def of(name: str) -> InForce:
         if name in typed:

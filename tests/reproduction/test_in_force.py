@@ -220,10 +220,9 @@ def test_what_only_says_what_there_is_is_written_anew(run):
     assert run.manifest(evaluations.SERIES)["settings"]["seeds"] == [1, 2]
 
 
-def test_a_name_that_is_no_setting_is_still_refused_by_its_stage(run):
-    _, values = in_force.opened(cells(run, CELL, csft_stepz=3))
+def test_a_name_that_is_no_setting_is_still_refused(run):
     with pytest.raises(SettingsError, match="Did you mean 'csft_steps'"):
-        S.CSFT.from_parameters(values)
+        in_force.opened(cells(run, CELL, csft_stepz=3))
     with pytest.raises(SettingsError, match="profile takes str"):
         in_force.opened(cells(run, CELL, profile=3))
 

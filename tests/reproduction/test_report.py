@@ -103,7 +103,7 @@ def test_expected_numbers_stand_in_the_report_by_the_metrics_that_they_have(run,
     settings = report.collect(run)["settings"]
     wanted = {"date": "2026-11-24", "machine": "CPU", "settings": settings}
     wanted["results"] = {"games SASRec raw": {"recall@10": [0.1, 0.01], "ndcg@10": [0.115, 0.01]}}
-    monkeypatch.setattr(report.expected, "load", lambda profile: wanted)
+    monkeypatch.setattr(report.expected, "load", lambda profile, outputs: wanted)
     run.note("asked", {"profile": "mine", "command": "llm2rec"})
     report.write(run)
     text, page = ((run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
