@@ -16,7 +16,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from llm2rec_kit import attention_mask, backbone
+from llm2rec_kit.models import attention_mask, backbone
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 MOST = 2_000_000  # parameters; what stays larger under SMALL is not built

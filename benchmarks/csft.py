@@ -151,8 +151,9 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
     """One way: loss and gradient of one step's samples, then the timed steps."""
     import torch
 
-    from llm2rec_kit import backbone, kernels, meter
-    from llm2rec_kit.training import attention, csft
+    from llm2rec_kit.models import backbone, kernels
+    from llm2rec_kit.runs import meter
+    from llm2rec_kit.training import csft, prefix_attention
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -162,7 +163,7 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
     batches, chosen = representative(corpus, tokenizer, settings, arguments.steps)
     model = make_model(arguments, tokenizer)
     if part["way"] == "shared":
-        reason = attention.kernel(model, on(batches[0][0], model))
+        reason = prefix_attention.kernel(model, on(batches[0][0], model))
         print(*reason, sep=": ", file=sys.stderr)
         model.set_attn_implementation(reason[0])
         loss, groups = csft.loss, [shared_step(batches, rows) for rows in chosen]
@@ -257,7 +258,7 @@ def shared_step(batches: Any, rows: np.ndarray) -> Any:
 
 def plain_groups(batches: Any, chosen: list[np.ndarray], tokenizer: Any, micro: int, settings: S.CSFT) -> tuple[list, Any]:
     """The same samples shuffled and put together `micro` at a time; and, to check, those of the step that shared checks."""
-    from llm2rec_kit.training.ragged import spans
+    from llm2rec_kit.fitting.ragged import spans
 
     held = [spans(batches.samples.first[rows], batches.samples.counts[rows]) for rows in chosen]
     order = np.random.default_rng(0).permutation(np.concatenate(held))
@@ -355,7 +356,7 @@ def matmul_peak(model: Any, clock: Any, fast: bool = True) -> float:
     """The fastest matrix product that this machine was seen to do in the model's dtype, FLOP a second of `clock`."""
     import torch
 
-    from llm2rec_kit import kernels
+    from llm2rec_kit.models import kernels
 
     n, best = (2048 if model.device.type == "cpu" else 8192), 0.0
     a, b = (torch.randn(n, n, dtype=model.dtype, device=model.device) for _ in range(2))
@@ -404,7 +405,8 @@ def report_preparation(arguments: argparse.Namespace) -> None:
 
 
 def run_preparation(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[str, Any]:
-    from llm2rec_kit import backbone, meter
+    from llm2rec_kit.models import backbone
+    from llm2rec_kit.runs import meter
     from llm2rec_kit.training.samples import prepare
 
     corpus = generated(arguments.prepare)

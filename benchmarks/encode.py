@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from llm2rec_kit import backbone, kernels
-from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.encoding.tokenisation import title_tokens
+from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.settings import Backbone, Encoding
-from llm2rec_kit.titles import title_tokens
 
 
 @dataclass(frozen=True)

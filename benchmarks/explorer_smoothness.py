@@ -26,8 +26,8 @@ import polars as pl
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from llm2rec_kit.corpus import TRAIN, Corpus
-from llm2rec_kit.maps import explorer_page
 from llm2rec_kit.maps.atlas import Atlas
+from llm2rec_kit.widgets import explorer_page
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

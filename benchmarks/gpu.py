@@ -27,14 +27,17 @@ from typing import Any
 
 from csft import backward, matmul_peak, plain_groups, plain_loss, plain_work, representative, shared_step, shared_work, timed
 
-from llm2rec_kit import backbone, kernels, runs, storage
+from llm2rec_kit import runs, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, preconditions, sources
-from llm2rec_kit.downstream import comparison
-from llm2rec_kit.reproduction import experiments, feasibility, notebooks, plain_yaml
-from llm2rec_kit.reproduction.study import CHANGEABLE, Study
-from llm2rec_kit.training import attention, csft, launch, trainer
+from llm2rec_kit.fitting import trainer
+from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.reproduction.runner import feasibility, launch, notebooks, plain_yaml
+from llm2rec_kit.reproduction.studies import experiments
+from llm2rec_kit.reproduction.studies.study import CHANGEABLE, Study
+from llm2rec_kit.results import significance
+from llm2rec_kit.training import csft, prefix_attention
 
 PART = 60 * 2**20  # bytes that a part stays below
 WARM = 3  # steps before the timed ones: kernels are compiled anew for a second and a third shape
@@ -223,7 +226,7 @@ def evaluate(study: Study) -> Measured:
     """The recommenders; their metrics by domain, recommender and table."""
     asked = study.settings["evaluation"]
     names = experiments.evaluate(study, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
-    return {"results": comparison.table(study.run, names).to_dicts()}
+    return {"results": significance.table(study.run, names).to_dicts()}
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ def compare_ways(study: Study, steps: int, micro: int) -> Measured:
         "samples": samples,
     }
     shared = [shared_step(batches, rows) for rows in chosen]
-    kernel, why = attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
+    kernel, why = prefix_attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
     plain, _ = plain_groups(batches, chosen, tokenizer, micro, settings)
     ways = {
         "kit": (csft.loss, shared, shared_work, {"attention": f"{kernel}: {why}"}),
@@ -258,7 +261,7 @@ def compare_ways(study: Study, steps: int, micro: int) -> Measured:
     for way, (loss, groups, work_of, told) in ways.items():
         with ExitStack() as stack:
             if way == "kit":  # as `csft.train` does
-                stack.enter_context(attention.using(model, kernel))
+                stack.enter_context(prefix_attention.using(model, kernel))
                 stack.enter_context(kernels.fast_linears(model))
             found[way] = told | _timed_way(model, loss, groups, work_of, clock, peak, samples)
     found["plain_over_kit"] = round(found["plain"]["seconds"] / found["kit"]["seconds"], 2)

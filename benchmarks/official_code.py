@@ -37,7 +37,9 @@ from scipy import stats
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.data.sources import llm2rec_files
-from llm2rec_kit.downstream import evaluation, item_table, metrics, pretrained, ranking, recommenders, samples
+from llm2rec_kit.downstream import evaluation, item_table, ranking, recommenders, samples
+from llm2rec_kit.encoding import minilm
+from llm2rec_kit.results import metrics
 from llm2rec_kit.storage import write_json
 
 LENGTHS = {"unit": 1.0, "x100": 100.0}
@@ -386,7 +388,7 @@ def prepare(given: argparse.Namespace) -> tuple[Corpus, np.ndarray]:
     llm2rec_files.write(corpus, given.work / "data" / FOLDER, name="corpus")
     file = given.work / "vectors-unit.npy"
     if not file.is_file():
-        rows = np.load(given.vectors) if given.vectors else pretrained.table(corpus.titles)
+        rows = np.load(given.vectors) if given.vectors else minilm.table(corpus.titles)
         np.save(file, item_table.checked_embeddings(rows, corpus.n_items, "unit"))
     vectors = np.load(file)
     for length, scale in LENGTHS.items():

@@ -31,7 +31,7 @@ import torch
 from official_side import RATES
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm2rec_kit import kernels
+from llm2rec_kit.models import kernels
 
 HIDDEN = sides.settings_of().hidden
 REST = "products of the recommender"

@@ -34,7 +34,9 @@ from torch import nn
 
 from llm2rec_kit import storage
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import evaluation, item_table, metrics, pretrained, recommenders, samples
+from llm2rec_kit.downstream import evaluation, item_table, recommenders, samples
+from llm2rec_kit.encoding import minilm
+from llm2rec_kit.results import metrics
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Evaluation
 
@@ -148,8 +150,8 @@ class Work:
     def __init__(self, run: str, vectors: str) -> None:
         folder = Path(run).resolve()
         self.corpus = Corpus.load(folder / "corpus")
-        if vectors == pretrained.NAME:
-            self.vectors = pretrained.table(self.corpus.titles)
+        if vectors == minilm.NAME:
+            self.vectors = minilm.table(self.corpus.titles)
         else:
             self.vectors = item_table.read(Run(folder.name, folder.parent), [vectors])[vectors]
         rows = samples.rows_of(self.corpus, self.corpus.samples("train"), shared=True)
@@ -346,7 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="folder of a run that has a corpus")
     parser.add_argument("--out", default="starts.json", help="results' file")
-    parser.add_argument("--vectors", default=pretrained.NAME, help="minilm, or a table of embeddings of the run")
+    parser.add_argument("--vectors", default=minilm.NAME, help="minilm, or a table of embeddings of the run")
     parser.add_argument("--groups", nargs="+", default=list(groups()), choices=list(groups()))
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="most seeds of an arm; some groups have fewer")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time, a thread each")

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, get_scheduler
 
-from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.data import cleaning, sources
-from llm2rec_kit.training import csft, samples, trainer
+from llm2rec_kit.fitting import trainer
+from llm2rec_kit.models import backbone
+from llm2rec_kit.training import csft, samples
 
 
 def parts(steps: int, batch_size: int):

@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 
-from llm2rec_kit import __version__, cli_product, packages
+from llm2rec_kit import __version__, cli_product
+from llm2rec_kit.models import packages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -204,7 +205,7 @@ def _add_notebooks(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction import notebooks
+    from llm2rec_kit.reproduction.runner import notebooks
 
     asked = {
         "data": args.data,
@@ -229,7 +230,9 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _plan(profile: str, asked: dict) -> int:
-    from llm2rec_kit.reproduction import expected, notebooks, plan, plan_text
+    from llm2rec_kit.reproduction.plan import plan, plan_text
+    from llm2rec_kit.reproduction.report import expected
+    from llm2rec_kit.reproduction.runner import notebooks
 
     values, books = notebooks.prepared(profile, **asked, look=False)
     missing = ""
@@ -249,13 +252,14 @@ def _train(args: argparse.Namespace) -> int:
 
     from llm2rec_kit import runs
     from llm2rec_kit.corpus import Corpus
-    from llm2rec_kit.reproduction import feasibility, notebooks, plain_yaml
+    from llm2rec_kit.reproduction.runner import feasibility, notebooks, plain_yaml
 
     with runs.one_paragraph_errors():
         profile = plain_yaml.meant(notebooks.load_profile(args.profile))
         values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
         notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
-        from llm2rec_kit.training import launch, ranks, trainer  # torch, after what needs none
+        from llm2rec_kit.fitting import distributed, trainer  # torch, after what needs none
+        from llm2rec_kit.reproduction.runner import launch
 
         run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
         if run.has("corpus"):
@@ -265,7 +269,7 @@ def _train(args: argparse.Namespace) -> int:
         except trainer.TrainingError as error:
             print(f"llm2rec: {error}", file=sys.stderr)
             return 1
-        ranks.leave()
+        distributed.leave()
     return 0
 
 
@@ -273,7 +277,7 @@ def _fetch(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        from llm2rec_kit import fetching
+        from llm2rec_kit.models import fetching
 
         fetching.fetch(args.model)
     return 0
@@ -281,8 +285,8 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _params(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.ranges import shown
-    from llm2rec_kit.reproduction import notebooks
+    from llm2rec_kit.reproduction.runner import notebooks
+    from llm2rec_kit.settings.ranges import shown
 
     with runs.one_paragraph_errors():
         books = [b for b in notebooks.series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
@@ -306,7 +310,7 @@ def _report(args: argparse.Namespace) -> int:
         for run in found:
             _write_report(run)
         if len(found) > 1:
-            from llm2rec_kit.reproduction import comparison
+            from llm2rec_kit.reproduction.report import comparison
 
             print(f"side by side: {comparison.write(found)}")
     return 0
@@ -314,7 +318,7 @@ def _report(args: argparse.Namespace) -> int:
 
 def _expect(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction import expected, report
+    from llm2rec_kit.reproduction.report import expected, report
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
@@ -332,7 +336,7 @@ def _expect(args: argparse.Namespace) -> int:
 
 def _grid(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction import cluster, grid, outcome
+    from llm2rec_kit.reproduction.grid import cluster, grid, outcome
 
     with runs.one_paragraph_errors():
         asked = grid.load(args.grid, args.outputs)
@@ -349,7 +353,7 @@ def _explore(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
-        from llm2rec_kit.maps import explorer_page
+        from llm2rec_kit.widgets import explorer_page
 
         to = Path(args.to) if args.to else None
         with _told(args.to or run.path / "explorer.html", "--to"):
@@ -366,7 +370,7 @@ def _notebooks(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        from llm2rec_kit.reproduction import laid_out
+        from llm2rec_kit.reproduction.runner import laid_out
 
         with _told(args.folder, "DIR"):
             written, kept = laid_out.lay_out(args.folder, force=args.force)
@@ -381,12 +385,14 @@ def _encode(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
         how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
-        from llm2rec_kit import rowfile, storage, title_files
+        from llm2rec_kit import storage
+        from llm2rec_kit.encoding import title_files
+        from llm2rec_kit.storage import npy_writer
 
         with _told(args.to, "--to"):
-            storage.check_writable(storage.nearest(storage.check_target(args.to, rowfile.BEGINS).parent))
+            storage.check_writable(storage.nearest(storage.check_target(args.to, npy_writer.BEGINS).parent))
             titles = title_files.read(args.file, args.column)
-            from llm2rec_kit import encoder  # which takes seconds, and what is above a moment
+            from llm2rec_kit.encoding import encoder  # which takes seconds, and what is above a moment
 
             shard = encoder.ranks()
             subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
@@ -401,11 +407,11 @@ def _export(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
         cli_product.load_own_parts(args)
-        from llm2rec_kit import export
+        from llm2rec_kit.export import exporting
 
         with _told(args.to, "--to"):
             names = ("stage", "recommender", "domain", "trust_remote_code")
-            folder = export.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
+            folder = exporting.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
@@ -426,7 +432,7 @@ def _told(to: str, option: str):
 
 
 def _write_report(run) -> None:
-    from llm2rec_kit.reproduction import expected, report
+    from llm2rec_kit.reproduction.report import expected, report
 
     results = report.write(run)
     print("\n" + report.terminal_table(results))
@@ -438,9 +444,9 @@ def _write_report(run) -> None:
 
 def _overrides(pairs: list[str]) -> dict:
     """{flat name: value} of what --set says; SettingsError for what is no stage.key=value."""
-    from llm2rec_kit.ranges import shown
-    from llm2rec_kit.reproduction import plain_yaml
+    from llm2rec_kit.reproduction.runner import plain_yaml
     from llm2rec_kit.settings import SettingsError
+    from llm2rec_kit.settings.ranges import shown
 
     values = {}
     for pair in pairs:

@@ -15,7 +15,7 @@ def load_own_parts(args: argparse.Namespace) -> None:
     """Import what `--own-parts` names; raises as `own_parts.load`."""
     from pathlib import Path
 
-    from llm2rec_kit import own_parts
+    from llm2rec_kit.settings import own_parts
 
     own_parts.load(own_parts.placed(args.own_parts, Path()))
 
@@ -65,7 +65,7 @@ def _recommend(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
         load_own_parts(args)
-        from llm2rec_kit import recommend
+        from llm2rec_kit.export import recommend
 
         recommend.command(run, args)
     return 0
@@ -77,7 +77,7 @@ def _push(args: argparse.Namespace) -> int:
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
         load_own_parts(args)
-        from llm2rec_kit import push
+        from llm2rec_kit.export import push
 
         push.command(run, args)
     return 0

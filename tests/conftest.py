@@ -99,7 +99,7 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="session")
 def _tiny():
-    from llm2rec_kit import backbone
+    from llm2rec_kit.models import backbone
 
     return backbone.make_tiny(make_corpus().titles, Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu"))
 

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from llm2rec_kit import backbone
+from llm2rec_kit.models import backbone
 
 WINDOW = 6  # tokens; far shorter than a sample, so that a mask without it gives another loss
 

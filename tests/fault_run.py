@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from llm2rec_kit import storage
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import comparison, evaluation
+from llm2rec_kit.downstream import evaluation
 from llm2rec_kit.downstream.ranking import Ranking
+from llm2rec_kit.results import significance
 from llm2rec_kit.runs import RECORD_MIME, Run
 
 TRAINING = {"hidden": 8, "cutoffs": [10], "seeds": [1, 2], "metric": "ndcg@10"}
@@ -113,7 +114,7 @@ def _ranks(run: Run, stem: str, seed: int) -> Callable[[Path], dict]:
 
 def _tests(run: Run) -> Callable[[Path], dict]:
     def build(folder: Path) -> dict[str, Any]:
-        verdicts = comparison.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "csft"))], seeds=[1, 2])
+        verdicts = significance.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "csft"))], seeds=[1, 2])
         verdicts.write_parquet(folder / "comparisons.parquet")
         return {"domain": "toy", "rows": verdicts.to_dicts()}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from conftest import make_corpus
 
-from llm2rec_kit import backbone
 from llm2rec_kit.downstream import evaluation
-from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding, Evaluation
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone
+from llm2rec_kit.models import backbone
 
 TITLES = [
     "Star Harbor: Racing, Deluxe (2004)",

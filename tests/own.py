@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llm2rec_kit import own_parts
+from llm2rec_kit.settings import own_parts
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_parts.md"
-HEAD = "import torch\nfrom torch import nn\nfrom llm2rec_kit.own_parts import baseline, recommender, source\n"
+HEAD = "import torch\nfrom torch import nn\nfrom llm2rec_kit.settings.own_parts import baseline, recommender, source\n"
 CAUSAL = """
 @recommender("Causal")
 class Causal(nn.Module):

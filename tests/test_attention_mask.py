@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from llm2rec_kit import attention_mask, backbone, encoder
 from llm2rec_kit.cli import main
-from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.encoding import encoder
+from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.models import attention_mask, backbone
 from llm2rec_kit.settings import CSFT, Backbone, Encoding
 from llm2rec_kit.training import csft
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm2rec_kit import backbone
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import Backbone
 
 TEXTS = ["Star Harbor Racing, Deluxe", "  odd   spacing\n", "naïve 日本語 🙂", "2 x 4's (USB-C)", "a" * 300]

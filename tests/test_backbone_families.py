@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 
-from llm2rec_kit import backbone
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import Backbone
 
 

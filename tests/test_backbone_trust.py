@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import backbone, cli, export
-from llm2rec_kit.backbone import BackboneError
-from llm2rec_kit.encoder import Encoder
-from llm2rec_kit.maps import explorer
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit import cli
+from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.export import exporting
+from llm2rec_kit.models import backbone
+from llm2rec_kit.models.backbone import BackboneError
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding
+from llm2rec_kit.widgets import explorer
 
 TITLES = make_corpus().titles[:4]
 TRUSTED = Backbone(device="cpu", trust_remote_code=True)
@@ -88,7 +90,7 @@ def received(own, tmp_path) -> Run:
 def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received, tmp_path):
     ran = own.parent / "ran"
     with pytest.raises(BackboneError, match="trust_remote_code"):
-        export.encoder_of(received, "raw")
+        exporting.encoder_of(received, "raw")
     why = explorer.encoders(received, ["raw"])(TITLES[0])["raw"]  # the explorer goes on without this stage, and says why
     assert isinstance(why, str)
     assert "code of its own" in why
@@ -111,7 +113,7 @@ def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received,
             cli.main(words)
         assert stop.value.code == 2
     assert not ran.exists()
-    expected = export.encoder_of(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
+    expected = exporting.encoder_of(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
     found = explorer.encoders(received, ["raw"], trust_remote_code=True)(TITLES[0])["raw"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert ran.exists()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from llm2rec_kit import backbone, checkpoint
-from llm2rec_kit.backbone import BackboneError
-from llm2rec_kit.encoder import Encoder
+from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.models import backbone, checkpoint
+from llm2rec_kit.models.backbone import BackboneError
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding
 
@@ -201,7 +201,7 @@ def test_a_broken_decoder_is_refused_by_every_loader_and_at_the_start(decoder, w
 @pytest.mark.parametrize("way", BROKEN)
 def test_a_broken_baseline_is_refused_when_loaded_and_at_the_start(bert, way):
     pytest.importorskip("sentence_transformers")
-    from llm2rec_kit import encoder
+    from llm2rec_kit.encoding import encoder
 
     change, says = BROKEN[way]
     change(bert)
@@ -220,7 +220,7 @@ def test_a_broken_baseline_is_refused_when_loaded_and_at_the_start(bert, way):
 )
 def test_a_baseline_of_several_modules_is_looked_at_in_each(bert, tmp_path, change, says):
     pytest.importorskip("sentence_transformers")
-    from llm2rec_kit import encoder
+    from llm2rec_kit.encoding import encoder
 
     folder = tmp_path / "modules"
     shutil.copytree(bert, folder / "0_Transformer")
@@ -247,7 +247,7 @@ def test_weights_that_are_no_numbers_are_refused_when_loaded(decoder, bert, valu
 
 def test_sound_ones_are_not(decoder, bert):
     """A vocabulary that is padded, shards, old buffers, a head beside the model's and a pooler that nobody asks for included."""
-    from llm2rec_kit import encoder
+    from llm2rec_kit.encoding import encoder
 
     sharded(lambda folder: None)(decoder)
     model, _ = backbone.load(decoder, CPU)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llm2rec_kit import __version__, cli, runs
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 
 
 def failed(capsys, *argv):
@@ -167,14 +167,14 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def test_expect_keeps_a_runs_numbers_for_its_profile(capsys, monkeypatch, tmp_path):
-    from llm2rec_kit.reproduction import report
+    from llm2rec_kit.reproduction.report import report
 
     run = runs.Run("toy", tmp_path)
     profile = tmp_path / "mine.yaml"
     run.note("asked", {"profile": str(profile), "command": "", "parameters": {}})
     kept = {}
     monkeypatch.setattr(report, "collect", lambda run: {"run": run.name})
-    monkeypatch.setattr("llm2rec_kit.reproduction.expected.keep", lambda results, about, path: kept.update(path=path))
+    monkeypatch.setattr("llm2rec_kit.reproduction.report.expected.keep", lambda results, about, path: kept.update(path=path))
     assert cli.main(["expect", "toy", "--outputs", str(tmp_path)]) == 0
     assert kept["path"] == tmp_path / "expected" / "mine.yaml"
     assert "is expected to give from now on" in capsys.readouterr().out

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm2rec_kit.reproduction import brief, notebooks, paper
+from llm2rec_kit import paper
+from llm2rec_kit.reproduction.report import brief
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.settings import STAGES
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm2rec_kit import cli, settings
-from llm2rec_kit.training import tracking
+from llm2rec_kit.fitting import tracking
 
 PAGE = (Path(__file__).parents[1] / "docs" / "install.md").read_text()
 COMMANDS = re.findall(r"(?m)^!?(llm2rec [^#\n]*)", PAGE)

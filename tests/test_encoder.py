@@ -11,8 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from llm2rec_kit import backbone, encoder
-from llm2rec_kit.encoder import Encoder, variant
+from llm2rec_kit.encoding import encoder
+from llm2rec_kit.encoding.encoder import Encoder, variant
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 
 TITLES = [*make_corpus().titles, "x", "Ω", "long " * 30]

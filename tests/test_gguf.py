@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from llm2rec_kit import backbone, checkpoint, gguf, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.backbone import BackboneError
-from llm2rec_kit.encoder import Encoder
-from llm2rec_kit.reproduction import assets, notebooks
+from llm2rec_kit import storage
+from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.models import backbone, checkpoint, gguf
+from llm2rec_kit.models.backbone import BackboneError
+from llm2rec_kit.reproduction.plan import assets
+from llm2rec_kit.reproduction.runner import notebooks
 
 CPU = S.Backbone(device="cpu")
 
@@ -188,10 +190,10 @@ def test_without_the_package_the_way_to_install_it_is_told(file, monkeypatch):
 
 def test_a_file_counts_by_its_bytes_and_by_its_place_seen_from_the_caller(llama, tmp_path, monkeypatch):
     file = write(tmp_path / "m.gguf", *llama)
-    before = storage.contents(str(file))
+    before = checkpoint.contents(str(file))
     assert before == {"files": storage.file_digest(file)}
     write(file, *small_llama(seed=5))
-    assert storage.contents(str(file)) != before
+    assert checkpoint.contents(str(file)) != before
     monkeypatch.chdir(tmp_path)
     values, _ = notebooks.prepared(
         "smoke", overrides={"backbone_name": "m.gguf", "encoding_baselines": ["m.gguf"]}, only=["02"]

@@ -141,7 +141,7 @@ def test_a_model_that_is_not_all_there_is_named(tmp_path):
 
 def test_its_settings_are_those_of_a_profile(tmp_path):
     """Every line of gpu.yaml is known, explained, and fits the others."""
-    from llm2rec_kit.reproduction import notebooks
+    from llm2rec_kit.reproduction.runner import notebooks
 
     file = gpu.Path(gpu.__file__).with_suffix(".yaml")
     values = notebooks.load_profile(str(file))

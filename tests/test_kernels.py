@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from llm2rec_kit import kernels
+from llm2rec_kit.models import kernels
 
 
 class Net(nn.Module):

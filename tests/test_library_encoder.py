@@ -8,10 +8,10 @@ import torch
 from conftest import make_corpus
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from llm2rec_kit import encoder
-from llm2rec_kit.backbone import BackboneError
-from llm2rec_kit.encoder import AS_SAVED, Encoder
-from llm2rec_kit.library_encoder import LibraryEncoder
+from llm2rec_kit.encoding import encoder
+from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
+from llm2rec_kit.encoding.sentence_transformer import LibraryEncoder
+from llm2rec_kit.models.backbone import BackboneError
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 
 sentence_transformers = pytest.importorskip("sentence_transformers")

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llm2rec_kit import meter
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import Run, meter
 
 MIB = 2**20
 

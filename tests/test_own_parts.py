@@ -12,14 +12,17 @@ import pytest
 from conftest import make_corpus
 from own import CAUSAL, forget, fresh, write
 
-from llm2rec_kit import cli, evaluations, own_parts
+from llm2rec_kit import cli
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import sources
-from llm2rec_kit.downstream import baselines, comparison, evaluation, recommenders, trained
-from llm2rec_kit.reproduction import feasibility, grid, notebooks
-from llm2rec_kit.reproduction.study import settings_of
+from llm2rec_kit.downstream import baselines, evaluation, recommenders, saved_recommender
+from llm2rec_kit.reproduction.grid import grid
+from llm2rec_kit.reproduction.runner import feasibility, notebooks
+from llm2rec_kit.reproduction.studies.study import settings_of
+from llm2rec_kit.results import evaluations, significance
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import own_parts
 
 pytestmark = pytest.mark.usefixtures("fresh")
 __all__ = ["fresh"]
@@ -254,18 +257,18 @@ def test_an_own_recommender_is_trained_kept_compared_and_loaded_as_the_kits_are(
     run, corpus, settings = learned
     alone = evaluation.train_and_rank(corpus, None, settings, recommender="Causal", seed=2)
     np.testing.assert_array_equal(alone.ranks, np.load(run.path / "evaluation/toy/Causal-id-seed2.npy"))
-    table = comparison.table(run)
+    table = significance.table(run)
     assert table.select("recommender", "seeds").rows() == [("Causal", 2), ("SASRec", 2)]
-    rows = comparison.compare(run, "toy", [(("SASRec", "id"), ("Causal", "id"))], seeds=[1, 2], metric="ndcg@3")
+    rows = significance.compare(run, "toy", [(("SASRec", "id"), ("Causal", "id"))], seeds=[1, 2], metric="ndcg@3")
     assert rows["before"].to_list() == ["SASRec-id"]
-    model = trained.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
+    model = saved_recommender.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
     history = corpus.history(int(corpus.samples("test")[0]))
     assert len(model.top(history, 3)) == 3
     assert train(run, corpus, settings) == []
     file = write(tmp_path, "mine.py", f"{CAUSAL}\n# another version\n")
     own_parts.load([file])
     with pytest.raises(ValueError, match=r"trained by another version of the recommender 'Causal' \(mine\.py\)"):
-        trained.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
+        saved_recommender.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
     assert train(run, corpus, settings) == ["Causal-id-seed1", "Causal-id-seed2"]
     assert {*evaluations.of(run).made} == {f"evaluation/toy/{r}-id-seed{s}" for r in ("SASRec", "Causal") for s in (1, 2)}
 
@@ -317,10 +320,10 @@ def test_no_run_imports_code(learned, tmp_path, capsys):
     marked = write(tmp_path, "mine.py", f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n{CAUSAL}")
     run.note("asked", {"profile": "", "command": f"--set own.parts={marked}", "parameters": {"own_parts": [marked]}})
     forget()
-    assert comparison.table(run)["recommender"].to_list() == ["Causal", "SASRec"]
+    assert significance.table(run)["recommender"].to_list() == ["Causal", "SASRec"]
     assert evaluations.of(run).settings == evaluation.key(small())
     with pytest.raises(S.SettingsError, match=r"'Causal' is none of .* once own_parts names its module or file"):
-        trained.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
+        saved_recommender.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
     run.make("corpus", corpus.save, settings=S.Data(source="received").as_dict(), force=True)
     assert S.Data(**run.manifest("corpus")["settings"]).source == "received"
     for words in (["report", "r"], ["explore", "r"], ["reproduce", "--profile", "smoke", "--run", "r", "--plan"]):

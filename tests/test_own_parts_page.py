@@ -7,9 +7,10 @@ import json
 import pytest
 from own import blocks, fresh, write
 
-from llm2rec_kit import cli, own_parts
-from llm2rec_kit.downstream import comparison
+from llm2rec_kit import cli
+from llm2rec_kit.results import significance
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import own_parts
 
 pytestmark = pytest.mark.usefixtures("fresh")
 __all__ = ["fresh"]
@@ -40,7 +41,7 @@ def test_the_page_from_a_users_own_source_to_a_table_with_her_own_rows(tmp_path,
         words += ["--set", f"evaluation.{one}"]
     assert made(words) == (True, ["evaluation: 1 trainings to do, 0 reused"])
     run = Run("mine", tmp_path / "outputs")
-    table = comparison.table(run)
+    table = significance.table(run)
     rows = table.select("domain", "recommender", "embedding").rows()
     assert sorted(rows) == [("playlists", r, e) for r, e in (("Decay", "id"), ("again", "none"), ("popularity", "none"))]
     assert run.record("corpus")["source"] == "playlists"
@@ -58,7 +59,7 @@ def made(words: list[str]) -> tuple[bool, list[str]]:
     import contextlib
     import io
 
-    from llm2rec_kit.reproduction import notebooks
+    from llm2rec_kit.reproduction.runner import notebooks
 
     args = cli._parser().parse_args(words)
     printed = io.StringIO()

@@ -8,9 +8,9 @@ from conftest import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2rec_kit import own_tables
-from llm2rec_kit.encoder import key
-from llm2rec_kit.reproduction import feasibility
+from llm2rec_kit.encoding import own_tables
+from llm2rec_kit.encoding.encoder import key
+from llm2rec_kit.reproduction.runner import feasibility
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 

@@ -11,7 +11,8 @@ import pytest
 from finished_recommenders import make_run
 from small_hub import TOKEN, serving
 
-from llm2rec_kit import cli, export, push
+from llm2rec_kit import cli
+from llm2rec_kit.export import exporting, push
 
 WORDS = ["--stage", "mntp"]
 
@@ -48,7 +49,7 @@ def test_an_encoder_arrives_as_it_was_exported_in_a_private_repository(run, hub,
     assert f"{hub.url}/me/toy: private" in said.out
     assert TOKEN not in said.out + said.err
     assert hub.private == {"me/toy": True}
-    exported = export.export(run, "sentence-transformers", tmp_path / "toy", "mntp")
+    exported = exporting.export(run, "sentence-transformers", tmp_path / "toy", "mntp")
     files = {p.relative_to(exported).as_posix(): p.read_bytes() for p in exported.rglob("*") if p.is_file()}
     arrived = {name: data for name, data in hub.files["me/toy"].items() if name != ".gitattributes"}
     assert arrived == files
@@ -138,7 +139,7 @@ def test_the_command_goes_by_the_documented_endpoint(run, tmp_path):
         for name, data in hub.files["me/toy"].items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
-    from llm2rec_kit.encoder import Encoder
+    from llm2rec_kit.encoding.encoder import Encoder
 
     table = np.load(run.path_of("embeddings/mntp.npy"))
     from conftest import make_corpus

@@ -9,8 +9,9 @@ import pytest
 from conftest import make_corpus
 from finished_recommenders import make_run
 
-from llm2rec_kit import cli, recommend
-from llm2rec_kit.downstream import trained
+from llm2rec_kit import cli
+from llm2rec_kit.downstream import saved_recommender
+from llm2rec_kit.export import recommend
 from llm2rec_kit.runs import Run
 
 TITLES = make_corpus().titles
@@ -30,7 +31,7 @@ def test_titles_of_the_catalogue_are_the_items_and_are_left_out(run, model):
     found = model.after([TITLES[2], f"  {TITLES[4].upper()} "], 16)
     assert found.history["item"].to_list() == [3, 5]
     assert found.history["known"].all()
-    expected = trained.of_run(run, "toy", "SASRec", "mntp").top([3, 5], 16, exclude_seen=True)
+    expected = saved_recommender.of_run(run, "toy", "SASRec", "mntp").top([3, 5], 16, exclude_seen=True)
     assert found.top["item"].to_list() == expected["item"].to_list()
     assert found.top["source_id"].to_list() == [f"i{item - 1}" for item in expected["item"]]
     assert not found.top["new"].any()

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from llm2rec_kit import ranges
 from llm2rec_kit import settings as S
-from llm2rec_kit.stage import default_of, element_kind
+from llm2rec_kit.settings import ranges
+from llm2rec_kit.settings.stage import default_of, element_kind
 
 FIELDS = [
     (stage, f)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from llm2rec_kit import styled
+from llm2rec_kit.figures import styled
 from llm2rec_kit.runs import RECORD_MIME, show_record
 
 TESTS = pl.DataFrame(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2rec_kit import title_files
+from llm2rec_kit.encoding import title_files
 
 ODD = st.text(st.sampled_from("a \"\\,;\t\x0b\x0c\x1c\x1d\x85\u2028\u2029\ufeff'#é"), max_size=8).map(
     lambda text: text + "b"

@@ -11,8 +11,8 @@ from conftest import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2rec_kit import titles
-from llm2rec_kit.titles import first_rows, length_batches, pad, pool, title_tokens
+from llm2rec_kit.encoding import tokenisation
+from llm2rec_kit.encoding.tokenisation import first_rows, length_batches, pad, pool, title_tokens
 
 
 @given(st.lists(st.integers(1, 50), min_size=0, max_size=60), st.integers(1, 200), st.sampled_from([0.0, 1 / 32, 1.0]))
@@ -33,7 +33,7 @@ def test_first_rows_are_those_of_a_dictionary(texts):
 
 
 def test_first_rows_survive_texts_of_one_hash(monkeypatch):
-    monkeypatch.setattr(titles, "hash", len, raising=False)
+    monkeypatch.setattr(tokenisation, "hash", len, raising=False)
     assert first_rows(["ab", "cd", "ab", "cd", "e"]).tolist() == [0, 1, 0, 3, 4]
 
 

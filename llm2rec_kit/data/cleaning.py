@@ -24,8 +24,9 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import paper_statistics
 from llm2rec_kit.corpus import SPLITS, TEST, TRAIN, VALID, Corpus
-from llm2rec_kit.data import item_text, paper_statistics
+from llm2rec_kit.data import item_text
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.settings import Data
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from llm2rec_kit import own_parts
 from llm2rec_kit.corpus import TRAIN, Corpus
 from llm2rec_kit.downstream.item_table import checked_embeddings
 from llm2rec_kit.downstream.ranking import Ranking, excluded
 from llm2rec_kit.downstream.ranking import rank as _rank
+from llm2rec_kit.settings import own_parts
 
 Scores = Callable[[np.ndarray], np.ndarray]  # test targets (indices into `sequence`, (b,)) to scores (b, N)
 

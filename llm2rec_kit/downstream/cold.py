@@ -20,7 +20,8 @@ import polars as pl
 import torch
 
 from llm2rec_kit.corpus import TEST, Corpus
-from llm2rec_kit.downstream import baselines, comparison, evaluation, item_table, metrics, ranking, samples
+from llm2rec_kit.downstream import baselines, evaluation, item_table, ranking, samples
+from llm2rec_kit.results import metrics, significance
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Evaluation
 
@@ -257,12 +258,12 @@ TESTED = ("against id", "p_holm", "verdict")
 
 
 def _tests(
-    ranks: dict[comparison.Row, dict[str, np.ndarray]],
-    against: comparison.Row,
+    ranks: dict[significance.Row, dict[str, np.ndarray]],
+    against: significance.Row,
     items: np.ndarray,
     settings: Evaluation,
     level: float,
-) -> dict[comparison.Row, dict[str, Any]]:
+) -> dict[significance.Row, dict[str, Any]]:
     """The paired tests of every row against ids on cold targets, across items."""
     values = {row: metrics.per_sample(found["cold"], settings.tested) for row, found in ranks.items()}
     rows = [row for row in ranks if row != against]
@@ -274,7 +275,7 @@ def _tests(
     out = {}
     for row, one, p in zip(rows, found, corrected, strict=True):
         sure = "better" if one["difference"] > 0 else "worse"
-        verdict = sure if p < level else comparison.NOTHING
+        verdict = sure if p < level else significance.NOTHING
         out[row] = dict(zip(TESTED, (one["difference"], p, verdict), strict=True))
     return out
 
@@ -285,7 +286,7 @@ def read(run: Run, job: evaluation.Job, part: str) -> np.ndarray:
     return np.load(run.file(name, f"{name.split('/')[-1]}-{part}.npy"))
 
 
-def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[comparison.Row, dict[str, np.ndarray]]:
+def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[significance.Row, dict[str, np.ndarray]]:
     """Ranks of the cold targets by the baselines that need titles alone."""
     cold = held.asked["cold"]
     asking = replace(held.corpus, targets=cold, splits=np.full(len(cold), TEST, dtype=np.uint8))

@@ -28,14 +28,15 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from llm2rec_kit import meter, own_parts
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import item_table, kernels, losses, metrics, ranking, recommenders, samples
+from llm2rec_kit.downstream import fast_ops, item_table, losses, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.samples import Rows
-from llm2rec_kit.evaluations import name_of
-from llm2rec_kit.runs import Run
+from llm2rec_kit.results import metrics
+from llm2rec_kit.results.evaluations import name_of
+from llm2rec_kit.runs import Run, meter
+from llm2rec_kit.settings import own_parts
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def make_both(
 def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
     """Raise ValueError for data, or settings on this data, that would only fail, or mislead, once a training is under way."""
     ranking.check_cutoffs(settings.cutoffs, corpus.n_items)
-    if settings.precision == "bfloat16" and device == "cpu" and not kernels.bfloat16_is_fast():
+    if settings.precision == "bfloat16" and device == "cpu" and not fast_ops.bfloat16_is_fast():
         raise ValueError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
     for split in ("train", "valid", "test"):
         if not len(corpus.samples(split)):
@@ -235,7 +236,7 @@ def loss(
 ) -> torch.Tensor:
     """Mean loss over every sample in the rows (ids int (R, L)); places without a label cost no scores."""
     model, item_vectors = both
-    inputs, table = kernels.lookup(item_vectors(), histories)
+    inputs, table = fast_ops.lookup(item_vectors(), histories)
     asked = labels > 0
     states = model(inputs, asked)
     low = settings.precision == "bfloat16"

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llm2rec_kit.downstream import kernels
-from llm2rec_kit.downstream.table_names import parse as parse
+from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings.item_tables import parse as parse
 
 SCALED_STD = 0.02  # of weights that start scaled down
 
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) to (..., out)."""
-        return kernels.linear(x, self.weight, self.bias)
+        return fast_ops.linear(x, self.weight, self.bias)
 
 
 class ItemTable(nn.Module):
@@ -130,7 +130,7 @@ class ItemTable(nn.Module):
             return self.adapter(self.embeddings)
         first, *rest = self.adapter if isinstance(self.adapter, nn.Sequential) else [self.adapter]
         # W e + b = W (e - mean) + (W mean + b): only the first term, what tells items apart, is rounded.
-        out = kernels.low_precision_linear(self.rounded, first.weight) + (first.weight @ self.mean + first.bias)
+        out = fast_ops.low_precision_linear(self.rounded, first.weight) + (first.weight @ self.mean + first.bias)
         for layer in rest:
             out = layer(out)
         return out

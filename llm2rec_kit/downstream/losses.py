@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.downstream import kernels
+from llm2rec_kit.downstream import fast_ops
 
 
 def of(
@@ -28,7 +28,7 @@ def of(
     Negatives are drawn with `generator`.
     """
     if settings.loss == "softmax":
-        return kernels.softmax_loss(
+        return fast_ops.softmax_loss(
             states, classes, labels, padding_class=settings.padding_class, low_precision=low_precision
         )
     n_items = len(classes) - 1

@@ -17,7 +17,7 @@ from torch import nn
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream.samples import Rows
-from llm2rec_kit.kernels import product
+from llm2rec_kit.models.kernels import product
 
 SCORES = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache while it is counted
 LEAST = 64  # samples at once, however large the catalogue: fewer, and a product mostly reads and reorders the table

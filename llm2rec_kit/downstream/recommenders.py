@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llm2rec_kit import own_parts
 from llm2rec_kit import settings as S
-from llm2rec_kit.downstream import kernels
+from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.downstream.item_table import SCALED_STD, Linear
+from llm2rec_kit.settings import own_parts
 
 
 class Dropout(nn.Module):
@@ -91,14 +91,14 @@ class _Layer(nn.Module):
 
     def forward(self, states: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
         if asked is None:
-            mixed = self._attend(*kernels.linear(states, self.qkv.weight, self.qkv.bias).chunk(3, -1))
+            mixed = self._attend(*fast_ops.linear(states, self.qkv.weight, self.qkv.bias).chunk(3, -1))
             return self._rest(states, mixed)
         b, length, d = states.shape
         where = asked.flatten().nonzero()[:, 0]
         here = states.reshape(-1, d).index_select(0, where)
         weight, bias = self.qkv.weight, self.qkv.bias
-        q = states.new_zeros(b * length, d).index_copy(0, where, kernels.linear(here, weight[:d], bias[:d]))
-        k, v = kernels.linear(states, weight[d:], bias[d:]).chunk(2, -1)
+        q = states.new_zeros(b * length, d).index_copy(0, where, fast_ops.linear(here, weight[:d], bias[:d]))
+        k, v = fast_ops.linear(states, weight[d:], bias[d:]).chunk(2, -1)
         return self._rest(here, self._attend(q.view(b, length, d), k, v).reshape(-1, d).index_select(0, where))
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,7 @@ class GRU4Rec(nn.Module):
         states = self.dropout(items)
         if states.device.type == "cpu":
             for k in range(self.gru.num_layers):
-                states = kernels.gru(states, *(getattr(self.gru, f"weight_{side}_l{k}") for side in ("ih", "hh")))
+                states = fast_ops.gru(states, *(getattr(self.gru, f"weight_{side}_l{k}") for side in ("ih", "hh")))
         else:
             states = self.gru(states)[0]
         return states if asked is None else states[asked]

@@ -1,0 +1,1 @@
+"""Embedding spaces: neighbours, quality, groups, UMAP of every stage in one frame."""

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit import settings as S
-from llm2rec_kit import weights
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.maps import groups, projection, quality
+from llm2rec_kit.results import weights
 from llm2rec_kit.runs import ArtefactError, Run
 
 ADAPTED = "adapted"

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone, geometry, kernels
+from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
-from llm2rec_kit.titles import length_batches, pad, pool, title_tokens
-from llm2rec_kit.training import ranks
-from llm2rec_kit.training.collapse import Watch
-from llm2rec_kit.training.trainer import drawn, fit
+from llm2rec_kit.encoding.tokenisation import length_batches, pad, pool, title_tokens
+from llm2rec_kit.fitting import distributed
+from llm2rec_kit.fitting.trainer import drawn, fit
+from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.training.collapse_watch import Watch
 
 PROBED = 512  # titles whose alignment, uniformity and effective rank are followed
 
@@ -132,7 +133,7 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         cached = settings.gradient_cache and torch.is_grad_enabled()
-        first, second = ranks.gathered(embedded(model, micro["chunks"], cached))[micro["place"]].chunk(2)
+        first, second = distributed.gathered(embedded(model, micro["chunks"], cached))[micro["place"]].chunk(2)
         value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
         if seen and model.training:
             seen(int(micro["step"]), value.item() / len(first))

@@ -23,15 +23,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.encoder import length_batches
-from llm2rec_kit.training import attention, cross_entropy, ranks
-from llm2rec_kit.training.attention import MicroBatch
-from llm2rec_kit.training.ragged import offsets_of, spans
+from llm2rec_kit.encoding.encoder import length_batches
+from llm2rec_kit.fitting import cross_entropy, distributed
+from llm2rec_kit.fitting.ragged import offsets_of, spans
+from llm2rec_kit.fitting.trainer import fit
+from llm2rec_kit.models import backbone
+from llm2rec_kit.training import prefix_attention
+from llm2rec_kit.training.prefix_attention import MicroBatch
 from llm2rec_kit.training.samples import Samples, prepare
-from llm2rec_kit.training.trainer import fit
 
 PADDING = -1  # branch number of padding
 
@@ -153,7 +154,7 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
 def loss(model: PreTrainedModel, micro: MicroBatch) -> tuple[torch.Tensor, int]:
     """(summed cross-entropy of the target tokens, their number)."""
     with _last_feed_forward_at(model, micro["sources"]):
-        states = attention.body_states(model, micro)
+        states = prefix_attention.body_states(model, micro)
     states = states.flatten(0, 1)[micro["sources"]]
     return cross_entropy.summed(model, states, micro["labels"]), len(micro["labels"])
 
@@ -227,9 +228,9 @@ def train(
     checked = prepare(part, held, tokenizer, settings, place / "valid")
     batches = Batches(learned, settings, tokenizer.pad_token_id)
     facts = batches.facts()
-    name, why = attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
+    name, why = prefix_attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
     _tell(learned, batches, facts, f"attention {name}: {why}")
-    with attention.using(model, name):
+    with prefix_attention.using(model, name):
         history = fit(
             "csft",
             model,
@@ -241,7 +242,7 @@ def train(
             evaluate_every=settings.evaluate_every,
             callbacks=callbacks,
         )
-    if prepared is None and ranks.rank() == 0:
+    if prepared is None and distributed.rank() == 0:
         shutil.rmtree(place, ignore_errors=True)
     return [{"step": 0, **facts}, *history]
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2rec_kit import backbone
 from llm2rec_kit import settings as S
-from llm2rec_kit.titles import length_batches, pad, title_tokens
-from llm2rec_kit.training.trainer import drawn, fit
+from llm2rec_kit.encoding.tokenisation import length_batches, pad, title_tokens
+from llm2rec_kit.fitting.trainer import drawn, fit
+from llm2rec_kit.models import backbone
 
 
 class Batches:

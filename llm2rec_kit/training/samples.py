@@ -30,9 +30,9 @@ from transformers import PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.fitting import checkpoints
+from llm2rec_kit.fitting.ragged import Ragged, common_prefix, equal, offsets_of, spans
 from llm2rec_kit.storage import alone, clear, write_json
-from llm2rec_kit.training import checkpoints
-from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
 
 CHUNK = 20_000  # samples prepared at a time: bounds the memory
 TEXTS = 1_000  # texts given to the tokenizer at a time: it keeps some 20 KiB a text until its ids are read

@@ -22,7 +22,7 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

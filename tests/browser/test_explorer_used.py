@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llm2rec_kit.maps import explorer_answers, explorer_page, projection
+from llm2rec_kit.maps import projection
+from llm2rec_kit.widgets import explorer_answers, explorer_page
 
 sys.path += [str(Path(__file__).parents[1] / "maps"), str(Path(__file__).parents[2] / "benchmarks")]
 

@@ -12,7 +12,7 @@ import pytest
 from llm2rec_kit import cli
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.maps.atlas import Atlas
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
 SERIES = [b.name for b in notebooks.series()]

@@ -13,8 +13,8 @@ import in_the_lab
 import polars as pl
 import pytest
 
-from llm2rec_kit.maps import explorer_page
-from llm2rec_kit.reproduction import report
+from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.widgets import explorer_page
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("maps", "reproduction")]
 

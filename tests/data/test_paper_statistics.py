@@ -9,7 +9,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.corpus import mix
-from llm2rec_kit.data.paper_statistics import beside_paper, known_as, paper
+from llm2rec_kit.paper_statistics import beside_paper, known_as, paper
 
 
 def named(domain: str, source: str = "amazon"):

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import evaluations
 from llm2rec_kit.downstream import cold, evaluation
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Evaluation
 

@@ -10,8 +10,9 @@ from conftest import make_corpus
 from scipy import stats
 
 from llm2rec_kit.corpus import TEST
-from llm2rec_kit.downstream import comparison, evaluation, metrics, slices
+from llm2rec_kit.downstream import evaluation
 from llm2rec_kit.downstream.ranking import Ranking
+from llm2rec_kit.results import metrics, significance, slices
 from llm2rec_kit.runs import Run
 
 SEEDS = [1, 2]
@@ -59,7 +60,7 @@ def of(run, recommender, embedding, seed):
 
 
 def test_the_table_has_means_stds_and_intervals_over_users(run):
-    table = comparison.table(run, intervals=True)
+    table = significance.table(run, intervals=True)
     assert table.filter(recommender="SASRec")["embedding"].to_list() == ["raw", "csft", "mntp", "id"]
     assert table.filter(recommender="popularity")["seeds"].to_list() == [1]
     row = table.filter(recommender="SASRec", embedding="csft").row(0, named=True)
@@ -68,14 +69,14 @@ def test_the_table_has_means_stds_and_intervals_over_users(run):
     assert row["ndcg@10 std"] == pytest.approx(np.std([v.mean() for v in values]))
     bounds = metrics.bootstrap_intervals(np.mean(values, 0)[:, None], np.arange(400), seed=0)
     assert (row["ndcg@10 low"], row["ndcg@10 high"]) == pytest.approx(tuple(bounds[:, 0]))
-    assert comparison.table(run, ["evaluation/toy/GRU4Rec-raw-seed1"])["seeds"].to_list() == [1]
+    assert significance.table(run, ["evaluation/toy/GRU4Rec-raw-seed1"])["seeds"].to_list() == [1]
     with pytest.raises(ValueError, match="has no evaluation yet"):
-        comparison.table(run, [])
+        significance.table(run, [])
 
 
 def test_the_readable_table_says_the_same(run):
-    table = comparison.table(run, intervals=True)
-    found = comparison.readable(table, "toy", ["recall@10"], {("SASRec", "csft"): "best"})
+    table = significance.table(run, intervals=True)
+    found = significance.readable(table, "toy", ["recall@10"], {("SASRec", "csft"): "best"})
     assert found["recommender"].to_list() == ["SASRec"] * 4 + ["GRU4Rec", "popularity"]
     row = table.filter(recommender="SASRec", embedding="csft").row(0, named=True)
     text = found.filter(recommender="SASRec", embedding="csft")["recall@10"][0]
@@ -85,7 +86,7 @@ def test_the_readable_table_says_the_same(run):
 
 
 def test_lists_are_means_over_seeds(run):
-    found = comparison.lists(run, run.names("evaluation"))
+    found = significance.lists(run, run.names("evaluation"))
     assert found.height == 6
     assert found["coverage@10"].to_list() == [1.0] * 6
 
@@ -93,7 +94,7 @@ def test_lists_are_means_over_seeds(run):
 def test_any_two_rows_are_compared_by_a_paired_test_with_holms_correction(run):
     rows = [("SASRec", "raw"), ("SASRec", "csft"), ("GRU4Rec", "raw"), ("popularity", "none")]
     pairs = [(rows[0], rows[1]), (rows[1], rows[0]), (rows[2], rows[0]), (rows[3], rows[1])]
-    found = comparison.compare(run, "toy", pairs, seeds=SEEDS, metric="ndcg@10")
+    found = significance.compare(run, "toy", pairs, seeds=SEEDS, metric="ndcg@10")
     values = {}
     for name, embedding in rows:
         seeds = [0] if name == "popularity" else SEEDS
@@ -110,7 +111,7 @@ def test_any_two_rows_are_compared_by_a_paired_test_with_holms_correction(run):
 
 
 def test_what_cannot_be_told_apart_is_said_so(run):
-    found = comparison.compare(run, "toy", [(("SASRec", "csft"), ("SASRec", "mntp"))], seeds=SEEDS)
+    found = significance.compare(run, "toy", [(("SASRec", "csft"), ("SASRec", "mntp"))], seeds=SEEDS)
     assert found["verdict"].to_list() == ["no detectable difference"]
 
 
@@ -119,10 +120,10 @@ def test_the_verdict_is_of_the_corrected_p(run):
     base = of(run, "SASRec", "raw", 1)
     keep(run, "toy", "SASRec", "like", 1, np.where(np.arange(400) < 6, 1, base))
     pair = (("SASRec", "raw"), ("SASRec", "like"))
-    alone = comparison.compare(run, "toy", [pair], seeds=[1], metric="recall@3").row(0, named=True)
+    alone = significance.compare(run, "toy", [pair], seeds=[1], metric="recall@3").row(0, named=True)
     assert 0.05 / 40 < alone["p"] < 0.05
     assert (alone["p_holm"], alone["verdict"]) == (alone["p"], "better")
-    among = comparison.compare(run, "toy", [pair] * 40, seeds=[1], metric="recall@3")
+    among = significance.compare(run, "toy", [pair] * 40, seeds=[1], metric="recall@3")
     assert among["p"].to_list() == [alone["p"]] * 40
     assert set(among["verdict"]) == {"no detectable difference"}
     corpus = make_corpus(users=400)
@@ -140,18 +141,18 @@ def test_the_verdict_is_of_the_corrected_p(run):
 
 def test_a_winner_only_where_the_test_allows(run):
     names = ["raw", "csft", "mntp", "id"]
-    found = comparison.standing(run, "toy", [("SASRec", n) for n in names], seeds=SEEDS)
+    found = significance.standing(run, "toy", [("SASRec", n) for n in names], seeds=SEEDS)
     assert [found["SASRec", n] for n in names] == ["", "tied for best", "tied for best", ""]
-    found = comparison.standing(run, "toy", [("SASRec", n) for n in ("raw", "csft", "id")], seeds=SEEDS)
+    found = significance.standing(run, "toy", [("SASRec", n) for n in ("raw", "csft", "id")], seeds=SEEDS)
     assert list(found.values()) == ["", "best", ""]
-    assert comparison.standing(run, "toy", [("SASRec", "raw")], seeds=SEEDS) == {("SASRec", "raw"): "best"}
+    assert significance.standing(run, "toy", [("SASRec", "raw")], seeds=SEEDS) == {("SASRec", "raw"): "best"}
 
 
 def test_a_missing_evaluation_is_named(run):
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-contrastive-seed1"):
-        comparison.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "contrastive"))], seeds=[1])
+        significance.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "contrastive"))], seeds=[1])
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-raw-seed3"):
-        comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1, 3])
+        significance.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1, 3])
 
 
 def test_slices_label_by_hand():
@@ -254,7 +255,7 @@ def clustered_p(difference, users):
 
 def test_users_of_test_samples_are_in_the_order_of_the_ranks(by_time):
     corpus, run, users = by_time
-    assert np.array_equal(comparison.users_of(run, "toy"), users)
+    assert np.array_equal(significance.users_of(run, "toy"), users)
     assert len(np.unique(users)) < len(users)
     for k, target in enumerate(corpus.samples("test")):
         assert corpus.offsets[users[k]] <= target < corpus.offsets[users[k] + 1]
@@ -262,7 +263,7 @@ def test_users_of_test_samples_are_in_the_order_of_the_ranks(by_time):
 
 def test_intervals_of_the_table_draw_users(by_time):
     _, run, users = by_time
-    row = comparison.table(run, intervals=True).filter(embedding="csft").row(0, named=True)
+    row = significance.table(run, intervals=True).filter(embedding="csft").row(0, named=True)
     values = mean_of(run, "csft", "ndcg@10")
     assert row["ndcg@10 mean"] == pytest.approx(values.mean())
     assert (row["ndcg@10 low"], row["ndcg@10 high"]) == drawn_by_user(values, users)
@@ -270,7 +271,7 @@ def test_intervals_of_the_table_draw_users(by_time):
 
 def test_tests_are_across_users(by_time):
     _, run, users = by_time
-    row = comparison.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "csft"))], seeds=SEEDS).row(0, named=True)
+    row = significance.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "csft"))], seeds=SEEDS).row(0, named=True)
     difference = mean_of(run, "csft", "ndcg@10") - mean_of(run, "raw", "ndcg@10")
     assert row["difference"] == pytest.approx(difference.mean())
     assert row["p"] == clustered_p(difference, users)
@@ -293,7 +294,7 @@ def test_slices_draw_and_test_users(by_time):
 def test_any_metric_can_be_had_from_the_ranks_that_were_kept(by_time):
     _, run, users = by_time
     row = (
-        comparison.table(run, metric_names=["recall@3", "ndcg@10"], intervals=True)
+        significance.table(run, metric_names=["recall@3", "ndcg@10"], intervals=True)
         .filter(embedding="csft")
         .row(0, named=True)
     )
@@ -308,9 +309,9 @@ def test_evaluations_of_another_corpus_have_no_users_here(by_time):
     other = make_corpus(users=60, items=9)
     run.make("corpus", lambda folder: other.save(folder), settings={"seed": 2}, quiet=True)
     with pytest.raises(ValueError, match=r"SASRec-raw-seed1 of .* made from another corpus.*04_downstream_eval"):
-        comparison.compare(run, "toy", [rows], seeds=SEEDS)
+        significance.compare(run, "toy", [rows], seeds=SEEDS)
     run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
-    assert len(comparison.compare(run, "toy", [rows], seeds=SEEDS)) == 1
+    assert len(significance.compare(run, "toy", [rows], seeds=SEEDS)) == 1
 
 
 def test_as_many_samples_are_not_enough_to_be_of_the_same_corpus(tmp_path):
@@ -318,7 +319,7 @@ def test_as_many_samples_are_not_enough_to_be_of_the_same_corpus(tmp_path):
     name, ranks = "evaluation/toy/SASRec-raw-seed1", np.arange(1, 13)
     facts = {"domain": "toy", "recommender": "SASRec", "embedding": "raw", "seed": 1, "metrics": {"mrr": (1 / ranks).mean()}}
     run.make(name, lambda f: np.save(f / "SASRec-raw-seed1.npy", ranks) or facts, settings={}, inputs=["corpus"], quiet=True)
-    assert comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1]) == pytest.approx(1 / ranks)
+    assert significance.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1]) == pytest.approx(1 / ranks)
     run.make("corpus", lambda folder: make_corpus(seed=1).save(folder), settings={"seed": 1}, quiet=True)
     with pytest.raises(ValueError, match="made from another corpus"):
-        comparison.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1])
+        significance.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1])

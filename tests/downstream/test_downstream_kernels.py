@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm2rec_kit.downstream import kernels
-from llm2rec_kit.kernels import available
+from llm2rec_kit.downstream import fast_ops
+from llm2rec_kit.models.kernels import available
 
 
 def rand(*shape, dtype=torch.float32, grad=True, seed=0):
@@ -32,25 +32,25 @@ def test_product(m, k, n, how):
     b = rand(k, n, grad=False, seed=1).T if how == "transposed b" else rand(n, k, grad=False, seed=1)
     bias = rand(n, grad=False, seed=2)
     wanted = (a.double() @ b.double().T + bias.double()).float()
-    torch.testing.assert_close(kernels.product(a, b, bias), wanted, atol=1e-4, rtol=1e-4)
-    assert kernels.product(a, b).shape == (m, n)
+    torch.testing.assert_close(fast_ops.product(a, b, bias), wanted, atol=1e-4, rtol=1e-4)
+    assert fast_ops.product(a, b).shape == (m, n)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_linear_and_its_gradient(dtype):
     x, w, b = rand(3, 4, 6, dtype=dtype), rand(5, 6, dtype=dtype, seed=1), rand(5, dtype=dtype, seed=2)
     weight = rand(3, 4, 5, dtype=dtype, grad=False, seed=3)
-    found = torch.autograd.grad((kernels.linear(x, w, b) * weight).sum(), [x, w, b])
+    found = torch.autograd.grad((fast_ops.linear(x, w, b) * weight).sum(), [x, w, b])
     wanted = torch.autograd.grad((F.linear(x, w, b) * weight).sum(), [x, w, b])
     torch.testing.assert_close(found, wanted)
     assert torch.autograd.gradcheck(
-        lambda x, w: kernels.linear(x, w), [rand(2, 3, dtype=torch.float64), rand(4, 3, dtype=torch.float64)]
+        lambda x, w: fast_ops.linear(x, w), [rand(2, 3, dtype=torch.float64), rand(4, 3, dtype=torch.float64)]
     )
 
 
 def test_low_precision_linear_is_close():
     x, w = rand(200, 64, grad=False), rand(16, 64, seed=1)
-    found = kernels.low_precision_linear(x.bfloat16(), w)
+    found = fast_ops.low_precision_linear(x.bfloat16(), w)
     wanted = x @ w.T
     assert found.dtype == torch.float32
     assert (found - wanted).norm() < 0.01 * wanted.norm()
@@ -68,10 +68,10 @@ def plain_loss(states, classes, labels, padding_class):
 @pytest.mark.parametrize("padding_class", [False, True])
 @pytest.mark.parametrize("block", [1, 7, 2**22])
 def test_softmax_loss_and_its_gradient_whatever_the_block(padding_class, block, monkeypatch):
-    monkeypatch.setattr(kernels, "LOGITS", block * 12)
+    monkeypatch.setattr(fast_ops, "LOGITS", block * 12)
     states, classes = rand(9, 5, dtype=torch.float64), rand(12, 5, dtype=torch.float64, seed=1)
     labels = torch.from_numpy(np.random.default_rng(0).integers(1, 12, 9))
-    found = kernels.softmax_loss(states, classes, labels, padding_class=padding_class)
+    found = fast_ops.softmax_loss(states, classes, labels, padding_class=padding_class)
     wanted = plain_loss(states, classes, labels, padding_class)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     both = [torch.autograd.grad(3 * v, [states, classes]) for v in (found, wanted)]
@@ -81,13 +81,13 @@ def test_softmax_loss_and_its_gradient_whatever_the_block(padding_class, block, 
 def test_softmax_loss_of_a_label_whose_share_is_too_small_for_its_dtype():
     states, classes = torch.full((2, 1), 30.0, requires_grad=True), torch.tensor([[0.0], [9.0], [-9.0], [0.0]])
     labels = torch.tensor([2, 1])
-    torch.testing.assert_close(kernels.softmax_loss(states, classes, labels), plain_loss(states, classes, labels, False))
-    assert kernels.softmax_loss(states, classes, labels).item() == pytest.approx(270)
+    torch.testing.assert_close(fast_ops.softmax_loss(states, classes, labels), plain_loss(states, classes, labels, False))
+    assert fast_ops.softmax_loss(states, classes, labels).item() == pytest.approx(270)
 
 
 def test_low_precision_softmax_is_close():
     states, classes, labels = rand(64, 16), rand(200, 16, seed=1), torch.arange(1, 65)
-    low, full = (kernels.softmax_loss(states, classes, labels, low_precision=low) for low in (True, False))
+    low, full = (fast_ops.softmax_loss(states, classes, labels, low_precision=low) for low in (True, False))
     assert low.item() == pytest.approx(full.item(), rel=0.01)
     for g, h in zip(*(torch.autograd.grad(v, [states, classes]) for v in (low, full)), strict=True):
         assert (g - h).norm() < 0.05 * h.norm()
@@ -100,10 +100,10 @@ def test_lookup_passes_on_the_gradient_of_both_uses():
     def value(rows, classes):
         return (rows * weight).sum() + (classes**2).sum()
 
-    found = torch.autograd.grad(value(*kernels.lookup(table, ids)), table)
+    found = torch.autograd.grad(value(*fast_ops.lookup(table, ids)), table)
     wanted = torch.autograd.grad(value(F.embedding(ids, table), table), table)
     torch.testing.assert_close(found, wanted)
-    rows, classes = kernels.lookup(table, ids)
+    rows, classes = fast_ops.lookup(table, ids)
     torch.testing.assert_close(
         torch.autograd.grad((rows * weight).sum(), table, retain_graph=True),
         torch.autograd.grad((F.embedding(ids, table) * weight).sum(), table),
@@ -117,7 +117,7 @@ def test_gru_is_torchs_own(dtype):
     x, weight = rand(3, 6, 4, dtype=dtype), rand(3, 6, 4, dtype=dtype, grad=False, seed=1)
     parts = [x, layer.weight_ih_l0, layer.weight_hh_l0]
     both = []
-    for states in (kernels.gru(*parts), layer(x)[0]):
+    for states in (fast_ops.gru(*parts), layer(x)[0]):
         both.append((states, torch.autograd.grad((states * weight).sum(), parts)))
     torch.testing.assert_close(
         *both, rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=1e-5 if dtype == torch.float32 else 1e-12

@@ -17,7 +17,7 @@ from conftest import make_corpus
 from safetensors.numpy import load_file
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
-from llm2rec_kit.downstream import evaluation, kernels, ranking, samples
+from llm2rec_kit.downstream import evaluation, fast_ops, ranking, samples
 from llm2rec_kit.settings import Evaluation
 
 SETTINGS = Evaluation(
@@ -100,7 +100,7 @@ def test_a_planted_rule_is_learned_through_text(kind, change):
     assert (result.ranks == 1).mean() > 0.95
 
 
-@pytest.mark.skipif(not kernels.bfloat16_is_fast(), reason="this CPU has no bfloat16 arithmetic")
+@pytest.mark.skipif(not fast_ops.bfloat16_is_fast(), reason="this CPU has no bfloat16 arithmetic")
 def test_a_planted_rule_is_learned_in_low_precision():
     corpus = planted()
     table = np.concatenate([np.zeros((1, 24)), 3 + np.random.default_rng(0).normal(size=(12, 24))]).astype(np.float32)
@@ -373,7 +373,7 @@ def test_settings_that_cannot_work_are_named_before_training(corpus, change, wor
 
 
 def test_low_precision_is_refused_where_it_would_be_emulated(corpus, monkeypatch):
-    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr(fast_ops, "bfloat16_is_fast", lambda: False)
     with pytest.raises(ValueError, match="needs a CPU with AVX512-BF16"):
         evaluation.train_and_rank(corpus, None, replace(SETTINGS, precision="bfloat16"), recommender="SASRec", seed=0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm2rec_kit.downstream import kernels
+from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.downstream.item_table import ItemTable, parse, read, whitened
 from llm2rec_kit.runs import ArtefactError, Run
 
@@ -66,8 +66,8 @@ def test_text_joined_with_ids(kind):
 
 
 def both_uses(table, ids, label):
-    rows, classes = kernels.lookup(table(), torch.tensor([ids]))
-    kernels.softmax_loss(rows.sum(1), table.classes(classes), torch.tensor([label]), padding_class=True).backward()
+    rows, classes = fast_ops.lookup(table(), torch.tensor([ids]))
+    fast_ops.softmax_loss(rows.sum(1), table.classes(classes), torch.tensor([label]), padding_class=True).backward()
     return (table.ids.weight.grad.abs().sum(1) > 0).tolist()
 
 

@@ -11,7 +11,7 @@ from conftest import make_corpus
 from test_downstream_comparison import keep, of_corpus
 
 from llm2rec_kit import storage
-from llm2rec_kit.downstream import comparison, kept, metrics, slices
+from llm2rec_kit.results import kept, metrics, significance, slices
 from llm2rec_kit.runs import ArtefactError
 
 NAME = "evaluation/toy/SASRec-raw-seed1"
@@ -26,7 +26,7 @@ def run(tmp_path):
     for seed in SEEDS:
         for k, (recommender, embedding) in enumerate(ROWS):
             keep(run, "toy", recommender, embedding, seed, rng.integers(1, 40, 80) // (k + 1) + 1)
-    verdicts = comparison.compare(run, "toy", [tuple(ROWS), tuple(ROWS[::-1])], seeds=SEEDS, metric="ndcg@10")
+    verdicts = significance.compare(run, "toy", [tuple(ROWS), tuple(ROWS[::-1])], seeds=SEEDS, metric="ndcg@10")
     settings = {"pairs": [[*ROWS], [*ROWS[::-1]]], "tested": "ndcg@10"}
     record = {"domain": "toy", "rows": verdicts.to_dicts()}
     names = run.names("evaluation")
@@ -43,13 +43,13 @@ def forged(run, name, change):
 
 
 READERS = {
-    "table": lambda run: comparison.table(run),
-    "lists": lambda run: comparison.lists(run, [NAME]),
-    "values": lambda run: comparison.sample_values(run, "toy", ROWS[0], "mrr", SEEDS),
-    "compare": lambda run: comparison.compare(run, "toy", [tuple(ROWS)], seeds=SEEDS),
+    "table": lambda run: significance.table(run),
+    "lists": lambda run: significance.lists(run, [NAME]),
+    "values": lambda run: significance.sample_values(run, "toy", ROWS[0], "mrr", SEEDS),
+    "compare": lambda run: significance.compare(run, "toy", [tuple(ROWS)], seeds=SEEDS),
     "gains": lambda run: slices.gains(run, "toy", make_corpus(users=80), *ROWS, seeds=SEEDS),
     "extremes": lambda run: slices.extremes(run, "toy", make_corpus(users=80), *ROWS, seeds=SEEDS),
-    "recorded": lambda run: comparison.recorded(run, "evaluation/toy/comparisons"),
+    "recorded": lambda run: significance.recorded(run, "evaluation/toy/comparisons"),
 }
 
 
@@ -120,7 +120,7 @@ def test_ranks_that_were_changed_are_refused_though_the_record_would_fit(run):
 
 def test_the_tests_that_were_kept_are_those_of_the_ranks(run):
     name = "evaluation/toy/comparisons"
-    assert comparison.recorded(run, name) == run.record(name)["rows"]
+    assert significance.recorded(run, name) == run.record(name)["rows"]
     verdict = run.record(name)["rows"][0]["verdict"]
     assert verdict == "better"
 
@@ -135,7 +135,7 @@ def test_a_verdict_that_was_changed_is_refused(run, column, value):
     with pytest.raises(
         ArtefactError, match=re.escape(f"{name}.json") + ".*not those that the ranks give.*04_downstream_eval"
     ):
-        comparison.recorded(run, name)
+        significance.recorded(run, name)
     forged(run, name, lambda made: made["record"]["rows"].pop())
     with pytest.raises(ArtefactError, match="not those that the ranks give"):
-        comparison.recorded(run, name)
+        significance.recorded(run, name)

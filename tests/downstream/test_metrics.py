@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llm2rec_kit.downstream import metrics
+from llm2rec_kit.results import metrics
 
 RANKS = np.array([1, 2, 10, 11, 500])
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import panel
+from llm2rec_kit.widgets import recommender_panel
 
 
 @dataclass
@@ -34,7 +34,7 @@ class InTurn:
 @pytest.fixture
 def view():
     corpus = make_corpus(users=20)
-    return panel.Panel(lambda r, e: InTurn(corpus, {"raw": 0, "csft": 5}[e]), ["SASRec"], ["raw", "csft"])
+    return recommender_panel.Panel(lambda r, e: InTurn(corpus, {"raw": 0, "csft": 5}[e]), ["SASRec"], ["raw", "csft"])
 
 
 def test_the_history_is_left_out_at_first(view):
@@ -66,7 +66,7 @@ def test_every_embedding_beside_the_others(view):
 
 def test_titles_beside_each_other_are_escaped_and_lists_may_be_short():
     long = pl.DataFrame({"rank": [1, 2], "item": [1, 2], "title": ["<b>x</b>", "y"]})
-    page = panel.as_columns({"<i>": long, "short": long.head(1)}, 2)
+    page = recommender_panel.as_columns({"<i>": long, "short": long.head(1)}, 2)
     assert "<b>x</b>" not in page
     assert "<i>" not in page
     assert "<b>y</b>" in page

@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
-from llm2rec_kit.downstream import metrics, ranking, samples
+from llm2rec_kit.downstream import ranking, samples
+from llm2rec_kit.results import metrics
 
 
 def of_scores(scores, targets, **more):

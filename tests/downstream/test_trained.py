@@ -11,12 +11,14 @@ import torch
 from conftest import make_corpus
 from safetensors.numpy import load_file
 
-from llm2rec_kit import evaluations, weights
 from llm2rec_kit.corpus import mix
-from llm2rec_kit.downstream import adapter, evaluation, panel, pretrained, trained
+from llm2rec_kit.downstream import adapter, evaluation, saved_recommender
 from llm2rec_kit.downstream.item_table import ItemTable
+from llm2rec_kit.encoding import minilm
+from llm2rec_kit.results import evaluations, weights
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation
+from llm2rec_kit.widgets import recommender_panel
 
 SETTINGS = Evaluation(hidden=8, inner=12, epochs=2, evaluate_every=1, seeds=[3], cutoffs=[3], device="cpu", normalise="unit")
 KEPT = {k: v for k, v in SETTINGS.as_dict().items() if k not in ("recommenders", "embeddings", "seeds", "workers")}
@@ -50,7 +52,7 @@ def kept(tmp_path_factory):
 @pytest.mark.parametrize("row", [("SASRec", "raw"), ("SASRec", "id"), ("GRU4Rec", "raw"), ("GRU4Rec", "id")])
 def test_read_back_it_ranks_as_it_did(kept, row):
     run, part, tables, ranks = kept
-    model = trained.load(run, "toy", *row, part, tables)
+    model = saved_recommender.load(run, "toy", *row, part, tables)
     for target, rank in zip(part[0].samples("test"), ranks[row], strict=True):
         history, truth = part[0].history(target), part[0].sequence[target]
         scores = model.scores(history)
@@ -71,18 +73,18 @@ def test_a_mixed_corpus_is_answered_in_its_own_ids(kept):
     both = mix([first, part[0]])
     table = np.concatenate([np.zeros((17, 6)), tables["raw"][1:]]).astype(np.float32)
     run.make("embeddings/raw", lambda folder: np.save(folder / "raw.npy", table), settings={}, quiet=True)
-    recommend = trained.across_domains(run, both, "SASRec", "raw", k=4)
+    recommend = saved_recommender.across_domains(run, both, "SASRec", "raw", k=4)
     history = part[0].history(part[0].samples("test")[0])
-    alone = trained.load(run, "toy", "SASRec", "raw", part, tables).top(history, 4, exclude_seen=True)
+    alone = saved_recommender.load(run, "toy", "SASRec", "raw", part, tables).top(history, 4, exclude_seen=True)
     assert recommend(history + 16).tolist() == (alone["item"] + 16).to_list()
-    assert trained.has_weights(run, part[0], "SASRec", "raw")
-    assert not trained.has_weights(run, both, "SASRec", "raw")
-    assert not trained.has_weights(run, part[0], "SASRec", "csft")
+    assert saved_recommender.has_weights(run, part[0], "SASRec", "raw")
+    assert not saved_recommender.has_weights(run, both, "SASRec", "raw")
+    assert not saved_recommender.has_weights(run, part[0], "SASRec", "csft")
 
 
 def test_the_top_of_a_history(kept):
     run, part, tables, _ = kept
-    model = trained.load(run, "toy", "SASRec", "raw", part, tables)
+    model = saved_recommender.load(run, "toy", "SASRec", "raw", part, tables)
     top = model.top([3, 5], 4)
     scores = model.scores([3, 5])
     assert top["item"].to_list() == (np.argsort(-scores)[:4] + 1).tolist()
@@ -98,9 +100,9 @@ def test_the_top_of_a_history(kept):
 
 def test_side_by_side_marks_the_truth(kept):
     run, part, tables, _ = kept
-    models = {name: trained.load(run, "toy", "SASRec", name, part, tables) for name in ("raw", "id")}
+    models = {name: saved_recommender.load(run, "toy", "SASRec", name, part, tables) for name in ("raw", "id")}
     target = part[0].samples("test")[0]
-    found = trained.side_by_side(models, target, 16)
+    found = saved_recommender.side_by_side(models, target, 16)
     truth = part[0].titles[part[0].sequence[target] - 1]
     assert [sum(title.startswith("> ") for title in found[name]) for name in models] == [1, 1]
     assert f"> {truth}" in found["raw"].to_list()
@@ -109,7 +111,7 @@ def test_side_by_side_marks_the_truth(kept):
 def test_no_weights_is_named(kept, tmp_path):
     _, part, tables, _ = kept
     with pytest.raises(ValueError, match="kept no weights of SASRec over 'raw'"):
-        trained.load(Run("other", tmp_path), "toy", "SASRec", "raw", part, tables)
+        saved_recommender.load(Run("other", tmp_path), "toy", "SASRec", "raw", part, tables)
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def again(tmp_path):
 
 
 def read_back(called) -> dict[str, np.ndarray]:
-    model = trained.load(called[0], "toy", "SASRec", "raw", *called[1:])
+    model = saved_recommender.load(called[0], "toy", "SASRec", "raw", *called[1:])
     return {name: value.numpy() for name, value in torch.nn.ModuleList([model.model, model.item_table]).state_dict().items()}
 
 
@@ -155,9 +157,9 @@ def test_weights_of_an_older_table_are_not_read_back(again):
     assert not of_seed(called, 3)
     run, part, _ = called
     run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", tables(2)), settings={}, quiet=True)
-    assert not trained.has_weights(run, part[0], "SASRec", "raw")
+    assert not saved_recommender.has_weights(run, part[0], "SASRec", "raw")
     with pytest.raises(ValueError, match="that are of what it holds now"):
-        trained.load(run, "toy", "SASRec", "raw", part, {"raw": tables(2)})
+        saved_recommender.load(run, "toy", "SASRec", "raw", part, {"raw": tables(2)})
 
 
 def test_the_weights_are_the_last_series_first_seed_s(again):
@@ -175,7 +177,7 @@ def test_weights_left_beside_an_evaluation_that_has_none_are_no_one_s(again):
     assert of_seed(called, 5)
     assert not of_seed(called, 3)
     called[0].forget("evaluation/toy/SASRec-raw-seed5")
-    assert not trained.has_weights(called[0], called[1][0], "SASRec", "raw")
+    assert not saved_recommender.has_weights(called[0], called[1][0], "SASRec", "raw")
 
 
 def test_damaged_weights_are_named(again):
@@ -185,7 +187,7 @@ def test_damaged_weights_are_named(again):
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(ArtefactError, match=r"SASRec-raw-seed3\.safetensors is damaged.*04_downstream_eval"):
-        trained.load(run, "toy", "SASRec", "raw", part, table)
+        saved_recommender.load(run, "toy", "SASRec", "raw", part, table)
 
 
 def test_a_run_from_before_the_series_was_noted_has_its_latest_weights(again):
@@ -197,8 +199,8 @@ def test_a_run_from_before_the_series_was_noted_has_its_latest_weights(again):
 @pytest.fixture
 def shown(kept):
     run, part, tables, _ = kept
-    return panel.Panel(
-        lambda r, e: trained.load(run, "toy", r, e, part, tables), ["SASRec", "GRU4Rec"], ["raw", "id"]
+    return recommender_panel.Panel(
+        lambda r, e: saved_recommender.load(run, "toy", r, e, part, tables), ["SASRec", "GRU4Rec"], ["raw", "id"]
     ), part[0]
 
 
@@ -247,7 +249,9 @@ def test_a_history_is_composed_from_titles(shown):
 def test_any_title_of_the_history_can_be_removed_and_one_be_typed(kept):
     run, part, tables, _ = kept
     read = lambda embedding, titles: np.stack([tables["raw"][len(title)] for title in titles])  # noqa: E731
-    view = panel.Panel(lambda r, e: trained.load(run, "toy", r, e, part, tables), ["SASRec"], ["raw", "id"], read)
+    view = recommender_panel.Panel(
+        lambda r, e: saved_recommender.load(run, "toy", r, e, part, tables), ["SASRec"], ["raw", "id"], read
+    )
     view.source.value = "titles"
     for item in (1, 2, 3):
         view.found.value = item
@@ -261,7 +265,7 @@ def test_any_title_of_the_history_can_be_removed_and_one_be_typed(kept):
     assert "&lt;typed&gt;" in view.list.value
     view.unseen.value, view.count.value = False, 50
     assert view.selection.height == 16
-    like = trained.load(run, "toy", "SASRec", "raw", part, tables).top([1, 3, 7], 16)
+    like = saved_recommender.load(run, "toy", "SASRec", "raw", part, tables).top([1, 3, 7], 16)
     assert view.selection["item"].to_list() == like["item"].to_list()
     view.embedding.value = "id"
     assert "knows an item by a vector that training learned" in view.list.value
@@ -274,7 +278,7 @@ def test_any_title_of_the_history_can_be_removed_and_one_be_typed(kept):
 
 def test_titles_are_escaped():
     top = pl.DataFrame({"rank": [1], "item": [1], "title": ["<b>x</b>"], "score": [0.5]})
-    page = panel.as_html(["<script>"], top, 1, ["<b>x</b>"])
+    page = recommender_panel.as_html(["<script>"], top, 1, ["<b>x</b>"])
     assert "<script>" not in page
     assert "<b>x</b>" not in page
 
@@ -315,14 +319,14 @@ def test_a_deeper_adapter_has_no_matrix():
 
 def test_the_pretrained_row():
     titles = ["Star Harbor Racing", "Iron Vale Puzzle"]
-    if pretrained.available():
-        table = pretrained.table(titles)
+    if minilm.available():
+        table = minilm.table(titles)
         assert table.shape == (3, 384)
         assert not table[0].any()
         np.testing.assert_allclose(np.linalg.norm(table[1:], axis=1), 1, atol=1e-5)
         return
     with pytest.raises(ValueError, match=r"llm2rec-kit\[pretrained\]"):
-        pretrained.table(titles)
+        minilm.table(titles)
 
 
 def test_settings_of_a_run_are_enough_to_read_it_back():

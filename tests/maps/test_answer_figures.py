@@ -7,7 +7,7 @@ import itertools
 import polars as pl
 import pytest
 
-from llm2rec_kit.maps import answer_figures, figures
+from llm2rec_kit.figures import answer_figures, figures
 
 
 @pytest.fixture

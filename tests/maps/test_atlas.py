@@ -13,9 +13,9 @@ from conftest import make_corpus
 from safetensors.numpy import save_file
 from small_atlas import SETTINGS
 
-from llm2rec_kit.evaluations import note_series
 from llm2rec_kit.maps import atlas as atlases
 from llm2rec_kit.maps import projection
+from llm2rec_kit.results.evaluations import note_series
 from llm2rec_kit.runs import ArtefactError, Run
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm2rec_kit.maps import cooccurrence, figures
+from llm2rec_kit.figures import figures
+from llm2rec_kit.maps import cooccurrence
 
 
 def by_loop(corpus) -> dict[tuple[int, int], int]:

@@ -16,14 +16,15 @@ import small_atlas
 import torch
 import traitlets
 
-from llm2rec_kit import backbone
 from llm2rec_kit.corpus import TEST
-from llm2rec_kit.encoder import AS_SAVED, Encoder, key, variant
-from llm2rec_kit.maps import explorer, explorer_page, projection
-from llm2rec_kit.maps import explorer_answers as answers
+from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder, key, variant
+from llm2rec_kit.maps import projection
 from llm2rec_kit.maps.atlas import Atlas
+from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding
+from llm2rec_kit.widgets import explorer, explorer_page
+from llm2rec_kit.widgets import explorer_answers as answers
 
 
 @pytest.fixture

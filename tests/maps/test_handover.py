@@ -11,8 +11,7 @@ import polars as pl
 import pytest
 import small_atlas
 
-from llm2rec_kit import projector
-from llm2rec_kit.maps import handover
+from llm2rec_kit.export import integrations, projector
 from llm2rec_kit.runs import Run
 
 
@@ -22,7 +21,7 @@ def atlas():
 
 
 def test_the_projector_s_files_agree(atlas, tmp_path):
-    handover.tensorboard(atlas, tmp_path)
+    integrations.tensorboard(atlas, tmp_path)
     vectors = np.loadtxt(tmp_path / "csft.tsv", delimiter="\t")
     np.testing.assert_allclose(vectors, atlas.tables["csft"][1:], rtol=1e-5)
     table = pl.read_csv(tmp_path / "metadata.tsv", separator="\t", quote_char=None)
@@ -49,15 +48,15 @@ def test_odd_names_and_texts_reach_the_projector_s_reader(tmp_path):
 
 
 def test_a_tab_in_a_title_shifts_no_column(atlas, tmp_path):
-    broken = handover.Atlas(**{**vars(atlas), "items": atlas.items.with_columns(title=pl.lit("a\tb\nc"))})
-    handover.tensorboard(broken, tmp_path)
+    broken = integrations.Atlas(**{**vars(atlas), "items": atlas.items.with_columns(title=pl.lit("a\tb\nc"))})
+    integrations.tensorboard(broken, tmp_path)
     lines = (tmp_path / "metadata.tsv").read_bytes().decode().removesuffix("\n").split("\n")
     assert len(lines) == 41
     assert {line.count("\t") for line in lines} == {len(atlas.items.columns) - 1}
 
 
 def test_a_frame_has_places_and_names(atlas):
-    table = handover.frame(atlas, "raw")
+    table = integrations.frame(atlas, "raw")
     assert table.select("x", "y").to_numpy() == pytest.approx(atlas.aligned["raw"])
 
 
@@ -67,9 +66,9 @@ def test_a_missing_program_is_named(name, atlas):
     if importlib.util.find_spec(module):
         pytest.skip(f"{module} is installed")
     with pytest.raises(ImportError, match="pip install " + name.replace("_", "-")):
-        getattr(handover, name)(atlas, "raw")
+        getattr(integrations, name)(atlas, "raw")
 
 
 def test_advice_names_every_call(tmp_path):
-    said = handover.advice(Run("r", tmp_path))
+    said = integrations.advice(Run("r", tmp_path))
     assert all(f"handover.{c}(" in said for c in ("datamapplot", "jupyter_scatter", "embedding_atlas"))

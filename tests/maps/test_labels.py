@@ -8,7 +8,7 @@ import numpy as np
 import small_atlas
 from matplotlib.text import Text
 
-from llm2rec_kit.maps import labels, map_figures
+from llm2rec_kit.figures import labels, map_figures
 
 
 def crossed_by(trails, boxes):

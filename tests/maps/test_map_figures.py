@@ -13,7 +13,8 @@ import small_atlas
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from llm2rec_kit.maps import groups, map_figures
+from llm2rec_kit.figures import map_figures
+from llm2rec_kit.maps import groups
 
 DRAWN = {
     "kind": lambda a: map_figures.stage_maps(a, colour=a.kind),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from llm2rec_kit.maps import figures, paper_figures
-from llm2rec_kit.reproduction import paper
+from llm2rec_kit import paper
+from llm2rec_kit.figures import figures, paper_figures
 
 
 def test_backbones_stand_beside_the_papers(tmp_path):

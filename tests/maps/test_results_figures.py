@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llm2rec_kit.maps import figures, results_figures
+from llm2rec_kit.figures import figures, results_figures
 
 NAMES = ("raw", "csft", "id")
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run, read_records
 
 

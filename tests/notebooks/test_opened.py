@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
 SERIES = notebooks.series()

@@ -11,10 +11,12 @@ import sys
 import numpy as np
 import pytest
 
-from llm2rec_kit import evaluations
-from llm2rec_kit.places import project_root
-from llm2rec_kit.reproduction import brief, notebooks, report, studied
+from llm2rec_kit.reproduction.report import brief, report
+from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.studies import studied
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run, read_records
+from llm2rec_kit.runs.places import project_root
 
 PROFILE = project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
 

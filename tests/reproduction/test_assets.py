@@ -7,9 +7,10 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llm2rec_kit import backbone as backbones
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import assets, notebooks
+from llm2rec_kit.models import backbone as backbones
+from llm2rec_kit.reproduction.plan import assets
+from llm2rec_kit.reproduction.runner import notebooks
 
 
 @pytest.mark.parametrize(

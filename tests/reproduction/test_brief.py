@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm2rec_kit.reproduction import brief
+from llm2rec_kit.reproduction.report import brief
 
 
 def compared(recommender, before, after, difference, p, verdict):

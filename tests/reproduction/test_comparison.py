@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from test_report_faults import PNG, evaluated, made
 
 from llm2rec_kit import cli
-from llm2rec_kit.reproduction import comparison, pictures, report
+from llm2rec_kit.figures import report_figures
+from llm2rec_kit.reproduction.report import comparison, report
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_curves_are_drawn_from_the_runs_own_history(two):
     run = two[0]
     history = [{"step": 1, "loss": 3.0, "learning_rate": 0.1}, {"step": 2, "loss": 2.0}, {"step": 2, "validation_loss": 2.5}]
     run.make("csft", lambda f: (f / "history.json").write_text(json.dumps(history)) and {}, settings={}, quiet=True)
-    (ax,) = pictures.losses(run).axes
+    (ax,) = report_figures.losses(run).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn == {"loss": [[1, 3.0], [2, 2.0]], "validation": [[2, 2.5]]}
     report.write(run)
@@ -125,9 +126,9 @@ def test_a_mean_curve_ends_where_the_first_seed_stopped():
         {"domain": "games", "recommender": "SASRec", "embedding": "raw", "curve": curve}
         for curve in ([(2, 0.1), (4, 0.3)], [(2, 0.3), (4, 0.5), (6, 0.9)])
     ]
-    (ax,) = pictures.validation(records, ["games"], "recall@20").axes
+    (ax,) = report_figures.validation(records, ["games"], "recall@20").axes
     assert np.allclose(ax.lines[-1].get_xydata(), [[2, 0.2], [4, 0.4]])
-    assert pictures.validation([], ["games"], "recall@20") is None
+    assert report_figures.validation([], ["games"], "recall@20") is None
 
 
 def test_a_drawing_takes_the_pages_colour_and_repeats(two):
@@ -136,7 +137,7 @@ def test_a_drawing_takes_the_pages_colour_and_repeats(two):
         ax = figure.subplots()
         ax.plot([1, 2], [1, 2], color="#0072B2")
         ax.set_title("<b> & co")
-        return pictures.svg(figure)
+        return report_figures.svg(figure)
 
     text = draw()
     assert text == draw()
@@ -149,10 +150,10 @@ def test_a_drawing_takes_the_pages_colour_and_repeats(two):
 def test_a_kept_figure_is_an_image_in_which_nothing_acts(tmp_path):
     """Whatever stands in the file; the browser test has it opened."""
     (tmp_path / "a.png").write_bytes(PNG)
-    assert "data:image/png;base64," + base64.b64encode(PNG).decode() in pictures.element(tmp_path / "a.png")
+    assert "data:image/png;base64," + base64.b64encode(PNG).decode() in report_figures.element(tmp_path / "a.png")
     drawn = '<svg xmlns="http://www.w3.org/2000/svg"><script>document.title = "acted"</script><path style="fill: #ffffff"/></svg>'
     (tmp_path / "a.svg").write_text(drawn)
     found = re.fullmatch(
-        r'<img class="paper" src="data:image/svg\+xml;base64,([\w+/=]*)" alt="">', pictures.element(tmp_path / "a.png")
+        r'<img class="paper" src="data:image/svg\+xml;base64,([\w+/=]*)" alt="">', report_figures.element(tmp_path / "a.png")
     )
     assert base64.b64decode(found[1]).decode() == drawn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from llm2rec_kit.downstream.comparison import NOTHING
-from llm2rec_kit.reproduction import directions
+from llm2rec_kit.reproduction.studies import directions
+from llm2rec_kit.results.significance import NOTHING
 
 
 def pair(metric="ndcg@10", **which):

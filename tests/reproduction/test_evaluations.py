@@ -8,9 +8,10 @@ import shutil
 import pytest
 from test_report_faults import evaluated, made
 
-from llm2rec_kit import evaluations, storage
-from llm2rec_kit.reproduction import expected, report
-from llm2rec_kit.reproduction.study import open_study, settings_of
+from llm2rec_kit import storage
+from llm2rec_kit.reproduction.report import expected, report
+from llm2rec_kit.reproduction.studies.study import open_study, settings_of
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import ArtefactError
 
 OLD = {"epochs": 3, "hidden": 8, "cutoffs": [10, 20]}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import held, no_room
 
-from llm2rec_kit.reproduction import expected
+from llm2rec_kit.reproduction.report import expected
 
 METRICS = ("recall@10", "ndcg@10")
 

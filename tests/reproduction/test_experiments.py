@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llm2rec_kit.downstream import comparison
-from llm2rec_kit.reproduction import experiments
+from llm2rec_kit.reproduction.studies import experiments
+from llm2rec_kit.results import significance
 from llm2rec_kit.settings import SettingsError
 
 
@@ -62,9 +62,9 @@ def test_evaluations_are_compared_as_a_runs_own(study):
         experiments.embed(study, name)
     domain = study.corpus.domains[0]
     names = experiments.evaluate(study, ["backbone", "csft", "id"], recommenders=["SASRec"], seeds=[1], domains=[domain])
-    assert sorted(comparison.table(study.run, names)["embedding"]) == ["backbone", "csft", "id"]
-    found = comparison.compare(study.run, domain, [(("SASRec", "backbone"), ("SASRec", "csft"))], seeds=[1])
-    assert found["verdict"][0] in ("better", "worse", comparison.NOTHING)
+    assert sorted(significance.table(study.run, names)["embedding"]) == ["backbone", "csft", "id"]
+    found = significance.compare(study.run, domain, [(("SASRec", "backbone"), ("SASRec", "csft"))], seeds=[1])
+    assert found["verdict"][0] in ("better", "worse", significance.NOTHING)
 
 
 def test_a_second_call_trains_nothing(study, capsys):

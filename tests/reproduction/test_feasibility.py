@@ -7,8 +7,8 @@ from conftest import make_corpus
 
 from llm2rec_kit import runs
 from llm2rec_kit import settings as S
-from llm2rec_kit.downstream import pretrained
-from llm2rec_kit.reproduction import feasibility, notebooks
+from llm2rec_kit.encoding import minilm
+from llm2rec_kit.reproduction.runner import feasibility, notebooks
 
 ALL = ["01", "02", "03", "04", "05", "06", "07"]
 
@@ -52,7 +52,7 @@ def test_notebook_04_has_something_to_train(name):
 
 
 def test_a_table_whose_package_is_not_installed_is_named_at_the_start_unless_the_run_has_it(monkeypatch):
-    monkeypatch.setattr(pretrained, "available", lambda: False)
+    monkeypatch.setattr(minilm, "available", lambda: False)
     asked = {"evaluation_embeddings": ["minilm_add_id"]}
     with pytest.raises(S.SettingsError, match=r"evaluation_embeddings names 'minilm', which needs optional packages"):
         feasibility.on_this_machine(asked, ["01", "04"])
@@ -119,11 +119,11 @@ def test_what_works_otherwise_than_asked_is_told():
     ],
 )
 def test_what_this_machine_has_not_is_named_where_it_is_asked_for(monkeypatch, values, book, says):
-    from llm2rec_kit.downstream import kernels
+    from llm2rec_kit.downstream import fast_ops
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr(fast_ops, "bfloat16_is_fast", lambda: False)
     with pytest.raises(S.SettingsError, match=says):
         notebooks.prepared("smoke", overrides=values, only=["01", book])
     notebooks.prepared("smoke", overrides=values, only=["01"])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_runner_faults import book
 
-from llm2rec_kit.reproduction import notebooks
-from llm2rec_kit.reproduction.notebooks import NotebookFailed, reproduce
+from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.runner.notebooks import NotebookFailed, reproduce
 from llm2rec_kit.runs import Run
 
 

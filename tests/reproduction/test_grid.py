@@ -14,7 +14,8 @@ from conftest import make_corpus
 from nbformat.v4 import new_code_cell, new_notebook
 
 from llm2rec_kit import runs
-from llm2rec_kit.reproduction import cluster, grid, notebooks, outcome
+from llm2rec_kit.reproduction.grid import cluster, grid, outcome
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import SettingsError
 
@@ -75,7 +76,7 @@ def test_a_setting_makes_anew_what_depends_on_it_and_nothing_else(tmp_path, name
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """A folder with a grid file over data, a backbone and a baseline that are folders beside it; what they hold is no model."""
-    monkeypatch.setattr("llm2rec_kit.reproduction.assets.check_models", lambda *a, **k: None)
+    monkeypatch.setattr("llm2rec_kit.reproduction.plan.assets.check_models", lambda *a, **k: None)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "interactions.csv").write_text("user,item\n1,1\n")
     for model in ("model", "baseline"):

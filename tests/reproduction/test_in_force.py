@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llm2rec_kit import evaluations
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import in_force, notebooks, recorded
+from llm2rec_kit.fitting import trainer
+from llm2rec_kit.reproduction.runner import in_force, notebooks, recorded
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import SERIES, ArtefactError, Run
 from llm2rec_kit.settings import SettingsError
-from llm2rec_kit.training import trainer
 
 CELL = 'profile: str = "demo"  # p\nrun: str = "toy"  # r\ncsft_steps: int = 10000  # s'
 PAPERMILL = "# Parameters\n"

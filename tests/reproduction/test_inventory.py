@@ -8,11 +8,13 @@ from collections import Counter
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import encoder, evaluations
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream.recommenders import MODELS
-from llm2rec_kit.reproduction import inventory, notebooks, rehearsal, sizes
-from llm2rec_kit.reproduction.study import FOLDER
+from llm2rec_kit.encoding import encoder
+from llm2rec_kit.reproduction.plan import inventory, rehearsal, sizes
+from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.studies.study import FOLDER
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run
 
 ALL = ["01", "02", "03", "04", "05", "06", "07"]

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from llm2rec_kit import about, places, runs
-from llm2rec_kit.reproduction import expected, notebooks
-from llm2rec_kit.reproduction.laid_out import lay_out
+from llm2rec_kit import runs
+from llm2rec_kit.reproduction.report import expected
+from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.runner.laid_out import lay_out
+from llm2rec_kit.runs import info, places
 
 
 @pytest.fixture
@@ -98,8 +100,8 @@ def test_the_commit_of_a_wheel_is_the_one_that_pip_noted(installed, monkeypatch,
         def read_text(self, name):
             return told
 
-    monkeypatch.setattr(about.importlib.metadata, "distribution", lambda name: Distribution())
-    found = about.git.__wrapped__()
+    monkeypatch.setattr(info.importlib.metadata, "distribution", lambda name: Distribution())
+    found = info.git.__wrapped__()
     assert found == ({"commit": commit, "dirty": False} if commit else None)
 
 

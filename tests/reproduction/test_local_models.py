@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import backbone, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import assets, experiments, grid, notebooks
-from llm2rec_kit.reproduction.study import Study
+from llm2rec_kit import storage
+from llm2rec_kit.models import backbone
+from llm2rec_kit.reproduction.grid import grid
+from llm2rec_kit.reproduction.plan import assets
+from llm2rec_kit.reproduction.runner import launch, notebooks
+from llm2rec_kit.reproduction.studies import experiments
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import Run
 from llm2rec_kit.storage import file_digest
-from llm2rec_kit.training import launch
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llm2rec_kit.reproduction import markdown
+from llm2rec_kit.reproduction.report import markdown
 
 ALPHABET = st.text(st.sampled_from("ab <>&|`*[]()!\\\n\r#;:/~\"'_"), max_size=30)
 READ = MarkdownIt("commonmark", {"html": True}).enable("table")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from llm2rec_kit.reproduction import paper
+from llm2rec_kit import paper
 
 TABLES = {
     "datasets": 9,

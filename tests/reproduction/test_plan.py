@@ -8,7 +8,8 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import cli
-from llm2rec_kit.reproduction import notebooks, plan, plan_text
+from llm2rec_kit.reproduction.plan import plan, plan_text
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import packages
-from llm2rec_kit.downstream import pretrained as minilm
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.encoding import minilm as minilm
+from llm2rec_kit.models import packages
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.settings import Data, SettingsError
 
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llm2rec_kit import paper
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import notebooks, paper
+from llm2rec_kit.reproduction.runner import notebooks
 
-FOLDER = Path(notebooks.__file__).parent / "profiles"
+FOLDER = Path(notebooks.__file__).parents[1] / "profiles"
 
 
 def known():

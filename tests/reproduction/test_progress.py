@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm2rec_kit.reproduction import progress
-from llm2rec_kit.reproduction.progress import Progress
+from llm2rec_kit.reproduction.runner import progress
+from llm2rec_kit.reproduction.runner.progress import Progress
 
 CELLS = [
     ("markdown", "# Title\ntext"),

@@ -13,11 +13,12 @@ from scipy import stats
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import TEST, Corpus
-from llm2rec_kit.downstream import metrics, trained
-from llm2rec_kit.downstream.comparison import NOTHING
-from llm2rec_kit.reproduction import answers, questions
-from llm2rec_kit.reproduction.answers import Answer, Arm
-from llm2rec_kit.reproduction.study import FOLDER, Study
+from llm2rec_kit.downstream import saved_recommender
+from llm2rec_kit.reproduction.studies import answers, questions
+from llm2rec_kit.reproduction.studies.answers import Answer, Arm
+from llm2rec_kit.reproduction.studies.study import FOLDER, Study
+from llm2rec_kit.results import metrics
+from llm2rec_kit.results.significance import NOTHING
 from llm2rec_kit.runs import Run, read_records
 
 USERS = 40
@@ -306,7 +307,7 @@ def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, reco
     own = Run("questions_own", finished.run.path / FOLDER)
     part = Corpus.load(own.require("corpus")).select(["games"])
     table = np.load(own.require("embeddings/contrastive").with_suffix(".npy"))
-    model = trained.load(own, "games", "SASRec", "contrastive", part, {"contrastive": table})
+    model = saved_recommender.load(own, "games", "SASRec", "contrastive", part, {"contrastive": table})
     corpus, values = part[0], {"all": [], "unseen": []}
     for target in corpus.samples("test"):
         scores = model.scores(corpus.history(target))

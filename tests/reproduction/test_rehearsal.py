@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import rehearsal
-from llm2rec_kit.reproduction.rehearsal import embed, open_study, train
-from llm2rec_kit.reproduction.study import CHANGEABLE
+from llm2rec_kit.reproduction.plan import rehearsal
+from llm2rec_kit.reproduction.plan.rehearsal import embed, open_study, train
+from llm2rec_kit.reproduction.studies.study import CHANGEABLE
 
 
 @pytest.fixture

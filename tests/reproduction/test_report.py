@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from llm2rec_kit.reproduction import report
+from llm2rec_kit.reproduction.report import report
 from llm2rec_kit.runs import Run
 
 

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from llm2rec_kit.downstream import metrics
-from llm2rec_kit.reproduction import report
+from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.results import metrics
 from llm2rec_kit.runs import ArtefactError, Run
 
 PNG = bytes.fromhex("89504e470d0a1a0a")  # a signature is enough to be embedded

@@ -7,7 +7,7 @@ import json
 import nbformat
 import pytest
 
-from llm2rec_kit.reproduction import notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.settings import SettingsError
 
 PARAMETERS = """run: str = "demo"  # name of the run

@@ -10,8 +10,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction import notebooks
-from llm2rec_kit.reproduction.notebooks import NotebookFailed, reproduce
+from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.runner.notebooks import NotebookFailed, reproduce
 
 COMMON = 'run: str = "demo"  # name\noutputs: str = ""  # where\nforce: bool = False  # redo\n'
 
@@ -182,7 +182,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(root):
 run_.make("corpus", build, settings={"steps": csft_steps})"""
     book(root, "01_data.ipynb", "csft_steps: int = 10  # steps\n", shared, build)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom llm2rec_kit.reproduction.notebooks import reproduce\n"
+        "import sys\nfrom pathlib import Path\nfrom llm2rec_kit.reproduction.runner.notebooks import reproduce\n"
         "root = Path(sys.argv[1])\n"
         "reproduce(str(root / 'toy.yaml'), root=root, outputs=str(root / 'out'), run=sys.argv[2], only=['01'])"
     )

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.data import cleaning, sources
-from llm2rec_kit.reproduction import sizes
+from llm2rec_kit.reproduction.plan import sizes
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Data
 

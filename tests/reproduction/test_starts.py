@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit.reproduction import paper, questions, starts
-from llm2rec_kit.reproduction.study import Study
+from llm2rec_kit import paper
+from llm2rec_kit.reproduction.studies import questions, starts
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation, Tables
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction import directions, studied
+from llm2rec_kit.reproduction.studies import directions, studied
 from llm2rec_kit.runs import RECORD_MIME, Run
 
 TALLY = {"same way": 2, "the other way": 0, "no detectable difference": 1, "the paper is of two minds": 0}

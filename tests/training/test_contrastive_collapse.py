@@ -13,10 +13,11 @@ import torch
 from conftest import make_corpus
 from safetensors.torch import load_file
 
+from llm2rec_kit.fitting import checkpoints, trainer
+from llm2rec_kit.fitting.trainer import TrainingError
 from llm2rec_kit.settings import Contrastive
-from llm2rec_kit.training import checkpoints, contrastive, trainer
-from llm2rec_kit.training.collapse import Watch
-from llm2rec_kit.training.trainer import TrainingError
+from llm2rec_kit.training import contrastive
+from llm2rec_kit.training.collapse_watch import Watch
 
 TITLES = make_corpus(items=16).titles
 START = {"alignment": 0.1, "uniformity": -0.6, "effective_rank": 20.0}

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from llm2rec_kit.training import cross_entropy
+from llm2rec_kit.fitting import cross_entropy
 
 
 class Model:

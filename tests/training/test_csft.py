@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm2rec_kit import backbone
+from llm2rec_kit.fitting.ragged import spans
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import attention, csft, samples
-from llm2rec_kit.training.ragged import spans
+from llm2rec_kit.training import csft, prefix_attention, samples
 
 BRACKETED = ["Chess (PC)", "Go [Wii]", "Race!", "Ink, Pen", "A (B), C (D)", "Ludo 3", "Iron Vale (PC), Race!", "Café!"]
 
@@ -111,7 +111,7 @@ def losses_of_samples(model, prepared, pad_id) -> dict[int, float]:
     """The loss of each sample by its target, all rows read as one padded batch."""
     rows = np.random.default_rng(0).permutation(len(prepared.counts))
     micro = csft.collate(prepared, rows, pad_id)
-    states = attention.body_states(model, micro).flatten(0, 1)[micro["sources"]]
+    states = prefix_attention.body_states(model, micro).flatten(0, 1)[micro["sources"]]
     losses = F.cross_entropy(model.get_output_embeddings()(states), micro["labels"], reduction="none")
     chosen = spans(prepared.first[rows], prepared.counts[rows])
     parts = losses.split(prepared.answers.lengths[prepared.item[chosen]].tolist())
@@ -201,15 +201,15 @@ def test_attention_is_the_same_rule_for_every_kernel(tiny):
     prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
     visible, branch = micro["visible"], micro["branch"]
-    wanted = attention.allowed(visible, branch)
-    found = create_mask(attention.rule(visible, branch), len(branch), None, *wanted.shape[1:], device="cpu")
+    wanted = prefix_attention.allowed(visible, branch)
+    found = create_mask(prefix_attention.rule(visible, branch), len(branch), None, *wanted.shape[1:], device="cpu")
     assert torch.equal(found[:, 0], wanted)
-    assert torch.equal(attention.mask(model, micro)[:, 0] == 0, wanted)
+    assert torch.equal(prefix_attention.mask(model, micro)[:, 0] == 0, wanted)
     for b, i in zip(*np.nonzero(branch.numpy() >= 0), strict=True):  # the rule in words, token by token
         sees = {j for j in range(len(branch[b])) if wanted[b, i, j]}
         own = set(range(visible[b, i])) if branch[b, i] else set(range(i + 1))
         assert sees == own | {j for j in range(i + 1) if branch[b, i] and branch[b, j] == branch[b, i]}
-    name, why = attention.kernel(model, micro)
+    name, why = prefix_attention.kernel(model, micro)
     assert name == "sdpa"
     assert "cpu" in why
 
@@ -222,9 +222,9 @@ def test_flex_attention_gives_what_sdpa_gives():
     model, tokenizer = bracketed_backbone()
     prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
-    wanted = attention.body_states(model, micro)
-    with attention.using(model, "flex_attention"), torch.compiler.set_stance("force_eager"):
-        found = attention.body_states(model, micro)
+    wanted = prefix_attention.body_states(model, micro)
+    with prefix_attention.using(model, "flex_attention"), torch.compiler.set_stance("force_eager"):
+        found = prefix_attention.body_states(model, micro)
     real = micro["branch"] >= 0
     torch.testing.assert_close(found[real], wanted[real], rtol=1e-4, atol=1e-5)
 
@@ -241,10 +241,10 @@ class OnCard:
 
 def test_the_kernel_of_a_card_is_chosen_with_a_reason(monkeypatch):
     for fault, name, said in (("", "flex_attention", "skips"), ("RuntimeError: no triton", "sdpa", "no triton")):
-        monkeypatch.setattr(attention, "_fault", lambda model, micro, fault=fault: fault)
-        assert (attention.kernel(OnCard(), {})[0], said in attention.kernel(OnCard(), {})[1]) == (name, True)
+        monkeypatch.setattr(prefix_attention, "_fault", lambda model, micro, fault=fault: fault)
+        assert (prefix_attention.kernel(OnCard(), {})[0], said in prefix_attention.kernel(OnCard(), {})[1]) == (name, True)
     for config, said in (({"sliding_window": 512}, "sliding window"), ({"attention_dropout": 0.1}, "drops")):
-        name, why = attention.kernel(OnCard(**config), {})
+        name, why = prefix_attention.kernel(OnCard(**config), {})
         assert name == "sdpa"
         assert said in why
 
@@ -255,7 +255,7 @@ def test_a_kernel_that_fails_is_not_used_and_said(tiny):
     prepared = samples.prepare(make_corpus(), make_corpus().samples("train"), tokenizer, CSFT())
     micro = csft.collate(prepared, np.arange(2), tokenizer.pad_token_id)
     with torch.compiler.set_stance("force_eager"):
-        why = attention._fault(model, micro)
+        why = prefix_attention._fault(model, micro)
     assert "NotImplementedError" in why
     assert all(p.grad is None for p in model.parameters())
     assert model.config._attn_implementation == "sdpa"
@@ -263,7 +263,7 @@ def test_a_kernel_that_fails_is_not_used_and_said(tiny):
 
 def test_a_kernel_is_used_inside_and_not_after(tiny):
     model, _ = tiny
-    with attention.using(model, "eager"):
+    with prefix_attention.using(model, "eager"):
         assert model.config._attn_implementation == "eager"
     assert model.config._attn_implementation == "sdpa"
 

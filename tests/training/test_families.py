@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import make_corpus
 from trained import csft_parts
 
-from llm2rec_kit import backbone
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import csft
 

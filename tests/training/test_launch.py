@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from test_trainer_ranks import together
 from trained import ended, start_child
 
-from llm2rec_kit import backbone, cli
+from llm2rec_kit import cli
+from llm2rec_kit.fitting import checkpoints, trainer
+from llm2rec_kit.models import backbone
+from llm2rec_kit.reproduction.runner import launch
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import CSFT, Backbone, SettingsError
-from llm2rec_kit.training import checkpoints, launch, trainer
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = {

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from llm2rec_kit.fitting import live
+from llm2rec_kit.fitting.live import LiveBar, LiveFigure
 from llm2rec_kit.runs import SERIES
-from llm2rec_kit.training import live
-from llm2rec_kit.training.live import LiveBar, LiveFigure
 
 
 def test_it_is_drawn_at_validations_and_cleared_at_the_end(monkeypatch):

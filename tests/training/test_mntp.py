@@ -8,7 +8,7 @@ import torch
 from conftest import make_corpus
 from transformers import DataCollatorForLanguageModeling
 
-from llm2rec_kit import backbone
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import MNTP, Backbone, SettingsError
 from llm2rec_kit.training import mntp
 

@@ -15,11 +15,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from test_csft import bracketed_backbone, bracketed_corpus, official
 
-from llm2rec_kit import backbone
+from llm2rec_kit.fitting import ragged as ragged_arrays
+from llm2rec_kit.fitting.ragged import Ragged, common_prefix, equal, offsets_of, spans
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import ragged as ragged_arrays
 from llm2rec_kit.training import samples
-from llm2rec_kit.training.ragged import Ragged, common_prefix, equal, offsets_of, spans
 from llm2rec_kit.training.samples import prepare
 
 

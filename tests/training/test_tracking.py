@@ -9,9 +9,9 @@ import pytest
 from conftest import make_corpus
 from trained import SETTINGS, same, train, train_contrastive
 
-from llm2rec_kit.reproduction import feasibility
+from llm2rec_kit.fitting import tracking, trainer
+from llm2rec_kit.reproduction.runner import feasibility
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, SettingsError
-from llm2rec_kit.training import tracking, trainer
 
 TRACKIO = """
     import contextvars

@@ -16,10 +16,11 @@ from conftest import make_corpus
 from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
 from transformers import TrainerCallback
 
-from llm2rec_kit import backbone
 from llm2rec_kit.corpus import mix
+from llm2rec_kit.fitting import checkpoints, trainer
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
-from llm2rec_kit.training import checkpoints, contrastive, csft, mntp, trainer
+from llm2rec_kit.training import contrastive, csft, mntp
 
 
 def losses(history, name="loss"):

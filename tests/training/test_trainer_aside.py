@@ -10,10 +10,11 @@ import pytest
 import torch
 from trained import SETTINGS, csft_parts, tiny, train
 
-from llm2rec_kit import backbone
+from llm2rec_kit.fitting import checkpoints, trainer
+from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import checkpoints, csft, trainer
+from llm2rec_kit.training import csft
 
 PLACE = Backbone(device="cpu")
 

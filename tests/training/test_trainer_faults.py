@@ -17,7 +17,8 @@ from trained import ended, same, start_child, train, train_contrastive
 from transformers import PreTrainedModel, TrainerCallback
 
 from llm2rec_kit import runs
-from llm2rec_kit.training import checkpoints, csft, lora, trainer
+from llm2rec_kit.fitting import checkpoints, lora, trainer
+from llm2rec_kit.training import csft
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm2rec_kit.training import trainer
+from llm2rec_kit.fitting import trainer
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import pytest
 import torch
 from trained import SETTINGS, csft_parts, ended, same, start_child, tiny, train, train_contrastive, train_mntp
 
-from llm2rec_kit import backbone
+from llm2rec_kit.fitting import checkpoints, distributed, trainer
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import Contrastive
-from llm2rec_kit.training import checkpoints, contrastive, csft, ranks, trainer
+from llm2rec_kit.training import contrastive, csft
 
 
 def free_port() -> str:
@@ -68,8 +69,8 @@ def test_two_processes_learn_what_one_does(tmp_path, work):
 
 
 def as_rank(monkeypatch, rank: int, world: int) -> None:
-    monkeypatch.setattr(ranks, "rank", lambda: rank)
-    monkeypatch.setattr(ranks, "world", lambda: world)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "world", lambda: world)
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -84,7 +85,7 @@ def test_every_row_is_seen_once_and_the_sums_add_up(monkeypatch, world):
         parts = []
         for rank in range(world):
             as_rank(monkeypatch, rank, world)
-            parts.append(ranks.share(micro))
+            parts.append(distributed.share(micro))
         assert sum(len(p["labels"]) for p in parts) == n
         assert all(int(p["count"]) == n and len(p["input_ids"]) for p in parts)
         seen = [tuple(ids.tolist()) for p in parts if len(p["labels"]) for ids in p["input_ids"]]
@@ -108,14 +109,14 @@ def test_contrast_shared_out_has_the_gradient_of_the_whole(monkeypatch, world):
     pooled, shares = [], []
     for rank in range(world):
         as_rank(monkeypatch, rank, world)
-        shares.append(ranks.share(micro))
-        monkeypatch.setattr(ranks, "gathered", lambda own: pooled.append(own) or own.repeat(world, 1))
+        shares.append(distributed.share(micro))
+        monkeypatch.setattr(distributed, "gathered", lambda own: pooled.append(own) or own.repeat(world, 1))
         loss(model, shares[-1])
     assert len({len(p) for p in pooled}) == 1  # all_gather wants equal sizes
     total = [torch.zeros_like(g) for g in wanted]
     for rank in range(world):
         parts = [p if r == rank else p.detach() for r, p in enumerate(pooled)]
-        monkeypatch.setattr(ranks, "gathered", lambda own, parts=parts: torch.cat(parts))
+        monkeypatch.setattr(distributed, "gathered", lambda own, parts=parts: torch.cat(parts))
         part, count = loss(model, shares[rank])
         assert (part.item(), count) == (pytest.approx(value.item(), rel=1e-6), n)
         gradients = torch.autograd.grad(part, list(model.model.parameters()), retain_graph=True)
@@ -127,7 +128,7 @@ def test_contrast_shared_out_has_the_gradient_of_the_whole(monkeypatch, world):
 def test_a_tensor_of_another_form_is_not_shared_out_silently():
     micro = {"input_ids": torch.zeros(3, 4), "sources": torch.tensor([0]), "labels": torch.tensor([1]), "count": 1}
     with pytest.raises(ValueError, match="'odd' of a micro-batch has 5 rows"):
-        ranks.take(micro | {"odd": torch.zeros(5)}, torch.tensor([0]))
+        distributed.take(micro | {"odd": torch.zeros(5)}, torch.tensor([0]))
 
 
 def killed_after(step: int, folder: Path) -> None:
@@ -155,7 +156,7 @@ def test_two_processes_that_were_killed_go_on_as_one(tmp_path):
 def fails_on_one(folder: Path) -> None:
     def loss(model, micro):
         value, n = csft.loss(model, micro)
-        return (value * np.nan if ranks.rank() == 1 and model.training else value), n
+        return (value * np.nan if distributed.rank() == 1 and model.training else value), n
 
     with pytest.raises(trainer.TrainingError, match="The loss of step 1 is nan"):
         train(folder, loss=loss)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from llm2rec_kit import backbone, kernels
+from llm2rec_kit.fitting import lora, trainer
+from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.settings import CSFT, Backbone, SettingsError
-from llm2rec_kit.training import csft, lora, trainer
+from llm2rec_kit.training import csft
 
 PROBE = torch.tensor([[7, 40, 90, 200, 13, 300]])
 

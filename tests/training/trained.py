@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from conftest import make_corpus
 
-from llm2rec_kit import backbone
+from llm2rec_kit.fitting import trainer
+from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import contrastive, csft, mntp, samples, trainer
+from llm2rec_kit.training import contrastive, csft, mntp, samples
 
 TINY = Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
 SETTINGS = CSFT(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, save_every=3, evaluate_every=3)

@@ -16,13 +16,12 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit import own_parts
 from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
-from llm2rec_kit.ranges import clipped
-from llm2rec_kit.settings import Data
+from llm2rec_kit.settings import Data, own_parts
+from llm2rec_kit.settings.ranges import clipped
 from llm2rec_kit.storage import expanded, known_digest
 
 MODULES = {

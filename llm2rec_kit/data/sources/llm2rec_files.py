@@ -42,7 +42,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, folder_of, listing, mended, note_items
 from llm2rec_kit.settings import Data
 from llm2rec_kit.storage import expanded, write_json, writing_folder
-from llm2rec_kit.tab_separated import PANDAS_MISSING
+from llm2rec_kit.storage.tab_separated import PANDAS_MISSING
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id"]

@@ -33,8 +33,8 @@ from llm2rec_kit.data.sources import (
     require_columns,
     sound,
 )
-from llm2rec_kit.ranges import clipped
 from llm2rec_kit.settings import Data, SettingsError
+from llm2rec_kit.settings.ranges import clipped
 from llm2rec_kit.storage import expanded, fault
 
 KINDS = (".parquet", ".csv")

@@ -1,0 +1,258 @@
+"""A trained recommender read back from a run: what it recommends after any history, of items that no training saw, too.
+
+Weights are kept for the first seed of a run; the rest of an item table, the frozen embeddings, is read from the run's tables.
+A title that is no item of the catalogue (a *cold* item) gets its row from its embedding, behind the same adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from llm2rec_kit import geometry
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream import evaluation, item_table
+from llm2rec_kit.results import weights
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import own_parts
+
+FOUND = 20  # titles that a search shows
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A recommender with its item table, over one domain's corpus, ready to recommend.
+
+    place    turns embeddings (m, dim) of further titles into rows of the item table (m, hidden); None where it has no text.
+    vectors  the catalogue's embeddings (N, dim), where it has.
+    new      titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
+    """
+
+    corpus: Corpus
+    model: nn.Module
+    item_table: nn.Module
+    name: str
+    place: Callable[[np.ndarray], torch.Tensor] | None = None
+    vectors: np.ndarray | None = None
+    new: tuple[str, ...] = ()
+    rows: torch.Tensor | None = None
+
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """The item table, float32 (N + 1, hidden), with a row more for each new title."""
+        with torch.no_grad():
+            items = self.item_table()
+        return items if self.rows is None else torch.cat([items, self.rows])
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """Titles of items 1..N and of the new ones: `titles[i - 1]` is item i's."""
+        return [*self.corpus.titles, *self.new]
+
+    @torch.no_grad()
+    def adding(self, titles: Sequence[str], embeddings: np.ndarray) -> Trained:
+        """The same recommender over a catalogue with `titles` behind it; `embeddings` (m, dim) are as its table's encoder gives them.
+
+        Raises ValueError where the table has no text, so that nothing tells where a title belongs.
+        """
+        self.check_places()
+        rows = self.place(embeddings)
+        rows = rows if self.rows is None else torch.cat([self.rows, rows])
+        return replace(self, new=(*self.new, *titles), rows=rows)
+
+    def check_places(self) -> None:
+        """Raise ValueError where no row can be made for a title that is no item."""
+        if self.place is None:
+            raise ValueError(
+                f"{self.name} knows an item by a vector that training learned from its purchases, and a title without any has "
+                "none: nothing says where it belongs. Take a recommender over embeddings of text, or titles of the catalogue."
+            )
+
+    def far(self, embeddings: np.ndarray) -> np.ndarray:
+        """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
+
+        An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
+        """
+        return geometry.nearest_cosines(embeddings, self.vectors) < self._usual
+
+    @cached_property
+    def _usual(self) -> float:
+        return geometry.usual_cosine(self.vectors)
+
+    def find(self, title: str) -> list[int]:
+        """Ids of the catalogue's items with this title (`Titles.find`)."""
+        return self._items.find(title)
+
+    @cached_property
+    def _items(self) -> Titles:
+        return Titles(self.corpus.items)
+
+    @torch.no_grad()
+    def scores(self, history: Sequence[int]) -> np.ndarray:
+        """Score of every item after `history` (item ids, oldest first; the window's last are read): float32 (N + new,).
+
+        Raises ValueError for an empty history or an id out of range.
+        """
+        ids, last = np.asarray(history, dtype=np.int64)[-self.corpus.max_history :], len(self.table) - 1
+        if not len(ids) or ids.min() < 1 or ids.max() > last:
+            raise ValueError(f"A history is one item id at least, each 1..{last}; found {list(history)!r:.80}.")
+        states = self.model(F.embedding(torch.from_numpy(ids)[None], self.table))
+        return (self.table[1:] @ states[0, -1]).numpy()
+
+    def top(
+        self, history: Sequence[int], k: int = 10, *, exclude_seen: bool = False, without: Collection[int] = ()
+    ) -> pl.DataFrame:
+        """The k best items: rank, item, title, score; without those in `history` where `exclude_seen`, and never `without`."""
+        scores = self.scores(history)
+        left_out = [*without, *(history if exclude_seen else ())]
+        scores[np.asarray(left_out, dtype=np.int64) - 1] = -np.inf
+        best = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
+        titles = [self.titles[at] for at in best]
+        return pl.DataFrame(
+            {
+                "rank": np.arange(1, len(best) + 1),
+                "item": best + 1,
+                "title": pl.Series(titles, dtype=pl.String),
+                "score": scores[best],
+            }
+        )
+
+
+class Titles:
+    """Items by their titles; by the plain ones, where the text that is read of an item has more than its title."""
+
+    def __init__(self, items: pl.DataFrame) -> None:
+        shown = "plain_title" if "plain_title" in items.columns else "title"
+        self._exact: dict[str, list[int]] = {}
+        self._alike: dict[str, list[int]] = {}
+        for item, title in enumerate(items[shown].to_list(), 1):
+            self._exact.setdefault(title, []).append(item)
+            self._alike.setdefault(self._plain(title), []).append(item)
+
+    def far(self, embeddings: np.ndarray) -> np.ndarray:
+        """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
+
+        An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
+        """
+        return geometry.nearest_cosines(embeddings, self.vectors) < self._usual
+
+    @cached_property
+    def _usual(self) -> float:
+        return geometry.usual_cosine(self.vectors)
+
+    def find(self, title: str) -> list[int]:
+        """Ids of the items of this title: those that have it to the letter, else in any case and spacing; [] without any."""
+        return self._exact.get(title) or self._alike.get(self._plain(title), [])
+
+    @staticmethod
+    def _plain(title: str) -> str:
+        return " ".join(title.casefold().split())
+
+
+def search(items: pl.DataFrame, text: str) -> pl.DataFrame:
+    """Items whose title holds every word of `text`, in any case: (item, title), the first few."""
+    held = pl.lit(True)
+    for word in text.lower().split():
+        held = held & pl.col("title").str.to_lowercase().str.contains(word, literal=True)
+    return items.filter(held).select("item", "title").head(FOUND)
+
+
+def load(
+    run: Run, domain: str, recommender: str, embedding: str, part: tuple[Corpus, np.ndarray], tables: dict[str, np.ndarray]
+) -> Trained:
+    """The recommender of `run` whose weights are current; `part` and `tables` as `evaluation.train_many` takes them.
+
+    Raises ValueError where the run kept none, ArtefactError where they are damaged.
+    """
+    kept = weights.kept(run, domain, recommender, embedding)
+    if not kept:
+        raise ValueError(
+            f"{run} kept no weights of {recommender} over {embedding!r} in {domain!r} that are of what it holds now. Run "
+            "notebooks/04_downstream_eval.ipynb, with `force` where its evaluations are older than kept weights."
+        )
+    corpus, ids = part
+    stage, kind = item_table.parse(embedding)
+    asked = run.manifest(kept)["settings"]
+    made_by = asked.pop(own_parts.KEY, "")
+    if made_by and own_parts.find("recommender", recommender).digest != made_by:
+        raise ValueError(
+            f"{kept} of run {run.name!r} was trained by another version of the {own_parts.find('recommender', recommender)} than the "
+            "one here. Run notebooks/04_downstream_eval.ipynb again: it trains with this one."
+        )
+    settings = S.Evaluation(**asked)
+    vectors = tables[stage][ids] if stage else None
+    both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
+    both.load_state_dict(load_file(weights.file(run, kept)))
+    both.eval()
+    place = None if vectors is None else partial(_rows, both[1], vectors[1:], settings)
+    return Trained(
+        corpus, both[0], both[1], f"{recommender} over {embedding}", place, None if vectors is None else vectors[1:]
+    )
+
+
+@torch.no_grad()
+def _rows(table: item_table.ItemTable, catalogue: np.ndarray, settings: S.Evaluation, new: np.ndarray) -> torch.Tensor:
+    """Rows (m, hidden) of `new` embeddings (m, dim), normalised by the mean and variances of the catalogue's (N, dim)."""
+    return table.rows(item_table.normalised(np.asarray(new, np.float32), catalogue, settings.normalise, settings.scale))
+
+
+def of_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corpus | None = None) -> Trained:
+    """`load` from the run alone; `corpus` is the run's, where it has been read already. Raises as `load`."""
+    corpus = corpus or Corpus.load(run.require("corpus"))
+    return load(run, domain, recommender, embedding, corpus.select([domain]), _tables(run, embedding))
+
+
+def _tables(run: Run, embedding: str) -> dict[str, np.ndarray]:
+    """The embeddings that a table stands on, by stage; none for ids."""
+    stage = item_table.parse(embedding)[0]
+    return item_table.read(run, [stage]) if stage else {}
+
+
+def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> bool:
+    """Whether the run has current weights of this recommender in every domain of the corpus."""
+    return all(weights.kept(run, domain, recommender, embedding) for domain in corpus.domains)
+
+
+def across_domains(
+    run: Run, corpus: Corpus, recommender: str, embedding: str, k: int = 10
+) -> Callable[[Sequence[int]], np.ndarray]:
+    """A function from a history of the corpus's item ids, all of one domain, to the k best items that it does not hold.
+
+    The recommender of each domain is read when first asked. Raises ValueError as `load` does.
+    """
+    domain_of = corpus.items["domain"].to_list()
+    tables = _tables(run, embedding)
+    loaded: dict[str, tuple[Trained, np.ndarray]] = {}
+
+    def recommend(history: Sequence[int]) -> np.ndarray:
+        domain = domain_of[int(history[-1]) - 1]
+        if domain not in loaded:
+            part = corpus.select([domain])
+            loaded[domain] = load(run, domain, recommender, embedding, part, tables), part[1]
+        model, ids = loaded[domain]
+        best = model.top(np.searchsorted(ids, np.asarray(history)), k, exclude_seen=True)
+        return ids[best["item"].to_numpy()]
+
+    return recommend
+
+
+def side_by_side(models: dict[str, Trained], target: int, k: int = 10) -> pl.DataFrame:
+    """The top k of each model for one test target (an index into `sequence`), a column a model; `>` marks the truth."""
+    corpus = next(iter(models.values())).corpus
+    truth = int(corpus.sequence[target])
+    columns = {"rank": np.arange(1, k + 1)}
+    for name, model in models.items():
+        top = model.top(corpus.history(target), k)
+        marks = ["> " if item == truth else "" for item in top["item"]]
+        titles = [mark + title for mark, title in zip(marks, top["title"], strict=True)]
+        columns[name] = titles + [""] * (k - len(titles))
+    return pl.DataFrame(columns)

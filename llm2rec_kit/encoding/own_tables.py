@@ -1,0 +1,117 @@
+"""Own tables: item vectors that a user brings, read into the rows of a corpus, or refused with what does not fit.
+
+The file is an .npy array of two dimensions. Its rows are the corpus's items 1..N in order, with or without a row of zeros in
+front; or, where `<file>.ids.txt` lies beside it, a line of that a row: the item's id in the source.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2rec_kit import geometry, storage
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.encoding import title_files
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import SettingsError
+
+
+def ids_file(file: Path) -> Path:
+    """Where the ids of the rows in `file` may lie: vectors.npy has vectors.ids.txt."""
+    return file.with_suffix(".ids.txt")
+
+
+def contents(file: str) -> dict[str, str]:
+    """What tells this table from another: the sha256 of its files."""
+    path = storage.expanded(file)
+    files = {"own": path} | ({"own_ids": ids_file(path)} if ids_file(path).is_file() else {})
+    return {name: storage.known_digest(one) for name, one in files.items()}
+
+
+def make(run: Run, name: str, file: str, corpus: Corpus, *, force: bool = False) -> Path:
+    """Make `embeddings/<name>` of the run from the user's file, or reuse it; raises as `read`, before anything is written."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        table, more = read(name, file, corpus)
+        np.save(folder / f"{name}.npy", table)
+        norm, rank = float(np.linalg.norm(table[1:], axis=1).mean()), geometry.effective_rank(table[1:])
+        about = {"stage": "own", "items": corpus.n_items, "dim": table.shape[1], "mean_norm": norm, "effective_rank": rank}
+        return about | {"rows_of_no_item": more}
+
+    return run.make(f"embeddings/{name}", build, settings=contents(file), inputs=["corpus"], force=force)
+
+
+def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
+    """The table (N + 1, dim) float32 with the padding row in front, and how many rows of the file are no item of the corpus.
+
+    Raises SettingsError where the file is missing, no array of numbers of two dimensions, or holds NaN or infinity; without ids
+    where it has not a row an item; with ids where those are not one a row, one stands twice, an item has none, or the corpus
+    has two items of one id.
+    """
+    path = storage.expanded(file)
+    vectors = _array(name, path)
+    if ids_file(path).is_file():
+        found, more = _by_id(name, path, vectors, corpus)
+    else:
+        found, more = _in_order(name, path, vectors, corpus.n_items), 0
+    bad = ~np.isfinite(found).all(1)
+    if bad.any():
+        raise SettingsError(_wrong(name, path, f"{bad.sum()} items have NaN or infinity, first item {bad.argmax() + 1}"))
+    return np.concatenate([np.zeros((1, found.shape[1]), np.float32), found]), more
+
+
+def _array(name: str, path: Path) -> np.ndarray:
+    """The file's array, not yet in memory."""
+    if why := storage.fault(path):
+        raise SettingsError(f"encoding_own, {name}: {path} {why}")
+    try:
+        vectors = np.load(path, mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise SettingsError(_wrong(name, path, f"it is no .npy file of numbers ({str(error)[:100]})")) from None
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
+        raise SettingsError(
+            _wrong(name, path, f"it holds {getattr(vectors, 'dtype', 'no array')} of shape {np.shape(vectors)}")
+        )
+    return vectors
+
+
+def _in_order(name: str, path: Path, vectors: np.ndarray, n_items: int) -> np.ndarray:
+    padded = len(vectors) == n_items + 1 and not np.any(vectors[0])
+    if len(vectors) != n_items and not padded:
+        raise SettingsError(
+            _wrong(
+                name,
+                path,
+                f"it has {len(vectors):,} rows, and the corpus has {n_items:,} items. Give a row an item in the order of the corpus "
+                f"(corpus/items.parquet), one of zeros in front or none; or put the id of each row, a line each, into {ids_file(path)}",
+            )
+        )
+    return _float32(vectors[1:] if padded else vectors)
+
+
+def _by_id(name: str, path: Path, vectors: np.ndarray, corpus: Corpus) -> tuple[np.ndarray, int]:
+    ids, wanted = title_files.read(ids_file(path)), corpus.items["source_id"].to_list()
+    if len(ids) != len(vectors):
+        raise SettingsError(_wrong(name, path, f"it has {len(vectors):,} rows and {len(ids):,} ids"))
+    for what, values in (("its ids", ids), ("the items of the corpus (several domains?)", wanted)):
+        if twice := [one for one, n in Counter(values).items() if n > 1]:
+            raise SettingsError(
+                _wrong(name, path, f"of {what} {len(twice):,} stand more than once, such as {twice[0]!r:.60}")
+            )
+    row = {one: k for k, one in enumerate(ids)}
+    if lacking := [one for one in wanted if one not in row]:
+        shown = ", ".join(f"{one!r:.60}" for one in lacking[:3])
+        raise SettingsError(_wrong(name, path, f"{len(lacking):,} of {len(wanted):,} items have no row, such as {shown}"))
+    return _float32(vectors[[row[one] for one in wanted]]), len(ids) - len(wanted)
+
+
+def _float32(vectors: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named by `read`
+        return np.array(vectors, dtype=np.float32)
+
+
+def _wrong(name: str, path: Path, what: str) -> str:
+    return f"encoding_own, {name}: {path} is no table for this corpus: {what}."

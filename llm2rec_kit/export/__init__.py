@@ -1,0 +1,1 @@
+"""The product out: encoder and tables in the layouts of other tools."""

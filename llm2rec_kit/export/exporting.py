@@ -1,0 +1,351 @@
+"""Export: take an encoder or an embedding table away, in the form that another tool reads.
+
+Nothing here is kept in a run: an export is a copy, written whole or not at all, with what made it beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.export import projector, recommender_files
+from llm2rec_kit.runs import ArtefactError, Run, provenance
+from llm2rec_kit.storage import expanded, tab_separated, write_json, write_text, writing_folder
+
+
+def export(
+    run: Run,
+    kind: str,
+    to: str | Path,
+    stage: str = "contrastive",
+    *,
+    recommender: str = "",
+    domain: str = "",
+    trust_remote_code: bool = False,
+) -> Path:
+    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS; returns
+    the folder.
+
+    `recommender` and `domain` say which of those trained over the embedding (`recommend.pick`), for the formats OF_A_RECOMMENDER.
+    `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
+    be another's.
+
+    Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder that
+    holds something, ArtefactError where the run has no such embedding.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
+    if kind not in OF_A_RECOMMENDER and (recommender or domain):
+        raise ValueError(
+            f"The format {kind} has no recommender or domain to choose; those of {', '.join(OF_A_RECOMMENDER)} have."
+        )
+    to = _folder(to)
+    if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
+        _require_embedding(run, stage)
+    asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
+    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
+    with writing_folder(to) as part:
+        if told := FORMATS[kind](run, stage, part, to.name, **asked):
+            print(f"{to}: {told}", flush=True)
+    return to
+
+
+def _require_embedding(run: Run, stage: str) -> None:
+    if not run.has(f"embeddings/{stage}"):
+        there = [name.split("/")[1] for name in run.names("embeddings")]
+        raise ArtefactError(
+            f"Run {run.name!r} has no embedding {stage!r}; it has {there or 'none'}. notebooks/03_item_embedding.ipynb makes "
+            "them, further ones by its parameters encoding_variants and encoding_baselines."
+        )
+    run.require(f"embeddings/{stage}")
+
+
+def _folder(to: str | Path) -> Path:
+    """The folder that an export becomes, without links and `..`; ValueError where it holds something, or is none."""
+    try:
+        to = expanded(to).resolve()
+        free = not to.exists() or (to.is_dir() and not any(to.iterdir()))
+    except (OSError, RuntimeError) as error:  # a loop of links, a closed folder, a home that nobody has
+        raise ValueError(f"Nothing can be written to {to}: {error}") from None
+    if not free:
+        raise ValueError(f"{to} exists and is not an empty folder. An export goes to a folder of its own.")
+    return to
+
+
+def sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
+    """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
+    encoder_of(run, stage, trust_remote_code=trust_remote_code).save(to, card(run, stage))
+    return ""
+
+
+def npy(run: Run, stage: str, to: Path, name: str) -> str:
+    """embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how it
+    was made."""
+    shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
+    recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
+    about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": provenance()["versions"]}
+    write_json(to / "embeddings.json", about)
+    return ""
+
+
+def recbole(run: Run, stage: str, to: Path, name: str) -> str:
+    """RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
+
+    Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
+    interaction's place in its user's sequence as its time: RecBole orders by it. What it would misread is changed, which the
+    .yaml says: a space in front of a title is none of its tokens.
+    """
+    corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
+    users = np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets))
+    times = corpus.times if corpus.times is not None else np.arange(len(users)) - corpus.offsets[users] + 1  # 0 is no time
+    inter = {"user_id:token": users, "item_id:token": corpus.sequence, "timestamp:float": times}
+    tab_separated.write(pl.DataFrame(inter), to / f"{name}.inter")
+    texts = {"title": "title:token_seq", "domain": "domain:token", "source_id": "original_id:token"}
+    items = corpus.items.select(pl.col("item").alias("item_id:token"), *(pl.col(c).alias(to_) for c, to_ in texts.items()))
+    told = tab_separated.write(items, to / f"{name}.item")
+    with (to / f"{name}.itememb").open("w") as file:
+        file.write("iid:token\tiemb:float_seq\n")
+        for item, row in enumerate(table[1:], 1):
+            file.write(f"{item}\t{' '.join(f'{x:.9g}' for x in row)}\n")
+    write_text(to / f"{name}.yaml", _recbole_settings(corpus, name, told))
+    return told
+
+
+def tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
+    """What TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row an item;
+    the padding row is left out."""
+    corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
+    columns = [pl.col(c).cast(pl.String) for c in ("category", "domain") if c in corpus.items.columns]
+    popularity = np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:]
+    metadata = corpus.items.select("title", *columns, pl.Series("interactions", popularity), "item")
+    return projector.write(to, {"tensors": (f"{run.name} {stage}", table[1:])}, metadata, digits=9)
+
+
+FORMATS: dict[str, Callable[..., str]] = {
+    "sentence-transformers": sentence_transformers,
+    "npy": npy,
+    "recbole": recbole,
+    "projector": tensorboard,
+    "adapted": recommender_files.adapted,
+    "recommender": recommender_files.recommender,
+    "faiss": recommender_files.index,
+}
+OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
+
+
+def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
+    """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
+    import dataclasses
+
+    from llm2rec_kit import settings as S
+    from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
+
+    how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
+    where = {k: v for k, v in made.items() if k in ("device", "dtype")}
+    place = S.Backbone(**where, trust_remote_code=trust_remote_code)
+    if how["stage"] == "baseline":
+        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
+    names = ("attention", "pooling", "normalise", "max_tokens")
+    if any(name not in how for name in names):
+        raise ArtefactError(
+            f"The encoder of embedding {stage!r} is {how.get('encoder', 'not known, its vectors are your own')}, which is not the "
+            "run's to load or to write. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
+        )
+    return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
+
+
+def card(run: Run, stage: str) -> str:
+    """A model card in Markdown: what the encoder is, how and on what it was trained, with which results, how to load it.
+
+    Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
+    """
+    how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
+    trained = _training(run, how["encoder"])
+    data = "What it was trained on" if trained else "The run's data"
+    if "synthetic" in corpus["source"].split(" + "):  # a mix names the sources of its parts
+        data += " (synthetic: made from a seed, no real shop)"
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: feature-extraction",
+        f"tags: [sentence-transformers, recommendation{', llm2rec' * bool(trained)}]",
+        "---",
+        f"# Item encoder of run {run.name}, embedding {stage}",
+        "",
+        f"{_texts(run)} to vectors of {how['dim']} numbers: {_reading(how)}. {_origin(run, how)}",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        'vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])',
+        "```",
+        "",
+        f"## {data}",
+        "",
+        f"Source {corpus['source']}, split {corpus['split']}. {_seen(run, how, corpus['train_domains'])} All domains:",
+        "",
+        _markdown(corpus["statistics"]),
+        "",
+        "## How it was trained",
+        "",
+        _markdown(trained) or "Not by this run.",
+        "",
+        "## Results",
+        "",
+        _results(run, stage),
+        "",
+        "## Written with",
+        "",
+        ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(run: Run, stage: str) -> np.ndarray:
+    return np.load(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), mmap_mode="r")
+
+
+def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
+    """How RecBole loads the files: the embeddings as weights of the item id, and the kit's own split."""
+    rules = set(corpus.split_rules.values())
+    rule = {"LS": "valid_and_test"} if rules == {"leave_one_out"} else {"RS": [0.8, 0.1, 0.1]}
+    settings = {
+        "dataset": name,
+        "field_separator": "\t",
+        "seq_separator": " ",
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "TIME_FIELD": "timestamp",
+        "load_col": {
+            "inter": ["user_id", "item_id", "timestamp"],
+            "item": ["item_id", "title", "domain"],
+            "itememb": ["iid", "iemb"],
+        },
+        "additional_feat_suffix": ["itememb"],
+        "alias_of_item_id": ["iid"],
+        "preload_weight": {"iid": "iemb"},
+        "MAX_ITEM_LIST_LENGTH": corpus.max_history,
+        "eval_args": {
+            "split": rule,
+            "group_by": "user" if "LS" in rule else "none",
+            "order": "TO",
+            "mode": "full",
+        },
+    }
+    import yaml
+
+    head = "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n"
+    if told:
+        head += f"# {name}.item: {told}\n"
+    if "RS" in rule and len(corpus.domains) > 1:
+        head += "# The kit splits each domain by itself, RecBole all together here: for the kit's samples export a run of one domain.\n"
+    return head + yaml.safe_dump(settings, sort_keys=False)
+
+
+def _texts(run: Run) -> str:
+    """What the run's items are read as: titles, or texts made of more."""
+    made = run.manifest("corpus")["settings"]
+    if "plain_title" not in pl.read_parquet_schema(run.require("corpus") / "items.parquet"):
+        return "Item titles"
+    if made["source"] == "mix":  # each part has its own template
+        return "Item texts, titles with further fields or cut,"
+    return f"Item texts of the form `{made['text']}`" + f" ({made['text_words']} words at most)" * (made["text_words"] > 0)
+
+
+def _reading(how: dict[str, Any]) -> str:
+    """How the states of a text become one vector, a phrase."""
+    length = f"length {'one' if how['normalise'] == 'unit' else 'as it comes'}"
+    if how["stage"] == "baseline":
+        return f"pooling and attention as the model came with them, {length}"
+    return f"{how['pooling']} pooling over the last hidden states, {how['attention']} attention, {length}"
+
+
+def _origin(run: Run, how: dict[str, Any]) -> str:
+    """Whose weights these are, a sentence: a baseline's, the backbone's, or those of the run's trainings."""
+    if how["stage"] == "baseline":
+        return f"A baseline: {_public(how['encoder'])} with the weights it came with."
+    about = run.record("backbone") if run.has("backbone") else {"name": "a backbone"}
+    start = "random weights" if about.get("from_nothing") else f"{_public(about['name'])} as it came"
+    if not (stages := _stages(how["encoder"])):
+        return f"The backbone of the run, {start}: nothing was trained."
+    return (
+        f"Made by llm2rec_kit after [LLM2Rec](https://arxiv.org/abs/2506.21579) (KDD 2025): {', then '.join(stages.values())}, "
+        f"from {start}."
+    )
+
+
+def _seen(run: Run, how: dict[str, Any], domains: list[str]) -> str:
+    """What of the run's data these weights were trained on, a sentence."""
+    named = ", ".join(domains)
+    if stages := _stages(how["encoder"]):
+        later = ", and then the texts of all their items" * (len(stages) > 1)
+        return f"Training read the training samples of the domains {named}{later}; nothing of others."
+    if how["stage"] != "baseline" and run.has("backbone") and run.record("backbone").get("from_nothing"):
+        return f"Its tokenizer alone was learned, from the texts of the domains {named}."
+    return "The model has learned nothing of it."
+
+
+def _public(name: str) -> str:
+    """A model's hub name, or the last part of its folder's: the rest is of the machine it was on."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _stages(encoder: str) -> dict[str, str]:
+    """The trainings up to artefact `encoder`, in order, with their names for a reader; none for a backbone or a baseline."""
+    names = {"csft": "CSFT", "mntp": "MNTP", "contrastive": "item contrast"}
+    order = list(names)
+    return {name: names[name] for name in (order[: order.index(encoder) + 1] if encoder in order else [])}
+
+
+def _training(run: Run, encoder: str) -> list[dict[str, Any]]:
+    """A row a training stage up to `encoder`: whose step's weights it kept, batch, learning rate, its last numbers."""
+    rows = []
+    for name in _stages(encoder):
+        made = run.manifest(name)
+        numbers = {k: v for k, v in made["record"].items() if isinstance(v, float)}
+        rows.append(
+            {
+                "stage": name,
+                # Patience ends a training before its last step, and what is kept may be the best of it.
+                "weights of step": made["record"].get("kept_step", made["settings"].get("steps")),
+                **{k.replace("_", " "): made["settings"].get(k) for k in ("batch_size", "learning_rate")},
+                "at the end": ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in numbers.items()),
+            }
+        )
+    return rows
+
+
+def _results(run: Run, stage: str) -> str:
+    """The downstream results of this embedding, a row a (domain, recommender)."""
+    from llm2rec_kit.reproduction.report import report
+
+    try:
+        found = report.collect(run)["results"]
+    except (ValueError, ArtefactError):
+        found = {}
+    rows = [
+        {"domain": domain, "recommender": r["recommender"], "seeds": r["seeds"]}
+        | {k: f"{v:.4f}" + f" ± {r['std'][k]:.4f}" * (r["seeds"] > 1) for k, v in list(r["mean"].items())[:4]}
+        for domain, results in found.items()
+        for r in results
+        if r["embedding"] == stage
+    ]
+    return _markdown(rows) or (
+        "No recommender had been trained over it when this was written: notebooks/04_downstream_eval.ipynb does, and "
+        "`llm2rec export` then writes the card anew."
+    )
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; empty without any."""
+    if not rows:
+        return ""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([r[c] for c in head] for r in rows)]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)

@@ -1,0 +1,193 @@
+"""A trained recommender taken away: its weights under the names of torch's own modules, its item vectors, an index of them.
+
+Nothing of the kit is needed to load what is written here: a dozen lines that do it stand in the README beside it. It is no
+torch.export program: those last as long as the torch that wrote them, and the kernels under ours cannot be put into one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor, nn
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream import recommenders, saved_recommender
+from llm2rec_kit.export import recommend
+from llm2rec_kit.results import evaluations, weights
+from llm2rec_kit.runs import Run, provenance
+from llm2rec_kit.storage import write_json, write_text
+
+MANY = 100_000  # items from which an index is approximate: below, comparing with all takes milliseconds
+LACKING = "The format faiss needs an optional package: pip install 'llm2rec-kit[faiss]'."
+OWN_NAMES = {"qkv.": "self_attn.in_proj_", "out.": "self_attn.out_proj.", "inner.": "linear1.", "outer.": "linear2."}
+LOADING = {
+    "SASRec": """\
+sizes = {"d_model": how["hidden"], "nhead": how["heads"], "dim_feedforward": how["inner"]}
+layer = torch.nn.TransformerEncoderLayer(**sizes, activation="gelu", layer_norm_eps=1e-12, batch_first=True)
+model, positions = torch.nn.TransformerEncoder(layer, how["layers"]).eval(), weights.pop("positions")
+model.load_state_dict(weights)
+causal = torch.full((len(history), len(history)), -torch.inf).triu(1)
+state = model((items[history] + positions[: len(history)])[None], mask=causal)[0, -1]""",
+    "GRU4Rec": """\
+model = torch.nn.GRU(how["hidden"], how["hidden"], how["layers"], bias=False, batch_first=True).eval()
+model.load_state_dict(weights)
+state = model(items[history][None])[0][0, -1]""",
+}
+BEFORE = """\
+import json, torch
+from safetensors.torch import load_file
+how, weights = json.load(open("recommender.json")), load_file("recommender.safetensors")
+items, history = weights.pop("items"), [3, 5][-how["max_history"] :]  # rows of items.csv, the oldest first"""
+AFTER = """\
+scores = items @ state.detach()
+scores[[0, *history]] = -torch.inf  # padding, and what the user has
+print(scores.topk(10).indices.tolist())"""
+
+
+def recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+    """recommender.safetensors: the model, under the names of torch's own modules, and `items` float32 (N + 1, hidden), row 0
+    padding; recommender.json; items.csv; adapter.safetensors where a text is read; README.md with what loads it."""
+    from safetensors.torch import save_file
+
+    row, model = _chosen(run, stage, recommender, domain)
+    how = about(run, row, model)
+    save_file(
+        {k: v.clone() for k, v in (as_torch(model.model) | {"items": model.table}).items()}, to / "recommender.safetensors"
+    )
+    if model.place:
+        save_file({k: v.clone() for k, v in model.item_table.adapter.state_dict().items()}, to / "adapter.safetensors")
+    write_items(model.corpus.items, to)
+    write_json(to / "recommender.json", how)
+    write_text(to / "README.md", card(how, adapter=bool(model.place)))
+    return ""
+
+
+def adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+    """adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding; items.csv says
+    which item a row is; adapted.json whose they are."""
+    row, model = _chosen(run, stage, recommender, domain)
+    np.save(to / "adapted.npy", model.table.numpy())
+    write_items(model.corpus.items, to)
+    write_json(to / "adapted.json", about(run, row, model))
+    return ""
+
+
+def index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+    """index.faiss, whose ids are the rows of items.csv: with a recommender its item vectors, for inner products with its states;
+    without, the embeddings at length one, for cosines with a title's."""
+    try:
+        import faiss
+    except ImportError:
+        raise ValueError(LACKING) from None
+    if recommender:
+        row, model = _chosen(run, stage, recommender, domain)
+        items, vectors, what = model.corpus.items, model.table[1:].numpy(), f"item vectors of {model.name}, {row[0]}"
+    else:
+        items = Corpus.load(run.require("corpus")).items
+        vectors = np.load(run.require(f"embeddings/{stage}").with_suffix(".npy"))[1:].astype(np.float32)
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        what = f"embeddings {stage} at length one"
+    kind = "Flat" if len(vectors) < MANY else "HNSW32"
+    found = faiss.index_factory(vectors.shape[1], f"IDMap2,{kind}", faiss.METRIC_INNER_PRODUCT)
+    found.add_with_ids(np.ascontiguousarray(vectors), np.arange(1, len(vectors) + 1, dtype=np.int64))
+    faiss.write_index(found, str(to / "index.faiss"))
+    write_items(items, to)
+    write_json(
+        to / "index.json", {"run": run.name, "vectors": what, "metric": "inner product", "index": kind, "items": len(items)}
+    )
+    return ""
+
+
+def write_items(items: pl.DataFrame, to: Path) -> None:
+    """items.csv: row, the place of an item's vector, and the item's plain columns."""
+    plain = [c for c in items.columns if not items[c].dtype.is_nested()]
+    items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
+
+
+def as_torch(model: nn.Module) -> dict[str, Tensor]:
+    """The model's weights as torch's own modules name them: SASRec's as TransformerEncoder's, and `positions`; GRU4Rec's as
+    GRU's; of another recommender as its own."""
+    state = model.state_dict()
+    if isinstance(model, recommenders.GRU4Rec):
+        return {name.removeprefix("gru."): value for name, value in state.items()}
+    if not isinstance(model, recommenders.SASRec):
+        return state
+    found = {"positions": state.pop("positions.weight")}
+    for name, value in state.items():
+        for own, theirs in OWN_NAMES.items():
+            name = name.replace(f".{own}", f".{theirs}")
+        found[name] = value
+    return found
+
+
+def about(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained) -> dict[str, Any]:
+    """What a reader of the weights has to know: sizes, what it was trained over, and how well it ranked the test targets."""
+    evaluation = weights.kept(run, *row)
+    made, record = S.Evaluation(**run.manifest(evaluation)["settings"]), run.record(evaluation)
+    sizes = {name: getattr(made, name) for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
+    return {
+        **dict(zip(evaluations.OF, row, strict=True)),
+        **sizes,
+        "max_history": model.corpus.max_history,
+        "items": model.corpus.n_items,
+        "run": run.name,
+        "seed": record["seed"],
+        "test_samples": record.get("samples"),
+        "metrics": record["metrics"],
+        "versions": provenance()["versions"],
+    }
+
+
+def snippet(name: str) -> str:
+    """A dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder; "" for one
+    that is not the kit's."""
+    return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
+
+
+def card(how: dict[str, Any], *, adapter: bool) -> str:
+    """The README, a model card in Markdown."""
+    loads = snippet(how["recommender"])
+    loading = (
+        f"```python\n{loads}```"
+        if loads
+        else "The weights are named as in the code of this recommender, which is not the kit's."
+    )
+    results = "\n".join(f"| {name} | {value:.4f} |" for name, value in how["metrics"].items())
+    normalised = (
+        ""
+        if how["normalise"] == "none" and how["scale"] == 1
+        else f", normalised ({how['normalise']}, times {how['scale']})"
+    )
+    new = (
+        f"\n## An item that nobody has bought\n\nIts row is its embedding ({how['embedding']}, by the encoder of the run"
+        f"{normalised}) behind the adapter, `adapter.safetensors`: `embedding @ weight.T + bias` where that is linear. Put it "
+        "under `items`.\n"
+    )
+    return f"""---
+tags: [recommendation, sequential-recommendation, llm2rec]
+---
+# {how["recommender"]} over {how["embedding"]}, {how["domain"]}
+
+A recommender of run {how["run"]}, made by llm2rec_kit after [LLM2Rec](https://arxiv.org/abs/2506.21579) (KDD 2025): {how["items"]:,} items, a history of
+{how["max_history"]} at most, states of {how["hidden"]} numbers. `recommender.safetensors` holds the model and the item vectors `items`, row 0 padding; `items.csv` says
+which item a row is; `recommender.json` all sizes.
+
+{loading}
+{new if adapter else ""}
+## Results
+
+Of this training (seed {how["seed"]}), each of {how["test_samples"]} test targets among all items:
+
+| metric | mean |
+|---|---:|
+{results}
+"""
+
+
+def _chosen(run: Run, stage: str, recommender: str, domain: str) -> tuple[tuple[str, str, str], saved_recommender.Trained]:
+    row, corpus = recommend.pick(run, recommender=recommender, embedding=stage, domain=domain)
+    return row, saved_recommender.of_run(run, *row, corpus)

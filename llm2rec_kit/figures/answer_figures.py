@@ -1,0 +1,67 @@
+"""Static figures of notebook 07: the arms of a question with their intervals, and beside them what the tests say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from llm2rec_kit.figures.figures import PALETTE, _caption, _figure
+from llm2rec_kit.figures.results_figures import MARKERS
+
+TOLD = {"better": PALETTE[0], "worse": PALETTE[5]}
+UNTOLD = "#777777"
+
+
+def answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, counted: str) -> Figure:
+    """One question: left each arm's mean, right the paired differences; a row of panels a recommender.
+
+    `arms` and `tests` are those of `questions.Answer`; `counted` says n and seeds in the caption.
+    """
+    recommenders = arms["recommender"].unique(maintain_order=True).to_list()
+    most = max(rows.filter(recommender=r).height for rows in (arms, tests) for r in recommenders)
+    figure, axes = _figure(2, len(recommenders), height=0.34 * most + 1.2, width=4.6, sharex="col")
+    for (left, right), name in zip(axes, recommenders, strict=True):
+        _arms(left, arms.filter(recommender=name))
+        _differences(right, tests.filter(recommender=name))
+        left.set(title=name)
+        right.set(title="after minus before")
+        for ax in (left, right):
+            ax.locator_params(axis="x", nbins=4)  # small differences have long numbers: more would lie over one another
+    axes[-1, 0].set_xlabel(metric)
+    axes[-1, 1].set_xlabel(f"difference in {metric}")
+    figure.suptitle(title, fontsize=11)
+    _caption(
+        figure,
+        f"{counted}. Dots: mean over seeds; whiskers: 95% bootstrap interval over users; on the right, of the paired difference.\n"
+        "Filled: a difference that the paired tests of this question allow (Holm); open: no detectable difference.",
+    )
+    return figure
+
+
+def _arms(ax: Any, rows: pl.DataFrame) -> None:
+    for k, row in enumerate(rows.iter_rows(named=True)):
+        style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5, "linewidth": 1.2}
+        ax.errorbar(row["mean"], -k, xerr=_reach(row, "mean"), capsize=3, **style)
+    ax.set_yticks([-k for k in range(len(rows))], rows["arm"].to_list(), fontsize=8)
+    ax.margins(y=0.2)
+    ax.grid(axis="x", color="#EEEEEE")
+
+
+def _differences(ax: Any, rows: pl.DataFrame) -> None:
+    for k, row in enumerate(rows.iter_rows(named=True)):
+        paint = TOLD.get(row["verdict"], UNTOLD)
+        face = paint if row["verdict"] in TOLD else "white"
+        style = {"color": paint, "markerfacecolor": face, "markersize": 5, "linewidth": 1.2}
+        ax.errorbar(row["difference"], -k, xerr=_reach(row, "difference"), fmt="o", capsize=3, **style)
+    ax.axvline(0, color="#444444", linewidth=0.8)
+    names = [f"{row['before']} → {row['after']}" for row in rows.iter_rows(named=True)]
+    ax.set_yticks([-k for k in range(len(rows))], names, fontsize=8)
+    ax.margins(y=0.2)
+    ax.grid(axis="x", color="#EEEEEE")
+
+
+def _reach(row: dict[str, Any], value: str) -> list[list[float]]:
+    # A percentile interval may lie beside the mean where few users carry it all.
+    return [[max(0.0, row[value] - row["low"])], [max(0.0, row["high"] - row[value])]]

@@ -1,0 +1,158 @@
+"""Static figures of notebook 06: the paper's Figures 4 and 5 with ours beside them, and which way the differences point."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from llm2rec_kit.figures.figures import OTHER, PALETTE, _caption, _figure, plain_log
+
+MARKERS = ("o", "s", "^", "D")
+WAYS = {  # agreement: colour, marker
+    "same way": (PALETTE[0], "o"),
+    "the other way": (PALETTE[5], "X"),
+    "no detectable difference": (OTHER, "o"),
+    "the paper is of two minds": (PALETTE[3], "D"),
+}
+
+
+def backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
+    """Figure 4: a panel a domain of ours, then one a data set of the paper's; a line of backbones for each model.
+
+    `ours` has domain, backbone, model, `<metric>`, low and high; `printed` is `paper.backbones()`.
+    """
+    panels = [(f"ours: {d}", ours.filter(domain=d)) for d in ours["domain"].unique(maintain_order=True)]
+    panels += [(f"paper: {d}", printed.filter(dataset=d)) for d in printed["dataset"].unique(maintain_order=True)]
+    models = list(dict.fromkeys(m for _, part in panels for m in part["model"]))
+    look = {m: {"color": PALETTE[k], "marker": MARKERS[k % 4]} for k, m in enumerate(models)}
+    figure, axes = _figure(len(panels), height=3.2, width=3.1)
+    for ax, (title, part) in zip(axes[0], panels, strict=True):
+        names = part["backbone"].unique(maintain_order=True).to_list()
+        for k, (model, style) in enumerate(look.items()):
+            rows = part.filter(model=model)
+            if not len(rows):
+                continue
+            at = [names.index(b) + 0.08 * (k - len(look) / 2) for b in rows["backbone"]]
+            reach = [rows[metric] - rows["low"], rows["high"] - rows[metric]] if "low" in rows.columns else None
+            ax.errorbar(at, rows[metric], yerr=reach, capsize=3, linewidth=1, label=model, **style)
+        ax.set(title=title, xticks=range(len(names)), xlim=(-0.5, len(names) - 0.5))
+        ax.set_xticklabels(names, rotation=20, ha="right")
+        ax.grid(axis="y", color="#EEEEEE")
+    axes[0, 0].set_ylabel(metric)
+    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8)
+    _caption(
+        figure,
+        "every panel has its own scale. Ours: whiskers are 95% bootstrap intervals over users; the paper prints none.",
+    )
+    return figure
+
+
+def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
+    """Figure 5: seconds to encode the catalogue against what the embeddings are worth; ours, then the paper's.
+
+    Both have model, seconds and `<metric>`.
+    """
+    figure, axes = _figure(2, height=3.2, width=4.2)
+    for ax, (title, part) in zip(axes[0], (("ours", ours), ("paper: 9,517 titles, one A40", printed)), strict=True):
+        for k, row in enumerate(part.sort(metric).iter_rows(named=True)):
+            at, side = (row["seconds"], row[metric]), ("left", 6) if k % 2 == 0 else ("right", -6)
+            ax.plot(*at, "o", color=PALETTE[k % len(PALETTE)])
+            ax.annotate(
+                row["model"], at, xytext=(side[1], 0), textcoords="offset points", fontsize=8, ha=side[0], va="center"
+            )
+        wide = part["seconds"].max() > 10 * part["seconds"].min()  # on a log scale of less, tick labels lie over one another
+        ax.set(title=title, ylabel=metric, xlabel=f"seconds for the catalogue{', log scale' if wide else ''}")
+        ax.margins(x=0.5, y=0.15)
+        if wide:
+            ax.set_xscale("log")
+            plain_log(ax.xaxis)
+        else:
+            ax.set_xlim(0, 1.8 * part["seconds"].max())  # from nought, or differences of a percent would look like some
+        ax.grid(color="#EEEEEE")
+    _caption(
+        figure,
+        "to the upper left is better. Times are of this machine and this moment, and of the paper's: compare within a panel only.",
+    )
+    return figure
+
+
+def lengths(found: pl.DataFrame, metric: str) -> Figure:
+    """`metric` against the length of the vectors that a recommender reads: a row of panels a domain, a panel a recommender.
+
+    `found` is `starts.results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
+    """
+    domains, recommenders, tables, starts = (
+        found[c].unique(maintain_order=True).to_list() for c in ("domain", "recommender", "embedding", "start")
+    )
+    figure, axes = _figure(len(recommenders), len(domains), height=3.0, width=4.2 if len(recommenders) > 1 else 7.5)
+    for (d, domain), (r, recommender) in itertools.product(enumerate(domains), enumerate(recommenders)):
+        ax = axes[d, r]
+        for (s, start), (t, table) in itertools.product(enumerate(starts), enumerate(tables)):
+            rows = found.filter(domain=domain, recommender=recommender, start=start, embedding=table)
+            _lengths(ax, rows, metric, PALETTE[s], MARKERS[t % len(MARKERS)])
+        ax.set(title=f"{domain}, {recommender}", ylabel=metric, xscale="log")
+        plain_log(ax.xaxis)
+        ax.grid(color="#EEEEEE")
+    for ax in axes[-1]:
+        ax.set_xlabel("mean length of the vectors, log scale")
+    look = [axes[0, 0].plot([], [], color=PALETTE[s], label=f"{start} start")[0] for s, start in enumerate(starts)]
+    look += [
+        axes[0, 0].plot([], [], MARKERS[t % len(MARKERS)], color=OTHER, label=table)[0] for t, table in enumerate(tables)
+    ]
+    figure.legend(handles=look, loc="outside upper center", ncols=min(6, len(look)), fontsize=8)
+    _caption(
+        figure,
+        "joined: the same vectors at other lengths; filled alone: as they come; open: whitened. Whiskers: 95% bootstrap interval over "
+        "users.",
+    )
+    return figure
+
+
+def _lengths(ax: Any, rows: pl.DataFrame, metric: str, colour: str, marker: str) -> None:
+    style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1, "capsize": 2}
+    joined = rows.filter(pl.col("form").str.starts_with("length")).sort("length")
+    for part, line, face in (
+        (joined, "-", colour),
+        (rows.filter(form="as it comes"), "", colour),
+        (rows.filter(form="whitened"), "", "white"),
+    ):
+        mean = part[f"{metric} mean"]
+        reach = [(mean - part[f"{metric} low"]).clip(0), (part[f"{metric} high"] - mean).clip(0)]
+        ax.errorbar(part["length"], mean, yerr=reach, linestyle=line, markerfacecolor=face, **style)
+
+
+def directions(found: pl.DataFrame) -> Figure:
+    """Our difference of every printed comparison (`directions.beside`), a panel a domain, marked by how it agrees.
+
+    `found` has table, domain (with its kind) and n (test users) besides.
+    """
+    domains = found["domain"].unique(maintain_order=True).to_list()
+    rows = [(r, f"{r['table']}, {r['recommender']}: {r['before']} to {r['after']}") for r in found.iter_rows(named=True)]
+    labels = list(dict.fromkeys(label for _, label in rows))
+    width = 4.6 + 2.6 / len(domains)  # the labels stand once, beside the first panel
+    figure, axes = _figure(len(domains), height=0.22 * len(labels) + 1.5, width=width, sharey=True)
+    for ax, domain in zip(axes[0], domains, strict=True):
+        for row, label in rows:
+            if row["domain"] == domain:
+                _difference(ax, row, -labels.index(label))
+        ax.axvline(0, color="#444444", linewidth=0.8)
+        n = found.filter(domain=domain)["n"][0]
+        ax.set(title=f"{domain}, n = {n:,} users", xlabel="our difference in the metric, after minus before")
+        ax.set_yticks([-k for k in range(len(labels))])
+        ax.set_yticklabels(labels, fontsize=8)
+        ax.grid(axis="x", color="#EEEEEE")
+    seen = [way for way in WAYS if way in set(found["agreement"])]
+    handles = [axes[0, 0].plot([], [], WAYS[w][1], color=WAYS[w][0], label=w)[0] for w in seen]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(seen), fontsize=8)
+    _caption(figure, "whiskers: 95% bootstrap interval of the paired difference over users; marks by paired tests (Holm).")
+    return figure
+
+
+def _difference(ax: Any, row: dict[str, Any], y: int) -> None:
+    colour, marker = WAYS[row["agreement"]]
+    reach = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+    ax.errorbar(row["difference"], y, xerr=reach, fmt=marker, color=colour, capsize=2, linewidth=1, markersize=5)

@@ -1,0 +1,189 @@
+"""The figures of a report: curves drawn from the run's artefacts, and what the notebooks kept.
+
+In the report's own curves whatever is no data (text, axes) takes the page's colour, `currentColor`, so one drawing serves a light
+and a dark page. What the notebooks kept was drawn for white paper (white boxes behind labels, black among the groups' colours)
+and stays on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from llm2rec_kit.figures.figures import PlainFigure
+from llm2rec_kit.results import significance
+from llm2rec_kit.runs import Run
+
+WIDTH = 10.5  # inches
+INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
+# Okabe and Ito's colours, those that are told apart on white and on black
+COLOURS = {"raw": "#999999", "csft": "#E69F00", "mntp": "#56B4E9", "contrastive": "#009E73", "id": "#CC79A7"}
+MARKERS = "osD^v"  # a recommender each
+VERDICTS = {"better": "#009E73", "worse": "#D55E00", significance.NOTHING: "#999999"}
+OTHERS = ("#0072B2", "#D55E00", "#F0E442")
+TRAININGS = {
+    "csft": "CSFT, loss a target token",
+    "mntp": "MNTP, loss a hidden token",
+    "contrastive": "Contrast, InfoNCE a title",
+}
+STYLE = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "svg.hashsalt": "llm2rec",
+    "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    **{k: INK for k in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")},
+}
+
+
+def tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
+    """Every tested difference between two embeddings under one recommender, with its 95% interval over users: a panel a domain.
+
+    `comparisons` are the rows of notebook 04's tests by domain; None without any.
+    """
+    shown = {domain: [r for r in rows if significance.within(r)] for domain, rows in comparisons.items()}
+    shown = {domain: rows for domain, rows in shown.items() if rows}
+    if not shown:
+        return None
+    every = [r for rows in shown.values() for r in rows]
+    pairs, names = (
+        list(dict.fromkeys(found))
+        for found in zip(*(((r["before"], r["after"]), r["recommender"]) for r in every), strict=True)
+    )
+    columns = min(len(shown), 3)
+    figure, axes = _figure(columns, -(-len(shown) // columns), height=0.3 * len(pairs) + 1.1, sharey=True)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    for ax, (domain, rows) in zip(axes.flat, shown.items(), strict=False):
+        for r in rows:
+            k = names.index(r["recommender"])
+            y = -pairs.index((r["before"], r["after"])) - 0.44 * (k + 0.5) / len(names) + 0.22
+            reach = [[r["difference"] - r["low"]], [r["high"] - r["difference"]]]
+            look = {"marker": MARKERS[k % len(MARKERS)], "color": VERDICTS.get(r["verdict"], INK)}
+            ax.errorbar(r["difference"], y, xerr=np.maximum(reach, 0), markersize=5, capsize=2, linewidth=1.2, **look)
+        ax.axvline(0, color=INK, linewidth=0.8)
+        ax.set(title=domain, xlabel=f"difference in {rows[0]['metric']}")
+        ax.set(yticks=[-k for k in range(len(pairs))], yticklabels=[f"{a} to {b}" for a, b in pairs])
+    marks = [Line2D([], [], marker=m, color=INK, linestyle="", markersize=5) for m, _ in zip(MARKERS, names, strict=False)]
+    axes[0, 0].legend(marks, names, fontsize=8, frameon=False, labelcolor=INK, loc="best")
+    return figure
+
+
+def losses(run: Run) -> Figure | None:
+    """Training and validation loss along the steps, a panel a training stage that the run has; None without any."""
+    found = {}
+    for stage in TRAININGS:
+        if run.has(stage) and (path := run.file(stage, "history.json")):
+            found[stage] = json.loads(path.read_bytes())
+    if not found:
+        return None
+    figure, axes = _figure(len(found), 1)
+    for ax, (stage, history) in zip(axes[0], found.items(), strict=True):
+        for name, style in (
+            ("loss", {"alpha": 0.75}),
+            ("validation_loss", {"marker": "o", "markersize": 3, "linestyle": "--"}),
+        ):
+            if points := [(row["step"], row[name]) for row in history if name in row]:
+                label = name.replace("_", " ").replace("validation loss", "validation")
+                ax.plot(*zip(*points, strict=True), color=COLOURS[stage], label=label, **style)
+        ax.set(title=TRAININGS[stage], xlabel="step")
+        ax.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
+    """Validation metric along the epochs: a row a domain, a column a recommender, a line an embedding (mean of its seeds,
+    the seeds themselves faint). `records` are those of the trainings, `asked` the domains in their order; None where none
+    has a curve."""
+    records = [r for r in records if r.get("curve")]
+    if not records:
+        return None
+    order = list(COLOURS)
+    records.sort(key=lambda r: order.index(r["embedding"]) if r["embedding"] in order else len(order))
+    domains, names = (list(dict.fromkeys(r[k] for r in records)) for k in ("domain", "recommender"))
+    domains, names = [d for d in asked if d in domains], sorted(names, key=lambda n: n != "SASRec")
+    figure, axes = _figure(len(names), len(domains))
+    spare = iter(OTHERS)
+    colours = {e: COLOURS.get(e) or next(spare, INK) for e in dict.fromkeys(r["embedding"] for r in records)}
+    for at, ax in np.ndenumerate(axes):
+        domain, name = domains[at[0]], names[at[1]]
+        for embedding, colour in colours.items():
+            curves = [
+                r["curve"] for r in records if (r["domain"], r["recommender"], r["embedding"]) == (domain, name, embedding)
+            ]
+            for curve in curves:
+                ax.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=0.8)
+            if curves:
+                ax.plot(*_mean(curves), color=colour, label=embedding, linewidth=1.6)
+        ax.set(title=f"{domain}, {name}", xlabel="epoch", ylabel=metric)
+    axes[0, 0].legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element to put into a page, in the page's own colour."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return themed(text.getvalue())
+
+
+def element(path: Path) -> str:
+    """A figure that a notebook kept (.png, or the .svg beside it) as an element to put into a page, on white.
+
+    As an image: whoever gets a run's folder from elsewhere opens a page, and nothing in an image acts or asks anybody.
+    """
+    drawn = path.with_suffix(".svg")
+    kind, file = ("svg+xml", drawn) if drawn.is_file() else ("png", path)
+    return f'<img class="paper" src="data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}" alt="">'
+
+
+def themed(text: str) -> str:
+    """An SVG file of matplotlib's as an element without background, its black and ink the page's own colour."""
+    text = re.sub(r"fill: #ffffff", "fill: none", _bare(text))
+    text = re.sub(rf"#(?:000000|{INK[1:]})\b", "currentColor", text)
+    return text.replace("<svg ", '<svg fill="currentColor" ', 1)
+
+
+def _bare(text: str) -> str:
+    """An SVG file of matplotlib's as an element: without what stands before it and about it."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return text.replace("<svg ", '<svg role="img" ', 1)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure on white, for Markdown."""
+    data = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(data, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+    return data.getvalue()
+
+
+def _figure(columns: int, rows: int, height: float = 2.8, **shared: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of the report's width and its axes (rows, columns), each `height` inches high."""
+    with mpl.rc_context(STYLE):
+        figure = PlainFigure(figsize=(WIDTH, height * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def _mean(curves: list[list[tuple[int, float]]]) -> tuple[list[int], list[float]]:
+    """The mean curve over seeds, at the epochs that every seed reached: early stopping ends them apart."""
+    values = [dict(curve) for curve in curves]
+    shared = sorted(set.intersection(*(set(v) for v in values)))
+    return shared, [float(np.mean([v[e] for v in values])) for e in shared]

@@ -1,0 +1,1 @@
+"""What every training stands on: one loop, checkpoints that resume, ragged batches, cross entropy, LoRA, several processes."""

@@ -1,0 +1,640 @@
+"""What the three objectives share: optimiser steps, schedule, tuning, checkpoints, resume, history, many processes.
+
+An objective gives two things: `batches`, a sequence whose item k is what optimiser step k reads (a list of
+micro-batches), and `loss(model, micro_batch) -> (sum, count)`. A step's loss is the sum over its micro-batches divided by
+the count over them, so how a batch is cut to fit memory does not change what is learned. Item k depends on the seed and
+k alone, and so does the dropout of step k, which is why an interrupted training resumes on the very batch it lost.
+
+The rest is transformers' Trainer: devices, DDP and FSDP, mixed precision, clipping, optimiser state. Its model is called
+as `model(micro=...)` and returns the summed loss, because wrappers (DDP, FSDP, autocast) act on a model's own call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, SequentialSampler
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging as transformers_logging
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.fitting import checkpoints, distributed, live, lora, tracking
+from llm2rec_kit.fitting.distributed import MicroBatch
+from llm2rec_kit.models import backbone, kernels
+
+Loss = Callable[[PreTrainedModel, MicroBatch], tuple[torch.Tensor, int]]
+Validate = Callable[[PreTrainedModel], dict[str, float]]
+
+
+# Settings that a result does not depend on (but for rounding): memory, when to save, what stops a training that breaks.
+ASIDE = (
+    "batch_tokens",
+    "gradient_checkpointing",
+    "gradient_cache",
+    "save_every",
+    "collapse_loss",
+    "collapse_uniformity",
+    "collapse_rank",
+)
+UNKEPT = ("report_to",)  # of the one who trains, not of what is trained: in no manifest
+QUIET_SECONDS = 30  # a log without a word for longer looks like a hang
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message names the step and the last good checkpoint."""
+
+
+def key(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]:
+    """What `Run.make`, `stale` and `adopt` take for an artefact of a training: {"settings", "aside"}.
+
+    Where it computes (device, dtype) counts among its settings, and so does what `other` says. Where dropout is drawn, its
+    draws follow the micro-batches, so there `batch_tokens` counts, too.
+    """
+    dropout = settings.tuning == "lora" and settings.lora_dropout > 0
+    dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0
+    aside = [name for name in ASIDE if hasattr(settings, name) and not (dropout and name == "batch_tokens")]
+    kept = {k: v for k, v in settings.as_dict().items() if k not in UNKEPT}
+    return {"settings": kept | place.where | other, "aside": aside}
+
+
+def fit(
+    name: str,
+    model: PreTrainedModel,
+    batches: Sequence[list[MicroBatch]],
+    loss: Loss,
+    settings: S.Training,
+    folder: Path,
+    *,
+    validate: Validate | None = None,
+    evaluate_every: int = 0,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> list[dict[str, float]]:
+    """Train `model` in place for `settings.steps` steps and return its history.
+
+    Checkpoints go to `folder/checkpoints`, the newest whole one there is resumed from, and `write_history` removes them
+    once the weights are saved. Afterwards the model is plain (adapters merged), in its former dtype, in eval mode.
+    History rows are {"step", "loss", "learning_rate", "grad_norm"} and {"step", "validation_..."}; where there is a
+    validation loss, a last one names the best and the kept step.
+
+    Under torchrun or accelerate every process calls this with the same arguments; `batch_size` is that of all together.
+    Under FSDP `model` stays in pieces, and the kept weights are read from the checkpoint of the kept step.
+    An interrupt (the stop button, Ctrl-C) lets the step finish, saves it and raises KeyboardInterrupt. Raises
+    TrainingError where a loss or gradient is not finite or a checkpoint cannot be written.
+    """
+    _refuse(settings, model, validate)
+    transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
+    backbone.check_head(model)
+    dtype, horizon = model.dtype, planned_steps(settings, batches)
+    if horizon < settings.steps:
+        _say(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
+    trainer = StepTrainer(
+        inner=model,
+        loss=loss,
+        validate=validate,
+        settings=settings,
+        horizon=horizon,
+        model=_tuned(model, settings),
+        train_dataset=_Steps(batches, settings.steps),
+        eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
+        args=_arguments(
+            settings,
+            folder / "checkpoints",
+            model,
+            evaluate_every or settings.evaluate_every,
+            validated=bool(validate),
+            headless=any("chunks" in micro for micro in batches[0]),
+        ),
+    )
+    for unwanted in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
+        trainer.remove_callback(unwanted)
+    bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
+    for callback in (_Progress(name, settings.steps), bar, _SaveAsSet(), *callbacks):
+        trainer.add_callback(callback)
+    with kernels.fast_linears(model), tracking.tracked(trainer, settings, folder):
+        trainer.go(name)
+    if not distributed.sharded():
+        trainer.restore_kept()
+        if settings.tuning == "lora":
+            lora.merge(trainer.model)
+        backbone.recompute(model, False).to(dtype).eval()
+    return trainer.history()
+
+
+def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | None) -> None:
+    """Raise SettingsError for settings that do not go together, or not with this machine."""
+    tracking.check(settings)
+    if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.bfloat16_is_fast():
+        raise S.SettingsError(
+            f"{settings.prefix}_precision: mixed multiplies in bfloat16, which this CPU has no instructions for (AVX512-BF16): "
+            "it would be slower than float32. Take pure, or a GPU."
+        )
+    if validate is None and (settings.patience or settings.keep == "best"):
+        raise S.SettingsError(
+            f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
+            "validation sample."
+        )
+    if settings.tuning == "lora" and distributed.sharded():
+        raise S.SettingsError(
+            f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
+            "state and fit one GPU: start with torchrun, without FSDP."
+        )
+
+
+def _on_own_kernels(model: PreTrainedModel) -> bool:
+    """Whether mixed precision is `kernels.in_bfloat16` here; elsewhere it is torch's autocast."""
+    return model.device.type == "cpu" and kernels.available()
+
+
+def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
+    """The model as the settings have it trained, in place; peft's wrapper of it with adapters."""
+    if settings.precision == "mixed":
+        model.float()
+    backbone.recompute(model, settings.gradient_checkpointing)
+    return lora.attach(model, settings) if settings.tuning == "lora" else model
+
+
+class StepTrainer(Trainer):
+    """transformers' Trainer over whole optimiser steps, with our loss, our validation and sealed checkpoints."""
+
+    def __init__(
+        self,
+        *,
+        inner: PreTrainedModel,
+        loss: Loss,
+        validate: Validate | None,
+        settings: S.Training,
+        horizon: int,
+        **kwargs: Any,
+    ) -> None:
+        """`inner` is the language model itself, `model` the same or peft's wrapper of it; `horizon` the planned steps."""
+        super().__init__(**kwargs)
+        self.inner, self.sum_loss, self.validate, self.settings, self.horizon = inner, loss, validate, settings, horizon
+        self.pending = [0.0, 0]  # summed loss and number of the steps since the last log
+        self.validated_at = self.saved_at = -1
+        self.step_inputs: list[MicroBatch] = []
+
+    # -- a training from end to end ----------------------------------------------------------------------------------
+
+    def go(self, name: str) -> None:
+        """Train from the newest whole checkpoint to the end; one that is over already is only read."""
+        folder = Path(self.args.output_dir)
+        found = distributed.told(str(checkpoints.last(folder) or "") if distributed.rank() == 0 else "")
+        if found:
+            _say(f"  {name}: resuming from {Path(found).name}")
+            self.state = TrainerState.load_from_json(str(Path(found) / "trainer_state.json"))
+            self.pending = checkpoints.marker(Path(found))["pending"]
+            self.train_dataset.start = self.state.global_step
+            if self.state.global_step >= self.settings.steps or self._patience_is_out():
+                if not distributed.sharded():
+                    self._load_from_checkpoint(found)
+                return
+        stop = _Stop()
+        self.add_callback(stop)
+        try:
+            with stop.listening(name), _called_as_loss(self.model, self.inner, self.sum_loss):
+                self.train(resume_from_checkpoint=found or None)
+        except KeyboardInterrupt:
+            _say(f"  {name}: interrupted. {self._last_sound()} Run the same cell or command again to go on from there.")
+            raise
+        if stop.asked:
+            saved = f"{name}: interrupted after step {self.state.global_step} of {self.settings.steps}, which is saved."
+            _say(f"  {saved} Run the same cell or command again to go on from there.")
+            raise KeyboardInterrupt(saved)
+
+    def restore_kept(self) -> None:
+        """Put the weights of the best validation back, where they are the ones to keep."""
+        best = self._best_step()
+        if self.settings.keep != "best" or best in (0, self.state.global_step):
+            return
+        checkpoint = checkpoints.path(Path(self.args.output_dir), best)
+        if why := checkpoints.fault(checkpoint):
+            raise TrainingError(f"The best weights, of step {best}, cannot be read from {checkpoint}: {why}.")
+        self._load_from_checkpoint(str(checkpoint))
+
+    def history(self) -> list[dict[str, float]]:
+        """The log's rows that repeat from run to run, and which step is best and which is kept."""
+        rows = [row for entry in self.state.log_history if len(row := _repeatable(entry)) > 1]
+        if best := self._best_step():
+            last = self.state.global_step
+            kept = best if self.settings.keep == "best" else last
+            rows.append({"step": last, "best_step": best, "best_validation_loss": self._losses()[best], "kept_step": kept})
+        return rows
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One item a step, in order: the batches have been drawn already, and `share` gives each process its rows."""
+        return DataLoader(self.train_dataset, batch_size=None, sampler=SequentialSampler(self.train_dataset))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The decay over the planned steps, which may be more than are trained."""
+        return super().create_scheduler(self.horizon, optimizer)
+
+    def training_step(self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None):
+        """Backward through every micro-batch; returns the step's mean loss, over all processes."""
+        model.train()
+        torch.manual_seed(_seed(self.args.seed, self.state.global_step, distributed.rank()))
+        count = sum(int(micro["count"]) for micro in inputs)
+        total = torch.zeros((), device=self.args.device)
+        self.step_inputs = [distributed.share(micro) for micro in inputs]
+        with self._products():
+            for k, micro in enumerate(self.step_inputs, 1):
+                # Gradients are exchanged once a step, in the last backward pass.
+                with contextlib.nullcontext() if k == len(inputs) else self.accelerator.no_sync(model):
+                    loss = model(micro=self._prepare_inputs(micro)) / count
+                    self.accelerator.backward(loss * distributed.world())
+                total += loss.detach() / (distributed.world() if "chunks" in micro else 1)
+        value = distributed.summed(total).item()
+        self._check_finite("loss", value)
+        self.pending = [self.pending[0] + value, self.pending[1] + 1]
+        return total
+
+    def _products(self) -> contextlib.AbstractContextManager:
+        """What mixed precision is on a CPU: one block a step, since weights are rounded once in it."""
+        return kernels.in_bfloat16(self.settings.precision == "mixed" and _on_own_kernels(self.inner))
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._check_finite("gradient", float(norm))
+        return norm
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The {what} of step {self.state.global_step + 1} is {value}: {self._blame(what)}. Training stopped before the "
+                f"weights were changed. {self._last_sound()} A lower learning rate or float32 usually helps."
+            )
+
+    def _blame(self, what: str) -> str:
+        """The first row of the step (of this process) whose own loss, or gradient, is not finite, with its text."""
+        if distributed.sharded():  # a model in pieces cannot be asked by one process alone
+            return f"in one of its {len(self.step_inputs)} micro-batches"
+        for k, micro in enumerate(self.step_inputs, 1):
+            rows = _rows_of_chunks(micro) if "chunks" in micro else range(len(micro["input_ids"]))
+            for n, row in enumerate(rows, 1):
+                one = row if "chunks" in micro else distributed.take(micro, torch.tensor([row]))
+                if not self._is_finite(what, one):
+                    text = _text(self.inner, one["input_ids"][0].tolist())
+                    return f"micro-batch {k} of {len(self.step_inputs)}, row {n} of {len(rows)}: {text}"
+        return "no row of it alone shows it, only all together"
+
+    def _is_finite(self, what: str, row: MicroBatch) -> bool:
+        """Whether loss or gradient of one row is; of a title's view, its states."""
+        row = self._prepare_inputs(row)
+        if "labels" not in row:
+            with torch.no_grad():
+                found = [backbone.body(self.inner)(**row, use_cache=False).last_hidden_state]
+        else:
+            loss = self.sum_loss(self.inner, row)[0]
+            found = [loss.detach()]
+            if what == "gradient":
+                parameters = [p for p in self.inner.parameters() if p.requires_grad]
+                found = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+        return all(f.isfinite().all() for f in found)
+
+    # -- validation --------------------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Our validation numbers, logged at this step; Trainer asks twice at the last one."""
+        if self.validated_at == self.state.global_step:
+            return {}
+        self.validated_at = self.state.global_step
+        with self.accelerator.autocast(), self._products():
+            numbers = distributed.told(self.validate(self.inner))
+        found = {f"validation_{k}": v for k, v in numbers.items()}
+        self.log(dict(found))
+        self._weigh(found)
+        return found
+
+    def _weigh(self, found: dict[str, float]) -> None:
+        """Have the best weights saved, and the training stopped where patience is out."""
+        if not self.settings.patience and self.settings.keep == "last":
+            return
+        if not math.isfinite(found.get("validation_loss", math.nan)):
+            raise TrainingError(
+                f"{self.settings.prefix}_patience and {self.settings.prefix}_keep need a finite validation loss; found "
+                f"{found} after step {self.state.global_step}. {self._last_sound()}"
+            )
+        out = self._patience_is_out()
+        self.control.should_training_stop |= out
+        self.control.should_save |= out or (self.settings.keep == "best" and self._best_step() == self.state.global_step)
+
+    def _losses(self) -> dict[int, float]:
+        """Validation losses by step."""
+        return {row["step"]: row["validation_loss"] for row in self.state.log_history if "validation_loss" in row}
+
+    def _best_step(self) -> int:
+        """The first step with the lowest validation loss; 0 where there is none."""
+        losses = self._losses()
+        return min(losses, key=losses.__getitem__, default=0)
+
+    def _patience_is_out(self) -> bool:
+        since = sum(step > self._best_step() for step in self._losses())
+        return 0 < self.settings.patience <= since
+
+    # -- log and checkpoints -----------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's, with a mean loss that a resumed training counts as an uninterrupted one does."""
+        if "loss" in logs:
+            logs["loss"] = self.pending[0] / self.pending[1]
+            self.pending = [0.0, 0]
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the estimate of transformers knows nothing of shared prefixes."""
+        return 0
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Nothing to save: every step seeds itself."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing to load: every step seeds itself."""
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer warns of a tied head, which is saved once, with the embedding; anything else that is missing is an error."""
+        tied = getattr(self.inner, "_tied_weights_keys", None) or ()
+        wrong = [k for k in load_result.missing_keys if k not in tied] + list(load_result.unexpected_keys)
+        if wrong:
+            raise TrainingError(f"A checkpoint in {self.args.output_dir} is of another model: {wrong[:5]} do not match.")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write, seal, and only then remove older ones; Trainer asks twice at the last step."""
+        step, folder = self.state.global_step, Path(self.args.output_dir)
+        if self.saved_at == step:
+            return
+        target = checkpoints.path(folder, step)
+        try:
+            if self.args.should_save:
+                checkpoints.remove(target)
+            distributed.wait()
+            super()._save_checkpoint(model, trial)
+            distributed.wait()
+            if self.args.should_save:
+                checkpoints.seal(target, {"pending": self.pending})
+                checkpoints.prune(folder, {step, self.saved_at, self._best_step() if self.settings.keep == "best" else step})
+        except Exception as error:  # whatever a writer raises (OSError, SafetensorError, RuntimeError), it did not write
+            checkpoints.remove(target)
+            free = shutil.disk_usage(folder).free / 2**20 if folder.is_dir() else 0
+            raise TrainingError(
+                f"The checkpoint of step {step} could not be written to {target}: {error} ({free:,.0f} MiB are free there). "
+                f"{self._last_sound()} Make room and run the same cell or command again."
+            ) from error
+        self.saved_at = step
+
+    def _last_sound(self) -> str:
+        found = checkpoints.last(Path(self.args.output_dir))
+        return (
+            f"The last checkpoint is that of step {checkpoints.step_of(found)}." if found else "There is no checkpoint yet."
+        )
+
+
+class _Steps(torch.utils.data.Dataset):
+    """Items `start`, `start` + 1, ... of `batches`, for a DataLoader that reads them in order."""
+
+    def __init__(self, batches: Sequence[list[MicroBatch]], steps: int) -> None:
+        self.batches, self.steps, self.start = batches, steps, 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, k: int) -> list[MicroBatch]:
+        return self.batches[self.start + k]
+
+
+class _Progress(TrainerCallback):
+    """A bar in a terminal, elsewhere a line at least every QUIET_SECONDS; and one printed line at each validation."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.last = name, {}
+        self.began, self.spoke = (0, time.monotonic()), time.monotonic()
+        quiet = distributed.rank() > 0 or not sys.stderr.isatty()
+        self.bar = tqdm(total=steps, desc=name, unit="step", leave=False, disable=quiet)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = state.global_step, time.monotonic()  # a resumed training does not begin at 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+        now = time.monotonic()
+        if self.bar.disable and now - self.spoke >= QUIET_SECONDS:
+            self.spoke = now
+            done, before = state.global_step - self.began[0], now - self.began[1]
+            left = (state.max_steps - state.global_step) * before / max(1, done)
+            pace = f"{before / max(1, done):.1f} s a step, about {tqdm.format_interval(left)} left"
+            _say(f"  {self.name} step {state.global_step}/{state.max_steps}: {pace}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        self.last |= logs or {}
+        if any(k.startswith("validation_") for k in logs or {}):
+            self.spoke = time.monotonic()
+            shown = [
+                f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last if k == "loss" or k.startswith("validation_")
+            ]
+            _say(f"  {self.name} step {state.global_step}/{state.max_steps}: {', '.join(shown)}")
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+class _SaveAsSet(TrainerCallback):
+    """Saves as often as it is set now: a checkpoint brings along how often it was when it was written."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.save_steps = args.save_steps
+
+
+class _Stop(TrainerCallback):
+    """Turns an interrupt into the end of the step: an update cut in half could not be resumed from."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextlib.contextmanager
+    def listening(self, name: str) -> Iterator[None]:
+        """The first interrupt is noted, the second stops at once. Only where signals can be had (one process, main thread)
+        and are wanted: a job in the background ignores them."""
+        before = signal.getsignal(signal.SIGINT)
+        main = threading.current_thread() is threading.main_thread()
+        if distributed.world() > 1 or not main or before is signal.SIG_IGN:
+            yield
+            return
+
+        def note(*_: Any) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, before)
+            print(f"\n  {name}: finishing the step and saving it; interrupt again to stop at once", flush=True)
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+
+@contextlib.contextmanager
+def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) -> Iterator[None]:
+    """While open, `model(micro=...)` is the summed loss of a micro-batch; any other call is the model's own."""
+    own = model.forward
+
+    @functools.wraps(own)
+    def forward(*args: Any, micro: MicroBatch | None = None, **kwargs: Any) -> Any:
+        return own(*args, **kwargs) if micro is None else loss(inner, micro)[0]
+
+    model.forward = forward
+    try:
+        yield
+    finally:
+        for name in ("forward", "_original_forward"):  # the second is accelerate's, under mixed precision
+            model.__dict__.pop(name, None)
+
+
+def _tokens(micro: MicroBatch) -> int:
+    """How many tokens a micro-batch has, padding included."""
+    return sum(part["input_ids"].numel() for part in micro.get("chunks", [micro]))
+
+
+def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:
+    """The views of a contrastive micro-batch, one row each."""
+    return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
+
+
+def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:
+    """The steps over which the learning rate decays: a number, or epochs (official code), or the steps that are trained.
+
+    An epoch is `batches.steps_per_epoch` steps. Raises SettingsError where both ways are set.
+    """
+    if not settings.schedule_epochs:
+        return settings.schedule_steps or settings.steps
+    if settings.schedule_steps:
+        raise S.SettingsError(
+            f"The decay is planned over {settings.prefix}_schedule_steps ({settings.schedule_steps}) or over "
+            f"{settings.prefix}_schedule_epochs ({settings.schedule_epochs}), not both: set one of them to 0."
+        )
+    return settings.schedule_epochs * batches.steps_per_epoch
+
+
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    """Keep the history as `history.json` beside the saved weights; the checkpoints have done their work and go."""
+    (folder / "history.json").write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The history that `write_history` kept."""
+    return json.loads((Path(folder) / "history.json").read_text())
+
+
+def final(history: list[dict[str, float]]) -> dict[str, float]:
+    """The last value of every number in a history, for a record."""
+    return {k: v for row in history for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
+
+
+def drawn(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Which of n titles optimiser step `step` (from 0) reads: a new permutation an epoch, whole batches only."""
+    size = min(n, batch_size)
+    epoch, k = divmod(step, n // size)
+    return np.random.default_rng([seed, epoch]).permutation(n)[k * size : (k + 1) * size]
+
+
+def train_titles(corpus: Corpus) -> list[str]:
+    """The distinct titles of the training domains, in item order: what stage 2 learns from (paper sec. 4.1.3).
+
+    Those of items that no training sample has, too, as in the official code: a title is no interaction. No title of another domain.
+    """
+    return corpus.select(corpus.train_domains)[0].items["title"].unique(maintain_order=True).to_list()
+
+
+def _arguments(
+    settings: S.Training, folder: Path, model: PreTrainedModel, evaluate_every: int, *, validated: bool, headless: bool
+) -> TrainingArguments:
+    """`headless` says that the loss does not use the language-model head, so that it may get no gradient."""
+    on_cpu = model.device.type == "cpu"
+    every = evaluate_every or max(1, settings.steps // 10)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        optim="adamw_torch_fused",
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        max_grad_norm=settings.clip,
+        bf16=settings.precision == "mixed" and not _on_own_kernels(model),
+        seed=settings.seed,
+        per_device_train_batch_size=1,
+        use_cpu=on_cpu,
+        ddp_find_unused_parameters=headless and not model.config.tie_word_embeddings,
+        report_to="none",
+        logging_steps=max(1, math.ceil(settings.steps / 100)),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        eval_strategy="steps" if validated else "no",
+        eval_steps=every if validated else None,
+        ignore_data_skip=True,  # the batches begin at the step that is resumed
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        average_tokens_across_devices=False,
+    )
+    # Several GPUs in one process would mean nn.DataParallel, which knows nothing of our batches; torchrun is the way.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    arguments.report_to = []  # what "none" leaves in where a cluster's variable asks for it; `tracking` sends what is asked for
+    return arguments
+
+
+def _seed(*parts: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence([*parts, 3]).generate_state(1, np.uint64)[0])
+
+
+def _text(model: PreTrainedModel, ids: list[int]) -> str:
+    """Token ids as text, where the tokenizer is found beside the model's weights; for an error message."""
+    from transformers import AutoTokenizer
+
+    with contextlib.suppress(OSError, ValueError):
+        return repr(AutoTokenizer.from_pretrained(model.name_or_path or "?").decode(ids, skip_special_tokens=True))
+    return f"tokens {ids}"
+
+
+def _say(line: str) -> None:
+    """Print, on process 0 alone."""
+    if distributed.rank() == 0:
+        print(line, flush=True)
+
+
+def _notebook_callbacks() -> list[type]:
+    """In a kernel Trainer adds an HTML table that cannot show our validation numbers."""
+    from transformers.utils import is_in_notebook
+
+    if not is_in_notebook():
+        return []
+    from transformers.utils.notebook import NotebookProgressCallback
+
+    return [NotebookProgressCallback]
+
+
+def _repeatable(entry: dict[str, float]) -> dict[str, float]:
+    """The step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
+    return {"step": entry["step"]} | tracking.numbers(entry)

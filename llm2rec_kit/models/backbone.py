@@ -1,0 +1,393 @@
+"""The language model under everything: a decoder by hub name, by local folder, or `tiny`, made here from nothing.
+
+A backbone is a (model, tokenizer) pair of transformers: the model keeps its language-model head until stage 2 is over,
+because an untied head that is dropped on saving comes back random. One switch makes it bidirectional,
+`config.is_causal` (transformers >= 5.2), which attention_mask turns and proves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as transformers_logging
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.models import checkpoint, gguf
+from llm2rec_kit.models.attention_mask import bidirectional as bidirectional
+from llm2rec_kit.models.attention_mask import body as body
+from llm2rec_kit.models.attention_mask import causal as causal
+from llm2rec_kit.models.attention_mask import check_masks as check_masks
+from llm2rec_kit.models.attention_mask import is_bidirectional as is_bidirectional
+from llm2rec_kit.models.attention_mask import layer_masks as layer_masks
+from llm2rec_kit.models.attention_mask import leak as leak
+from llm2rec_kit.models.checkpoint import BackboneError as BackboneError  # stands where torch is not needed
+from llm2rec_kit.models.checkpoint import contents as contents  # it stands where torch is not needed
+
+END_OF_TEXT = "<|endoftext|>"
+MASK = "<|mask|>"
+TELLING = {
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+}  # have from_pretrained tell what it made up, not print
+OLD_BUFFER = re.compile(
+    r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$"
+)  # once saved as weights
+POSITIONS = re.compile(r"(^|\.)(wpe|pos\w*_embed\w*|embed_positions)(\.|$)")  # tables of positions by name
+
+
+def placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
+    """Device and dtype to work in, and the reason as a phrase."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if settings.dtype != "auto":
+        return torch.device(device), getattr(torch, settings.dtype), f"{settings.dtype} on {device}, as set"
+    # With emulation also a T4, V100 or RTX 20 says yes, and multiplies many times slower than in float32.
+    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.device(device), torch.bfloat16, "bfloat16: this GPU computes it natively, as the official code does"
+    return torch.device(device), torch.float32, f"float32: exact and reproducible on {device}"
+
+
+def load(
+    name: str | Path, settings: S.Backbone | None = None, *, head: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal LM and tokenizer of a hub name, a local folder or a GGUF file, on the device and in the dtype of `settings`.
+
+    Any decoder of transformers will do (Qwen2, Qwen2.5, Qwen3, Llama, Mistral, Gemma 1 to 3 are tested). Without `head`, for
+    encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither on
+    this machine nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
+    """
+    settings = settings or S.Backbone()
+    device, dtype, _ = placement(settings)
+    model, tokenizer = _read(name, settings, head, dtype=dtype)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device).eval(), tokenizer
+
+
+def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int], *, head: bool = True) -> None:
+    """Raise BackboneError where `load` would, or `check_length` for one of `lengths`; no weights are read."""
+    if gguf.named(name):  # unpacking all to know its shape would take as long as to load it
+        checkpoint.check(Path(name))
+        found = gguf.header(Path(name))
+        reach, kind = gguf.positions(found), found.architecture
+    else:
+        model, _ = _read(name, settings, head, device_map="meta")
+        reach, kind = positions(model), model.config.model_type
+    for setting, tokens in lengths.items():
+        _check_length(*reach, kind, tokens, setting)
+
+
+def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    name = checkpoint.located(name)
+    if checkpoint.is_path(name):
+        checkpoint.check(Path(name))
+    with gguf.reading_from(name) as (place, part, weights):
+        own_code = {"trust_remote_code": settings.trust_remote_code, **part}
+        with reading(name, "config.json"):
+            config = AutoConfig.from_pretrained(place, **own_code)
+        checkpoint.check_quantisation(config.to_dict(), name)
+        _check_decoder(config, name, settings.trust_remote_code)
+        with reading(name, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(place, **own_code)
+        with reading(name, "model"):
+            read = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **own_code, **weights, **how, **TELLING)
+    model = with_all_weights(*read, name, head=head)
+    if gguf.named(name):
+        with reading(name, "tokenizer"):
+            if why := gguf.fit(model, tokenizer, Path(name)):
+                raise BackboneError(why)
+    _check_tokenizer(tokenizer, model, name)
+    check_finite(model, name)
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def reading(name: str | Path, part: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a part of a model into one paragraph that says what to do."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what it would tell of the weights is checked, and raised, here
+    try:
+        yield
+    except (BackboneError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # tokenizers and safetensors raise plain ones
+        raise checkpoint.not_found(name, error, part) from error
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def with_all_weights(
+    model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True
+) -> PreTrainedModel:
+    """`model`, where every weight of it came from its files (`told` by from_pretrained, with TELLING); else BackboneError.
+
+    A pooler may be missing: what uses one has to ask for it. The head may be without `head`, then it is the body alone.
+    Of what the files hold besides, other heads and old buffers are no fault, but more of the body is.
+    """
+    parts, prefix = dict(body(model).named_children()), f"{model.base_model_prefix}."
+    missing = {key for key in told["missing_keys"] if "pooler" not in key.split(".")}
+    more = {key for key in told["unexpected_keys"] if not OLD_BUFFER.search(key)}
+    if not missing:
+        more = {key for key in more if key.removeprefix(prefix).split(".")[0] in parts}
+    without = missing and all(key.startswith(_head_names(model)) for key in missing) and not told["mismatched_keys"]
+    if without and not head:
+        return body(model)
+    if without:
+        raise BackboneError(
+            f"{name} has no language-model head ({', '.join(sorted(missing))}), and its config.json does not tie it to the "
+            "embeddings: it was saved without it, as an encoder is. CSFT needs the head. Take the model as it was with its head "
+            "(AutoModelForCausalLM); for embeddings alone (`llm2rec encode`, encoding_baselines) it will do as it is."
+        )
+    if why := checkpoint.misfit(missing, more, told["mismatched_keys"]) or "; ".join(told["error_msgs"][:3]):
+        raise BackboneError(
+            f"The weights of {name} do not fit its config.json: {why}. What is missing would be random numbers, others at each "
+            "load. Take config.json and weights of one and the same model."
+        )
+    return model
+
+
+def check_finite(model: torch.nn.Module, name: str | Path) -> None:
+    """Raise BackboneError naming weights that hold NaN or infinities: a kernel may well turn them into plain numbers."""
+    bad = [n for n, t in model.named_parameters() if not t.is_meta and t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise BackboneError(
+            f"{len(bad)} of the weights of {name} hold NaN or infinities ({', '.join(bad[:3])}): they are of a training that "
+            "failed, or damaged. Take an earlier checkpoint, or download or copy the model again."
+        )
+
+
+def check_length(model: PreTrainedModel, tokens: int, setting: str) -> None:
+    """Raise BackboneError where texts of `tokens` tokens, as `setting` allows, have more positions than the model has a table
+    for; print a warning where it has no table but was not trained on so many."""
+    _check_length(*positions(model), model.config.model_type, tokens, setting)
+
+
+def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) -> None:
+    if not most or tokens <= most:
+        return
+    if table:
+        raise BackboneError(
+            f"{setting} is {tokens}, and this model ({kind}) has embeddings for {most} positions only. Set "
+            f"{setting} to {most} or less."
+        )
+    print(
+        f"Warning: {setting} is {tokens}, and this model was made for {most} positions; of longer texts it knows nothing.",
+        flush=True,
+    )
+
+
+def positions(model: PreTrainedModel) -> tuple[int, bool]:
+    """(most positions that a text may have, whether there is a table of them that ends there); 0 where nothing says."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return most, any(POSITIONS.search(name) and most <= len(t) <= most + 2 for name, t in named if t.ndim == 2)
+
+
+def _head_names(model: PreTrainedModel) -> tuple[str, ...]:
+    head = model.get_output_embeddings()
+    return tuple(f"{name}." for name, module in model.named_modules() if module is head and head is not None)
+
+
+def _check_decoder(config: PreTrainedConfig, name: str | Path, trusted: bool) -> None:
+    """Raise BackboneError for a model that does not write text from left to right."""
+    kind = config.model_type
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (trusted and hasattr(config, "auto_map"))
+    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if config.get_text_config() is not config:
+        what = "is multi-modal; the backbone has to be a text model alone (of Gemma 3: google/gemma-3-1b-pt)"
+    elif config.is_encoder_decoder:
+        what = "has an encoder and a decoder"
+    elif encoder or not known:
+        what = "is an encoder" if encoder or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "is no language model"
+    else:
+        return
+    raise BackboneError(
+        f"Backbone {str(name)!r} ({kind}) {what}. CSFT needs a decoder, a model that predicts the next token, such as "
+        "Qwen2, Llama, Mistral or Gemma."
+    )
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:
+    """Raise BackboneError for a tokenizer that cannot be this model's: an empty one, or with ids that it has no row for."""
+    ids = tokenizer("Chess Set", add_special_tokens=False)["input_ids"]
+    rows = model.get_input_embeddings().num_embeddings
+    if not ids or tokenizer.eos_token_id is None or max(*ids, tokenizer.eos_token_id) >= rows:
+        raise BackboneError(
+            f"The tokenizer of {str(name)!r} does not fit its model: it writes 'Chess Set' as {ids}, end-of-text as "
+            f"{tokenizer.eos_token_id}, and the model has {rows} tokens. Its files are missing or another model's."
+        )
+    check_rows(tokenizer, model, name)
+
+
+def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:
+    """Raise BackboneError naming tokens that the model has no embedding for; more embeddings than tokens are fine.
+
+    Named tokens of other kinds of input may have none (`image_token` of Gemma 3, whose smallest model reads text alone).
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    roles = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES  # the class's: an instance adds the names of its own
+    other = {str(token) for role, token in tokenizer.special_tokens_map.items() if role not in roles}
+    beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= rows and token not in other)
+    if beyond:
+        raise BackboneError(
+            f"Of the tokens of {name}, {len(beyond)} have no embedding in its model, which has {rows}: "
+            f"{', '.join(beyond[:3])}. They were added to the tokenizer alone: call model.resize_token_embeddings(len(tokenizer)), "
+            "train and save both; or take the tokenizer without them."
+        )
+
+
+def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Qwen2 of a few million parameters with random weights, and a byte-level BPE learned from `titles`.
+
+    It knows nothing: "raw" embeddings of it are those of an untrained model. Same titles and settings, same bytes.
+    """
+    tokenizer = train_tokenizer(titles, settings.vocabulary)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.hidden * 3,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        use_cache=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = Qwen2ForCausalLM(config)
+    device, dtype, _ = placement(settings)
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def train_tokenizer(titles: list[str], vocabulary: int) -> Qwen2Tokenizer:
+    """A byte-level BPE of at most `vocabulary` tokens, learned from `titles`, in Qwen2's own tokenizer class.
+
+    The class matters: a custom tokenizer saved beside a `qwen2` config is reloaded as this class with this class's
+    pre-tokenizer, so one that was trained with another would change its ids without a word.
+    """
+    backend = Qwen2Tokenizer().backend_tokenizer
+    backend.model = models.BPE()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    # The joiner and the ending are part of what the model reads, so the merges should have seen them.
+    backend.train_from_iterator([text for t in titles for text in (t, f", {t}", f"{t}\n")], trainer)
+    learned = json.loads(backend.to_str())["model"]
+    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in learned["merges"]]
+    return Qwen2Tokenizer(vocab=learned["vocab"], merges=merges)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write model (safetensors) and tokenizer to `folder`, in the hub's layout; the attention flag is in config.json."""
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """(..., hidden) states of the body to (..., vocabulary) logits, as the model's own forward makes them.
+
+    The head is more than a matrix in some families: Gemma 2 squashes its logits. `check_head` proves the equality.
+    """
+    out = model.get_output_embeddings()(states)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return out if cap is None else torch.tanh(out / cap) * cap
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raise BackboneError where body and head apart do not give the logits that the whole model gives, or these are not
+    finite."""
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    whole = model(input_ids=ids, use_cache=False).logits
+    parts = logits(model, body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    model.train(was_training)
+    if not whole.isfinite().all():
+        raise BackboneError("The model's output is not finite before any training: its weights are damaged or overflow.")
+    if not torch.allclose(whole, parts.to(whole.dtype), rtol=1e-2, atol=1e-2 * whole.abs().max().item()):
+        raise BackboneError(
+            f"The head of this model ({model.config.model_type}) is not a matrix applied to the last states: it does "
+            "something more that backbone.logits does not know, so the loss would be wrong. Use another family."
+        )
+
+
+def recompute(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
+    """Gradient checkpointing: while training, activations are computed anew in the backward pass. In place."""
+    # Renamed in transformers 5.24; the older name warns there and is all that there is before.
+    new = hasattr(model, "activation_checkpointing_enable")
+    way = "activation_checkpointing" if new else "gradient_checkpointing"
+    if on:
+        getattr(model, f"{way}_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{way}_disable")()
+    return model
+
+
+def mask_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
+    """Id of the token that stands for a masked one: `blank` is "_" as in the official code, `eos` the end-of-text, `new` the
+    one that `add_mask_token` made."""
+    if kind == "eos":
+        return tokenizer.eos_token_id
+    if kind == "new":
+        if tokenizer.mask_token_id is None:
+            raise BackboneError("This tokenizer has no mask token: `new` needs a model whose MNTP had mntp_mask_token=new.")
+        return tokenizer.mask_token_id
+    ids = tokenizer("_", add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise BackboneError(f"This tokenizer writes '_' as {len(ids)} tokens; set the mask token to 'eos' or 'new'.")
+    return ids[0]
+
+
+def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give tokenizer and model a mask token of their own, in place; both are saved with it. One that is there is kept.
+
+    Its embedding begins as the mean of all others. A vocabulary that is padded (Qwen2's is) has room for it already.
+    """
+    if tokenizer.mask_token_id is not None:
+        return
+    known = len(tokenizer)
+    tokenizer.add_special_tokens({"mask_token": MASK})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng():
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[tokenizer.mask_token_id] = layer.weight[:known].mean(0)
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,328 @@
+"""A model's folder: what it holds, and whether that is whole; looked at before anything of it is loaded.
+
+Libraries make up what they miss: weights that are not there become random numbers, a tokenizer without files an empty one, and
+a damaged file ends in a traceback that does not name it. Here every file that would be read is looked at (of weights, their
+header), and what is wrong is said with the file's name. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit.models import gguf, packages
+from llm2rec_kit.storage import fault, inside, known_digest, read_json
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+BINARY = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
+READ = ("config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", *TOKENIZER)
+POINTER = b"version https://git-lfs.github.com/spec/"
+NOTE = "manifest.json"
+MANIFEST = {"artefact", "settings", "inputs", "files", "record"}  # what a manifest.json of a run holds
+FETCH = "Download or copy it again."
+FLOATS = {"F64", "F32", "F16", "BF16"}  # of what a weight may be; masks and positions that are kept beside them are others
+NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
+SHOWN = 3  # names of tensors that a message gives
+
+
+class BackboneError(ValueError):
+    """A model that cannot be had or is damaged; the message says what to download or which file or setting to change."""
+
+
+def contents(name: str) -> dict[str, str]:
+    """{"files": hash}: what a model by folder or GGUF file holds, as a part of the settings of what is made from it; {} for
+    any other.
+
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of a
+    package is the GGUF file in it.
+    """
+    if name in packages.MODELS:
+        return {"files": packages.MODELS[name].model}
+    folder = Path(name)
+    if folder.is_file():
+        return {"files": known_digest(folder)}
+    if name == "tiny" or not folder.is_dir():
+        return {}
+    seen = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        inside = path.relative_to(folder)
+        if path.suffix != ".md" and path.name not in NOTES and not any(part.startswith(".") for part in inside.parts):
+            seen.update(f"{inside.as_posix()} {known_digest(path)}\n".encode())
+    return {"files": seen.hexdigest()}
+
+
+def has_a_name(name: str | Path) -> bool:
+    """Whether a model's name is one that the kit knows: `tiny`, `tiny-<width>`, or that of a model out of a package."""
+    return str(name) in packages.MODELS or re.fullmatch(r"tiny(-\d+)?", str(name)) is not None
+
+
+def is_path(name: str | Path) -> bool:
+    """Whether a model's name means a place on this machine, be something there or not, and neither a name that the kit knows
+    nor one of the hub."""
+    if has_a_name(name):
+        return False
+    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.named(name)
+
+
+def located(name: str | Path) -> str | Path:
+    """The folder of a model out of a package (`smollm2`), looked through; any other name as it is.
+
+    Raises BackboneError where it has not been fetched, or is not what was fetched.
+    """
+    if str(name) not in packages.MODELS:
+        return name
+    folder, again = packages.folder(str(name)), f"Run `llm2rec fetch {name}`."
+    if not (folder / NOTE).is_file():
+        raise BackboneError(f"{name} is not here yet ({packages.MODELS[str(name)].what}): no model in {folder}. {again}")
+    made = _json(folder / NOTE)
+    if made.get("model") != packages.MODELS[str(name)].model or not isinstance(made.get("files"), dict):
+        raise BackboneError(f"{folder} holds another version of {name} than this kit asks for. {again}")
+    check_files(folder, made["files"], "fetched", f"It is not what was fetched. {again}")
+    return folder
+
+
+def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> None:
+    """Raise BackboneError where `folder` does not hold the very `files` ({name: sha256}) that its manifest.json names, or more;
+    the messages say that a file was not `made`, and what to do `again`."""
+    for name, digest in files.items():
+        file = inside(folder, name)
+        if not file.is_file():
+            raise BackboneError(f"{file} is missing; {NOTE} beside it names it. {again}")
+        if file.suffix != ".md" and known_digest(file) != digest:
+            raise BackboneError(f"{file} is damaged: its hash is not the one in {NOTE} beside it. {again}")
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != folder / NOTE):
+        name = file.relative_to(folder)
+        if name.as_posix() not in files and not any(part.startswith(".") for part in name.parts):
+            raise BackboneError(f"{file} was not {made}: {NOTE} beside it does not name it. Move it away.")
+
+
+def check(folder: Path, *, binary: bool = False) -> None:
+    """Raise BackboneError, naming the file, where `folder` holds no model that can be loaded whole, or is no such GGUF file.
+
+    The folder of a run's artefact must be what its manifest says. A sentence-transformers model is looked at in each of its
+    transformers. Weights have to be safetensors, or with `binary` may be PyTorch's own.
+    """
+    try:
+        if gguf.named(folder) and folder.is_file():
+            _check_file(folder)
+            _check_gguf(folder)
+            return
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise BackboneError(
+                f"{folder} {what}: a model by path is a folder in the hub's layout, with config.json in it, or a .gguf file."
+            )
+        _check_manifest(folder)
+        for part in transformers(folder):
+            _check_model(part, binary)
+    except OSError as error:
+        raise BackboneError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from error
+
+
+def tensors(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file, {name: {"dtype", "shape", "data_offsets"}}; BackboneError where it is damaged."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = stream.read(length) if 8 + length <= size else b""
+    try:
+        found = json.loads(header)
+        found.pop("__metadata__", None)
+        wanted = 8 + length + max((t["data_offsets"][1] for t in found.values()), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise BackboneError(
+            f"{file} is no safetensors file, or cut off within its header ({size:,} bytes). {FETCH}"
+        ) from None
+    if size != wanted:
+        why = "cut off" if size < wanted else "longer than it says"
+        raise BackboneError(f"{file} is {why}: {size:,} bytes, and its header speaks of {wanted:,}. {FETCH}")
+    if odd := sorted(name for name, t in found.items() if name.endswith("weight") and t.get("dtype") not in FLOATS):
+        raise BackboneError(
+            f"{file} holds {len(odd)} weights as {found[odd[0]].get('dtype')} ({_some(odd)}): they are quantised, and read as plain "
+            "numbers they would be others. Take the model that they were made from, or dequantise it and save that."
+        )
+    return found
+
+
+def check_quantisation(config: dict[str, Any], name: str | Path) -> None:
+    """Raise BackboneError where a model's config says that its weights are quantised."""
+    if not (how := config.get("quantization_config")):
+        return
+    kind = how.get("quant_method", "of an unknown method") if isinstance(how, dict) else "of an unknown method"
+    raise BackboneError(
+        f"{name} holds quantised weights ({kind}; quantization_config in config.json), which the kit neither trains nor reads. "
+        "Take the model that they were made from, or dequantise it and save that."
+    )
+
+
+def misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple] = ()) -> str:
+    """Why weights do not fill a model, as a phrase: what is missing, of another shape, or none of it; empty where they do."""
+    missing, unexpected, mismatched = sorted(missing), sorted(unexpected), sorted(mismatched)
+    why = [f"{name} is {tuple(a)} in the weights and {tuple(b)} by config.json" for name, a, b in mismatched[:SHOWN]]
+    if missing:
+        why.append(f"{len(missing)} that config.json asks for {_are(missing)} not in the weights ({_some(missing)})")
+    if unexpected:
+        why.append(f"{len(unexpected)} of the weights {_are(unexpected)} none of the model's ({_some(unexpected)})")
+    for name in unexpected:
+        if wrapped := next((m for m in missing if name.endswith(f".{m}")), ""):
+            prefix = name.removesuffix(wrapped)
+            why.append(f"the weights carry the prefix {prefix!r} of a wrapper: save the model inside it, without the prefix")
+            break
+    return "; ".join(why)
+
+
+def not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
+    """What a reader is told of a model that cannot be had or read (`part` of it), with what to do."""
+    said = f"{type(error).__name__}: {error}" if is_path(name) else str(error)
+    return BackboneError(_not_to_be_had(str(name), said, part))
+
+
+def _not_to_be_had(name: str, said: str, part: str) -> str:
+    first = said.strip().splitlines()[0][:300] if said.strip() else "nothing"
+    if "trust_remote_code" in said:
+        return (
+            f"{name!r} comes with code of its own, which is run only where you say so, each time anew. If you trust it: "
+            "backbone_trust_remote_code=true in a notebook, --set backbone.trust_remote_code=true of `llm2rec reproduce`, "
+            f"--trust-remote-code of `llm2rec encode` and `export`. The loader said: {first}"
+        )
+    if is_path(name):
+        return (
+            f"The {part} of {name} cannot be read: it is damaged, or of a form that transformers {version('transformers')} does not "
+            f"know. Download or copy it again, or save it anew with the version that wrote it. The loader said: {first}"
+        )
+    if "safetensors" in first:
+        return (
+            f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
+            f"Take another revision or convert it. The loader said: {first}"
+        )
+    return (
+        f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
+        f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
+        f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"
+    )
+
+
+def _check_manifest(folder: Path) -> None:
+    """Raise BackboneError where the folder is an artefact of a run and not what its manifest says it is."""
+    made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
+    if made.keys() >= MANIFEST:  # else another tool's
+        again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
+        check_files(folder, made["files"], "made by the run", again)
+
+
+def transformers(folder: Path) -> list[Path]:
+    """Where in `folder` there are models of transformers: itself, or the modules of that kind of a sentence-transformers model."""
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return [folder]
+    try:
+        kinds = {m["path"]: m["type"] for m in read_json(modules, list)}
+        return [inside(folder, path or ".") for path, kind in kinds.items() if kind.endswith(".Transformer")]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BackboneError(f"{modules} is no list of modules of sentence-transformers ({error}). {FETCH}") from None
+
+
+def _check_gguf(file: Path) -> None:
+    try:
+        gguf.check(file)
+    except ValueError as error:
+        raise BackboneError(str(error)) from None
+
+
+def _check_model(folder: Path, binary: bool) -> None:
+    config = folder / "config.json"
+    for file in sorted(path for kind in (*READ, "*.safetensors", INDEX) for path in folder.glob(kind) if path.is_symlink()):
+        if why := fault(file):
+            raise BackboneError(f"{file} {why}. Copy the folder with what its links lead to (cp -rL), or download it again.")
+    if (folder / "adapter_config.json").is_file():
+        alone = "" if config.is_file() else " alone"
+        raise BackboneError(
+            f"{folder} holds a LoRA adapter{alone}. Merge it into its base and save that (peft: merge_and_unload). Where the "
+            "weights beside it are meant, move adapter_config.json away: with it, libraries lay the adapter over them in silence."
+        )
+    if not config.is_file():
+        raise BackboneError(
+            f"{folder} holds no transformers model: config.json is missing. Give a folder in the hub's layout."
+        )
+    for file in sorted({file for kind in READ for file in folder.glob(kind) if file.is_file()}):
+        _check_file(file)
+    about = _json(config)
+    if not about.get("model_type") and not about.get("auto_map"):
+        raise BackboneError(f"{config} has no model_type, so nothing says what model this is. {FETCH}")
+    check_quantisation(about, folder)
+    if not any(f for kind in TOKENIZER for f in folder.glob(kind)):
+        raise BackboneError(
+            f"{folder} has a model but no tokenizer (tokenizer.json). Copy the tokenizer files of the model it was "
+            "trained from beside it."
+        )
+    _check_weights(folder, binary)
+
+
+def _check_weights(folder: Path, binary: bool) -> None:
+    if (folder / WEIGHTS).is_file():
+        _check_file(folder / WEIGHTS)
+        tensors(folder / WEIGHTS)
+    elif (folder / INDEX).is_file():
+        _check_shards(folder)
+    elif not (binary and any((folder / name).is_file() for name in BINARY)):
+        others = sorted(p.name for p in folder.glob("*.safetensors"))
+        raise BackboneError(
+            f"{folder} has no safetensors{f' of the name {WEIGHTS}, only {_some(others)} and no {INDEX}' if others else ''}. Weights "
+            "in other files (pytorch_model.bin) can run code when they are read, so they are not: open the model where you trust "
+            "it and write it anew with save_pretrained."
+        )
+
+
+def _check_shards(folder: Path) -> None:
+    index = folder / INDEX
+    where = _json(index).get("weight_map")
+    if not isinstance(where, dict) or not where or any(name != Path(str(name)).name for name in where.values()):
+        raise BackboneError(f"{index} is damaged: its weight_map does not name files beside it. {FETCH}")
+    for shard in sorted(set(where.values())):
+        file = folder / shard
+        if not file.is_file():
+            raise BackboneError(f"{file} is missing: {INDEX} names it as a part of the weights. Download or copy it.")
+        _check_file(file)
+        if absent := {name for name, at in where.items() if at == shard} - tensors(file).keys():
+            raise BackboneError(f"{file} lacks what {INDEX} says is in it: {_some(sorted(absent))}. {FETCH}")
+
+
+def _check_file(file: Path) -> None:
+    """Raise BackboneError for a file that stands for another (a Git-LFS pointer, an error page) or is empty or no JSON."""
+    with file.open("rb") as stream:
+        start = stream.read(len(POINTER))
+    if not start:
+        raise BackboneError(f"{file} is empty. {FETCH}")
+    if start == POINTER:
+        raise BackboneError(
+            f"{file} is a Git-LFS pointer, a note that stands for the file itself. Fetch the file: `git lfs install` once, then "
+            "`git lfs pull` in the folder that was cloned; or download the model anew."
+        )
+    if file.suffix == ".json":
+        _json(file)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; BackboneError naming it where it holds none."""
+    try:
+        return read_json(file)
+    except ValueError as error:
+        raise BackboneError(f"{error} {FETCH}") from None
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,306 @@
+"""A grid: many settings at once, whatever several of them share computed once.
+
+A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a chain. A notebook of one cell is the same *node* as
+that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so it
+runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each
+has a run's folder of its own, which begins with links to what the node before it made. Below that, the runs of a grid share
+a store (see runs.py): two nodes that differ in the temperature alone make MNTP once between them.
+
+Nothing but files is shared, so a cluster of several machines needs `outputs` on a file system that all of them see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import settings as S
+from llm2rec_kit import storage
+from llm2rec_kit.models import packages
+from llm2rec_kit.reproduction.plan import assets
+from llm2rec_kit.reproduction.runner import feasibility, notebooks, plain_yaml
+from llm2rec_kit.runs import STORE, Run, outputs_folder
+from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings.ranges import clipped, shown
+
+KEYS = ("name", "profile", "notebooks", "set", "axes")
+AXES = ("datasets", "backbones", "stages", "seeds", "settings")
+LISTS = {"stages": "evaluation_embeddings", "seeds": "evaluation_seeds"}  # axes that may be plain lists: one entry a cell
+REPORT = tuple(f"{stage.prefix}_report_to" for stage in (S.CSFT, S.MNTP, S.Contrastive))
+NO_RESULT = (
+    "run",
+    "outputs",
+    "force",
+    "evaluation_workers",
+    "own_parts",
+    *REPORT,
+)  # parameters that change no number by themselves
+LANGUAGE_MODEL = ("backbone_", "csft_", "mntp_", "contrastive_", "encoding_")
+UNUSED = {  # settings that do not reach an embedding, by its stage; of any other name nothing is known to be unused
+    "id": LANGUAGE_MODEL,
+    "raw": ("csft_", "mntp_", "contrastive_"),
+    "csft": ("mntp_", "contrastive_"),
+    "mntp": ("contrastive_",),
+}
+DONE = "node.json"
+_ONE_AT_A_TIME = threading.Lock()  # in a worker: papermill sets the folder of the whole process
+MOST_CELLS = 10_000
+BEGUN = ".begun"  # in the folder of a node that a worker is at
+
+
+@dataclass(frozen=True)
+class Node:
+    """A notebook to run: its parameters, the node that it begins with, and its name: number and hash of what it depends on."""
+
+    name: str
+    book: str
+    values: dict[str, Any] = field(compare=False)
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One choice on every axis, and its nodes in the order of the notebooks."""
+
+    labels: dict[str, str]
+    nodes: list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells and nodes of a grid file, and the folder they live in."""
+
+    name: str
+    profile: str
+    folder: Path
+    cells: list[Cell]
+    nodes: dict[str, Node]
+    root: Path | None = None
+
+    @property
+    def runs(self) -> Path:
+        """Where the nodes' runs are."""
+        return self.folder / "runs"
+
+
+def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
+    """Read a grid file, check every cell, order its nodes. SettingsError or ValueError for what cannot be run."""
+    path = Path(path)
+    if not plain_yaml.kind_at(path):
+        raise ValueError(f"There is no grid file {clipped(str(path))}. docs/grid.md shows one.")
+    what = f"Grid {shown(path.name)}"
+    asked = plain_yaml.mapping(plain_yaml.read_text(path, what), what)
+    if unknown := [key for key in asked if key not in KEYS]:
+        raise S.SettingsError(S.unknown(unknown[0], list(KEYS), "key of a grid file"))
+    name, profile = asked.get("name", path.stem), asked.get("profile", "demo")
+    if not isinstance(name, str) or not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"A grid's name is one plain folder name; found {shown(name)}.")
+    folder = outputs_folder(outputs).resolve() / name
+    books = _books(asked.get("notebooks", 4), root)
+    base = {"evaluation_workers": 1, **_profile(profile, path.parent), **_named(asked.get("set", {}), "set")}
+    nodes: dict[str, Node] = {}
+    cells = []
+    for labels, chosen in _choices(asked.get("axes", {})):
+        values = plain_yaml.meant(base | chosen | {"outputs": str(folder / "runs")})
+        if isinstance(values.get("own_parts"), list) and all(isinstance(part, str) for part in values["own_parts"]):
+            values["own_parts"] = own_parts.placed(values["own_parts"], path.parent)
+        _check(values, books, root)
+        values = _placed(values, path.parent, outputs_folder(outputs).resolve())
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)})
+        cells.append(Cell(labels, _add_nodes(nodes, books, values)))
+    return Grid(name, profile, folder, cells, nodes, root)
+
+
+def run_node(node: Node, folder: str, root: Path | None = None, *before: Any) -> dict[str, Any]:
+    """Run one node in the grid's folder unless it is done; returns what node.json holds. Runs in a worker.
+
+    `before` are the results of the nodes before it: only there so that the cluster orders them. Raises NotebookFailed.
+    """
+    with _ONE_AT_A_TIME:
+        return _run_node(node, Path(folder), next(b for b in notebooks.series(root) if b.stem == node.book))
+
+
+def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
+    run = Run(node.name, folder / "runs")
+    if (done := finished(run, node, book)) is not None:
+        return done
+    if node.before:
+        parent = Run(node.before, run.path.parent)
+        for name in parent.artefacts():
+            if not run.has(name):
+                run.take(parent, name)
+    run.note("asked", {"profile": "", "command": f"a node of the grid in {folder}", "parameters": node.values})
+    begun = run.path / BEGUN
+    begun.touch()
+    try:
+        with (run.path / "log.txt").open("a") as log:
+            seconds = notebooks.run_one(book, {**node.values, "run": node.name}, run, stream=log)
+    finally:
+        begun.unlink(missing_ok=True)
+    done = {"node": node.name, "notebook": _digest(book), "seconds": seconds}
+    storage.write_note(run.path / DONE, done)
+    return done
+
+
+def finished(run: Run, node: Node, book: Path) -> dict[str, Any] | None:
+    """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise, also where it is damaged."""
+    done = storage.note_or_nothing(run.path / DONE, f"Node {node.name} is run again; what is finished in it is reused.")
+    return done if done.get("node") == node.name and done.get("notebook") == _digest(book) else None
+
+
+def prepare(grid: Grid) -> None:
+    """Make the grid's folders and keep in grid.json what its cells are and where they run."""
+    (grid.runs / STORE).mkdir(parents=True, exist_ok=True)
+    cells = [{"labels": c.labels, "runs": c.nodes} for c in grid.cells]
+    nodes = {n.name: {"notebook": n.book, "begins with": n.before, "parameters": n.values} for n in grid.nodes.values()}
+    for left in grid.runs.glob(f"*/{BEGUN}"):  # of an earlier call that was killed
+        storage.clear(left)
+    storage.write_json(
+        grid.folder / "grid.json", {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes}
+    )
+
+
+def ancestors(grid: Grid, name: str) -> list[str]:
+    """The nodes before a node, nearest first."""
+    found = []
+    while name := grid.nodes[name].before:
+        found.append(name)
+    return found
+
+
+# -- from a file to a graph -------------------------------------------------------------------------------------------
+
+
+def _books(last: Any, root: Path | None) -> list[Path]:
+    """The notebooks from 01 to number `last`."""
+    every = notebooks.series(root)
+    numbers = [int(book.name[:2]) for book in every]
+    if type(last) is not int or last not in numbers:
+        raise S.SettingsError(f"`notebooks` is the number of the last one to run, one of {numbers}; found {shown(last)}.")
+    return [book for book, number in zip(every, numbers, strict=True) if number <= last]
+
+
+def _profile(profile: str, folder: Path) -> dict[str, Any]:
+    """A profile by name, or by a path from the grid file's folder."""
+    beside = folder / str(profile)
+    there = beside.suffix in (".yaml", ".yml") and plain_yaml.kind_at(beside)
+    return notebooks.load_profile(str(beside) if there else str(profile))
+
+
+def _named(chosen: Any, where: str) -> dict[str, Any]:
+    """{flat name: value}: a grid file may write csft.steps or csft_steps."""
+    if not isinstance(chosen, dict):
+        raise S.SettingsError(f"`{where}` must hold `parameter: value` lines; found {shown(chosen)}.")
+    return {str(name).replace(".", "_", 1): value for name, value in chosen.items()}
+
+
+def _choices(axes: Any) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """All combinations: ({axis: label}, {parameter: value})."""
+    if not isinstance(axes, dict):
+        raise S.SettingsError(f"`axes` must hold some of {', '.join(AXES)}; found {shown(axes)}.")
+    columns = [_options(axis, options) for axis, options in axes.items()]
+    if (cells := math.prod(map(len, columns))) > MOST_CELLS:
+        raise S.SettingsError(f"`axes` make {cells:,} cells; a grid has at most {MOST_CELLS:,}. Make several grids of it.")
+    combined = []
+    for row in itertools.product(*columns):
+        values: dict[str, Any] = {}
+        for axis, label, chosen in row:
+            if twice := sorted(values.keys() & chosen.keys()):
+                raise S.SettingsError(f"Two axes set {shown(twice[0])}; the second is {axis!r} ({clipped(label, 80)}).")
+            values |= chosen
+        combined.append(({axis: label for axis, label, _ in row}, values))
+    return combined
+
+
+def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """(axis, label, {parameter: value}) of every option of an axis."""
+    if axis not in AXES:
+        raise S.SettingsError(S.unknown(str(axis), list(AXES), "axis"))
+    if isinstance(options, list) and axis in LISTS:
+        if twice := next((one for k, one in enumerate(options) if one in options[:k]), None):
+            raise S.SettingsError(f"Axis {axis!r} holds {shown(twice)} twice.")
+        options = {str(one): {LISTS[axis]: [one]} for one in options}
+    if not isinstance(options, dict) or not options:
+        as_list = " (or a plain list)" if axis in LISTS else ""
+        raise S.SettingsError(
+            f"Axis {axis!r} must hold `label: {{parameter: value}}` lines{as_list}; found {shown(options)}."
+        )
+    return [(axis, str(label), _named(chosen, clipped(f"{axis}.{label}", 80))) for label, chosen in options.items()]
+
+
+def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
+    """`values` with absolute paths: of data and of folders in a mix as seen from the grid file's folder, of a mix's runs, which
+    are those in `outputs`, and of models, seen from the grid file's folder or else from here."""
+    values = dict(values)
+    if values.get("data_path"):
+        values["data_path"] = str((beside / storage.expanded(values["data_path"])).resolve())
+    if values.get("data_mix"):
+        folders = [beside / storage.expanded(m) if "/" in m else outputs / m for m in values["data_mix"]]
+        values["data_mix"] = [str(folder.resolve()) for folder in folders]
+    return notebooks.local_folders(notebooks.local_folders(values, beside), Path())
+
+
+def _check(values: dict[str, Any], books: list[Path], root: Path | None) -> None:
+    """Raise SettingsError for the values of a cell that cannot be, alone or together."""
+    every = {name for book in notebooks.series(root) for name in notebooks.parameters(book)}
+    notebooks.check({k: v for k, v in values.items() if k in every or k not in NO_RESULT}, sorted(every))
+    feasibility.across(values, [book.name[:2] for book in books])
+
+
+def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]) -> list[str]:
+    """Put the nodes of one cell among `nodes`, unless they are there already; returns their names in order."""
+    chain: list[str] = []
+    known: dict[str, Any] = {}
+    for book in books:
+        own = {k: values.get(k, p.default) for k, p in notebooks.parameters(book).items() if k != "profile"}
+        known |= {k: v for k, v in own.items() if k not in NO_RESULT} | _contents(own)
+        key = hashlib.sha256(json.dumps(_relevant(known, own), sort_keys=True).encode()).hexdigest()[:10]
+        name = f"{book.name[:2]}-{key}"
+        own["outputs"] = values["outputs"]
+        nodes.setdefault(name, Node(name, book.stem, own, chain[-1] if chain else ""))
+        chain.append(name)
+    return chain
+
+
+def _contents(own: dict[str, Any]) -> dict[str, Any]:
+    """Hashes of the files that a notebook's parameters lead to, as {"<parameter>, files": ...}; nothing where there are none."""
+    from llm2rec_kit.data import mixing, sources
+
+    found = {}
+    if "data_source" in own:
+        data = S.Data.from_parameters(own)
+        found["data_path"] = mixing.fingerprint(data) if data.source == "mix" else sources.fingerprint(data)
+    for name in assets.MODELS:
+        asked = own.get(name, [])
+        models = [asked] if isinstance(asked, str) else asked
+        # A folder or file, as `_placed` left it, or one out of a package.
+        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
+    asked = [
+        name
+        for key, value in own.items()
+        if key.endswith("_recommenders") or key == "evaluation_baselines"
+        for name in value
+    ]
+    found["own_parts"] = own_parts.digests(asked)
+    return {f"{name}, files": files for name, files in found.items() if files}
+
+
+def _relevant(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Of all settings so far, those that can change what this notebook makes: an evaluation of `raw` knows no temperature."""
+    if "evaluation_embeddings" not in own:
+        return known
+    unused = set.intersection(*({*UNUSED.get(stage, ())} for stage in own["evaluation_embeddings"] or [""]))
+    return {k: v for k, v in known.items() if not k.startswith(tuple(unused))}
+
+
+def _digest(book: Path) -> str:
+    """Hash of what a notebook does: the source of its code cells."""
+    cells = json.loads(book.read_text())["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]

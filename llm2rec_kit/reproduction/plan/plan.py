@@ -1,0 +1,132 @@
+"""What a run would take, by arithmetic alone: sizes, floating-point operations, hours, memory and disk of every stage.
+
+Nothing is run or written. `inventory` lists what the notebooks make, `work` says what each thing takes, and the plan puts it
+together: it is good to a factor of two or three, which is enough to choose a machine. `plan_text` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.reproduction.plan import assets, cost, inventory, sizes
+from llm2rec_kit.reproduction.plan.cost import Work
+from llm2rec_kit.reproduction.plan.rehearsal import Artefact
+from llm2rec_kit.reproduction.plan.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one section of a notebook makes: its label, its artefacts, and the work of each."""
+
+    notebook: str  # its number
+    label: str
+    artefacts: list[Artefact]
+    work: list[Work]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, ready to be printed."""
+
+    values: dict[str, Any]
+    numbers: list[str]  # of the notebooks that are to run
+    backbone: S.Backbone
+    shape: assets.Shape
+    sizes: Sizes
+    rows: list[Row]
+    unknown: list[Artefact]  # left out: the shape of their model is not known
+    disk: dict[str, tuple[int, float]]  # what stays: how many, bytes
+
+    @property
+    def largest(self) -> S.Backbone:
+        """The largest model that is trained."""
+        trained = [a.model for row in self.rows for a in row.artefacts if isinstance(a.settings, S.Training)]
+        return max([self.backbone, *trained], key=lambda model: assets.shape(model).parameters)
+
+    @property
+    def memory(self) -> float:
+        """Bytes of weights, gradients and optimiser in its training."""
+        return 4 * _bytes(self.largest)
+
+    @property
+    def passing(self) -> float:
+        """Bytes on disk that two checkpoints of it need for a while."""
+        return 6 * _bytes(self.largest)
+
+
+def make(values: dict[str, Any], numbers: Collection[str]) -> Plan:
+    """The plan of a run of the notebooks with these numbers and these (checked) parameters.
+
+    Raises ValueError where the backbone's shape is not known; what needs another model of unknown shape is left out and named.
+    """
+    backbone = S.Backbone.from_parameters(values)
+    shape = assets.shape(backbone)
+    if shape is None:
+        raise ValueError(
+            f"The size of backbone {backbone.name!r} is not known here, so nothing can be planned. Download it and give its folder "
+            f"as backbone.name, or take one of {', '.join(assets.known()['backbones'])}."
+        )
+    counted = sizes.of(values)
+    asked = [a for a in inventory.of(values, counted, numbers).artefacts if a.section[0] in numbers]
+    each = [(a, cost.of(a, counted)) for a in asked]
+    known = [(a, w) for a, w in each if w is not None]
+    return Plan(
+        values,
+        sorted(numbers),
+        backbone,
+        shape,
+        counted,
+        _rows(known),
+        [a for a, w in each if w is None],
+        _disk([a for a, _ in known], counted),
+    )
+
+
+def _rows(known: list[tuple[Artefact, Work]]) -> list[Row]:
+    """A row a section, in the order of the notebooks; none for what takes no operations worth counting."""
+    rows = []
+    for (notebook, label), part in groupby(known, key=lambda pair: pair[0].section):
+        artefacts, works = map(list, zip(*part, strict=True))
+        if sum(w.flops for w in works):
+            rows.append(Row(notebook, label, artefacts, works))
+    return rows
+
+
+def _disk(artefacts: list[Artefact], counted: Sizes) -> dict[str, tuple[int, float]]:
+    """How many of each kind stay, and their bytes."""
+    found: dict[str, tuple[int, float]] = {}
+    for a in artefacts:
+        for kind, size in _kept(a, counted) if a.kept else ():
+            n, before = found.get(kind, (0, 0.0))
+            found[kind] = (n + 1, before + size)
+    return found
+
+
+def _kept(a: Artefact, counted: Sizes) -> list[tuple[str, float]]:
+    """What an artefact leaves on disk: (kind, bytes)."""
+    match a.settings:
+        case S.Data():
+            samples = sum(d.train + d.valid + d.test for d in counted.domains)
+            return [("corpus", samples * 16.0 + counted.items * 150.0)] if counted.domains else []
+        case S.Encoding():
+            return [("table", 4.0 * (counted.items + 1) * assets.shape(a.model).hidden)] if counted.domains else []
+        case S.Evaluation():
+            return [("ranking", 4.0 * next(d.test for d in counted.domains if d.name in a.domains))]
+    model = ("model", _bytes(a.model))
+    return [model, model] if a.section == ("03", "contrastive") else [model]  # again as encoder/
+
+
+def _bytes(model: S.Backbone) -> float:
+    """Bytes of a model's weights."""
+    return assets.shape(model).parameters * (2.0 if dtype(model) == "bfloat16" else 4.0)
+
+
+def dtype(backbone: S.Backbone) -> str:
+    """The weights' type; auto is taken for what it is on a GPU where the backbone is not tiny."""
+    if backbone.dtype != "auto":
+        return backbone.dtype
+    return "float32" if backbone.name == "tiny" else "bfloat16"

@@ -1,0 +1,140 @@
+"""Runs side by side: which settings differ, what came out, what it cost. Written into the first run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import storage
+from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.reproduction.report.spread import first_metrics, pooled_std, settings_that_differ
+from llm2rec_kit.results.evaluations import is_trained
+from llm2rec_kit.runs import Run
+
+
+def write(runs: list[Run]) -> Path:
+    """Write comparison-with-<others>.md and .html into the first run's folder; returns the page's path."""
+    collected = [report.collect(run) for run in runs]
+    names = _names(runs)
+    about = [run.about() for run in runs]
+    known = {
+        "names": names,
+        "missing": [f"{name}: {line}" for name, c in zip(names, collected, strict=True) for line in report.missing_notes(c)],
+        "settings": settings_that_differ(*[{**c["settings"], "evaluation seeds": {"all": c["seeds"]}} for c in collected]),
+        "statistics": _statistics(collected),
+        "results": results(collected),
+        "costs": _costs(about),
+        "provenance": _provenance(about),
+        "drawn": [report.drawings(run) for run in runs],
+        "kept": _kept(runs),
+        "metrics": first_metrics(collected[0]),
+    }
+    target = runs[0].path / f"comparison-with-{'-'.join(n.replace('/', '_') for n in names[1:])}.html"
+    for kind in ("md", "html"):
+        storage.write_text(target.with_suffix(f".{kind}"), report.render(f"comparison.{kind}.j2", **known))
+    return target
+
+
+def results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """{domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
+
+    The metrics are the first run's first two; a run that was evaluated at other cutoffs has no cell of them.
+    `in_std` is that difference over the seed std (pooled over the embeddings of the recommender in both runs); None where
+    no seed tells of a spread.
+    """
+    tables, metrics = {}, first_metrics(collected[0])
+    for domain in dict.fromkeys(d for c in collected for d in c["results"]):
+        groups = [{(r["recommender"], r["embedding"]): r for r in c["results"].get(domain, [])} for c in collected]
+        tables[domain] = [
+            {
+                "recommender": key[0],
+                "embedding": key[1],
+                "cells": [_cells(groups, key, k, metrics) for k in range(len(groups))],
+            }
+            for key in dict.fromkeys(key for g in groups for key in g)
+        ]
+    return tables
+
+
+def _cells(groups: list[dict], key: tuple[str, str], k: int, metrics: list[str]) -> dict[str, Any]:
+    """{metric: {mean, std, seeds, difference, in_std}} of run k; None for a metric where it has no such row."""
+    cells: dict[str, Any] = {}
+    for metric in metrics:
+        row, first = groups[k].get(key), groups[0].get(key)
+        if row is None or metric not in row["mean"]:
+            cells[metric] = None
+            continue
+        cell = {
+            "mean": row["mean"][metric],
+            "std": row["std"][metric],
+            "seeds": row["seeds"],
+            "difference": None,
+            "in_std": None,
+        }
+        if k and first is not None and metric in first["mean"]:
+            cell["difference"] = row["mean"][metric] - first["mean"][metric]
+            rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]
+            std = pooled_std(rows, key[0], metric) if is_trained(key[0]) else None
+            cell["in_std"] = cell["difference"] / std if std else None
+        cells[metric] = cell
+    return cells
+
+
+def _statistics(collected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a domain: {"name", "values": [text a run]}."""
+    domains = dict.fromkeys(s["domain"] for c in collected for s in c["statistics"])
+    found = [{s["domain"]: s for s in c["statistics"]} for c in collected]
+    return [{"name": d, "values": [_counted(f.get(d)) for f in found]} for d in domains]
+
+
+def _counted(s: dict[str, Any] | None) -> str:
+    return "none" if s is None else f"{s['users']:,} users, {s['items']:,} items, {s['interactions']:,} interactions"
+
+
+def _costs(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a stage: {"name", "values": [text a run]}."""
+    rows = [{r["stage"]: r for r in report.cost_rows(a)} for a in about]
+    return [{"name": s, "values": [_cost(r.get(s)) for r in rows]} for s in dict.fromkeys(s for r in rows for s in r)]
+
+
+def _cost(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "none"
+    return f"{row['seconds']:,.1f} s" + (f", {row['peak_memory_mib']:,.0f} MiB" if "peak_memory_mib" in row else "")
+
+
+def _provenance(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Command, commit, machine, and the versions that differ: {"name", "values"}."""
+
+    def commit(a: dict[str, Any]) -> str:
+        return (
+            "not a git checkout"
+            if not a["git"]
+            else a["git"]["commit"][:12] + (" with changes" if a["git"]["dirty"] else "")
+        )
+
+    def machine(a: dict[str, Any]) -> str:
+        m = a["machine"]
+        return f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB" + "".join(f", {g}" for g in m.get("gpus", []))
+
+    rows = [
+        {"name": "command", "values": [a.get("asked", {}).get("command", "notebooks run by hand") for a in about]},
+        {"name": "commit", "values": [commit(a) for a in about]},
+        {"name": "machine", "values": [machine(a) for a in about]},
+    ]
+    for package in dict.fromkeys(p for a in about for p in a["versions"]):
+        values = [a["versions"].get(package, "none") for a in about]
+        rows += [{"name": package, "values": values}] if len(set(values)) > 1 else []
+    return rows
+
+
+def _kept(runs: list[Run]) -> list[dict[str, Any]]:
+    """A row a caption: {"name", "files": [path or None a run]}."""
+    found = [dict(report.kept_figures(run)) for run in runs]
+    return [{"name": c, "files": [f.get(c) for f in found]} for c in dict.fromkeys(c for f in found for c in f)]
+
+
+def _names(runs: list[Run]) -> list[str]:
+    """The runs' names; with the folder before it where two share one."""
+    names = [run.name for run in runs]
+    return [f"{run.path.parent.name}/{run.name}" if names.count(run.name) > 1 else run.name for run in runs]

@@ -1,0 +1,265 @@
+"""The report of a run: results.json (numbers only, the same for the same settings), report.md and report.html.
+
+Reads the run's artefacts and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from llm2rec_kit import storage
+from llm2rec_kit.figures import report_figures
+from llm2rec_kit.reproduction.report import brief, expected, markdown
+from llm2rec_kit.reproduction.studies import studied
+from llm2rec_kit.results import evaluations, kept, significance
+from llm2rec_kit.results.evaluations import is_trained
+from llm2rec_kit.runs import Run, meter, write_json
+from llm2rec_kit.settings import QUESTIONS
+
+STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
+OWN = ("tests", "losses", "validation")  # figures that the report draws itself
+CAPTIONS = {
+    "results": "Results by embedding",
+    "results_by_kind": "Results by kind of target",
+    "results_by_popularity": "Results by popularity of the target",
+    "by_kind": "Maps of the embeddings, coloured by kind of item",
+    "by_community": "The same maps, coloured by what is consumed together",
+    "by_popularity": "The same maps, coloured by popularity",
+    "clusters": "Clusters, named by the words of their titles",
+    "travel": "Items that moved furthest between stages",
+    "co_purchases": "Pairs of items often consumed together",
+    "overlap": "Nearest neighbours that two stages have in common",
+}
+
+
+def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
+    """All numbers of a run: data, what each stage recorded, results by domain, comparisons; `held` is what it has, if known.
+
+    Raises ValueError where 04 has not run, ArtefactError where something is damaged, or an evaluation or a test is not what the
+    ranks give.
+    """
+    corpus, held = _record(run, "corpus"), held or evaluations.of(run)
+    if not held.made:
+        raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
+    for name in dict.fromkeys(i for made in held.made.values() for i in made["inputs"]):
+        run.require(name)
+    rows = [kept.record(run, name) for name in held.made]
+    domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["domain"] for r in rows}]
+    return {
+        "run": run.name,
+        "source": corpus["source"],
+        "synthetic": corpus["source"] == "synthetic",
+        "split": corpus["split"],
+        "train_domains": corpus["train_domains"],
+        "statistics": corpus["statistics"],
+        "cleaning": corpus["cleaning"],
+        "stages": {name: _record(run, name) for name in STAGES if run.has(name)},
+        "embeddings": {name.split("/")[1]: _record(run, name) for name in run.names("embeddings")},
+        "settings": _settings(run, held),
+        "seeds": sorted({r["seed"] for r in rows if is_trained(r["recommender"])}),
+        "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
+        "comparisons": {m["record"]["domain"]: significance.recorded(run, name) for name, m in held.tests.items()},
+        "left_out": held.left_out,
+        "missing": held.missing,
+        "beyond": studied.recorded(run),
+    }
+
+
+def _record(run: Run, name: str) -> dict[str, Any]:
+    """The record of an artefact whose files are its manifest's; those that were deleted to make room are not missed."""
+    run.require(name, gone=True)
+    return run.record(name)
+
+
+def _settings(run: Run, held: evaluations.Evaluations) -> dict[str, dict[str, Any]]:
+    """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
+    machine, and the files' hashes tell the data apart."""
+    found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
+    for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
+        found["encoding"] = run.manifest(name)["settings"]
+    if held.settings is not None:
+        found["evaluation"] = {k: v for k, v in held.settings.items() if k != "tested"}  # that stands with the comparisons
+    return {name: {k: v for k, v in settings.items() if k != "path"} for name, settings in found.items()}
+
+
+def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a (recommender, embedding): seeds, mean and population std of each metric; trained recommenders first."""
+    groups: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for r in records:
+        groups.setdefault((r["recommender"], r["embedding"]), []).append(r["metrics"])
+    rows = [
+        {
+            "recommender": k[0],
+            "embedding": k[1],
+            "seeds": len(g),
+            "mean": {m: float(np.mean([x[m] for x in g])) for m in g[0]},
+            "std": {m: float(np.std([x[m] for x in g])) for m in g[0]},
+        }
+        for k, g in groups.items()
+    ]
+    order = {name: k for k, name in enumerate(("raw", "csft", "mntp", "contrastive", "id"))}
+    return sorted(
+        rows,
+        key=lambda r: (
+            not is_trained(r["recommender"]),
+            r["recommender"] == "oracle",
+            r["recommender"],
+            order.get(r["embedding"], 9),
+        ),
+    )
+
+
+def terminal_table(results: dict[str, Any]) -> str:
+    """The results as aligned text, at most 110 columns."""
+    lines = [*missing_notes(results), ""] if results["missing"] else []
+    for domain, rows in results["results"].items():
+        names = list(rows[0]["mean"])[:4]
+        lines.append(f"{domain} ({domain_note(results, domain)}), full ranking, mean +- std over seeds")
+        lines.append(f"  {'recommender':12} {'embedding':12} {'seeds':>5}  " + "".join(f"{n:>18}" for n in names))
+        for r in rows:
+            cells = [f"{r['mean'][n]:.4f}" + (f" +- {r['std'][n]:.4f}" if r["seeds"] > 1 else " " * 10) for n in names]
+            lines.append(
+                f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  " + "".join(f"{c:>18}" for c in cells)
+            )
+        lines.append("")
+    if results["left_out"]:
+        lines += [left_out_note(results), ""]
+    return "\n".join(lines)
+
+
+def missing_notes(results: dict[str, Any]) -> list[str]:
+    """What a reader is told, before all else, of evaluations that notebook 04 made and that are gone: a line each."""
+    again = "Run notebooks/04_downstream_eval.ipynb again. Until then means are of what is left, without their tests."
+    return [f"missing: {name}" for name in results["missing"]] + ([again] if results["missing"] else [])
+
+
+def left_out_note(results: dict[str, Any]) -> str:
+    """What a reader is told of evaluations that do not count."""
+    return (
+        f"Left out: {len(results['left_out'])} older evaluations in the run's folder, made from other embeddings or "
+        "with other settings."
+    )
+
+
+def domain_note(results: dict[str, Any], domain: str) -> str:
+    """ "synthetic, out-of-domain" and the like."""
+    seen = "seen by CSFT" if domain in results["train_domains"] else "out-of-domain: no training saw it"
+    return ("synthetic data, " if results["synthetic"] else "") + seen
+
+
+def write(run: Run) -> dict[str, Any]:
+    """Write results.json, report.md and report.html into the run's folder; returns the results."""
+    held = evaluations.of(run)
+    results = collect(run, held)
+    write_json(run.path / "results.json", results, sort=True)
+    about = run.about()
+    known = {
+        "results": results,
+        "about": about,
+        "note": domain_note,
+        "best": best,
+        "brief": brief.brief(results, brief.standings(run, results, held)),
+        "left_out": left_out_note,
+        "missing": missing_notes(results),
+        "tallied": studied.tallied,
+        "check": _checked(results, about, run.path.parent),
+        "cost": cost_rows(about),
+        "keys": cost_keys(about),
+        "drawn": drawings(run, held),
+        "kept": kept_figures(run),
+        "asked": QUESTIONS,
+    }
+    for name, figure in known["drawn"].items():
+        storage.write_bytes(run.path / "figures" / f"{name}.png", report_figures.png(figure))
+    for kind in ("md", "html"):
+        storage.write_text(run.path / f"report.{kind}", render(f"report.{kind}.j2", **known))
+    return results
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this folder with these values: text is text, in a page and in Markdown; figures go in whole."""
+    page = template.endswith(".html.j2")
+    environment = Environment(
+        loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page
+    )
+    environment.filters |= {
+        "drawn": lambda f: Markup(report_figures.svg(f)),
+        "kept": lambda path: Markup(report_figures.element(path)),
+    }
+    environment.filters["code"] = markdown.code
+    return environment.get_template(template).render(**(values if page else markdown.escaped(values)))
+
+
+def drawings(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
+    """The report's own figures by name: tests, losses, validation."""
+    held = held or evaluations.of(run)
+    made = list(held.made.values())
+    metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
+    domains = [s["domain"] for s in run.record("corpus")["statistics"]]
+    tests = {m["record"]["domain"]: m["record"]["rows"] for m in held.tests.values()}
+    found = {
+        "tests": report_figures.tests({d: tests[d] for d in domains if d in tests}),
+        "losses": report_figures.losses(run),
+        "validation": report_figures.validation([m["record"] for m in made], domains, metric),
+    }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def kept_figures(run: Run) -> list[tuple[str, Path]]:
+    """Caption and file of every figure that the notebooks kept, each once however often it is there."""
+    own = {f"{name}.png" for name in OWN}
+    files = [p for p in sorted(run.path.glob("figures/*.png")) if p.name not in own] + sorted(run.path.glob("maps/*.png"))
+    order = list(CAPTIONS)
+    files.sort(key=lambda p: order.index(p.stem) if p.stem in order else len(order))
+    once = {p.read_bytes(): p for p in reversed(files)}
+    return [(CAPTIONS.get(p.stem, p.stem.replace("_", " ")), p) for p in files if p in once.values()]
+
+
+COSTS = {
+    "seconds": "seconds",
+    "cpu_seconds": "CPU seconds",
+    "peak_memory_mib": "peak memory, MiB",
+    "gpu_seconds": "GPU seconds",
+    "gpu_peak_memory_mib": "GPU peak, MiB",
+    "energy_cpu_joules": "CPU energy, J",
+    "energy_gpu_joules": "GPU energy, J",
+}
+
+
+def cost_keys(about: dict[str, Any]) -> dict[str, str]:
+    """The costs that some stage of this run tells, with their names for a table."""
+    told = {k for s in about["stages"].values() for k in s}
+    return {k: name for k, name in COSTS.items() if k in told}
+
+
+def cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a stage; the evaluations in one, their times added and their peaks the largest."""
+    rows = {}
+    for name, stage in about["stages"].items():
+        label = "evaluation, all trainings" if name.startswith("evaluation/") else name
+        rows[label] = meter.added(rows.get(label, {}), {k: stage[k] for k in COSTS if k in stage})
+    return [{"stage": label, **row} for label, row in rows.items()]
+
+
+def _checked(results: dict[str, Any], about: dict[str, Any], outputs: Path) -> dict[str, Any] | None:
+    """The comparison with what the run's profile is expected to give, where that is kept."""
+    profile = about.get("asked", {}).get("profile", "")
+    wanted = expected.load(profile, outputs) if profile else None
+    if wanted is None:
+        return None
+    lines, changed = expected.compare(results, wanted)
+    metrics, said = expected.metrics_of(lines[0]) if lines else [], expected.summary(lines)
+    return {"profile": profile, "wanted": wanted, "lines": lines, "changed": changed, "metrics": metrics, "summary": said}
+
+
+def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
+    """Whether `row` has the largest mean of all but the ceiling."""
+    return row["recommender"] != brief.CEILING and row["mean"][metric] == max(
+        r["mean"][metric] for r in rows if r["recommender"] != brief.CEILING
+    )

@@ -1,0 +1,1 @@
+"""Notebooks run headless: profiles read and checked, kernels started, progress told."""

@@ -1,0 +1,234 @@
+"""Whether settings can work: with those of other stages, and with the corpus that they are asked of.
+
+What a field may be by itself, and beside others of its stage, stands in `settings`. Here is what needs more than one stage (known
+before the first notebook) or the corpus (known after the first): found then, and not hours later by the notebook that breaks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data import preconditions
+from llm2rec_kit.encoding import own_tables
+from llm2rec_kit.reproduction.studies.study import backbone_changes
+from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings.ranges import shown
+
+MADE = ("raw", "csft", "mntp", "contrastive")  # the tables that notebook 03 makes of every run
+
+
+def across(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
+    """Raise SettingsError where settings of several stages do not go together in the notebooks of these `numbers`.
+
+    `there` are the tables that the run has already. A stage whose notebook is not to run may be another than `values` say.
+    """
+    of = {stage.prefix: stage.from_parameters(values) for stage in S.STAGES}
+    if "04" in numbers and (empty := [k for k in ("recommenders", "embeddings") if not getattr(of["evaluation"], k)]):
+        raise S.SettingsError(f"evaluation_{empty[0]} is empty: notebook 04 compares what is trained. Name one at least.")
+    for number, prefix in (("04", "evaluation"), ("06", "tables"), ("07", "questions")):
+        if number in numbers:
+            _own_recommenders(of[prefix].recommenders, of["evaluation"], of["data"].max_history)
+    if "03" in numbers:
+        _mask_token(of["mntp"], of["contrastive"])
+        tables = [*MADE, *of["encoding"].variants, *of["encoding"].tables.values(), *of["encoding"].own_files, *there]
+        if "04" in numbers:
+            _embeddings(of["evaluation"], tables)
+        if "05" in numbers:
+            _known_tables("maps_stages", of["maps"].stages, [*tables, "adapted"])
+    if {"02", "06"} <= set(numbers):
+        backbones(of["tables"], of["backbone"])
+
+
+def backbones(asked: S.Tables, backbone: S.Backbone) -> None:
+    """Raise SettingsError for a `tiny-<width>` of `tables_backbones` that the heads of the run's backbone do not divide."""
+    for name in asked.backbones:
+        width = backbone_changes(name).get("backbone_hidden")
+        if width is not None and (not width or width % (2 * backbone.heads)):
+            raise S.SettingsError(
+                f"tables_backbones names {shown(name)}, and the run's backbone has {backbone.heads} heads (backbone_heads): the "
+                f"width must be a multiple of {2 * backbone.heads}."
+            )
+
+
+def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
+    """Raise SettingsError for a device, a precision or a package that the notebooks of these `numbers` ask for and that is not
+    here. `there` are the tables that the run has already."""
+    backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
+    asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
+    asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}
+    low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
+    if "04" in numbers:
+        _packages(recommenders, there)
+    trained = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
+    _trackers(*(stage.from_parameters(values) for stage in trained))
+    if not low and set(asked.values()) <= {"auto", "cpu"}:
+        return
+    import torch
+
+    from llm2rec_kit.downstream import evaluation, fast_ops
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for name, device in asked.items():
+        if not here.get(device, True):
+            raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
+    if low and evaluation.device_of(recommenders)[0] == "cpu" and not fast_ops.bfloat16_is_fast():
+        raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
+
+
+def _trackers(*stages: S.Stage) -> None:
+    asked = [stage for stage in stages if isinstance(stage, S.Training) and stage.report_to != "none"]
+    if asked:
+        from llm2rec_kit.fitting import tracking
+
+        for stage in asked:
+            tracking.check(stage)
+
+
+def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
+    from llm2rec_kit.encoding import minilm
+    from llm2rec_kit.settings import item_tables
+
+    texts = {item_tables.parse(name)[0] for name in asked.embeddings}
+    if minilm.NAME in texts - {*there} and not minilm.available():
+        raise S.SettingsError(minilm.LACKING)
+
+
+def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
+    """Raise SettingsError where settings cannot work, or would mislead, on this corpus; returns what their reader should know.
+
+    Cut-offs and metrics are held against the smallest catalogue that is ranked, batches and what is held out against what the
+    training domains have, a domain against those there are, your own vectors against the items. Nothing else is read.
+    """
+    notes: list[str] = []
+    _trackers(*stages)
+    for stage in stages:
+        match stage:
+            case S.CSFT():
+                notes += preconditions.check(corpus, to_train=True)
+                _horizon(stage, len(corpus.select(corpus.train_domains)[0].samples("train")), "samples")
+            case S.MNTP():
+                notes += _held_out(corpus, stage)
+            case S.Contrastive():
+                notes += _contrasted(corpus, stage)
+            case S.Encoding():
+                for name, file in stage.own_files.items():
+                    own_tables.read(name, file, corpus)
+            case S.Evaluation():
+                _ranked(corpus, stage)
+                _own_recommenders(stage.recommenders, stage, corpus.max_history)
+                _own_baselines(stage, corpus)
+            case S.Maps():
+                notes += _mapped(corpus, stage)
+            case S.Questions() if stage.domain and stage.domain not in corpus.domains:
+                raise S.SettingsError(f"questions_domain is {shown(stage.domain)}; the corpus has {shown(corpus.domains)}.")
+    return notes
+
+
+def _mask_token(mntp: S.MNTP, contrast: S.Contrastive) -> None:
+    if contrast.mask_token == "new" and mntp.mask_token != "new":
+        raise S.SettingsError(
+            f"contrastive_mask_token 'new' is the token that MNTP makes, and mntp_mask_token is {mntp.mask_token!r}: set both to "
+            "'new', or the first to another."
+        )
+
+
+def _embeddings(asked: S.Evaluation, tables: list[str]) -> None:
+    from llm2rec_kit.encoding import minilm
+    from llm2rec_kit.settings import item_tables
+
+    texts = [text for name in asked.embeddings if (text := item_tables.parse(name)[0])]
+    _known_tables("evaluation_embeddings", texts, [*tables, minilm.NAME], "id")
+
+
+def _known_tables(setting: str, names: list[str], tables: list[str], *more: str) -> None:
+    for name in names:
+        if name not in tables:
+            raise S.SettingsError(
+                f"{setting} names {shown(name)}, and there are no embeddings {shown(name)} to be had. "
+                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants, encoding_baselines and encoding_own make more."
+            )
+
+
+def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
+    sizes = {domain: corpus.select([domain])[0].n_items for domain in corpus.domains}
+    domain = min(sizes, key=sizes.__getitem__)
+    where = f"the {sizes[domain]} items of {domain!r}"
+    for k in asked.cutoffs:
+        if k > sizes[domain]:
+            raise S.SettingsError(f"evaluation_cutoffs holds {k}, beyond {where}: take a smaller k.")
+    for name in ("metric", "tested"):
+        metric = getattr(asked, name)
+        kind, k, of_mrr = re.fullmatch(S.METRIC, metric).groups()
+        if kind == "recall" and int(k) >= sizes[domain]:
+            raise S.SettingsError(f"evaluation_{name} {metric} is 1 for every model over {where}: take a smaller k.")
+        if int(k or of_mrr or 0) > sizes[domain]:
+            raise S.SettingsError(f"evaluation_{name} {metric} cuts beyond {where}: take a smaller k, or mrr.")
+
+
+def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:
+    """Make each recommender of one's own among `names` and look at its states; raises SettingsError as in a training."""
+    for name in own_parts.digests(names):
+        from llm2rec_kit.downstream import recommenders
+
+        recommenders.make(name, asked, max_history)
+
+
+def _own_baselines(asked: S.Evaluation, corpus: Corpus) -> None:
+    for name in own_parts.digests(asked.baselines):
+        from llm2rec_kit.downstream import baselines
+
+        baselines.probe(name, corpus.select(corpus.domains[:1])[0])
+
+
+def _titles(corpus: Corpus) -> int:
+    return corpus.select(corpus.train_domains)[0].items["title"].n_unique()
+
+
+def _horizon(stage: S.Training, count: int, what: str = "titles") -> None:
+    if stage.schedule_epochs and stage.warmup_steps > (planned := stage.schedule_epochs * -(-count // stage.batch_size)):
+        p = stage.prefix
+        raise S.SettingsError(
+            f"{p}_warmup_steps ({stage.warmup_steps}) must not be more than the {planned} steps that {p}_schedule_epochs "
+            f"({stage.schedule_epochs}) makes of {count} {what} at {stage.batch_size} a step: the learning rate would never reach "
+            "its peak."
+        )
+
+
+def _held_out(corpus: Corpus, asked: S.MNTP) -> list[str]:
+    titles = _titles(corpus)
+    held = round(titles * asked.held_out)
+    if held >= titles:
+        raise S.SettingsError(
+            f"mntp_held_out {asked.held_out} leaves none of the {titles} titles of {shown(corpus.train_domains)} to learn from."
+        )
+    if not held and (asked.patience or asked.keep == "best"):
+        raise S.SettingsError(
+            f"mntp_held_out {asked.held_out} of {titles} titles is none, and mntp_patience and mntp_keep watch the loss on those."
+        )
+    _horizon(asked, titles - held)
+    return (
+        [] if held or not asked.held_out else [f"mntp_held_out: no title of {titles} is held out, so none is validated on"]
+    )
+
+
+def _contrasted(corpus: Corpus, asked: S.Contrastive) -> list[str]:
+    titles = _titles(corpus)
+    _horizon(asked, titles)
+    if asked.batch_size <= titles:
+        return []
+    return [
+        f"contrastive_batch_size is {asked.batch_size}, and there are {titles} distinct titles: every step reads them all"
+    ]
+
+
+def _mapped(corpus: Corpus, asked: S.Maps) -> list[str]:
+    items = min(corpus.n_items, asked.max_items)
+    if items < 4:
+        raise S.SettingsError(f"A map needs four items at least; the corpus has {corpus.n_items}.")
+    if asked.neighbours < items:
+        return []
+    return [f"maps_neighbours is {asked.neighbours}, and there are {items} items: all others are everyone's neighbours"]

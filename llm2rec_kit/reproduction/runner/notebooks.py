@@ -1,0 +1,447 @@
+"""Running the notebooks headless: what their parameters are, what a profile sets, and papermill over the series.
+
+papermill only warns of a parameter that a notebook does not have, and runs the default instead. So everything is checked
+here before the first notebook starts: names, types, choices, and that the data is there.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import re
+import secrets
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+from llm2rec_kit import settings as S
+from llm2rec_kit import storage
+from llm2rec_kit.models import checkpoint, gguf
+from llm2rec_kit.reproduction.plan import assets
+from llm2rec_kit.reproduction.runner import plain_yaml, recorded
+from llm2rec_kit.reproduction.runner.progress import Progress
+from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, meter, outputs_folder, places, provenance
+from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings.ranges import clipped, shown
+
+PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
+CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook stopped with an error; the message holds the error and the command that goes on from there."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell."""
+
+    name: str
+    default: Any
+    type: str
+    help: str
+
+
+def series(root: Path | None = None) -> list[Path]:
+    """The numbered notebooks from 01 on, in order: those of this code, or those in `root`'s notebooks/. 00 says where to begin."""
+    folder = root / "notebooks" if root else places.notebooks_folder()
+    found = sorted(book for book in folder.glob("[0-9][0-9]_*.ipynb") if not book.name.startswith("00"))
+    if not found:
+        raise FileNotFoundError(f"No numbered notebook in {folder}: the kit is not whole. Install it again.")
+    return found
+
+
+def parameters(notebook: Path) -> dict[str, Parameter]:
+    """The parameters of a notebook by name, from its cell tagged `parameters`.
+
+    Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
+    """
+    cells = json.loads(notebook.read_text())["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook} must have one cell tagged `parameters`; found {len(tagged)}.")
+    source = "".join(tagged[0]["source"])
+    comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
+    lines = [n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
+    return {
+        n.target.id: Parameter(
+            n.target.id, ast.literal_eval(n.value), ast.unparse(n.annotation), comments.get(n.target.id, "")
+        )
+        for n in lines
+    }
+
+
+def source_of(p: Parameter) -> str:
+    """Where a default comes from, from the marks in its help: "P 4.1.3, C"; "O" (ours) where there is none."""
+    marks = [part.strip() for mark in re.findall(r"\[([PCO]\b[^\]]*)\]", p.help) for part in mark.split(",")]
+    short = [m[0] for mark in marks if (m := re.match(r"[PCO]\b( [\d.]+)?", mark))]
+    return ", ".join(dict.fromkeys(short)) or "O"
+
+
+def meaning_of(p: Parameter) -> str:
+    """The help text, with the values that the parameter may have."""
+    limits = S.limits_of(p.name)
+    return f"{p.help}; {limits}" if limits else p.help
+
+
+def profiles() -> list[str]:
+    """Names of the profiles that come with the kit."""
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files("llm2rec_kit.reproduction").joinpath("profiles").iterdir()
+        if p.name.endswith(".yaml")
+    )
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """The parameters that a profile sets: one of `profiles()`, or a path to a YAML file of the same form."""
+    return {k: v for k, v in _read_profile(name).items() if k != CHOSEN}
+
+
+def profile_notebooks(name: str) -> list[str]:
+    """Numbers of the notebooks that a profile runs unless told otherwise; empty: all of them."""
+    numbers = _read_profile(name).get(CHOSEN, [])
+    if not isinstance(numbers, list) or not all(isinstance(n, str) for n in numbers):
+        raise S.SettingsError(
+            f"Profile {shown(name)}: {CHOSEN} takes a list of texts, such as ['01', '02']; found {shown(numbers)}."
+        )
+    return numbers
+
+
+def _read_profile(name: str) -> dict[str, Any]:
+    if name in profiles():
+        return plain_yaml.mapping(
+            resources.files("llm2rec_kit.reproduction").joinpath("profiles", f"{name}.yaml").read_text(), f"Profile {name!r}"
+        )
+    path, what = Path(name), f"Profile {shown(name)}"
+    if path.suffix not in (".yaml", ".yml") or not os.path.lexists(path):
+        raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
+    return plain_yaml.mapping(plain_yaml.read_text(path, what), what)
+
+
+def check(values: dict[str, Any], known: list[str]) -> None:
+    """Raise SettingsError for a name that no notebook knows, a value that its stage refuses, or values (and defaults) that do not
+    go together."""
+    if "profile" in values:
+        raise S.SettingsError(
+            "A profile is no setting of another profile, nor of --set: --profile names the one that counts."
+        )
+    for name in values:
+        if name not in known:
+            raise S.SettingsError(S.unknown(name, known))
+    S.Own.from_parameters(values).load()  # what its modules register may be named by the other stages
+    for stage in S.STAGES:
+        own = [name.removeprefix(f"{stage.prefix}_") for name in known if name.startswith(f"{stage.prefix}_")]
+        stage.from_parameters(values).check(own)
+
+
+def check_data(values: dict[str, Any]) -> None:
+    """Raise ValueError where the source needs files and `data_path` does not lead to any, or corpora and one is not there."""
+    data = S.Data.from_parameters(values)
+    if data.source == "mix":
+        from llm2rec_kit.data import mixing  # with polars, which a list of parameters does without
+
+        mixing.folders(data, values.get("outputs", ""))
+        return
+    if data.source == "synthetic":
+        if data.path:
+            raise ValueError(
+                f"The source is synthetic and reads no files, but data was given: {clipped(data.path)}. Take a profile "
+                "for real data, such as games, or set data.source to what the files are."
+            )
+        return
+    if not data.path and data.source in own_parts.names("source"):
+        return  # where it reads is its own affair
+    if not data.path:
+        raise ValueError(
+            f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
+            "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
+            + (f" {assets.data_notes()}" if set(data.train_domains) & set(PAPER_SETS) else "")
+        )
+    kind = plain_yaml.kind_at(Path(data.path))
+    if kind not in ("", "a folder", "a file"):
+        raise ValueError(
+            f"The data at {clipped(data.path)} is {kind}, and the source {data.source!r} reads a folder or a file."
+        )
+    if not kind and not data.download:
+        raise ValueError(
+            f"There is no data at {clipped(data.path)}. Give the folder (or file) that the source {data.source!r} reads; "
+            "notebooks/01_data_prep.ipynb says what it expects in it."
+        )
+
+
+def reproduce(
+    profile: str,
+    *,
+    data: str = "",
+    overrides: dict[str, Any] | None = None,
+    run: str = "",
+    only: list[str] | None = None,
+    start: str = "",
+    force: bool = False,
+    outputs: str = "",
+    root: Path | None = None,
+) -> Run:
+    """Run the notebooks of a profile (or `only` some numbers, or from number `start` on); returns the run.
+
+    Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
+    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder. With `force` what is
+    finished is made again; where that was interrupted, the same call goes on and makes nothing twice.
+    """
+    values, chosen = prepared(
+        profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
+    )
+    storage.check_writable(outputs_folder(values.get("outputs", "")) / values["run"])
+    again = _command(profile, data, overrides or {}, run, outputs, force)
+    result = Run(values["run"], values.get("outputs", ""))
+    result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
+    named = {"profile": profile if profile in profiles() else str(Path(profile).resolve())}
+    with _forced(result, values, chosen):
+        if replaced := recorded.notice(result, values, chosen):
+            print(replaced, flush=True)
+        looked = False
+        for k, book in enumerate(chosen, 1):
+            if not looked and not book.name.startswith("01"):  # once there is a corpus, and before what takes long
+                _look_at_corpus(result, values, chosen[k - 1 :])
+                looked = True
+            # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
+            rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
+            run_one(book, named | values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
+    return result
+
+
+def prepared(
+    profile: str,
+    *,
+    data: str = "",
+    overrides: dict[str, Any] | None = None,
+    run: str = "",
+    only: list[str] | None = None,
+    start: str = "",
+    force: bool = False,
+    outputs: str = "",
+    root: Path | None = None,
+    look: bool = True,
+) -> tuple[dict[str, Any], list[Path]]:
+    """The parameters and the notebooks of a `reproduce` with the same arguments, checked; nothing is run or written.
+
+    `look` False: whether data and weights are there is not looked at.
+    """
+    from llm2rec_kit.reproduction.runner import feasibility  # with polars, which the list of parameters does without
+
+    books = series(root)
+    values = {"run": Path(profile).stem, **plain_yaml.meant(load_profile(profile)), **(overrides or {})}
+    # What the caller says comes before the profile.
+    given = {"run": run, "outputs": outputs, "data_path": data, "force": force}
+    values |= {name: value for name, value in given.items() if value}
+    own = {book: parameters(book) for book in books}
+    check(values, sorted({name for p in own.values() for name in p}))
+    check_name(values["run"])
+    # A notebook runs in its own folder, where a path relative to the caller's means nothing.
+    if not places.checkout():
+        values["outputs"] = str(outputs_folder(values.get("outputs", "")))
+    for name in ("data_path", "outputs"):
+        if values.get(name):
+            values[name] = str(storage.expanded(values[name]).resolve())
+    values = local_folders(values, Path())
+    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
+        values["data_mix"] = [str(storage.expanded(m).resolve()) if "/" in m else m for m in values["data_mix"]]
+    if values.get("own_parts"):
+        values["own_parts"] = own_parts.placed(values["own_parts"], Path())
+    if isinstance(values.get("encoding_own"), list):
+        values["encoding_own"] = [_own_at_home(pair) for pair in values["encoding_own"]]
+    chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
+    numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
+    feasibility.across(values, numbers, there)
+    if look:
+        feasibility.on_this_machine(values, numbers, there)
+        look_for_files(values, {name for book in chosen for name in own[book]})
+    return values, chosen
+
+
+def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None:
+    """Raise SettingsError where the settings of one of `books` cannot work on the run's corpus, if it has a sound one."""
+    from llm2rec_kit.corpus import Corpus
+    from llm2rec_kit.reproduction.runner import feasibility
+
+    try:
+        corpus = Corpus.load(run.require("corpus"))
+    except (ArtefactError, OSError):  # the notebook says so itself
+        return
+    asked = {name.split("_")[0] for book in books for name in parameters(book)}
+    feasibility.of_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
+
+
+def _own_at_home(pair: Any) -> Any:
+    """`name=file` with the absolute path of the file; what is of no such form stays, to be refused by name."""
+    name, equals, file = pair.partition("=") if isinstance(pair, str) else (pair, "", "")
+    return f"{name}={storage.expanded(file).resolve()}" if equals else pair
+
+
+def _tables_there(values: dict[str, Any]) -> list[str]:
+    """The tables of embeddings that the run has already, perhaps made under other settings."""
+    folder = outputs_folder(values.get("outputs", "")) / values["run"] / "embeddings"
+    return [path.stem for path in folder.glob("*.npy")] if folder.is_dir() else []
+
+
+def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`values` with models that are folders or GGUF files, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+
+    def found(name: Any) -> Any:
+        if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
+            return name
+        model = base / storage.expanded(name)
+        kind = plain_yaml.kind_at(model)
+        return str(model.resolve()) if kind == "a folder" or (gguf.named(name) and kind == "a file") else name
+
+    known = {k: values[k] for k in assets.MODELS if k in values}
+    return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
+
+
+def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
+    """Raise ValueError where the data or the models that parameters in `needed` lead to are neither here nor to be had, or are
+    damaged; without `hub` only what is here is looked at."""
+    if "data_path" in needed:
+        check_data(values)
+    assets.check_models(values, needed, hub=hub)
+
+
+def run_one(
+    book: Path,
+    values: dict[str, Any],
+    run: Run,
+    *,
+    label: str = "",
+    again: list[str] | None = None,
+    stream: IO[str] | None = None,
+) -> float:
+    """Run one notebook with those of `values` that it knows, keep it in the run's notebooks/, note its cost in run.json.
+
+    Returns the seconds that it took. Raises NotebookFailed, with the command `again` (if there is one) as how to go on.
+    """
+    stream, label = stream or sys.stdout, label or book.stem
+    print(label, file=stream, flush=True)
+    given = {name: value for name, value in values.items() if name in parameters(book)}
+    with meter.measured() as cost:
+        what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
+    if what:
+        kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
+        go_on = f" To go on from here:\n  {shlex.join(again)}" if again else ""
+        raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
+    # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
+    run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
+    print(f"{label} done in {cost['seconds']:.0f} s", file=stream, flush=True)
+    return cost["seconds"]
+
+
+def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
+    numbers = [b.name[:2] for b in books]
+    for number in [*only, *([start] if start else [])]:
+        if number not in numbers:
+            raise S.SettingsError(
+                f"No notebook is left to run: there is no {shown(number)}; there are {', '.join(b.stem for b in books)}."
+            )
+    chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
+    if not chosen:
+        raise S.SettingsError(f"No notebook is left to run: {', '.join(only)} are all before {start}.")
+    return chosen
+
+
+def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outputs: str, force: bool) -> list[str]:
+    """The words of the command line that asks for the same, but for which notebooks."""
+    known = sorted((stage.prefix for stage in S.STAGES), key=len)
+    words = ["llm2rec", "reproduce", "--profile", profile]
+    for option, value in (("--data", data), ("--run", run), ("--outputs", outputs)):
+        words += [option, value] if value else []
+    for name, value in overrides.items():
+        prefix = next((p for p in known if name.startswith(p + "_")), "")
+        stated = f"{prefix}.{name.removeprefix(prefix + '_')}" if prefix else name
+        words += ["--set", f"{stated}={json.dumps(value)}"]
+    return [*words, *(["--force"] if force else [])]
+
+
+def _part(only: list[str], start: str) -> list[str]:
+    """The words of the command line that say which notebooks."""
+    return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
+
+
+@contextlib.contextmanager
+def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
+    """Where `values` force: have what the notebooks make carry the name of this series (`Run.redone`).
+
+    The name stays in the run's folder until the series has ended or another is asked for, so that, interrupted and asked
+    for again with the same parameters, notebooks and code, it goes on.
+    """
+    mark = run.path / ".forced.json"
+    if not values.get("force"):
+        storage.clear(mark)
+        yield
+        return
+    known = storage.note_or_nothing(mark, "The forced series begins anew.")
+    asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
+    if known.get("asked") == asked:
+        print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
+    else:
+        known = {"asked": asked, "name": secrets.token_hex(8)}
+        storage.write_note(mark, known)
+    before = os.environ.get(FORCED)
+    os.environ[FORCED] = known["name"]
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCED)
+        if before is not None:
+            os.environ[FORCED] = before
+    mark.unlink(missing_ok=True)
+
+
+def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
+    """The last lines of an error message: a terminal is no place for a screenful."""
+    kept = "\n".join(text.strip().splitlines()[-lines:])
+    return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
+
+
+def _execute(book: Path, target: Path, values: dict[str, Any], label: str, stream: IO[str]) -> str:
+    """papermill over one notebook, its place and its printed lines shown as they come; returns why it stopped, or ""."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from llm2rec_kit.reproduction.runner.kernel import ThisInterpreter
+
+    cells = len(json.loads(book.read_text())["cells"]) + 1  # papermill puts one in, with the parameters
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Progress(label, cells, stream) as progress:
+            papermill.execute_notebook(
+                book,
+                target,
+                parameters=values,
+                kernel_name="llm2rec",
+                kernel_manager_class=ThisInterpreter,
+                progress_bar=False,
+                stdout_file=progress,
+                on_cell_start=progress.on_cell_start,
+                cwd=str(target.parent if book.is_relative_to(places.PACKAGE) else book.parent),
+            )
+    except PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # somebody interrupted the kernel itself
+            raise KeyboardInterrupt from None
+        return _shortened(f"{error.ename}: {error.evalue}")
+    except DeadKernelError:
+        return (
+            "its kernel died, most often for want of memory. *_gradient_checkpointing=true, contrastive_gradient_cache=true "
+            "and smaller *_batch_tokens need less and go on from the last checkpoint (batch_tokens begins anew where dropout "
+            "is on: its draws depend on it); a smaller *_batch_size begins anew and changes the result"
+        )
+    except OSError as error:
+        if why := storage.cannot_write(error, target.parent):
+            return why
+        raise
+    return ""

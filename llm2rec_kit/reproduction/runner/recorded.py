@@ -1,0 +1,192 @@
+"""What a finished run was made with, read back as parameters, and what other values would replace.
+
+An artefact's manifest holds the settings of its stage. What an evaluation's series or the last `reproduce` alone tell comes from
+there. `trust_remote_code` and `own_parts` are never read back: that code may run is a word that each command gives anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.results import evaluations
+from llm2rec_kit.runs import MADE_BY, ArtefactError, Run
+from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.stage import default_of
+
+HOLDERS = {  # by a stage's prefix the artefacts whose manifest tells its settings; the first that is there counts
+    "data": ("corpus",),
+    "backbone": ("backbone",),
+    "csft": ("csft",),
+    "mntp": ("mntp",),
+    "contrastive": ("contrastive",),
+    "encoding": ("embeddings/contrastive", "embeddings/csft", "embeddings/raw"),
+    "evaluation": (evaluations.SERIES,),
+    "maps": ("maps",),
+}
+TRAININGS, WHERE = ("csft", "mntp", "contrastive"), ("device", "dtype")  # where a training computed is in its own manifest
+NEVER = ("backbone_trust_remote_code", "own_parts")
+KINDS = {"embeddings": "tables of embeddings", "evaluation": "evaluations"}  # what an artefact in a folder is one of
+
+
+class Held(NamedTuple):
+    """What a finished artefact has for a parameter."""
+
+    value: Any
+    artefact: str
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's own default, by its flat name."""
+    return {f"{s.prefix}_{f.name}": default_of(f) for s in S.STAGES for f in dataclasses.fields(s)}
+
+
+def held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
+    """The parameters that finished artefacts of the run tell, by flat name; nothing of what is missing or damaged.
+
+    `names` are the parameters of the notebook that asks: where a training among them has its own word on device and dtype,
+    that is taken, not the backbone's.
+    """
+    found: dict[str, Held] = {}
+    for stage in S.STAGES:
+        for holder in HOLDERS.get(stage.prefix, ()):
+            if settings := _settings(run, holder):
+                own = [
+                    f.name
+                    for f in dataclasses.fields(stage)
+                    if f.name in settings and f"{stage.prefix}_{f.name}" not in NEVER
+                ]
+                found |= {f"{stage.prefix}_{name}": Held(settings[name], holder) for name in own}
+                break
+    for training in (t for t in TRAININGS if f"{t}_steps" in names):
+        settings = _settings(run, training)
+        found |= {f"backbone_{k}": Held(settings[k], training) for k in WHERE if k in settings}
+    return found | _of_the_series(run)
+
+
+def asked(run: Run) -> tuple[str, dict[str, Any]]:
+    """The profile and the parameters of the run's last `reproduce`; ("", {}) where there was none."""
+    told = run.about()["asked"]
+    parameters = told.get("parameters")
+    known = parameters if isinstance(parameters, dict) else {}
+    return str(told.get("profile", "")), {k: v for k, v in known.items() if k not in NEVER}
+
+
+def differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """What notebooks of these numbers would replace under `values` (defaults elsewhere): {artefact: {parameter: (has, asked)}}.
+
+    By settings alone: whether files that it was made from changed, is seen when they are read.
+    """
+    plain, found = defaults(), {}
+    for name, (has, artefact) in held(run).items():
+        if MADE_BY[artefact.split("/")[0]][:2] not in numbers or _is_of_the_series(name, artefact):
+            continue
+        wanted = values.get(name, plain[name])
+        if wanted != has and name.split("_", 1)[1] not in run.manifest(artefact).get("aside", ()):
+            found.setdefault(artefact, {})[name] = (has, wanted)
+    for training in (t for t in TRAININGS if MADE_BY[t][:2] in numbers):
+        has = _settings(run, training)
+        for k in (k for k in WHERE if k in has and has[k] != values.get(f"backbone_{k}", plain[f"backbone_{k}"])):
+            found.setdefault(training, {})[f"backbone_{k}"] = (has[k], values.get(f"backbone_{k}", plain[f"backbone_{k}"]))
+    return found
+
+
+def standing_on(run: Run, names: Iterable[str]) -> list[str]:
+    """The finished artefacts that were made from `names`, directly or not, in the order of the notebooks."""
+    inputs = {}
+    for artefact in run.artefacts():
+        with contextlib.suppress(ArtefactError):
+            inputs[artefact] = set(run.manifest(artefact)["inputs"])
+    first, reached = set(names), set(names)
+    while more := {a for a, made_from in inputs.items() if made_from & reached} - reached:
+        reached |= more
+    order = list(MADE_BY)
+    return sorted(reached - first, key=lambda a: (order.index(a.split("/")[0]) if a.split("/")[0] in order else 99, a))
+
+
+def counted(names: Iterable[str]) -> str:
+    """The artefacts in words, those of a folder by their number: "mntp, encoder, 4 tables of embeddings and maps"."""
+    folders = Counter(KINDS.get(n.split("/")[0], n.split("/")[0]) if "/" in n else n for n in names)
+    words = [kind if number == 1 and kind not in KINDS.values() else f"{number} {kind}" for kind, number in folders.items()]
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def change(name: str, has: Any, wanted: Any) -> str:
+    """A changed value in words."""
+    return f"{name} {shown(has)} -> {shown(wanted)}"
+
+
+def notice(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
+    """What a `reproduce` with these values is about to replace, in a sentence or two; empty where that is nothing."""
+    numbers = [book.name[:2] for book in books]
+    if values.get("force"):
+        there = [n for n in run.artefacts() if MADE_BY.get(n.split("/")[0], "")[:2] in numbers and not run.redone(n)]
+        return f"forced: this makes anew, in run {run.name!r}: {counted(there)}." if there else ""
+    found = differing(run, values, numbers)
+    if not found:
+        return ""
+    replaced = "; ".join(f"{_whole(run, a)} ({', '.join(change(n, *c) for n, c in of.items())})" for a, of in found.items())
+    after = standing_on(run, _members(run, found))
+    more = f" Outdated by that, and made anew by the notebooks that make them: {counted(after)}." if after else ""
+    return f"this replaces, in run {run.name!r}: {replaced}.{more} Another name for the run (--run) keeps them."
+
+
+def _members(run: Run, found: Iterable[str]) -> list[str]:
+    """The artefacts that share the settings of those found: of one table all of the stages' tables, of a series its evaluations."""
+    members = []
+    for artefact in found:
+        folder = artefact.split("/")[0]
+        members += run.names(folder) if artefact in (evaluations.SERIES, *HOLDERS["encoding"]) else [artefact]
+    return members
+
+
+def _whole(run: Run, artefact: str) -> str:
+    return counted(_members(run, [artefact]))
+
+
+def _settings(run: Run, artefact: str) -> dict[str, Any]:
+    with contextlib.suppress(ArtefactError):
+        if artefact == evaluations.SERIES and not run.has(artefact):  # a run from before there was one, or before its end
+            return evaluations.of(run, sound=True).settings or {}
+        return run.manifest(artefact)["settings"]
+    return {}
+
+
+def _is_of_the_series(name: str, artefact: str) -> bool:
+    """Whether a parameter says which evaluations there are: with another value there are others, and none is replaced."""
+    lists = ("recommenders", "embeddings", "baselines", "seeds", "tested")
+    return artefact == evaluations.SERIES and name.removeprefix("evaluation_") in lists
+
+
+def _of_the_series(run: Run) -> dict[str, Held]:
+    """What the names and tests of the last series tell: recommenders, embeddings, baselines, and what was tested."""
+    series = _settings(run, evaluations.SERIES)
+    names = series.get("evaluations", [])
+    tests = [n for n in names if n.endswith("/comparisons")]
+    found: dict[str, Any] = {}
+    trained = [m[1] for n in names if (m := re.fullmatch(r"evaluation/[^/]+/(.+)-seed\d+", n))]
+    if pairs := [one.partition("-")[::2] for one in trained]:
+        found |= {
+            "recommenders": list(dict.fromkeys(r for r, _ in pairs)),
+            "embeddings": list(dict.fromkeys(e for _, e in pairs)),
+        }
+    with contextlib.suppress(ArtefactError):
+        for test in tests:
+            made = run.manifest(test)
+            found["tested"] = made["settings"]["tested"]
+            of = [run.record(n)["recommender"] for n in made["inputs"] if n not in names and run.has(n)]
+            found["baselines"] = _baselines(dict.fromkeys(of))
+    return {f"evaluation_{k}": Held(v, evaluations.SERIES) for k, v in found.items()}
+
+
+def _baselines(ranked: Collection[str]) -> list[str]:
+    """The baselines that were asked for; a source without times ranks none by recent popularity."""
+    usual = S.Evaluation().baselines
+    found = [name for name in ranked if name in usual]
+    return usual if set(usual) - {"recent"} == set(found) else found

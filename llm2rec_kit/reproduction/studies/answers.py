@@ -1,0 +1,217 @@
+"""Answers: from the arms of an experiment to what may be said about them.
+
+An arm is a table of items in some study, with a recommender over it. Arms of one question rank the same test targets, so any two
+are compared target by target; tests and intervals are across users, whose targets stay together. A question has one family of tests, corrected together (Holm), and one sentence, written by code from
+their verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.results import metrics, significance
+from llm2rec_kit.results.significance import NOTHING
+from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import item_tables
+
+PAIR = ("recommender", "before", "after")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a reader calls it, the study that it was trained in, its item table as `table_names.parse` names it."""
+
+    name: str
+    study: Study
+    embedding: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came out of one question.
+
+    arms    recommender, arm, trained (what its table had), mean of the metric, std over seeds (population), low, high (95%
+            bootstrap interval over users).
+    tests   recommender, before, after, difference, low, high (of the paired difference), p, effect, p_holm, verdict.
+    users   how many were tested, on how many samples: one each in leave-one-out, several in a split by time.
+    """
+
+    question: str
+    metric: str
+    users: int
+    samples: int
+    seeds: int
+    arms: pl.DataFrame
+    tests: pl.DataFrame
+
+    @property
+    def counted(self) -> str:
+        """Metric, n and seeds, as they stand behind every statement."""
+        samples = f" with {self.samples:,} test samples" if self.samples != self.users else ""
+        return f"{self.metric}, n = {self.users:,} users{samples}, {self.seeds} seed{'s' * (self.seeds != 1)}"
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one line: what is better or worse, then what cannot be told apart."""
+        told = sorted(self.tests.iter_rows(named=True), key=lambda row: row["verdict"] == NOTHING)
+        several = self.tests["recommender"].n_unique() > 1
+        parts = [(f"{row['recommender']}: " if several else "") + _told(row) for row in told]
+        return f"{'; '.join(parts)} ({self.counted})"
+
+    def record(self) -> dict[str, Any]:
+        """The numbers worth keeping: the sentence, n, each arm's mean, each corrected p."""
+        means = {f"{row['recommender']} {row['arm']}": row["mean"] for row in self.arms.iter_rows(named=True)}
+        p = {"p {recommender} {before} to {after}".format(**row): row["p_holm"] for row in self.tests.iter_rows(named=True)}
+        return {"answer": self.sentence, "users": self.users, "seeds": self.seeds} | means | p
+
+
+def _told(row: dict[str, Any]) -> str:
+    size = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    if row["verdict"] == NOTHING:
+        return f"{NOTHING} between {row['after']} and {row['before']}, {size}"
+    return f"{row['after']} is {row['verdict']} than {row['before']}, {size}"
+
+
+def answer(
+    question: str,
+    arms: Sequence[Arm],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    domain: str,
+    recommenders: Sequence[str],
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+    among: np.ndarray | None = None,
+    level: float = 0.05,
+    seed: int = 0,
+) -> Answer:
+    """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
+
+    `among` bool (n_test,) keeps some of the test samples. Raises ValueError where two arms have other test targets, or without a
+    pair to compare.
+    """
+    if not pairs:
+        raise ValueError(f"The question {question!r} compares no pair of arms.")
+    same_targets(arms, domain)
+    keys = [(r, a.name) for r in recommenders for a in arms]
+    each = [_values(a, domain, r, metric, seeds) for r in recommenders for a in arms]  # (seeds, samples) a row
+    users = significance.users_of(arms[0].study.run, domain)
+    if among is not None:
+        each, users = [v[:, among] for v in each], users[among]
+    budgets = {a.name: budget(a.study.run, a.embedding) for a in arms}
+    return of_values(question, metric, keys, each, users, budgets, pairs, level, seed)
+
+
+def of_values(
+    question: str,
+    metric: str,
+    keys: list[tuple[str, str]],
+    each: list[np.ndarray],
+    users: np.ndarray,
+    budgets: dict[str, str],
+    pairs: Sequence[tuple[str, str]],
+    level: float,
+    seed: int,
+) -> Answer:
+    """The frames of an answer from the values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
+    values = np.stack([v.mean(0) for v in each], 1)
+    low, high = metrics.bootstrap_intervals(values, users, seed=seed)
+    rows = [
+        {"recommender": r, "arm": name, "trained": budgets[name]}
+        | {"mean": float(values[:, k].mean()), "std": float(v.mean(1).std()), "low": float(low[k]), "high": float(high[k])}
+        for k, ((r, name), v) in enumerate(zip(keys, each, strict=True))
+    ]
+    recommenders = dict.fromkeys(r for r, _ in keys)
+    tests = _tests([(r, a, b) for r in recommenders for a, b in pairs], keys, values, users, level, seed)
+    return Answer(question, metric, len(np.unique(users)), len(users), len(each[0]), pl.DataFrame(rows), tests)
+
+
+def _tests(
+    asked: list[tuple], keys: list[tuple], values: np.ndarray, users: np.ndarray, level: float, seed: int
+) -> pl.DataFrame:
+    """A row for each (recommender, before, after) of `asked`; `values` (n, keys) has a column a key (recommender, arm)."""
+    before, after = ([keys.index((row[0], row[k])) for row in asked] for k in (1, 2))
+    found = metrics.paired_tests(values[:, before], values[:, after], users, seed=seed)
+    rows = [dict(zip(PAIR, row, strict=True)) | numbers for row, numbers in zip(asked, found, strict=True)]
+    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+        row["verdict"] = NOTHING if p >= level else "better" if row["difference"] > 0 else "worse"
+    return pl.DataFrame(rows)
+
+
+def _values(arm: Arm, domain: str, recommender: str, metric: str, seeds: Sequence[int]) -> np.ndarray:
+    """The metric of each test sample with each seed: float64 (seeds, n_test)."""
+    row = (recommender, arm.embedding)
+    return np.stack([significance.sample_values(arm.study.run, domain, row, metric, [s]) for s in seeds])
+
+
+def same_targets(arms: Sequence[Arm], domain: str) -> None:
+    """Raise ValueError unless the test targets (user and item by the source's ids) of all arms are the same, in order."""
+    first, *rest = {arm.study.run.path: arm for arm in arms}.values()
+    wanted = targets_of(first.study.corpus, domain)
+    for arm in rest:
+        if not wanted.equals(found := targets_of(arm.study.corpus, domain)):
+            raise ValueError(
+                f"{first.name!r} and {arm.name!r} were tested on other targets ({len(wanted)} and {len(found)}), so no "
+                "paired test is possible; answer each alone and compare the verdicts with `side_by_side`."
+            )
+
+
+def targets_of(corpus: Corpus, domain: str) -> pl.DataFrame:
+    """user and item (source ids) of the domain's test samples, in their order."""
+    part, _ = corpus.select([domain])
+    targets = part.samples("test")
+    users = part.users["source_id"][part.owners(targets)]
+    return pl.DataFrame({"user": users, "item": part.items["source_id"][part.sequence[targets].astype(np.int64) - 1]})
+
+
+def budget(run: Run, embedding: str) -> str:
+    """What the text of an item table was trained with: "csft 300 steps, mntp 500 steps"; "no text" for ids."""
+    text, kind = item_tables.parse(embedding)
+    if text is None:
+        return "no text"
+    name = run.manifest(f"embeddings/{text}")["settings"].get("encoder", text)
+    steps = []
+    while name and run.has(name):
+        made = run.manifest(name)
+        if "steps" in made["settings"]:
+            steps.append(f"{name} {made['settings']['steps']:,} steps")
+        name = next((i for i in made["inputs"] if i != "corpus"), "")
+    return (", ".join(reversed(steps)) or "no training") + (" + id" if kind != "text" else "")
+
+
+def side_by_side(first: Answer, second: Answer, names: tuple[str, str]) -> tuple[pl.DataFrame, str]:
+    """The verdicts of the same pairs in two answers of different users, and one sentence: which order, what agrees.
+
+    Columns recommender, before, after, a verdict each, agree: "same", "opposite", or "seen once" where one of the two cannot
+    tell the pair apart.
+    """
+    both = first.tests.select(*PAIR, "verdict").join(
+        second.tests.select(*PAIR, "verdict"), on=PAIR, suffix=" there", maintain_order="left"
+    )
+    a, b = pl.col("verdict"), pl.col("verdict there")
+    agree = pl.when(a == b).then(pl.lit("same")).when((a != NOTHING) & (b != NOTHING)).then(pl.lit("opposite"))
+    both = both.with_columns(agree=agree.otherwise(pl.lit("seen once")))
+    n = {kind: both.filter(agree=kind).height for kind in ("same", "opposite", "seen once")}
+    orders = [f"{name}: {_order(found)} ({found.counted})" for name, found in zip(names, (first, second), strict=True)]
+    counts = (
+        f"{n['same']} of {len(both)} verdicts the same, {n['opposite']} opposite, {n['seen once']} detectable in one only"
+    )
+    return both.rename({"verdict": names[0], "verdict there": names[1]}), f"{'; '.join(orders)}; {counts}"
+
+
+def _order(found: Answer) -> str:
+    """The arms by their mean, best first: a > b > c, for each recommender."""
+    several = found.arms["recommender"].n_unique() > 1
+    orders = []
+    for name in found.arms["recommender"].unique(maintain_order=True):
+        ranked = found.arms.filter(recommender=name).sort("mean", descending=True, maintain_order=True)["arm"]
+        orders.append((f"{name} " if several else "") + " > ".join(ranked))
+    return ", ".join(orders)

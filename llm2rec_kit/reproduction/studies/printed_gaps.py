@@ -1,0 +1,119 @@
+"""Ours beside the paper's: differences in units of the spread over seeds, where the data is the paper's own.
+
+A difference of two means says nothing without the spread; the paper prints none, so the unit is the std over seeds of
+whoever repeated it. The public reproduction has its own; ours stands only where our corpus is the paper's data set, by
+name and by number of items, because another corpus has other absolute values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from llm2rec_kit import paper
+from llm2rec_kit.corpus import Corpus
+
+# The paper's encoders by the last part of their hub names, and the pooling that plain checkpoints do not bring [C].
+ENCODERS = {
+    "bert-base-uncased": ("BERT", "cls"),
+    "gte-Qwen2-7B-instruct": ("GTE", "as_saved"),
+    "bge-large-en-v1.5": ("BGE", "as_saved"),
+    "blair-roberta-base": ("BLAIR", "cls"),
+    "easyrec-roberta-large": ("EasyRec", "pooler"),
+}
+
+
+def encoder(name: str) -> tuple[str, str]:
+    """What the paper calls an encoder of this hub name or folder, and the pooling to read it with.
+
+    >>> encoder("hyp1231/blair-roberta-base"), encoder("models/mine")
+    (('BLAIR', 'cls'), ('mine', 'as_saved'))
+    """
+    last = name.rstrip("/").split("/")[-1]
+    return ENCODERS.get(last, (last, "as_saved"))
+
+
+def dataset_of(corpus: Corpus, domain: str) -> str | None:
+    """The paper's data set that this domain of the corpus is: the same name and number of items; else None."""
+    if corpus.facts.get("sources", {}).get(domain, corpus.facts.get("source")) == "synthetic":
+        return None
+    plain = _plain(domain)
+    items = int((corpus.items["domain"] == domain).sum())
+    for row in paper.datasets().iter_rows(named=True):
+        if plain in (_plain(row["dataset"]), _plain(row["name"])) and row["items"] == items:
+            return row["dataset"]
+    return None
+
+
+def in_units_of_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> pl.DataFrame:
+    """One row a metric of each row that both have: `on`, metric, paper, ours, std, percent, and (ours - paper) / std.
+
+    `printed` has the paper's metrics as columns, `ours` the same with each's spread over seeds as `<metric> std`. The last
+    column is null where the spread is 0 (one seed, or a std that rounds to it).
+    """
+    rows = []
+    metrics = [m for m in paper.METRICS if m in printed.columns and m in ours.columns]
+    for row in ours.join(printed, on=on, how="inner", suffix=" paper", maintain_order="left").iter_rows(named=True):
+        for m in metrics:
+            there, here, std = row[f"{m} paper"], row[m], row[f"{m} std"]
+            rows.append(
+                {k: row[k] for k in on}
+                | {"metric": m, "paper": there, "ours": here, "std": std}
+                | {"percent": 100 * (here / there - 1), "in stds": (here - there) / std if std else None}
+            )
+    return pl.DataFrame(rows, schema_overrides={"in stds": pl.Float64}) if rows else pl.DataFrame()
+
+
+def public() -> pl.DataFrame:
+    """The public reproduction against Table 3: a row a data set, model, step and metric, with the difference in its stds."""
+    found = paper.reproduction().with_columns(model_step=pl.concat_str("model", "step", separator=" ", ignore_nulls=True))
+    printed = paper.overall().filter(recommender="SASRec")
+    parts = []
+    for (named,), part in found.group_by(["model_step"], maintain_order=True):
+        rows = in_units_of_std(part, printed, ["dataset", "model"])
+        parts.append(rows.with_columns(pl.lit(named).alias("model")))
+    return pl.concat(parts).rename({"ours": "reproduced"})
+
+
+def untrained_llm2vec() -> pl.DataFrame:
+    """Recall@10 of Table 3's LLM2Vec and of the untrained backbone (Table 4), and whether they are equal: a row a data set."""
+    trained = paper.overall().filter(recommender="SASRec", model="LLM2Vec")
+    raw = paper.ablation().filter(row="bidirectional")
+    both = trained.join(raw, on="dataset", suffix=" of the backbone", maintain_order="left")
+    columns = [f"{m}{ending}" for m in ("recall@10", "ndcg@10") for ending in ("", " of the backbone")]
+    same = [pl.col(m) == pl.col(f"{m} of the backbone") for m in ("recall@10", "ndcg@10")]
+    return both.select("dataset", *columns, equal=pl.all_horizontal(same))
+
+
+def mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict[str, str], str]:
+    """Table 5's rows that our arms {embedding: domains that its CSFT saw} are, and whether `domain` is in- or out-of-domain there.
+
+    An arm is the row with as many training sets; with another number it is none. The paper's in-domain set is in all of its
+    training sets, its out-of-domain ones in none: an arm that alone saw the domain is none either.
+
+    >>> mixing({"raw": [], "one": ["a"], "both": ["a", "b"], "three": ["a", "b", "c"]}, "a")
+    ({'raw': 'backbone', 'one': 'single', 'both': 'mix-2'}, 'in-domain')
+    """
+    inside = all(domain in seen for seen in arms.values() if seen)
+    rows = _mixing_rows()
+    names = {arm: rows[len(seen)] for arm, seen in arms.items() if len(seen) in rows and (inside or domain not in seen)}
+    return names, "in-domain" if inside else "out-of-domain"
+
+
+def mixed(sets: int) -> str:
+    """Beside which row of Table 5 a mix of so many training sets stands, as a line."""
+    if sets in (rows := _mixing_rows()):
+        return f"{sets} training sets: they stand beside the paper's row {rows[sets]}."
+    printed = " and ".join(str(n) for n in rows if n > 1)
+    return f"The paper mixes {printed} training sets, this run {sets}: its mix stands beside no printed number."
+
+
+def _mixing_rows() -> dict[int, str]:
+    """Names of Table 5's rows by their number of training sets."""
+    return dict(paper.mixing().select("training_sets", "row").unique(maintain_order=True).iter_rows())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("&", "and"))

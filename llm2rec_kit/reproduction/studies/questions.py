@@ -1,0 +1,167 @@
+"""Questions that the paper leaves open: in words, whether a run's data can answer them, and what repeats are worth.
+
+What is said of an experiment's arms is in `answers`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.reproduction.studies import answers
+from llm2rec_kit.reproduction.studies.answers import Answer
+from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.starts import STARTS
+from llm2rec_kit.results import metrics
+from llm2rec_kit.settings import item_tables
+
+if TYPE_CHECKING:
+    from llm2rec_kit.downstream import saved_recommender
+
+ASKED = S.QUESTIONS
+NORMALISED = ("none", "unit", "standardised", "whitened")
+
+
+def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
+    """The questions that this run's data cannot answer, each with the reason."""
+    reasons = {}
+    if corpus.times is None:
+        reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
+    if not fields(corpus, asked):
+        reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
+    return reasons | ruled_out(data, asked)
+
+
+def ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
+    """The questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
+    reasons = {}
+    if data.source == "llm2rec" and data.given_splits:
+        reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
+    if len(set(asked.histories)) < 2:
+        reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
+    if data.source == "mix":
+        reasons |= dict.fromkeys(
+            ("split", "text", "history"), "a mix is made of finished corpora; ask in the runs that it is made of"
+        )
+    return reasons
+
+
+def splits(corpus: Corpus, domain: str) -> tuple[str, str]:
+    """How the domain is split, leave_one_out or global_time, and the other of the two."""
+    own = corpus.split_rules[domain]
+    return own, "global_time" if own == "leave_one_out" else "leave_one_out"
+
+
+def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
+    """Those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
+    items = corpus.items
+    kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
+    texts = [name for name, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
+    return [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
+
+
+def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
+    """The arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
+
+    >>> normalised(S.Evaluation())[0], normalised(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
+    (('none', 'questions_none', {}), ('unit, official start', 'questions_unit_official',
+     {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official'}))
+    """
+    arms = []
+    for start in sorted(STARTS, key=lambda start: start != was.initialisation):
+        name, study = ("", "") if start == was.initialisation else (f", {start} start", f"_{start}")
+        for how in NORMALISED:
+            changes = {"evaluation_normalise": how, "evaluation_initialisation": start}
+            as_in_run = (how, start) == (was.normalise, was.initialisation)
+            arms.append((how + name, f"questions_{how}{study}", {} if as_in_run else changes))
+    return arms
+
+
+def against_none(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the arms that `normalised` names: of each start, every other against the embeddings as they come."""
+    of_start = [names[k : k + len(NORMALISED)] for k in range(0, len(names), len(NORMALISED))]
+    return [(first, other) for first, *others in of_start for other in others]
+
+
+def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
+    """How much of a metric comes from targets that the user had before.
+
+    `by_kind` is `slices.table`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the targets),
+    overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel targets).
+    """
+    rows = []
+    for key, part in by_kind.filter(slice="target").group_by("recommender", "embedding", maintain_order=True):
+        total, gain = part["samples"].sum(), float((part["samples"] * part["mean"]).sum())
+        again = part.filter(pl.col("label") != "novel")
+        novel = part.filter(pl.col("label") == "novel").select(novel="mean", low="low", high="high").to_dicts()
+        repeated = float((again["samples"] * again["mean"]).sum())
+        row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"targets": total}
+        row |= {
+            "repeats": again["samples"].sum() / total,
+            "overall": gain / total,
+            "share": repeated / gain if gain else 0.0,
+        }
+        rows.append(row | (novel[0] if novel else {"novel": None, "low": None, "high": None}))
+    return pl.DataFrame(rows)
+
+
+def of_repeats(found: pl.DataFrame, metric: str) -> str:
+    """`from_repeats` in one sentence."""
+    n, share = found["targets"][0], found["repeats"][0]
+    if not share:
+        return f"no test target repeats an item of its user (n = {n:,}): all of {metric} is of novel targets here"
+    low, high = found["share"].min(), found["share"].max()
+    return f"{share:.1%} of {n:,} test targets are repeats and give {low:.1%} to {high:.1%} of {metric}"
+
+
+def without_seen(
+    question: str,
+    study: Study,
+    domain: str,
+    tables: dict[str, str],
+    *,
+    recommenders: Sequence[str],
+    metric: str = "ndcg@10",
+    level: float = 0.05,
+    seed: int = 0,
+) -> Answer:
+    """The study's recommenders (one seed's, whose weights were kept) rank once all items, and once without those that the user had.
+
+    `tables` is {a reader's name: item table}. Same weights in both arms, so what differs is the list alone.
+    """
+    from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
+
+    ties = study.settings["evaluation"].ties
+    part, ids = study.corpus.select([domain])
+    targets = part.samples("test")
+    rows = samples.rows_of(part, targets, shared=False)
+    texts = {text for table in tables.values() if (text := item_tables.parse(table)[0])}
+    vectors = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
+    keys, each, budgets = [], [], {}
+    for recommender, (name, table) in itertools.product(recommenders, tables.items()):
+        model = _kept(study, domain, recommender, table, (part, ids), vectors)
+        for what, label in (("none", "all items"), ("seen", "unseen items")):
+            found = ranking.rank_rows(
+                model.model, model.table, rows, exclude=ranking.excluded(part, targets, what), ties=ties
+            )
+            keys.append((recommender, f"{name}, {label}"))
+            each.append(metrics.per_sample(found.ranks, metric)[None])
+            budgets[keys[-1][1]] = answers.budget(study.run, table)
+    pairs = [(f"{name}, all items", f"{name}, unseen items") for name in tables]
+    return answers.of_values(question, metric, keys, each, part.owners(targets), budgets, pairs, level, seed)
+
+
+def _kept(study: Study, *what) -> saved_recommender.Trained:
+    """The recommender from the study, or from its base: weights are kept of the first seed alone, wherever that was trained."""
+    from llm2rec_kit.downstream import saved_recommender
+
+    try:
+        return saved_recommender.load(study.run, *what)
+    except ValueError:
+        return saved_recommender.load(study.base, *what)

@@ -1,0 +1,211 @@
+"""Starts and lengths: the same embeddings at several lengths, under recommenders whose weights start as the official code's and scaled.
+
+The official evaluation gives its five published encoders at length one and every Qwen2 table as it comes (lengths above 100). Its
+recommenders start with positions of N(0, 1), beside which vectors of length one are small. So a printed difference between the
+two kinds of rows holds length besides content. Here only length and start change: one table, one seed, one budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit import paper
+from llm2rec_kit import settings as S
+from llm2rec_kit.reproduction.studies import answers
+from llm2rec_kit.reproduction.studies.answers import Answer, Arm
+from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.results import kept, significance
+from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings import item_tables
+
+STARTS = ("official", "scaled")
+AS_IT_COMES, WHITENED = "as it comes", "whitened"
+AT_LENGTH_ONE = (
+    "BERT",
+    "GTE",
+    "BGE",
+    "BLAIR",
+    "EasyRec",
+)  # rows of Table 3 that the official code normalises (baselines/model.py)
+OURS = "LLM2Rec"
+ROW = ["domain", "recommender", "embedding"]
+ROW = ["domain", "recommender", "embedding"]
+
+Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `rehearsal`
+
+
+def forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """How a recommender is given a table, by name: settings of its evaluation.
+
+    >>> list(forms([1.0, 100.0]))
+    ['as it comes', 'length 1', 'length 100', 'whitened']
+    """
+    at = {f"length {x:g}": {"normalise": "unit", "scale": x} for x in lengths}
+    return {AS_IT_COMES: {"normalise": "none", "scale": 1.0}, **at, WHITENED: {"normalise": "whitened", "scale": 1.0}}
+
+
+def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
+    """A study for each start and form, trained to the paper's patience; `open_study` is that of `study` or of `rehearsal`."""
+    plain = S.Evaluation()  # the paper's patience
+    budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
+    studies = {}
+    for start in STARTS:
+        for form, given in forms(asked.lengths).items():
+            changes = {f"evaluation_{k}": v for k, v in (budget | given | {"initialisation": start}).items()}
+            name = f"tables-{start}-{form.replace(' ', '-').replace('.', '_')}"
+            studies[start, form] = open_study(base, name, **opening, **changes)
+    return studies
+
+
+def check(base: Run, asked: S.Tables) -> None:
+    """Raise ArtefactError for a table of `tables_starts` that the run does not have."""
+    there = [name.split("/")[-1] for name in base.names("embeddings")]
+    for name in asked.starts:
+        if (text := item_tables.parse(name)[0]) and text not in there:
+            raise ArtefactError(
+                f"Run {base.name!r} has no embeddings {text!r}, which tables_starts names; it has {', '.join(there) or 'none'}. "
+                "Leave it out, or make it with notebooks/03_item_embedding.ipynb (minilm: 04)."
+            )
+
+
+def results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
+    """What the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the adapter
+    read), best epoch (mean over seeds), then the columns of `comparison.table` with intervals."""
+    parts = []
+    for (start, form), study in studies.items():
+        found = significance.table(study.run, list(names), metric_names=metric_names, intervals=True)
+        lengths = [_length(study, row["domain"], row["embedding"]) for row in found.iter_rows(named=True)]
+        told = found.with_columns(start=pl.lit(start), form=pl.lit(form), length=pl.Series(lengths))
+        parts.append(told.join(_best_epochs(study.run, names), on=ROW, maintain_order="left"))
+    first = ["domain", "embedding", "recommender", "start", "form", "length", "best epoch"]
+    return pl.concat(parts).select(*first, pl.exclude(first))
+
+
+def _best_epochs(run: Run, names: Sequence[str]) -> pl.DataFrame:
+    """The mean best epoch over seeds of each row."""
+    records = [kept.record(run, name) for name in names]
+    rows = [{k: record[k] for k in ROW} | {"best epoch": float(record["best_epoch"])} for record in records]
+    return pl.DataFrame(rows).group_by(ROW, maintain_order=True).agg(pl.col("best epoch").mean())
+
+
+def _length(study: Study, domain: str, table: str) -> float:
+    """Mean norm of the domain's vectors as the adapter reads them; NaN for a table without text."""
+    from llm2rec_kit.downstream import item_table
+
+    settings, (text, _) = study.settings["evaluation"], item_tables.parse(table)
+    if not text:
+        return float("nan")
+    part, ids = study.corpus.select([domain])
+    vectors = np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy"))[ids]
+    given = item_table.checked_embeddings(vectors, part.n_items, settings.normalise, settings.scale)
+    return float(np.linalg.norm(given[1:], axis=1).mean())
+
+
+def answer(
+    studies: Studies, table: str, domain: str, *, recommenders: Sequence[str], seeds: Sequence[int], metric: str
+) -> Answer:
+    """Paired tests over one table: every form against the first length under each start, and the two starts at each form."""
+    arms = [Arm(f"{form}, {start}", study, table) for (start, form), study in studies.items()]
+    names = list(dict.fromkeys(form for _, form in studies))
+    first = names[1]
+    pairs = [(f"{first}, {start}", f"{form}, {start}") for start in STARTS for form in names if form != first]
+    pairs += [(f"{form}, {STARTS[0]}", f"{form}, {STARTS[1]}") for form in names]
+    title = f"{table} on {domain}: start and length"
+    return answers.answer(title, arms, pairs, domain=domain, recommenders=recommenders, seeds=seeds, metric=metric)
+
+
+def gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:
+    """What length alone makes: of each domain, table and recommender the percent that `metric` gains from the first to the last
+    of `lengths`, under each start; and what the scaled start gains over the official one at the first."""
+    low, high = (f"length {lengths[k]:g}" for k in (0, -1))
+    rows = []
+    for key, part in found.group_by(ROW, maintain_order=True):
+        value = {(r["start"], r["form"]): r[f"{metric} mean"] for r in part.iter_rows(named=True)}
+        row = dict(zip(ROW, key, strict=True))
+        row |= {f"{start}: {low} to {high} (%)": _percent(value[start, low], value[start, high]) for start in STARTS}
+        rows.append(row | {f"{low}: official to scaled (%)": _percent(value["official", low], value["scaled", low])})
+    return pl.DataFrame(rows)
+
+
+def printed_gains(metric: str) -> pl.DataFrame:
+    """Of Table 3, what LLM2Rec gains (percent) over the best of the rows at length one and over the best of those that come as
+    they are, and which of the two holds the best baseline, against which the paper prints its %Improv."""
+    rows = []
+    for (recommender, dataset), part in paper.overall().group_by("recommender", "dataset", maintain_order=True):
+        ours = part.filter(model=OURS)[metric][0]
+        others = part.filter(pl.col("model") != OURS)
+        at_one = pl.col("model").is_in(AT_LENGTH_ONE)
+        best = {
+            kind: others.filter(at_one if kind == "at length one" else ~at_one) for kind in ("at length one", "as they come")
+        }
+        best = {kind: some.sort(metric, descending=True).row(0, named=True) for kind, some in best.items()}
+        row: dict[str, Any] = {"recommender": recommender, "dataset": dataset}
+        for kind, its in best.items():
+            row |= {f"best {kind}": its["model"], f"over it, {kind} (%)": _percent(its[metric], ours)}
+        rows.append(row | {"best of all": max(best, key=lambda kind: best[kind][metric])})
+    return pl.DataFrame(rows)
+
+
+def comparable() -> pl.DataFrame:
+    """Which printed rows differ in content alone, and which in length as well."""
+    qwen = [m for m in paper.overall()["model"].unique(maintain_order=True) if m not in AT_LENGTH_ONE]
+    return pl.DataFrame(
+        [
+            {
+                "where": "Table 3",
+                "rows": ", ".join(AT_LENGTH_ONE),
+                "length": "one",
+                "comparable as printed": "among themselves",
+            },
+            {
+                "where": "Table 3",
+                "rows": ", ".join(qwen),
+                "length": "as they come",
+                "comparable as printed": "among themselves",
+            },
+            {
+                "where": "Table 3",
+                "rows": "one of each",
+                "length": "one, and above 100",
+                "comparable as printed": "no: length differs, too",
+            },
+            {
+                "where": "Tables 4, 5, Figure 4",
+                "rows": "all, of Qwen2, Qwen2.5 and Gemma",
+                "length": "as they come",
+                "comparable as printed": "yes",
+            },
+        ]
+    )
+
+
+def sentence(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
+    """How much of the printed difference to rows at length one could be length, on this data, in words."""
+    under = f"official: length {lengths[0]:g} to length {lengths[-1]:g} (%)"
+    parts = []
+    for (recommender,), part in gains(found, lengths, metric).group_by("recommender", maintain_order=True):
+        theirs = printed.filter(recommender=recommender)["over it, at length one (%)"]
+        parts.append(
+            f"{recommender}: length alone moves {metric} by {part[under].min():+.0f}% to {part[under].max():+.0f}% under the official "
+            f"start; LLM2Rec is printed {theirs.min():+.0f}% to {theirs.max():+.0f}% over the best row at length one"
+        )
+    return "; ".join(parts)
+
+
+def _percent(before: float, after: float) -> float:
+    return round(100 * (after / before - 1), 2) if before else float("nan")
+
+
+def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """`results` to read: one row a domain, table, recommender and form, the starts side by side as "mean ± std (best epoch)"."""
+    shown = found.with_columns(
+        pl.format(
+            "{} ± {} ({})", *(pl.col(c).round(4) for c in (f"{metric} mean", f"{metric} std")), pl.col("best epoch").round(0)
+        ).alias(metric)
+    )
+    keys = [*ROW, "form"]
+    return shown.with_columns(pl.col("length").round(2)).pivot("start", index=[*keys, "length"], values=metric)

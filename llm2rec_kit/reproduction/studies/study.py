@@ -1,0 +1,146 @@
+"""A study: a run inside a run, with the settings of the run around it but for what the study as a whole changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.results import evaluations
+from llm2rec_kit.runs import ArtefactError, Run
+
+CHANGEABLE = ("data", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation")  # stages whose settings it has
+FOLDER = "experiments"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run inside `base`, and the settings of its stages by prefix: the base's, but for what the study as a whole changes."""
+
+    run: Run
+    base: Run
+    settings: dict[str, S.Stage]
+
+    @property
+    def corpus(self) -> Corpus:
+        """The study's corpus."""
+        return Corpus.load(self.run.require("corpus"))
+
+    @property
+    def where(self) -> dict[str, str]:
+        """Where trainings compute: it counts as one of their settings."""
+        return self.settings["backbone"].where
+
+
+def settings_of(run: Run) -> dict[str, S.Stage]:
+    """The settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
+
+    Raises ArtefactError naming a stage that did not run.
+    """
+    found: dict[str, S.Stage] = {}
+    for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
+        name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
+        known = {f.name for f in dataclasses.fields(stage)} - {"trust_remote_code"}  # it may be another user's word
+        kept = _evaluated(run) if name == "evaluation" else run.manifest(name)["settings"]
+        found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
+    return found
+
+
+def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: bool = False, **changes: Any) -> Study:
+    """The study `name` of a run that went through notebooks 01 to 04; `changes` (flat names, as `data_split`) hold for all of it.
+
+    `trust_remote_code`: whether code that comes with its models may run; what the run says of that counts for nothing.
+
+    With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
+    SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
+    """
+    settings = settings_of(base)
+    settings["backbone"] = dataclasses.replace(settings["backbone"], trust_remote_code=trust_remote_code)
+    _known(changes, settings)
+    for prefix, stage in settings.items():
+        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
+        settings[prefix] = dataclasses.replace(stage, **own)
+    folder = base.path / FOLDER
+    (folder / ".store").mkdir(parents=True, exist_ok=True)
+    study = Study(Run(name, folder), base, settings)
+    for made in study.run.artefacts() if force else ():
+        if not study.run.redone(made):
+            study.run.forget(made)
+    if any(k.startswith("data_") for k in changes):
+        _make_corpus(study)
+    else:
+        take(study.run, base, "corpus")
+    if any(k.startswith("backbone_") for k in changes):
+        _make_backbone(study)
+    else:
+        take(study.run, base, "backbone")
+    return study
+
+
+def backbone_changes(name: str) -> dict[str, Any]:
+    """What `open_study` takes for a backbone by name: `tiny-<width>`, or a hub name or folder.
+
+    >>> backbone_changes("tiny-96"), backbone_changes("Qwen/Qwen2-1.5B")
+    ({'backbone_name': 'tiny', 'backbone_hidden': 96}, {'backbone_name': 'Qwen/Qwen2-1.5B'})
+    """
+    kind, _, width = name.partition("-")
+    if kind == "tiny" and width.isdigit():
+        return {"backbone_name": kind, "backbone_hidden": int(width)}
+    return {"backbone_name": name}
+
+
+def _make_corpus(study: Study) -> None:
+    from llm2rec_kit.data import cleaning, sources
+
+    data = study.settings["data"]
+    if data.source == "mix":
+        raise S.SettingsError("A study cannot change how a mix of corpora is made; change the runs that it is mixed from.")
+
+    def build(folder: Path) -> dict[str, Any]:
+        corpus = cleaning.build(sources.load(data), data)
+        corpus.save(folder)
+        return {"source": corpus.facts["source"], "split": corpus.facts["split"], "items": corpus.n_items}
+
+    study.run.make("corpus", build, settings=data.recipe | {"files": sources.fingerprint(data)})
+
+
+def _make_backbone(study: Study) -> None:
+    """As notebook 02 makes it, with the study's settings; the run's where they are the same."""
+    from llm2rec_kit.models import backbone
+
+    place = study.settings["backbone"]
+
+    def build(folder: Path) -> dict[str, Any]:
+        if place.name == "tiny":
+            seen, _ = study.corpus.select(study.corpus.train_domains)
+            model, tokenizer = backbone.make_tiny(seen.titles, place)
+        else:
+            model, tokenizer = backbone.load(place.name, place)
+        backbone.save(model, tokenizer, folder)
+        return {"name": place.name, "parameters": backbone.parameters(model)}
+
+    same = {"settings": place.as_dict() | backbone.contents(place.name), "inputs": ["corpus"]}
+    if not study.run.adopt(study.base, "backbone", **same):
+        study.run.make("backbone", build, **same)
+
+
+def take(run: Run, base: Run, name: str) -> None:
+    """Take artefact `name` of the base as it is, unless the study has that very one."""
+    if not run.has(name) or run.digest(name) != base.digest(name):
+        run.take(base, name)
+
+
+def _evaluated(run: Run) -> dict[str, Any]:
+    if (kept := evaluations.of(run).settings) is None:
+        raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
+    return kept
+
+
+def _known(changes: dict[str, Any], settings: dict[str, S.Stage]) -> None:
+    known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
+    for name in changes:
+        if name not in known:
+            raise S.SettingsError(S.unknown(name, known))

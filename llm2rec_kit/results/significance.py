@@ -1,0 +1,256 @@
+"""Comparison: the table of a run's results, and what may be said about the difference of any two of its rows.
+
+A row is a (recommender, embedding) in a domain. Its value for a test sample is the sample's metric averaged over seeds, and a
+mean is over samples, as the metric is defined. Intervals and tests are across users, the same users for every row, so they say
+what other users of this store would see: a split by time gives a user several samples, and they stay together. How much another
+training would differ is another question: that is the standard deviation over seeds, which stands beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.results import evaluations, kept, metrics
+from llm2rec_kit.results.evaluations import TRAINED, is_trained
+from llm2rec_kit.runs import ArtefactError, Run
+
+Row = tuple[str, str]  # (recommender, embedding)
+
+ORDER = ("raw", "csft", "mntp", "contrastive", "minilm", "id")  # of tables and figures
+NOTHING = "no detectable difference"
+
+
+def table(
+    run: Run,
+    names: list[str] | None = None,
+    *,
+    metric_names: Sequence[str] = (),
+    intervals: bool = False,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
+
+    `names` are the artefacts to read; without, all that count (`evaluations.of`). `metric_names` are those of their records
+    unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over users,
+    `<metric> low` and `<metric> high`. Raises ArtefactError as `kept.read`.
+    """
+    found = {n: kept.record(run, n) for n in (evaluations.of(run).made if names is None else names)}
+    if not found:
+        raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, record in found.items():
+        groups.setdefault((record["domain"], record["recommender"], record["embedding"]), []).append(name)
+    ordered = sorted(groups, key=lambda key: place(key[2]))
+    metric_names = list(metric_names or next(iter(found.values()))["metrics"])
+    rows = []
+    for key in ordered:
+        values = [_measured(run, name, found[name], metric_names) for name in groups[key]]
+        means = {f"{m} mean": float(np.mean([v[m] for v in values])) for m in metric_names}
+        stds = {f"{m} std": float(np.std([v[m] for v in values])) for m in metric_names}
+        domain, recommender, embedding = key
+        named = {"domain": domain, "recommender": recommender, "embedding": embedding}
+        rows.append(named | {"seeds": len(values)} | means | stds)
+    frame = pl.DataFrame(rows)
+    if not intervals:
+        return frame
+    bounds = _intervals(run, {key: groups[key] for key in ordered}, metric_names, seed)
+    return pl.concat([frame, bounds], how="horizontal")
+
+
+def readable(
+    table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None
+) -> pl.DataFrame:
+    """The domain's rows of `table` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
+
+    `best` is what `standing` says; trained rows come first.
+    """
+    rows = []
+    for r in table.filter(domain=domain).iter_rows(named=True):
+        row = {"recommender": r["recommender"], "embedding": r["embedding"]}
+        row["place"] = (best or {}).get((r["recommender"], r["embedding"]), "")
+        for m in metric_names:
+            spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
+            row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
+        rows.append(row)
+    order = list(dict.fromkeys([*TRAINED, *sorted((row["recommender"] for row in rows), key=is_trained, reverse=True)]))
+    return pl.DataFrame(sorted(rows, key=lambda row: order.index(row["recommender"])))
+
+
+def lists(run: Run, names: list[str]) -> pl.DataFrame:
+    """domain, recommender, embedding, and the mean over seeds of coverage and novelty at each cutoff, where they were kept."""
+    found = [kept.record(run, name) for name in names]
+    rows = [{k: r[k] for k in ("domain", "recommender", "embedding")} | r["lists"] for r in found if r.get("lists")]
+    keys = ["domain", "recommender", "embedding"]
+    return pl.DataFrame(rows).group_by(keys, maintain_order=True).agg(pl.exclude(keys).mean()) if rows else pl.DataFrame()
+
+
+def place(embedding: str) -> int:
+    """Where an embedding stands in tables and figures."""
+    return ORDER.index(embedding) if embedding in ORDER else len(ORDER)
+
+
+def users_of(run: Run, domain: str) -> np.ndarray:
+    """The user of each test sample of the domain, in the order in which an evaluation keeps their ranks: int64 (n_test,)."""
+    return _tested(run, domain)[1]
+
+
+def _tested(run: Run, domain: str) -> tuple[str, np.ndarray]:
+    """The digest of the run's corpus, and the users of the domain's test samples in it."""
+    return _read(run.path, tuple(run.manifest("corpus")["files"].items()), domain)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, files: tuple[tuple[str, str], ...], domain: str) -> tuple[str, np.ndarray]:
+    """Read once: `files` are the corpus's with their hashes, so a corpus made anew is read anew."""
+    run = Run(path.name, path.parent)
+    part, _ = Corpus.load(run.require("corpus")).select([domain])
+    return run.digest("corpus"), part.owners(part.samples("test"))
+
+
+def _measured(run: Run, name: str, record: dict[str, Any], metric_names: Sequence[str]) -> dict[str, float]:
+    """The metrics of an evaluation: those that its record has not, from its ranks."""
+    known = record["metrics"]
+    missing = [m for m in metric_names if m not in known]
+    ranks = ranks_of(run, record["domain"], name) if missing else None
+    return known | {m: float(metrics.per_sample(ranks, m).mean()) for m in missing}
+
+
+def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_names: list[str], seed: int) -> pl.DataFrame:
+    """Low and high of each group's metrics: users of a domain are resampled together, for all rows and metrics at once."""
+    bounds = np.empty((len(groups), 2, len(metric_names)))
+    keys = list(groups)
+    for domain in dict.fromkeys(key[0] for key in keys):
+        here = [k for k, key in enumerate(keys) if key[0] == domain]
+        values = [_per_sample(run, domain, groups[keys[k]], m) for k in here for m in metric_names]
+        found = metrics.bootstrap_intervals(np.stack(values, 1), users_of(run, domain), seed=seed)
+        bounds[here] = found.reshape(2, len(here), -1).transpose(1, 0, 2)
+    columns = {
+        f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in enumerate(("low", "high"))
+    }
+    return pl.DataFrame(columns)
+
+
+def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.ndarray:
+    """Each test sample's metric, averaged over the artefacts `names`: float64 (n_test,)."""
+    return np.mean([metrics.per_sample(ranks_of(run, domain, name), metric) for name in names], axis=0)
+
+
+def ranks_of(run: Run, domain: str, name: str) -> np.ndarray:
+    """The ranks that an evaluation kept. Raises ArtefactError as `kept.read`, ValueError where they are of another corpus."""
+    _, ranks = kept.read(run, name)
+    corpus, users = _tested(run, domain)
+    if run.manifest(name)["inputs"].get("corpus", corpus) != corpus or len(ranks) != len(users):
+        raise ValueError(f"{name} of {run} was made from another corpus. Run notebooks/04_downstream_eval.ipynb again.")
+    return ranks
+
+
+def sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
+    """Each test sample's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
+
+    Raises ValueError as `names_of`, ArtefactError as `kept.read`.
+    """
+    return _per_sample(run, domain, names_of(run, domain, row, seeds), metric)
+
+
+def names_of(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[str]:
+    """The evaluations of `row` with `seeds` (a baseline has the one seed 0); ValueError naming one that the run does not have."""
+    names = [evaluations.name_of(domain, *row, seed) for seed in (seeds if is_trained(row[0]) else [0])]
+    if missing := [name for name in names if not run.has(name)]:
+        raise ValueError(
+            f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {row[1]!r} among "
+            f"`evaluation_embeddings` and {row[0]!r} among `evaluation_recommenders` or `evaluation_baselines`."
+        )
+    return names
+
+
+def compare(
+    run: Run,
+    domain: str,
+    pairs: Sequence[tuple[Row, Row]],
+    *,
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+    level: float = 0.05,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Paired tests across users (`metrics.paired_tests`) between rows (before, after), whichever two: a row of the frame a pair.
+
+    The p values are corrected together (Holm); `verdict` is "better", "worse" or "no detectable difference".
+    """
+    values = {
+        row: sample_values(run, domain, row, metric, seeds) for row in dict.fromkeys(r for pair in pairs for r in pair)
+    }
+    before, after = (np.stack([values[pair[side]] for pair in pairs], 1) for side in (0, 1))
+    rows: list[dict[str, Any]] = []
+    for (a, b), found in zip(pairs, metrics.paired_tests(before, after, users_of(run, domain), seed=seed), strict=True):
+        named = {"recommender": a[0], "before": a[1], "after": b[1]}
+        if a[0] != b[0]:
+            named = {"recommender": f"{a[0]} / {b[0]}", "before": "-".join(a), "after": "-".join(b)}
+        rows.append(named | {"metric": metric, "before mean": values[a].mean(), "after mean": values[b].mean()} | found)
+    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+        sure = "better" if row["difference"] > 0 else "worse"
+        row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
+    return pl.DataFrame(rows)
+
+
+def within(row: dict[str, Any]) -> bool:
+    """Whether a row of `compare` is about two embeddings under one recommender, and not about two recommenders."""
+    return " / " not in row["recommender"]
+
+
+def recorded(run: Run, name: str) -> list[dict[str, Any]]:
+    """The tests that notebook 04 kept as artefact `name`, a dict a row of `compare`, after making them again from the ranks.
+
+    Raises ArtefactError where they are others than those.
+    """
+    made = run.manifest(name)
+    rows, settings = made["record"]["rows"], made["settings"]
+    if "pairs" not in settings:  # nothing says what was compared with what
+        return rows
+    of = [evaluations.manifest(run, i)["record"] for i in made["inputs"]]
+    seeds = list(dict.fromkeys(r["seed"] for r in of if is_trained(r["recommender"])))
+    pairs = [(tuple(before), tuple(after)) for before, after in settings["pairs"]]
+    domain = name.split("/")[1]
+    found = compare(run, domain, pairs, seeds=seeds, metric=settings["tested"]).to_dicts() if pairs else []
+    if made["record"].get("domain") != domain or len(rows) != len(found) or not all(map(_alike, rows, found)):
+        raise ArtefactError(
+            f"{run.path_of(name)}.json was changed after it was written, or made otherwise than now: its tests are not those that "
+            f"the ranks give. Delete it and run notebooks/04_downstream_eval.ipynb again (run {run.name!r})."
+        )
+    return rows
+
+
+def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows of `compare` say the same, but for how another machine rounds."""
+    if row.keys() != other.keys():
+        return False
+    pairs = [(row[k], other[k]) for k in row]
+    return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12) if isinstance(b, float) else a == b for a, b in pairs)
+
+
+def standing(
+    run: Run, domain: str, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10", level: float = 0.05
+) -> dict[Row, str]:
+    """What may be said of each row's place: "best" only where it is detectably better than every other row.
+
+    The row with the highest mean is tested against all others (Holm). Where some cannot be told from it there is no winner:
+    it and they are "tied for best"; all others are "".
+    """
+    means = {row: sample_values(run, domain, row, metric, seeds).mean() for row in rows}
+    top = max(rows, key=lambda row: means[row])
+    others = [row for row in rows if row != top]
+    if not others:
+        return {top: "best"}
+    found = compare(run, domain, [(row, top) for row in others], seeds=seeds, metric=metric, level=level)
+    tied = [row for row, verdict in zip(others, found["verdict"], strict=True) if verdict == NOTHING]
+    return {
+        row: ("tied for best" if tied else "best") if row == top else "tied for best" if row in tied else "" for row in rows
+    }

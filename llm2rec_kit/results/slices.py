@@ -1,0 +1,162 @@
+"""Slices: the same ranks, by kind of sample. A mean hides who gained: repeats or novel targets, cold items or popular ones.
+
+A slice is a column of labels, one a test sample; the metric of a label is the mean over its samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.results import metrics
+from llm2rec_kit.results.significance import NOTHING, Row, names_of, ranks_of, sample_values
+from llm2rec_kit.runs import Run
+
+# Each slice's labels in order; numbers are inclusive upper bounds of a bucket.
+KINDS = ("immediate repeat", "seen before", "novel")
+TARGETS = (0, 4, 9, 19, 49)
+LENGTHS = (3, 6, 9, 19)
+
+
+def of_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
+    """Labels of the samples of `split`, in their order, as Enums in reading order:
+
+    target      is the history's last item (immediate repeat), another item that the user had, or novel.
+    popularity  how often the target is a training *target*; 0 is a cold item, which no loss ever asked for.
+    history     how many items the user had before, also beyond the window that the recommender sees.
+    """
+    targets = corpus.samples(split)
+    items = corpus.sequence[targets]
+    owners = corpus.owners(targets)
+    before = targets - corpus.offsets[owners]
+    kind = np.where(items == corpus.sequence[targets - 1], 0, np.where(_seen_before(corpus, targets), 1, 2))
+    asked = np.bincount(corpus.sequence[corpus.samples("train")], minlength=corpus.n_items + 1)[items]
+    return pl.DataFrame(
+        {
+            "target": _labels(kind, list(KINDS)),
+            "popularity": _labels(np.searchsorted(TARGETS, asked), ["cold", *_ranges(TARGETS)]),
+            "history": _labels(np.searchsorted(LENGTHS, before), [f"1-{LENGTHS[0]}", *_ranges(LENGTHS)]),
+        }
+    )
+
+
+def _seen_before(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
+    """Whether a user had the target earlier at all (bool (n,))."""
+    owners = np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets))
+    key = owners.astype(np.int64) * (corpus.n_items + 1) + corpus.sequence
+    order = np.argsort(key, kind="stable")
+    again = np.zeros(len(key), dtype=bool)
+    again[order[1:]] = key[order[1:]] == key[order[:-1]]
+    return again[targets]
+
+
+def _ranges(bounds: Sequence[int]) -> list[str]:
+    return [f"{a + 1}-{b}" for a, b in itertools.pairwise(bounds)] + [f"{bounds[-1] + 1}+"]
+
+
+def _labels(codes: np.ndarray, names: list[str]) -> pl.Series:
+    return pl.Series(np.array(names)[codes], dtype=pl.Enum(names))
+
+
+def table(
+    run: Run,
+    domain: str,
+    corpus: Corpus,
+    rows: Sequence[Row],
+    *,
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+    seed: int = 0,
+) -> pl.DataFrame:
+    """The metric of each row in each slice, with its 95% interval over users.
+
+    domain, slice, label, place (of the label among all, for figures), samples, recommender, embedding, mean, low, high; labels
+    without a sample are left out.
+    """
+    values = np.stack([sample_values(run, domain, row, metric, seeds) for row in rows], 1)
+    users = corpus.owners(corpus.samples("test"))
+    out = []
+    for named, here in _parts(of_samples(corpus)):
+        bounds = metrics.bootstrap_intervals(values[here], users[here], seed=seed)
+        means = values[here].mean(0)
+        for k, row in enumerate(rows):
+            measured = {"mean": means[k], "low": bounds[0, k], "high": bounds[1, k]}
+            out.append({"domain": domain} | named | {"recommender": row[0], "embedding": row[1]} | measured)
+    return pl.DataFrame(out)
+
+
+def _parts(labels: pl.DataFrame) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Each label that has samples, as the columns that name it, and where they are (bool (n,))."""
+    place = -1
+    for name in labels.columns:
+        for label in labels[name].dtype.categories:
+            place += 1
+            here = (labels[name] == label).to_numpy()
+            if here.any():
+                yield {"slice": name, "label": label, "place": place, "samples": int(here.sum())}, here
+
+
+def gains(
+    run: Run,
+    domain: str,
+    corpus: Corpus,
+    before: Row,
+    after: Row,
+    *,
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+    level: float = 0.05,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Where `after` wins and loses against `before`: the paired difference in each slice, p corrected over all (Holm).
+
+    slice, label, place, samples, before, after, difference, low, high, effect, p_holm, verdict.
+    """
+    a, b = (sample_values(run, domain, row, metric, seeds) for row in (before, after))
+    users = corpus.owners(corpus.samples("test"))
+    out = []
+    for named, here in _parts(of_samples(corpus)):
+        means = {"before": a[here].mean(), "after": b[here].mean()}
+        (found,) = metrics.paired_tests(a[here][:, None], b[here][:, None], users[here], seed=seed)
+        out.append(named | means | found)
+    for row, p in zip(out, metrics.holm([row.pop("p") for row in out]), strict=True):
+        sure = "better" if row["difference"] > 0 else "worse"
+        row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
+    return pl.DataFrame(out)
+
+
+def extremes(
+    run: Run, domain: str, corpus: Corpus, before: Row, after: Row, *, seeds: Sequence[int], most: int = 5, window: int = 3
+) -> pl.DataFrame:
+    """The test samples whose target `after` ranks highest above `before`, and those it ranks furthest below, `most` of each.
+
+    history (its last `window` titles), target, label of popularity, and both ranks (geometric means over seeds). Ordered by the
+    ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to 1,500 shows nobody anything.
+    """
+    a, b = (_geometric_rank(run, domain, row, seeds) for row in (before, after))
+    targets = corpus.samples("test")
+    moved = np.where(np.minimum(a, b) <= 20, np.log(a / b), 0.0)
+    order = np.argsort(-moved, kind="stable")
+    titles = np.array(["", *corpus.titles])
+    labels = of_samples(corpus)["popularity"]
+    rows = []
+    for verdict, some in (("won", order[:most]), ("lost", order[::-1][:most])):
+        for k in (k for k in some if moved[k] != 0):
+            history = " / ".join(titles[corpus.history(targets[k])][-window:])
+            found = {"target": titles[corpus.sequence[targets[k]]], "asked for in training": labels[int(k)]}
+            rows.append(
+                {"": verdict, "history ends": history} | found | {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]}
+            )
+    return pl.DataFrame(rows)
+
+
+def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np.ndarray:
+    """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
+    names = names_of(run, domain, row, seeds)
+    ranks = [ranks_of(run, domain, name) for name in names]
+    return np.exp(np.mean([np.log(r if r.ndim == 1 else r.mean(1)) for r in ranks], axis=0))

@@ -1,0 +1,45 @@
+"""Weights of recommenders: which of those in a run's folder stand for what the run holds now.
+
+Notebook 04 keeps the weights of each recommender's first seed beside its evaluation. Who reads them back (the lists of notebook
+04, the adapted map and the stars of 05) asks here, so that they are those of the model in the tables.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm2rec_kit.results import evaluations
+from llm2rec_kit.runs import ArtefactError, Run
+
+
+def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
+    """The evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
+
+    Of the evaluations that count (`evaluations.of`) the last series' first seed, then its others, then the latest.
+    """
+    held = evaluations.of(run, sound=True)
+    row = (domain, recommender, embedding)
+    # Only files that the manifest names: weights beside it may be left from an evaluation that it has replaced.
+    made = {n: m for n, m in held.made.items() if _name(n) in m["files"]}
+    found = {n: m for n, m in made.items() if tuple(m["record"][k] for k in evaluations.OF) == row}
+    latest = sorted(found, key=lambda n: found[n]["finished"], reverse=True)
+    seed, seeds = {n: found[n]["record"]["seed"] for n in found}, held.series.get("seeds", [])
+    return min(latest, key=lambda n: seeds.index(seed[n]) if seed[n] in seeds else len(seeds), default="")
+
+
+def rows(run: Run) -> list[tuple[str, str, str]]:
+    """(domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
+    made = evaluations.of(run, sound=True).made
+    found = (tuple(m["record"][k] for k in evaluations.OF) for n, m in made.items() if _name(n) in m["files"])
+    return list(dict.fromkeys(found))
+
+
+def file(run: Run, evaluation: str) -> Path:
+    """The weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
+    if found := run.file(evaluation, _name(evaluation)):
+        return found
+    raise ArtefactError(f"{evaluation} of run {run.name!r} kept no weights. Run notebooks/04_downstream_eval.ipynb again.")
+
+
+def _name(evaluation: str) -> str:
+    return f"{evaluation.split('/')[-1]}.safetensors"

@@ -1,0 +1,386 @@
+"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made; their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import reprlib
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+ADVICE = "Give another place with `outputs` (--outputs). What was finished is kept; the same command goes on from there."
+LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
+DAMAGED = ".damaged"  # the ending of what was found damaged and is kept, out of the way
+MISSING = "is missing"
+SEAL = "seal"  # the key of a note that holds the hash of all else in it
+
+
+def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
+    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash.
+
+    `sort`: keys in alphabetical order, so that equal values are equal bytes whatever way they came.
+    """
+    write_text(path, json.dumps(value, indent=1, default=plain, allow_nan=False, sort_keys=sort) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 so that `path` holds either the old text or the whole new one, also after a crash."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either the old bytes or all of the new ones, also after a crash."""
+    with writing(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Within: the path of a hidden file beside `path` to write to; afterwards `path` is that file, or, after an error, what it was.
+
+    The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
+    replaced. ValueError where something other than a file is in the way.
+    """
+    place = check_target(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.stem}.{os.getpid()}.{threading.get_ident()}{place.suffix}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, place)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Within: a hidden folder beside `path` to write into; afterwards `path` is that folder, or, after an error, what it was.
+
+    After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
+    """
+    made = [above for above in path.parents if not above.exists()]
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for above in made:
+            with contextlib.suppress(OSError):
+                above.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_target(path: str | Path, begins: bytes = b"") -> Path:
+    """Where a file written to `path` would lie: `path`, or what it links to.
+
+    ValueError where that is no regular file, or holds something that does not begin as what is written there does (`begins`):
+    the file of titles given as the place of their embeddings would be lost.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path.resolve() if path.is_symlink() else path
+    except OSError as error:  # a loop of links, a file in the place of a folder, a closed folder
+        raise ValueError(f"{path} cannot be written to: {error.strerror}. Give another place.") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(
+            f"{path} is {kind_of(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
+        )
+    with path.open("rb") as file:
+        if (start := file.read(len(begins))) and start != begins:
+            raise ValueError(
+                f"{path} holds something else than what is to be written, which would replace it. Give another path."
+            )
+    return path.resolve() if path.is_symlink() else path
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What the JSON file `path` holds, a `kind`; ValueError that names the file where it is damaged or cannot be read.
+
+    FileNotFoundError where there is none.
+    """
+    if (why := fault(path)) == MISSING:
+        raise FileNotFoundError(f"{path} {why}.")
+    if why:
+        raise ValueError(f"{path} {why}.")
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:  # gone just now: another process makes it anew
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON ({reprlib.repr(str(error))}).") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} is damaged: it holds {type(found).__name__} where {kind.__name__} is expected.")
+    return found
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
+    kept = json.loads(json.dumps(value, default=plain, allow_nan=False))  # numbers and keys as they are read back
+    return kept | {SEAL: _seal(kept)}
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether `value` is what `sealed` made, or has no seal, as what earlier versions wrote."""
+    try:
+        return SEAL not in value or value[SEAL] == _seal(value)
+    except RecursionError:
+        return False
+
+
+def write_note(path: Path, value: dict[str, Any]) -> None:
+    """`write_json` of a note of ours with its seal, by which `read_note` tells that nothing in it has changed since."""
+    write_json(path, sealed(value))
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What `write_note` kept, its seal included; ValueError as in `read_json`, and where it is no longer what was written.
+
+    A note without a seal is one of an earlier version, and taken as it is.
+    """
+    found = read_json(path)
+    if not is_sealed(found):
+        raise ValueError(f"{path} is damaged: it is not what was written (its hash is another).")
+    return found
+
+
+def note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
+    """`read_note`, {} where there is none. A damaged one is told, with what is done `instead`, and is out of the way."""
+    try:
+        return read_note(path)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        print(f"{error} {instead}", flush=True)
+        if path.is_dir():
+            set_aside(path)
+        else:
+            with contextlib.suppress(NotADirectoryError):
+                path.unlink()
+    return {}
+
+
+def set_aside(path: Path) -> Path:
+    """Rename whatever is at `path` to `<name>.damaged`, in place of an earlier one, and return that path."""
+    kept = path.with_name(f"{path.name}{DAMAGED}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        clear(kept)
+        os.replace(path, kept)
+    return kept
+
+
+def clear(path: Path) -> None:
+    """Remove what is at `path`, a file, a link or a folder with all that is in it; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fault(path: Path) -> str:
+    """Why `path` is no file that can be opened, as a phrase ("is missing", "is a folder"); empty where it is one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is a link that leads nowhere" if path.is_symlink() else MISSING
+    except OSError as error:  # a loop of links, a file in the place of a folder, a closed folder
+        return f"cannot be read: {error.strerror}"
+    except ValueError as error:  # a name that no file can have
+        return f"cannot be read: {error}"
+    return "" if stat.S_ISREG(mode) else f"is {kind_of(mode)} where a file is expected"
+
+
+def safe_name(name: str) -> str:
+    """A folder name for `name`, which comes out of data: one part, not hidden, without control characters.
+
+    >>> safe_name("Home/Kitchen"), safe_name("../up"), safe_name(".hidden"), safe_name("Toys & Games")
+    ('Home_Kitchen', 'up', 'hidden', 'Toys & Games')
+
+    Raises ValueError where nothing is left, or more than file systems take.
+    """
+    parts = [part for part in re.split(r"[/\\]", name) if part.strip(" .")]
+    safe = re.sub(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", " ", "_".join(parts)).strip().lstrip(". ")
+    if not safe or len(safe.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise ValueError(f"{reprlib.repr(name)} cannot be the name of a folder: give it one of 1 to {LONGEST_NAME} bytes.")
+    return safe
+
+
+def inside(base: Path, name: str) -> Path:
+    """`base / name`, as long as that is in `base`: `name` comes out of a file, which may be another's. ValueError elsewhere."""
+    odd = not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts
+    if odd or not _resolved(base / name).is_relative_to(_resolved(base)):
+        raise ValueError(f"{reprlib.repr(name)} leads out of {base}, where it was found. Nothing is read or written there.")
+    return base / name
+
+
+@contextlib.contextmanager
+def alone(path: Path, busy: str = "") -> Iterator[None]:
+    """One process or thread at a time between here and the end of the block; `busy` is printed where it has to wait.
+
+    A killed holder lets go by itself. The lock's file goes with the last holder, so whoever waited on it must look
+    whether the file that he holds is still the one at `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if busy:
+                    print(busy, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """`file_digest`, computed once in this process as long as nothing about the file changes."""
+    now = path.stat()
+    return _digest_of(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: Path, *state: int) -> str:
+    return file_digest(path)
+
+
+def cannot_write(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
+    """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
+
+    Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
+    """
+    chain, at = [], error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    said = " ".join(map(str, chain))
+    system = [e for e in chain if isinstance(e, OSError)]
+    codes = {e.errno for e in system} - REFUSED | {e.errno for e in system if _concerns(e, folder)}
+    nothing_left = free_mib(folder) < 1 and not isinstance(error, ValueError)
+    if codes & FULL or "No space left on device" in said or nothing_left:
+        return f"the disk of {folder} is full ({free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"
+    if codes & REFUSED or "Read-only file system" in said:
+        why = next((os.strerror(code) for code in sorted(codes & REFUSED)), "Read-only file system")
+        return f"{folder} cannot be written to ({why}). {advice}"
+    if errno.EFBIG in codes or "File too large" in said:
+        return f"a file in {folder} may not grow as large as it must (`ulimit -f`, or the file system's limit). {advice}"
+    return ""
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and a file in it, or raise OSError with the reason and what to do."""
+    folder = Path(folder)
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0" * 4096)
+    except OSError as error:
+        raise OSError(f"Nothing can be made: {cannot_write(error, folder) or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def free_mib(folder: Path) -> float:
+    """Free space where `folder` is or would be, MiB; infinite where that cannot be told."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(nearest(folder)).free / 2**20
+    return float("inf")
+
+
+def nearest(folder: Path) -> Path:
+    """`folder`, or of the folders above it the first that exists: where it would be made."""
+    at = Path(folder).absolute()
+    return next(p for p in (at, *at.parents) if p.exists())
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with a home in the place of its `~`; ValueError where nobody has the one that it names."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{reprlib.repr(str(path))} begins with a home that nobody has. Give another path.") from None
+
+
+def plain(value: Any) -> Any:
+    """What json.dump may write for a numpy value or a path; for its `default`. TypeError for anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be kept in a JSON file: {value!r}")
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether the file that the error names is in `folder` or on the way to it."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    at, base = Path(error.filename).absolute(), Path(folder).absolute()
+    return at.is_relative_to(base) or base.is_relative_to(at)
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """The hash over all of a note but its seal."""
+    return hashlib.sha256(json.dumps({k: v for k, v in value.items() if k != SEAL}, sort_keys=True).encode()).hexdigest()
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python before 3.13 makes of a loop of links
+        raise ValueError(f"{path} is a loop of links.") from None
+
+
+def kind_of(mode: int) -> str:
+    """What a file that is none is, for a reader."""
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    """Whether the open `file` is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

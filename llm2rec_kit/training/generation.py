@@ -1,0 +1,112 @@
+"""Writing: what a model writes as the next title after a history, and whether the catalogue has such an item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.encoding.encoder import length_batches
+from llm2rec_kit.training.samples import Samples
+
+MOST_TOKENS = 64  # of a written title; fewer where no title of the catalogue is that long
+BATCH_TOKENS = 4096  # tokens of histories times beams in one call
+
+
+def continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    samples: Samples,
+    chosen: np.ndarray,
+    settings: S.CSFT,
+    *,
+    beams: int = 5,
+) -> pl.DataFrame:
+    """What the model writes after the histories of samples `chosen`, by beam search, `beams` titles each.
+
+    A row a title: sample, rank (1 the likeliest), written, item (Int32: the first of that title in the catalogue, 0 where
+    there is none), next (whether it is the title that really came next), score (log-probability a token).
+    """
+    items: dict[str, int] = {}
+    for item, title in enumerate(corpus.titles, 1):
+        items.setdefault(title.strip(), item)
+    longest = min(MOST_TOKENS, int(samples.answers.lengths.max()))
+    histories = [samples.alone(s)[0] for s in chosen]
+    rows: list[dict[str, Any]] = []
+    for part in length_batches(np.array([len(h) for h in histories]), max(1, BATCH_TOKENS // beams)):
+        written = _beams(model, tokenizer, [histories[k] for k in part], beams, longest)
+        for k, found in zip(part, written, strict=True):
+            sample = int(chosen[k])
+            came = corpus.titles[samples.item[sample] - 1].strip()
+            for rank, (text, score) in enumerate(found, 1):
+                title = text.split(settings.ending)[0].strip() if settings.ending else text.strip()
+                rows.append(
+                    {
+                        "sample": sample,
+                        "rank": rank,
+                        "written": title,
+                        "item": items.get(title, 0),
+                        "next": title == came,
+                        "score": score,
+                    }
+                )
+    kinds = {
+        "sample": pl.Int64,
+        "rank": pl.Int64,
+        "written": pl.String,
+        "item": pl.Int32,
+        "next": pl.Boolean,
+        "score": pl.Float64,
+    }
+    return pl.DataFrame(rows, schema=kinds).sort(pl.col("sample").replace_strict(chosen, np.arange(len(chosen))), "rank")
+
+
+def shares(written: pl.DataFrame) -> dict[str, float]:
+    """Of titles written: first_real, any_real, next_first, next_any: share of histories whose likeliest title, or any of
+    whose titles, is an item of the catalogue, or the one that came next."""
+    one = written.group_by("sample").agg(
+        first_real=(pl.col("item") > 0).filter(pl.col("rank") == 1).any(),
+        any_real=(pl.col("item") > 0).any(),
+        next_first=pl.col("next").filter(pl.col("rank") == 1).any(),
+        next_any=pl.col("next").any(),
+    )
+    return {name: float(one[name].mean() or 0.0) for name in one.columns[1:]}
+
+
+@torch.no_grad()
+def _beams(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, histories: list[np.ndarray], beams: int, tokens: int
+) -> list[list[tuple[str, float]]]:
+    """`beams` continuations of each history, likeliest first, as (text without special tokens, score)."""
+    length = max(map(len, histories))
+    ids, seen = (np.full((len(histories), length), fill, dtype=np.int64) for fill in (tokenizer.pad_token_id, 0))
+    for k, history in enumerate(histories):  # on the left: generation goes on at the right
+        ids[k, length - len(history) :], seen[k, length - len(history) :] = history, 1
+    way = GenerationConfig(
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=tokens,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        return_dict_in_generate=True,
+        output_scores=beams > 1,
+    )
+    was_training = model.training
+    out = model.eval().generate(
+        torch.from_numpy(ids).to(model.device),
+        attention_mask=torch.from_numpy(seen).to(model.device),
+        generation_config=way,
+    )
+    model.train(was_training)
+    texts = tokenizer.batch_decode(out.sequences[:, length:], skip_special_tokens=True)
+    scores = out.sequences_scores.tolist() if beams > 1 else [float("nan")] * len(texts)
+    pairs = list(zip(texts, scores, strict=True))
+    return [pairs[k : k + beams] for k in range(0, len(pairs), beams)]

@@ -1,0 +1,86 @@
+"""Attributes: LLMEmb's supervised contrastive fine-tuning, the rival that knows items by more than their titles.
+
+From its paper (Liu et al., AAAI 2025) and its released script: an item's text is an instruction and its attributes
+("brand is X; category is Y"); a view shuffles them and leaves a share out; the other items of the batch are the negatives,
+in both directions; the model stays causal and an embedding is the mean over all tokens. Ours: the loss is InfoNCE over
+cosines as in `contrastive`, with that stage's temperature, steps and tuning (the script has soft targets, a learned
+temperature and LoRA); at least one attribute is left out where there are two; items whose second views read the same do not
+repel each other. LLMEmb's second stage, an adapter aligned with a collaborative model, is left out: here every model's
+embeddings meet the same recommender.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import attribute_columns as columns
+from llm2rec_kit.encoding.tokenisation import title_tokens
+from llm2rec_kit.models import backbone
+from llm2rec_kit.training import contrastive
+
+LONGEST = 100  # characters of a value, as in the released prompts
+Item = tuple[str, list[str]]  # domain, attributes
+
+
+def of(items: pl.DataFrame) -> list[Item]:
+    """Domain and attributes ("category is Puzzle") of each item; empty values are left out."""
+    names = columns(items)
+    if not names:
+        raise ValueError(f"These items have no attributes besides their titles; their columns are {items.columns}.")
+    titles = "plain_title" if "plain_title" in items.columns else "title"
+    values = {name: items[titles if name == "title" else name].cast(pl.String).fill_null("").to_list() for name in names}
+    return [
+        (domain, [f"{name} is {text[:LONGEST]}" for name in names if (text := values[name][row].strip())])
+        for row, domain in enumerate(items["domain"])
+    ]
+
+
+def prompt(item: Item) -> str:
+    """The text of an item: the instruction, then its attributes.
+
+    >>> prompt(("games", ["title is Chess", "category is Board"]))
+    'The games item has the following attributes:\\ntitle is Chess; category is Board'
+    """
+    return f"The {item[0]} item has the following attributes:\n" + "; ".join(item[1])
+
+
+def view(item: Item, share: float, rng: np.random.Generator) -> Item:
+    """One view: the attributes in another order, `share` of them left out (rounded down; one at least of two or more)."""
+    domain, attributes = item
+    left_out = min(max(int(len(attributes) * share), len(attributes) > 1), len(attributes) - 1)
+    kept = rng.permutation(len(attributes))[: len(attributes) - left_out]
+    return domain, [attributes[k] for k in kept]
+
+
+class Batches(contrastive.Batches):
+    """As contrast's, of items with attributes: two views leave out attributes. `settings.mask_rate` is their share."""
+
+    def __init__(self, items: list[Item], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
+        """Items of one text are taken once, as titles are."""
+        super().__init__([prompt(item) for item in items], tokenizer, settings)
+        self.items, self.tokenizer = [items[k] for k in self.kept], tokenizer
+
+    def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        """As contrast's; the same are items whose second views read the same."""
+        texts = [prompt(view(self.items[i], self.settings.mask_rate, rng)) for _ in range(2) for i in chosen]
+        tokens = title_tokens(self.tokenizer, texts, self.settings.max_tokens)
+        return tokens, contrastive.same_title(texts[len(chosen) :])
+
+
+def train(
+    items: list[Item], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive, folder: Path
+) -> list[dict[str, float]]:
+    """Contrast items by their attributes, training the causal `model` in place; returns the history, as `contrastive.run`.
+
+    Raises SettingsError where `settings.views` is not `mask`: the dropped attributes alone make the views differ.
+    """
+    if settings.views != "mask":
+        raise S.SettingsError(f"Views that leave out attributes take contrastive_views mask; found {settings.views!r}.")
+    batches = Batches(items, tokenizer, settings)
+    print(f"  attributes: {len(batches.tokens)} distinct items", flush=True)
+    return contrastive.run(batches, backbone.causal(model), settings, folder)

@@ -1,0 +1,111 @@
+"""Attention of shared-prefix rows: who sees whom, as each device's kernel wants to be told, and which kernel that is.
+
+Every token has two numbers. `branch` is 0 in the history, 1, 2, ... in the samples' branches, -1 in padding. `visible` is
+how many history tokens it sees. A history token sees those before it; a branch token sees its sample's part of the
+history, and its own branch up to itself. Padding sees itself only, so that no softmax is empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from llm2rec_kit.models import backbone
+
+MicroBatch = dict[str, torch.Tensor]
+
+
+def allowed(visible: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+    """Whether token i of a row sees token j: bool (B, L, L), from `visible` and `branch` (B, L)."""
+    place = torch.arange(visible.shape[1], device=visible.device)
+    in_history = (branch == 0)[:, None, :] & (place < visible[:, :, None])
+    in_branch = (branch[:, :, None] == branch[:, None, :]) & (branch > 0)[:, :, None] & (place <= place[:, None])
+    return in_history | in_branch | (place == place[:, None])
+
+
+def mask(model: PreTrainedModel, micro: MicroBatch) -> Any:
+    """What to give the model as `attention_mask`: an additive (B, 1, L, L), one a kind of layer, or flex attention's blocks."""
+    if model.config._attn_implementation == "flex_attention":
+        return blocks(micro["visible"], micro["branch"])
+    seen = allowed(micro["visible"], micro["branch"])
+    # Additive and not bool: the CPU kernel would turn a bool mask into this one in every layer anew.
+    added = torch.full(seen.shape, torch.finfo(model.dtype).min, dtype=model.dtype, device=seen.device)
+    return backbone.layer_masks(model, added.masked_fill_(seen, 0)[:, None], micro["position_ids"])
+
+
+def rule(visible: torch.Tensor, branch: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """The same rule as `allowed`, a pair of tokens at a time, as flex attention asks for it."""
+
+    def sees(row: torch.Tensor, head: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        in_history = (branch[row, j] == 0) & (j < visible[row, i])
+        in_branch = (branch[row, i] == branch[row, j]) & (branch[row, i] > 0) & (j <= i)
+        return in_history | in_branch | (i == j)
+
+    return sees
+
+
+def blocks(visible: torch.Tensor, branch: torch.Tensor) -> Any:
+    """Flex attention's BlockMask: blocks of 128 x 128 that nobody sees are never computed."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    size, length = branch.shape
+    return create_block_mask(rule(visible, branch), size, None, length, length, device=branch.device)
+
+
+def kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
+    """(attention implementation, the reason as a phrase) for this model where it stands; `micro` is to try it on."""
+    if not getattr(model, "_supports_sdpa", False):
+        return "eager", f"{model.config.model_type} has no other that takes a mask of one's own"
+    if model.device.type != "cuda":
+        return "sdpa", f"one fused kernel with an additive mask; flex attention does not train on {model.device.type}"
+    if not getattr(model, "_supports_flex_attn", False):
+        return "sdpa", f"{model.config.model_type} has no flex attention"
+    if getattr(model.config, "attention_dropout", 0):
+        return "sdpa", "the model drops attention weights, which flex attention cannot"
+    if getattr(model.config, "sliding_window", None):
+        return "sdpa", "the model has a sliding window, which an additive mask expresses"
+    if why := _fault(model, micro):
+        return "sdpa", f"flex attention was tried and does not serve: {why}"
+    return "flex_attention", "compiled, and skips the blocks of the mask that nobody sees"
+
+
+@contextlib.contextmanager
+def using(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """The attention implementation `name` while inside."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(name)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _fault(model: PreTrainedModel, micro: MicroBatch) -> str:
+    """Why flex attention cannot be used here, or nothing: it has to run, forward and back, and agree with sdpa."""
+    found = {}
+    try:
+        for name in ("sdpa", "flex_attention"):
+            with using(model, name), torch.enable_grad():
+                states = body_states(model, micro)
+                states.float().square().mean().backward()
+                found[name] = states.detach()[micro["branch"] >= 0].float()
+    except Exception as error:  # whatever a compiler, a driver or a shape raises, the other kernel does the work
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    finally:
+        model.zero_grad()
+    off = (found["sdpa"] - found["flex_attention"]).abs().max() / found["sdpa"].abs().max()
+    return f"it is {off:.2g} off" if off > 0.05 else ""
+
+
+def body_states(model: PreTrainedModel, micro: MicroBatch) -> torch.Tensor:
+    """The body's last hidden states of a micro-batch, (B, L, hidden)."""
+    return backbone.body(model)(
+        input_ids=micro["input_ids"],
+        position_ids=micro["position_ids"],
+        attention_mask=mask(model, micro),
+        use_cache=False,
+    ).last_hidden_state

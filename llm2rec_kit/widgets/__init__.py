@@ -1,0 +1,1 @@
+"""What moves in JupyterLab: the explorer, the recommender panel, the live training curve."""
