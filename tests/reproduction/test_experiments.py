@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llm2rec_kit import pipeline
+from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.studies import experiments
 from llm2rec_kit.results import significance
 from llm2rec_kit.settings import SettingsError
@@ -26,10 +28,10 @@ def test_a_study_begins_with_the_runs_corpus_backbone_and_settings(finished, stu
 
 
 def test_what_the_run_has_is_taken_and_not_trained_again(finished, study, monkeypatch):
-    monkeypatch.setattr(experiments, "_train", None)
-    for stage, start in (("csft", "backbone"), ("mntp", "csft"), ("contrastive", "mntp")):
+    monkeypatch.setattr(backbone, "load", None)  # what a training begins with
+    for stage, start in pipeline.STARTS.items():
         assert experiments.train(study, stage, start) == stage
-    assert digests(study.run, *experiments.TRAINED) == digests(finished.run, *experiments.TRAINED)
+    assert digests(study.run, *pipeline.STARTS) == digests(finished.run, *pipeline.STARTS)
 
 
 def test_arms_differ_in_what_they_change_alone(study):

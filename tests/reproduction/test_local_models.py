@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import make_corpus
 
+from llm2rec_kit import pipeline, storage
 from llm2rec_kit import settings as S
-from llm2rec_kit import storage
 from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.grid import grid
 from llm2rec_kit.reproduction.plan import assets
-from llm2rec_kit.reproduction.runner import launch, notebooks
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.reproduction.studies import experiments
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import Run
@@ -89,12 +89,12 @@ def with_corpus(outputs: Path) -> Run:
 
 def test_a_backbone_whose_folder_has_changed_is_made_anew(tmp_path, saved, tiny, capsys):
     run, place = with_corpus(tmp_path), S.Backbone(name=str(saved), device="cpu")
-    launch._make_backbone(run, place, False)
+    pipeline.make_backbone(run, place).make(run)
     first = run.digest("backbone")
-    launch._make_backbone(run, place, False)
+    pipeline.make_backbone(run, place).make(run)
     assert "backbone: reused" in capsys.readouterr().out
     retrain(saved, tiny)
-    launch._make_backbone(run, place, False)
+    pipeline.make_backbone(run, place).make(run)
     assert "backbone: redoing, changed: settings.files" in capsys.readouterr().out
     assert run.digest("backbone") != first
 

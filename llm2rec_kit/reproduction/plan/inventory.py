@@ -14,16 +14,12 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.encoding import minilm
+from llm2rec_kit.pipeline import RAW, STARTS, TABLES
 from llm2rec_kit.reproduction.plan import rehearsal
 from llm2rec_kit.reproduction.plan.rehearsal import Artefact, Study, embed, evaluate, open_study, take_table, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
 from llm2rec_kit.reproduction.studies import printed_gaps, starts
-from llm2rec_kit.reproduction.studies.experiments import RAW
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE, backbone_changes
-
-CHAIN = (("csft", "backbone"), ("mntp", "csft"), ("contrastive", "mntp"))  # a stage and what it starts from
-STAGES = {RAW: "backbone", **{name: name for name, _ in CHAIN}}  # a run's tables and their encoders
-MINILM = "all-MiniLM-L6-v2"  # what notebook 04 encodes with where `minilm` is asked for
 
 
 @dataclass(frozen=True)
@@ -49,17 +45,17 @@ def of(values: dict[str, Any], sizes: Sizes, numbers: Collection[str]) -> Invent
 
 def _of_run(run: Study) -> None:
     """The notebooks 02 to 04."""
-    for (stage, start), number in zip(CHAIN, ("02", "03", "03"), strict=True):
+    for (stage, start), number in zip(STARTS.items(), ("02", "03", "03"), strict=True):
         run.made.section = (number, stage)
         train(run, stage, start)
     run.made.section = ("03", "encoding")
-    for table, start in STAGES.items():
+    for table, start in TABLES.items():
         embed(run, start, table)
     _further_tables(run)
     run.made.section = ("04", "evaluation")
     asked = run.settings["evaluation"]
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
-        embed(run, MINILM, minilm.NAME)
+        embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
 
 
@@ -70,7 +66,7 @@ def _further_tables(run: Study) -> None:
         from llm2rec_kit.encoding.encoder import variant
 
         stage, how = variant(name, encoding)
-        embed(run, STAGES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
+        embed(run, TABLES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
     for encoder, table in encoding.tables.items():
         embed(run, encoder, table, normalise="unit")
     for table in encoding.own_files:  # read off a file: nothing to reckon with
@@ -79,9 +75,9 @@ def _further_tables(run: Study) -> None:
 
 def _as_in_the_run(study: Study) -> None:
     """The run's stages and their tables in a study; made there only where the study differs before them."""
-    for name, start in CHAIN:
+    for name, start in STARTS.items():
         train(study, name, start)
-    for table, start in STAGES.items():
+    for table, start in TABLES.items():
         embed(study, start, table)
 
 
@@ -158,12 +154,12 @@ class _Tables:
 
     def _table_4(self, study: Study) -> None:
         """The run's stages, and the four cells of mask and pooling."""
-        self._rank(study, list(STAGES))
+        self._rank(study, list(TABLES))
         encoding, cells = study.settings["encoding"], []
         for stage, pooling, attention in itertools.product(self.asked.cells, ("last", "mean"), ("causal", "bidirectional")):
             own = (encoding.pooling, encoding.attention) == (pooling, attention)
             cells.append(stage if own else f"{stage}-{pooling}-{attention}")
-            embed(study, STAGES[stage], cells[-1], pooling=pooling, attention=attention)
+            embed(study, TABLES[stage], cells[-1], pooling=pooling, attention=attention)
         self._rank(study, cells)
 
     def _table_5(self, study: Study) -> None:

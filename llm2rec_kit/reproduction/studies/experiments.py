@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.studies.study import Study, backbone_changes, open_study, take
 from llm2rec_kit.results import evaluations
 
@@ -38,9 +35,6 @@ __all__ = [
     "train",
 ]
 
-TRAINED = ("csft", "mntp", "contrastive")
-RAW = "raw"  # what a run calls the table of its backbone
-
 
 def train(
     study: Study,
@@ -59,23 +53,11 @@ def train(
     `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts items by
     their attributes (`training.llmemb`).
     """
-    from llm2rec_kit.fitting import trainer
-
-    name = name or stage
     settings = scaled(dataclasses.replace(study.settings[stage], **changes), share)
-    other = ({"domains": list(domains)} if domains else {}) | ({"text": text} if text != "title" else {})
-    same = trainer.key(settings, study.settings["backbone"], **other) | {"inputs": ["corpus", start]}
-    if name == stage and study.run.adopt(study.base, name, **same):
-        return name
-    corpus = study.corpus
-    if domains:
-        corpus = dataclasses.replace(corpus, facts=corpus.facts | {"train_domains": list(domains)})
-
-    def build(folder: Path) -> dict[str, Any]:
-        return _train(study, corpus, stage, text, start, settings, folder)
-
-    study.run.make(name, build, **same)
-    return name
+    more = {"start": start, "domains": domains, "text": text}
+    recipe = pipeline.train_stage(study.run, settings, study.settings["backbone"], name, **more)
+    recipe.make(study.run, base=study.base if recipe.name == stage else None)
+    return recipe.name
 
 
 def scaled(settings: S.Stage, share: float) -> S.Stage:
@@ -93,25 +75,9 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     `settings.table_names` calls an encoder's), and taken from the run around the study where that has the very same: the
     run's table of the backbone is `raw`. `text` "attributes" encodes the items' attributes instead of their titles.
     """
-    from llm2rec_kit import geometry
-    from llm2rec_kit.encoding import encoder
-    from llm2rec_kit.models import backbone
-
-    own = study.run.has(start)
-    name = name or (start.replace(".", "_") if own else _table_name(study, start))
-
-    def build(folder: Path) -> dict[str, Any]:
-        model = load_encoder(study, start, **changes)
-        table = model.table(texts(study, text), out=folder / f"{name}.npy", progress=True)
-        rank = geometry.effective_rank(table[1:])
-        return {"stage": name, "encoder": start, "items": len(table) - 1, "dim": model.dim, "effective_rank": rank}
-
-    other = ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
-    how, made_by = _encoding(study, start, changes), RAW if start == "backbone" else start
-    key = encoder.key(how, study.settings["backbone"], made_by, **other)
-    same = {"settings": key, "inputs": ["corpus", start] if own else ["corpus"]}
-    if not study.run.adopt(study.base, f"embeddings/{name}", **same):
-        study.run.make(f"embeddings/{name}", build, quiet=True, **same)
+    name = name or (start.replace(".", "_") if study.run.has(start) else _table_name(study, start))
+    how, place = _encoding(study, start, changes), study.settings["backbone"]
+    pipeline.embed_items(study.run, name, start, how, place, text=text).make(study.run, base=study.base, quiet=True)
     return name
 
 
@@ -147,10 +113,7 @@ def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
 
 def texts(study: Study, text: str = "title") -> list[str]:
     """What `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
-    from llm2rec_kit.training import llmemb
-
-    corpus = study.corpus
-    return corpus.titles if text == "title" else [llmemb.prompt(item) for item in llmemb.of(corpus.items)]
+    return pipeline.texts(study.corpus, text)
 
 
 def evaluate(
@@ -165,24 +128,12 @@ def evaluate(
 
     Returns the names of the evaluations, which `comparison.table` and `comparison.compare` take.
     """
-    from llm2rec_kit.downstream import baselines, evaluation
+    from llm2rec_kit.downstream import evaluation
 
     settings = dataclasses.replace(study.settings["evaluation"], seeds=list(seeds))
-    corpus = study.corpus
-    parts = {domain: corpus.select([domain]) for domain in domains or corpus.domains}
-    jobs = [evaluation.Job(d, r, e, s) for d in parts for r in recommenders for e in embeddings for s in seeds]
-
-    def reused(job: evaluation.Job) -> bool:
-        same = {"settings": evaluation.key(settings, job.recommender), "inputs": job.inputs}
-        return study.run.adopt(study.base, job.name, **same) or not study.run.stale(job.name, **same)
-
-    todo = [job for job in jobs if not reused(job)]
-    print(f"{study.run.name}: {len(todo)} recommenders to train, {len(jobs) - len(todo)} reused", flush=True)
-    texts = dict.fromkeys(job.table for job in todo if job.table)
-    tables = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
-    counts = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
-    for job, result in evaluation.train_many(todo, parts, tables, settings):
-        evaluation.keep(study.run, job, result, settings, counts[job.domain])
+    domains = domains or study.corpus.domains
+    jobs = [evaluation.Job(d, r, e, s) for d in domains for r in recommenders for e in embeddings for s in seeds]
+    pipeline.evaluate(study.run, jobs, settings, base=study.base, quiet=True)
     names = [job.name for job in jobs]
     evaluations.note_series(study.run, evaluation.key(settings), settings.seeds, names)
     return names
@@ -192,22 +143,3 @@ def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:
     from llm2rec_kit.encoding.encoder import AS_SAVED
 
     return dataclasses.replace(study.settings["encoding"] if study.run.has(start) else AS_SAVED, **changes)
-
-
-def _train(study: Study, corpus: Corpus, stage: str, text: str, start: str, settings: Any, folder: Path) -> dict[str, Any]:
-    from llm2rec_kit.fitting import trainer
-    from llm2rec_kit.models import backbone
-    from llm2rec_kit.training import contrastive, csft, llmemb, mntp
-
-    model, tokenizer = backbone.load(study.run.require(start), study.settings["backbone"])
-    if stage == "csft":
-        history = csft.train(corpus, model, tokenizer, settings, folder)
-    elif text == "attributes":
-        items = llmemb.of(corpus.select(corpus.train_domains)[0].items)
-        history = llmemb.train(items, model, tokenizer, settings, folder)
-    else:
-        objective = {"mntp": mntp, "contrastive": contrastive}[stage]
-        history = objective.train(trainer.train_titles(corpus), model, tokenizer, settings, folder)
-    backbone.save(model, tokenizer, folder)
-    trainer.write_history(history, folder)
-    return {**trainer.final(history), "steps": settings.steps}

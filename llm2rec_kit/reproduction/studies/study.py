@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import evaluations
@@ -70,11 +70,15 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
         if not study.run.redone(made):
             study.run.forget(made)
     if any(k.startswith("data_") for k in changes):
-        _make_corpus(study)
+        if settings["data"].source == "mix":
+            raise S.SettingsError(
+                "A study cannot change how a mix of corpora is made; change the runs that it is mixed from."
+            )
+        pipeline.make_corpus(settings["data"]).make(study.run)
     else:
         take(study.run, base, "corpus")
     if any(k.startswith("backbone_") for k in changes):
-        _make_backbone(study)
+        pipeline.make_backbone(study.run, settings["backbone"]).make(study.run, base=base)
     else:
         take(study.run, base, "backbone")
     return study
@@ -90,41 +94,6 @@ def backbone_changes(name: str) -> dict[str, Any]:
     if kind == "tiny" and width.isdigit():
         return {"backbone_name": kind, "backbone_hidden": int(width)}
     return {"backbone_name": name}
-
-
-def _make_corpus(study: Study) -> None:
-    from llm2rec_kit.data import cleaning, sources
-
-    data = study.settings["data"]
-    if data.source == "mix":
-        raise S.SettingsError("A study cannot change how a mix of corpora is made; change the runs that it is mixed from.")
-
-    def build(folder: Path) -> dict[str, Any]:
-        corpus = cleaning.build(sources.load(data), data)
-        corpus.save(folder)
-        return {"source": corpus.facts["source"], "split": corpus.facts["split"], "items": corpus.n_items}
-
-    study.run.make("corpus", build, settings=data.recipe | {"files": sources.fingerprint(data)})
-
-
-def _make_backbone(study: Study) -> None:
-    """As notebook 02 makes it, with the study's settings; the run's where they are the same."""
-    from llm2rec_kit.models import backbone
-
-    place = study.settings["backbone"]
-
-    def build(folder: Path) -> dict[str, Any]:
-        if place.name == "tiny":
-            seen, _ = study.corpus.select(study.corpus.train_domains)
-            model, tokenizer = backbone.make_tiny(seen.titles, place)
-        else:
-            model, tokenizer = backbone.load(place.name, place)
-        backbone.save(model, tokenizer, folder)
-        return {"name": place.name, "parameters": backbone.parameters(model)}
-
-    same = {"settings": place.as_dict() | backbone.contents(place.name), "inputs": ["corpus"]}
-    if not study.run.adopt(study.base, "backbone", **same):
-        study.run.make("backbone", build, **same)
 
 
 def take(run: Run, base: Run, name: str) -> None:

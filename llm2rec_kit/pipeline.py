@@ -1,0 +1,298 @@
+"""How each artefact of a run is made: what it is made from, the settings that count, the work, and the record. Told once.
+
+A recipe is data: notebooks, `llm2rec train`, studies and grids make an artefact by the same one, so it is the same whoever
+makes it, and one that a run has is known again in its studies. They stand in the order of the series.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm2rec_kit import geometry
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.runs import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerCallback
+
+    from llm2rec_kit.data.sources import Interactions
+    from llm2rec_kit.downstream.evaluation import Job
+    from llm2rec_kit.encoding.encoder import Encoder
+
+RAW = "raw"  # what a run calls the table of its backbone
+STARTS = {"csft": "backbone", "mntp": "csft", "contrastive": "mntp"}  # a training, and whose model it goes on with
+TABLES = {RAW: "backbone", **{stage: stage for stage in STARTS}}  # a run's tables, and whose model encodes them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One artefact: its name, its work, and what tells it from another of that name.
+
+    build     writes the artefact into the folder that it is given and returns the record.
+    settings  all that its content depends on; those named in `aside` are kept beside and change no result.
+    inputs    names of the artefacts of the run that it is made from.
+    """
+
+    name: str
+    build: Callable[[Path], dict[str, Any]]
+    settings: dict[str, Any]
+    inputs: Sequence[str] = ()
+    aside: Sequence[str] = ()
+
+    @property
+    def same(self) -> dict[str, Any]:
+        """What `Run.make`, `stale` and `adopt` take beside its name."""
+        return {"settings": self.settings, "inputs": list(self.inputs), "aside": list(self.aside)}
+
+    def make(self, run: Run, *, base: Run | None = None, force: bool = False, quiet: bool = False) -> Path:
+        """Make it in `run`, take it from `base` where that has the very same, or reuse it; returns its path."""
+        if base is not None and not force and run.adopt(base, self.name, **self.same):
+            return run.path_of(self.name)
+        return run.make(self.name, self.build, **self.same, force=force, quiet=quiet)
+
+
+def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactions | None = None) -> Recipe:
+    """Items, sequences and splits, from the source; `interactions` where they are read already. `mix` reads runs in `outputs`."""
+    from llm2rec_kit.data import cleaning, mixing, preconditions, sources
+
+    mixed = data.source == "mix"
+
+    def build(folder: Path) -> dict[str, Any]:
+        if mixed:
+            corpus = mixing.mixed(data, outputs)
+        else:
+            corpus = cleaning.build(sources.load(data) if interactions is None else interactions, data)
+        preconditions.check(corpus)  # before it is kept
+        corpus.save(folder)
+        told = {"source": corpus.facts["source"], "split": corpus.facts["split"], "train_domains": corpus.train_domains}
+        return {**told, "statistics": corpus.statistics().to_dicts(), "cleaning": corpus.facts["cleaning"]}
+
+    files = mixing.fingerprint(data, outputs) if mixed else sources.fingerprint(data)
+    return Recipe("corpus", build, data.recipe | {"files": files})
+
+
+def make_backbone(run: Run, place: S.Backbone) -> Recipe:
+    """The language model that training starts from: `tiny`, made from nothing for the corpus's titles, or one by name."""
+    from llm2rec_kit.models import backbone
+
+    def build(folder: Path) -> dict[str, Any]:
+        if place.name == "tiny":
+            corpus = Corpus.load(run.require("corpus"))
+            model, tokenizer = backbone.make_tiny(corpus.select(corpus.train_domains)[0].titles, place)
+        else:
+            model, tokenizer = backbone.load(place.name, place)
+        backbone.save(model, tokenizer, folder)
+        size = {"parameters": backbone.parameters(model), "vocabulary": len(tokenizer)}
+        return {"name": place.name, **size, "from_nothing": place.name == "tiny"}
+
+    return Recipe("backbone", build, place.as_dict() | backbone.contents(place.name), ["corpus"])
+
+
+def train_stage(
+    run: Run,
+    settings: S.Training,
+    place: S.Backbone,
+    name: str = "",
+    *,
+    start: str = "",
+    domains: Sequence[str] = (),
+    text: str = "title",
+    prepared: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Recipe:
+    """The model after CSFT, MNTP or item contrast, whichever the settings are of.
+
+    It goes on with the model of artefact `start` (STARTS, unless given) and is called `name` (as its stage, unless given).
+    `domains` are those that it sees, instead of the corpus's training domains. `text` "attributes" contrasts items by their
+    attributes (`training.llmemb`). `prepared` and `callbacks` as `csft.train` takes them. Under torchrun every process calls
+    `build` with the same folder.
+    """
+    from llm2rec_kit.fitting import distributed, trainer
+    from llm2rec_kit.models import backbone
+    from llm2rec_kit.training import contrastive, csft, llmemb, mntp
+
+    stage = settings.prefix
+    start = start or STARTS[stage]
+    other = ({"domains": list(domains)} if domains else {}) | ({"text": text} if text != "title" else {})
+
+    def build(folder: Path) -> dict[str, Any]:
+        corpus = Corpus.load(run.require("corpus"))
+        if domains:
+            corpus = dataclasses.replace(corpus, facts=corpus.facts | {"train_domains": list(domains)})
+        model, tokenizer = backbone.load(run.require(start), place)
+        if stage == "csft":
+            backbone.check_masks(model)  # causal here, lifted later: a family that cannot is refused before any training
+            history = csft.train(corpus, model, tokenizer, settings, folder, prepared=prepared, callbacks=callbacks)
+        elif text == "attributes":
+            history = llmemb.train(
+                llmemb.of(corpus.select(corpus.train_domains)[0].items), model, tokenizer, settings, folder
+            )
+        else:
+            objective = {"mntp": mntp, "contrastive": contrastive}[stage]
+            history = objective.train(trainer.train_titles(corpus), model, tokenizer, settings, folder)
+        record = {**trainer.final(history), "steps": settings.steps}
+        if distributed.world() > 1:
+            record["processes"] = distributed.world()
+        if distributed.rank() > 0:
+            return record  # process 0 saves
+        if distributed.sharded():  # the model in memory is in pieces; its last checkpoint is whole
+            model = _whole(backbone.load(run.require(start), place)[0], history, folder, bidirectional=stage != "csft")
+        backbone.save(model, tokenizer, folder)
+        trainer.write_history(history, folder)
+        if stage == "csft":
+            return record | {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))}
+        return record | {"leak": backbone.leak(model)}
+
+    return Recipe(name or stage, build, inputs=["corpus", start], **trainer.key(settings, place, **other))
+
+
+def _whole(model: PreTrainedModel, history: list[dict], folder: Path, *, bidirectional: bool) -> PreTrainedModel:
+    """`model` with the weights of the checkpoint that a sharded training (FSDP) keeps."""
+    from safetensors.torch import load_file
+
+    from llm2rec_kit.fitting import checkpoints, trainer
+    from llm2rec_kit.models import backbone
+
+    kept = int(history[-1].get("kept_step", history[-1]["step"]))
+    checkpoint = checkpoints.path(folder / "checkpoints", kept)
+    if why := checkpoints.fault(checkpoint):
+        raise trainer.TrainingError(f"The weights of step {kept} cannot be read from {checkpoint}: {why}.")
+    weights = load_file(checkpoint / "model.safetensors")
+    model.load_state_dict(weights, strict=False)  # a tied head is not in the file
+    return backbone.bidirectional(model) if bidirectional else backbone.causal(model)
+
+
+def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Backbone, *, text: str = "title") -> Recipe:
+    """The table of item vectors `embeddings/<table>`: float32 (items + 1, d), row 0 zero.
+
+    `start` is the artefact whose model encodes, or an encoder by hub name or folder; `how` says how. `text` "attributes" encodes the
+    items' attributes instead of their titles.
+    """
+    from llm2rec_kit.encoding import encoder
+    from llm2rec_kit.encoding.encoder import Encoder
+    from llm2rec_kit.models import backbone
+
+    own = run.has(start)
+
+    def build(folder: Path) -> dict[str, Any]:
+        corpus = Corpus.load(run.require("corpus"))
+        model = Encoder.load(run.require(start) if own else start, how, place)
+        vectors = model.table(texts(corpus, text), out=folder / f"{table}.npy", progress=True)
+        about = {"stage": stage if own else "baseline", "encoder": start, **_shape(vectors), **_read_as(model, own)}
+        return about | {"title_template": _template(run)}
+
+    stage = RAW if start == "backbone" else start
+    other = ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
+    settings = encoder.key(how, place, stage, **other)
+    return Recipe(f"embeddings/{table}", build, settings, ["corpus", start] if own else ["corpus"])
+
+
+def embed_minilm(run: Run) -> Recipe:
+    """The table of a general pretrained encoder (`encoding.minilm`)."""
+    from llm2rec_kit.encoding import minilm
+
+    def build(folder: Path) -> dict[str, Any]:
+        vectors = minilm.table(Corpus.load(run.require("corpus")).titles)
+        np.save(folder / f"{minilm.NAME}.npy", vectors)
+        return {"stage": minilm.NAME, "encoder": minilm.MODEL, **_shape(vectors), "title_template": _template(run)}
+
+    return Recipe(f"embeddings/{minilm.NAME}", build, {}, ["corpus"])
+
+
+def read_own_table(run: Run, table: str, file: str) -> Recipe:
+    """A table of the user's own vectors; raises as `own_tables.read`, before anything is written."""
+    from llm2rec_kit.encoding import own_tables
+
+    def build(folder: Path) -> dict[str, Any]:
+        vectors, more = own_tables.read(table, file, Corpus.load(run.require("corpus")))
+        np.save(folder / f"{table}.npy", vectors)
+        return {"stage": "own", **_shape(vectors), "rows_of_no_item": more}
+
+    return Recipe(f"embeddings/{table}", build, own_tables.contents(file), ["corpus"])
+
+
+def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[Run, str], str]) -> Recipe:
+    """The whole chain's encoder in a folder that transformers and sentence-transformers load; `card` writes its model card."""
+    from llm2rec_kit.encoding.encoder import Encoder
+
+    def build(folder: Path) -> dict[str, Any]:
+        encoder = Encoder.load(run.require("contrastive"), how, place)
+        encoder.save(folder, card=card(run, "contrastive"))
+        return {"dim": encoder.dim}
+
+    kept = {name: getattr(how, name) for name in ("attention", "pooling", "normalise", "max_tokens")}
+    return Recipe("encoder", build, kept | place.where, ["contrastive", "embeddings/contrastive"])
+
+
+def texts(corpus: Corpus, text: str = "title") -> list[str]:
+    """What is encoded of items 1..N: their titles, or their `attributes` as a prompt."""
+    from llm2rec_kit.training import llmemb
+
+    return corpus.titles if text == "title" else [llmemb.prompt(item) for item in llmemb.of(corpus.items)]
+
+
+def _template(run: Run) -> str:
+    """What of an item is its title."""
+    return run.manifest("corpus")["settings"].get("text", "{title}")
+
+
+def _shape(vectors: np.ndarray) -> dict[str, Any]:
+    """Items, width, mean length and effective rank of a table."""
+    norm, rank = float(np.linalg.norm(vectors[1:], axis=1).mean()), geometry.effective_rank(vectors[1:])
+    return {"items": len(vectors) - 1, "dim": vectors.shape[1], "mean_norm": norm, "effective_rank": rank}
+
+
+def _read_as(model: Encoder, own: bool) -> dict[str, Any]:
+    """How an encoder reads, and of the run's own models how much a later token leaks into an earlier one."""
+    from llm2rec_kit.models import backbone
+
+    how = {name: getattr(model.settings, name) for name in ("pooling", "normalise", "max_tokens")}
+    if not own:
+        return {"attention": "as_trained", **how}
+    mask = "bidirectional" if backbone.is_bidirectional(model.model) else "causal"
+    return {"attention": mask, **how, "leak": backbone.leak(model.model)}
+
+
+def evaluate(
+    run: Run,
+    jobs: Sequence[Job],
+    settings: S.Evaluation,
+    *,
+    base: Run | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train the recommenders of `jobs`, but for those that the run has, or that `base` has made the very same way.
+
+    Each is kept as soon as it is trained and, unless `quiet`, told.
+    """
+    from llm2rec_kit.downstream import baselines, evaluation, item_table
+
+    def reused(job: Job) -> bool:
+        same = {"settings": evaluation.key(settings, job.recommender), "inputs": job.inputs}
+        taken = base is not None and not force and run.adopt(base, job.name, **same)
+        return taken or not run.stale(job.name, **same, force=force)
+
+    todo = [job for job in jobs if not reused(job)]
+    where = "" if quiet else f"; on {' '.join(evaluation.device_of(settings))}"
+    print(f"{run.name}: {len(todo)} recommenders to train, {len(jobs) - len(todo)} reused{where}", flush=True)
+    corpus = Corpus.load(run.require("corpus"))
+    parts = {domain: corpus.select([domain]) for domain in dict.fromkeys(job.domain for job in todo)}
+    counts = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
+    tables = item_table.read(run, list(dict.fromkeys(job.table for job in todo if job.table)))
+    for job, result in evaluation.train_many(todo, parts, tables, settings):
+        evaluation.keep(run, job, result, settings, counts[job.domain])
+        if not quiet:
+            best = max(value for _, value in result.curve)
+            print(
+                f"  {job.name}: {settings.metric} on validation {best:.4f}, best of {len(result.losses)} epochs: "
+                f"{result.best_epoch}, {result.seconds:.0f} s",
+                flush=True,
+            )
