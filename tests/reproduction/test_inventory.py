@@ -13,6 +13,7 @@ from llm2rec_kit.downstream.recommenders import MODELS
 from llm2rec_kit.encoding import encoder
 from llm2rec_kit.reproduction.plan import inventory, rehearsal, sizes
 from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.studies import question_arms
 from llm2rec_kit.reproduction.studies.study import FOLDER
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run
@@ -156,3 +157,18 @@ def test_variants_and_encoders_of_the_run_are_its_own(tmp_path):
 def test_embeddings_that_nothing_makes_are_named(tmp_path):
     with pytest.raises(ValueError, match="no embeddings 'bert' to be had"):
         listed("smoke", tmp_path, evaluation_embeddings=["raw", "bert_add_id"])
+
+
+def test_a_question_that_is_added_is_reckoned_with(tmp_path, monkeypatch):
+    """One entry: its arms, which plan and notebook call alike."""
+
+    def width(at):
+        wide = at.do.embed(at.own, "csft", "csft-wide", max_tokens=7)
+        arms = [question_arms.Arm("as in the run", at.own, "csft"), question_arms.Arm("cut", at.own, wide)]
+        return [question_arms.Family("width", arms, [("as in the run", "cut")])]
+
+    monkeypatch.setitem(question_arms.ARMS, "width", width)
+    monkeypatch.setattr(S.Questions, "__post_init__", lambda self: None)  # which knows the kit's own questions alone
+    found = listed("smoke", tmp_path, ["07"], questions_asked=["width"])
+    assert made_for(found, "07", S.Encoding) == {"width": ["embeddings/csft-wide"]}
+    assert "evaluation/games/SASRec-csft-wide-seed2024" in made_for(found, "07", S.Evaluation)["width"]

@@ -14,7 +14,7 @@ from scipy import stats
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.downstream import saved_recommender
-from llm2rec_kit.reproduction.studies import answers, questions
+from llm2rec_kit.reproduction.studies import answers, question_arms, questions
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
 from llm2rec_kit.reproduction.studies.study import FOLDER, Study
 from llm2rec_kit.results import metrics
@@ -255,7 +255,8 @@ def test_questions_that_a_source_cannot_answer():
     ],
 )
 def test_the_split_of_the_domain_and_the_other(facts, expected):
-    assert questions.splits(replace(make_corpus(), facts=facts), "toy") == expected
+    at = question_arms.At(None, None, S.Questions(), "toy", replace(make_corpus(), facts=facts))
+    assert question_arms.splits(at) == expected
 
 
 def test_budgets_are_read_from_what_was_trained(finished):

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import paper
-from llm2rec_kit.reproduction.studies import questions, starts
+from llm2rec_kit.reproduction.studies import question_arms, starts
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation, Tables
@@ -86,10 +86,10 @@ def test_what_length_alone_makes():
 
 
 def test_embeddings_are_asked_about_under_both_starts():
-    arms = questions.normalised(Evaluation(normalise="unit", initialisation="official"))
+    arms = question_arms.normalised(Evaluation(normalise="unit", initialisation="official"))
     assert [name for name, _, changes in arms if not changes] == ["unit"]
     assert len({study for _, study, _ in arms}) == len(arms) == 8
-    pairs = questions.against_none([name for name, _, _ in arms])
+    pairs = question_arms.against_none([name for name, _, _ in arms])
     assert ("none", "whitened") in pairs
     assert ("none, scaled start", "unit, scaled start") in pairs
     assert all(before.endswith("scaled start") == after.endswith("scaled start") for before, after in pairs)

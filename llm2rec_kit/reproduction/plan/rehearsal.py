@@ -76,6 +76,7 @@ class Study:
     domains: tuple[str, ...]
     made: Made
     holds: dict[str, Artefact] = field(default_factory=dict)
+    base: Study | None = None
 
     def keep(self, name: str, *what: Any, **more: Any) -> str:
         """Make an artefact, or take the same one; returns its name."""
@@ -98,7 +99,7 @@ def open_study(base: Study, name: str, **changes: Any) -> Study:
     for prefix, stage in base.settings.items():
         own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
         settings[prefix] = dataclasses.replace(stage, **own)
-    study = Study(name, settings, base.domains, base.made, {k: base.holds[k] for k in ("corpus", "backbone")})
+    study = Study(name, settings, base.domains, base.made, {k: base.holds[k] for k in ("corpus", "backbone")}, base)
     place = settings["backbone"]
     if any(k.startswith("data_") for k in changes):
         study.keep("corpus", settings["data"], place)
@@ -142,15 +143,17 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
     return name
 
 
-def take_table(base: Study, study: Study, name: str) -> None:
-    """As `experiments.take_table`; a table that `base` does not have is left to `evaluate` to name."""
+def take_table(study: Study, name: str) -> str:
+    """As `experiments.take_table`; a table that the base does not have is left to `evaluate` to name."""
     from llm2rec_kit.settings import item_tables
 
     text, _ = item_tables.parse(name)
-    wanted = [base.holds[f"embeddings/{text}"]] if f"embeddings/{text}" in base.holds else []
+    there = study.base.holds if study.base else {}
+    wanted = [there[f"embeddings/{text}"]] if f"embeddings/{text}" in there else []
     for made in wanted:
         study.holds[made.name] = made
         wanted += made.inputs
+    return name
 
 
 def evaluate(

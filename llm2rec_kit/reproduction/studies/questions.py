@@ -17,7 +17,6 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer
 from llm2rec_kit.reproduction.studies.experiments import Study
-from llm2rec_kit.reproduction.studies.starts import STARTS
 from llm2rec_kit.results import metrics
 from llm2rec_kit.settings import item_tables
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from llm2rec_kit.downstream import saved_recommender
 
 ASKED = S.QUESTIONS
-NORMALISED = ("none", "unit", "standardised", "whitened")
 
 
 def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
@@ -52,41 +50,12 @@ def ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
     return reasons
 
 
-def splits(corpus: Corpus, domain: str) -> tuple[str, str]:
-    """How the domain is split, leave_one_out or global_time, and the other of the two."""
-    own = corpus.split_rules[domain]
-    return own, "global_time" if own == "leave_one_out" else "leave_one_out"
-
-
 def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
     """Those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
     items = corpus.items
     kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
     texts = [name for name, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
     return [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
-
-
-def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
-    """The arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
-
-    >>> normalised(S.Evaluation())[0], normalised(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
-    (('none', 'questions_none', {}), ('unit, official start', 'questions_unit_official',
-     {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official'}))
-    """
-    arms = []
-    for start in sorted(STARTS, key=lambda start: start != was.initialisation):
-        name, study = ("", "") if start == was.initialisation else (f", {start} start", f"_{start}")
-        for how in NORMALISED:
-            changes = {"evaluation_normalise": how, "evaluation_initialisation": start}
-            as_in_run = (how, start) == (was.normalise, was.initialisation)
-            arms.append((how + name, f"questions_{how}{study}", {} if as_in_run else changes))
-    return arms
-
-
-def against_none(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Of the arms that `normalised` names: of each start, every other against the embeddings as they come."""
-    of_start = [names[k : k + len(NORMALISED)] for k in range(0, len(names), len(NORMALISED))]
-    return [(first, other) for first, *others in of_start for other in others]
 
 
 def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,103 @@
+"""The arms of notebook 06: what each of the paper's tables is made of, as calls.
+
+`do` makes what is called for: the module `experiments`, or, for a plan, `plan.rehearsal`, which writes it down. So what a plan counts is
+what the notebook makes. `study` and `base` are those of `do`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.pipeline import RAW, STARTS, TABLES
+from llm2rec_kit.reproduction.studies import printed_gaps
+from llm2rec_kit.reproduction.studies.study import backbone_changes
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of Table 3: its item table, the artefact or encoder that encodes, the paper's name for it, how `embed` is called."""
+
+    table: str
+    encoder: str
+    model: str
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+def stages(do: Any, study: Any) -> None:
+    """The run's own stages and their tables; made anew only where the study differs before them."""
+    for stage, start in STARTS.items():
+        do.train(study, stage, start)
+    for table, start in TABLES.items():
+        do.embed(study, start, table)
+
+
+BACKBONE = Arm(RAW, "backbone", "LLM2Vec")
+OURS = Arm("contrastive", "contrastive", "LLM2Rec")
+
+
+def llm2vec(do: Any, study: Any) -> Arm:
+    """MNTP and contrast from the backbone as it came, without CSFT."""
+    do.train(study, "mntp", "backbone", "llm2vec_mntp")
+    do.train(study, "contrastive", "llm2vec_mntp", "llm2vec")
+    return Arm("llm2vec", "llm2vec", "LLM2Vec")
+
+
+def llmemb(do: Any, study: Any, asked: S.Tables) -> Arm:
+    """Contrast of the items' attributes, some left out of each view, under the causal mask."""
+    drop = {"views": "mask", "mask_rate": asked.attribute_drop, "symmetric": True}
+    do.train(study, "contrastive", "backbone", "llmemb", text="attributes", **drop)
+    return Arm("llmemb", "llmemb", "LLMEmb", {"text": "attributes", "attention": "causal"})
+
+
+def encoder(do: Any, study: Any, name: str, table: str) -> Arm:
+    """An encoder by hub name or folder, pooled as the paper says. Raises BackboneError where it cannot be had."""
+    label, pooling = printed_gaps.encoder(name)
+    do.embed(study, name, table, pooling=pooling, normalise="none")
+    return Arm(table, name, label, {"pooling": pooling})
+
+
+def at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
+    """Table 3: each arm as it comes and, where asked, at unit length; the tables' names (embedding), models and lengths."""
+    labels = []
+    for arm, length in itertools.product(arms, ("none", "unit") if asked.normalised else ("none",)):
+        name = arm.table if length == "none" else f"{arm.table}-unit"
+        given = {"normalise": length} if length == "unit" or arm.encoder in asked.encoders else {}
+        do.embed(study, arm.encoder, name, **arm.how, **given)
+        labels.append({"embedding": name, "model": arm.model, "length": length})
+    return labels
+
+
+def cells(do: Any, study: Any, asked: S.Tables) -> dict[tuple[str, str, str], str]:
+    """Table 4 taken apart: {(stage, pooling, attention): table}, four of each of `tables_cells`."""
+    own = (study.settings["encoding"].pooling, study.settings["encoding"].attention)
+    found = {}
+    for stage, pooling, attention in itertools.product(asked.cells, ("last", "mean"), ("causal", "bidirectional")):
+        table = stage if (pooling, attention) == own else f"{stage}-{pooling}-{attention}"
+        found[stage, pooling, attention] = do.embed(study, TABLES[stage], table, pooling=pooling, attention=attention)
+    return found
+
+
+def mixed_domains(seen: Sequence[str], domains: Sequence[str]) -> list[str]:
+    """Table 5: the domains to mix, those that CSFT saw where they are several, or all; one at most: there is nothing to mix."""
+    return list(seen if len(seen) > 1 else domains)
+
+
+def mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], several: Sequence[str]) -> dict[str, list[str]]:
+    """Table 5: {table: domains that its CSFT saw}, of nothing, of the first of `several` and of all of them."""
+    sets: dict[str, list[str]] = {RAW: []}
+    for name, domains in (("csft_single", list(several[:1])), ("csft_mixed", list(several))):
+        whole = asked.share == 1 and domains == list(seen)  # the run's own
+        how = {} if whole else {"name": name, "share": asked.share, "domains": domains}
+        sets[do.embed(study, do.train(study, "csft", "backbone", **how))] = domains
+    return sets
+
+
+def backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **opening: Any) -> tuple[Any, list[str]]:
+    """Figure 4: a study of another backbone, and its tables, with nothing trained and after CSFT. BackboneError as `encoder`."""
+    study = do.open_study(base, f"tables-{label}", **opening, **backbone_changes(name))
+    csft = do.train(study, "csft", "backbone", share=asked.share)
+    return study, [do.embed(study, "backbone", RAW), do.embed(study, csft)]

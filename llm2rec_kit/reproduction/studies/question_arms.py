@@ -1,0 +1,230 @@
+"""The arms of notebook 07: of each question what is trained, as calls, and which pairs of arms answer it.
+
+A new question is its words in `settings.QUESTIONS` and one function here, under its name in ARMS. `At.do` makes what is called for: the module
+`experiments`, or, for a plan, `plan.rehearsal`, which writes it down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.pipeline import RAW
+from llm2rec_kit.reproduction.studies import paper_arms
+from llm2rec_kit.reproduction.studies.starts import STARTS
+
+NORMALISED = ("none", "unit", "standardised", "whitened")
+
+
+class Arm(NamedTuple):
+    """What a reader calls it, the study that it is trained in, and its item table."""
+
+    name: str
+    study: Any
+    table: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms over the same test targets, and the pairs (before, after) that are tested together."""
+
+    title: str
+    arms: list[Arm]
+    pairs: list[tuple[str, str]]
+
+
+@dataclass
+class At:
+    """Where a question is asked: of which run and domain, of what is known of its corpus, and the studies that are open.
+
+    corpus   None in a plan made before there is one.
+    opening  what `open_study` is given beside a study's changes.
+    """
+
+    do: Any
+    base: Any
+    asked: S.Questions
+    domain: str
+    corpus: Corpus | None
+    opening: dict[str, Any] = field(default_factory=dict)
+    studies: dict[str, Any] = field(default_factory=dict)
+
+    def study(self, name: str, **changes: Any) -> Any:
+        """The study of this name, opened once."""
+        if name not in self.studies:
+            self.studies[name] = self.do.open_study(self.base, name, **self.opening, **changes)
+        return self.studies[name]
+
+    @property
+    def own(self) -> Any:
+        """The run as it is."""
+        return self.study("questions_own")
+
+    @property
+    def short(self) -> Any:
+        """The run's corpus with a share of CSFT's steps: the control of what changes the corpus."""
+        return self.study("questions_short")
+
+    def fine_tuned(self, study: Any) -> str:
+        """The table after `questions_share` of the run's steps of CSFT on the study's own corpus."""
+        return self.do.embed(study, self.do.train(study, "csft", "backbone", share=self.asked.share))
+
+
+def temperature(at: At) -> list[Family]:
+    """InfoNCE's temperature in paper and code."""
+    arms = {f"{t:g}": _contrast(at, f"temperature_{t:.1f}".replace(".", ""), temperature=t) for t in (0.2, 0.1)}
+    return [_with_luck(at, "temperature", arms)]
+
+
+def views(at: At) -> list[Family]:
+    """How two views of a title differ in paper and code."""
+    return [_with_luck(at, "views", {how: _contrast(at, f"views_{how}", views=how) for how in ("mask", "dropout")})]
+
+
+def normalise(at: At) -> list[Family]:
+    """Length and scale of what the recommender is given, under both starts; each start is compared within itself."""
+    arms = []
+    for name, study, changes in normalised(at.own.settings["evaluation"]):
+        given = at.own
+        if changes:
+            given = at.study(study, **changes)
+            paper_arms.stages(at.do, given)
+        arms.append(Arm(name, given, "contrastive"))
+    return [Family("normalise", arms, against_none([arm.name for arm in arms]))]
+
+
+def mntp(at: At) -> list[Family]:
+    """MNTP with and without CSFT before it."""
+    alone = at.do.embed(at.own, at.do.train(at.own, "mntp", "backbone", "mntp_alone"))
+    tables = {"neither": RAW, "MNTP alone": alone, "CSFT alone": "csft", "CSFT, then MNTP": "mntp"}
+    pairs = [("neither", "MNTP alone"), ("CSFT alone", "CSFT, then MNTP"), ("MNTP alone", "CSFT, then MNTP")]
+    return [Family("mntp", _of_run(at, tables), pairs)]
+
+
+def ids(at: At) -> list[Family]:
+    """Trained ids beside text, and together with it."""
+    tables = {"text": "contrastive", "id": "id", "id, detached": "id_detached"}
+    tables |= {"text + id": "contrastive_add_id", "text beside id": "contrastive_concat_id"}
+    pairs = [("id, detached", "id"), ("id", "text"), ("id", "text + id"), ("id", "text beside id"), ("text", "text + id")]
+    return [Family("id", _of_run(at, tables), pairs)]
+
+
+def repeats(at: At) -> list[Family]:
+    """The run's tables again, over all targets and over those that are new to their user."""
+    tables = (RAW, "csft", "contrastive", "id")
+    pairs = [(RAW, "csft"), ("csft", "contrastive"), ("id", "contrastive")]
+    return [Family("repeats", _of_run(at, dict(zip(tables, tables, strict=True))), pairs)]
+
+
+def split(at: At) -> list[Family]:
+    """Both splits; they have other targets, so each is answered alone."""
+    own, other = splits(at)
+    families = []
+    for name, study in ((own, at.short), (other, at.study(f"questions_{other}", data_split=other))):
+        tables = [at.do.embed(study, "backbone", RAW), at.fine_tuned(study), "id"]
+        arms = [Arm(table, study, table) for table in tables]
+        families.append(Family(name.replace("_", " "), arms, [(RAW, "csft"), ("id", "csft")]))
+    return families
+
+
+def text(at: At) -> list[Family]:
+    """Titles alone and with further fields of the items."""
+    template = text_template(at.corpus, at.asked)
+    richer = at.study("questions_text", data_text=template, data_text_words=at.asked.text_words)
+    arms = [Arm(name, study, at.fine_tuned(study)) for name, study in (("as in the run", at.short), ("richer text", richer))]
+    return [Family("text", arms, [("as in the run", "richer text")])]
+
+
+def history(at: At) -> list[Family]:
+    """Items of history in a sample."""
+    longest = at.own.settings["data"].max_history
+    windows = {
+        h: at.short if h == longest else at.study(f"questions_history_{h}", data_max_history=h)
+        for h in dict.fromkeys(at.asked.histories)
+    }
+    arms = [Arm(f"text, {h}", study, at.fine_tuned(study)) for h, study in windows.items()]
+    arms += [Arm(f"id, {h}", study, "id") for h, study in windows.items()]
+    first, *longer = windows
+    pairs = [(f"{kind}, {first}", f"{kind}, {h}") for kind in ("text", "id") for h in longer]
+    return [Family("history", arms, pairs)]
+
+
+ARMS: dict[str, Callable[[At], list[Family]]] = {
+    "temperature": temperature,
+    "views": views,
+    "normalise": normalise,
+    "mntp": mntp,
+    "id": ids,
+    "repeats": repeats,
+    "split": split,
+    "text": text,
+    "history": history,
+}
+
+
+def rank(at: At, families: Sequence[Family]) -> None:
+    """Train a recommender a seed over the item table of each arm, in the question's domain."""
+    arms = [arm for family in families for arm in family.arms]
+    asked = {"recommenders": at.asked.recommenders, "seeds": at.asked.seeds, "domains": [at.domain]}
+    for study in {id(arm.study): arm.study for arm in arms}.values():
+        at.do.evaluate(study, list(dict.fromkeys(arm.table for arm in arms if arm.study is study)), **asked)
+
+
+def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
+    """The arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
+
+    >>> normalised(S.Evaluation())[0], normalised(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
+    (('none', 'questions_none', {}), ('unit, official start', 'questions_unit_official',
+     {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official'}))
+    """
+    arms = []
+    for start in sorted(STARTS, key=lambda start: start != was.initialisation):
+        name, study = ("", "") if start == was.initialisation else (f", {start} start", f"_{start}")
+        for how in NORMALISED:
+            changes = {"evaluation_normalise": how, "evaluation_initialisation": start}
+            as_in_run = (how, start) == (was.normalise, was.initialisation)
+            arms.append((how + name, f"questions_{how}{study}", {} if as_in_run else changes))
+    return arms
+
+
+def against_none(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the arms that `normalised` names: of each start, every other against the embeddings as they come."""
+    of_start = [names[k : k + len(NORMALISED)] for k in range(0, len(names), len(NORMALISED))]
+    return [(first, other) for first, *others in of_start for other in others]
+
+
+def splits(at: At) -> tuple[str, str]:
+    """How the domain is split, leave_one_out or global_time, and the other of the two."""
+    own = at.corpus.split_rules[at.domain] if at.corpus else at.own.settings["data"].split
+    return own, "global_time" if own == "leave_one_out" else "leave_one_out"
+
+
+def text_template(corpus: Corpus | None, asked: S.Questions) -> str:
+    """What `data_text` is for the question of richer text: the fields that the corpus has, or, without one, all that are asked."""
+    from llm2rec_kit.reproduction.studies import questions
+
+    fields = asked.text_fields if corpus is None else questions.fields(corpus, asked)
+    return "{title}" + "".join(f". {{{name}}}" for name in fields)
+
+
+def _of_run(at: At, tables: dict[str, str]) -> list[Arm]:
+    return [Arm(name, at.own, table) for name, table in tables.items()]
+
+
+def _contrast(at: At, name: str, **changed: Any) -> str:
+    """The table after contrast from the run's MNTP with one setting changed; where that changes nothing, the run's own."""
+    was = at.own.settings["contrastive"]
+    same = all(getattr(was, k) == value for k, value in changed.items())
+    return at.do.embed(at.own, at.do.train(at.own, "contrastive", "mntp", "contrastive" if same else name, **changed))
+
+
+def _with_luck(at: At, title: str, tables: dict[str, str]) -> Family:
+    """Two arms, and the control of luck: the run's own setting with another seed."""
+    mine = next((name for name, table in tables.items() if table == "contrastive"), "as in the run")
+    luck, pair = f"{mine}, other seed", tuple(tables)
+    seed = at.own.settings["contrastive"].seed + 1
+    arms = {**tables, mine: "contrastive", luck: _contrast(at, "other_seed", seed=seed)}
+    return Family(title, _of_run(at, arms), [pair, (mine, luck)])
