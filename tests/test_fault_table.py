@@ -271,7 +271,7 @@ def of_a_forced_series(base: Path) -> tuple[Path, Callable[[], object]]:
 
     def name() -> str:
         with contextlib.suppress(MemoryError), notebooks._forced(run, {"force": True, "csft_steps": 3}, []):
-            kept.append(runs._forced())
+            kept.append(runs.series.forced())
             raise MemoryError
         return kept[-1]
 

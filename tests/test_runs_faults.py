@@ -235,7 +235,7 @@ def test_json_is_whole_while_several_write_it(tmp_path):
 
 
 def test_stages_finished_at_once_are_all_in_run_json(run, monkeypatch):
-    monkeypatch.setattr(runs, "provenance", dict)
+    monkeypatch.setattr(runs.run, "provenance", dict)
     threads = [threading.Thread(target=make, args=(run, f"embeddings/e{k}")) for k in range(16)]
     for t in threads:
         t.start()

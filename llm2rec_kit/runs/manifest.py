@@ -78,3 +78,9 @@ def damage_of(folder: Path, made: dict[str, Any], file: str) -> str:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     return "" if sound else f"{path} is damaged (its hash is not the manifest's)"
+
+
+def counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
+    """The settings and inputs of `made` (a key or a manifest) that count: all but those that `key` keeps aside."""
+    aside = key.get("aside", ())
+    return {"settings": {k: v for k, v in made["settings"].items() if k not in aside}, "inputs": made["inputs"]}

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm2rec_kit import storage
+from llm2rec_kit.settings.stage import check_kind
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out notebooks
 
 
@@ -33,6 +34,13 @@ def project_root() -> Path:
         return found
     note = storage.note_or_nothing(Path(LAID_OUT), "Runs are kept in outputs/ of the working directory.")
     return (Path.cwd() / note.get("runs", "")).resolve()
+
+
+def outputs_folder(outputs: str | Path = "") -> Path:
+    """Where runs live: `outputs`, or the outputs/ that `project_root` has; SettingsError for what is neither text nor a path."""
+    if not isinstance(outputs, Path):
+        check_kind("outputs", str, outputs)
+    return storage.expanded(outputs) if outputs else project_root() / "outputs"
 
 
 def _is_checkout(folder: Path) -> bool:

@@ -1,8 +1,38 @@
-"""What the name of an item table says: whose embeddings it stands on, and of which kind it is. Checked before torch is loaded."""
+"""Names of item tables: which are taken, what an encoder's table is called, and what a name says. Checked before torch is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.stage import SettingsError
+
+NAMED = ("raw", "csft", "mntp", "contrastive", "minilm", "id", "id_detached", "adapted")  # tables that have a name already
 KINDS = {"_add_id": "add", "_concat_id": "concat"}
+
+
+def table_names(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """{encoder: name of its table}, of encoders by hub name or folder: the last part, with `_` for dots, which would begin a
+    file's suffix. With the folder or organisation before it where that name is in `taken` or several would have it.
+
+    >>> table_names(["BAAI/bge-large-en-v1.5", "models/a/last", "models/b/last"])
+    {'BAAI/bge-large-en-v1.5': 'bge-large-en-v1_5', 'models/a/last': 'a-last', 'models/b/last': 'b-last'}
+
+    Raises SettingsError for two of one name even so.
+    """
+    taken, encoders = set(taken), list(dict.fromkeys(encoders))
+    short, names = {e: _last_parts(e, 1) for e in encoders}, {}
+    for encoder, name in short.items():
+        alone = name not in taken and list(short.values()).count(name) == 1
+        names[encoder] = name if alone else _last_parts(encoder, 2)
+    for encoder, name in names.items():
+        others = [shown(e) for e in encoders if e != encoder and names[e] == name]
+        if others or name in taken:
+            whose = f"so would {' and '.join(others)}" if others else "there is one of this name already"
+            raise SettingsError(
+                f"The encoder {shown(encoder)} would have the table {shown(name)}, and {whose}. Give its folder another name."
+            )
+    return names
 
 
 def parse(name: str) -> tuple[str | None, str]:
@@ -17,3 +47,10 @@ def parse(name: str) -> tuple[str | None, str]:
         if name.endswith(ending):
             return name.removesuffix(ending), kind
     return name, "text"
+
+
+def _last_parts(encoder: str, count: int) -> str:
+    parts = [part for part in encoder.split("/") if part not in ("", ".", "..", "~")]
+    if not parts:
+        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {shown(encoder)}.")
+    return "-".join(parts[-count:]).replace(".", "_")

@@ -19,11 +19,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from llm2rec_kit import storage
 from llm2rec_kit.settings.ranges import clipped, shown
-from llm2rec_kit.settings.stage import SettingsError
+from llm2rec_kit.settings.stage import SettingsError, Stage, setting
 
 KEY = "own_part"  # in the settings of what an own part made: the hash of its source
 OF_THE_KIT = {
@@ -31,6 +31,7 @@ OF_THE_KIT = {
     "baseline": ("popularity", "recent", "lastitem", "itemknn", "nearest", "nearestmean", "bm25"),
     "source": ("synthetic", "amazon", "goodreads", "movielens", "llm2rec", "recbole", "table", "mix"),
 }
+RECOMMENDERS, BASELINES, SOURCES = (OF_THE_KIT[kind] for kind in ("recommender", "baseline", "source"))
 ALSO_TAKEN = {"baseline": ("oracle",)}
 # A recommender is told from a baseline by its first letter, in tables and tests too, where nobody's code is loaded.
 FORMS = {
@@ -43,6 +44,7 @@ TAKES = {
     "baseline": "(corpus) or (corpus, embeddings) and gives a function of histories",
     "source": "(settings) and gives two frames, of events and of items, or Interactions",
 }
+_NAMED_PART = (r".*\S.*", "{name} takes modules such as package.module, or files such as path/to/mine.py; found {found}.")
 Made = TypeVar("Made", bound=Callable)
 
 
@@ -188,6 +190,23 @@ def takes(what: Callable, *given: str) -> bool:
     except ValueError:  # of what is written in C there is no signature to look at
         return True
     return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Stage):
+    """Notebooks 01, 04, 06 and 07: code of one's own."""
+
+    prefix: ClassVar[str] = "own"
+
+    parts: list = setting(
+        [],
+        "your own recommenders, baselines and sources: modules or .py files, which are imported and so run (docs/own_parts.md) [O]",
+        form=_NAMED_PART,
+    )
+
+    def load(self) -> None:
+        """Import them, so that other settings may name what they hold; raises as the function `load`."""
+        load(self.parts)
 
 
 # -- inside -------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from llm2rec_kit.settings.ranges import shown
 
 LISTS = {str: "[a, b]", int: "[1, 2]", float: "[1.0, 2.5]", bool: "[true, false]"}  # how one of each is written
 COMMON = {"profile": str, "run": str, "outputs": str, "force": bool}  # the parameters that every notebook has
+Conflicts = Iterator[tuple[tuple[str, ...], str]]  # of a stage: the fields that do not go together, and why
 Form = tuple[str, str]  # a pattern that the whole text matches, and what is said where it does not, with {name} and {found}
 
 
@@ -94,7 +95,7 @@ class Stage:
                 raise SettingsError(why)
         return self
 
-    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def conflicts(self) -> Conflicts:
         """What does not go together: (the fields, a sentence that names them with their values)."""
         yield from ()
 

@@ -23,7 +23,7 @@ def clock(monkeypatch):
     """Every artefact is finished an hour after the one before."""
     hours = iter(range(1, 1000))
     monkeypatch.setattr(
-        "llm2rec_kit.runs._now", lambda: f"2999-01-{1 + (h := next(hours)) // 24:02}T{h % 24:02}:00:00+00:00"
+        "llm2rec_kit.runs.run._now", lambda: f"2999-01-{1 + (h := next(hours)) // 24:02}T{h % 24:02}:00:00+00:00"
     )
 
 

@@ -117,7 +117,7 @@ def test_baselines_and_ceiling_come_last(run):
 
 
 def test_seeds_of_another_experiment_are_left_out_and_named(run, monkeypatch):
-    monkeypatch.setattr("llm2rec_kit.runs._now", lambda: "2999-01-01T00:00:00+00:00")
+    monkeypatch.setattr("llm2rec_kit.runs.run._now", lambda: "2999-01-01T00:00:00+00:00")
     evaluated(run, "games", "SASRec", "raw", 3, 0.5, settings={"hidden": 99})
     results = report.collect(run)
     found = row(results, "games", "SASRec", "raw")

@@ -124,7 +124,7 @@ def evaluate(
     seeds: Sequence[int],
     domains: Sequence[str] = (),
 ) -> list[str]:
-    """Train each recommender over each table (as `table_names.parse` names them) with each seed, in `domains` or in all.
+    """Train each recommender over each table (as `item_tables.parse` names them) with each seed, in `domains` or in all.
 
     Returns the names of the evaluations, which `comparison.table` and `comparison.compare` take.
     """

@@ -1,0 +1,52 @@
+"""Records: the numbers worth keeping, in a manifest and in an executed notebook."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import storage
+from llm2rec_kit.storage import plain
+
+RECORD_MIME = "application/vnd.llm2rec.record+json"
+UNSEEN = "<!-- a record: its numbers are in this output's own MIME type -->"
+
+
+def show_record(name: str, values: dict[str, Any]) -> None:
+    """Keep numbers in the executed notebook, under a MIME type that `read_records` finds; a page shows nothing of it, a terminal a line."""
+    from IPython.display import display
+
+    text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    kept = storage.sealed({"name": name, "values": values})
+    display({RECORD_MIME: kept, "text/html": UNSEEN, "text/plain": f"recorded {name}: {text}"}, raw=True)
+
+
+def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
+    """The records of an executed notebook by name; ValueError that names the notebook where it or a record is damaged."""
+    again = "Run the notebook again: it makes nothing anew that is finished."
+    try:
+        cells = storage.read_json(Path(notebook)).get("cells", [])
+        found = [o["data"][RECORD_MIME] for c in cells for o in c.get("outputs", []) if RECORD_MIME in o.get("data", {})]
+        sound = all(storage.is_sealed(o) for o in found)
+        records = {o["name"]: o["values"] for o in found}
+    except FileNotFoundError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error} {again}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{notebook} is damaged: it is no notebook, or its records are none. {again}") from None
+    if not sound:
+        raise ValueError(f"{notebook} is damaged: a record in it is not what was written (its hash is another). {again}")
+    return records
+
+
+def check_record(name: str, record: dict[str, Any]) -> None:
+    """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
+    try:
+        json.dumps(record, default=plain, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
+            f"lists and dicts; found {record!r:.300}."
+        ) from None

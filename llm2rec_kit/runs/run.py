@@ -1,0 +1,431 @@
+"""The folder of a run and its artefacts: made, reused, shared, checked."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm2rec_kit import storage
+from llm2rec_kit.runs import info, manifest, meter, store
+from llm2rec_kit.runs.errors import ArtefactError, again, maker_of
+from llm2rec_kit.runs.info import provenance
+from llm2rec_kit.runs.naming import check_name, is_no_name
+from llm2rec_kit.runs.places import outputs_folder
+from llm2rec_kit.runs.records import check_record
+from llm2rec_kit.runs.series import forced
+from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.storage import alone, cannot_write, clear, expanded, file_digest, plain, write_json
+
+
+def find(name: str, outputs: str | Path = "") -> Run:
+    """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
+    base = outputs_folder(outputs)
+    for folder in (base / name, expanded(name).resolve()):
+        if any(os.path.lexists(folder / note) for note in (info.FILE, "corpus/manifest.json")):
+            return Run(folder.name, folder.parent)
+    raise ValueError(f"There is no run {shown(name)} in {base}. Make one with `llm2rec reproduce`.")
+
+
+class Run:
+    """The folder `outputs/<name>/` and what is in it.
+
+    `before_replacing`, where somebody sets it, is called with the name of a finished artefact that is about to be replaced, not
+    forced, and {setting: (has, asked)} of the settings that changed; it may raise.
+    """
+
+    before_replacing: Callable[[str, dict[str, tuple[Any, Any]]], None] | None = None
+
+    def __init__(self, name: str, outputs: str | Path = "") -> None:
+        """Open the run, making its folder if need be; `outputs` defaults to the project's `outputs/`."""
+        check_name(name)
+        self.name = name
+        self.path = outputs_folder(outputs) / name
+        if self.path.exists() and not self.path.is_dir():
+            raise ArtefactError(
+                f"{self.path} is no folder, so no run can be kept in it. Move it away, or name the run otherwise."
+            )
+        with self._writing("the folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def make(
+        self,
+        name: str,
+        build: Callable[[Path], dict[str, Any] | None],
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+        force: bool = False,
+        quiet: bool = False,
+        spent: float | dict[str, Any] = 0.0,
+    ) -> Path:
+        """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
+
+        With `force` it is made anew; once, where a whole series is forced (`reproduce --force`), however often that is
+        interrupted. `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
+        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. Settings named in
+        `aside` change no result: they are kept in the manifest and not compared. A file artefact
+        (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
+        `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
+        `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
+        """
+        busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
+        for folder in self.path_of(name).relative_to(self.path).parents:
+            if os.path.lexists(at := self.path / folder) and not at.is_dir():
+                raise ArtefactError(f"{at} is no folder, so {name!r} cannot be kept in it. Move it away and run again.")
+        with self._writing(repr(name)), alone(self._lock_path(name), busy):
+            key, force = self._key(settings, inputs, aside), force and not self.redone(name)
+            why = "redoing, forced" if force else self._stale(name, key)
+            if not why:
+                if not quiet:
+                    print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
+                return self.path_of(name)
+            if not force:
+                self._ask(name, key)
+            with store.held(self, name, key, busy) as shared:
+                if shared and not force and self._fetch(shared, name):
+                    if not quiet:
+                        print(
+                            f"{name}: taken from the store, made by another run with the same settings and inputs",
+                            flush=True,
+                        )
+                    return self.path_of(name)
+                partial = self._partial(name, key, force)
+                if not quiet:
+                    print(f"{name}: {why}", flush=True)
+                with meter.measured() as cost:
+                    record = build(partial) or {}
+                self._finish(name, partial, key, record)
+                self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
+                if shared:
+                    if not shared.is_dir():
+                        clear(shared)
+                    Run(shared.name, shared.parent).take(self, name)
+        return self.path_of(name)
+
+    def take(self, other: Run, name: str) -> None:
+        """Link finished artefact `name` of another run into this one (copy it where the file system has no links).
+
+        What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
+        """
+        made, source = other.manifest(name), other.manifest_path(name).parent
+        folder = self.path_of(name).with_name(f".{name.split('/')[-1]}.taken")
+        clear(folder)
+        folder.mkdir(parents=True)
+        for file in made["files"]:
+            if why := storage.fault(source / file):
+                raise ArtefactError(f"{source / file} {why}. {again(other, name)}")
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / file, folder / file)
+            except OSError:
+                shutil.copy2(source / file, folder / file)
+        self._settle(name, folder, made)
+        if name in (stages := other.about()["stages"]):
+            self.note("stages", {name: stages[name]})
+
+    def adopt(
+        self,
+        other: Run,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+    ) -> bool:
+        """Take `name` from another run where it was made there with the same settings and inputs; whether it was."""
+        if not other.has(name):
+            return False
+        key = self._key(settings, inputs, aside)
+        if other._stale(name, key):
+            return False
+        if self._stale(name, key):
+            self.take(other, name)
+        return True
+
+    def stale(
+        self,
+        name: str,
+        *,
+        settings: dict[str, Any],
+        inputs: Sequence[str] = (),
+        aside: Collection[str] = (),
+        force: bool = False,
+    ) -> bool:
+        """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
+        key = self._key(settings, inputs, aside)
+        force = force and not self.redone(name)
+        if force or not self._stale(name, key):
+            return force
+        self._ask(name, key)
+        shared = store.place(self, name, key)
+        return not (shared and self._fetch(shared, name))
+
+    def redone(self, name: str) -> bool:
+        """Whether the forced series that is under way has made `name` already, before it was interrupted perhaps."""
+        with contextlib.suppress(ArtefactError):
+            return bool(forced()) and self.manifest(name).get("forced") == forced()
+        return False
+
+    def forget(self, name: str) -> None:
+        """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds.
+
+        Of a damaged one whatever can be told to be its own is deleted.
+        """
+        try:
+            made = self.manifest(name)
+        except ArtefactError:
+            made = {"files": {}}
+        if "settings" in made and (shared := store.place(self, name, made)):
+            shutil.rmtree(shared, ignore_errors=True)
+        clear(self.manifest_path(name))
+        if "/" not in name:
+            clear(self.path_of(name))
+        for file in made["files"] if "/" in name else ():
+            if (place := manifest.place(self.path_of(name).parent, file)).is_symlink() or not place.is_dir():
+                place.unlink(missing_ok=True)
+
+    def require(self, name: str, *, gone: bool = False) -> Path:
+        """Path of artefact `name`; raises ArtefactError where it is missing, or its manifest or a file of it is damaged.
+
+        With `gone` files may have been deleted: whoever wants its record alone needs none of them.
+        """
+        made = self.manifest(name)
+        if damaged := manifest.damage(self.manifest_path(name).parent, made, gone=gone):
+            raise ArtefactError(f"{damaged}. {again(self, name)}")
+        self._check_strays(name, made)
+        return self.path_of(name)
+
+    def file(self, name: str, file: str) -> Path | None:
+        """Path of one file of artefact `name`, sound; None where it has no such file. ArtefactError as `require`."""
+        made, folder = self.manifest(name), self.manifest_path(name).parent
+        if file not in made["files"]:
+            return None
+        if damaged := manifest.damage_of(folder, made, file):
+            raise ArtefactError(f"{damaged}. {again(self, name)}")
+        return folder / file
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of artefact `name`; raises ArtefactError where there is none or it is damaged."""
+        path = self.manifest_path(name)
+        try:
+            return manifest.read(path, name)
+        except FileNotFoundError:
+            raise ArtefactError(
+                f"Run {self.name!r} has no {name!r} yet ({path} is missing). Run notebooks/{maker_of(name)}.ipynb "
+                f"first, with the same `run` parameter."
+            ) from None
+        except ValueError as error:
+            raise ArtefactError(f"{error} {again(self, name)}") from None
+
+    def manifest_path(self, name: str) -> Path:
+        """Where the manifest of artefact `name` is."""
+        path = self.path_of(name)
+        return path.with_name(f"{path.name}.json") if "/" in name else path / manifest.FOLDER_NOTE
+
+    def record(self, name: str) -> dict[str, Any]:
+        """The numbers that the stage kept about artefact `name`."""
+        return self.manifest(name)["record"]
+
+    def has(self, name: str) -> bool:
+        """Whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
+
+        False for what no artefact can be called, such as a model's folder elsewhere.
+        """
+        with contextlib.suppress(ArtefactError):
+            return os.path.lexists(self.manifest_path(name))
+        return False
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
+        base = self.path / folder
+        found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
+        return [p.with_suffix("").as_posix() for p in found if not any(map(is_no_name, p.parts))]
+
+    def artefacts(self) -> list[str]:
+        """Names of all finished artefacts, folders first."""
+        found = (p.name for p in sorted(self.path.iterdir()) if os.path.lexists(p / manifest.FOLDER_NOTE))
+        return [*(name for name in found if not is_no_name(name)), *self.names("embeddings"), *self.names("evaluation")]
+
+    def digest(self, name: str) -> str:
+        """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
+        self.require(name)
+        return self._digest_of(name)
+
+    def changed_inputs(self, name: str) -> list[str]:
+        """Names of the artefacts that `name` was made from and that are not what the run holds now. Reads manifests alone."""
+        inputs = self.manifest(name)["inputs"]
+        return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
+
+    def path_of(self, name: str) -> Path:
+        """Folder of a folder artefact; path without suffix of a file artefact. ArtefactError for what is not in the run."""
+        try:
+            path = storage.inside(self.path, name)
+        except ValueError as error:
+            raise ArtefactError(f"{error} Artefacts of run {self.name!r} are all within its folder.") from None
+        if path == self.path or any(map(is_no_name, Path(name).parts)):
+            raise ArtefactError(
+                f"An artefact's name has no part that begins with a dot or ends in {storage.DAMAGED}; found {name!r}."
+            )
+        return path
+
+    def about(self) -> dict[str, Any]:
+        """The contents of run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
+        with self._writing(info.FILE):
+            return info.read(self)
+
+    def note(self, part: str, value: dict[str, Any]) -> None:
+        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
+        with self._writing(info.FILE):
+            info.note(self, part, value, provenance())
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _digest_of(self, name: str) -> str:
+        return hashlib.sha256(json.dumps(self.manifest(name)["files"], sort_keys=True).encode()).hexdigest()
+
+    def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
+        key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
+        return json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=plain))
+
+    def _stale(self, name: str, key: dict[str, Any]) -> str:
+        """Why the artefact has to be made, as a phrase; empty where it can be reused."""
+        try:
+            found = manifest.read(self.manifest_path(name), name)
+        except FileNotFoundError:
+            return "making"
+        except ValueError as error:
+            return f"redoing, {str(error).rstrip('.')}"
+        asked, made = manifest.counted(key, key), manifest.counted(found, key)
+        changed = [
+            f"{part}.{k}"
+            for part in asked
+            for k in sorted({*asked[part], *made[part]})
+            if asked[part].get(k) != made[part].get(k)
+        ]
+        if changed:
+            return f"redoing, changed: {', '.join(changed)}"
+        if damaged := manifest.damage(self.manifest_path(name).parent, found):
+            return f"redoing, {damaged}"
+        self._check_strays(name, found)
+        return ""
+
+    def _ask(self, name: str, key: dict[str, Any]) -> None:
+        """Let `before_replacing` refuse, where `name` is there, sound as far as its manifest, with other settings than `key`."""
+        if self.before_replacing is None or not self.has(name):
+            return
+        try:
+            found = manifest.read(self.manifest_path(name), name)
+        except ValueError:
+            return
+        made, asked = manifest.counted(found, key)["settings"], manifest.counted(key, key)["settings"]
+        if changed := {k: (made.get(k), asked.get(k)) for k in {**asked, **made} if asked.get(k) != made.get(k)}:
+            self.before_replacing(name, changed)
+
+    def _check_strays(self, name: str, made: dict[str, Any]) -> None:
+        """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it again."""
+        if "/" not in name and (path := manifest.stray(self.path_of(name), made)):
+            raise ArtefactError(
+                f"{path} is none of the files of {name!r}, and what reads the folder might take it for one. Move it out of "
+                "the folder, or delete it, and run again."
+            )
+
+    def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
+        """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
+        target = self.path_of(name)
+        partial = target.with_name(f".{target.name}.partial")
+        mark = partial / ".key.json"
+        if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
+            clear(partial)
+        begun = storage.note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
+        same = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs")) and manifest.counted(
+            begun, key
+        ) == manifest.counted(key, key)
+        if not same or (force and not (forced() and begun.get("forced") == forced())):
+            clear(partial)
+            partial.mkdir(parents=True)
+            storage.write_note(mark, key | {"forced": forced()})
+        return partial
+
+    def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
+        """Turn the working folder into the artefact; the manifest comes last."""
+        check_record(name, record)
+        (partial / ".key.json").unlink()
+        files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
+        self._settle(name, partial, storage.sealed(made | ({"forced": forced()} if forced() else {})))
+
+    def _settle(self, name: str, folder: Path, made: dict[str, Any]) -> None:
+        """Move the files in `folder` to where artefact `name` is, and write its manifest, sealed already, last."""
+        target, path = self.path_of(name), self.manifest_path(name)
+        if "/" in name:
+            _make_room(path)
+            path.unlink(missing_ok=True)
+            for file in made["files"]:
+                place = manifest.place(target.parent, file)
+                _make_room(place)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(folder / file, place)
+            shutil.rmtree(folder)  # folders that a build left empty
+            write_json(path, made)
+            return
+        write_json(folder / manifest.FOLDER_NOTE, made)
+        old = target.with_name(f".{target.name}.old")
+        clear(old)
+        _make_room(target, folder=True)
+        if os.path.lexists(target):
+            os.replace(target, old)
+        os.replace(folder, target)
+        clear(old)
+
+    def _lock_path(self, name: str) -> Path:
+        return self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
+
+    def _fetch(self, shared: Path, name: str) -> bool:
+        """Take `name` from its place in the store, sound; whether it was there."""
+        if not shared.is_dir():
+            return False
+        try:
+            other = Run(shared.name, shared.parent)
+            other.require(name)
+            self.take(other, name)
+        except ArtefactError:
+            return False
+        return True
+
+    def _note_stage(self, name: str, settings: dict[str, Any], cost: dict[str, Any]) -> None:
+        made_by = {"git": info.git(), "finished": _now(), storage.SEAL: self.manifest(name).get(storage.SEAL)}
+        self.note("stages", {name: {"settings": settings, **cost, **made_by}})
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turn an error that says that the disk is full or closed into one that says what to do."""
+        try:
+            yield
+        except ArtefactError:
+            raise
+        except Exception as error:
+            if why := cannot_write(error, self.path):
+                raise ArtefactError(f"{what} of run {self.name!r} could not be written: {why}") from error
+            raise
+
+
+def _make_room(path: Path, *, folder: bool = False) -> None:
+    """Put aside, and tell, a folder that stands where a file is to be, or with `folder` whatever stands where one is to be."""
+    if os.path.lexists(path) and not path.is_symlink() and path.is_dir() != folder:
+        wanted = "no folder where one" if folder else "a folder where a file"
+        print(f"{path} is {wanted} is to be; it is now {storage.set_aside(path)}.", flush=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

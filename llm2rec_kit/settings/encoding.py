@@ -1,0 +1,77 @@
+"""How titles become item embeddings (notebook 03)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from llm2rec_kit.settings.item_tables import NAMED, table_names
+from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.stage import SettingsError, Stage, setting
+
+_OWN = (
+    r"[A-Za-z0-9][A-Za-z0-9_-]*=.*\S.*",
+    "{name} takes name=file.npy, the name of letters, digits, _ and -; found {found}.",
+)
+POOLINGS, MASKS = ("mean", "last", "cls", "pooler", "as_saved"), ("bidirectional", "causal", "as_trained")
+_VARIANT = (
+    rf".+-({'|'.join(POOLINGS)})-({'|'.join(MASKS)})",
+    "{name}: a variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {found}.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding(Stage):
+    """Notebook 03: titles to item embeddings."""
+
+    prefix: ClassVar[str] = "encoding"
+
+    attention: str = setting(
+        "bidirectional",
+        "mask at extraction: bidirectional [P 3.3], causal [C, in effect], or as_trained [O]",
+        MASKS,
+    )
+    pooling: str = setting(
+        "mean",
+        "mean over the title's tokens [P], last token, cls (the first), pooler (a baseline's own layer over it), or as_saved "
+        "with the model",
+        POOLINGS,
+    )
+    normalise: str = setting(
+        "none",
+        "length of an embedding: none, as it comes [C], unit [C, baselines], or as_saved",
+        ("none", "unit", "as_saved"),
+    )
+    batch_tokens: int = setting(
+        0,
+        "padded tokens of a forward pass, changes no embedding; 0: 2,048 on a CPU (its cache), 65,536 on a GPU [O]",
+        within="x >= 0",
+    )
+    max_tokens: int = setting(512, "tokens of a title [C]; 0: as saved with the model", within="x >= 0")
+    variants: list = setting(
+        [], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]", form=_VARIANT
+    )
+    baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
+    own: list = setting(
+        [],
+        "your own vectors, each a name, an equals sign and an .npy file: a row an item in the corpus's order, or with ids beside it [O]",
+        form=_OWN,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.tables  # before a first training, not after it
+        taken = [*NAMED, *self.variants, *self.tables.values()]
+        for name in (names := [pair.partition("=")[0] for pair in self.own]):
+            if name in taken or names.count(name) > 1:
+                raise SettingsError(f"encoding_own names a table {shown(name)}, and there is one of this name already.")
+
+    @property
+    def own_files(self) -> dict[str, str]:
+        """{name of the table: file of the user's own vectors}."""
+        return dict(pair.split("=", 1) for pair in self.own)
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """{baseline: the name of its table}."""
+        return table_names(self.baselines, [*NAMED, *self.variants])

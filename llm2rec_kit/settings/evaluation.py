@@ -1,0 +1,127 @@
+"""How recommenders are trained over item embeddings and ranked (notebook 04)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings.own_parts import BASELINES, RECOMMENDERS
+from llm2rec_kit.settings.ranges import SEED, shown
+from llm2rec_kit.settings.stage import Conflicts, Stage, setting
+
+METRIC = r"(recall|ndcg)@([1-9][0-9]*)|mrr(?:@([1-9][0-9]*))?"
+_METRIC = (METRIC, "{name}: {found} is none of recall@k, ndcg@k, mrr@k (k from 1) and mrr.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Stage):
+    """Notebook 04: recommenders over frozen embeddings [P 4.1.3]."""
+
+    prefix: ClassVar[str] = "evaluation"
+
+    recommenders: list = setting(
+        ["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=partial(own_parts.names, "recommender")
+    )
+    embeddings: list = setting(
+        ["raw", "csft", "mntp", "contrastive", "id"],
+        "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached, any other that notebook 03 names [O]",
+    )
+    baselines: list = setting(
+        list(BASELINES),
+        "what is ranked without training a recommender [O]",
+        BASELINES,
+        also=partial(own_parts.names, "baseline"),
+    )
+    seeds: list = setting([2024, 2025, 2026], "one training a seed [C]", within=SEED, least=1)
+    hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]", within="x >= 1")
+    adapter_widths: list = setting(
+        [],
+        "widths of adapter layers before the last; none: one linear layer [P 4.1.3]",
+        of=int,
+        within="x >= 1",
+        repeats=True,
+    )
+    layers: int = setting(2, "layers [C]", within="x >= 1")
+    heads: int = setting(2, "attention heads of SASRec [C]", within="x >= 1")
+    inner: int = setting(256, "width of SASRec's feed-forward layers [C]", within="x >= 1")
+    dropout: float = setting(0.3, "dropout [P 4.1.3]", within="0 <= x < 1")
+    initialisation: str = setting(
+        "scaled",
+        "weights' start: official, torch's own with layers alike [C], or scaled: std 0.02, orthogonal GRU [O, RecBole's SASRec]",
+        ("scaled", "official"),
+    )
+    loss: str = setting(
+        "softmax",
+        "softmax over the catalogue [P 4.1.3], bce (SASRec's) or gbce (gSASRec's) with sampled negatives [O]",
+        ("softmax", "bce", "gbce"),
+    )
+    negatives: int = setting(256, "bce, gbce: negatives a sample, as gSASRec [O]; SASRec takes 1", within="x >= 1")
+    calibration: float = setting(0.75, "gbce: t from 0 (plain bce) to 1 (calibrated), as gSASRec [O]", within="0 <= x <= 1")
+    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    batch_size: int = setting(256, "samples a step [C]", within="x >= 1")
+    learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3] and recommenders of your own", within="x > 0")
+    learning_rate_gru: float = setting(1e-4, "AdamW, GRU4Rec [P 4.1.3]", within="x > 0")
+    weight_decay: float = setting(1e-4, "AdamW's weight decay [P 4.1.3]", within="x >= 0")
+    epochs: int = setting(500, "most epochs: 500 [P], 1,000 [C]", within="x >= 1")
+    evaluate_every: int = setting(5, "epochs between validations [C]", within="x >= 1")
+    patience: int = setting(20, "epochs without a gain before training stops [P]", within="x >= 0")
+    metric: str = setting(
+        "recall@20", "what early stopping watches on the validation split [C]; or ndcg@k, mrr, mrr@k", form=_METRIC
+    )
+    normalise: str = setting(
+        "none",
+        "item embeddings: none [C for LLM2Rec], unit [C for baselines], standardised or whitened [O]",
+        ("none", "unit", "standardised", "whitened"),
+    )
+    scale: float = setting(1.0, "factor on the item embeddings, once normalised [O]", within="x > 0")
+    exclude: str = setting(
+        "none",
+        "items left out of the ranking: none [C], last (of the history) or seen (all that the user had) [O]",
+        ("none", "last", "seen"),
+    )
+    ties: str = setting(
+        "worst",
+        "place of the target among equal scores: worst, best, or mean, the metrics' expectation over their order [O]; any one in [C]",
+        ("worst", "mean", "best"),
+    )
+    cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]", within="x >= 1", least=1)
+    tested: str = setting("ndcg@10", "metric that the paired tests compare [O]", form=_METRIC)
+    cold: float = setting(
+        0.0,
+        "share of items held out of one more training a table, to rank them as cold items; 0: none, 0.05 is enough to see [O]",
+        within="0 <= x <= 0.5",
+    )
+    shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
+    precision: str = setting(
+        "float32",
+        "of the adapter pass and the softmax in training: float32 [C] or bfloat16 [O]; ranking is always float32",
+        ("float32", "bfloat16"),
+    )
+    device: str = setting("auto", "cpu, cuda, or auto: a GPU where there is one [O]", ("auto", "cpu", "cuda"))
+    workers: int = setting(
+        0,
+        "trainings at a time on a CPU, one thread each; 0: one a core, or one for what takes seconds; changes no result [O]",
+        within="x >= 0",
+    )
+
+    def conflicts(self) -> Conflicts:
+        """A width that cannot be divided as asked, and nothing to rank."""
+        if "SASRec" in self.recommenders and self.hidden % self.heads:
+            yield (
+                ("hidden", "heads"),
+                f"evaluation_hidden {self.hidden} is not a multiple of evaluation_heads {self.heads}.",
+            )
+        halved = [name for name in self.embeddings if name.endswith("_concat_id")]
+        if halved and self.hidden % 2:
+            yield (
+                ("hidden", "embeddings"),
+                f"evaluation_hidden must be even to put text and id side by side ({shown(halved[0])}); found {self.hidden}.",
+            )
+        if not self.baselines and not (self.recommenders and self.embeddings):
+            empty = "embeddings" if self.recommenders else "recommenders"
+            yield (
+                (empty, "baselines"),
+                f"evaluation_{empty} and evaluation_baselines are both empty: nothing would be ranked.",
+            )
