@@ -174,7 +174,7 @@ def load(_: Path | None) -> dict:
     import polars as pl
 
     from llm2rec_kit.corpus import Corpus
-    from llm2rec_kit.data.cleaning import leave_one_out
+    from llm2rec_kit.data.splits import leave_one_out
 
     rng = np.random.default_rng(0)
     items, users, samples = 100_000, 150_000, 1_000_000

@@ -31,7 +31,7 @@ from llm2rec_kit import runs, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, preconditions, sources
-from llm2rec_kit.fitting import trainer
+from llm2rec_kit.fitting.history import final, read_history
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.reproduction.runner import feasibility, launch, notebooks, plain_yaml
 from llm2rec_kit.reproduction.studies import experiments
@@ -202,8 +202,8 @@ def make_corpus(study: Study) -> Measured:
 def train(study: Study, name: str, values: dict[str, Any]) -> Measured:
     """A training, as `llm2rec train` makes it: what it took by itself, and of CSFT how many samples and tokens it read."""
     folder = launch.make(name, study.run, values)
-    history = trainer.read_history(folder)
-    told = {k: v for k, v in trainer.final(history).items() if "loss" in k}
+    history = read_history(folder)
+    told = {k: v for k, v in final(history).items() if "loss" in k}
     told["seconds_alone"] = study.run.about()["stages"][name]["seconds"]  # without making the backbone
     if name != "csft":
         return told

@@ -36,9 +36,9 @@ from official_side import DATASET, FOLDER, RATES, RECORDED, official, record, se
 from scipy import stats
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
-from llm2rec_kit.data.sources import llm2rec_files
 from llm2rec_kit.downstream import evaluation, item_table, ranking, recommenders, samples
 from llm2rec_kit.encoding import minilm
+from llm2rec_kit.export import llm2rec_files
 from llm2rec_kit.results import metrics
 from llm2rec_kit.storage import write_json
 

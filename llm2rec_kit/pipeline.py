@@ -114,9 +114,11 @@ def train_stage(
     attributes (`training.llmemb`). `prepared` and `callbacks` as `csft.train` takes them. Under torchrun every process calls
     `build` with the same folder.
     """
-    from llm2rec_kit.fitting import distributed, trainer
+    from llm2rec_kit.fitting import artefact, distributed
+    from llm2rec_kit.fitting.history import final, write_history
     from llm2rec_kit.models import backbone
     from llm2rec_kit.training import contrastive, csft, llmemb, mntp
+    from llm2rec_kit.training.titles import train_titles
 
     stage = settings.prefix
     start = start or STARTS[stage]
@@ -136,8 +138,8 @@ def train_stage(
             )
         else:
             objective = {"mntp": mntp, "contrastive": contrastive}[stage]
-            history = objective.train(trainer.train_titles(corpus), model, tokenizer, settings, folder)
-        record = {**trainer.final(history), "steps": settings.steps}
+            history = objective.train(train_titles(corpus), model, tokenizer, settings, folder)
+        record = {**final(history), "steps": settings.steps}
         if distributed.world() > 1:
             record["processes"] = distributed.world()
         if distributed.rank() > 0:
@@ -145,12 +147,12 @@ def train_stage(
         if distributed.sharded():  # the model in memory is in pieces; its last checkpoint is whole
             model = _whole(backbone.load(run.require(start), place)[0], history, folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
-        trainer.write_history(history, folder)
+        write_history(history, folder)
         if stage == "csft":
             return record | {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))}
         return record | {"leak": backbone.leak(model)}
 
-    return Recipe(name or stage, build, inputs=["corpus", start], **trainer.key(settings, place, **other))
+    return Recipe(name or stage, build, inputs=["corpus", start], **artefact.key(settings, place, **other))
 
 
 def _whole(model: PreTrainedModel, history: list[dict], folder: Path, *, bidirectional: bool) -> PreTrainedModel:

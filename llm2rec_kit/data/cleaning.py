@@ -3,31 +3,27 @@
 The order matters and is fixed: user subset, unknown items, title rules, no time, repeats, time window, short users, k-core,
 split. The table of steps is kept in `corpus.facts["cleaning"]`; its unit is always the interaction.
 
-Inside, an interaction is a few numbers in flat arrays, whatever its ids look like: a step is a mask, the k-core a handful of
-`bincount`s. That is what lets 50 million of them through in little memory.
+Inside, an interaction is a few numbers in flat arrays (`events`). Each domain is split by itself (`splits`).
 
-Each domain is split by itself, as the paper's data sets are data sets of their own: `global_time` cuts a domain at moments of
-that domain's samples. One cut for all would leave a domain that ended early without a test.
-
-Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Samples
-of equal target time are cut by `global_time` in the corpus's order: by user, then by position. Times of a day's grain make
-many ties; `leakage` counts them.
+Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Times of a
+day's grain make many ties; `leakage` counts them.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
 
 from llm2rec_kit import paper_statistics
-from llm2rec_kit.corpus import SPLITS, TEST, TRAIN, VALID, Corpus
+from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import item_text
+from llm2rec_kit.data.events import NO_TIME, Events, first_events, first_positions, k_core, renumbered
 from llm2rec_kit.data.sources import Interactions
+from llm2rec_kit.data.splits import given, split, split_rules
 from llm2rec_kit.settings import Data
 
 RELEASED_WORDS = 20  # most words of a title in the released data [C]
@@ -35,31 +31,6 @@ GENTLE_CHARACTERS = 2000  # most characters of a title: what is longer is damage
 LEAVE_ONE_OUT_LENGTH = 3  # history, validation target, test target
 EARLIEST_YEAR = 1996  # as far back as a window's start moves [C]
 REVIEWS = ("amazon",)  # sources where a second event of a pair is a second review, not a second purchase
-NO_TIME = np.iinfo(np.int64).min
-
-
-@dataclass(frozen=True)
-class Events:
-    """Interactions as arrays of one length, in the source's order.
-
-    row   int64: row of the source's frame of events. user  int32: a code. item  int32: row of the item table, -1: not in it.
-    time  int64 milliseconds, NO_TIME where missing; None where the source has none.
-    """
-
-    row: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def keep(self, mask: np.ndarray) -> Events:
-        """Those where `mask` (bool) holds."""
-        if mask.all():
-            return self
-        time = None if self.time is None else self.time[mask]
-        return Events(self.row[mask], self.user[mask], self.item[mask], time)
 
 
 class Steps:
@@ -121,72 +92,6 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
     return _corpus(items, events, several, interactions, settings, steps, rules)
 
 
-def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
-    """How each domain is to be split, {domain: leave_one_out or global_time}, as `settings.split` says.
-
-    released: Goodreads leave_one_out, the rest global_time, as the official data is split [C]. Goodreads is a domain whose name
-    begins so (goodreads_poetry, too), and whatever comes from the source of that name.
-    """
-    domains = interactions.items["domain"].unique(maintain_order=True).to_list()
-    if settings.split != "released":
-        return dict.fromkeys(domains, settings.split)
-    shelves = [d for d in domains if settings.source == "goodreads" or d.lower().startswith("goodreads")]
-    return {d: "leave_one_out" if d in shelves else "global_time" for d in domains}
-
-
-def split(
-    offsets: np.ndarray, times: np.ndarray | None, domains: pl.Series, rules: dict[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (int64, ascending) and splits (uint8), each domain by itself and by its rule of `rules` (see `split_rules`).
-
-    `domains` names the domain of each user (U,). Raises ValueError naming a domain that `global_time` cannot cut.
-    """
-    targets, splits = leave_one_out(offsets)
-    samples = np.maximum(np.diff(offsets) - 1, 0)  # of each user: every event but the first is a target
-    for domain in domains.unique(maintain_order=True):
-        if rules[domain] == "global_time":
-            own = np.repeat((domains == domain).to_numpy(), samples)
-            splits[own] = global_time(times[targets[own]], domain)
-    return targets, splits
-
-
-def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (int64) and splits (uint8): a user's last is test, the one before valid, the rest from the second train."""
-    positions, lengths = _positions(offsets)
-    splits = np.full(len(positions), TRAIN, dtype=np.uint8)
-    splits[positions == lengths - 1] = TEST
-    splits[positions == lengths - 2] = VALID
-    targets = np.flatnonzero(positions >= 1)
-    return targets, splits[targets]
-
-
-def global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
-    """Splits (uint8) of a domain's samples by the times of their targets (int64): sorted, stably, and cut 80/10/10 [C].
-
-    Raises ValueError where there are too few samples for three parts.
-    """
-    n = len(times)
-    first, second = n * 8 // 10, n * 9 // 10
-    if min(first, second - first, n - second) == 0:
-        raise ValueError(
-            f"The split global_time needs samples in each of its parts (80/10/10) of each domain; {domain!r} has {n} in all. "
-            "Leave the domain out, keep more users (data_users) or lower data_min_interactions."
-        )
-    splits = np.empty(n, dtype=np.uint8)
-    order = np.argsort(times, kind="stable")
-    splits[order[:first]], splits[order[first:second]], splits[order[second:]] = TRAIN, VALID, TEST
-    return splits
-
-
-def given(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
-    targets = np.flatnonzero(marks.is_not_null().to_numpy())
-    splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)
-    if splits.null_count():
-        raise ValueError(f"A source's split is train, valid or test; found {sorted(set(marks.drop_nulls()) - set(SPLITS))}.")
-    return targets, splits.to_numpy()
-
-
 def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
     """`items` with titles cleaned and without the items whose titles the rules refuse.
 
@@ -195,44 +100,6 @@ def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
     gentle: un-escapes every HTML entity, collapses white space; drops empty titles and those over 2,000 characters [O].
     """
     return _judged(items, rules).filter(pl.col("refused").is_null()).drop("refused")
-
-
-def k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: int) -> np.ndarray:
-    """Mask (bool) of the events left when users and items with fewer events are dropped again and again.
-
-    `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
-    """
-    mask = np.zeros(len(users), dtype=bool)
-    kept = np.arange(len(users))
-    while len(kept):
-        # Renumbered, what is left needs tables of counts no larger than itself.
-        users, items = _renumbered(users), _renumbered(items)
-        enough = (np.bincount(users) >= user_least)[users] & (np.bincount(items) >= item_least)[items]
-        if enough.all():
-            break
-        kept, users, items = kept[enough], users[enough], items[enough]
-    mask[kept] = True
-    return mask
-
-
-def first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, same_time: bool = False) -> np.ndarray:
-    """Mask (bool) of the events that are no repeats: of each user and item the earliest, of equal times the first row.
-
-    With `same_time` only an event that is equal in time, too, is a repeat. Sorts only the pairs that come more than once.
-    """
-    keep = np.ones(len(users), dtype=bool)
-    pairs = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
-    ordered = np.sort(pairs)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
-        return keep
-    rows = np.flatnonzero(pl.Series(pairs).is_in(pl.Series(twice).implode()).to_numpy())
-    rows = rows[np.lexsort((times[rows], pairs[rows]))]
-    again = pairs[rows[1:]] == pairs[rows[:-1]]
-    if same_time:
-        again &= times[rows[1:]] == times[rows[:-1]]
-    keep[rows[1:][again]] = False
-    return keep
 
 
 def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, datetime]:
@@ -259,113 +126,6 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     if window[0] >= window[1]:
         raise ValueError(f"data_start {first} must be before data_end {end}.")
     return window
-
-
-def split_times(corpus: Corpus) -> pl.DataFrame:
-    """Where the splits of each domain lie in time, by their targets: one row a domain (domain, rule, train until, valid from, valid
-    until, test from; UTC). Cut by time, none begins before the one ahead of it ends. Empty where the source has no times."""
-    if corpus.times is None:
-        return pl.DataFrame()
-    domains = corpus.users["domain"].gather(corpus.owners(corpus.targets))
-    frame = pl.DataFrame({"domain": domains, "split": corpus.splits, "time": corpus.times[corpus.targets]})
-    when = {s: pl.col("time").filter(pl.col("split") == code).cast(pl.Datetime("ms")) for s, code in SPLITS.items()}
-    found = frame.group_by("domain").agg(
-        when["train"].max().alias("train until"),
-        when["valid"].min().alias("valid from"),
-        when["valid"].max().alias("valid until"),
-        when["test"].min().alias("test from"),
-    )
-    rules = pl.DataFrame({"domain": corpus.split_rules.keys(), "rule": corpus.split_rules.values()})
-    return rules.join(found, on="domain", maintain_order="left")
-
-
-def leakage(corpus: Corpus) -> pl.DataFrame:
-    """What a test of this corpus may know beforehand: one row a finding (finding, split, count, of, share, meaning)."""
-    samples = {s: corpus.samples(s) for s in SPLITS}
-    owners = {s: np.unique(corpus.owners(t)) for s, t in samples.items()}
-    several = (np.bincount(np.concatenate(list(owners.values())), minlength=corpus.n_users) > 1).sum()
-    rows = [("users in several splits", "all", several, corpus.n_users, "by design in leave_one_out")]
-    for s in ("valid", "test"):
-        strange = ~np.isin(owners[s], owners["train"])
-        rows.append(("users without a training sample", s, strange.sum(), len(owners[s]), "known by their history only"))
-    for s, t in samples.items():
-        repeats = corpus.sequence[t] == corpus.sequence[t - 1]
-        rows.append(("target repeats the last item", s, repeats.sum(), len(t), "copying the last item is right"))
-    texts = _text_codes(corpus)
-    for s, t in samples.items():
-        again = _in_history(corpus, t, texts)
-        rows.append(("target's text is in its history", s, again.sum(), len(t), "copying some item's text is right"))
-    targets = np.isin(np.arange(corpus.n_items + 1), corpus.sequence[samples["train"]])
-    for s in ("valid", "test"):
-        unseen = ~targets[corpus.sequence[samples[s]]]
-        rows.append(("target never a training target", s, unseen.sum(), len(unseen), "cold for a table of items"))
-    trained = _seen_in_training(corpus, samples["train"])
-    for s in ("valid", "test"):
-        nowhere = ~trained[corpus.sequence[samples[s]]]
-        rows.append(("target nowhere in training", s, nowhere.sum(), len(nowhere), "neither target nor history there"))
-    alike = corpus.items.filter(pl.struct("domain", "title").is_duplicated()).height
-    rows.append(("items with a title of another", "all", alike, corpus.n_items, "text cannot tell them apart"))
-    rows += _leakage_in_time(corpus, samples)
-    rows = [(what, s, int(n), int(of), round(int(n) / max(1, int(of)), 4), meaning) for what, s, n, of, meaning in rows]
-    return pl.DataFrame(rows, schema=["finding", "split", "count", "of", "share", "meaning"], orient="row")
-
-
-def _leakage_in_time(corpus: Corpus, samples: dict[str, np.ndarray]) -> list[tuple]:
-    """Findings about times. A domain is cut by itself, so what a recommender may know is judged within it; a language model
-    that trains on several domains sees the other domains' later events besides."""
-    if corpus.times is None:
-        return []
-    rows = []
-    own, others = _latest_training(corpus, samples["train"])
-    for s in ("valid", "test"):
-        users, when = corpus.owners(samples[s]), corpus.times[samples[s]]
-        early = (when < own[users]).sum()
-        rows.append(("target older than a training target", s, early, len(when), "training knows its domain's future"))
-        if len(corpus.domains) > 1:
-            early = (when < others[users]).sum()
-            rows.append(("target older than another domain's", s, early, len(when), "CSFT knows other domains' future"))
-    for s, t in samples.items():
-        tied = (corpus.times[t] == corpus.times[t - 1]).sum()
-        rows.append(("target tied in time with the item before", s, tied, len(t), "their order is the source's row order"))
-    return rows
-
-
-def _latest_training(corpus: Corpus, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,))."""
-    domains = corpus.users["domain"]
-    of_target = domains.gather(corpus.owners(targets))
-    latest = dict(pl.DataFrame({"domain": of_target, "time": corpus.times[targets]}).group_by("domain").max().iter_rows())
-    seen = {d: t for d, t in latest.items() if d in corpus.train_domains}
-    others = {d: max((t for e, t in seen.items() if e != d), default=NO_TIME) for d in corpus.domains}
-    own = {d: latest.get(d, NO_TIME) for d in corpus.domains}
-    return tuple(domains.replace_strict(table, return_dtype=pl.Int64).to_numpy() for table in (own, others))
-
-
-def _seen_in_training(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
-    """Whether each item (bool (N + 1,)) is the target, or in the history, of a training sample."""
-    starts = corpus.starts(targets)
-    # +1 where a sample's window of items begins, -1 after its target: the running sum is above 0 inside any window.
-    change = np.bincount(starts, minlength=len(corpus.sequence) + 1).astype(np.int64)
-    change -= np.bincount(targets + 1, minlength=len(corpus.sequence) + 1)
-    seen = np.zeros(corpus.n_items + 1, dtype=bool)
-    seen[corpus.sequence[np.cumsum(change)[:-1] > 0]] = True
-    return seen
-
-
-def _text_codes(corpus: Corpus) -> np.ndarray:
-    """A number (int64 (N + 1,)) for each item, equal for equal texts; -1 for padding."""
-    return np.concatenate([[-1], corpus.items["title"].rank("dense").to_numpy().astype(np.int64)])
-
-
-def _in_history(corpus: Corpus, targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Whether each target's code is also that of an item of its history (bool)."""
-    starts, found = corpus.starts(targets), np.zeros(len(targets), dtype=bool)
-    for back in range(1, corpus.max_history + 1):
-        inside = targets - back >= starts
-        if not inside.any():
-            break
-        found |= inside & (codes[corpus.sequence[np.maximum(targets - back, 0)]] == codes[corpus.sequence[targets]])
-    return found
 
 
 def _as_given(interactions: Interactions, settings: Data) -> Corpus:
@@ -419,7 +179,7 @@ def _categorical(ids: pl.Series) -> pl.Series:
 def _user_subset(events: Events, interactions: Interactions, settings: Data, steps: Steps) -> Events:
     if settings.users <= 0:
         return events
-    first = _first_positions(events.user)
+    first = first_positions(events.user)
     codes = np.flatnonzero(first >= 0)
     if settings.users >= len(codes):
         return events
@@ -501,7 +261,7 @@ def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndar
     pairs = events.user.astype(np.int64) * n_domains + of_items[events.item]
     owners = np.flatnonzero(np.bincount(pairs)) // n_domains
     several = np.bincount(owners)[owners] > 1
-    return Events(events.row, _renumbered(pairs).astype(np.int32), events.item, events.time), several
+    return Events(events.row, renumbered(pairs).astype(np.int32), events.item, events.time), several
 
 
 def _dense_part(
@@ -568,7 +328,7 @@ def _corpus(
 ) -> Corpus:
     """The corpus of cleaned events, split by `rules`, or as the source says where there are none."""
     # Users are numbered by their first event: `first` is where that stands, in the source's order.
-    first = _first_positions(events.user)
+    first = first_positions(events.user)
     first = np.sort(first[first >= 0])
     numbers = np.empty(len(several), dtype=np.int32)
     numbers[events.user[first]] = np.arange(len(first))
@@ -628,24 +388,6 @@ def _train_domains(found: list[str], interactions: Interactions, settings: Data)
 
 
 # -- small ------------------------------------------------------------------------------------------------------------
-
-
-def _positions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each interaction within its user, and its user's length (int64, both (T,))."""
-    lengths = np.repeat(np.diff(offsets), np.diff(offsets))
-    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)), lengths
-
-
-def _first_positions(codes: np.ndarray) -> np.ndarray:
-    """Position of the first occurrence of each code from 0 to the largest (int64); -1 where a code does not occur."""
-    first = np.full(int(codes.max(initial=-1)) + 1, -1)
-    first[codes[::-1]] = np.arange(len(codes))[::-1]  # of several assignments to one place the last holds
-    return first
-
-
-def _renumbered(codes: np.ndarray) -> np.ndarray:
-    """The codes as 0, 1, 2, ... in their order, without gaps (int32)."""
-    return (np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1))[codes]
 
 
 def _windowed(settings: Data) -> bool:

@@ -1,1 +1,1 @@
-"""The product out: encoder and tables in the layouts of other tools."""
+"""The product out: encoder, tables and corpus in the layouts of other tools."""

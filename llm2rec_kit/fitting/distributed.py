@@ -51,6 +51,12 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
+def say(line: str) -> None:
+    """Print, on process 0 alone."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
 def share(micro: MicroBatch) -> MicroBatch:
     """This process's rows of a micro-batch; `count` stays that of the whole.
 

@@ -13,13 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import shutil
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,50 +22,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, SequentialSampler
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.fitting import checkpoints, distributed, live, lora, tracking
-from llm2rec_kit.fitting.distributed import MicroBatch
+from llm2rec_kit.fitting import blame, checkpoints, distributed, live, lora, tracking
+from llm2rec_kit.fitting.blame import Loss
+from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, notebook_callbacks
+from llm2rec_kit.fitting.distributed import MicroBatch, say
+from llm2rec_kit.fitting.history import repeatable
 from llm2rec_kit.models import backbone, kernels
 
-Loss = Callable[[PreTrainedModel, MicroBatch], tuple[torch.Tensor, int]]
 Validate = Callable[[PreTrainedModel], dict[str, float]]
-
-
-# Settings that a result does not depend on (but for rounding): memory, when to save, what stops a training that breaks.
-ASIDE = (
-    "batch_tokens",
-    "gradient_checkpointing",
-    "gradient_cache",
-    "save_every",
-    "collapse_loss",
-    "collapse_uniformity",
-    "collapse_rank",
-)
-UNKEPT = ("report_to",)  # of the one who trains, not of what is trained: in no manifest
-QUIET_SECONDS = 30  # a log without a word for longer looks like a hang
 
 
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message names the step and the last good checkpoint."""
-
-
-def key(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]:
-    """What `Run.make`, `stale` and `adopt` take for an artefact of a training: {"settings", "aside"}.
-
-    Where it computes (device, dtype) counts among its settings, and so does what `other` says. Where dropout is drawn, its
-    draws follow the micro-batches, so there `batch_tokens` counts, too.
-    """
-    dropout = settings.tuning == "lora" and settings.lora_dropout > 0
-    dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0
-    aside = [name for name in ASIDE if hasattr(settings, name) and not (dropout and name == "batch_tokens")]
-    kept = {k: v for k, v in settings.as_dict().items() if k not in UNKEPT}
-    return {"settings": kept | place.where | other, "aside": aside}
 
 
 def fit(
@@ -102,7 +70,7 @@ def fit(
     backbone.check_head(model)
     dtype, horizon = model.dtype, planned_steps(settings, batches)
     if horizon < settings.steps:
-        _say(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
+        say(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
     trainer = StepTrainer(
         inner=model,
         loss=loss,
@@ -121,10 +89,10 @@ def fit(
             headless=any("chunks" in micro for micro in batches[0]),
         ),
     )
-    for unwanted in (PrinterCallback, ProgressCallback, *_notebook_callbacks()):
+    for unwanted in (PrinterCallback, ProgressCallback, *notebook_callbacks()):
         trainer.remove_callback(unwanted)
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
-    for callback in (_Progress(name, settings.steps), bar, _SaveAsSet(), *callbacks):
+    for callback in (Progress(name, settings.steps), bar, SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
     with kernels.fast_linears(model), tracking.tracked(trainer, settings, folder):
         trainer.go(name)
@@ -196,7 +164,7 @@ class StepTrainer(Trainer):
         folder = Path(self.args.output_dir)
         found = distributed.told(str(checkpoints.last(folder) or "") if distributed.rank() == 0 else "")
         if found:
-            _say(f"  {name}: resuming from {Path(found).name}")
+            say(f"  {name}: resuming from {Path(found).name}")
             self.state = TrainerState.load_from_json(str(Path(found) / "trainer_state.json"))
             self.pending = checkpoints.marker(Path(found))["pending"]
             self.train_dataset.start = self.state.global_step
@@ -204,17 +172,17 @@ class StepTrainer(Trainer):
                 if not distributed.sharded():
                     self._load_from_checkpoint(found)
                 return
-        stop = _Stop()
+        stop = Stop()
         self.add_callback(stop)
         try:
             with stop.listening(name), _called_as_loss(self.model, self.inner, self.sum_loss):
                 self.train(resume_from_checkpoint=found or None)
         except KeyboardInterrupt:
-            _say(f"  {name}: interrupted. {self._last_sound()} Run the same cell or command again to go on from there.")
+            say(f"  {name}: interrupted. {self._last_sound()} Run the same cell or command again to go on from there.")
             raise
         if stop.asked:
             saved = f"{name}: interrupted after step {self.state.global_step} of {self.settings.steps}, which is saved."
-            _say(f"  {saved} Run the same cell or command again to go on from there.")
+            say(f"  {saved} Run the same cell or command again to go on from there.")
             raise KeyboardInterrupt(saved)
 
     def restore_kept(self) -> None:
@@ -229,7 +197,7 @@ class StepTrainer(Trainer):
 
     def history(self) -> list[dict[str, float]]:
         """The log's rows that repeat from run to run, and which step is best and which is kept."""
-        rows = [row for entry in self.state.log_history if len(row := _repeatable(entry)) > 1]
+        rows = [row for entry in self.state.log_history if len(row := repeatable(entry)) > 1]
         if best := self._best_step():
             last = self.state.global_step
             kept = best if self.settings.keep == "best" else last
@@ -282,31 +250,10 @@ class StepTrainer(Trainer):
             )
 
     def _blame(self, what: str) -> str:
-        """The first row of the step (of this process) whose own loss, or gradient, is not finite, with its text."""
+        """Where in the step (of this process) it is: the first row whose own loss, or gradient, is not finite."""
         if distributed.sharded():  # a model in pieces cannot be asked by one process alone
             return f"in one of its {len(self.step_inputs)} micro-batches"
-        for k, micro in enumerate(self.step_inputs, 1):
-            rows = _rows_of_chunks(micro) if "chunks" in micro else range(len(micro["input_ids"]))
-            for n, row in enumerate(rows, 1):
-                one = row if "chunks" in micro else distributed.take(micro, torch.tensor([row]))
-                if not self._is_finite(what, one):
-                    text = _text(self.inner, one["input_ids"][0].tolist())
-                    return f"micro-batch {k} of {len(self.step_inputs)}, row {n} of {len(rows)}: {text}"
-        return "no row of it alone shows it, only all together"
-
-    def _is_finite(self, what: str, row: MicroBatch) -> bool:
-        """Whether loss or gradient of one row is; of a title's view, its states."""
-        row = self._prepare_inputs(row)
-        if "labels" not in row:
-            with torch.no_grad():
-                found = [backbone.body(self.inner)(**row, use_cache=False).last_hidden_state]
-        else:
-            loss = self.sum_loss(self.inner, row)[0]
-            found = [loss.detach()]
-            if what == "gradient":
-                parameters = [p for p in self.inner.parameters() if p.requires_grad]
-                found = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
-        return all(f.isfinite().all() for f in found)
+        return blame.first_row(what, self.step_inputs, self.inner, self.sum_loss, self._prepare_inputs)
 
     # -- validation --------------------------------------------------------------------------------------------------
 
@@ -418,80 +365,6 @@ class _Steps(torch.utils.data.Dataset):
         return self.batches[self.start + k]
 
 
-class _Progress(TrainerCallback):
-    """A bar in a terminal, elsewhere a line at least every QUIET_SECONDS; and one printed line at each validation."""
-
-    def __init__(self, name: str, steps: int) -> None:
-        self.name, self.last = name, {}
-        self.began, self.spoke = (0, time.monotonic()), time.monotonic()
-        quiet = distributed.rank() > 0 or not sys.stderr.isatty()
-        self.bar = tqdm(total=steps, desc=name, unit="step", leave=False, disable=quiet)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = state.global_step, time.monotonic()  # a resumed training does not begin at 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(state.global_step - self.bar.n)
-        now = time.monotonic()
-        if self.bar.disable and now - self.spoke >= QUIET_SECONDS:
-            self.spoke = now
-            done, before = state.global_step - self.began[0], now - self.began[1]
-            left = (state.max_steps - state.global_step) * before / max(1, done)
-            pace = f"{before / max(1, done):.1f} s a step, about {tqdm.format_interval(left)} left"
-            _say(f"  {self.name} step {state.global_step}/{state.max_steps}: {pace}")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        self.last |= logs or {}
-        if any(k.startswith("validation_") for k in logs or {}):
-            self.spoke = time.monotonic()
-            shown = [
-                f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last if k == "loss" or k.startswith("validation_")
-            ]
-            _say(f"  {self.name} step {state.global_step}/{state.max_steps}: {', '.join(shown)}")
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self.bar.close()
-
-
-class _SaveAsSet(TrainerCallback):
-    """Saves as often as it is set now: a checkpoint brings along how often it was when it was written."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        state.save_steps = args.save_steps
-
-
-class _Stop(TrainerCallback):
-    """Turns an interrupt into the end of the step: an update cut in half could not be resumed from."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextlib.contextmanager
-    def listening(self, name: str) -> Iterator[None]:
-        """The first interrupt is noted, the second stops at once. Only where signals can be had (one process, main thread)
-        and are wanted: a job in the background ignores them."""
-        before = signal.getsignal(signal.SIGINT)
-        main = threading.current_thread() is threading.main_thread()
-        if distributed.world() > 1 or not main or before is signal.SIG_IGN:
-            yield
-            return
-
-        def note(*_: Any) -> None:
-            self.asked = True
-            signal.signal(signal.SIGINT, before)
-            print(f"\n  {name}: finishing the step and saving it; interrupt again to stop at once", flush=True)
-
-        signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-
-
 @contextlib.contextmanager
 def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) -> Iterator[None]:
     """While open, `model(micro=...)` is the summed loss of a micro-batch; any other call is the model's own."""
@@ -514,11 +387,6 @@ def _tokens(micro: MicroBatch) -> int:
     return sum(part["input_ids"].numel() for part in micro.get("chunks", [micro]))
 
 
-def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:
-    """The views of a contrastive micro-batch, one row each."""
-    return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
-
-
 def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:
     """The steps over which the learning rate decays: a number, or epochs (official code), or the steps that are trained.
 
@@ -532,37 +400,6 @@ def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> 
             f"{settings.prefix}_schedule_epochs ({settings.schedule_epochs}), not both: set one of them to 0."
         )
     return settings.schedule_epochs * batches.steps_per_epoch
-
-
-def write_history(history: list[dict[str, float]], folder: Path) -> None:
-    """Keep the history as `history.json` beside the saved weights; the checkpoints have done their work and go."""
-    (folder / "history.json").write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The history that `write_history` kept."""
-    return json.loads((Path(folder) / "history.json").read_text())
-
-
-def final(history: list[dict[str, float]]) -> dict[str, float]:
-    """The last value of every number in a history, for a record."""
-    return {k: v for row in history for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
-
-
-def drawn(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Which of n titles optimiser step `step` (from 0) reads: a new permutation an epoch, whole batches only."""
-    size = min(n, batch_size)
-    epoch, k = divmod(step, n // size)
-    return np.random.default_rng([seed, epoch]).permutation(n)[k * size : (k + 1) * size]
-
-
-def train_titles(corpus: Corpus) -> list[str]:
-    """The distinct titles of the training domains, in item order: what stage 2 learns from (paper sec. 4.1.3).
-
-    Those of items that no training sample has, too, as in the official code: a title is no interaction. No title of another domain.
-    """
-    return corpus.select(corpus.train_domains)[0].items["title"].unique(maintain_order=True).to_list()
 
 
 def _arguments(
@@ -607,34 +444,3 @@ def _arguments(
 def _seed(*parts: int) -> int:
     """One seed out of several numbers."""
     return int(np.random.SeedSequence([*parts, 3]).generate_state(1, np.uint64)[0])
-
-
-def _text(model: PreTrainedModel, ids: list[int]) -> str:
-    """Token ids as text, where the tokenizer is found beside the model's weights; for an error message."""
-    from transformers import AutoTokenizer
-
-    with contextlib.suppress(OSError, ValueError):
-        return repr(AutoTokenizer.from_pretrained(model.name_or_path or "?").decode(ids, skip_special_tokens=True))
-    return f"tokens {ids}"
-
-
-def _say(line: str) -> None:
-    """Print, on process 0 alone."""
-    if distributed.rank() == 0:
-        print(line, flush=True)
-
-
-def _notebook_callbacks() -> list[type]:
-    """In a kernel Trainer adds an HTML table that cannot show our validation numbers."""
-    from transformers.utils import is_in_notebook
-
-    if not is_in_notebook():
-        return []
-    from transformers.utils.notebook import NotebookProgressCallback
-
-    return [NotebookProgressCallback]
-
-
-def _repeatable(entry: dict[str, float]) -> dict[str, float]:
-    """The step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
-    return {"step": entry["step"]} | tracking.numbers(entry)

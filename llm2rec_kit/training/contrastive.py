@@ -21,9 +21,10 @@ from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.tokenisation import length_batches, pad, pool, title_tokens
 from llm2rec_kit.fitting import distributed
-from llm2rec_kit.fitting.trainer import drawn, fit
+from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.training.collapse_watch import Watch
+from llm2rec_kit.training.titles import drawn
 
 PROBED = 512  # titles whose alignment, uniformity and effective rank are followed
 

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.tokenisation import length_batches, pad, title_tokens
-from llm2rec_kit.fitting.trainer import drawn, fit
+from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone
+from llm2rec_kit.training.titles import drawn
 
 
 class Batches:

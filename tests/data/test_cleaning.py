@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID
-from llm2rec_kit.data import cleaning
+from llm2rec_kit.data import cleaning, leakage
+from llm2rec_kit.data.events import first_events, k_core
 from llm2rec_kit.data.sources import Interactions
+from llm2rec_kit.data.splits import global_time, leave_one_out, split, split_times
 from llm2rec_kit.settings import Data
 
 
@@ -140,7 +142,7 @@ pairs = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
 def test_first_events_against_a_plain_search(events, same_time):
     users, items, times = (np.array([e[j] for e in events], dtype=np.int64) for j in range(3))
-    kept = cleaning.first_events(users, items, times, same_time=same_time).tolist()
+    kept = first_events(users, items, times, same_time=same_time).tolist()
     for k, (u, i, t) in enumerate(events):
         rivals = [(t2, j) for j, (u2, i2, t2) in enumerate(events) if (u2, i2) == (u, i) and (not same_time or t2 == t)]
         assert kept[k] == (min(rivals) == (t, k))
@@ -299,7 +301,7 @@ def slow_k_core(pairs: list[tuple[int, int]], k_user: int, k_item: int) -> list[
 @settings(max_examples=100, deadline=None)
 def test_k_core_is_the_fixed_point(pairs, k_user, k_item):
     users, items = (np.array([p[j] for p in pairs], dtype=np.int64) for j in (0, 1))
-    kept = np.flatnonzero(cleaning.k_core(users, items, k_user, k_item)).tolist()
+    kept = np.flatnonzero(k_core(users, items, k_user, k_item)).tolist()
     assert kept == slow_k_core(pairs, k_user, k_item)
 
 
@@ -313,7 +315,7 @@ def test_with_k_below_three_both_minima_hold():
 @settings(max_examples=60, deadline=None)
 def test_leave_one_out_cuts_each_user(lengths):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    targets, splits = cleaning.leave_one_out(offsets)
+    targets, splits = leave_one_out(offsets)
     expected = []
     for start, length in zip(offsets, lengths, strict=False):
         expected += [(start + p, TEST if p == length - 1 else VALID if p == length - 2 else TRAIN) for p in range(1, length)]
@@ -352,11 +354,11 @@ def test_each_domain_is_split_by_itself_and_by_its_rule(users, rules):
     domains = pl.Series([d for d, _ in users])
     if None in cuts:
         with pytest.raises(ValueError, match="needs samples in each of its parts"):
-            cleaning.split(offsets, flat, domains, rules)
+            split(offsets, flat, domains, rules)
         return
     for cut in cuts:
         expected |= cut
-    targets, splits = cleaning.split(offsets, flat, domains, rules)
+    targets, splits = split(offsets, flat, domains, rules)
     assert targets.tolist() == sorted(expected)
     assert dict(zip(targets.tolist(), splits.tolist(), strict=True)) == expected
 
@@ -368,7 +370,7 @@ def test_samples_of_equal_time_are_cut_in_the_corpuss_order_at_any_size(grain):
     order = sorted(range(len(when)), key=lambda k: when[k])
     expected = np.empty(len(when), dtype=np.uint8)
     expected[order] = [TRAIN] * 4000 + [VALID] * 500 + [TEST] * 500
-    assert (cleaning.global_time(when) == expected).all()
+    assert (global_time(when) == expected).all()
 
 
 ERAS = {"x": "old", "y": "old", "z": "old", "a": "new", "b": "new", "c": "new"}
@@ -504,7 +506,7 @@ def test_what_cannot_be_is_explained():
 
 
 def findings(corpus) -> dict[tuple[str, str], tuple[int, int]]:
-    return {(r["finding"], r["split"]): (r["count"], r["of"]) for r in cleaning.leakage(corpus).to_dicts()}
+    return {(r["finding"], r["split"]): (r["count"], r["of"]) for r in leakage.leakage(corpus).to_dicts()}
 
 
 def test_leakage_counts_by_hand():
@@ -566,17 +568,17 @@ def test_the_future_is_that_of_the_own_domain_and_of_the_others_that_train():
 
 def test_when_each_domain_is_cut():
     by_time = cleaning.build(two_eras(), plain(split="global_time"))
-    table = cleaning.split_times(by_time).with_columns(cs.datetime().dt.epoch("ms"))
+    table = split_times(by_time).with_columns(cs.datetime().dt.epoch("ms"))
     columns = ["domain", "rule", "train until", "valid from", "valid until", "test from"]
     assert table.columns == columns
     assert table.rows() == [
         ("old", "global_time", 73, 82, 83, 92),
         ("new", "global_time", 10_073, 10_082, 10_083, 10_092),
     ]
-    held = cleaning.split_times(cleaning.build(two_eras(), plain()))
+    held = split_times(cleaning.build(two_eras(), plain()))
     assert held["rule"].to_list() == ["leave_one_out"] * 2
     assert held["train until"].null_count() == 2  # three events: one validates, one tests
-    assert cleaning.split_times(cleaning.build(shop([("u", i) for i in "abc"], LETTERS), plain())).is_empty()
+    assert split_times(cleaning.build(shop([("u", i) for i in "abc"], LETTERS), plain())).is_empty()
 
 
 def test_without_training_or_times_the_audit_still_answers():

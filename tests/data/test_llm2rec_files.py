@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, sources
-from llm2rec_kit.data.sources import llm2rec_files
+from llm2rec_kit.export import llm2rec_files
 from llm2rec_kit.settings import Data
 
 SPLITS = ("train", "valid", "test")

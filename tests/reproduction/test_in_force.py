@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.fitting import trainer
+from llm2rec_kit.fitting import artefact
 from llm2rec_kit.reproduction.runner import in_force, notebooks, recorded
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import SERIES, ArtefactError, Run
@@ -28,10 +28,10 @@ def run(tmp_path):
     run.make(
         "csft",
         write,
-        **trainer.key(S.CSFT(steps=12, warmup_steps=2, save_every=3), S.Backbone(device="cpu")),
+        **artefact.key(S.CSFT(steps=12, warmup_steps=2, save_every=3), S.Backbone(device="cpu")),
         inputs=["corpus"],
     )
-    run.make("mntp", write, **trainer.key(S.MNTP(steps=5), S.Backbone()), inputs=["csft"])
+    run.make("mntp", write, **artefact.key(S.MNTP(steps=5), S.Backbone()), inputs=["csft"])
     return run
 
 
@@ -53,7 +53,7 @@ def sources(found, *names):
 
 def make_csft(run, values):
     return run.make(
-        "csft", write, **trainer.key(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)), inputs=["corpus"]
+        "csft", write, **artefact.key(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)), inputs=["corpus"]
     )
 
 
@@ -163,7 +163,7 @@ def test_opened_on_a_finished_run_everything_is_reused(run, capsys):
 
 def test_what_is_typed_and_would_replace_stops_with_what_would_be_lost_and_the_ways_on(run):
     opened, values = in_force.opened(cells(run, CELL, csft_steps=9))
-    key = trainer.key(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)) | {"inputs": ["corpus"]}
+    key = artefact.key(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)) | {"inputs": ["corpus"]}
     for act in (lambda: make_csft(opened, values), lambda: opened.stale("csft", **key)):
         with pytest.raises(in_force.WouldReplace) as stop:
             act()

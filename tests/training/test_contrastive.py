@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm2rec_kit.fitting.trainer import drawn
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.settings import Contrastive
 from llm2rec_kit.training import contrastive
+from llm2rec_kit.training.titles import drawn
 
 TITLES = make_corpus().titles
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_corpus
 from trained import SETTINGS, same, train, train_contrastive
 
-from llm2rec_kit.fitting import tracking, trainer
+from llm2rec_kit.fitting import artefact, tracking, trainer
 from llm2rec_kit.reproduction.runner import feasibility
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, SettingsError
 
@@ -133,8 +133,8 @@ def test_an_unknown_one_is_refused():
 
 def test_it_stands_in_no_key():
     place = Backbone()
-    assert trainer.key(SETTINGS, place) == trainer.key(CSFT(**{**SETTINGS.as_dict(), "report_to": "wandb"}), place)
-    assert "report_to" not in trainer.key(SETTINGS, place)["settings"]
+    assert artefact.key(SETTINGS, place) == artefact.key(CSFT(**{**SETTINGS.as_dict(), "report_to": "wandb"}), place)
+    assert "report_to" not in artefact.key(SETTINGS, place)["settings"]
 
 
 def test_what_a_tracker_keeps_here_lies_in_the_run_s_folder_unless_its_own_variable_says_otherwise(monkeypatch, tmp_path):

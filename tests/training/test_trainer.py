@@ -18,9 +18,11 @@ from transformers import TrainerCallback
 
 from llm2rec_kit.corpus import mix
 from llm2rec_kit.fitting import checkpoints, trainer
+from llm2rec_kit.fitting.history import final, read_history, write_history
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
 from llm2rec_kit.training import contrastive, csft, mntp
+from llm2rec_kit.training.titles import drawn, train_titles
 
 
 def losses(history, name="loss"):
@@ -36,7 +38,7 @@ def test_stage_2_learns_from_the_titles_of_the_training_domains_alone():
     corpus = mix([seen, replace(seen, items=elsewhere, users=seen.users.with_columns(domain=pl.lit("other")))])
 
     def of(*domains):
-        return trainer.train_titles(replace(corpus, facts=corpus.facts | {"train_domains": list(domains)}))
+        return train_titles(replace(corpus, facts=corpus.facts | {"train_domains": list(domains)}))
 
     own = [name for k, name in enumerate(names) if k != 6]
     assert of("toy") == own  # each once, in order
@@ -53,9 +55,9 @@ def test_training_lowers_the_loss_and_repeats_to_the_byte(tmp_path):
     assert history == again
     assert same(first, second)
     assert (tmp_path / "a" / "checkpoints" / "checkpoint-30").exists()
-    trainer.write_history(history, tmp_path / "a")
+    write_history(history, tmp_path / "a")
     assert not (tmp_path / "a" / "checkpoints").exists()
-    assert trainer.read_history(tmp_path / "a") == history
+    assert read_history(tmp_path / "a") == history
 
 
 def test_a_step_is_what_a_plain_loop_with_torch_alone_does(tmp_path):
@@ -154,7 +156,7 @@ def test_the_best_weights_come_back_where_they_are_asked_for(tmp_path):
     kept, history = fit_overfitting(tmp_path, seen, keep="best")
     assert same(kept, seen.at[4])
     assert max(seen.at) == 12
-    assert trainer.final(history) | {"best_step": 4, "best_validation_loss": 1.0, "kept_step": 4} == trainer.final(history)
+    assert final(history) | {"best_step": 4, "best_validation_loss": 1.0, "kept_step": 4} == final(history)
 
 
 def test_the_last_weights_are_kept_otherwise_and_the_best_is_recorded(tmp_path):
@@ -310,9 +312,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_each_step_draws_distinct_titles_and_an_epoch_repeats_none():
-    drawn = [trainer.drawn(10, 3, 7, step).tolist() for step in range(3)]
-    assert len({i for batch in drawn for i in batch}) == 9
-    assert drawn == [trainer.drawn(10, 3, 7, step).tolist() for step in range(3)]
+    steps = [drawn(10, 3, 7, step).tolist() for step in range(3)]
+    assert len({i for batch in steps for i in batch}) == 9
+    assert steps == [drawn(10, 3, 7, step).tolist() for step in range(3)]
 
 
 def test_stage_two_learns_and_stays_bidirectional(tmp_path):

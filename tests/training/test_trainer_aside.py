@@ -10,7 +10,8 @@ import pytest
 import torch
 from trained import SETTINGS, csft_parts, tiny, train
 
-from llm2rec_kit.fitting import checkpoints, trainer
+from llm2rec_kit.fitting import artefact, checkpoints, trainer
+from llm2rec_kit.fitting.history import final, read_history, write_history
 from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
@@ -27,10 +28,10 @@ def make(run: Run, loss=csft.loss, **changes) -> Path:
         model, batches, validate = csft_parts(settings)
         history = trainer.fit("csft", model, batches, loss, settings, folder, validate=validate)
         backbone.save(model, tiny()[1], folder)
-        trainer.write_history(history, folder)
-        return trainer.final(history)
+        write_history(history, folder)
+        return final(history)
 
-    return run.make("csft", build, **trainer.key(settings, PLACE))
+    return run.make("csft", build, **artefact.key(settings, PLACE))
 
 
 def out_of_memory(at: int):
@@ -61,7 +62,7 @@ def test_out_of_memory_goes_on_from_the_checkpoint_with_less(tmp_path, capsys):
     expected, history = train(tmp_path / "plain")
     for name, value in weights(made).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
-    found = trainer.read_history(made)
+    found = read_history(made)
     assert [row["step"] for row in found] == [row["step"] for row in history]
     assert run.manifest("csft")["settings"]["batch_tokens"] == 64  # what it was finished with
 
@@ -112,14 +113,14 @@ def test_a_resumed_training_saves_as_often_as_it_is_set_now(tmp_path, monkeypatc
         (CSFT(), {"batch_tokens", "gradient_checkpointing", "save_every"}),
         (CSFT(tuning="lora"), {"gradient_checkpointing", "save_every"}),
         (MNTP(tuning="lora", lora_dropout=0.0), {"batch_tokens", "gradient_checkpointing", "save_every"}),
-        (Contrastive(), set(trainer.ASIDE)),
-        (Contrastive(views="dropout"), set(trainer.ASIDE) - {"batch_tokens"}),
+        (Contrastive(), set(artefact.ASIDE)),
+        (Contrastive(views="dropout"), set(artefact.ASIDE) - {"batch_tokens"}),
     ],
 )
 def test_what_counts(settings, aside):
-    key = trainer.key(settings, PLACE, domains=["toy"])
+    key = artefact.key(settings, PLACE, domains=["toy"])
     assert set(key["aside"]) == aside
-    kept = {name: value for name, value in settings.as_dict().items() if name not in trainer.UNKEPT}
+    kept = {name: value for name, value in settings.as_dict().items() if name not in artefact.UNKEPT}
     assert key["settings"] == kept | {"device": "cpu", "dtype": "auto", "domains": ["toy"]}
 
 
@@ -127,17 +128,17 @@ def test_runs_of_a_store_share_what_differs_in_memory_alone(tmp_path):
     (tmp_path / ".store").mkdir()
     made = []
     for name, tokens in (("a", 1), ("b", 2)):
-        key = trainer.key(CSFT(batch_tokens=tokens), PLACE)
+        key = artefact.key(CSFT(batch_tokens=tokens), PLACE)
         run = Run(name, tmp_path)
         assert run.stale("csft", **key) == (name == "a")
         run.make("csft", lambda folder: made.append(folder), **key)
     assert len(made) == 1
     run.forget("csft")
-    assert Run("c", tmp_path).stale("csft", **trainer.key(CSFT(batch_tokens=3), PLACE))
+    assert Run("c", tmp_path).stale("csft", **artefact.key(CSFT(batch_tokens=3), PLACE))
 
 
 def test_a_study_adopts_what_differs_in_memory_alone(tmp_path):
     base, study = Run("base", tmp_path), Run("study", tmp_path)
-    base.make("csft", lambda folder: None, **trainer.key(CSFT(), PLACE))
-    assert study.adopt(base, "csft", **trainer.key(CSFT(save_every=5), PLACE))
-    assert not study.adopt(base, "csft", **trainer.key(CSFT(steps=5), PLACE))
+    base.make("csft", lambda folder: None, **artefact.key(CSFT(), PLACE))
+    assert study.adopt(base, "csft", **artefact.key(CSFT(save_every=5), PLACE))
+    assert not study.adopt(base, "csft", **artefact.key(CSFT(steps=5), PLACE))

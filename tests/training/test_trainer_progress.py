@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm2rec_kit.fitting import trainer
+from llm2rec_kit.fitting import callbacks
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds, moved on by hand."""
     now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now.seconds)
     return now
 
 
@@ -22,7 +22,7 @@ def at(step):
 
 
 def test_a_log_hears_of_a_slow_training_every_half_minute(clock, capsys):
-    shown = trainer._Progress("csft", 100)
+    shown = callbacks.Progress("csft", 100)
     shown.on_train_begin(None, at(20), None)  # resumed there
     for step in range(21, 31):
         clock.seconds += 12
@@ -36,7 +36,7 @@ def test_a_log_hears_of_a_slow_training_every_half_minute(clock, capsys):
 
 
 def test_a_validation_is_such_a_word(clock, capsys):
-    shown = trainer._Progress("csft", 100)
+    shown = callbacks.Progress("csft", 100)
     shown.on_train_begin(None, at(0), None)
     for step in (1, 2):
         clock.seconds += 20
@@ -46,7 +46,7 @@ def test_a_validation_is_such_a_word(clock, capsys):
 
 
 def test_a_fast_training_says_nothing_between_validations(clock, capsys):
-    shown = trainer._Progress("csft", 100)
+    shown = callbacks.Progress("csft", 100)
     shown.on_train_begin(None, at(0), None)
     for step in range(1, 101):
         clock.seconds += 0.2

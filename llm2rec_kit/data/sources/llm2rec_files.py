@@ -1,4 +1,4 @@
-"""The files of the official LLM2Rec code, read and written: its samples and splits kept as they are.
+"""The files of the official LLM2Rec code, read: its samples and splits kept as they are. `export.llm2rec_files` writes them.
 
 The released data (one zip on Google Drive, 406,437,924 bytes, id 1GIXWaaaNuUkUtuFy5JTN0OwAQiLGb2z4) unpacks to a folder a
 category, `<Category>/5-core/`, where each sample is a row of its own:
@@ -25,12 +25,11 @@ stand for users: identical beginnings of two users can be swapped, which changes
 from __future__ import annotations
 
 import ast
-import csv
 import itertools
 import json
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,18 +37,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, folder_of, listing, mended, note_items
 from llm2rec_kit.settings import Data
-from llm2rec_kit.storage import expanded, write_json, writing_folder
-from llm2rec_kit.storage.tab_separated import PANDAS_MISSING
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id"]
 NUMBERS = r"^\s*\[\s*[0-9]{1,18}(\s*,\s*[0-9]{1,18})*\s*\]\s*$"
 NUMBERS_LINE = re.compile(r"\s*[0-9]{1,18}(\s+[0-9]{1,18})*\s*")
 LARGEST_CELL = 1 << 20  # characters; no list of ids or titles is longer
-EXPORT = "llm2rec_files.json"  # written last into a folder that `write` made
 LAYOUT = (
     "data_source 'llm2rec' expects the official code's files: a folder with train_data.txt, val_data.txt, test_data.txt and "
     "item_titles.json (or these in downstream/), or with train/, valid/ and test/ holding CSV files and info/ holding a .txt, "
@@ -104,37 +99,6 @@ def load(settings: Data) -> Interactions:
     )
     dropped = [("bad lines", n, why) for why, n in samples.bad.items()]
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
-
-
-def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, int]:
-    """Write `corpus` as the official code's files into `folder` (its `data/<name>/5-core`), whole or not at all.
-
-    Item i is id i in downstream/ and i - 1 in the CSV files; a row holds up to `corpus.max_history` items and the target,
-    rows in the corpus's order. `name` (default: the corpus's one domain, or "mixed") names the CSV and info files. data.txt
-    holds each user's whole sequence, and the last id alone where nobody consumed it, because the official code takes the
-    largest id there as the number of items. A folder that an earlier `write` made is replaced; ValueError for any other that
-    is not empty. Returns the rows of each file, by train, valid, test, data and items, and as `read_as_missing` the titles
-    that the official code's pandas will read as missing ("NA", "null", ...).
-    """
-    folder = expanded(folder)
-    if folder.exists() and not (folder / EXPORT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty and was not written by this function; give a new folder.")
-    name = name or (corpus.domains[0] if len(corpus.domains) == 1 else "mixed")
-    if name != Path(name).name or name.startswith("."):
-        raise ValueError(f"The name of the files is one plain name; found {name!r}. Give another by name=.")
-    titles = [mended(re.sub(CONTROL, " ", t)) for t in corpus.titles]
-    with writing_folder(folder) as part:
-        counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
-        _write_csv(corpus, titles, part, name)
-        (part / "info").mkdir()
-        _lines(part / "info" / f"{name}.txt", (f"{t}\t{i}" for i, t in enumerate(titles)))
-        _lines(part / "info" / "item_titles.txt", titles)
-        counts["read_as_missing"] = sum(t in PANDAS_MISSING for t in titles)
-        write_json(part / EXPORT, {"name": name, "rows": counts, "split": corpus.facts.get("split")})
-    return counts
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
@@ -423,52 +387,3 @@ def _name(folder: Path, tables: dict[str, Path]) -> str:
     while folder.name in ("downstream", "5-core", "clean") and folder.parent != folder:
         folder = folder.parent
     return folder.resolve().name
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def _write_downstream(corpus: Corpus, titles: list[str], folder: Path) -> dict[str, int]:
-    folder.mkdir(parents=True)
-    counts = {}
-    for split, file in TEXTS.items():
-        rows = _rows(corpus, split)
-        counts[split] = _lines(folder / file, (" ".join(map(str, row)) for row in rows))
-    pieces = itertools.pairwise(corpus.offsets)
-    whole = [" ".join(map(str, corpus.sequence[a:b].tolist())) for a, b in pieces if b > a]
-    if corpus.sequence.max(initial=0) < corpus.n_items:
-        whole.append(str(corpus.n_items))
-    counts["data"] = _lines(folder / "data.txt", whole)
-    write_json(folder / "item_titles.json", {str(i): t for i, t in enumerate(titles, 1)})
-    return counts
-
-
-def _write_csv(corpus: Corpus, titles: list[str], folder: Path, name: str) -> None:
-    quoted = [repr(t) for t in titles]
-    users = corpus.users["source_id"].to_list()
-    for split in TEXTS:
-        (folder / split).mkdir()
-        with (folder / split / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(COLUMNS)
-            owners = corpus.owners(corpus.samples(split)).tolist()
-            for owner, row in zip(owners, _rows(corpus, split), strict=True):
-                history, target = [i - 1 for i in row[:-1]], row[-1] - 1
-                names = "[" + ", ".join(quoted[i] for i in history) + "]"
-                out.writerow([users[owner], names, titles[target], str(history), target])
-
-
-def _rows(corpus: Corpus, split: str) -> Iterator[list[int]]:
-    """History and target of each sample of a split."""
-    targets = corpus.samples(split)
-    for start, target in zip(corpus.starts(targets).tolist(), targets.tolist(), strict=True):
-        yield corpus.sequence[start : target + 1].tolist()
-
-
-def _lines(file: Path, lines: Iterable[str]) -> int:
-    count = 0
-    with file.open("w", encoding="utf-8", newline="\n") as out:
-        for line in lines:
-            out.write(line + "\n")
-            count += 1
-    return count

@@ -1,0 +1,106 @@
+"""Splits: which interactions are targets, and whether a target is a sample of train, valid or test.
+
+Each domain is split by itself, as the paper's data sets are data sets of their own: `global_time` cuts a domain at moments of
+that domain's samples. One cut for all would leave a domain that ended early without a test.
+
+Samples of equal target time are cut by `global_time` in the corpus's order: by user, then by position.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from llm2rec_kit.corpus import SPLITS, TEST, TRAIN, VALID, Corpus
+from llm2rec_kit.data.sources import Interactions
+from llm2rec_kit.settings import Data
+
+
+def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
+    """How each domain is to be split, {domain: leave_one_out or global_time}, as `settings.split` says.
+
+    released: Goodreads leave_one_out, the rest global_time, as the official data is split [C]. Goodreads is a domain whose name
+    begins so (goodreads_poetry, too), and whatever comes from the source of that name.
+    """
+    domains = interactions.items["domain"].unique(maintain_order=True).to_list()
+    if settings.split != "released":
+        return dict.fromkeys(domains, settings.split)
+    shelves = [d for d in domains if settings.source == "goodreads" or d.lower().startswith("goodreads")]
+    return {d: "leave_one_out" if d in shelves else "global_time" for d in domains}
+
+
+def split(
+    offsets: np.ndarray, times: np.ndarray | None, domains: pl.Series, rules: dict[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (int64, ascending) and splits (uint8), each domain by itself and by its rule of `rules` (see `split_rules`).
+
+    `domains` names the domain of each user (U,). Raises ValueError naming a domain that `global_time` cannot cut.
+    """
+    targets, splits = leave_one_out(offsets)
+    samples = np.maximum(np.diff(offsets) - 1, 0)  # of each user: every event but the first is a target
+    for domain in domains.unique(maintain_order=True):
+        if rules[domain] == "global_time":
+            own = np.repeat((domains == domain).to_numpy(), samples)
+            splits[own] = global_time(times[targets[own]], domain)
+    return targets, splits
+
+
+def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (int64) and splits (uint8): a user's last is test, the one before valid, the rest from the second train."""
+    positions, lengths = _positions(offsets)
+    splits = np.full(len(positions), TRAIN, dtype=np.uint8)
+    splits[positions == lengths - 1] = TEST
+    splits[positions == lengths - 2] = VALID
+    targets = np.flatnonzero(positions >= 1)
+    return targets, splits[targets]
+
+
+def global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
+    """Splits (uint8) of a domain's samples by the times of their targets (int64): sorted, stably, and cut 80/10/10 [C].
+
+    Raises ValueError where there are too few samples for three parts.
+    """
+    n = len(times)
+    first, second = n * 8 // 10, n * 9 // 10
+    if min(first, second - first, n - second) == 0:
+        raise ValueError(
+            f"The split global_time needs samples in each of its parts (80/10/10) of each domain; {domain!r} has {n} in all. "
+            "Leave the domain out, keep more users (data_users) or lower data_min_interactions."
+        )
+    splits = np.empty(n, dtype=np.uint8)
+    order = np.argsort(times, kind="stable")
+    splits[order[:first]], splits[order[first:second]], splits[order[second:]] = TRAIN, VALID, TEST
+    return splits
+
+
+def given(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
+    targets = np.flatnonzero(marks.is_not_null().to_numpy())
+    splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)
+    if splits.null_count():
+        raise ValueError(f"A source's split is train, valid or test; found {sorted(set(marks.drop_nulls()) - set(SPLITS))}.")
+    return targets, splits.to_numpy()
+
+
+def split_times(corpus: Corpus) -> pl.DataFrame:
+    """Where the splits of each domain lie in time, by their targets: one row a domain (domain, rule, train until, valid from, valid
+    until, test from; UTC). Cut by time, none begins before the one ahead of it ends. Empty where the source has no times."""
+    if corpus.times is None:
+        return pl.DataFrame()
+    domains = corpus.users["domain"].gather(corpus.owners(corpus.targets))
+    frame = pl.DataFrame({"domain": domains, "split": corpus.splits, "time": corpus.times[corpus.targets]})
+    when = {s: pl.col("time").filter(pl.col("split") == code).cast(pl.Datetime("ms")) for s, code in SPLITS.items()}
+    found = frame.group_by("domain").agg(
+        when["train"].max().alias("train until"),
+        when["valid"].min().alias("valid from"),
+        when["valid"].max().alias("valid until"),
+        when["test"].min().alias("test from"),
+    )
+    rules = pl.DataFrame({"domain": corpus.split_rules.keys(), "rule": corpus.split_rules.values()})
+    return rules.join(found, on="domain", maintain_order="left")
+
+
+def _positions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position of each interaction within its user, and its user's length (int64, both (T,))."""
+    lengths = np.repeat(np.diff(offsets), np.diff(offsets))
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)), lengths

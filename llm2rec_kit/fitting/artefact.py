@@ -1,0 +1,32 @@
+"""What an artefact of a training is known by: the settings that count, where it computes, and the settings set aside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm2rec_kit import settings as S
+
+# Settings that a result does not depend on (but for rounding): memory, when to save, what stops a training that breaks.
+ASIDE = (
+    "batch_tokens",
+    "gradient_checkpointing",
+    "gradient_cache",
+    "save_every",
+    "collapse_loss",
+    "collapse_uniformity",
+    "collapse_rank",
+)
+UNKEPT = ("report_to",)  # of the one who trains, not of what is trained: in no manifest
+
+
+def key(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]:
+    """What `Run.make`, `stale` and `adopt` take for an artefact of a training: {"settings", "aside"}.
+
+    Where it computes (device, dtype) counts among its settings, and so does what `other` says. Where dropout is drawn, its
+    draws follow the micro-batches, so there `batch_tokens` counts, too.
+    """
+    dropout = settings.tuning == "lora" and settings.lora_dropout > 0
+    dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0
+    aside = [name for name in ASIDE if hasattr(settings, name) and not (dropout and name == "batch_tokens")]
+    kept = {k: v for k, v in settings.as_dict().items() if k not in UNKEPT}
+    return {"settings": kept | place.where | other, "aside": aside}

@@ -1,0 +1,30 @@
+"""The history of a training: its rows of numbers by step, kept beside the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from llm2rec_kit.fitting import tracking
+
+
+def write_history(history: list[dict[str, float]], folder: Path) -> None:
+    """Keep the history as `history.json` beside the saved weights; the checkpoints have done their work and go."""
+    (folder / "history.json").write_text(json.dumps(history, indent=1, sort_keys=True) + "\n")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The history that `write_history` kept."""
+    return json.loads((Path(folder) / "history.json").read_text())
+
+
+def final(history: list[dict[str, float]]) -> dict[str, float]:
+    """The last value of every number in a history, for a record."""
+    return {k: v for row in history for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
+
+
+def repeatable(entry: dict[str, float]) -> dict[str, float]:
+    """The step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
+    return {"step": entry["step"]} | tracking.numbers(entry)
