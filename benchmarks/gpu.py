@@ -33,10 +33,11 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, preconditions, sources
 from llm2rec_kit.fitting.history import final, read_history
 from llm2rec_kit.models import backbone, kernels
-from llm2rec_kit.reproduction.runner import feasibility, launch, notebooks, plain_yaml
+from llm2rec_kit.reproduction.runner import feasibility, launch, notebooks
 from llm2rec_kit.reproduction.studies import experiments
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE, Study
 from llm2rec_kit.results import significance
+from llm2rec_kit.settings import plain_yaml
 from llm2rec_kit.training import csft, prefix_attention
 
 PART = 60 * 2**20  # bytes that a part stays below

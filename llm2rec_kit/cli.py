@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shlex
 import sys
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_expect,
         _add_grid,
         _add_encode,
-        _add_export,
+        cli_product.add_export,
         _add_explore,
         cli_product.add_recommend,
         cli_product.add_push,
@@ -162,29 +161,6 @@ def _add_encode(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_encode)
 
 
-def _add_export(commands: argparse._SubParsersAction) -> None:
-    c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
-    c.add_argument("run", help="name of the run under outputs/")
-    c.add_argument(
-        "--format",
-        required=True,
-        metavar="KIND",
-        help="sentence-transformers, npy, recbole, projector (TensorBoard's), adapted, recommender or faiss",
-    )
-    c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
-    c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
-    c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
-    c.add_argument("--domain", default="", help="for those: of several domains, which")
-    cli_product.add_own_parts(c)
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
-    c.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
-    )
-    c.set_defaults(command=_export)
-
-
 def _add_explore(commands: argparse._SubParsersAction) -> None:
     c = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
@@ -252,7 +228,8 @@ def _train(args: argparse.Namespace) -> int:
 
     from llm2rec_kit import runs
     from llm2rec_kit.corpus import Corpus
-    from llm2rec_kit.reproduction.runner import feasibility, notebooks, plain_yaml
+    from llm2rec_kit.reproduction.runner import feasibility, notebooks
+    from llm2rec_kit.settings import plain_yaml
 
     with runs.one_paragraph_errors():
         profile = plain_yaml.meant(notebooks.load_profile(args.profile))
@@ -349,14 +326,14 @@ def _grid(args: argparse.Namespace) -> int:
 def _explore(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from llm2rec_kit import runs
+    from llm2rec_kit import runs, storage
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
         from llm2rec_kit.widgets import explorer_page
 
         to = Path(args.to) if args.to else None
-        with _told(args.to or run.path / "explorer.html", "--to"):
+        with storage.naming_place(args.to or run.path / "explorer.html", "--to"):
             page = explorer_page.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
@@ -367,12 +344,13 @@ def _explore(args: argparse.Namespace) -> int:
 
 
 def _notebooks(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
+    from llm2rec_kit import runs, storage
 
     with runs.one_paragraph_errors():
+        from llm2rec_kit import storage
         from llm2rec_kit.reproduction.runner import laid_out
 
-        with _told(args.folder, "DIR"):
+        with storage.naming_place(args.folder, "DIR"):
             written, kept = laid_out.lay_out(args.folder, force=args.force)
         print(f"{args.folder}: {len(written)} notebooks written, {len(kept)} there already as they are")
         print(f"their runs: {runs.outputs_folder()}\nto open them: jupyter lab --notebook-dir {shlex.quote(args.folder)}")
@@ -389,7 +367,7 @@ def _encode(args: argparse.Namespace) -> int:
         from llm2rec_kit.encoding import title_files
         from llm2rec_kit.storage import npy_writer
 
-        with _told(args.to, "--to"):
+        with storage.naming_place(args.to, "--to"):
             storage.check_writable(storage.nearest(storage.check_target(args.to, npy_writer.BEGINS).parent))
             titles = title_files.read(args.file, args.column)
             from llm2rec_kit.encoding import encoder  # which takes seconds, and what is above a moment
@@ -399,36 +377,6 @@ def _encode(args: argparse.Namespace) -> int:
             found = subject.encode(titles, out=args.to, progress=True, shard=shard)
         print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
     return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
-
-    with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        cli_product.load_own_parts(args)
-        from llm2rec_kit.export import exporting
-
-        with _told(args.to, "--to"):
-            names = ("stage", "recommender", "domain", "trust_remote_code")
-            folder = exporting.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
-        print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    return 0
-
-
-@contextlib.contextmanager
-def _told(to: str, option: str):
-    """Within, an error that says that the disk of `to` is full or closed becomes one that names it and `option`."""
-    from pathlib import Path
-
-    from llm2rec_kit import storage
-
-    try:
-        yield
-    except Exception as error:
-        if why := storage.cannot_write(error, Path(to).absolute().parent, f"Give another place with {option}."):
-            raise OSError(f"{to} could not be written: {why}") from error
-        raise
 
 
 def _write_report(run) -> None:
@@ -444,8 +392,7 @@ def _write_report(run) -> None:
 
 def _overrides(pairs: list[str]) -> dict:
     """{flat name: value} of what --set says; SettingsError for what is no stage.key=value."""
-    from llm2rec_kit.reproduction.runner import plain_yaml
-    from llm2rec_kit.settings import SettingsError
+    from llm2rec_kit.settings import SettingsError, plain_yaml
     from llm2rec_kit.settings.ranges import shown
 
     values = {}

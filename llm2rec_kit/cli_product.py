@@ -1,4 +1,4 @@
-"""The commands that use what a run has made: `llm2rec recommend` and `llm2rec push`. As in `cli`, nothing heavy is imported
+"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`. As in `cli`, nothing heavy is imported
 before it is needed."""
 
 from __future__ import annotations
@@ -40,6 +40,30 @@ def add_recommend(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_recommend)
 
 
+def add_export(commands: argparse._SubParsersAction) -> None:
+    """The options of `llm2rec export`."""
+    c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
+    c.add_argument("run", help="name of the run under outputs/")
+    c.add_argument(
+        "--format",
+        required=True,
+        metavar="KIND",
+        help="sentence-transformers, npy, recbole, projector (TensorBoard's), adapted, recommender or faiss",
+    )
+    c.add_argument("--to", required=True, metavar="FOLDER", help="a new or an empty folder")
+    c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
+    c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
+    c.add_argument("--domain", default="", help="for those: of several domains, which")
+    add_own_parts(c)
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
+    c.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
+    )
+    c.set_defaults(command=_export)
+
+
 def add_push(commands: argparse._SubParsersAction) -> None:
     """The options of `llm2rec push`."""
     c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
@@ -68,6 +92,22 @@ def _recommend(args: argparse.Namespace) -> int:
         from llm2rec_kit.export import recommend
 
         recommend.command(run, args)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from llm2rec_kit import runs, storage
+
+    with runs.one_paragraph_errors():
+        run = runs.find(args.run, args.outputs)
+        load_own_parts(args)
+        from llm2rec_kit import storage
+        from llm2rec_kit.export import exporting
+
+        with storage.naming_place(args.to, "--to"):
+            names = ("stage", "recommender", "domain", "trust_remote_code")
+            folder = exporting.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
+        print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.reproduction.runner import plain_yaml
+from llm2rec_kit.settings import plain_yaml
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 

@@ -283,6 +283,17 @@ def _digest_of(path: Path, *state: int) -> str:
     return file_digest(path)
 
 
+@contextlib.contextmanager
+def naming_place(to: str | Path, option: str) -> Iterator[None]:
+    """Within, an error that says that the disk of `to` is full or closed becomes one that names it and the command's `option`."""
+    try:
+        yield
+    except Exception as error:
+        if why := cannot_write(error, Path(to).absolute().parent, f"Give another place with {option}."):
+            raise OSError(f"{to} could not be written: {why}") from error
+        raise
+
+
 def cannot_write(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
     """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
 

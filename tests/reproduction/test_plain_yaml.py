@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llm2rec_kit import cli
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.grid import grid
-from llm2rec_kit.reproduction.runner import notebooks, plain_yaml
+from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.settings import plain_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{k}: &{k} [*{p}, *{p}]\n" for p, k in zip("abcdefgh", "bcdefghi", strict=True))
 ODD = [

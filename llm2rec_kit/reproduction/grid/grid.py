@@ -4,7 +4,7 @@ A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a cha
 that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so it
 runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each
 has a run's folder of its own, which begins with links to what the node before it made. Below that, the runs of a grid share
-a store (see runs.py): two nodes that differ in the temperature alone make MNTP once between them.
+a store (see `runs.run`): two nodes that differ in the temperature alone make MNTP once between them.
 
 Nothing but files is shared, so a cluster of several machines needs `outputs` on a file system that all of them see.
 """
@@ -24,9 +24,9 @@ from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.models import packages
 from llm2rec_kit.reproduction.plan import assets
-from llm2rec_kit.reproduction.runner import feasibility, notebooks, plain_yaml
+from llm2rec_kit.reproduction.runner import feasibility, notebooks
 from llm2rec_kit.runs import STORE, Run, outputs_folder
-from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clipped, shown
 
 KEYS = ("name", "profile", "notebooks", "set", "axes")

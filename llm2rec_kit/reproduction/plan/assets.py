@@ -13,7 +13,7 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit.models import gguf, packages
 from llm2rec_kit.models.checkpoint import is_path
-from llm2rec_kit.reproduction.runner import plain_yaml
+from llm2rec_kit.settings import plain_yaml
 from llm2rec_kit.storage import read_json
 
 MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # parameters: by hub name or folder

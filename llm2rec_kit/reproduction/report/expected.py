@@ -18,9 +18,9 @@ import yaml
 
 from llm2rec_kit import storage
 from llm2rec_kit.reproduction.report.spread import first_metrics, pooled_std, settings_that_differ
-from llm2rec_kit.reproduction.runner import plain_yaml
 from llm2rec_kit.results.evaluations import TRAINED, is_trained
 from llm2rec_kit.runs import outputs_folder, places
+from llm2rec_kit.settings import plain_yaml
 
 ROUNDING = 5.1e-7  # of the six decimals that are kept
 WIDTH = 4.0  # standard deviations of the difference of two means: one false alarm in 16,000 lines
@@ -46,7 +46,7 @@ def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
 
 
 def _of_the_kit(profile: str) -> Path:
-    return Path(str(resources.files(__package__).joinpath("profiles", "expected", f"{profile}.yaml")))
+    return Path(str(resources.files("llm2rec_kit.reproduction").joinpath("profiles", "expected", f"{profile}.yaml")))
 
 
 def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:

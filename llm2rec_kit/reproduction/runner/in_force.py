@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.runner import notebooks, plain_yaml, recorded
+from llm2rec_kit.reproduction.runner import notebooks, recorded
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import SERIES, ArtefactError, Run, check_name, outputs_folder
+from llm2rec_kit.settings import plain_yaml
 from llm2rec_kit.settings.ranges import clipped, shown
 from llm2rec_kit.settings.stage import COMMON, check_common
 

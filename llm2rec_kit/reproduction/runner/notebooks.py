@@ -24,10 +24,10 @@ from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.reproduction.plan import assets
-from llm2rec_kit.reproduction.runner import plain_yaml, recorded
+from llm2rec_kit.reproduction.runner import recorded
 from llm2rec_kit.reproduction.runner.progress import Progress
 from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, meter, outputs_folder, places, provenance
-from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clipped, shown
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
