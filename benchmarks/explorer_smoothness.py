@@ -149,7 +149,7 @@ def of_the_widget(browser: Browser, folder: Path, items: int) -> None:
 
     for lab in in_the_lab.lab(folder):
         first = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport explorer_smoothness\n"
-        first += f"from llm2rec_kit.maps import explorer\natlas = explorer_smoothness.made_up({items})\nprint('ready')"
+        first += f"from llm2rec_kit.widgets import explorer\natlas = explorer_smoothness.made_up({items})\nprint('ready')"
         cells = [nbformat.v4.new_code_cell(source) for source in (first, "explorer.Explorer(atlas)")]
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), lab.folder / "many.ipynb")

@@ -240,7 +240,7 @@ def _train(args: argparse.Namespace) -> int:
 
         run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
         if run.has("corpus"):
-            feasibility.of_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage][0].from_parameters(values))
+            feasibility.of_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage].from_parameters(values))
         try:
             launch.make(args.stage, run, values, force=args.force)
         except trainer.TrainingError as error:

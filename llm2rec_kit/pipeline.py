@@ -283,14 +283,18 @@ def evaluate(
         return taken or not run.stale(job.name, **same, force=force)
 
     todo = [job for job in jobs if not reused(job)]
-    where = "" if quiet else f"; on {' '.join(evaluation.device_of(settings))}"
-    print(f"{run.name}: {len(todo)} recommenders to train, {len(jobs) - len(todo)} reused{where}", flush=True)
+    counts = f"{len(jobs) - len(todo)} reused"
+    if quiet:
+        print(f"{run.name}: {len(todo)} recommenders to train, {counts}", flush=True)
+    else:
+        on = " ".join(evaluation.device_of(settings))
+        print(f"evaluation: {len(todo)} trainings to do, {counts}; on {on}", flush=True)
     corpus = Corpus.load(run.require("corpus"))
     parts = {domain: corpus.select([domain]) for domain in dict.fromkeys(job.domain for job in todo)}
-    counts = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
+    seen = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
     tables = item_table.read(run, list(dict.fromkeys(job.table for job in todo if job.table)))
     for job, result in evaluation.train_many(todo, parts, tables, settings):
-        evaluation.keep(run, job, result, settings, counts[job.domain])
+        evaluation.keep(run, job, result, settings, seen[job.domain])
         if not quiet:
             best = max(value for _, value in result.curve)
             print(

@@ -95,7 +95,7 @@ def test_the_series_runs_in_the_lab_and_its_explorer_answers(page, lab, screensh
 MANY = """import sys
 sys.path.insert(0, {benchmarks!r})
 import explorer_smoothness
-from llm2rec_kit.maps import explorer
+from llm2rec_kit.widgets import explorer
 view = explorer.Explorer(explorer_smoothness.made_up(200_000))
 view"""
 

@@ -111,18 +111,14 @@ def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, n
 
 
 REUSED = {
-    "01": ["corpus"],
     "02": ["backbone", "csft"],
-    "03": ["mntp", "contrastive", "embeddings/raw", "embeddings/contrastive", "encoder"],
-    "04": ["evaluation/games/comparisons"],
-    "05": ["maps"],
     "06": ["llm2vec_mntp", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],
     "07": ["temperature_01", "other_seed", "mntp_alone"],
 }
 
 
-@pytest.mark.parametrize("number", REUSED)
-def test_each_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(finished, number, tmp_path):
+@pytest.mark.parametrize("number", REUSED)  # test_opened has 01 to 05 as a reader opens them
+def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(finished, number, tmp_path):
     shutil.copytree(finished.run.path, tmp_path / "outputs" / "toy")
     (book,) = (b for b in notebooks.series() if b.name.startswith(number))
     words = [sys.executable, "-m", "papermill", str(book), "out.ipynb", "-f", str(PROFILE), "-p", "run", "toy"]

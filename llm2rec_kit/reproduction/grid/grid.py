@@ -22,7 +22,7 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
-from llm2rec_kit.models import packages
+from llm2rec_kit.models import checkpoint, packages
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
 from llm2rec_kit.runs import STORE, Run, outputs_folder
@@ -280,7 +280,7 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         asked = own.get(name, [])
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
-        found[name] = [storage.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
+        found[name] = [checkpoint.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
     asked = [
         name
         for key, value in own.items()
