@@ -41,7 +41,7 @@ def read(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 class Linear(nn.Linear):
-    """nn.Linear through `kernels.linear`."""
+    """nn.Linear through `fast_ops.linear`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) to (..., out)."""

@@ -74,7 +74,7 @@ def advice(run: Run) -> str:
     lines = [f"tensorboard --logdir {run.path / 'projector'}"]
     for module, package in PACKAGES.items():
         there = importlib.util.find_spec(module) is not None
-        lines.append(f"handover.{calls[module]}(atlas, stage): {'installed' if there else f'pip install {package}'}")
+        lines.append(f"integrations.{calls[module]}(atlas, stage): {'installed' if there else f'pip install {package}'}")
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ class Answer:
     """What was asked and what was found, as frames.
 
     history  title, item, known, far: the item that each title is taken for, or the id that it got as none of the catalogue,
-             and whether such a one is far from all of the catalogue (`trained.Trained.far`).
+             and whether such a one is far from all of the catalogue (`saved_recommender.Trained.far`).
     top      rank, item, source_id, title, score, new: the best first; a new title has no source_id.
     new      title, item, far, rank, score of each title that was to be ranked with the catalogue, wherever it stands.
     """

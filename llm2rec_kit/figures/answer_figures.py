@@ -17,7 +17,7 @@ UNTOLD = "#777777"
 def answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, counted: str) -> Figure:
     """One question: left each arm's mean, right the paired differences; a row of panels a recommender.
 
-    `arms` and `tests` are those of `questions.Answer`; `counted` says n and seeds in the caption.
+    `arms` and `tests` are those of `answers.Answer`; `counted` says n and seeds in the caption.
     """
     recommenders = arms["recommender"].unique(maintain_order=True).to_list()
     most = max(rows.filter(recommender=r).height for rows in (arms, tests) for r in recommenders)

@@ -31,7 +31,7 @@ def results(
 ) -> Figure:
     """`metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
 
-    `table` is `comparison.table` with intervals; `best` maps (domain, recommender, embedding) to what `comparison.standing`
+    `table` is `significance.table` with intervals; `best` maps (domain, recommender, embedding) to what `significance.standing`
     says. Dots are single baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
     """
     domains = table["domain"].unique(maintain_order=True).to_list()

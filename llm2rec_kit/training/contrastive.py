@@ -205,7 +205,7 @@ def train(
 
 def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folder: Path) -> list[dict[str, float]]:
     """Train `model` in place, under the mask that it has, on these batches; returns the history, whose row of step 0 tells
-    where it began. Raises TrainingError where the space breaks (`collapse.Watch`)."""
+    where it began. Raises TrainingError where the space breaks (`collapse_watch.Watch`)."""
     backbone.check_length(model, settings.max_tokens, "contrastive_max_tokens")
     with dropout(model, settings), kernels.fast_linears(model):
         start = probe(model, batches)

@@ -31,7 +31,7 @@ FEW = 3  # domains that a sentence goes through one by one; of more it counts
 
 
 def standings(run: Run, results: dict[str, Any], held: evaluations.Evaluations) -> dict[str, dict[Row, str]]:
-    """{domain: {(recommender, embedding): "best", "tied for best" or ""}} over all rows but the ceiling, by `comparison.standing`.
+    """{domain: {(recommender, embedding): "best", "tied for best" or ""}} over all rows but the ceiling, by `significance.standing`.
 
     Without a domain that has no tests of notebook 04: whoever kept none, or an earlier version, kept nothing to test.
     """

@@ -88,7 +88,7 @@ def _row(before: pl.Series, after: pl.Series) -> dict:
 
 
 def agreement(way: str, verdict: str) -> str:
-    """Whether our verdict (`comparison.compare`) points the paper's way (higher, lower, both).
+    """Whether our verdict (`significance.compare`) points the paper's way (higher, lower, both).
 
     >>> agreement("higher", "better"), agreement("lower", "better"), agreement("both", "worse")
     ('same way', 'the other way', 'the paper is of two minds')
@@ -101,7 +101,7 @@ def agreement(way: str, verdict: str) -> str:
 
 
 def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str]) -> pl.DataFrame:
-    """Our verdicts (`comparison.compare`), each with what the paper prints of it and how the two agree; null where it does not.
+    """Our verdicts (`significance.compare`), each with what the paper prints of it and how the two agree; null where it does not.
 
     `names` are the paper's names of our embeddings; several may have one name. The printed pair is that of `table` and `where`
     (in-domain or out-of-domain) with the verdict's recommender, in the metric that was tested.

@@ -126,7 +126,7 @@ def evaluate(
 ) -> list[str]:
     """Train each recommender over each table (as `item_tables.parse` names them) with each seed, in `domains` or in all.
 
-    Returns the names of the evaluations, which `comparison.table` and `comparison.compare` take.
+    Returns the names of the evaluations, which `significance.table` and `significance.compare` take.
     """
     from llm2rec_kit.downstream import evaluation
 

@@ -74,7 +74,7 @@ def check(base: Run, asked: S.Tables) -> None:
 
 def results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
     """What the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the adapter
-    read), best epoch (mean over seeds), then the columns of `comparison.table` with intervals."""
+    read), best epoch (mean over seeds), then the columns of `significance.table` with intervals."""
     parts = []
     for (start, form), study in studies.items():
         found = significance.table(study.run, list(names), metric_names=metric_names, intervals=True)

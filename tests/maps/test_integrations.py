@@ -71,4 +71,4 @@ def test_a_missing_program_is_named(name, atlas):
 
 def test_advice_names_every_call(tmp_path):
     said = integrations.advice(Run("r", tmp_path))
-    assert all(f"handover.{c}(" in said for c in ("datamapplot", "jupyter_scatter", "embedding_atlas"))
+    assert all(f"integrations.{c}(" in said for c in ("datamapplot", "jupyter_scatter", "embedding_atlas"))
