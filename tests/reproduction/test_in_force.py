@@ -44,7 +44,10 @@ def cells(run, *sources, **values):
     """The globals of a notebook of CSFT's parameters after these cells ran, over `run`."""
     names = {**{f"csft_{k}": v for k, v in S.CSFT().as_dict().items()}, "backbone_device": "auto"}
     there = {"profile": "demo", "run": run.name, "outputs": str(run.path.parent), "force": False, **names, **values}
-    return there | {"In": ["", *sources]}
+    rest = "".join(
+        f"\n{k}: {type(v).__name__} = {v!r}" for k, v in {**names, **values}.items() if k != "csft_steps" and k != "profile"
+    )
+    return there | {"In": ["", *(s + rest if "run: str" in s else s for s in sources)]}
 
 
 def sources(found, *names):
@@ -99,6 +102,13 @@ def test_papermill_without_a_profile_stands_over_the_defaults(run):
     assert sources(plain, "profile", "csft_steps", "csft_batch_size") == [("", "typed"), (100, "typed"), (128, "default")]
     named = in_force.resolve(cells(fresh, CELL, PAPERMILL + 'profile = "demo"'), fresh)
     assert sources(named, "profile", "csft_batch_size") == [("demo", "typed"), (64, "profile")]
+
+
+def test_papermill_may_give_the_parameters_of_other_notebooks(run):
+    there = cells(run, CELL, PAPERMILL + "mntp_steps = 3\nbackbone_name = 'x'") | {"mntp_steps": 3, "backbone_name": "x"}
+    assert "mntp_steps" not in in_force.resolve(there, run)
+    _, values = in_force.opened(there)
+    assert (values["backbone_name"], values["backbone_device"], "mntp_steps" in values) == ("x", "cpu", False)
 
 
 def test_a_run_of_another_profile_keeps_to_it_until_one_is_typed(run):

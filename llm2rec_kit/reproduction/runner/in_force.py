@@ -83,8 +83,8 @@ def _check(values: Mapping[str, Any]) -> None:
 def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce]:
     """The profile and every setting among `parameters` (a notebook's `globals()`), each with its source; `run` if there is one."""
     plain = recorded.defaults()
-    names = [name for name in parameters if name in plain]
-    given, by_papermill = _given(parameters)
+    own, given, by_papermill = _given(parameters)
+    names = [name for name in parameters if name in plain and (name in own or not own)]
     typed = {name for name in names if name in given or not _same(parameters[name], plain[name])}
     profile = parameters["profile"]
     told = "profile" in given or profile != PROFILE
@@ -115,7 +115,7 @@ def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce
 
 def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
     """In a run's own executed copy, opened again, what was given says how the copy was made: it forces nothing a second time."""
-    given, by_papermill = _given(parameters)
+    _, given, by_papermill = _given(parameters)
     if (
         parameters["force"]
         and by_papermill
@@ -128,21 +128,21 @@ def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
         )
 
 
-def _given(parameters: Mapping[str, Any]) -> tuple[set[str], bool]:
-    """The names that were assigned without a type since the parameters cell last ran, and whether papermill did so.
+def _given(parameters: Mapping[str, Any]) -> tuple[set[str], set[str], bool]:
+    """The parameters cell's names, those assigned without a type since it last ran, and whether papermill did so.
 
-    IPython keeps the source of what ran in `In`; without it there is none.
+    IPython keeps the source of what ran in `In`; without it there are none. papermill gives names of other notebooks, too.
     """
     history = [source for source in parameters.get("In", []) if isinstance(source, str)]
     trees = [(source, list(_assignments(source))) for source in history]
-    known = {*COMMON, *recorded.defaults()}
-    cells = [k for k, (_, found) in enumerate(trees) if any(with_type and name in known for name, with_type in found)]
+    cells = [k for k, (_, found) in enumerate(trees) if any(with_type and name in COMMON for name, with_type in found)]
     begun = cells[-1] if cells else len(trees)
+    own = {name for name, _ in trees[begun][1]} if cells else set()
     given, by_papermill = set(), False
     for source, found in trees[begun:]:
         given |= {name for name, with_type in found if not with_type}
         by_papermill |= source.lstrip().startswith(GIVEN)
-    return given, by_papermill
+    return own, given, by_papermill
 
 
 def _assignments(source: str) -> Iterator[tuple[str, bool]]:
