@@ -127,8 +127,8 @@ def as_torch(model: nn.Module) -> dict[str, Tensor]:
 def about(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained) -> dict[str, Any]:
     """What a reader of the weights has to know: sizes, what it was trained over, and how well it ranked the test targets."""
     evaluation = weights.kept(run, *row)
-    made, record = S.Evaluation(**run.manifest(evaluation)["settings"]), run.record(evaluation)
-    sizes = {name: getattr(made, name) for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
+    record, asked = run.record(evaluation), S.Evaluation().as_dict() | run.manifest(evaluation)["settings"]
+    sizes = {name: asked[name] for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
     return {
         **dict(zip(evaluations.OF, row, strict=True)),
         **sizes,
