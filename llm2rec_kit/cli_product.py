@@ -4,20 +4,33 @@ before it is needed."""
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm2rec_kit.runs import Run
 
 
-def add_own_parts(c: argparse.ArgumentParser) -> None:
-    """The option that names modules or files of one's own: what a run says of them is never run."""
+def _add_sources(c: argparse.ArgumentParser) -> None:
+    """The options that say where the run lies and whose code may run: what a run says of code is never run."""
     c.add_argument("--own-parts", action="append", default=[], metavar="FILE", help="run it: your own recommender is there")
+    c.add_argument(
+        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
+    )
+    c.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
+    )
 
 
-def load_own_parts(args: argparse.Namespace) -> None:
-    """Import what `--own-parts` names; raises as `own_parts.load`."""
+def _run_of(args: argparse.Namespace) -> Run:
+    """The run that is named; what `--own-parts` names is imported. Raises as `runs.find` and `own_parts.load`."""
     from pathlib import Path
 
+    from llm2rec_kit import runs
     from llm2rec_kit.settings import own_parts
 
+    run = runs.find(args.run, args.outputs)
     own_parts.load(own_parts.placed(args.own_parts, Path()))
+    return run
 
 
 def add_recommend(commands: argparse._SubParsersAction) -> None:
@@ -32,11 +45,7 @@ def add_recommend(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
     c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
     c.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_own_parts(c)
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
-    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
+    _add_sources(c)
     c.set_defaults(command=_recommend)
 
 
@@ -54,13 +63,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
     c.add_argument("--domain", default="", help="for those: of several domains, which")
-    add_own_parts(c)
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
-    c.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
-    )
+    _add_sources(c)
     c.set_defaults(command=_export)
 
 
@@ -75,11 +78,7 @@ def add_push(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--domain", default="", help="for recommender: of several domains, which")
     c.add_argument("--public", action="store_true", help="let everybody see it")
     c.add_argument("--replace", action="store_true", help="in the place of all files that the repository holds")
-    add_own_parts(c)
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
-    c.add_argument("--trust-remote-code", action="store_true", help="run code that came with the model, if you trust it")
+    _add_sources(c)
     c.set_defaults(command=_push)
 
 
@@ -87,8 +86,7 @@ def _recommend(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        load_own_parts(args)
+        run = _run_of(args)
         from llm2rec_kit.export import recommend
 
         recommend.command(run, args)
@@ -99,9 +97,7 @@ def _export(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs, storage
 
     with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        load_own_parts(args)
-        from llm2rec_kit import storage
+        run = _run_of(args)
         from llm2rec_kit.export import exporting
 
         with storage.naming_place(args.to, "--to"):
@@ -115,8 +111,7 @@ def _push(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
 
     with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        load_own_parts(args)
+        run = _run_of(args)
         from llm2rec_kit.export import push
 
         push.command(run, args)

@@ -289,6 +289,8 @@ def evaluate(
     else:
         on = " ".join(evaluation.device_of(settings))
         print(f"evaluation: {len(todo)} trainings to do, {counts}; on {on}", flush=True)
+    if not todo:
+        return
     corpus = Corpus.load(run.require("corpus"))
     parts = {domain: corpus.select([domain]) for domain in dict.fromkeys(job.domain for job in todo)}
     seen = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}

@@ -138,17 +138,6 @@ class Titles:
             self._exact.setdefault(title, []).append(item)
             self._alike.setdefault(self._plain(title), []).append(item)
 
-    def far(self, embeddings: np.ndarray) -> np.ndarray:
-        """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
-
-        An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
-        """
-        return geometry.nearest_cosines(embeddings, self.vectors) < self._usual
-
-    @cached_property
-    def _usual(self) -> float:
-        return geometry.usual_cosine(self.vectors)
-
     def find(self, title: str) -> list[int]:
         """Ids of the items of this title: those that have it to the letter, else in any case and spacing; [] without any."""
         return self._exact.get(title) or self._alike.get(self._plain(title), [])
