@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "DATA", "GAMES", "SCIENTIFIC", "RUN", "FORCE")
-    }
+    # the suite itself is often run by make, and a make that finds its parent's variables says where it works
+    theirs = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "DATA", "GAMES", "SCIENTIFIC", "RUN", "FORCE")
+    environment = {k: v for k, v in os.environ.items() if k not in theirs}
     return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
