@@ -138,7 +138,7 @@ def build(name: str) -> PreTrainedModel:
     """A model of the family with random weights, always the same ones."""
     config = _config(name)
     with torch.device("meta"):
-        size = backbone.parameters(AutoModelForCausalLM.from_config(config))
+        size = backbone.count_parameters(AutoModelForCausalLM.from_config(config))
     if size > MOST:
         raise ValueError(f"{name} has {size:,} parameters under SMALL, more than {MOST:,}; give it smaller values in OWN")
     with torch.random.fork_rng():
@@ -157,15 +157,15 @@ def row(name: str) -> tuple[str, str, str, str]:
             continue
         if kernel != model.config._attn_implementation:
             model.set_attn_implementation(kernel)
-        said = [_obeying(backbone.body(model), padded, causal_parts) for padded in (False, True)]
+        said = [_obeying(backbone.find_body(model), padded, causal_parts) for padded in (False, True)]
         cells.append(said[0] if said[0] == said[1] else f"{said[0]}; beside padding {said[1]}")
     if model.config._attn_implementation != usual:
         model.set_attn_implementation(usual)
     try:
-        backbone.bidirectional(model)
+        backbone.lift_causal_mask(model)
         kernel = model.config._attn_implementation
         kit = "works" if kernel == usual else f"works, mended: {kernel} in place of {usual}"
-        backbone.causal(model)
+        backbone.restore_causal_mask(model)
     except backbone.BackboneError as error:
         kit = "refused, as not causal in CSFT" if "not causal" in str(error) else "refused"
     return *cells, ", ".join(causal_parts) if kit == "refused" else "", kit
@@ -222,7 +222,7 @@ Not built at this size, and so not known before a real one is tried:
 
 def _obeying(body: PreTrainedModel, padded: bool, causal_parts: dict[str, None]) -> str:
     try:
-        tried = attention_mask.mixers(body, padded=padded)
+        tried = attention_mask.inspect_mixers(body, padded=padded)
     except Exception as error:  # what a family does over a mask that it does not expect is its own
         return f"fails ({type(error).__name__})"
     if not tried:

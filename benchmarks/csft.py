@@ -163,10 +163,10 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
     batches, chosen = representative(corpus, tokenizer, settings, arguments.steps)
     model = make_model(arguments, tokenizer)
     if part["way"] == "shared":
-        reason = prefix_attention.kernel(model, on(batches[0][0], model))
+        reason = prefix_attention.choose_kernel(model, on(batches[0][0], model))
         print(*reason, sep=": ", file=sys.stderr)
         model.set_attn_implementation(reason[0])
-        loss, groups = csft.loss, [shared_step(batches, rows) for rows in chosen]
+        loss, groups = csft.compute_loss, [shared_step(batches, rows) for rows in chosen]
         check = groups[len(groups) // 2]
         work = shared_work(model, [micro for group in groups for micro in group()])
     else:
@@ -174,9 +174,9 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
         groups, check = plain_groups(batches, chosen, tokenizer, part["micro"], settings)
         work = plain_work(model, [micro for group in groups for micro in group()])
     if arguments.compile:
-        backbone.body(model).compile(dynamic=True)
+        backbone.find_body(model).compile(dynamic=True)
     clock = time.process_time if arguments.device == "cpu" else time.perf_counter
-    with kernels.fast_linears(model) if part["way"] == "shared" else contextlib.nullcontext():  # as `csft.train` does
+    with kernels.use_fast_linears(model) if part["way"] == "shared" else contextlib.nullcontext():  # as `csft.train` does
         value, checked = backward(model, loss, check())
         gradient = Path(part["folder"]) / f"{part['way']}{part.get('micro', '')}.npy"
         np.save(gradient, torch.cat([p.grad.float().flatten() for p in model.parameters()]).cpu().numpy())
@@ -206,14 +206,14 @@ def run_training(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[st
 
 def load(path: str) -> Corpus:
     data = S.Data(source="recbole", path=path) if path else S.Data(synthetic_users=400, synthetic_items=200)
-    corpus = cleaning.build(sources.load(data), data)
+    corpus = cleaning.build_corpus(sources.load(data), data)
     return corpus.select(corpus.train_domains)[0]
 
 
 def representative(corpus: Corpus, tokenizer: Any, settings: S.CSFT, steps: int) -> tuple[Any, list[np.ndarray]]:
     """The batches, and the rows of `steps` steps of the first epoch, spread evenly over the steps sorted by tokens."""
     from llm2rec_kit.training import csft
-    from llm2rec_kit.training.samples import prepare
+    from llm2rec_kit.training.csft_samples import prepare
 
     batches = csft.Batches(prepare(corpus, corpus.samples("train"), tokenizer, settings), settings, tokenizer.pad_token_id)
     plan = batches.plan(0)
@@ -253,14 +253,14 @@ def on(micro: dict[str, Any], model: Any) -> dict[str, Any]:
 def shared_step(batches: Any, rows: np.ndarray) -> Any:
     from llm2rec_kit.training import csft
 
-    return lambda: list(csft.micro_batches(batches.samples, rows, batches.settings, batches.pad_id))
+    return lambda: list(csft.cut_micro_batches(batches.samples, rows, batches.settings, batches.pad_id))
 
 
 def plain_groups(batches: Any, chosen: list[np.ndarray], tokenizer: Any, micro: int, settings: S.CSFT) -> tuple[list, Any]:
     """The same samples shuffled and put together `micro` at a time; and, to check, those of the step that shared checks."""
-    from llm2rec_kit.fitting.ragged import spans
+    from llm2rec_kit.fitting.ragged import index_spans
 
-    held = [spans(batches.samples.first[rows], batches.samples.counts[rows]) for rows in chosen]
+    held = [index_spans(batches.samples.first[rows], batches.samples.counts[rows]) for rows in chosen]
     order = np.random.default_rng(0).permutation(np.concatenate(held))
 
     def group(which: np.ndarray) -> Any:
@@ -362,7 +362,7 @@ def matmul_peak(model: Any, clock: Any, fast: bool = True) -> float:
     a, b = (torch.randn(n, n, dtype=model.dtype, device=model.device) for _ in range(2))
     for _ in range(12):
         begun = clock()
-        kernels.product(a, b) if fast else a @ b
+        kernels.multiply(a, b) if fast else a @ b
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 2 * n**3 / (clock() - begun))
@@ -407,7 +407,7 @@ def report_preparation(arguments: argparse.Namespace) -> None:
 def run_preparation(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[str, Any]:
     from llm2rec_kit.models import backbone
     from llm2rec_kit.runs import meter
-    from llm2rec_kit.training.samples import prepare
+    from llm2rec_kit.training.csft_samples import prepare
 
     corpus = generated(arguments.prepare)
     tokenizer = backbone.train_tokenizer(corpus.titles, CONFIGS[arguments.config]["vocabulary"])

@@ -125,7 +125,7 @@ def kit(folder: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=folder) as target, _Measured() as measured, _quiet():
         profile.enable()
         interactions = sources.load(settings)
-        corpus = cleaning.build(interactions, settings)
+        corpus = cleaning.build_corpus(interactions, settings)
         corpus.save(Path(target))
         profile.disable()
     parts = dict.fromkeys(PROFILED.values(), 0.0)

@@ -168,21 +168,23 @@ class Kit:
     def __init__(self, corpus: Corpus, embeddings: np.ndarray | None, seed: int, **change) -> None:
         self.settings = Evaluation(**{**SETTINGS.as_dict(), **change})
         torch.manual_seed(seed)
-        self.both = evaluation.make_both("SASRec", corpus.n_items, corpus.max_history, embeddings, self.settings)
+        self.both = evaluation.make_model_and_table("SASRec", corpus.n_items, corpus.max_history, embeddings, self.settings)
         trained = [p for p in self.both.parameters() if p.requires_grad]
         rate = {"lr": SETTINGS.learning_rate, "weight_decay": SETTINGS.weight_decay}
         self.optimizer = torch.optim.AdamW(trained, **rate, fused=True)
-        self.rows = samples.rows_of(corpus, corpus.samples("train"), shared=True)
-        self.tests = samples.rows_of(corpus, corpus.samples("test"), shared=False)
+        self.rows = samples.make_rows(corpus, corpus.samples("train"), shared=True)
+        self.tests = samples.make_rows(corpus, corpus.samples("test"), shared=False)
         self.seed, self.epochs, self.order = seed, 0, []
 
     def train_step(self) -> None:
         """Take the next batch."""
         self.both.train()
         if not self.order:
-            self.order = samples.batches(self.rows.samples, self.settings.batch_size, np.random.default_rng(self.seed))[::-1]
+            self.order = samples.draw_batches(self.rows.samples, self.settings.batch_size, np.random.default_rng(self.seed))[
+                ::-1
+            ]
             recommenders.draw_from(self.both[0], np.random.SFC64(self.seed))
-        value = evaluation.loss(self.both, *self.rows.take(self.order.pop()), self.settings)
+        value = evaluation.compute_loss(self.both, *self.rows.take(self.order.pop()), self.settings)
         self.optimizer.zero_grad()
         value.backward()
         self.optimizer.step()
@@ -198,13 +200,13 @@ class Kit:
         """Mean metrics over the first `most` test samples."""
         self.both.eval()
         some = samples.Rows(self.tests.histories[:most], self.tests.labels[:most])
-        return metrics.summary(ranking.rank_rows(self.both[0], self.both[1](), some).ranks, self.settings.cutoffs)
+        return metrics.summarise(ranking.rank_rows(self.both[0], self.both[1](), some).ranks, self.settings.cutoffs)
 
 
 def games(folder: str, users: int) -> tuple[Corpus, np.ndarray]:
     """The corpus of `users` drawn users, and an embedding of each title (N + 1, 896)."""
     settings = Data(source="recbole", path=folder, users=users)
-    corpus = cleaning.build(sources.load(settings), settings)
+    corpus = cleaning.build_corpus(sources.load(settings), settings)
     words = HashingVectorizer(n_features=DIM, ngram_range=(1, 2), norm="l2").transform(corpus.titles).toarray()
     table = np.concatenate([np.zeros((1, DIM)), words * math.sqrt(DIM) / 4]).astype(np.float32)
     return corpus, table
@@ -432,7 +434,7 @@ def curves() -> None:
     rows = []
     for count in (10_000, 100_000, 1_000_000, 10_000_000):
         corpus = generated(count // 6, 1000)
-        built = timed(lambda c=corpus: samples.rows_of(c, c.samples("train"), shared=True))
+        built = timed(lambda c=corpus: samples.make_rows(c, c.samples("train"), shared=True))
         way = Kit(corpus, None, 0)
         steps = -(-len(corpus.samples("train")) // SETTINGS.batch_size)
         done = timed(way.epoch)[1] if count <= 100_000 else sum(timed(way.train_step)[1] for _ in range(200)) / 200 * steps

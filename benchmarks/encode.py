@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llm2rec_kit.encoding.encoder import Encoder
-from llm2rec_kit.encoding.tokenisation import title_tokens
+from llm2rec_kit.encoding.tokenisation import tokenise_titles
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.settings import Backbone, Encoding
 
@@ -160,7 +160,7 @@ def compare(size: Size, titles: list[str], args: argparse.Namespace, top: float)
     with tempfile.TemporaryDirectory() as folder:
         subject = build(size, titles, Path(folder))
         library = SentenceTransformer(folder, device=args.device)
-        tokens = sum(map(len, title_tokens(subject.tokenizer, titles, 512)))
+        tokens = sum(map(len, tokenise_titles(subject.tokenizer, titles, 512)))
         work = 2 * tokens * sum(p.numel() for n, p in subject.model.named_parameters() if "layers" in n and p.dim() == 2)
         warm = titles[:64]
         subject.encode(warm), library.encode(warm)
@@ -232,8 +232,8 @@ def peak(device: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     for rows, inner, out in shapes:
         x, w = (torch.randn(s, device=device, dtype=dtype) for s in ((rows, inner), (out, inner)))
         products = {"torch": lambda x=x, w=w: F.linear(x, w)}
-        if device == "cpu" and kernels.available():
-            products["oneDNN"] = lambda x=x, w=w: kernels.blocked(x, w)
+        if device == "cpu" and kernels.is_available():
+            products["oneDNN"] = lambda x=x, w=w: kernels.multiply_blocked(x, w)
         for name, product in products.items():
             with torch.inference_mode():
                 took = min(timed(product, device) for _ in range(12))
@@ -278,7 +278,7 @@ def figure5(titles: list[str], device: str) -> None:
         subject = Encoder.load(folder, Encoding(), Backbone(device=device, dtype=dtype))
     subject.encode(chosen[:256])
     seconds = min(timed(lambda: subject.encode(chosen), device) for _ in range(3))
-    tokens = sum(map(len, title_tokens(subject.tokenizer, chosen, 512)))
+    tokens = sum(map(len, tokenise_titles(subject.tokenizer, chosen, 512)))
     work = 2 * tokens * sum(p.numel() for n, p in subject.model.named_parameters() if "layers" in n and p.dim() == 2)
     top = max(peak(device, getattr(torch, dtype)).values())
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"

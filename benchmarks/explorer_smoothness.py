@@ -124,7 +124,7 @@ def report(page: Page, ratio: int) -> None:
 def of_the_page(browser: Browser, folder: Path, items: int) -> None:
     """Measure the page that `llm2rec explore` writes, at one and at two pixels to a CSS pixel."""
     path = folder / "explorer.html"
-    path.write_text(explorer_page.page(made_up(items), "benchmark"))
+    path.write_text(explorer_page.render_page(made_up(items), "benchmark"))
     print(f"a page of {path.stat().st_size / 1e6:.1f} MB")
     for ratio in (1, 2):
         context = browser.new_context(viewport=WINDOW, device_scale_factor=ratio)

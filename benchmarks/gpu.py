@@ -31,7 +31,7 @@ from llm2rec_kit import runs, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, preconditions, sources
-from llm2rec_kit.fitting.history import final, read_history
+from llm2rec_kit.fitting.history import read_history, take_last_values
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.reproduction.runner import feasibility, launch, notebooks
 from llm2rec_kit.reproduction.studies import experiments
@@ -138,7 +138,9 @@ def measure(asked: argparse.Namespace) -> None:
         start = time.perf_counter()
         part = make()
         found["stages"][name] = {"seconds": round(time.perf_counter() - start, 2)} | part
-        found["artefacts"] = {n: {k: v for k, v in cost.items() if _told(k)} for n, cost in run.about()["stages"].items()}
+        found["artefacts"] = {
+            n: {k: v for k, v in cost.items() if _told(k)} for n, cost in run.read_info()["stages"].items()
+        }
         storage.write_json(file, found | derived(found["stages"]))
     found |= derived(found["stages"])
     print(summary(found), f"written: {file}", sep="\n")
@@ -146,12 +148,12 @@ def measure(asked: argparse.Namespace) -> None:
 
 def settings_of(asked: argparse.Namespace) -> dict[str, Any]:
     """The flat settings of the profile, with this data and model; checked as `llm2rec reproduce` checks them."""
-    values = plain_yaml.meant(notebooks.load_profile(str(asked.profile)))
+    values = plain_yaml.convert_numbers(notebooks.load_profile(str(asked.profile)))
     values |= {"data_path": str(asked.data.resolve()), "backbone_name": str(model_in(asked.model, asked.out).resolve())}
-    notebooks.check(values, sorted({name for book in notebooks.series() for name in notebooks.parameters(book)}))
+    notebooks.check(values, sorted({name for book in notebooks.list_series() for name in notebooks.read_parameters(book)}))
     numbers = ["01", "02", "03", "04"]
-    feasibility.across(values, numbers)
-    feasibility.on_this_machine(values, numbers)
+    feasibility.check_across_stages(values, numbers)
+    feasibility.check_machine(values, numbers)
     notebooks.look_for_files(values, {"data_path", "backbone_name", "csft_max_tokens"})
     return values
 
@@ -163,7 +165,7 @@ def opened(out: Path, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         if found["settings"] != settings:
             raise ValueError(f"{earlier[-1]} was measured with other settings: take another --out.")
         return earlier[-1], found
-    told = runs.provenance()
+    told = runs.collect_provenance()
     about = {
         "date": str(datetime.date.today()),
         **{k: told[k] for k in ("machine", "versions", "git")},
@@ -190,13 +192,13 @@ def make_corpus(study: Study) -> Measured:
     data = study.settings["data"]
 
     def build(folder: Path) -> Measured:
-        corpus = cleaning.build(sources.load(data), data)
+        corpus = cleaning.build_corpus(sources.load(data), data)
         preconditions.check(corpus)
         corpus.save(folder)
         return {"statistics": corpus.statistics().to_dicts()}
 
-    study.run.make("corpus", build, settings=data.recipe | {"files": sources.fingerprint(data)})
-    feasibility.of_corpus(study.corpus, *study.settings.values())
+    study.run.make("corpus", build, settings=data.recipe | {"files": sources.hash_files(data)})
+    feasibility.check_corpus(study.corpus, *study.settings.values())
     return study.run.record("corpus")["statistics"][-1]
 
 
@@ -204,8 +206,8 @@ def train(study: Study, name: str, values: dict[str, Any]) -> Measured:
     """A training, as `llm2rec train` makes it: what it took by itself, and of CSFT how many samples and tokens it read."""
     folder = launch.make(name, study.run, values)
     history = read_history(folder)
-    told = {k: v for k, v in final(history).items() if "loss" in k}
-    told["seconds_alone"] = study.run.about()["stages"][name]["seconds"]  # without making the backbone
+    told = {k: v for k, v in take_last_values(history).items() if "loss" in k}
+    told["seconds_alone"] = study.run.read_info()["stages"][name]["seconds"]  # without making the backbone
     if name != "csft":
         return told
     steps = study.settings[name].steps
@@ -227,7 +229,7 @@ def evaluate(study: Study) -> Measured:
     """The recommenders; their metrics by domain, recommender and table."""
     asked = study.settings["evaluation"]
     names = experiments.evaluate(study, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
-    return {"results": significance.table(study.run, names).to_dicts()}
+    return {"results": significance.tabulate(study.run, names).to_dicts()}
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------
@@ -253,17 +255,17 @@ def compare_ways(study: Study, steps: int, micro: int) -> Measured:
         "samples": samples,
     }
     shared = [shared_step(batches, rows) for rows in chosen]
-    kernel, why = prefix_attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
+    kernel, why = prefix_attention.choose_kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
     plain, _ = plain_groups(batches, chosen, tokenizer, micro, settings)
     ways = {
-        "kit": (csft.loss, shared, shared_work, {"attention": f"{kernel}: {why}"}),
+        "kit": (csft.compute_loss, shared, shared_work, {"attention": f"{kernel}: {why}"}),
         "plain": (plain_loss, plain, plain_work, {"micro_batch": micro}),
     }
     for way, (loss, groups, work_of, told) in ways.items():
         with ExitStack() as stack:
             if way == "kit":  # as `csft.train` does
-                stack.enter_context(prefix_attention.using(model, kernel))
-                stack.enter_context(kernels.fast_linears(model))
+                stack.enter_context(prefix_attention.use_kernel(model, kernel))
+                stack.enter_context(kernels.use_fast_linears(model))
             found[way] = told | _timed_way(model, loss, groups, work_of, clock, peak, samples)
     found["plain_over_kit"] = round(found["plain"]["seconds"] / found["kit"]["seconds"], 2)
     return found

@@ -67,20 +67,20 @@ def measure(n: int, fitted: int) -> None:
     """Lay out all stages of n items and print where the time went, and what the layout is worth."""
     tables, settings = spaces(n), Maps(max_items=fitted)
     clock = Clock()
-    originals = projection.nearest, projection.umap_model, projection.align
-    projection.nearest = clock.around("neighbour search", originals[0])
-    projection.umap_model = clock.around("UMAP a stage (search included)", originals[1])
+    originals = projection.find_nearest, projection.fit_umap, projection.align
+    projection.find_nearest = clock.around("neighbour search", originals[0])
+    projection.fit_umap = clock.around("UMAP a stage (search included)", originals[1])
     projection.align = clock.around("AlignedUMAP", originals[2])
     chosen = projection.choose_items(n, fitted, settings.seed) - 1
     layouts = clock.around("all", projection.lay_out)(tables, settings, fitted=chosen)
-    projection.nearest, projection.umap_model, projection.align = originals
+    projection.find_nearest, projection.fit_umap, projection.align = originals
     print(f"\n{n:,} items, 4 stages, UMAP fitted to {len(chosen):,}, {n - len(chosen):,} placed")
     for name, (seconds, used) in clock.spent.items():
         print(f"  {name:32} {seconds:8.1f} s   {used:8.1f} s of processor   {used / clock.spent['all'][1]:5.0%}")
     print(f"  most memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
     anchors = quality.draw_anchors(n, 0)
     for stage in ("raw", "contrastive"):
-        found = quality.of_projection(tables[stage], layouts.aligned[stage], "cosine", anchors=anchors)
+        found = quality.measure_projection(tables[stage], layouts.aligned[stage], "cosine", anchors=anchors)
         print(f"  {stage}: trustworthiness {found['trustworthiness']:.3f}, {found['kept']:.1%} of neighbours kept")
 
 

@@ -59,7 +59,7 @@ def kit(
     began = time.process_time()
     result = evaluation.train_and_rank(corpus, vectors, settings, recommender=recommender, seed=seed)
     seconds = time.process_time() - began
-    found = {name: metrics.summary(result.ranks, settings.cutoffs)[name] for name in NAMES}
+    found = {name: metrics.summarise(result.ranks, settings.cutoffs)[name] for name in NAMES}
     facts = {"best_epoch": result.best_epoch, "epochs": len(result.losses), "seconds": seconds}
     return {"metrics": found, **facts, "curve": result.curve}, result.ranks
 
@@ -103,7 +103,7 @@ def tables(given: argparse.Namespace, corpus: Corpus, found: dict[str, dict]) ->
     }
     by_kit = "official, ranked by the kit"  # one rule for ties: items of one title have equal vectors
     for arm in arms:
-        again = [metrics.summary(ranks, [5, 10, 20]) for ranks in ranks_of(given, arm, "official")]
+        again = [metrics.summarise(ranks, [5, 10, 20]) for ranks in ranks_of(given, arm, "official")]
         values[arm, by_kit] = np.array([[each[name] for name in NAMES] for each in again])
     rows, epochs = [], []
     for (arm, way), each in values.items():
@@ -151,10 +151,10 @@ def differences(
         mean = float(np.mean(relative))
         row["all arms"] = f"{mean:+.1%} ± {error:.1%} (p {2 * stats.t.sf(abs(mean) / error, freedom):.2f})"
         before, after = (
-            np.mean([metrics.per_sample(r, name) for arm in arms for r in ranks_of(given, arm, side)], 0)[:, None]
+            np.mean([metrics.compute_per_sample(r, name) for arm in arms for r in ranks_of(given, arm, side)], 0)[:, None]
             for side in ("official", way)
         )
-        test = metrics.paired_tests(before, after, owners, seed=0)[0]
+        test = metrics.test_pairs(before, after, owners, seed=0)[0]
         row["by users"] = f"{test['difference']:+.5f} ({test['low']:+.5f} to {test['high']:+.5f}, p {test['p']:.2f})"
         rows.append(row)
     return rows
@@ -189,8 +189,10 @@ def dropout(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> N
     some, rows = corpus.samples("train")[:256], []
     for recommender in RATES:
         torch.manual_seed(0)
-        both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings_of()).train()
-        plain = samples.rows_of(corpus, some, shared=False)
+        both = evaluation.make_model_and_table(
+            recommender, corpus.n_items, corpus.max_history, vectors, settings_of()
+        ).train()
+        plain = samples.make_rows(corpus, some, shared=False)
         arrays = {"item_seqs": plain.histories.long(), "seq_lengths": torch.from_numpy(plain.lengths)}
         arrays |= {"embeddings": both[1].embeddings, "labels": plain.labels.amax(1).long(), **to_official(both, recommender)}
         asked = {**RECORDED, "model": recommender, "item_num": corpus.n_items, "max_seq_length": corpus.max_history}
@@ -200,7 +202,7 @@ def dropout(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> N
             started(given, DRAWS, asked, Path(folder)).communicate()
             found = {"official": np.load(Path(folder) / "out.npy")}
         for way, change in WAYS.items():
-            here = samples.rows_of(corpus, some, shared=settings_of(**change).shared_prefix)
+            here = samples.make_rows(corpus, some, shared=settings_of(**change).shared_prefix)
             recommenders.draw_from(both[0], np.random.SFC64(0))
             found[way] = np.array([drawn(both, here) for _ in range(given.dropout)])
         for way, each in found.items():
@@ -216,7 +218,7 @@ def dropout(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> N
 def drawn(both: torch.nn.ModuleList, rows: samples.Rows) -> list[float]:
     """Loss and norm of the gradient."""
     both.zero_grad()
-    value = evaluation.loss(both, rows.histories, rows.labels, settings_of())
+    value = evaluation.compute_loss(both, rows.histories, rows.labels, settings_of())
     value.backward()
     return [value.item(), sum(p.grad.square().sum() for p in both.parameters()).sqrt().item()]
 
@@ -278,12 +280,12 @@ class Kit:
     def __init__(self, corpus: Corpus, vectors: np.ndarray, recommender: str, **change) -> None:
         evaluation.keep_freed_memory()  # as the processes that train do
         self.settings = settings_of(**change)
-        self.both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, self.settings)
+        self.both = evaluation.make_model_and_table(recommender, corpus.n_items, corpus.max_history, vectors, self.settings)
         trained = [p for p in self.both.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=float(RATES[recommender]), weight_decay=1e-4, fused=True)
         some = corpus.samples("train")[: 256 * STEPS]
-        self.rows = samples.rows_of(corpus, some, shared=self.settings.shared_prefix)
-        self.tests = samples.rows_of(corpus, corpus.samples("valid"), shared=False)
+        self.rows = samples.make_rows(corpus, some, shared=self.settings.shared_prefix)
+        self.tests = samples.make_rows(corpus, corpus.samples("valid"), shared=False)
 
     def epoch(self) -> None:
         """Take every training sample once."""
@@ -293,7 +295,7 @@ class Kit:
     def rank(self) -> None:
         """Rank all validation samples, and their metrics."""
         self.both.eval()
-        metrics.summary(ranking.rank_rows(self.both[0], self.both[1](), self.tests).ranks, self.settings.cutoffs)
+        metrics.summarise(ranking.rank_rows(self.both[0], self.both[1](), self.tests).ranks, self.settings.cutoffs)
 
     def round(self) -> list[list[float]]:
         """Seconds of training and of ranking, [wall, processor]; of ranking for as many samples as the official side ranks."""
@@ -388,13 +390,13 @@ def prepare(given: argparse.Namespace) -> tuple[Corpus, np.ndarray]:
     llm2rec_files.write(corpus, given.work / "data" / FOLDER, name="corpus")
     file = given.work / "vectors-unit.npy"
     if not file.is_file():
-        rows = np.load(given.vectors) if given.vectors else minilm.table(corpus.titles)
-        np.save(file, item_table.checked_embeddings(rows, corpus.n_items, "unit"))
+        rows = np.load(given.vectors) if given.vectors else minilm.encode_titles(corpus.titles)
+        np.save(file, item_table.prepare_embeddings(rows, corpus.n_items, "unit"))
     vectors = np.load(file)
     for length, scale in LENGTHS.items():
         if length != "unit":
             np.save(
-                given.work / f"vectors-{length}.npy", item_table.checked_embeddings(vectors, corpus.n_items, "unit", scale)
+                given.work / f"vectors-{length}.npy", item_table.prepare_embeddings(vectors, corpus.n_items, "unit", scale)
             )
     return corpus, vectors
 

@@ -94,9 +94,9 @@ def official(given: argparse.Namespace, corpus: Corpus, recommender: str, length
 
 def rank_by(corpus: Corpus, weights: dict[str, torch.Tensor], recommender: str, vectors: np.ndarray) -> np.ndarray:
     """Ranks of the test targets by the official code's weights in the kit."""
-    both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings_of())
+    both = evaluation.make_model_and_table(recommender, corpus.n_items, corpus.max_history, vectors, settings_of())
     both.load_state_dict(from_official(weights, recommender))
-    rows = samples.rows_of(corpus, corpus.samples("test"), shared=False)
+    rows = samples.make_rows(corpus, corpus.samples("test"), shared=False)
     with torch.no_grad():
         return ranking.rank_rows(both.eval()[0], both[1](), rows).ranks
 
@@ -209,7 +209,9 @@ def recorded_both(recommender: str) -> torch.nn.ModuleList:
     vectors = formula(-1, asked["item_num"] + 1, WIDE_RECORDED)
     vectors[0] = 0
     settings = settings_of(hidden=asked["hidden_size"], heads=asked["num_heads"], layers=asked["layer_num"], dropout=0.0)
-    both = evaluation.make_both(recommender, asked["item_num"], asked["max_seq_length"], vectors, settings).double()
+    both = evaluation.make_model_and_table(
+        recommender, asked["item_num"], asked["max_seq_length"], vectors, settings
+    ).double()
     with torch.no_grad():
         for place, (_, p) in enumerate(sorted(both.named_parameters())):
             p.copy_(torch.from_numpy(formula(place, *p.shape)))

@@ -151,11 +151,11 @@ class Work:
         folder = Path(run).resolve()
         self.corpus = Corpus.load(folder / "corpus")
         if vectors == minilm.NAME:
-            self.vectors = minilm.table(self.corpus.titles)
+            self.vectors = minilm.encode_titles(self.corpus.titles)
         else:
-            self.vectors = item_table.read(Run(folder.name, folder.parent), [vectors])[vectors]
-        rows = samples.rows_of(self.corpus, self.corpus.samples("train"), shared=True)
-        (first, *_) = samples.batches(rows.samples, 1024, np.random.default_rng(0))
+            self.vectors = item_table.read_table(Run(folder.name, folder.parent), [vectors])[vectors]
+        rows = samples.make_rows(self.corpus, self.corpus.samples("train"), shared=True)
+        (first, *_) = samples.draw_batches(rows.samples, 1024, np.random.default_rng(0))
         self.batch = rows.take(first)
 
     def started(self, arm: Arm, seed: int) -> nn.ModuleList:
@@ -163,7 +163,7 @@ class Work:
         size = (self.corpus.n_items, self.corpus.max_history)
         with mock.patch.object(recommenders, "make", arm.make), torch.random.fork_rng():
             torch.manual_seed(seed)  # as train_and_rank has it, so this is what `train` starts from
-            return evaluation.make_both(arm.recommender, *size, self.vectors, arm.settings)
+            return evaluation.make_model_and_table(arm.recommender, *size, self.vectors, arm.settings)
 
     def measured(self, both: nn.ModuleList, arm: Arm) -> dict[str, float]:
         """What `measured` finds in an arm's (model, item table)."""
@@ -177,7 +177,7 @@ class Work:
             result = evaluation.train_and_rank(self.corpus, self.vectors, settings, recommender=arm.recommender, seed=seed)
         both.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
         return {
-            "metrics": metrics.summary(result.ranks, settings.cutoffs),
+            "metrics": metrics.summarise(result.ranks, settings.cutoffs),
             "curve": result.curve,
             "best_epoch": result.best_epoch,
             "epochs": len(result.losses),
@@ -228,7 +228,7 @@ def spread(rows: torch.Tensor) -> float:
 def gradients(both: nn.ModuleList, histories: torch.Tensor, labels: torch.Tensor, settings: Evaluation) -> dict[str, float]:
     """Norm of the loss's gradient in each part of (model, item table)."""
     both.zero_grad()
-    evaluation.loss(both, histories, labels, settings).backward()
+    evaluation.compute_loss(both, histories, labels, settings).backward()
     squares: dict[str, float] = {}
     for name, value in both.named_parameters():
         if "norm" not in name and not name.endswith("bias"):
@@ -335,7 +335,7 @@ def show(trained: dict[str, dict], chosen: list[str]) -> None:
 
 def results_of(args: argparse.Namespace) -> dict[str, Any]:
     """The results' file as it is, or a new one; ends the script where it is of other data or settings."""
-    about = {"run": Path(args.run).resolve().name, "vectors": args.vectors, "settings": evaluation.key(SETTINGS)}
+    about = {"run": Path(args.run).resolve().name, "vectors": args.vectors, "settings": evaluation.list_settings(SETTINGS)}
     path = Path(args.out)
     found = storage.read_json(path) if path.exists() else {**about, "trained": {}}
     other = [name for name, value in about.items() if found.get(name) != value]

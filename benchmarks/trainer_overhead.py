@@ -24,18 +24,18 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.fitting import trainer
 from llm2rec_kit.models import backbone
-from llm2rec_kit.training import csft, samples
+from llm2rec_kit.training import csft, csft_samples
 
 
 def parts(steps: int, batch_size: int):
     """(a function that makes a fresh model, batches, settings) of the demo's CSFT."""
     data = S.Data(synthetic_users=2400, synthetic_items=1200)
-    corpus = cleaning.build(sources.load(data), data)
+    corpus = cleaning.build_corpus(sources.load(data), data)
     seen, _ = corpus.select(corpus.train_domains)
     place = S.Backbone(device="cpu")
     _, tokenizer = backbone.make_tiny(seen.titles, place)
     settings = S.CSFT(steps=steps, batch_size=batch_size, learning_rate=1e-3, warmup_steps=10, save_every=10**6)
-    prepared = samples.prepare(seen, seen.samples("train"), tokenizer, settings)
+    prepared = csft_samples.prepare(seen, seen.samples("train"), tokenizer, settings)
     batches = csft.Batches(prepared, settings, tokenizer.pad_token_id)
     return lambda: backbone.make_tiny(seen.titles, place)[0], batches, settings
 
@@ -58,7 +58,7 @@ def by_trainer(model, batches, settings) -> np.ndarray:
     """Seconds of trainer.fit."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        trainer.fit("csft", model, batches, csft.loss, settings, Path(folder), callbacks=[clock])
+        trainer.fit("csft", model, batches, csft.compute_loss, settings, Path(folder), callbacks=[clock])
     return clock.stop - clock.start
 
 
@@ -71,7 +71,7 @@ def by_hand(model, batches, settings) -> np.ndarray:
         micros = batches[step]
         count = sum(int(micro["count"]) for micro in micros)
         for micro in micros:
-            loss = csft.loss(model, micro)[0] / count
+            loss = csft.compute_loss(model, micro)[0] / count
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()

@@ -206,17 +206,17 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _plan(profile: str, asked: dict) -> int:
-    from llm2rec_kit.reproduction.plan import plan, plan_text
+    from llm2rec_kit.reproduction.plan import estimate, plan_text
     from llm2rec_kit.reproduction.report import expected
     from llm2rec_kit.reproduction.runner import notebooks
 
-    values, books = notebooks.prepared(profile, **asked, look=False)
+    values, books = notebooks.prepare(profile, **asked, look=False)
     missing = ""
     try:
-        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)}, hub=False)
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.read_parameters(book)}, hub=False)
     except ValueError as error:
         missing = str(error)
-    print(plan_text.text(plan.make(values, [book.name[:2] for book in books]), missing))
+    print(plan_text.render_plan(estimate.make_plan(values, [book.name[:2] for book in books]), missing))
     part = asked["only"] or asked["start"]  # a dated run is of all that its profile runs
     if not part and (dated := expected.load(profile, asked["outputs"])):
         print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
@@ -232,15 +232,15 @@ def _train(args: argparse.Namespace) -> int:
     from llm2rec_kit.settings import plain_yaml
 
     with runs.one_paragraph_errors():
-        profile = plain_yaml.meant(notebooks.load_profile(args.profile))
+        profile = plain_yaml.convert_numbers(notebooks.load_profile(args.profile))
         values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
-        notebooks.check(values, sorted({name for b in notebooks.series() for name in notebooks.parameters(b)}))
+        notebooks.check(values, sorted({name for b in notebooks.list_series() for name in notebooks.read_parameters(b)}))
         from llm2rec_kit.fitting import distributed, trainer  # torch, after what needs none
         from llm2rec_kit.reproduction.runner import launch
 
         run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
         if run.has("corpus"):
-            feasibility.of_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage].from_parameters(values))
+            feasibility.check_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage].from_parameters(values))
         try:
             launch.make(args.stage, run, values, force=args.force)
         except trainer.TrainingError as error:
@@ -263,19 +263,21 @@ def _fetch(args: argparse.Namespace) -> int:
 def _params(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
     from llm2rec_kit.reproduction.runner import notebooks
-    from llm2rec_kit.settings.ranges import shown
+    from llm2rec_kit.settings.ranges import show_value
 
     with runs.one_paragraph_errors():
-        books = [b for b in notebooks.series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
+        books = [b for b in notebooks.list_series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
         if not books:
-            raise ValueError(f"No notebook {shown(args.notebook)}; there are {[b.name[:2] for b in notebooks.series()]}.")
+            raise ValueError(
+                f"No notebook {show_value(args.notebook)}; there are {[b.name[:2] for b in notebooks.list_series()]}."
+            )
         print(
             "source: P the paper, with its section; C the official code; O ours, where both are silent or for the machine's sake"
         )
         for book in books:
             print(f"\n{book.stem}\n  {'parameter':28} {'type':6} {'default':24} {'source':10} meaning")
-            for p in notebooks.parameters(book).values():
-                print(f"  {p.name:28} {p.type:6} {p.default!r:24} {notebooks.source_of(p):10} {notebooks.meaning_of(p)}")
+            for p in notebooks.read_parameters(book).values():
+                print(f"  {p.name:28} {p.type:6} {p.default!r:24} {notebooks.cite_default(p):10} {notebooks.explain(p)}")
     return 0
 
 
@@ -295,32 +297,32 @@ def _report(args: argparse.Namespace) -> int:
 
 def _expect(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction.report import expected, report
+    from llm2rec_kit.reproduction.report import document, expected
 
     with runs.one_paragraph_errors():
         run = runs.find(args.run, args.outputs)
-        about = run.about()
+        about = run.read_info()
         profile = args.profile or about.get("asked", {}).get("profile", "")
         if not profile:
             raise ValueError(
                 f"{run} was not made by `llm2rec reproduce`; say which profile its numbers are for with --profile."
             )
-        path = expected.path_of(profile, run.path.parent)
-        expected.keep(report.collect(run), about, path)
+        path = expected.locate(profile, run.path.parent)
+        expected.keep(document.collect(run), about, path)
         print(f"{path}: what profile {profile} is expected to give from now on")
     return 0
 
 
 def _grid(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
-    from llm2rec_kit.reproduction.grid import cluster, grid, outcome
+    from llm2rec_kit.reproduction.grid import cluster, graph, summary
 
     with runs.one_paragraph_errors():
-        asked = grid.load(args.grid, args.outputs)
+        asked = graph.load(args.grid, args.outputs)
         if args.plan:
-            print(f"{outcome.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")
+            print(f"{summary.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")
             return 0
-        return cluster.run(asked, workers=args.workers, address=args.cluster, retries=args.retries)
+        return cluster.run_grid(asked, workers=args.workers, address=args.cluster, retries=args.retries)
 
 
 def _explore(args: argparse.Namespace) -> int:
@@ -333,7 +335,7 @@ def _explore(args: argparse.Namespace) -> int:
         from llm2rec_kit.widgets import explorer_page
 
         to = Path(args.to) if args.to else None
-        with storage.naming_place(args.to or run.path / "explorer.html", "--to"):
+        with storage.name_place(args.to or run.path / "explorer.html", "--to"):
             page = explorer_page.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
@@ -348,12 +350,12 @@ def _notebooks(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         from llm2rec_kit import storage
-        from llm2rec_kit.reproduction.runner import laid_out
+        from llm2rec_kit.reproduction.runner import notebook_copies
 
-        with storage.naming_place(args.folder, "DIR"):
-            written, kept = laid_out.lay_out(args.folder, force=args.force)
+        with storage.name_place(args.folder, "DIR"):
+            written, kept = notebook_copies.lay_out(args.folder, force=args.force)
         print(f"{args.folder}: {len(written)} notebooks written, {len(kept)} there already as they are")
-        print(f"their runs: {runs.outputs_folder()}\nto open them: jupyter lab --notebook-dir {shlex.quote(args.folder)}")
+        print(f"their runs: {runs.find_outputs()}\nto open them: jupyter lab --notebook-dir {shlex.quote(args.folder)}")
     return 0
 
 
@@ -367,12 +369,12 @@ def _encode(args: argparse.Namespace) -> int:
         from llm2rec_kit.encoding import title_files
         from llm2rec_kit.storage import npy_writer
 
-        with storage.naming_place(args.to, "--to"):
-            storage.check_writable(storage.nearest(storage.check_target(args.to, npy_writer.BEGINS).parent))
+        with storage.name_place(args.to, "--to"):
+            storage.check_writable(storage.find_nearest_folder(storage.check_target(args.to, npy_writer.BEGINS).parent))
             titles = title_files.read(args.file, args.column)
             from llm2rec_kit.encoding import encoder  # which takes seconds, and what is above a moment
 
-            shard = encoder.ranks()
+            shard = encoder.find_rank()
             subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
             found = subject.encode(titles, out=args.to, progress=True, shard=shard)
         print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
@@ -380,28 +382,28 @@ def _encode(args: argparse.Namespace) -> int:
 
 
 def _write_report(run) -> None:
-    from llm2rec_kit.reproduction.report import expected, report
+    from llm2rec_kit.reproduction.report import document, expected
 
-    results = report.write(run)
-    print("\n" + report.terminal_table(results))
-    profile = run.about().get("asked", {}).get("profile", "")
+    results = document.write(run)
+    print("\n" + document.render_table(results))
+    profile = run.read_info().get("asked", {}).get("profile", "")
     if profile and (wanted := expected.load(profile, run.path.parent)):
-        print(expected.text(results, profile, wanted) + "\n")
+        print(expected.render_text(results, profile, wanted) + "\n")
     print(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
 
 
 def _overrides(pairs: list[str]) -> dict:
     """{flat name: value} of what --set says; SettingsError for what is no stage.key=value."""
     from llm2rec_kit.settings import SettingsError, plain_yaml
-    from llm2rec_kit.settings.ranges import shown
+    from llm2rec_kit.settings.ranges import show_value
 
     values = {}
     for pair in pairs:
         stated, equals, text = pair.partition("=")
         if not equals or "." not in stated:
-            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {shown(pair)}.")
+            raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {show_value(pair)}.")
         name = stated.strip().replace(".", "_", 1)
-        values[name] = plain_yaml.of_a_word(name, text, f"--set {shown(pair)[1:-1]}")
+        values[name] = plain_yaml.read_word(name, text, f"--set {show_value(pair)[1:-1]}")
     return values
 
 

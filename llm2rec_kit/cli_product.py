@@ -29,7 +29,7 @@ def _run_of(args: argparse.Namespace) -> Run:
     from llm2rec_kit.settings import own_parts
 
     run = runs.find(args.run, args.outputs)
-    own_parts.load(own_parts.placed(args.own_parts, Path()))
+    own_parts.load(own_parts.resolve_parts(args.own_parts, Path()))
     return run
 
 
@@ -89,7 +89,7 @@ def _recommend(args: argparse.Namespace) -> int:
         run = _run_of(args)
         from llm2rec_kit.export import recommend
 
-        recommend.command(run, args)
+        recommend.run_command(run, args)
     return 0
 
 
@@ -98,11 +98,11 @@ def _export(args: argparse.Namespace) -> int:
 
     with runs.one_paragraph_errors():
         run = _run_of(args)
-        from llm2rec_kit.export import exporting
+        from llm2rec_kit.export import formats
 
-        with storage.naming_place(args.to, "--to"):
+        with storage.name_place(args.to, "--to"):
             names = ("stage", "recommender", "domain", "trust_remote_code")
-            folder = exporting.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
+            folder = formats.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
         print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
@@ -114,5 +114,5 @@ def _push(args: argparse.Namespace) -> int:
         run = _run_of(args)
         from llm2rec_kit.export import push
 
-        push.command(run, args)
+        push.run_command(run, args)
     return 0

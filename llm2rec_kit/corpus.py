@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.storage import safe_name
+from llm2rec_kit.storage import make_safe_name
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -233,7 +233,7 @@ def attribute_columns(items: pl.DataFrame) -> list[str]:
 
 
 def folder_names(domains: Iterable[str]) -> dict[str, str]:
-    """{domain: the name under which a run keeps its results, a safe folder name (`storage.safe_name`)}.
+    """{domain: the name under which a run keeps its results, a safe folder name (`storage.make_safe_name`)}.
 
     >>> folder_names(["Home/Kitchen", "Games"])
     {'Home/Kitchen': 'Home_Kitchen', 'Games': 'Games'}
@@ -245,7 +245,7 @@ def folder_names(domains: Iterable[str]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for domain in domains:
         try:
-            name = safe_name(domain or "")
+            name = make_safe_name(domain or "")
         except ValueError as error:
             raise CorpusError(f"A domain is the name of a folder of results, too: {error}") from None
         if name.lower().endswith(".json"):  # a run's manifests end so

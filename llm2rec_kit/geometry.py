@@ -10,12 +10,12 @@ import numpy as np
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
     """Mean squared distance of unit-length pairs (Wang & Isola 2020): 0 is perfect, 2 unrelated."""
-    return float(((unit(first) - unit(second)) ** 2).sum(1).mean())
+    return float(((scale_to_unit(first) - scale_to_unit(second)) ** 2).sum(1).mean())
 
 
 def uniformity(vectors: np.ndarray) -> float:
     """log mean exp(-2 d^2) over pairs of unit vectors (Wang & Isola 2020): 0 is collapsed, about -4 spread out."""
-    rows = unit(vectors.astype(np.float64))
+    rows = scale_to_unit(vectors.astype(np.float64))
     squared = 2 - 2 * rows @ rows.T
     pairs = squared[np.triu_indices(len(rows), 1)]
     return float(np.log(np.exp(-2 * pairs).mean()))
@@ -32,15 +32,15 @@ def effective_rank(vectors: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
     """Rows at length one; zero rows stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:
+def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:
     """Cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,). With `others` the rows are of `among`, and
     each one's highest cosine, that to itself, is passed over."""
-    rows, among = unit(rows.astype(np.float32)), unit(among.astype(np.float32))
+    rows, among = scale_to_unit(rows.astype(np.float32)), scale_to_unit(among.astype(np.float32))
     found = np.empty(len(rows), dtype=np.float32)
     for at in range(0, len(rows), step := max(1, 2**22 // len(among))):
         cosines = rows[at : at + step] @ among.T
@@ -48,10 +48,10 @@ def nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False
     return found
 
 
-def usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
+def compute_usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
     """The cosine to its nearest other that all but `percentile` in a hundred of the rows (n, dim) have at least, over `anchors`
     rows drawn by seed: what is nearer to none than that is far from everything. -1 with one row."""
     if len(vectors) < 2:
         return -1.0
     drawn = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:anchors])
-    return float(np.percentile(nearest_cosines(vectors[drawn], vectors, others=True), percentile))
+    return float(np.percentile(compute_nearest_cosines(vectors[drawn], vectors, others=True), percentile))

@@ -16,18 +16,18 @@ COLUMNS = ("items", "samples", *SPLITS)
 
 
 @cache
-def paper() -> dict[str, Any]:
+def read_paper() -> dict[str, Any]:
     """What `paper_statistics.yaml` says: datasets, mix, total, windows."""
     return yaml.safe_load(resources.files(__package__).joinpath("paper_statistics.yaml").read_text())
 
 
-def known_as(domain: str) -> str | None:
+def find_paper_name(domain: str) -> str | None:
     """The paper's short name of a domain, told by short or full name (`Video_Games`, `Video Games`, `games`); else None."""
-    plain = {short: {short, _plain(about["name"])} for short, about in paper()["datasets"].items()}
+    plain = {short: {short, _plain(about["name"])} for short, about in read_paper()["datasets"].items()}
     return next((short for short, names in plain.items() if _plain(domain) in names), None)
 
 
-def beside_paper(corpus: Corpus) -> pl.DataFrame:
+def compare_with_paper(corpus: Corpus) -> pl.DataFrame:
     """Statistics in the paper's form, one row a data set, the paper's row under the corpus's for the same category.
 
     Columns: data, of (this corpus, paper, released), items, samples, train, valid, test (null where the paper prints none),
@@ -35,16 +35,16 @@ def beside_paper(corpus: Corpus) -> pl.DataFrame:
     """
     rows = []
     sources = dict.fromkeys(corpus.domains, corpus.facts.get("source")) | corpus.facts.get("sources", {})
-    counterpart = {d: known_as(d) if sources[d] != "synthetic" else None for d in corpus.domains}
+    counterpart = {d: find_paper_name(d) if sources[d] != "synthetic" else None for d in corpus.domains}
     for domain in corpus.domains:
         part = corpus.select([domain])[0] if len(corpus.domains) > 1 else corpus
         rows.append(_row(domain, "this corpus", _counts(part)))
         if short := counterpart[domain]:
-            rows.append(_row(domain, "paper", paper()["datasets"][short]))
+            rows.append(_row(domain, "paper", read_paper()["datasets"][short]))
     if len(corpus.domains) > 1:
         rows.append(_row("total", "this corpus", _counts(corpus)))
-    if set(counterpart.values()) == set(paper()["mix"]):
-        rows += [_row("total", who, about) for who, about in paper()["total"].items()]
+    if set(counterpart.values()) == set(read_paper()["mix"]):
+        rows += [_row("total", who, about) for who, about in read_paper()["total"].items()]
     return pl.DataFrame(rows, schema_overrides=dict.fromkeys(COLUMNS, pl.Int64))
 
 

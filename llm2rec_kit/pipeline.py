@@ -48,12 +48,12 @@ class Recipe:
 
     @property
     def same(self) -> dict[str, Any]:
-        """What `Run.make`, `stale` and `adopt` take beside its name."""
+        """What `Run.make`, `stale` and `reuse_from` take beside its name."""
         return {"settings": self.settings, "inputs": list(self.inputs), "aside": list(self.aside)}
 
     def make(self, run: Run, *, base: Run | None = None, force: bool = False, quiet: bool = False) -> Path:
         """Make it in `run`, take it from `base` where that has the very same, or reuse it; returns its path."""
-        if base is not None and not force and run.adopt(base, self.name, **self.same):
+        if base is not None and not force and run.reuse_from(base, self.name, **self.same):
             return run.path_of(self.name)
         return run.make(self.name, self.build, **self.same, force=force, quiet=quiet)
 
@@ -66,15 +66,15 @@ def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactio
 
     def build(folder: Path) -> dict[str, Any]:
         if mixed:
-            corpus = mixing.mixed(data, outputs)
+            corpus = mixing.mix_corpora(data, outputs)
         else:
-            corpus = cleaning.build(sources.load(data) if interactions is None else interactions, data)
+            corpus = cleaning.build_corpus(sources.load(data) if interactions is None else interactions, data)
         preconditions.check(corpus)  # before it is kept
         corpus.save(folder)
         told = {"source": corpus.facts["source"], "split": corpus.facts["split"], "train_domains": corpus.train_domains}
         return {**told, "statistics": corpus.statistics().to_dicts(), "cleaning": corpus.facts["cleaning"]}
 
-    files = mixing.fingerprint(data, outputs) if mixed else sources.fingerprint(data)
+    files = mixing.hash_parts(data, outputs) if mixed else sources.hash_files(data)
     return Recipe("corpus", build, data.recipe | {"files": files})
 
 
@@ -89,10 +89,10 @@ def make_backbone(run: Run, place: S.Backbone) -> Recipe:
         else:
             model, tokenizer = backbone.load(place.name, place)
         backbone.save(model, tokenizer, folder)
-        size = {"parameters": backbone.parameters(model), "vocabulary": len(tokenizer)}
+        size = {"parameters": backbone.count_parameters(model), "vocabulary": len(tokenizer)}
         return {"name": place.name, **size, "from_nothing": place.name == "tiny"}
 
-    return Recipe("backbone", build, place.as_dict() | backbone.contents(place.name), ["corpus"])
+    return Recipe("backbone", build, place.as_dict() | backbone.hash_contents(place.name), ["corpus"])
 
 
 def train_stage(
@@ -115,7 +115,7 @@ def train_stage(
     `build` with the same folder.
     """
     from llm2rec_kit.fitting import artefact, distributed
-    from llm2rec_kit.fitting.history import final, write_history
+    from llm2rec_kit.fitting.history import take_last_values, write_history
     from llm2rec_kit.models import backbone
     from llm2rec_kit.training import contrastive, csft, llmemb, mntp
     from llm2rec_kit.training.titles import train_titles
@@ -134,25 +134,25 @@ def train_stage(
             history = csft.train(corpus, model, tokenizer, settings, folder, prepared=prepared, callbacks=callbacks)
         elif text == "attributes":
             history = llmemb.train(
-                llmemb.of(corpus.select(corpus.train_domains)[0].items), model, tokenizer, settings, folder
+                llmemb.list_attributes(corpus.select(corpus.train_domains)[0].items), model, tokenizer, settings, folder
             )
         else:
             objective = {"mntp": mntp, "contrastive": contrastive}[stage]
             history = objective.train(train_titles(corpus), model, tokenizer, settings, folder)
-        record = {**final(history), "steps": settings.steps}
-        if distributed.world() > 1:
-            record["processes"] = distributed.world()
+        record = {**take_last_values(history), "steps": settings.steps}
+        if distributed.world_size() > 1:
+            record["processes"] = distributed.world_size()
         if distributed.rank() > 0:
             return record  # process 0 saves
-        if distributed.sharded():  # the model in memory is in pieces; its last checkpoint is whole
+        if distributed.is_sharded():  # the model in memory is in pieces; its last checkpoint is whole
             model = _whole(backbone.load(run.require(start), place)[0], history, folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
         write_history(history, folder)
         if stage == "csft":
             return record | {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))}
-        return record | {"leak": backbone.leak(model)}
+        return record | {"leak": backbone.measure_leak(model)}
 
-    return Recipe(name or stage, build, inputs=["corpus", start], **artefact.key(settings, place, **other))
+    return Recipe(name or stage, build, inputs=["corpus", start], **artefact.split_settings(settings, place, **other))
 
 
 def _whole(model: PreTrainedModel, history: list[dict], folder: Path, *, bidirectional: bool) -> PreTrainedModel:
@@ -163,12 +163,12 @@ def _whole(model: PreTrainedModel, history: list[dict], folder: Path, *, bidirec
     from llm2rec_kit.models import backbone
 
     kept = int(history[-1].get("kept_step", history[-1]["step"]))
-    checkpoint = checkpoints.path(folder / "checkpoints", kept)
-    if why := checkpoints.fault(checkpoint):
+    checkpoint = checkpoints.locate(folder / "checkpoints", kept)
+    if why := checkpoints.find_fault(checkpoint):
         raise trainer.TrainingError(f"The weights of step {kept} cannot be read from {checkpoint}: {why}.")
     weights = load_file(checkpoint / "model.safetensors")
     model.load_state_dict(weights, strict=False)  # a tied head is not in the file
-    return backbone.bidirectional(model) if bidirectional else backbone.causal(model)
+    return backbone.lift_causal_mask(model) if bidirectional else backbone.restore_causal_mask(model)
 
 
 def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Backbone, *, text: str = "title") -> Recipe:
@@ -186,13 +186,13 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
     def build(folder: Path) -> dict[str, Any]:
         corpus = Corpus.load(run.require("corpus"))
         model = Encoder.load(run.require(start) if own else start, how, place)
-        vectors = model.table(texts(corpus, text), out=folder / f"{table}.npy", progress=True)
+        vectors = model.table(read_texts(corpus, text), out=folder / f"{table}.npy", progress=True)
         about = {"stage": stage if own else "baseline", "encoder": start, **_shape(vectors), **_read_as(model, own)}
         return about | {"title_template": _template(run)}
 
     stage = RAW if start == "backbone" else start
-    other = ({"text": text} if text != "title" else {}) | ({} if own else backbone.contents(start))
-    settings = encoder.key(how, place, stage, **other)
+    other = ({"text": text} if text != "title" else {}) | ({} if own else backbone.hash_contents(start))
+    settings = encoder.list_settings(how, place, stage, **other)
     return Recipe(f"embeddings/{table}", build, settings, ["corpus", start] if own else ["corpus"])
 
 
@@ -201,7 +201,7 @@ def embed_minilm(run: Run) -> Recipe:
     from llm2rec_kit.encoding import minilm
 
     def build(folder: Path) -> dict[str, Any]:
-        vectors = minilm.table(Corpus.load(run.require("corpus")).titles)
+        vectors = minilm.encode_titles(Corpus.load(run.require("corpus")).titles)
         np.save(folder / f"{minilm.NAME}.npy", vectors)
         return {"stage": minilm.NAME, "encoder": minilm.MODEL, **_shape(vectors), "title_template": _template(run)}
 
@@ -217,7 +217,7 @@ def read_own_table(run: Run, table: str, file: str) -> Recipe:
         np.save(folder / f"{table}.npy", vectors)
         return {"stage": "own", **_shape(vectors), "rows_of_no_item": more}
 
-    return Recipe(f"embeddings/{table}", build, own_tables.contents(file), ["corpus"])
+    return Recipe(f"embeddings/{table}", build, own_tables.hash_files(file), ["corpus"])
 
 
 def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[Run, str], str]) -> Recipe:
@@ -233,11 +233,11 @@ def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[R
     return Recipe("encoder", build, kept | place.where, ["contrastive", "embeddings/contrastive"])
 
 
-def texts(corpus: Corpus, text: str = "title") -> list[str]:
+def read_texts(corpus: Corpus, text: str = "title") -> list[str]:
     """What is encoded of items 1..N: their titles, or their `attributes` as a prompt."""
     from llm2rec_kit.training import llmemb
 
-    return corpus.titles if text == "title" else [llmemb.prompt(item) for item in llmemb.of(corpus.items)]
+    return corpus.titles if text == "title" else [llmemb.make_prompt(item) for item in llmemb.list_attributes(corpus.items)]
 
 
 def _template(run: Run) -> str:
@@ -259,7 +259,7 @@ def _read_as(model: Encoder, own: bool) -> dict[str, Any]:
     if not own:
         return {"attention": "as_trained", **how}
     mask = "bidirectional" if backbone.is_bidirectional(model.model) else "causal"
-    return {"attention": mask, **how, "leak": backbone.leak(model.model)}
+    return {"attention": mask, **how, "leak": backbone.measure_leak(model.model)}
 
 
 def evaluate(
@@ -278,8 +278,8 @@ def evaluate(
     from llm2rec_kit.downstream import baselines, evaluation, item_table
 
     def reused(job: Job) -> bool:
-        same = {"settings": evaluation.key(settings, job.recommender), "inputs": job.inputs}
-        taken = base is not None and not force and run.adopt(base, job.name, **same)
+        same = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
+        taken = base is not None and not force and run.reuse_from(base, job.name, **same)
         return taken or not run.stale(job.name, **same, force=force)
 
     todo = [job for job in jobs if not reused(job)]
@@ -287,16 +287,16 @@ def evaluate(
     if quiet:
         print(f"{run.name}: {len(todo)} recommenders to train, {counts}", flush=True)
     else:
-        on = " ".join(evaluation.device_of(settings))
+        on = " ".join(evaluation.choose_device(settings))
         print(f"evaluation: {len(todo)} trainings to do, {counts}; on {on}", flush=True)
     if not todo:
         return
     corpus = Corpus.load(run.require("corpus"))
     parts = {domain: corpus.select([domain]) for domain in dict.fromkeys(job.domain for job in todo)}
-    seen = {domain: baselines.training_counts(part) for domain, (part, _) in parts.items()}
-    tables = item_table.read(run, list(dict.fromkeys(job.table for job in todo if job.table)))
+    seen = {domain: baselines.count_training(part) for domain, (part, _) in parts.items()}
+    tables = item_table.read_table(run, list(dict.fromkeys(job.table for job in todo if job.table)))
     for job, result in evaluation.train_many(todo, parts, tables, settings):
-        evaluation.keep(run, job, result, settings, seen[job.domain])
+        evaluation.keep_result(run, job, result, settings, seen[job.domain])
         if not quiet:
             best = max(value for _, value in result.curve)
             print(

@@ -131,7 +131,7 @@ def _maps(seed: int) -> Callable[[Path], dict]:
 
 def notebook(run: Run) -> Path:
     """An executed notebook 06 of the run, with the record that it makes last."""
-    record = storage.sealed({"name": "directions", "values": {"towards": 3}})
+    record = storage.seal({"name": "directions", "values": {"towards": 3}})
     cell = new_code_cell("", outputs=[new_output("display_data", data={RECORD_MIME: record})])
     path = run.path / "notebooks" / "06_paper_tables.ipynb"
     storage.write_json(path, new_notebook(cells=[cell]))

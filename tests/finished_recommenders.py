@@ -43,5 +43,5 @@ def make_run(
     settings = Evaluation(**SETTINGS.as_dict() | {"normalise": normalise, "workers": 1})
     jobs = [evaluation.Job("toy", recommender, name, 3) for recommender in recommenders for name in embeddings]
     for job, result in evaluation.train_many(jobs, {"toy": corpus.select(["toy"])}, tables, settings):
-        evaluation.keep(run, job, result, settings, np.ones(corpus.n_items))
+        evaluation.keep_result(run, job, result, settings, np.ones(corpus.n_items))
     return run

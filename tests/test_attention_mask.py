@@ -91,7 +91,7 @@ def test_causally_it_depends_on_its_text_alone_in_every_family(family, monkeypat
 def test_attention_that_chooses_padding_instead_of_a_long_titles_tokens_is_refused(family, monkeypatch):
     monkeypatch.setitem(backbone_families.OWN, family, backbone_families.INDEXED | {"index_topk": 16})
     with pytest.raises(backbone.BackboneError, match=r"a text's states are [\d.]+ off beside other texts"):
-        backbone.bidirectional(backbone_families.build(family))
+        backbone.lift_causal_mask(backbone_families.build(family))
 
 
 def test_the_lists_are_of_families_that_are_built_and_the_others_become_fewer():
@@ -113,7 +113,7 @@ def test_one_layer_of_three_that_does_not_obey_is_found_and_named(fault):
     """The whole model's leak says nothing of it: the layers around it carry the last token to the first."""
     model = backbone_families.build("qwen3")
     model = type(model)(type(model.config)(**{**model.config.to_dict(), "num_hidden_layers": 3, "layer_types": None})).eval()
-    backbone.bidirectional(model)
+    backbone.lift_causal_mask(model)
     model.__dict__.pop("_masks_proven")
 
     def other(_, args, kwargs):
@@ -132,16 +132,16 @@ def test_one_layer_of_three_that_does_not_obey_is_found_and_named(fault):
         }
 
     model.model.layers[1].self_attn.register_forward_pre_hook(other, with_kwargs=True)
-    assert backbone.leak(model) > 1e-3
-    assert backbone.leak(model, padded=True) > 1e-3
+    assert backbone.measure_leak(model) > 1e-3
+    assert backbone.measure_leak(model, padded=True) > 1e-3
     said = {
         "causal": "stay causal without padding",
         "beside padding": "stay causal beside padding",
         "sees padding": "see padding",
     }
     with pytest.raises(backbone.BackboneError, match=rf"Qwen3Attention in layer 1 \(1 of 3 [^)]*\) {said[fault]}"):
-        backbone.bidirectional(model)
-    backs = [m.back > 0 for m in attention_mask.mixers(model.model, padded=True)]
+        backbone.lift_causal_mask(model)
+    backs = [m.back > 0 for m in attention_mask.inspect_mixers(model.model, padded=True)]
     assert backs == [True, fault == "sees padding", True]
 
 
@@ -159,7 +159,7 @@ def test_a_family_that_is_not_causal_is_refused_before_csft_prepares_anything(tm
 def test_proving_leaves_modes_random_numbers_and_a_good_familys_config_alone(family):
     model = backbone_families.build(family).train()
     before, config = torch.get_rng_state(), model.config.to_dict()
-    for switch in (backbone.check_masks, backbone.bidirectional):
+    for switch in (backbone.check_masks, backbone.lift_causal_mask):
         if family == "gpt_neo":
             with pytest.raises(backbone.BackboneError):
                 switch(model)
@@ -179,7 +179,7 @@ def mended(tmp_path):
     model = backbone_families.build("nemotron")
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.eos_token_id = tokenizer.eos_token_id
-    backbone.save(backbone.bidirectional(model), tokenizer, tmp_path / "stage")
+    backbone.save(backbone.lift_causal_mask(model), tokenizer, tmp_path / "stage")
     return tmp_path / "stage"
 
 
@@ -191,7 +191,7 @@ def test_what_was_mended_survives_saving_in_every_reader(mended, tmp_path):
     first.save(tmp_path / "encoder")
     again = Encoder.load(tmp_path / "encoder", place=Backbone(device="cpu"))
     other = sentence_transformers.SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
-    backbone.bidirectional(again.model)
+    backbone.lift_causal_mask(again.model)
     again.save(tmp_path / "twice")
     twice = Encoder.load(tmp_path / "twice", place=Backbone(device="cpu"))
     wanted = first.encode(titles)
@@ -202,8 +202,8 @@ def test_what_was_mended_survives_saving_in_every_reader(mended, tmp_path):
         np.stack([other.encode(t) for t in titles]),
     ):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert backbone.leak(first.model) > 1e-3
-    assert "attn_implementation" not in backbone.causal(first.model).config.to_dict()
+    assert backbone.measure_leak(first.model) > 1e-3
+    assert "attn_implementation" not in backbone.restore_causal_mask(first.model).config.to_dict()
 
 
 def test_encode_refuses_a_causal_family_with_one_paragraph_and_takes_it_causally(tmp_path, capsys):

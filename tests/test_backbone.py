@@ -33,7 +33,7 @@ def test_tiny_is_made_the_same_twice_and_leaves_the_random_state_alone():
 def test_the_default_tiny_has_two_to_five_million_parameters():
     titles = [f"{a} {b} {c}" for a in "abcdefgh" for b in range(40) for c in ("Racing", "Puzzle")]
     model, _ = backbone.make_tiny(titles, Backbone(device="cpu"))
-    body = backbone.parameters(model) - model.get_input_embeddings().weight.numel()
+    body = backbone.count_parameters(model) - model.get_input_embeddings().weight.numel()
     assert 2e6 <= body + 192 * 1500 <= 5e6  # a real catalogue fills the vocabulary to between 1,500 and 4,096 tokens
 
 
@@ -42,14 +42,14 @@ def test_the_default_tiny_has_two_to_five_million_parameters():
 def test_the_switch_is_obeyed_and_survives_saving(tiny, tmp_path, kernel, padded):
     model, tokenizer = tiny
     model.set_attn_implementation(kernel)
-    assert backbone.leak(model, padded=padded) == 0
-    assert backbone.leak(backbone.bidirectional(model), padded=padded) > 1e-3
+    assert backbone.measure_leak(model, padded=padded) == 0
+    assert backbone.measure_leak(backbone.lift_causal_mask(model), padded=padded) > 1e-3
     backbone.save(model, tokenizer, tmp_path)
     again, _ = backbone.load(tmp_path, Backbone(device="cpu"))
     again.set_attn_implementation(kernel)
     assert backbone.is_bidirectional(again)
-    assert backbone.leak(again, padded=padded) > 1e-3
-    assert backbone.leak(backbone.causal(again), padded=padded) == 0
+    assert backbone.measure_leak(again, padded=padded) > 1e-3
+    assert backbone.measure_leak(backbone.restore_causal_mask(again), padded=padded) == 0
 
 
 def test_a_backbone_that_cannot_be_had_says_what_to_do():
@@ -139,4 +139,4 @@ def test_a_gpu_that_only_emulates_bfloat16_gets_float32(native, dtype, monkeypat
     """A T4 says that it supports bfloat16 unless it is asked without emulation."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
-    assert backbone.placement(Backbone())[1] is dtype
+    assert backbone.choose_placement(Backbone())[1] is dtype

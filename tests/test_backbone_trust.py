@@ -12,7 +12,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import cli
 from llm2rec_kit.encoding.encoder import Encoder
-from llm2rec_kit.export import exporting
+from llm2rec_kit.export import formats
 from llm2rec_kit.models import backbone
 from llm2rec_kit.models.backbone import BackboneError
 from llm2rec_kit.reproduction.runner import notebooks
@@ -90,8 +90,10 @@ def received(own, tmp_path) -> Run:
 def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received, tmp_path):
     ran = own.parent / "ran"
     with pytest.raises(BackboneError, match="trust_remote_code"):
-        exporting.encoder_of(received, "raw")
-    why = explorer.encoders(received, ["raw"])(TITLES[0])["raw"]  # the explorer goes on without this stage, and says why
+        formats.load_encoder(received, "raw")
+    why = explorer.make_encoders(received, ["raw"])(TITLES[0])[
+        "raw"
+    ]  # the explorer goes on without this stage, and says why
     assert isinstance(why, str)
     assert "code of its own" in why
     for words in (
@@ -113,8 +115,8 @@ def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received,
             cli.main(words)
         assert stop.value.code == 2
     assert not ran.exists()
-    expected = exporting.encoder_of(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
-    found = explorer.encoders(received, ["raw"], trust_remote_code=True)(TITLES[0])["raw"]
+    expected = formats.load_encoder(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
+    found = explorer.make_encoders(received, ["raw"], trust_remote_code=True)(TITLES[0])["raw"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert ran.exists()
 
@@ -127,10 +129,10 @@ def titles_file(folder: Path) -> Path:
 
 def test_every_notebook_that_loads_a_model_is_told_by_its_user():
     """The runner hands a parameter to each notebook that has it."""
-    asked = {b.name[:2] for b in notebooks.series() if "backbone_trust_remote_code" in notebooks.parameters(b)}
+    asked = {b.name[:2] for b in notebooks.list_series() if "backbone_trust_remote_code" in notebooks.read_parameters(b)}
     loads = {
         b.name[:2]
-        for b in notebooks.series()
+        for b in notebooks.list_series()
         if re.search(r"backbone\.load|Encoder\.load|explorer\.open|open_study", b.read_text())
     }
     assert asked == loads == {"02", "03", "05", "06", "07"}

@@ -167,18 +167,18 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def test_expect_keeps_a_runs_numbers_for_its_profile(capsys, monkeypatch, tmp_path):
-    from llm2rec_kit.reproduction.report import report
+    from llm2rec_kit.reproduction.report import document
 
     run = runs.Run("toy", tmp_path)
     profile = tmp_path / "mine.yaml"
-    run.note("asked", {"profile": str(profile), "command": "", "parameters": {}})
+    run.write_info("asked", {"profile": str(profile), "command": "", "parameters": {}})
     kept = {}
-    monkeypatch.setattr(report, "collect", lambda run: {"run": run.name})
+    monkeypatch.setattr(document, "collect", lambda run: {"run": run.name})
     monkeypatch.setattr("llm2rec_kit.reproduction.report.expected.keep", lambda results, about, path: kept.update(path=path))
     assert cli.main(["expect", "toy", "--outputs", str(tmp_path)]) == 0
     assert kept["path"] == tmp_path / "expected" / "mine.yaml"
     assert "is expected to give from now on" in capsys.readouterr().out
-    run.note("asked", {})
+    run.write_info("asked", {})
     code, text = failed(capsys, "expect", "toy", "--outputs", str(tmp_path))
     assert code == 2
     assert "say which profile" in text

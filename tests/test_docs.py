@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = ["README.md", "CHANGELOG.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 PAGE = (ROOT / "docs" / "differences.md").read_text()
 NAMED = re.compile(rf"(?:{'|'.join(stage.prefix for stage in STAGES)})[_.]\w+")
-DISPUTED = paper.disagreements()["parameter"].to_list()
+DISPUTED = paper.read_disagreements()["parameter"].to_list()
 FIELDS = {f"{stage.prefix}_{f.name}": (stage, f.name) for stage in STAGES for f in dataclasses.fields(stage)}
 
 

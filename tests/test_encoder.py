@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from llm2rec_kit.encoding import encoder
-from llm2rec_kit.encoding.encoder import Encoder, variant
+from llm2rec_kit.encoding.encoder import Encoder, parse_variant
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 
@@ -158,14 +158,14 @@ def test_an_empty_title_is_named(tiny):
 
 @pytest.mark.parametrize("cell", ["mean-bidirectional", "mean-causal", "last-bidirectional", "last-causal"])
 def test_a_variant_names_one_of_the_four_cells(cell):
-    stage, how = variant(f"my-stage-{cell}", Encoding(max_tokens=7))
+    stage, how = parse_variant(f"my-stage-{cell}", Encoding(max_tokens=7))
     assert (stage, f"{how.pooling}-{how.attention}", how.max_tokens) == ("my-stage", cell, 7)
 
 
 @pytest.mark.parametrize("name", ["csft", "csft-last", "csft-first-causal", "-last-causal"])
 def test_another_name_is_no_variant(name):
     with pytest.raises(SettingsError, match=r"variant|pooling"):
-        variant(name, Encoding())
+        parse_variant(name, Encoding())
 
 
 def test_what_is_no_model_is_said(tmp_path):
@@ -178,7 +178,7 @@ def test_what_is_no_model_is_said(tmp_path):
 def test_the_key_of_a_table_stays_what_finished_runs_hold():
     """Written down from a run: another key would make every table, and all evaluations after it, anew."""
     how = Encoding(variants=["csft-last-causal"], baselines=["BAAI/bge"], batch_tokens=7)
-    assert encoder.key(how, CPU, "raw", files="x") == {
+    assert encoder.list_settings(how, CPU, "raw", files="x") == {
         "attention": "bidirectional",
         "pooling": "mean",
         "normalise": "none",

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from llm2rec_kit import cli
 from llm2rec_kit.encoding.encoder import Encoder
-from llm2rec_kit.export import exporting
+from llm2rec_kit.export import formats
 from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Backbone, Data, Encoding
@@ -68,7 +68,7 @@ def table(run) -> np.ndarray:
 
 def test_sentence_transformers_gives_the_run_s_embeddings(run, tmp_path):
     library = pytest.importorskip("sentence_transformers")
-    folder = exporting.export(run, "sentence-transformers", tmp_path / "out", "mntp")
+    folder = formats.export(run, "sentence-transformers", tmp_path / "out", "mntp")
     found = library.SentenceTransformer(str(folder), device="cpu").encode(make_corpus().titles)
     np.testing.assert_allclose(np.delete(found, 3, 0), np.delete(table(run)[1:], 3, 0), atol=1e-5)
     text = (folder / "README.md").read_text()
@@ -101,7 +101,7 @@ def carded(run, encoder, how, backbone=FROM_HUB, *, stage="", **data) -> str:
     run.make("backbone", lambda f: backbone, settings=backbone, quiet=True)
     about = {"stage": stage or encoder, "encoder": encoder, "dim": 32, **how}
     run.make("embeddings/one", lambda f: about, settings=about, quiet=True)
-    return exporting.card(run, "one")
+    return formats.write_card(run, "one")
 
 
 def test_the_card_of_a_trained_stage_names_what_it_came_from_and_what_it_read(run):
@@ -149,7 +149,7 @@ def test_the_card_names_the_step_whose_weights_were_kept(run):
 
 
 def test_npy_says_which_row_is_which_item(run, tmp_path):
-    folder = exporting.export(run, "npy", tmp_path / "out", "mntp")
+    folder = formats.export(run, "npy", tmp_path / "out", "mntp")
     found = np.load(folder / "embeddings.npy")
     np.testing.assert_array_equal(found, table(run))
     items = pl.read_csv(folder / "items.csv")
@@ -184,7 +184,7 @@ NASTY = [
 
 def test_items_csv_is_read_alike_by_polars_and_python(run, tmp_path):
     with_titles(run, NASTY)
-    file = exporting.export(run, "npy", tmp_path / "out", "mntp") / "items.csv"
+    file = formats.export(run, "npy", tmp_path / "out", "mntp") / "items.csv"
     wanted = NASTY + make_corpus().titles[len(NASTY) :]
     assert pl.read_csv(file)["title"].to_list() == wanted
     with file.open(newline="") as opened:
@@ -209,7 +209,7 @@ def words(title: str) -> list[str]:
 
 def test_recbole_reads_every_title_and_is_told_what_was_changed(run, tmp_path, capsys):
     with_titles(run, NASTY, domain=pl.lit('"odd" domain'))
-    folder = exporting.export(run, "recbole", tmp_path / "games", "mntp")
+    folder = formats.export(run, "recbole", tmp_path / "games", "mntp")
     rows = as_recbole(folder / "games.item")
     titles = NASTY + make_corpus().titles[len(NASTY) :]
     assert [int(row[0]) for row in rows] == list(range(1, len(titles) + 1))
@@ -223,7 +223,7 @@ def test_recbole_reads_every_title_and_is_told_what_was_changed(run, tmp_path, c
 
 def test_nothing_is_told_where_nothing_was_changed(run, tmp_path, capsys):
     with_titles(run, [])
-    folder = exporting.export(run, "recbole", tmp_path / "games", "mntp")
+    folder = formats.export(run, "recbole", tmp_path / "games", "mntp")
     assert capsys.readouterr().out == ""
     assert [row[1] for row in as_recbole(folder / "games.item")] == make_corpus().titles
     assert (folder / "games.yaml").read_text().count("#") == 1
@@ -256,7 +256,7 @@ def atomic(file) -> tuple[list[str], list[list[str]]]:
 
 def test_recbole_s_atomic_files(run, tmp_path):
     corpus = make_corpus()
-    folder = exporting.export(run, "recbole", tmp_path / "games", "mntp")
+    folder = formats.export(run, "recbole", tmp_path / "games", "mntp")
     assert sorted(p.name for p in folder.iterdir()) == ["games.inter", "games.item", "games.itememb", "games.yaml"]
     names, rows = atomic(folder / "games.inter")
     assert names == ["user_id", "item_id", "timestamp"]
@@ -294,7 +294,7 @@ def test_recbole_is_told_the_split_or_that_it_has_another(facts, rule, alone):
     if not alone:
         other = pl.when(pl.int_range(pl.len()) < pl.len() - 1).then("domain").otherwise(pl.lit("other")).alias("domain")
         corpus = replace(corpus, items=corpus.items.with_columns(other))
-    text = exporting._recbole_settings(corpus, "games")
+    text = formats._recbole_settings(corpus, "games")
     assert yaml.safe_load(text)["eval_args"]["split"] == rule
     assert ("each domain by itself" in text) == ("RS" in rule and not alone)
 
@@ -303,7 +303,7 @@ def test_the_kit_reads_its_own_recbole_export(run, tmp_path):
     from llm2rec_kit.data import sources
 
     corpus = make_corpus()
-    folder = exporting.export(run, "recbole", tmp_path / "games", "mntp")
+    folder = formats.export(run, "recbole", tmp_path / "games", "mntp")
     found = sources.load(Data(source="recbole", path=str(folder)))
     events = found.events.sort("time", maintain_order=True).group_by("user", maintain_order=True).agg("item")
     lists = {int(user): [int(i) for i in items] for user, items in events.iter_rows()}
@@ -314,7 +314,7 @@ def test_the_kit_reads_its_own_recbole_export(run, tmp_path):
 
 
 def test_the_projector_s_files(run, tmp_path):
-    folder = exporting.export(run, "projector", tmp_path / "out", "mntp")
+    folder = formats.export(run, "projector", tmp_path / "out", "mntp")
     config = (folder / "projector_config.pbtxt").read_text()
     paths = dict(re.findall(r'(\w+_path): "([^"]+)"', config))
     assert re.fullmatch(r"embeddings \{\n(  \w+: \"[^\"]*\"\n)+\}\n", config)
@@ -342,18 +342,18 @@ def test_what_stands_at_the_target_is_not_written_into(run, tmp_path):
         ("pipe", "not an empty folder"),
     ):
         with pytest.raises(ValueError, match=says):
-            exporting.export(run, "npy", tmp_path / name, "mntp")
+            formats.export(run, "npy", tmp_path / name, "mntp")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in exporting.FORMATS if kind not in exporting.OF_A_RECOMMENDER])
+@pytest.mark.parametrize("kind", [kind for kind in formats.FORMATS if kind not in formats.OF_A_RECOMMENDER])
 def test_a_failed_export_leaves_nothing(run, tmp_path, kind):
     (tmp_path / "empty").mkdir()
     before = held(tmp_path)
     for to in ("new", "deep/er/new", "empty"):
         with no_room(), pytest.raises(Exception, match=r"(?i)too large|write|I/O|os error"):
-            exporting.export(run, kind, tmp_path / to, "mntp")
+            formats.export(run, kind, tmp_path / to, "mntp")
         assert held(tmp_path) == before
 
 
@@ -361,20 +361,20 @@ def test_what_a_killed_export_left_goes_with_the_next(run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / ".empty.partial").mkdir()
     (tmp_path / ".empty.partial" / "half").write_text("x")
-    assert exporting.export(run, "npy", tmp_path / "empty", "mntp") == tmp_path / "empty"
+    assert formats.export(run, "npy", tmp_path / "empty", "mntp") == tmp_path / "empty"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "outputs"]
     assert "half" not in held(tmp_path / "empty")
 
 
 def test_what_cannot_be_exported_is_said(run, tmp_path):
     with pytest.raises(ValueError, match="no format 'csv'"):
-        exporting.export(run, "csv", tmp_path / "out", "mntp")
+        formats.export(run, "csv", tmp_path / "out", "mntp")
     with pytest.raises(ArtefactError, match=r"no embedding 'contrastive'; it has \['mntp'\]"):
-        exporting.export(run, "npy", tmp_path / "out")
+        formats.export(run, "npy", tmp_path / "out")
     record = {"stage": "minilm", "encoder": "all-MiniLM-L6-v2", "dim": 3}
     run.make("embeddings/minilm", lambda folder: record, settings={}, quiet=True)
     with pytest.raises(ArtefactError, match="all-MiniLM-L6-v2, which is not the run's to load or to write"):
-        exporting.export(run, "sentence-transformers", tmp_path / "out", "minilm")
+        formats.export(run, "sentence-transformers", tmp_path / "out", "minilm")
     assert not (tmp_path / "out").exists()
 
 

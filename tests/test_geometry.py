@@ -26,14 +26,14 @@ def test_a_collapsed_space_has_uniformity_zero_and_rank_one():
 def test_cosines_to_the_nearest_by_hand():
     among = np.array([[1.0, 0], [0, 2], [3, 3]])
     half = math.sqrt(0.5)
-    found = geometry.nearest_cosines(np.array([[5.0, 0], [-1, 0], [-1, -1]]), among)
+    found = geometry.compute_nearest_cosines(np.array([[5.0, 0], [-1, 0], [-1, -1]]), among)
     np.testing.assert_allclose(found, [1, 0, -half], atol=1e-6)
-    np.testing.assert_allclose(geometry.nearest_cosines(among, among, others=True), [half] * 3, atol=1e-6)
+    np.testing.assert_allclose(geometry.compute_nearest_cosines(among, among, others=True), [half] * 3, atol=1e-6)
 
 
 def test_the_usual_cosine_is_what_nearly_all_have():
     turn = np.radians([*range(0, 180, 2), 270])  # one alone, the others two degrees apart
     rows = np.stack([np.cos(turn), np.sin(turn)], 1)
-    assert geometry.usual_cosine(rows) == pytest.approx(math.cos(math.radians(2)), abs=1e-6)
-    assert geometry.usual_cosine(rows, percentile=0) == pytest.approx(math.cos(math.radians(90)), abs=1e-6)
-    assert geometry.usual_cosine(rows[:1]) == -1
+    assert geometry.compute_usual_cosine(rows) == pytest.approx(math.cos(math.radians(2)), abs=1e-6)
+    assert geometry.compute_usual_cosine(rows, percentile=0) == pytest.approx(math.cos(math.radians(90)), abs=1e-6)
+    assert geometry.compute_usual_cosine(rows[:1]) == -1

@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_used_is_named_at_the_start(llama, tmp_path, case)
 
 def refused(file, says):
     with pytest.raises(ValueError, match=f"(?is){says}") as told:
-        notebooks.prepared("smoke", overrides={"backbone_name": str(file)}, only=["02"])
+        notebooks.prepare("smoke", overrides={"backbone_name": str(file)}, only=["02"])
     assert str(file) in str(told.value)
     assert "\n" not in str(told.value)
     with pytest.raises(BackboneError):
@@ -190,20 +190,20 @@ def test_without_the_package_the_way_to_install_it_is_told(file, monkeypatch):
 
 def test_a_file_counts_by_its_bytes_and_by_its_place_seen_from_the_caller(llama, tmp_path, monkeypatch):
     file = write(tmp_path / "m.gguf", *llama)
-    before = checkpoint.contents(str(file))
-    assert before == {"files": storage.file_digest(file)}
+    before = checkpoint.hash_contents(str(file))
+    assert before == {"files": storage.hash_file(file)}
     write(file, *small_llama(seed=5))
-    assert checkpoint.contents(str(file)) != before
+    assert checkpoint.hash_contents(str(file)) != before
     monkeypatch.chdir(tmp_path)
-    values, _ = notebooks.prepared(
+    values, _ = notebooks.prepare(
         "smoke", overrides={"backbone_name": "m.gguf", "encoding_baselines": ["m.gguf"]}, only=["02"]
     )
     assert (values["backbone_name"], values["encoding_baselines"]) == (str(file), [str(file)])
 
 
 def test_a_plan_knows_the_shape_and_a_run_the_positions(llama, file, capsys):
-    shape = assets.shape(S.Backbone(name=str(file)))
+    shape = assets.find_shape(S.Backbone(name=str(file)))
     assert (shape.hidden, shape.layers, shape.inner, shape.kv_heads, shape.tied) == (32, 2, 64, 2, True)
-    assert shape.parameters == pytest.approx(backbone.parameters(llama[0]), rel=0.02)
+    assert shape.parameters == pytest.approx(backbone.count_parameters(llama[0]), rel=0.02)
     assets.check_backbone(str(file), CPU, {"csft_max_tokens": 257})
     assert "csft_max_tokens is 257, and this model was made for 256" in capsys.readouterr().out

@@ -145,6 +145,6 @@ def test_its_settings_are_those_of_a_profile(tmp_path):
 
     file = gpu.Path(gpu.__file__).with_suffix(".yaml")
     values = notebooks.load_profile(str(file))
-    notebooks.check(values, sorted({name for book in notebooks.series() for name in notebooks.parameters(book)}))
+    notebooks.check(values, sorted({name for book in notebooks.list_series() for name in notebooks.read_parameters(book)}))
     assert (values["csft_steps"], values["csft_batch_size"]) == (1000, 128)
     assert all(line.startswith("#") or "  # " in line for line in file.read_text().splitlines())

@@ -35,8 +35,8 @@ def test_values_and_gradients_are_those_of_torch(bias, shape):
     torch.manual_seed(0)
     net, x = Net(bias), torch.randn(shape)
     expected = gradients(net, x)
-    with kernels.fast_linears(net):
-        if kernels.available():
+    with kernels.use_fast_linears(net):
+        if kernels.is_available():
             assert "forward" in vars(net.first)
         torch.testing.assert_close(net(x), copy.deepcopy(net)(x))
         torch.testing.assert_close(gradients(net, x), expected, rtol=1e-4, atol=1e-5)
@@ -47,24 +47,24 @@ def test_values_and_gradients_are_those_of_torch(bias, shape):
 
 def test_other_dtypes_and_frozen_weights_pass_through():
     net = Net(True).double()
-    with kernels.fast_linears(net), kernels.fast_linears(net):
+    with kernels.use_fast_linears(net), kernels.use_fast_linears(net):
         assert net(torch.randn(3, 16, dtype=torch.float64)).dtype == torch.float64
     assert "forward" not in vars(net.first)
     net = Net(True).requires_grad_(False)
     net.second.weight.requires_grad_(True)
-    with kernels.fast_linears(net):
+    with kernels.use_fast_linears(net):
         net(torch.randn(3, 16)).sum().backward()
     assert net.second.weight.grad is not None
     assert net.first.weight.grad is None
 
 
-@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("shape", [(16,), (3, 7, 16), (1113, 16)])
 def test_products_in_bfloat16_round_their_factors_and_nothing_else(shape):
     """Against float64 of the rounded factors: what is left is one rounding of each product and the order of its sum."""
     torch.manual_seed(0)
     layer, x, grad = nn.Linear(16, 40), torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 40)
-    with kernels.fast_linears(layer), kernels.in_bfloat16():
+    with kernels.use_fast_linears(layer), kernels.use_bfloat16():
         out = layer(x)
         out.backward(grad)
     low = {
@@ -85,33 +85,33 @@ def test_products_in_bfloat16_round_their_factors_and_nothing_else(shape):
     assert 1e-4 < (out - plain).abs().max() / plain.abs().max() < 2e-2  # float32 alone would be off by 1e-6
 
 
-@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
 def test_a_weight_that_was_changed_is_rounded_anew_in_the_next_block():
     layer, x = nn.Linear(16, 8, bias=False), torch.randn(4, 16)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1.0, fused=True)
     seen = []
-    with kernels.fast_linears(layer):
+    with kernels.use_fast_linears(layer):
         for _ in range(2):
-            with kernels.in_bfloat16():
+            with kernels.use_bfloat16():
                 seen.append(layer(x))
             layer(x).sum().backward()
             optimizer.step()
     assert (seen[0] - seen[1]).abs().max() > 0.5
-    with kernels.fast_linears(layer), kernels.in_bfloat16(False):
+    with kernels.use_fast_linears(layer), kernels.use_bfloat16(False):
         torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight))
 
 
-@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
 def test_the_product_is_onednn_s():
     net, x = Net(True), torch.randn(128, 16)
-    with kernels.fast_linears(net), torch.profiler.profile() as seen:
+    with kernels.use_fast_linears(net), torch.profiler.profile() as seen:
         net(x)
     names = {event.key for event in seen.key_averages()}
     assert "mkldnn::_linear_pointwise" in names
     assert "aten::addmm" not in names
 
 
-@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
 def test_few_shapes_are_compiled_whatever_the_batches(monkeypatch):
     """oneDNN keeps compiled code for every shape: rows of any number must come down to few sizes."""
     sizes, op = set(), torch.ops.mkldnn._linear_pointwise
@@ -124,6 +124,6 @@ def test_few_shapes_are_compiled_whatever_the_batches(monkeypatch):
     monkeypatch.setattr(torch.ops, "mkldnn", Counted())
     weight = torch.randn(4, 3)
     for rows in range(1, 4000, 7):
-        kernels.blocked(torch.randn(rows, 3), weight)
+        kernels.multiply_blocked(torch.randn(rows, 3), weight)
     assert len(sizes) <= 15 + 3
     assert all(size % 64 == 0 for size in sizes)

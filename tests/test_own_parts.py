@@ -17,9 +17,9 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import sources
 from llm2rec_kit.downstream import baselines, evaluation, recommenders, saved_recommender
-from llm2rec_kit.reproduction.grid import grid
+from llm2rec_kit.reproduction.grid import graph
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
-from llm2rec_kit.reproduction.studies.study import settings_of
+from llm2rec_kit.reproduction.studies.study import read_settings
 from llm2rec_kit.results import evaluations, significance
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import own_parts
@@ -55,7 +55,7 @@ def test_what_a_file_registers_can_be_named_and_nothing_before(tmp_path):
     assert small(recommenders=["SASRec", "Causal"]).recommenders == ["SASRec", "Causal"]
     with pytest.raises(S.SettingsError, match=r"or of your own, \['Causal'\]; found 'Cause'"):
         small(recommenders=["Cause"])
-    assert "or your own" in S.limits_of("evaluation_recommenders")
+    assert "or your own" in S.describe_limits("evaluation_recommenders")
 
 
 def test_a_module_by_its_name_and_no_cache_beside_a_file(tmp_path, monkeypatch):
@@ -64,8 +64,8 @@ def test_a_module_by_its_name_and_no_cache_beside_a_file(tmp_path, monkeypatch):
     write(tmp_path / "of_mine", "deeper.py", CAUSAL)
     monkeypatch.syspath_prepend(tmp_path)
     own_parts.load(["of_mine"])
-    assert own_parts.names("recommender") == ["Causal"]
-    assert own_parts.origins() == ["of_mine"]
+    assert own_parts.list_names("recommender") == ["Causal"]
+    assert own_parts.list_origins() == ["of_mine"]
     write(tmp_path, "mine.py", CAUSAL.replace("Causal", "Other"))
     own_parts.load([str(tmp_path / "mine.py")])
     assert not (tmp_path / "__pycache__").exists()
@@ -100,7 +100,7 @@ def test_a_module_that_cannot_be_had_is_one_paragraph(tmp_path, text, says):
     with pytest.raises(S.SettingsError, match=says) as found:
         own_parts.load([write(tmp_path, "mine.py", text)])
     assert len(str(found.value).splitlines()) == 1
-    assert not own_parts.names("recommender")
+    assert not own_parts.list_names("recommender")
 
 
 def test_a_name_that_another_file_has_is_taken(tmp_path):
@@ -129,19 +129,19 @@ def test_a_changed_file_is_read_again_and_counts_only_where_it_is_used(tmp_path)
     file = write(tmp_path, "mine.py", CAUSAL)
     own_parts.load([file])
     settings = small(recommenders=["SASRec", "Causal"])
-    before = evaluation.key(settings, "Causal")
+    before = evaluation.list_settings(settings, "Causal")
     assert (
-        evaluation.key(settings, "SASRec")
-        == evaluation.key(settings)
+        evaluation.list_settings(settings, "SASRec")
+        == evaluation.list_settings(settings)
         == {k: v for k, v in before.items() if k != own_parts.KEY}
     )
-    assert baselines.key("popularity", [3], "none") == {"cutoffs": [3], "exclude": "none"}
+    assert baselines.list_settings("popularity", [3], "none") == {"cutoffs": [3], "exclude": "none"}
     made = own_parts.find("recommender", "Causal").make
     own_parts.load([file])
     assert own_parts.find("recommender", "Causal").make is made
     write(tmp_path, "mine.py", CAUSAL.replace("batch_first=True", "batch_first=True, num_layers=2"))
     own_parts.load([file])
-    assert evaluation.key(settings, "Causal") != before
+    assert evaluation.list_settings(settings, "Causal") != before
     assert recommenders.make("Causal", settings, 4).model.gru.num_layers == 2
 
 
@@ -178,10 +178,12 @@ class Mine(nn.Module):
 def test_states_of_no_use_are_refused_before_a_training(tmp_path, body, says):
     own_parts.load([write(tmp_path, "mine.py", SHAPES.format(body))])
     with pytest.raises(S.SettingsError, match=says) as found:
-        feasibility.across({"evaluation_recommenders": ["Mine"], "data_max_history": 4, "evaluation_hidden": 8}, ["04"])
+        feasibility.check_across_stages(
+            {"evaluation_recommenders": ["Mine"], "data_max_history": 4, "evaluation_hidden": 8}, ["04"]
+        )
     assert len(str(found.value).splitlines()) == 1
     with pytest.raises(S.SettingsError, match=says):
-        feasibility.of_corpus(make_corpus(), small(recommenders=["Mine"]))
+        feasibility.check_corpus(make_corpus(), small(recommenders=["Mine"]))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_states_of_no_use_are_refused_before_a_training(tmp_path, body, says):
 def test_what_is_no_recommender_is_refused(tmp_path, text, says):
     own_parts.load([write(tmp_path, "mine.py", text)])
     with pytest.raises(S.SettingsError, match=says):
-        recommenders.make(own_parts.names("recommender")[0], small(), 4)
+        recommenders.make(own_parts.list_names("recommender")[0], small(), 4)
 
 
 def test_states_a_history_and_states_an_item_are_one_model():
@@ -246,10 +248,12 @@ def train(run: Run, corpus: Corpus, settings: S.Evaluation) -> list[str]:
     """As notebook 04 does; the names of what was trained."""
     parts = {"toy": corpus.select(["toy"])}
     jobs = [evaluation.Job("toy", r, "id", s) for r in settings.recommenders for s in settings.seeds]
-    todo = [j for j in jobs if run.stale(j.name, settings=evaluation.key(settings, j.recommender), inputs=j.inputs)]
+    todo = [
+        j for j in jobs if run.stale(j.name, settings=evaluation.list_settings(settings, j.recommender), inputs=j.inputs)
+    ]
     for job, result in evaluation.train_many(todo, parts, {}, settings):
-        evaluation.keep(run, job, result, settings, baselines.training_counts(corpus))
-    evaluations.note_series(run, evaluation.key(settings), settings.seeds, [job.name for job in jobs])
+        evaluation.keep_result(run, job, result, settings, baselines.count_training(corpus))
+    evaluations.note_series(run, evaluation.list_settings(settings), settings.seeds, [job.name for job in jobs])
     return [job.name.split("/")[-1] for job in todo]
 
 
@@ -257,7 +261,7 @@ def test_an_own_recommender_is_trained_kept_compared_and_loaded_as_the_kits_are(
     run, corpus, settings = learned
     alone = evaluation.train_and_rank(corpus, None, settings, recommender="Causal", seed=2)
     np.testing.assert_array_equal(alone.ranks, np.load(run.path / "evaluation/toy/Causal-id-seed2.npy"))
-    table = significance.table(run)
+    table = significance.tabulate(run)
     assert table.select("recommender", "seeds").rows() == [("Causal", 2), ("SASRec", 2)]
     rows = significance.compare(run, "toy", [(("SASRec", "id"), ("Causal", "id"))], seeds=[1, 2], metric="ndcg@3")
     assert rows["before"].to_list() == ["SASRec-id"]
@@ -270,14 +274,16 @@ def test_an_own_recommender_is_trained_kept_compared_and_loaded_as_the_kits_are(
     with pytest.raises(ValueError, match=r"trained by another version of the recommender 'Causal' \(mine\.py\)"):
         saved_recommender.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
     assert train(run, corpus, settings) == ["Causal-id-seed1", "Causal-id-seed2"]
-    assert {*evaluations.of(run).made} == {f"evaluation/toy/{r}-id-seed{s}" for r in ("SASRec", "Causal") for s in (1, 2)}
+    assert {*evaluations.find_evaluations(run).made} == {
+        f"evaluation/toy/{r}-id-seed{s}" for r in ("SASRec", "Causal") for s in (1, 2)
+    }
 
 
 def test_of_a_row_only_evaluations_by_one_version_count(learned, tmp_path):
     run, corpus, _ = learned
     own_parts.load([write(tmp_path, "mine.py", f"{CAUSAL}\n# another version\n")])
     train(run, corpus, small(recommenders=["Causal"], seeds=[2], workers=1))
-    assert [n for n in evaluations.of(run).made if "Causal" in n] == ["evaluation/toy/Causal-id-seed2"]
+    assert [n for n in evaluations.find_evaluations(run).made if "Causal" in n] == ["evaluation/toy/Causal-id-seed2"]
 
 
 def test_a_recommender_of_a_notebooks_own_cell_is_trained_in_its_process(monkeypatch):
@@ -293,7 +299,7 @@ def test_a_recommender_of_a_notebooks_own_cell_is_trained_in_its_process(monkeyp
     Cell.__module__ = "__main__"
     monkeypatch.setattr(own_parts.inspect, "getsource", lambda what: "class Cell: ...")
     own_parts.recommender("Cell")(Cell)
-    assert own_parts.origins() == []
+    assert own_parts.list_origins() == []
     corpus = make_corpus(users=20)
     jobs = [evaluation.Job("toy", "Cell", "id", seed) for seed in (1, 2)]
     found = dict(evaluation.train_many(jobs, {"toy": corpus.select(["toy"])}, {}, small(workers=2)))
@@ -318,10 +324,10 @@ def test_no_run_imports_code(learned, tmp_path, capsys):
     """A received run names a module wherever it can; it is read without it, and its recommender is asked for."""
     run, corpus, _ = learned
     marked = write(tmp_path, "mine.py", f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n{CAUSAL}")
-    run.note("asked", {"profile": "", "command": f"--set own.parts={marked}", "parameters": {"own_parts": [marked]}})
+    run.write_info("asked", {"profile": "", "command": f"--set own.parts={marked}", "parameters": {"own_parts": [marked]}})
     forget()
-    assert significance.table(run)["recommender"].to_list() == ["Causal", "SASRec"]
-    assert evaluations.of(run).settings == evaluation.key(small())
+    assert significance.tabulate(run)["recommender"].to_list() == ["Causal", "SASRec"]
+    assert evaluations.find_evaluations(run).settings == evaluation.list_settings(small())
     with pytest.raises(S.SettingsError, match=r"'Causal' is none of .* once own_parts names its module or file"):
         saved_recommender.load(run, "toy", "Causal", "id", corpus.select(["toy"]), {})
     run.make("corpus", corpus.save, settings=S.Data(source="received").as_dict(), force=True)
@@ -336,7 +342,9 @@ def test_no_run_imports_code(learned, tmp_path, capsys):
 
 
 def test_the_settings_that_a_study_reads_off_a_run_name_no_module():
-    assert S.Own.prefix not in [stage.prefix for stage in S.STAGES if stage.prefix in settings_of.__globals__["CHANGEABLE"]]
+    assert S.Own.prefix not in [
+        stage.prefix for stage in S.STAGES if stage.prefix in read_settings.__globals__["CHANGEABLE"]
+    ]
 
 
 # -- the runner and the grid --------------------------------------------------------------------------------------------
@@ -349,10 +357,10 @@ def test_the_runner_gives_notebooks_the_absolute_path_and_plans_an_own_recommend
     words += ["--set", "evaluation.recommenders=Causal", "--only", "01,04"]
     assert cli.main([*words, "--plan"]) == 0
     assert "evaluation" in capsys.readouterr().out
-    values, _ = notebooks.prepared("smoke", overrides={"own_parts": ["mine.py"], "evaluation_recommenders": ["Causal"]})
+    values, _ = notebooks.prepare("smoke", overrides={"own_parts": ["mine.py"], "evaluation_recommenders": ["Causal"]})
     assert values["own_parts"] == [str(tmp_path / "mine.py")]
     with pytest.raises(S.SettingsError, match=r"own_parts takes list .* papermill takes it as `-y '{own_parts"):
-        notebooks.prepared("smoke", overrides={"own_parts": "mine.py"})
+        notebooks.prepare("smoke", overrides={"own_parts": "mine.py"})
 
 
 def test_in_a_grid_a_changed_module_is_another_node_where_it_is_used(tmp_path):
@@ -361,10 +369,10 @@ def test_in_a_grid_a_changed_module_is_another_node_where_it_is_used(tmp_path):
         "profile: smoke\nset: {own.parts: [mine.py]}\naxes:\n  settings:\n"
         "    kits: {evaluation.recommenders: [SASRec]}\n    mine: {evaluation.recommenders: [Causal]}\n"
     )
-    before = grid.load(tmp_path / "g.yaml", str(tmp_path))
+    before = graph.load(tmp_path / "g.yaml", str(tmp_path))
     assert before.nodes[before.cells[1].nodes[-1]].values["own_parts"] == [str(tmp_path / "mine.py")]
     write(tmp_path, "mine.py", f"{CAUSAL}\n# another version\n")
-    after = grid.load(tmp_path / "g.yaml", str(tmp_path))
+    after = graph.load(tmp_path / "g.yaml", str(tmp_path))
     assert before.cells[0].nodes == after.cells[0].nodes
     assert before.cells[1].nodes[:-1] == after.cells[1].nodes[:-1]
     assert before.cells[1].nodes[-1] != after.cells[1].nodes[-1]
@@ -393,12 +401,12 @@ def test_an_own_baseline_never_sees_what_it_is_to_predict():
     targets = corpus.samples("test")
     assert len(found.ranks) == len(targets)
     (given,) = seen
-    assert len(given.sequence) == baselines.in_training(corpus).sum() <= len(corpus.sequence) - 2 * len(targets)
+    assert len(given.sequence) == baselines.mark_training(corpus).sum() <= len(corpus.sequence) - 2 * len(targets)
     assert (given.n_items, given.n_users, len(given.samples("train"))) == (16, 20, len(corpus.samples("train")))
     for new, old in zip(given.samples("train"), corpus.samples("train"), strict=True):
         np.testing.assert_array_equal(given.history(new), corpus.history(old))
         assert given.sequence[new] == corpus.sequence[old]
-    np.testing.assert_array_equal(baselines.training_counts(given), baselines.training_counts(corpus))
+    np.testing.assert_array_equal(baselines.count_training(given), baselines.count_training(corpus))
 
 
 def test_one_over_embeddings_is_ranked_as_the_kits(tmp_path):
@@ -417,11 +425,11 @@ def nearmine(corpus, embeddings):
 """
     own_parts.load([write(tmp_path, "mine.py", text)])
     corpus, table = make_corpus(users=20), np.random.default_rng(0).standard_normal((17, 4)).astype(np.float32)
-    assert baselines.over_embeddings("nearmine")
+    assert baselines.needs_embeddings("nearmine")
     np.testing.assert_array_equal(
         baselines.rank("nearmine", corpus, table).ranks, baselines.rank("nearest", corpus, table).ranks
     )
-    feasibility.of_corpus(corpus, small(baselines=["nearmine"]))
+    feasibility.check_corpus(corpus, small(baselines=["nearmine"]))
 
 
 @pytest.mark.parametrize(
@@ -436,7 +444,7 @@ def nearmine(corpus, embeddings):
 def test_scores_of_no_use_are_refused_before_the_trainings(tmp_path, scores, says):
     own_parts.load([write(tmp_path, "mine.py", SCORES.format(scores))])
     with pytest.raises(S.SettingsError, match=says):
-        feasibility.of_corpus(make_corpus(users=20), small(baselines=["mine"]))
+        feasibility.check_corpus(make_corpus(users=20), small(baselines=["mine"]))
 
 
 # -- sources ------------------------------------------------------------------------------------------------------------
@@ -461,11 +469,11 @@ def test_an_own_source_gives_two_frames_and_its_files_and_code_count(tmp_path):
     (tmp_path / "data.txt").write_text("x")
     data = S.Data(source="mine", path=str(tmp_path / "data.txt"))
     notebooks.check_data({"data_source": "mine"})
-    before = sources.fingerprint(data)
+    before = sources.hash_files(data)
     assert {*before} == {"data.txt", own_parts.KEY}
-    assert len(sources.raw_lines(data)) == 1
+    assert len(sources.read_raw_lines(data)) == 1
     own_parts.load([write(tmp_path, "mine.py", f"{SOURCE}\n# another version\n")])
-    assert sources.fingerprint(data) != before
+    assert sources.hash_files(data) != before
     forget()
     with pytest.raises(S.SettingsError, match=r"Source 'mine' is none of .* once own_parts names"):
         sources.load(data)

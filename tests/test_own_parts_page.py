@@ -41,7 +41,7 @@ def test_the_page_from_a_users_own_source_to_a_table_with_her_own_rows(tmp_path,
         words += ["--set", f"evaluation.{one}"]
     assert made(words) == (True, ["evaluation: 1 trainings to do, 0 reused"])
     run = Run("mine", tmp_path / "outputs")
-    table = significance.table(run)
+    table = significance.tabulate(run)
     rows = table.select("domain", "recommender", "embedding").rows()
     assert sorted(rows) == [("playlists", r, e) for r, e in (("Decay", "id"), ("again", "none"), ("popularity", "none"))]
     assert run.record("corpus")["source"] == "playlists"

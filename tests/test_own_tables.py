@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm2rec_kit import pipeline
 from llm2rec_kit.encoding import own_tables
-from llm2rec_kit.encoding.encoder import key
+from llm2rec_kit.encoding.encoder import list_settings
 from llm2rec_kit.reproduction.runner import feasibility
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_said_and_nothing_is_made(file, rows, ids, words):
     run = Run("r", file.parent)
     run.make("corpus", lambda folder: CORPUS.save(folder), settings={})
     with pytest.raises(SettingsError, match=words):
-        feasibility.of_corpus(CORPUS, Encoding(own=[f"mine={file}"]))
+        feasibility.check_corpus(CORPUS, Encoding(own=[f"mine={file}"]))
     with pytest.raises(SettingsError, match=words):
         pipeline.read_own_table(run, "mine", str(file)).make(run)
     assert run.names("embeddings") == []
@@ -116,5 +116,5 @@ def test_a_form_that_is_none_is_refused(own):
 
 def test_own_vectors_make_no_other_table_stale():
     """Which tables stand beside it says nothing of an embedding."""
-    plain, beside = (key(Encoding(own=own), Backbone(), "csft") for own in ([], ["mine=x.npy"]))
+    plain, beside = (list_settings(Encoding(own=own), Backbone(), "csft") for own in ([], ["mine=x.npy"]))
     assert plain == beside

@@ -60,13 +60,13 @@ def test_environment_yml_takes_the_same_lock():
     assert parts[-1] == {"pip": ["-r requirements.lock", "-e ."]}
 
 
-@pytest.mark.parametrize("book", notebooks.series(ROOT), ids=lambda p: p.stem)
+@pytest.mark.parametrize("book", notebooks.list_series(ROOT), ids=lambda p: p.stem)
 def test_notebooks_are_committed_bare_with_the_settings_own_defaults(book):
     content = nbformat.read(book, as_version=4)
     nbformat.validate(content)
     assert content.metadata.kernelspec.name == "python3"
     assert not any(c.get("outputs") or c.get("execution_count") for c in content.cells)
-    found = notebooks.parameters(book)
+    found = notebooks.read_parameters(book)
     for stage in STAGES:
         names = [f.name for f in dataclasses.fields(stage)]
         here = {n.removeprefix(stage.prefix + "_") for n in found if n.startswith(stage.prefix + "_")}
@@ -79,7 +79,7 @@ def test_notebooks_are_committed_bare_with_the_settings_own_defaults(book):
 
 
 def test_every_setting_is_a_parameter_of_some_notebook():
-    known = {name for book in notebooks.series(ROOT) for name in notebooks.parameters(book)}
+    known = {name for book in notebooks.list_series(ROOT) for name in notebooks.read_parameters(book)}
     assert known == {"profile", "run", "outputs", "force"} | {
         f"{s.prefix}_{f.name}" for s in STAGES for f in dataclasses.fields(s)
     }
@@ -88,8 +88,8 @@ def test_every_setting_is_a_parameter_of_some_notebook():
 def test_papermill_sees_the_parameters_too():
     import papermill
 
-    for book in notebooks.series(ROOT):
-        assert set(papermill.inspect_notebook(book)) == set(notebooks.parameters(book))
+    for book in notebooks.list_series(ROOT):
+        assert set(papermill.inspect_notebook(book)) == set(notebooks.read_parameters(book))
 
 
 def test_only_the_tests_name_pickles_and_eval():

@@ -51,7 +51,7 @@ def launched(finished, tmp_path_factory):
     """The notebooks' corpus, and what `llm2rec train` makes of it."""
     outputs = tmp_path_factory.mktemp("launched")
     run = Run("launched", outputs)
-    run.take(finished.run, "corpus")
+    run.link_from(finished.run, "corpus")
     profile = outputs / "as_there.yaml"
     profile.write_text(json.dumps(parameters_of(finished.run)))
     where = ["--profile", str(profile), "--outputs", str(outputs)]
@@ -111,7 +111,7 @@ def test_a_corpus_made_anew_is_the_notebooks(finished, tmp_path):
 
 def test_what_the_base_has_is_taken_but_not_when_forced(finished, tmp_path, capsys):
     run = Run("other", tmp_path)
-    run.take(finished.run, "corpus")
+    run.link_from(finished.run, "corpus")
     place = experiments.open_study(finished.run, "again").settings["backbone"]
     recipe = pipeline.make_backbone(run, place)
     recipe.make(run, base=finished.run)

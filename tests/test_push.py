@@ -12,7 +12,7 @@ from finished_recommenders import make_run
 from small_hub import TOKEN, serving
 
 from llm2rec_kit import cli
-from llm2rec_kit.export import exporting, push
+from llm2rec_kit.export import formats, push
 
 WORDS = ["--stage", "mntp"]
 
@@ -49,7 +49,7 @@ def test_an_encoder_arrives_as_it_was_exported_in_a_private_repository(run, hub,
     assert f"{hub.url}/me/toy: private" in said.out
     assert TOKEN not in said.out + said.err
     assert hub.private == {"me/toy": True}
-    exported = exporting.export(run, "sentence-transformers", tmp_path / "toy", "mntp")
+    exported = formats.export(run, "sentence-transformers", tmp_path / "toy", "mntp")
     files = {p.relative_to(exported).as_posix(): p.read_bytes() for p in exported.rglob("*") if p.is_file()}
     arrived = {name: data for name, data in hub.files["me/toy"].items() if name != ".gitattributes"}
     assert arrived == files

@@ -31,7 +31,7 @@ def test_titles_of_the_catalogue_are_the_items_and_are_left_out(run, model):
     found = model.after([TITLES[2], f"  {TITLES[4].upper()} "], 16)
     assert found.history["item"].to_list() == [3, 5]
     assert found.history["known"].all()
-    expected = saved_recommender.of_run(run, "toy", "SASRec", "mntp").top([3, 5], 16, exclude_seen=True)
+    expected = saved_recommender.load_from_run(run, "toy", "SASRec", "mntp").top([3, 5], 16, exclude_seen=True)
     assert found.top["item"].to_list() == expected["item"].to_list()
     assert found.top["source_id"].to_list() == [f"i{item - 1}" for item in expected["item"]]
     assert not found.top["new"].any()
@@ -135,9 +135,9 @@ def test_the_command_parts_titles_and_prints_a_table_or_json(run, tmp_path, caps
 
 def test_a_title_with_the_sign_that_parts_titles_is_taken_whole():
     known = {"a | b"}.__contains__
-    assert recommend.parted(["a | b", "c | d|e"], known) == ["a | b", "c", "d|e"]
+    assert recommend.split_histories(["a | b", "c | d|e"], known) == ["a | b", "c", "d|e"]
     with pytest.raises(ValueError, match="one title at least"):
-        recommend.parted([" "], known)
+        recommend.split_histories([" "], known)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from llm2rec_kit import cli
 from llm2rec_kit.downstream import saved_recommender
-from llm2rec_kit.export import exporting, recommender_files
+from llm2rec_kit.export import formats, recommender_files
 from llm2rec_kit.runs import ArtefactError
 
 HISTORY = [3, 5]  # what the README's lines begin with
@@ -28,7 +28,7 @@ def run(_tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("row", [("SASRec", "mntp"), ("SASRec", "id"), ("GRU4Rec", "mntp"), ("GRU4Rec", "id")])
 def test_the_readme_s_lines_recommend_as_the_kit_does(run, tmp_path, row):
-    folder = exporting.export(run, "recommender", tmp_path / "out", row[1], recommender=row[0])
+    folder = formats.export(run, "recommender", tmp_path / "out", row[1], recommender=row[0])
     text = (folder / "README.md").read_text()
     (lines,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     assert len(lines.splitlines()) <= 13
@@ -37,7 +37,7 @@ def test_the_readme_s_lines_recommend_as_the_kit_does(run, tmp_path, row):
     done = subprocess.run([sys.executable, "-I", "-c", lines], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     top, scores = map(json.loads, done.stdout.strip().replace("-inf", "-Infinity").splitlines())
-    model = saved_recommender.of_run(run, "toy", *row)
+    model = saved_recommender.load_from_run(run, "toy", *row)
     expected = model.scores(HISTORY)
     left = [item for item in range(1, 17) if item not in HISTORY]
     np.testing.assert_allclose(np.array(scores)[np.array(left) - 1], expected[np.array(left) - 1], rtol=1e-4, atol=1e-5)
@@ -46,7 +46,7 @@ def test_the_readme_s_lines_recommend_as_the_kit_does(run, tmp_path, row):
 
 
 def test_what_lies_beside_the_weights(run, tmp_path):
-    folder = exporting.export(run, "recommender", tmp_path / "out", "mntp", recommender="SASRec")
+    folder = formats.export(run, "recommender", tmp_path / "out", "mntp", recommender="SASRec")
     how = json.loads((folder / "recommender.json").read_text())
     assert (how["recommender"], how["embedding"], how["domain"], how["seed"]) == ("SASRec", "mntp", "toy", 3)
     assert (how["hidden"], how["max_history"], how["items"]) == (8, 4, 16)
@@ -60,19 +60,19 @@ def test_what_lies_beside_the_weights(run, tmp_path):
 
 
 def test_the_adapted_vectors_are_the_item_table(run, tmp_path):
-    folder = exporting.export(run, "adapted", tmp_path / "out", "mntp", recommender="GRU4Rec")
+    folder = formats.export(run, "adapted", tmp_path / "out", "mntp", recommender="GRU4Rec")
     found = np.load(folder / "adapted.npy")
-    np.testing.assert_array_equal(found, saved_recommender.of_run(run, "toy", "GRU4Rec", "mntp").table.numpy())
+    np.testing.assert_array_equal(found, saved_recommender.load_from_run(run, "toy", "GRU4Rec", "mntp").table.numpy())
     assert pl.read_csv(folder / "items.csv")["row"].to_list() == list(range(1, 17))
 
 
 @pytest.mark.parametrize("recommender", ["", "SASRec"])
 def test_an_index_finds_what_comparing_with_all_finds(run, tmp_path, recommender, monkeypatch):
     faiss = pytest.importorskip("faiss")
-    folder = exporting.export(run, "faiss", tmp_path / "out", "mntp", recommender=recommender)
+    folder = formats.export(run, "faiss", tmp_path / "out", "mntp", recommender=recommender)
     index = faiss.read_index(str(folder / "index.faiss"))
     if recommender:
-        vectors = saved_recommender.of_run(run, "toy", "SASRec", "mntp").table[1:].numpy()
+        vectors = saved_recommender.load_from_run(run, "toy", "SASRec", "mntp").table[1:].numpy()
     else:
         vectors = np.load(run.path_of("embeddings/mntp.npy"))[1:]
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -80,14 +80,14 @@ def test_an_index_finds_what_comparing_with_all_finds(run, tmp_path, recommender
     np.testing.assert_allclose(scores, -np.sort(-(vectors[:3] @ vectors.T), axis=1), rtol=1e-4, atol=1e-5)
     assert {*items[0].tolist()} == set(range(1, 17))
     monkeypatch.setattr(recommender_files, "MANY", 10)
-    near = faiss.read_index(str(exporting.export(run, "faiss", tmp_path / "many", "mntp") / "index.faiss"))
+    near = faiss.read_index(str(formats.export(run, "faiss", tmp_path / "many", "mntp") / "index.faiss"))
     assert near.search(vectors[:1], 3)[1].min() >= 1 if not recommender else True
 
 
 def test_without_the_package_an_index_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ValueError, match=r"pip install 'llm2rec-kit\[faiss\]'"):
-        exporting.export(run, "faiss", tmp_path / "out", "mntp")
+        formats.export(run, "faiss", tmp_path / "out", "mntp")
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_exported_is_one_paragraph(run, tmp_path, capsys, words, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", exporting.OF_A_RECOMMENDER)
+@pytest.mark.parametrize("kind", formats.OF_A_RECOMMENDER)
 def test_a_failed_export_leaves_nothing(run, tmp_path, kind):
     if kind == "faiss":
         pytest.importorskip("faiss")
@@ -118,11 +118,11 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, kind):
     before = held(tmp_path)
     for to in ("new", "empty"):
         with no_room(), pytest.raises(Exception, match=r"(?i)too large|write|I/O|os error"):
-            exporting.export(run, kind, tmp_path / to, "mntp", recommender="SASRec")
+            formats.export(run, kind, tmp_path / to, "mntp", recommender="SASRec")
         assert held(tmp_path) == before
 
 
 def test_vectors_of_the_user_s_own_have_no_encoder_to_export(run, tmp_path):
     run.make("embeddings/mine", lambda folder: {"stage": "own", "dim": 3}, settings=CPU, quiet=True)
     with pytest.raises(ArtefactError, match="not known, its vectors are your own, which is not the run's to load"):
-        exporting.export(run, "sentence-transformers", tmp_path / "out", "mine")
+        formats.export(run, "sentence-transformers", tmp_path / "out", "mine")

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from llm2rec_kit.runs import ArtefactError, Run, file_digest, read_records, write_json
+from llm2rec_kit.runs import ArtefactError, Run, hash_file, read_records, write_json
 
 
 def builder(text="x", calls=None):
@@ -38,8 +38,8 @@ def test_a_finished_artefact_is_reused_and_says_so(run, capsys):
     assert (path / "data.txt").read_text() == "x"
     assert run.record("corpus") == {"length": 1}
     manifest = run.manifest("corpus")
-    assert manifest["files"] == {"data.txt": file_digest(path / "data.txt")}
-    assert run.about()["stages"]["corpus"]["settings"] == {"seed": 1}
+    assert manifest["files"] == {"data.txt": hash_file(path / "data.txt")}
+    assert run.read_info()["stages"]["corpus"]["settings"] == {"seed": 1}
 
 
 def test_changed_settings_changed_input_and_force_redo(run, capsys):

@@ -235,13 +235,13 @@ def test_json_is_whole_while_several_write_it(tmp_path):
 
 
 def test_stages_finished_at_once_are_all_in_run_json(run, monkeypatch):
-    monkeypatch.setattr(runs.run, "provenance", dict)
+    monkeypatch.setattr(runs.run, "collect_provenance", dict)
     threads = [threading.Thread(target=make, args=(run, f"embeddings/e{k}")) for k in range(16)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert sorted(run.about()["stages"]) == sorted(f"embeddings/e{k}" for k in range(16))
+    assert sorted(run.read_info()["stages"]) == sorted(f"embeddings/e{k}" for k in range(16))
 
 
 def test_write_json_keeps_the_old_text_when_it_fails(tmp_path):
@@ -262,7 +262,7 @@ def test_a_run_name_is_one_plain_folder(tmp_path, name):
 
 def test_provenance_and_stage_times(run):
     make(run, "corpus", settings={"seed": 1})
-    about = run.about()
+    about = run.read_info()
     assert about["stages"]["corpus"]["settings"] == {"seed": 1}
     assert about["stages"]["corpus"]["seconds"] >= 0
     assert about["stages"]["corpus"]["peak_memory_mib"] > 10
@@ -298,7 +298,7 @@ def test_a_manifest_reaches_nothing_outside_its_folder(run, tmp_path, name, file
     victim = tmp_path / "victim"
     victim.write_text("theirs")
     run.manifest_path(name).parent.joinpath("link").symlink_to(tmp_path)
-    path = forged(run, name, {file: runs.file_digest(victim)})
+    path = forged(run, name, {file: runs.hash_file(victim)})
     for ask in (run.require, run.record, run.digest):
         with pytest.raises(ArtefactError, match=r"is damaged|cannot be read") as stop:
             ask(name)
@@ -306,7 +306,7 @@ def test_a_manifest_reaches_nothing_outside_its_folder(run, tmp_path, name, file
         assert "\n" not in str(stop.value)
     other = Run("other", tmp_path)
     with pytest.raises(ArtefactError):
-        other.take(run, name)
+        other.link_from(run, name)
     run.forget(name)
     assert not run.has(name)
     assert make(run, name) == 1
@@ -356,8 +356,8 @@ def test_manifests_and_notes_of_earlier_versions_are_taken_as_they_are(run, caps
             del stage["seal"]
         path.write_text(json.dumps(older))
     assert make(run, "corpus", settings={"seed": 3}) == 0
-    assert run.about()["stages"]["corpus"]["seconds"] >= 0
-    assert run.about()["seeds"] == {"corpus": 3}
+    assert run.read_info()["stages"]["corpus"]["seconds"] >= 0
+    assert run.read_info()["seeds"] == {"corpus": 3}
     assert "damaged" not in capsys.readouterr().out
 
 
@@ -365,11 +365,11 @@ def test_what_is_taken_from_another_run_or_the_store_keeps_its_seal(run, tmp_pat
     (tmp_path / ".store").mkdir()
     make(run, "corpus")
     one, two = Run("one", tmp_path), Run("two", tmp_path)
-    one.take(run, "corpus")
+    one.link_from(run, "corpus")
     assert make(two, "corpus") == 0
     manifests = [json.loads(r.manifest_path("corpus").read_text()) for r in (run, one, two)]
     assert all(m == manifests[0] and storage.is_sealed(m) and "seal" in m for m in manifests)
-    assert list(one.about()["stages"]) == list(two.about()["stages"]) == ["corpus"]
+    assert list(one.read_info()["stages"]) == list(two.read_info()["stages"]) == ["corpus"]
 
 
 # -- run.json ----------------------------------------------------------------------------------------------------------
@@ -378,30 +378,30 @@ def test_what_is_taken_from_another_run_or_the_store_keeps_its_seal(run, tmp_pat
 def test_another_runs_run_json_is_put_aside(run, tmp_path, capsys):
     other = Run("other", tmp_path)
     for one, text in ((run, "x"), (other, "y")):
-        one.note("asked", {"profile": one.name})
+        one.write_info("asked", {"profile": one.name})
         make(one, "corpus", text, settings={"seed": 1})
         make(one, "csft", text, settings={"seed": 2})
     (run.path / "run.json").write_bytes((other.path / "run.json").read_bytes())
-    about = run.about()
+    about = run.read_info()
     assert (about["asked"], sorted(about["stages"])) == ({}, ["corpus", "csft"])
     assert "seconds" not in about["stages"]["corpus"]
     assert "none of the stages that it notes" in capsys.readouterr().out
     assert (run.path / "run.json.damaged").read_bytes() == (other.path / "run.json").read_bytes()
     make(run, "csft", "z", settings={"seed": 3})
-    assert run.about()["stages"]["csft"]["seconds"] >= 0
-    assert run.about()["seeds"] == {"corpus": 1, "csft": 3}
+    assert run.read_info()["stages"]["csft"]["seconds"] >= 0
+    assert run.read_info()["seeds"] == {"corpus": 1, "csft": 3}
 
 
 def test_a_renamed_run_keeps_all_and_a_stage_that_is_gone_is_not_shown(run, tmp_path):
-    run.note("asked", {"profile": "demo"})
+    run.write_info("asked", {"profile": "demo"})
     make(run, "corpus", settings={"seed": 1})
     make(run, "csft")
     run.path.rename(tmp_path / "mine")
     run = Run("mine", tmp_path)
-    assert (run.about()["name"], run.about()["asked"]) == ("mine", {"profile": "demo"})
-    assert sorted(run.about()["stages"]) == ["corpus", "csft"]
+    assert (run.read_info()["name"], run.read_info()["asked"]) == ("mine", {"profile": "demo"})
+    assert sorted(run.read_info()["stages"]) == ["corpus", "csft"]
     run.forget("csft")
-    assert list(run.about()["stages"]) == ["corpus"]
+    assert list(run.read_info()["stages"]) == ["corpus"]
 
 
 def test_a_run_without_run_json_is_still_found(run, tmp_path):

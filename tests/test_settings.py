@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from llm2rec_kit.settings import CSFT, STAGES, Data, Encoding, Evaluation, SettingsError, Tables, table_names
+from llm2rec_kit.settings import CSFT, STAGES, Data, Encoding, Evaluation, SettingsError, Tables, name_tables
 
 
 def test_only_names_with_the_prefix_are_taken():
@@ -53,14 +53,14 @@ def test_defaults_are_the_papers():
 
 
 def test_a_table_is_called_after_its_encoder_and_no_two_alike():
-    assert table_names(["BAAI/bge-large-en-v1.5", "models/mine/"]) == {
+    assert name_tables(["BAAI/bge-large-en-v1.5", "models/mine/"]) == {
         "BAAI/bge-large-en-v1.5": "bge-large-en-v1_5",
         "models/mine/": "mine",
     }
-    assert table_names(["a/model", "b/model"]) == {"a/model": "a-model", "b/model": "b-model"}
-    assert table_names(["b/model", "a/model"]) == {"b/model": "b-model", "a/model": "a-model"}  # in any order
-    assert table_names(["my.org/csft", "gpt2"], ["csft"]) == {"my.org/csft": "my_org-csft", "gpt2": "gpt2"}
-    assert table_names(["a/model", "a/model"]) == {"a/model": "model"}
+    assert name_tables(["a/model", "b/model"]) == {"a/model": "a-model", "b/model": "b-model"}
+    assert name_tables(["b/model", "a/model"]) == {"b/model": "b-model", "a/model": "a-model"}  # in any order
+    assert name_tables(["my.org/csft", "gpt2"], ["csft"]) == {"my.org/csft": "my_org-csft", "gpt2": "gpt2"}
+    assert name_tables(["a/model", "a/model"]) == {"a/model": "model"}
 
 
 @pytest.mark.parametrize(

@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.settings import ranges
-from llm2rec_kit.settings.stage import default_of, element_kind
+from llm2rec_kit.settings.stage import find_element_kind, make_default
 
 FIELDS = [
     (stage, f)
     for stage in S.STAGES
     for f in dataclasses.fields(stage)
-    if type(default_of(f)) in (int, float) or (type(default_of(f)) is list and element_kind(f) in (int, float))
+    if type(make_default(f)) in (int, float) or (type(make_default(f)) is list and find_element_kind(f) in (int, float))
 ]
 
 
 def kind_of(f):
-    return element_kind(f) if type(default_of(f)) is list else type(default_of(f))
+    return find_element_kind(f) if type(make_default(f)) is list else type(make_default(f))
 
 
 def drawn(f, inside):
     """Values of the field's kind inside its range, or outside it."""
-    low, with_low, high, with_high = ranges.bounds(f.metadata["within"])
+    low, with_low, high, with_high = ranges.parse_range(f.metadata["within"])
     if kind_of(f) is int:
         low = -math.inf if low is None else low if with_low else low + 1
         high = math.inf if high is None else high if with_high else high - 1
@@ -44,7 +44,7 @@ def drawn(f, inside):
 
 
 def made(stage, f, value):
-    return stage.from_parameters({f"{stage.prefix}_{f.name}": [value] if type(default_of(f)) is list else value})
+    return stage.from_parameters({f"{stage.prefix}_{f.name}": [value] if type(make_default(f)) is list else value})
 
 
 def test_every_number_has_a_range():
@@ -65,9 +65,9 @@ def test_inside_is_taken_and_outside_is_refused(data):
         made(stage, f, wrong)
     said = str(found.value)
     assert said.startswith(name)
-    assert ranges.shown(wrong) in said
+    assert ranges.show_value(wrong) in said
     if abs(wrong) <= ranges.LARGEST:
-        assert f"must be {ranges.words(f.metadata['within'])}; found" in said
+        assert f"must be {ranges.describe_range(f.metadata['within'])}; found" in said
 
 
 @given(st.data())
@@ -98,22 +98,22 @@ def test_any_value_of_any_kind_is_taken_or_refused_in_one_line(data):
     ],
 )
 def test_a_range_is_what_it_reads(text, inside, outside):
-    assert all(ranges.holds(text, value) for value in inside)
-    assert not any(ranges.holds(text, value) for value in outside)
+    assert all(ranges.is_inside(text, value) for value in inside)
+    assert not any(ranges.is_inside(text, value) for value in outside)
 
 
 def test_a_range_of_another_form_is_a_mistake_of_ours():
     with pytest.raises(ValueError, match="A range is written as"):
-        ranges.bounds("x => 1")
+        ranges.parse_range("x => 1")
 
 
 @pytest.mark.parametrize("long", [lambda n: "x" * n, lambda n: list(range(n)), lambda n: {"a": ["y" * n]}, lambda n: 16**n])
 def test_a_value_is_shown_and_not_dumped(long):
-    assert 5 < len(ranges.shown(long(9999))) <= 80
+    assert 5 < len(ranges.show_value(long(9999))) <= 80
 
 
 def test_a_short_value_is_shown_whole():
-    assert ranges.shown(["SASRec", 3, 0.5]) == "['SASRec', 3, 0.5]"
+    assert ranges.show_value(["SASRec", 3, 0.5]) == "['SASRec', 3, 0.5]"
 
 
 REFUSED = [

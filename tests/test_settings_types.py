@@ -36,7 +36,7 @@ def test_unknown_name_is_refused_with_the_nearest():
 
 
 def test_a_far_name_lists_the_known_ones():
-    assert "Known: one, two." in S.unknown("zzzzz", ["one", "two"])
+    assert "Known: one, two." in S.describe_unknown("zzzzz", ["one", "two"])
 
 
 def test_int_passes_for_float_and_nothing_else_is_converted():

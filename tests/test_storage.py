@@ -25,7 +25,7 @@ def test_threads_go_one_at_a_time_and_leave_no_file(tmp_path):
 
     def work():
         for _ in range(50):
-            with storage.alone(tmp_path / ".lock"):
+            with storage.hold_lock(tmp_path / ".lock"):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
@@ -177,7 +177,7 @@ def test_a_limit_on_file_sizes_is_named(tmp_path):
     ],
 )
 def test_other_errors_stay_what_they_are(tmp_path, error):
-    assert storage.cannot_write(error, tmp_path) == ""
+    assert storage.explain_write_error(error, tmp_path) == ""
 
     def build(folder):
         raise error
@@ -199,7 +199,7 @@ def test_a_file_that_could_not_be_written_is_what_it_was(tmp_path):
     file.write_bytes(b"old")
 
     def break_off():
-        with storage.writing(file) as part:
+        with storage.write_whole(file) as part:
             assert part.suffix == ".png"
             part.write_bytes(b"ne")
             raise RuntimeError("half way")
@@ -207,7 +207,7 @@ def test_a_file_that_could_not_be_written_is_what_it_was(tmp_path):
     with pytest.raises(RuntimeError, match="half way"):
         break_off()
     assert file.read_bytes() == b"old"
-    with storage.writing(file) as part:
+    with storage.write_whole(file) as part:
         part.write_bytes(b"new")
         assert file.read_bytes() == b"old"
     assert file.read_bytes() == b"new"
@@ -220,7 +220,7 @@ def test_a_folder_that_could_not_be_written_is_what_it_was(tmp_path):
     before = held(tmp_path)
 
     def break_off(folder):
-        with storage.writing_folder(folder) as part:
+        with storage.write_whole_folder(folder) as part:
             (part / "half").write_text("x")
             raise KeyboardInterrupt
 
@@ -230,7 +230,7 @@ def test_a_folder_that_could_not_be_written_is_what_it_was(tmp_path):
         assert held(tmp_path) == before
     (tmp_path / ".full.partial").mkdir()  # of a killed process
     (tmp_path / ".full.partial" / "half").write_text("x")
-    with storage.writing_folder(tmp_path / "full") as part:
+    with storage.write_whole_folder(tmp_path / "full") as part:
         (part / "whole").write_text("new")
         assert held(tmp_path / "full") == {"kept": b"old"}
     assert held(tmp_path) == {"full": b"", "full/whole": b"new"}
@@ -247,7 +247,7 @@ def test_a_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkey
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refused)
-    with pytest.raises(OSError, match="No space"), storage.writing_folder(tmp_path / "full"):
+    with pytest.raises(OSError, match="No space"), storage.write_whole_folder(tmp_path / "full"):
         pass
     assert held(tmp_path) == before
 
@@ -304,19 +304,19 @@ def test_a_note_that_is_none_is_named(tmp_path):
 @given(st.text())
 def test_a_safe_name_is_one_part_that_is_seen(name):
     try:
-        safe = storage.safe_name(name)
+        safe = storage.make_safe_name(name)
     except ValueError:
         return
     assert Path(safe).parts == (safe,)
     assert not safe.startswith(".")
     assert not any(ord(c) < 32 or c in "/\\\x7f" for c in safe)
-    assert storage.safe_name(safe) == safe
+    assert storage.make_safe_name(safe) == safe
 
 
 @pytest.mark.parametrize("name", ["", "..", "/", " . ", "\n", "x" * 500])
 def test_a_name_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match="cannot be the name of a folder"):
-        storage.safe_name(name)
+        storage.make_safe_name(name)
 
 
 def test_a_path_out_of_a_file_stays_in_its_folder(tmp_path):
@@ -324,9 +324,9 @@ def test_a_path_out_of_a_file_stays_in_its_folder(tmp_path):
     base.mkdir()
     (base / "out").symlink_to(tmp_path)
     (base / "loop").symlink_to(base / "loop")
-    assert storage.inside(base, "a/b.json") == base / "a/b.json"
+    assert storage.require_inside(base, "a/b.json") == base / "a/b.json"
     for name in ("../x", "a/../../x", "/etc/hosts", "", "out/x", "a\0b", 7):
         with pytest.raises(ValueError, match="leads out of"):
-            storage.inside(base, name)
+            storage.require_inside(base, name)
     with pytest.raises(ValueError, match="loop"):
-        storage.inside(base, "loop")
+        storage.require_inside(base, "loop")

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from llm2rec_kit.figures import styled
+from llm2rec_kit.figures import styled_tables
 from llm2rec_kit.runs import RECORD_MIME, show_record
 
 TESTS = pl.DataFrame(
@@ -47,16 +47,16 @@ def cells(page):
 
 
 def test_verdict_and_corrected_p_stand_behind_the_names():
-    styled.show_frames()
-    heads, first, second = cells(styled.as_html(TESTS))
+    styled_tables.show_frames()
+    heads, first, second = cells(styled_tables.as_html(TESTS))
     assert heads == ["recommender", "before", "after", "verdict", "p (Holm)", "metric", "difference", "p"]
     assert first == ["SASRec", "raw", "csft", "better", "0.00061", "ndcg@10", "+0.0143", "5e-05"]
     assert second[3:5] == ["no detectable difference", "1e-12"]
 
 
 def test_the_text_has_the_same_order_and_neither_types_nor_shape():
-    styled.show_frames()
-    text = styled.as_text(TESTS)
+    styled_tables.show_frames()
+    text = styled_tables.as_text(TESTS)
     assert re.search(r"recommender ┆ before ┆ after ┆ verdict +┆ p \(Holm\)", text)
     assert "0.00061" in text
     assert not re.search(r"shape|str|f64|\"", text)
@@ -64,35 +64,37 @@ def test_the_text_has_the_same_order_and_neither_types_nor_shape():
 
 def test_the_best_row_is_marked_and_those_tied_less_so():
     frame = pl.DataFrame({"embedding": ["raw", "csft", "id"], "place": ["", "best", "tied for best"]})
-    none, best, tied = re.findall(r"<tr>(.*?)</tr>", styled.as_html(frame))[1:]
+    none, best, tied = re.findall(r"<tr>(.*?)</tr>", styled_tables.as_html(frame))[1:]
     assert "background" not in none
-    assert styled.PLACES["best"] in best
-    assert styled.PLACES["tied for best"] in tied
+    assert styled_tables.PLACES["best"] in best
+    assert styled_tables.PLACES["tied for best"] in tied
 
 
 def test_texts_of_data_are_shown_as_texts_and_cut():
-    styled.show_frames(letters=30)
-    page = styled.as_html(pl.DataFrame({"<b>": ["<script>alert(1)</script>", "x" * 40, None]}))
+    styled_tables.show_frames(letters=30)
+    page = styled_tables.as_html(pl.DataFrame({"<b>": ["<script>alert(1)</script>", "x" * 40, None]}))
     assert "<script>" not in page
     assert "<b>" not in page
     assert [row[0] for row in cells(page)[1:]] == ["&lt;script&gt;alert(1)&lt;/script&gt;", "x" * 30 + "…", ""]
 
 
 def test_of_many_rows_the_first_and_last_are_shown():
-    styled.show_frames(rows=4)
-    found = cells(styled.as_html(pl.DataFrame({"n": range(9)})))
+    styled_tables.show_frames(rows=4)
+    found = cells(styled_tables.as_html(pl.DataFrame({"n": range(9)})))
     assert found == [["n"], ["0"], ["1"], ["… 5 more …"], ["7"], ["8"]]
 
 
 def test_an_interval_has_a_line_of_its_own():
-    assert "0.1 ± 0.2<br><small>[0.1, 0.3]</small>" in styled.as_html(pl.DataFrame({"recall": ["0.1 ± 0.2 [0.1, 0.3]"]}))
+    assert "0.1 ± 0.2<br><small>[0.1, 0.3]</small>" in styled_tables.as_html(
+        pl.DataFrame({"recall": ["0.1 ± 0.2 [0.1, 0.3]"]})
+    )
 
 
 def test_every_frame_that_a_cell_shows_is_shown_so(shell):
-    styled.show_frames()
+    styled_tables.show_frames()
     shown, _ = shell.display_formatter.format(TESTS)
-    assert shown["text/html"] == styled.as_html(TESTS)
-    assert shown["text/plain"] == styled.as_text(TESTS)
+    assert shown["text/html"] == styled_tables.as_html(TESTS)
+    assert shown["text/plain"] == styled_tables.as_text(TESTS)
 
 
 def test_a_record_fills_no_page_and_a_terminal_still_tells_it(monkeypatch):

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2rec_kit.encoding import tokenisation
-from llm2rec_kit.encoding.tokenisation import first_rows, length_batches, pad, pool, title_tokens
+from llm2rec_kit.encoding.tokenisation import cut_by_length, find_first_rows, pad, pool, tokenise_titles
 
 
 @given(st.lists(st.integers(1, 50), min_size=0, max_size=60), st.integers(1, 200), st.sampled_from([0.0, 1 / 32, 1.0]))
 def test_length_batches_cover_all_rows_within_budget_and_padding(lengths, budget, padding):
     lengths = np.array(lengths, dtype=int)
-    batches = length_batches(lengths, budget, padding)
+    batches = cut_by_length(lengths, budget, padding)
     assert sorted(np.concatenate([*batches, []]).tolist()) == list(range(len(lengths)))
     for b in batches:
         padded = len(b) * lengths[b].max()
@@ -29,19 +29,19 @@ def test_length_batches_cover_all_rows_within_budget_and_padding(lengths, budget
 @given(st.lists(st.sampled_from(["a", "b", "cd", "", "a "]), max_size=30))
 def test_first_rows_are_those_of_a_dictionary(texts):
     seen = {}
-    assert first_rows(texts).tolist() == [seen.setdefault(t, k) for k, t in enumerate(texts)]
+    assert find_first_rows(texts).tolist() == [seen.setdefault(t, k) for k, t in enumerate(texts)]
 
 
 def test_first_rows_survive_texts_of_one_hash(monkeypatch):
     monkeypatch.setattr(tokenisation, "hash", len, raising=False)
-    assert first_rows(["ab", "cd", "ab", "cd", "e"]).tolist() == [0, 1, 0, 3, 4]
+    assert find_first_rows(["ab", "cd", "ab", "cd", "e"]).tolist() == [0, 1, 0, 3, 4]
 
 
 def test_tokens_are_the_tokenizer_s_own_and_cut(tiny):
     tokenizer = tiny[1]
     texts = [*make_corpus().titles, "Ω é"]
     tokenizer(texts, truncation=True, max_length=2, padding=True)  # leaves its limits behind in the backend
-    found = title_tokens(tokenizer, texts, 6)
+    found = tokenise_titles(tokenizer, texts, 6)
     assert [f.tolist() for f in found] == [i[:6] for i in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 

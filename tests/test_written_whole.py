@@ -1,4 +1,4 @@
-"""Every file that the kit writes goes through `storage.writing`, so that no crash and no full disk cuts what stood there."""
+"""Every file that the kit writes goes through `storage.write_whole`, so that no crash and no full disk cuts what stood there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALLOWED = {
     "downstream.evaluation.write": "a build's folder",
     "downstream.evaluation.write_ranking": "a build's folder",
     "maps.atlas.write": "a build's folder",
-    "runs.run.Run.take": "a hidden folder, renamed when whole",
+    "runs.run.Run.link_from": "a hidden folder, renamed when whole",
     "runs.run.Run._settle": "a build's folder becomes the artefact, manifest last",
     "export.exporting.npy": "an export's hidden folder",
     "export.recommender_files.recommender": "an export's hidden folder",

@@ -21,9 +21,9 @@ import polars as pl
 from llm2rec_kit import paper_statistics
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import item_text
-from llm2rec_kit.data.events import NO_TIME, Events, first_events, first_positions, k_core, renumbered
+from llm2rec_kit.data.events import NO_TIME, Events, find_first_positions, mark_first_events, mark_k_core, renumber
 from llm2rec_kit.data.sources import Interactions
-from llm2rec_kit.data.splits import given, split, split_rules
+from llm2rec_kit.data.splits import split, split_rules, take_given_splits
 from llm2rec_kit.settings import Data
 
 RELEASED_WORDS = 20  # most words of a title in the released data [C]
@@ -55,7 +55,7 @@ class Steps:
             )
 
 
-def build(interactions: Interactions, settings: Data) -> Corpus:
+def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
     """The corpus of `interactions`: cleaned, numbered, sorted and split as `settings` say (paper sec. 4.1.1).
 
     Items are numbered in the order of the source's table, users in the order of their first event; a user's events are
@@ -76,7 +76,7 @@ def build(interactions: Interactions, settings: Data) -> Corpus:
         raise ValueError(
             f"data_split {settings.split} needs timestamps (for the domains {timed}), and this source has none. Use leave_one_out."
         )
-    item_text.fields(settings.text, interactions.items)
+    item_text.find_fields(settings.text, interactions.items)
     steps = Steps(interactions)
     items = interactions.items.unique("source_id", keep="first", maintain_order=True)
     events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
@@ -112,8 +112,8 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     first, end = settings.start, settings.end
     if first == "released":
         domains = interactions.items["domain"].unique(maintain_order=True).to_list()
-        short = paper_statistics.known_as(settings.category or domains[0])
-        windows = paper_statistics.paper()["windows"]
+        short = paper_statistics.find_paper_name(settings.category or domains[0])
+        windows = paper_statistics.read_paper()["windows"]
         if len(domains) > 1 or short not in windows:
             raise ValueError(
                 f"data_start 'released' is known for one of {sorted(windows)} at a time; the data's domains are {domains}. "
@@ -133,7 +133,7 @@ def _as_given(interactions: Interactions, settings: Data) -> Corpus:
 
     Only `settings.users` is heeded, since a user's samples go or stay together.
     """
-    item_text.fields(settings.text, interactions.items)
+    item_text.find_fields(settings.text, interactions.items)
     steps = Steps(interactions)
     items = interactions.items.with_columns(pl.col("title").fill_null(""))
     events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
@@ -179,7 +179,7 @@ def _categorical(ids: pl.Series) -> pl.Series:
 def _user_subset(events: Events, interactions: Interactions, settings: Data, steps: Steps) -> Events:
     if settings.users <= 0:
         return events
-    first = first_positions(events.user)
+    first = find_first_positions(events.user)
     codes = np.flatnonzero(first >= 0)
     if settings.users >= len(codes):
         return events
@@ -244,7 +244,7 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")
     same_time = settings.repeats == "keep" or (settings.repeats == "auto" and settings.source not in REVIEWS)
-    once = timed.keep(first_events(timed.user, timed.item, timed.time, same_time=same_time))
+    once = timed.keep(mark_first_events(timed.user, timed.item, timed.time, same_time=same_time))
     if same_time:
         steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")
     else:
@@ -261,7 +261,7 @@ def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndar
     pairs = events.user.astype(np.int64) * n_domains + of_items[events.item]
     owners = np.flatnonzero(np.bincount(pairs)) // n_domains
     several = np.bincount(owners)[owners] > 1
-    return Events(events.row, renumbered(pairs).astype(np.int32), events.item, events.time), several
+    return Events(events.row, renumber(pairs).astype(np.int32), events.item, events.time), several
 
 
 def _dense_part(
@@ -310,10 +310,10 @@ def _core(events: Events, held: np.ndarray, settings: Data) -> tuple[Events, lis
 def _in_core(events: Events, held: np.ndarray, k: int) -> np.ndarray:
     """Mask (bool) of the k-core; a user needs three events at least where `held` (bool, one an event)."""
     if held.all() or not held.any():
-        return k_core(events.user, events.item, max(k, LEAVE_ONE_OUT_LENGTH) if held.any() else k, k)
+        return mark_k_core(events.user, events.item, max(k, LEAVE_ONE_OUT_LENGTH) if held.any() else k, k)
     mask = np.zeros(len(events), dtype=bool)
     for part, least in ((held, max(k, LEAVE_ONE_OUT_LENGTH)), (~held, k)):  # they share no user and no item
-        mask[part] = k_core(events.user[part], events.item[part], least, k)
+        mask[part] = mark_k_core(events.user[part], events.item[part], least, k)
     return mask
 
 
@@ -328,7 +328,7 @@ def _corpus(
 ) -> Corpus:
     """The corpus of cleaned events, split by `rules`, or as the source says where there are none."""
     # Users are numbered by their first event: `first` is where that stands, in the source's order.
-    first = first_positions(events.user)
+    first = find_first_positions(events.user)
     first = np.sort(first[first >= 0])
     numbers = np.empty(len(several), dtype=np.int32)
     numbers[events.user[first]] = np.arange(len(first))
@@ -339,7 +339,7 @@ def _corpus(
     times = None if events.time is None else events.time[order]
     domains = items["domain"].gather(events.item[first])
     if rules is None:
-        targets, splits = given(interactions.events["split"].gather(events.row[order]))
+        targets, splits = take_given_splits(interactions.events["split"].gather(events.row[order]))
     else:
         targets, splits = split(offsets, times, domains, rules)
     names = interactions.events["user"].gather(events.row[first]).cast(pl.String).alias("source_id")
@@ -348,7 +348,7 @@ def _corpus(
     )
     shared = pl.Series(several[events.user[first]])
     columns = ["item", "source_id", "title", "domain"]
-    items = item_text.render(items, settings.text, settings.text_words).with_columns(
+    items = item_text.render_texts(items, settings.text, settings.text_words).with_columns(
         item=pl.int_range(1, len(items) + 1, dtype=pl.Int32)
     )
     found = items["domain"].unique(maintain_order=True).to_list()

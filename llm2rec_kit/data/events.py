@@ -37,7 +37,7 @@ class Events:
         return Events(self.row[mask], self.user[mask], self.item[mask], time)
 
 
-def k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: int) -> np.ndarray:
+def mark_k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: int) -> np.ndarray:
     """Mask (bool) of the events left when users and items with fewer events are dropped again and again.
 
     `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
@@ -46,7 +46,7 @@ def k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: in
     kept = np.arange(len(users))
     while len(kept):
         # Renumbered, what is left needs tables of counts no larger than itself.
-        users, items = renumbered(users), renumbered(items)
+        users, items = renumber(users), renumber(items)
         enough = (np.bincount(users) >= user_least)[users] & (np.bincount(items) >= item_least)[items]
         if enough.all():
             break
@@ -55,7 +55,7 @@ def k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: in
     return mask
 
 
-def first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, same_time: bool = False) -> np.ndarray:
+def mark_first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, same_time: bool = False) -> np.ndarray:
     """Mask (bool) of the events that are no repeats: of each user and item the earliest, of equal times the first row.
 
     With `same_time` only an event that is equal in time, too, is a repeat. Sorts only the pairs that come more than once.
@@ -75,13 +75,13 @@ def first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, sam
     return keep
 
 
-def first_positions(codes: np.ndarray) -> np.ndarray:
+def find_first_positions(codes: np.ndarray) -> np.ndarray:
     """Position of the first occurrence of each code from 0 to the largest (int64); -1 where a code does not occur."""
     first = np.full(int(codes.max(initial=-1)) + 1, -1)
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # of several assignments to one place the last holds
     return first
 
 
-def renumbered(codes: np.ndarray) -> np.ndarray:
+def renumber(codes: np.ndarray) -> np.ndarray:
     """The codes as 0, 1, 2, ... in their order, without gaps (int32)."""
     return (np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1))[codes]

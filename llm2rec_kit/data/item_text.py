@@ -9,14 +9,14 @@ import string
 
 import polars as pl
 
-from llm2rec_kit.settings import template_names
+from llm2rec_kit.settings import parse_template
 
 EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
 
 
-def fields(template: str, items: pl.DataFrame) -> list[str]:
+def find_fields(template: str, items: pl.DataFrame) -> list[str]:
     """Names in the template's braces; ValueError for a broken template or one that names no column of `items` with text or numbers."""
-    names = template_names(template)
+    names = parse_template(template)
     kinds = {c: kind for c, kind in items.schema.items() if c not in ("item", "source_id", "plain_title")}
     columns = [c for c, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
     if unknown := [n for n in names if n not in columns]:
@@ -24,13 +24,13 @@ def fields(template: str, items: pl.DataFrame) -> list[str]:
     return names
 
 
-def render(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:
+def render_texts(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:
     """`items` with the text in the column `title`, which is what all stages read, and the title itself in `plain_title`.
 
     An empty field leaves nothing; white space collapses. `words` > 0 keeps so many of the text's first words. With the
     title alone and no budget the items come back as they are.
     """
-    fields(template, items)
+    find_fields(template, items)
     if template == "{title}" and not words:
         return items
     pieces = []

@@ -77,7 +77,7 @@ def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = Fa
     ValueError where the file is no sound gzip or holds no lines.
     """
     number = 1
-    for block in blocks(path, quiet=quiet):
+    for block in read_blocks(path, quiet=quiet):
         for frame in _frames(block, number, fields, report):
             report.rows += len(frame)
             yield frame
@@ -87,7 +87,7 @@ def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = Fa
         print(f"  {path.name}: {report.lines:,} lines{left_out}", flush=True)
 
 
-def first(path: Path, lines: int) -> list[str]:
+def read_first_lines(path: Path, lines: int) -> list[str]:
     """The first lines of the file as they stand, without reading on."""
     found: list[bytes] = []
     with path.open("rb") as file:
@@ -98,7 +98,7 @@ def first(path: Path, lines: int) -> list[str]:
     return [line.decode(errors="replace").removesuffix("\r") for line in found[:lines]]
 
 
-def blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
+def read_blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
     """Whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next being made ahead."""
     size = path.stat().st_size
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=quiet or not sys.stderr.isatty())

@@ -9,7 +9,7 @@ from llm2rec_kit.corpus import SPLITS, Corpus
 from llm2rec_kit.data.events import NO_TIME
 
 
-def leakage(corpus: Corpus) -> pl.DataFrame:
+def find_leakage(corpus: Corpus) -> pl.DataFrame:
     """What a test of this corpus may know beforehand: one row a finding (finding, split, count, of, share, meaning)."""
     samples = {s: corpus.samples(s) for s in SPLITS}
     owners = {s: np.unique(corpus.owners(t)) for s, t in samples.items()}

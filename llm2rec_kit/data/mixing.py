@@ -10,21 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm2rec_kit.corpus import Corpus, mix
-from llm2rec_kit.runs import outputs_folder
+from llm2rec_kit.runs import find_outputs
 from llm2rec_kit.settings import Data
-from llm2rec_kit.storage import expanded, known_digest
+from llm2rec_kit.storage import expand_home, hash_file_once
 
 FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "samples.parquet")
 
 
-def folders(settings: Data, outputs: str | Path = "") -> list[Path]:
+def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
     """The folder of each corpus in `settings.mix`: a plain name is a run in `outputs`, one with a slash a folder.
 
     Raises ValueError for one that holds no finished corpus, saying what was looked for.
     """
     found = []
     for name in settings.mix:
-        base = expanded(name) if "/" in name else outputs_folder(outputs) / name
+        base = expand_home(name) if "/" in name else find_outputs(outputs) / name
         places = [base / "corpus", base]
         if not (folder := next((p for p in places if all((p / f).is_file() for f in FILES)), None)):
             raise ValueError(
@@ -35,20 +35,20 @@ def folders(settings: Data, outputs: str | Path = "") -> list[Path]:
     return found
 
 
-def mixed(settings: Data, outputs: str | Path = "") -> Corpus:
+def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     """The corpora of `settings.mix` as one; `settings.train_domains` says which domains training sees, all where empty."""
     if settings.path or not settings.mix:
         raise ValueError(
             "data_source 'mix' takes the names of runs, or folders of corpora, in data_mix, and reads no data_path; "
             f"found data_mix {settings.mix} and data_path {settings.path!r}."
         )
-    corpus = mix([Corpus.load(folder) for folder in folders(settings, outputs)])
+    corpus = mix([Corpus.load(folder) for folder in find_folders(settings, outputs)])
     if unknown := [d for d in settings.train_domains if d not in corpus.domains]:
         raise ValueError(f"data_train_domains names {unknown}; the mix has {corpus.domains}.")
     return replace(corpus, facts=corpus.facts | {"train_domains": settings.train_domains or corpus.train_domains})
 
 
-def fingerprint(settings: Data, outputs: str | Path = "") -> dict[str, str]:
+def hash_parts(settings: Data, outputs: str | Path = "") -> dict[str, str]:
     """sha256 of each file of each part: a mix is stale once one of its parts changed."""
-    parts = zip(settings.mix, folders(settings, outputs), strict=True)
-    return {f"{name}/{file}": known_digest(folder / file) for name, folder in parts for file in FILES}
+    parts = zip(settings.mix, find_folders(settings, outputs), strict=True)
+    return {f"{name}/{file}": hash_file_once(folder / file) for name, folder in parts for file in FILES}

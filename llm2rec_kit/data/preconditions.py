@@ -60,7 +60,7 @@ def _odd_times(corpus: Corpus) -> list[str]:
     return [
         f"{row['domain']}: {row[what]:,} of {row['events']:,} events lie {what} (from {row['earliest']:%Y-%m-%d} to "
         f"{row['latest']:%Y-%m-%d}). Are the source's times what they were taken for?"
-        for row in times.span(corpus).iter_rows(named=True)
+        for row in times.describe_span(corpus).iter_rows(named=True)
         for what in times.ODD
         if row[what]
     ]

@@ -1,9 +1,9 @@
 """Splits: which interactions are targets, and whether a target is a sample of train, valid or test.
 
-Each domain is split by itself, as the paper's data sets are data sets of their own: `global_time` cuts a domain at moments of
+Each domain is split by itself, as the paper's data sets are data sets of their own: `split_global_time` cuts a domain at moments of
 that domain's samples. One cut for all would leave a domain that ended early without a test.
 
-Samples of equal target time are cut by `global_time` in the corpus's order: by user, then by position.
+Samples of equal target time are cut by `split_global_time` in the corpus's order: by user, then by position.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets (int64, ascending) and splits (uint8), each domain by itself and by its rule of `rules` (see `split_rules`).
 
-    `domains` names the domain of each user (U,). Raises ValueError naming a domain that `global_time` cannot cut.
+    `domains` names the domain of each user (U,). Raises ValueError naming a domain that `split_global_time` cannot cut.
     """
     targets, splits = leave_one_out(offsets)
     samples = np.maximum(np.diff(offsets) - 1, 0)  # of each user: every event but the first is a target
     for domain in domains.unique(maintain_order=True):
         if rules[domain] == "global_time":
             own = np.repeat((domains == domain).to_numpy(), samples)
-            splits[own] = global_time(times[targets[own]], domain)
+            splits[own] = split_global_time(times[targets[own]], domain)
     return targets, splits
 
 
@@ -55,7 +55,7 @@ def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return targets, splits[targets]
 
 
-def global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
+def split_global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
     """Splits (uint8) of a domain's samples by the times of their targets (int64): sorted, stably, and cut 80/10/10 [C].
 
     Raises ValueError where there are too few samples for three parts.
@@ -73,7 +73,7 @@ def global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
     return splits
 
 
-def given(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+def take_given_splits(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
     targets = np.flatnonzero(marks.is_not_null().to_numpy())
     splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)

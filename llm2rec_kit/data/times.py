@@ -56,7 +56,7 @@ def as_milliseconds(times: pl.Series, what: str, dates: str = "iso") -> pl.Serie
     raise ValueError(f"{what} {EXPECTED}; found the type {times.dtype}.")
 
 
-def by_size(numbers: pl.Expr) -> pl.Expr:
+def convert_by_size(numbers: pl.Expr) -> pl.Expr:
     """Milliseconds (Int64) of numbers since 1970, each in the unit that its size tells; what is out of all bounds stays so."""
     milliseconds, size = numbers.clip(-9e18, 9e18) * 1e-6, numbers.abs()
     for limit, factor in reversed(LIMITS):
@@ -64,7 +64,7 @@ def by_size(numbers: pl.Expr) -> pl.Expr:
     return milliseconds.round().cast(pl.Int64)
 
 
-def span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
+def describe_span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
     """When the events of each domain lie (domain, events, earliest, latest; UTC), and how many of them where none should:
     before 1990 and in the future of `now` (seconds since 1970; default: this moment). Empty where the source has no times."""
     if corpus.times is None:
@@ -96,7 +96,7 @@ def _of_numbers(numbers: pl.Series, what: str) -> pl.Series:
     for digits in STAMPS:
         if (found := _stamps(numbers, digits, what)) is not None:
             return found
-    return pl.select(by_size(pl.lit(numbers))).to_series()
+    return pl.select(convert_by_size(pl.lit(numbers))).to_series()
 
 
 def _refuse_year_last(numbers: pl.Series, what: str) -> None:

@@ -26,30 +26,34 @@ def inspect(table: ItemTable) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     `space` (dim,) shares of variance, `adapter` (hidden,) shares of squared singular values, `angles` (hidden,) degrees.
     """
     before, after = table.embeddings[1:].cpu().numpy(), table.eval()()[1:].cpu().numpy()
-    shares, axes = principal_axes(before)
+    shares, axes = compute_principal_axes(before)
     numbers = {
-        "axes before": effective_dimension(shares),
-        "axes behind": effective_dimension(principal_axes(after)[0]),
-        "similarity (CKA)": similarity_of_spaces(before, after),
-        "neighbours kept": neighbours_kept(before, after),
+        "axes before": compute_effective_dimension(shares),
+        "axes behind": compute_effective_dimension(compute_principal_axes(after)[0]),
+        "similarity (CKA)": compare_spaces(before, after),
+        "neighbours kept": measure_neighbours_kept(before, after),
     }
-    weight = matrix(table)
+    weight = read_matrix(table)
     if weight is None:
         return numbers, {}
     values = np.linalg.svd(weight, compute_uv=False) ** 2
-    arrays = {"space": shares, "adapter": values / values.sum(), "angles": principal_angles(weight, axes[: len(weight)])}
-    numbers["adapter axes"] = effective_dimension(arrays["adapter"])
+    arrays = {
+        "space": shares,
+        "adapter": values / values.sum(),
+        "angles": compute_principal_angles(weight, axes[: len(weight)]),
+    }
+    numbers["adapter axes"] = compute_effective_dimension(arrays["adapter"])
     numbers["median angle"] = float(np.median(arrays["angles"]))
     return numbers, arrays
 
 
-def matrix(table: ItemTable) -> np.ndarray | None:
+def read_matrix(table: ItemTable) -> np.ndarray | None:
     """The linear adapter's weight, float64 (hidden, dim); None where the adapter is deeper or there is no text."""
     adapter: Any = getattr(table, "adapter", None)
     return adapter.weight.detach().cpu().numpy().astype(np.float64) if isinstance(adapter, nn.Linear) else None
 
 
-def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shares of the rows' variance along their principal axes (dim,), largest first, and the axes as rows (dim, dim)."""
     centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred)
@@ -57,7 +61,7 @@ def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values / max(values.sum(), 1e-300), axes[:, ::-1].T
 
 
-def effective_dimension(shares: np.ndarray) -> float:
+def compute_effective_dimension(shares: np.ndarray) -> float:
     """How many axes shares are spread over: exp of their entropy.
 
     >>> round(effective_dimension(np.array([0.25, 0.25, 0.25, 0.25, 0.0])), 6)
@@ -67,7 +71,7 @@ def effective_dimension(shares: np.ndarray) -> float:
     return float(np.exp(-(kept * np.log(kept)).sum()))
 
 
-def principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
+def compute_principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """Degrees between the subspace that `weight` (hidden, dim) reads and that of `axes` (m, dim, orthonormal), smallest first.
 
     0 everywhere: the adapter keeps those axes, as PCA would; 90: it reads others.
@@ -76,13 +80,13 @@ def principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return np.degrees(np.arccos(np.clip(np.linalg.svd(read @ axes.T, compute_uv=False), 0, 1)))
 
 
-def similarity_of_spaces(before: np.ndarray, after: np.ndarray) -> float:
+def compare_spaces(before: np.ndarray, after: np.ndarray) -> float:
     """Linear CKA of two spaces over the same items (Kornblith and others 2019): 1 for a rotation and scaling, 0 for unrelated."""
     a, b = (x.astype(np.float64) - x.mean(0, dtype=np.float64) for x in (before, after))
     return float(((b.T @ a) ** 2).sum() / max(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b), 1e-300))
 
 
-def neighbours_kept(before: np.ndarray, after: np.ndarray, k: int = 10, seed: int = 0) -> float:
+def measure_neighbours_kept(before: np.ndarray, after: np.ndarray, k: int = 10, seed: int = 0) -> float:
     """Share of an item's k nearest (centred cosine) before the adapter that are among its k nearest behind it."""
     drawn = np.random.default_rng(seed).permutation(len(before))[:DRAWN]
     near = [_nearest(x, drawn, min(k, len(before) - 1)) for x in (before, after)]

@@ -17,8 +17,8 @@ import torch
 from scipy import sparse
 
 from llm2rec_kit.corpus import TRAIN, Corpus
-from llm2rec_kit.downstream.item_table import checked_embeddings
-from llm2rec_kit.downstream.ranking import Ranking, excluded
+from llm2rec_kit.downstream.item_table import prepare_embeddings
+from llm2rec_kit.downstream.ranking import Ranking, find_excluded
 from llm2rec_kit.downstream.ranking import rank as _rank
 from llm2rec_kit.settings import own_parts
 
@@ -46,30 +46,30 @@ def rank(
     Raises ValueError for another name, embeddings that do not fit, and `recent` on a corpus without times.
     """
     made = BASELINES.get(name) or _own(name)
-    scores = made(corpus, embeddings) if over_embeddings(name) else made(corpus)
+    scores = made(corpus, embeddings) if needs_embeddings(name) else made(corpus)
     targets = corpus.samples("test")
     return _rank(
         lambda some: torch.from_numpy(scores(targets[some])),
         corpus.sequence[targets],
         corpus.n_items,
-        exclude=excluded(corpus, targets, exclude),
+        exclude=find_excluded(corpus, targets, exclude),
         cutoffs=cutoffs,
         ties=ties,
     )
 
 
-def over_embeddings(name: str) -> bool:
+def needs_embeddings(name: str) -> bool:
     """Whether the baseline `name` is one over embeddings, and ranked over each table; SettingsError for an unknown name."""
     return name in OVER_EMBEDDINGS or (name not in BASELINES and own_parts.find("baseline", name).over_embeddings)
 
 
-def key(name: str, cutoffs: list[int], exclude: str, ties: str = "worst") -> dict[str, Any]:
+def list_settings(name: str, cutoffs: list[int], exclude: str, ties: str = "worst") -> dict[str, Any]:
     """The settings that a baseline's ranking depends on; the hash of its source among them where it is one's own.
 
     `ties` stands among them where it is not `worst`, which rankings from before it had.
     """
     told = {"cutoffs": cutoffs, "exclude": exclude} | ({"ties": ties} if ties != "worst" else {})
-    return told | own_parts.contents("baseline", name)
+    return told | own_parts.hash_part("baseline", name)
 
 
 def probe(name: str, corpus: Corpus) -> None:
@@ -87,13 +87,13 @@ def probe(name: str, corpus: Corpus) -> None:
         splits=corpus.splits[inside],
     )
     vectors = np.random.default_rng(0).standard_normal((corpus.n_items + 1, 4)).astype(np.float32)
-    scores = _own(name)(part, vectors) if over_embeddings(name) else _own(name)(part)
+    scores = _own(name)(part, vectors) if needs_embeddings(name) else _own(name)(part)
     scores(part.targets[-3:])
 
 
 def popularity(corpus: Corpus) -> Scores:
     """How often an item occurs in training interactions."""
-    counts = training_counts(corpus).astype(np.float64)
+    counts = count_training(corpus).astype(np.float64)
     return lambda targets: np.tile(counts, (len(targets), 1))
 
 
@@ -103,9 +103,9 @@ def recent(corpus: Corpus) -> Scores:
         raise ValueError(
             "Recent popularity needs times, and the corpus has none; leave `recent` out of evaluation_baselines."
         )
-    where = np.flatnonzero(in_training(corpus))
+    where = np.flatnonzero(mark_training(corpus))
     latest = where[np.argsort(corpus.times[where], kind="stable")][-max(1, round(RECENT * len(where))) :]
-    counts = np.bincount(corpus.sequence[latest], minlength=corpus.n_items + 1)[1:] + popularity_share(corpus)
+    counts = np.bincount(corpus.sequence[latest], minlength=corpus.n_items + 1)[1:] + scale_popularity(corpus)
     return lambda targets: np.tile(counts, (len(targets), 1))
 
 
@@ -114,7 +114,7 @@ def lastitem(corpus: Corpus) -> Scores:
     train = corpus.samples("train")
     pairs = (corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1)
     follows = sparse.csr_matrix((np.ones(len(train)), pairs), shape=(corpus.n_items, corpus.n_items))
-    share = popularity_share(corpus)
+    share = scale_popularity(corpus)
     return lambda targets: follows[corpus.sequence[targets - 1] - 1].toarray() + share
 
 
@@ -123,20 +123,20 @@ def itemknn(corpus: Corpus) -> Scores:
 
     After Deshpande and Karypis (2004), without shrinkage.
     """
-    where = np.flatnonzero(in_training(corpus))
+    where = np.flatnonzero(mark_training(corpus))
     pairs = (corpus.owners(where), corpus.sequence[where] - 1)
     had = sparse.csr_matrix((np.ones(len(where)), pairs), shape=(corpus.n_users, corpus.n_items))
     had.data[:] = 1  # an item counts once a user
     size = np.sqrt(np.maximum(np.bincount(had.indices, minlength=corpus.n_items), 1))
     scaled = had @ sparse.diags(1 / size)
     near = _keep_largest(sparse.csr_matrix(scaled.T @ scaled), NEIGHBOURS)
-    share = 1e-9 * popularity_share(corpus)
+    share = 1e-9 * scale_popularity(corpus)
     return lambda targets: (_histories(corpus, targets) @ near).toarray() + share
 
 
 def nearest(corpus: Corpus, embeddings: np.ndarray) -> Scores:
     """Cosine to the history's last item, that item last."""
-    unit = checked_embeddings(embeddings, corpus.n_items, "unit")[1:]
+    unit = prepare_embeddings(embeddings, corpus.n_items, "unit")[1:]
 
     def scores(targets: np.ndarray) -> np.ndarray:
         last = corpus.sequence[targets - 1] - 1
@@ -149,7 +149,7 @@ def nearest(corpus: Corpus, embeddings: np.ndarray) -> Scores:
 
 def nearestmean(corpus: Corpus, embeddings: np.ndarray) -> Scores:
     """Cosine to the mean of the history's unit vectors, the history last."""
-    unit = checked_embeddings(embeddings, corpus.n_items, "unit")[1:]
+    unit = prepare_embeddings(embeddings, corpus.n_items, "unit")[1:]
 
     def scores(targets: np.ndarray) -> np.ndarray:
         had = _histories(corpus, targets)
@@ -194,8 +194,8 @@ def _own(name: str) -> Callable[..., Scores]:
     own = own_parts.find("baseline", name)
 
     def made(corpus: Corpus, *embeddings: np.ndarray) -> Scores:
-        given = [checked_embeddings(e, corpus.n_items) for e in embeddings]
-        of_histories = own_parts.call(own, own.make, as_training_sees(corpus), *given)
+        given = [prepare_embeddings(e, corpus.n_items) for e in embeddings]
+        of_histories = own_parts.call(own, own.make, select_training(corpus), *given)
         if not callable(of_histories):
             raise own_parts.SettingsError(
                 f"The {own} must give a function of histories; found {type(of_histories).__name__}."
@@ -225,9 +225,9 @@ def _checked(own: own_parts.Part, found: Any, histories: int, n_items: int) -> n
     return scores
 
 
-def as_training_sees(corpus: Corpus) -> Corpus:
+def select_training(corpus: Corpus) -> Corpus:
     """`corpus` with the interactions of training alone: no target of validation or test is in it. Items and users are all there."""
-    kept, train = in_training(corpus), corpus.samples("train")
+    kept, train = mark_training(corpus), corpus.samples("train")
     before = np.concatenate([[0], np.cumsum(kept)])
     return replace(
         corpus,
@@ -239,7 +239,7 @@ def as_training_sees(corpus: Corpus) -> Corpus:
     )
 
 
-def in_training(corpus: Corpus) -> np.ndarray:
+def mark_training(corpus: Corpus) -> np.ndarray:
     """Whether training sees each interaction, as a target or in the history of one (bool (T,))."""
     train = corpus.samples("train")
     used = np.zeros(len(corpus.sequence), dtype=bool)
@@ -248,14 +248,14 @@ def in_training(corpus: Corpus) -> np.ndarray:
     return used
 
 
-def training_counts(corpus: Corpus) -> np.ndarray:
+def count_training(corpus: Corpus) -> np.ndarray:
     """How often items 1..N occur in training (int64 (N,))."""
-    return np.bincount(corpus.sequence[in_training(corpus)], minlength=corpus.n_items + 1)[1:]
+    return np.bincount(corpus.sequence[mark_training(corpus)], minlength=corpus.n_items + 1)[1:]
 
 
-def popularity_share(corpus: Corpus) -> np.ndarray:
+def scale_popularity(corpus: Corpus) -> np.ndarray:
     """Training counts scaled to below 1, to break ties between whole numbers (float64 (N,))."""
-    return training_counts(corpus) / (len(corpus.sequence) + 1)
+    return count_training(corpus) / (len(corpus.sequence) + 1)
 
 
 def _histories(corpus: Corpus, targets: np.ndarray) -> sparse.csr_matrix:

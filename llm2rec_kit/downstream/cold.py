@@ -5,7 +5,7 @@ no label and no class of the softmax has them, while the recommender is trained.
 with the row that its embedding has behind the adapter (over ids: the row that training would have started from), and every
 interaction with one, of whatever split, is a test sample, as in studies of the item cold start (DropoutNet, NeurIPS 2017).
 
-What is held out of the recommender is not held out of the encoder: `encoder_saw` says what that was trained on.
+What is held out of the recommender is not held out of the encoder: `describe_encoder` says what that was trained on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Held:
     asked: dict[str, np.ndarray]
 
 
-def in_no_training(corpus: Corpus) -> np.ndarray:
+def mark_untrained(corpus: Corpus) -> np.ndarray:
     """Whether an item stands in no training sample, neither as its target nor in its history: bool (N + 1,), padding False."""
     inside = np.zeros(len(corpus.sequence) + 1, dtype=np.int64)  # +1 where a window begins, -1 behind its target
     train = corpus.samples("train")
@@ -57,11 +57,11 @@ def in_no_training(corpus: Corpus) -> np.ndarray:
     return ~seen
 
 
-def of_the_split(parts: dict[str, tuple[Corpus, np.ndarray]]) -> pl.DataFrame:
+def count_cold_items(parts: dict[str, tuple[Corpus, np.ndarray]]) -> pl.DataFrame:
     """How many items of each domain training never saw as the split is, and how many test samples ask for one."""
     rows = []
     for domain, (part, _) in parts.items():
-        unseen, targets = in_no_training(part), part.sequence[part.samples("test")]
+        unseen, targets = mark_untrained(part), part.sequence[part.samples("test")]
         rows.append(
             {
                 "domain": domain,
@@ -79,13 +79,13 @@ def hold_out(corpus: Corpus, share: float, seed: int) -> Held:
     asked_for = np.unique(corpus.sequence[corpus.targets])
     count = min(max(1, round(share * corpus.n_items)), len(asked_for))
     held = np.sort(np.random.default_rng(seed).permutation(asked_for)[:count]).astype(np.int64)
-    warm, ids = without(corpus, held)
+    warm, ids = drop_items(corpus, held)
     test = corpus.samples("test")
     cold = np.sort(corpus.targets[np.isin(corpus.sequence[corpus.targets], held)])
     return Held(corpus, held, warm, ids, {"cold": cold, "known": test[~np.isin(corpus.sequence[test], held)]})
 
 
-def without(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
+def drop_items(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
     """The corpus as it were if the items `held` had never been there, items renumbered 1..n, and their ids int64 (n + 1,) here.
 
     A sample whose target is gone, or nothing of whose history is left, is gone; windows reach further back in its place.
@@ -110,7 +110,7 @@ def without(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
     ), ids
 
 
-def make(
+def make_cold(
     run: Run,
     held: dict[str, Held],
     parts: dict[str, tuple[Corpus, np.ndarray]],
@@ -125,19 +125,19 @@ def make(
         return []
     names = [(domain, name) for domain in held for name in settings.embeddings]
     jobs = [evaluation.Job(domain, settings.recommenders[0], name, settings.seeds[0]) for domain, name in names]
-    key = evaluation.key(settings, settings.recommenders[0]) | {"cold": settings.cold}
+    key = evaluation.list_settings(settings, settings.recommenders[0]) | {"cold": settings.cold}
     todo = [job for job in jobs if run.stale(name_of(job), settings=key, inputs=job.inputs, force=force)]
     print(f"cold items: {len(todo)} trainings to do, {len(jobs) - len(todo)} reused", flush=True)
     warm = {domain: (h.warm, parts[domain][1][h.ids]) for domain, h in held.items()}
     for job, result in evaluation.train_many(todo, warm, tables, settings):
         vectors = tables[job.table][parts[job.domain][1]] if job.table else None
-        ranks = rank(held[job.domain], result, vectors, settings, job.embedding)
+        ranks = rank_cold(held[job.domain], result, vectors, settings, job.embedding)
         _keep(run, job, held[job.domain], ranks, key, result.cost)
     return jobs
 
 
 def name_of(job: evaluation.Job) -> str:
-    """Name of the artefact of a training without the held items; no evaluation as the others (`evaluations.of`)."""
+    """Name of the artefact of a training without the held items; no evaluation as the others (`evaluations.find_evaluations`)."""
     return f"evaluation/{job.domain}/cold-{job.recommender}-{job.embedding}-seed{job.seed}"
 
 
@@ -151,22 +151,22 @@ def _keep(
             np.save(folder / f"{stem}-{part}.npy", values)
         named = {"domain": job.domain, "recommender": job.recommender, "embedding": job.embedding, "seed": job.seed}
         counts = {"held_out": len(held.items), **{f"samples_{part}": len(values) for part, values in ranks.items()}}
-        return named | counts | {part: metrics.summary(values, key["cutoffs"]) for part, values in ranks.items()}
+        return named | counts | {part: metrics.summarise(values, key["cutoffs"]) for part, values in ranks.items()}
 
     run.make(name_of(job), build, settings=key, inputs=job.inputs, force=True, quiet=True, spent=cost)
 
 
 @torch.no_grad()
-def rank(
+def rank_cold(
     held: Held, result: evaluation.Result, vectors: np.ndarray | None, settings: Evaluation, embedding: str
 ) -> dict[str, np.ndarray]:
     """{part: int32 ranks of its targets among all items of the catalogue} by a recommender that was trained on `held.warm`.
 
     `vectors` (N + 1, dim) are the whole catalogue's embeddings. `result` carries the weights.
     """
-    kind, warm = item_table.parse(embedding)[1], held.warm
+    kind, warm = item_table.parse_name(embedding)[1], held.warm
     known = None if vectors is None else vectors[held.ids]
-    both = evaluation.make_both(result.recommender, warm.n_items, warm.max_history, known, settings, kind)
+    both = evaluation.make_model_and_table(result.recommender, warm.n_items, warm.max_history, known, settings, kind)
     both.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
     both.eval()
     table = torch.empty(held.corpus.n_items + 1, settings.hidden)
@@ -174,8 +174,8 @@ def rank(
     table[torch.from_numpy(held.items)] = _rows(both[1], held, vectors, settings, result.seed)
     out = {}
     for part, targets in held.asked.items():
-        rows = samples.rows_of(held.corpus, targets, shared=False)
-        barred = ranking.excluded(held.corpus, targets, settings.exclude)
+        rows = samples.make_rows(held.corpus, targets, shared=False)
+        barred = ranking.find_excluded(held.corpus, targets, settings.exclude)
         out[part] = ranking.rank_rows(both[0], table, rows, exclude=barred, ties=settings.ties).ranks
     return out
 
@@ -191,13 +191,13 @@ def _rows(
         return fresh()[torch.from_numpy(held.items)]
     new = np.asarray(vectors[held.items], dtype=np.float32)
     catalogue = vectors[held.ids[1:]]
-    return table.rows(item_table.normalised(new, catalogue, settings.normalise, settings.scale))
+    return table.rows(item_table.normalise_rows(new, catalogue, settings.normalise, settings.scale))
 
 
-def encoder_saw(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:
+def describe_encoder(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:
     """What the encoder under a table was trained on of the held items of `domain`, a phrase; they are held out of the
     recommender alone."""
-    stage = item_table.parse(embedding)[0]
+    stage = item_table.parse_name(embedding)[0]
     if stage is None:
         return "no encoder"
     how = run.record(f"embeddings/{stage}")
@@ -211,7 +211,7 @@ def encoder_saw(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:
     return "purchases" if how["encoder"] == "csft" else "purchases and titles"
 
 
-def table(
+def tabulate(
     run: Run,
     corpus: Corpus,
     held: Held,
@@ -229,10 +229,10 @@ def table(
     """
     cutoff = settings.cutoffs[0]
     items = held.corpus.sequence[held.asked["cold"]]
-    ranks = {(job.recommender, job.embedding): {part: read(run, job, part) for part in PARTS} for job in jobs}
+    ranks = {(job.recommender, job.embedding): {part: read_cold(run, job, part) for part in PARTS} for job in jobs}
     ranks |= _untrained(held, vectors, settings)
-    recall = {row: metrics.per_sample(found["cold"], f"recall@{cutoff}") for row, found in ranks.items()}
-    bounds = metrics.bootstrap_intervals(np.stack([*recall.values()], 1), items, seed=settings.seeds[0])
+    recall = {row: metrics.compute_per_sample(found["cold"], f"recall@{cutoff}") for row, found in ranks.items()}
+    bounds = metrics.compute_intervals(np.stack([*recall.values()], 1), items, seed=settings.seeds[0])
     domain, against = jobs[0].domain, (jobs[0].recommender, "id")
     rows = []
     for k, (row, found) in enumerate(ranks.items()):
@@ -241,11 +241,13 @@ def table(
             {
                 "recommender": row[0],
                 "embedding": row[1],
-                "encoder saw": "no encoder" if row[1] == "none" else encoder_saw(run, corpus, domain, row[1]),
+                "encoder saw": "no encoder" if row[1] == "none" else describe_encoder(run, corpus, domain, row[1]),
                 f"cold recall@{cutoff}": recall[row].mean(),
                 "low": bounds[0, k],
                 "high": bounds[1, k],
-                f"known recall@{cutoff}": None if known is None else metrics.per_sample(known, f"recall@{cutoff}").mean(),
+                f"known recall@{cutoff}": None
+                if known is None
+                else metrics.compute_per_sample(known, f"recall@{cutoff}").mean(),
             }
         )
     tests = _tests(ranks, against, items, settings, level) if against in ranks else {}
@@ -265,13 +267,13 @@ def _tests(
     level: float,
 ) -> dict[significance.Row, dict[str, Any]]:
     """The paired tests of every row against ids on cold targets, across items."""
-    values = {row: metrics.per_sample(found["cold"], settings.tested) for row, found in ranks.items()}
+    values = {row: metrics.compute_per_sample(found["cold"], settings.tested) for row, found in ranks.items()}
     rows = [row for row in ranks if row != against]
     if not rows:
         return {}
     before, after = np.stack([values[against]] * len(rows), 1), np.stack([values[row] for row in rows], 1)
-    found = metrics.paired_tests(before, after, items, seed=settings.seeds[0])
-    corrected = metrics.holm([one["p"] for one in found])
+    found = metrics.test_pairs(before, after, items, seed=settings.seeds[0])
+    corrected = metrics.correct_holm([one["p"] for one in found])
     out = {}
     for row, one, p in zip(rows, found, corrected, strict=True):
         sure = "better" if one["difference"] > 0 else "worse"
@@ -280,8 +282,8 @@ def _tests(
     return out
 
 
-def read(run: Run, job: evaluation.Job, part: str) -> np.ndarray:
-    """The ranks that `make` kept of a part of the samples: int32 (n,). ArtefactError as `Run.file`."""
+def read_cold(run: Run, job: evaluation.Job, part: str) -> np.ndarray:
+    """The ranks that `make_cold` kept of a part of the samples: int32 (n,). ArtefactError as `Run.file`."""
     name = name_of(job)
     return np.load(run.file(name, f"{name.split('/')[-1]}-{part}.npy"))
 

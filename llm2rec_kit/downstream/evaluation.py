@@ -34,14 +34,14 @@ from llm2rec_kit.downstream import fast_ops, item_table, losses, ranking, recomm
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.samples import Rows
 from llm2rec_kit.results import metrics
-from llm2rec_kit.results.evaluations import name_of
+from llm2rec_kit.results.evaluations import make_name
 from llm2rec_kit.runs import Run, meter
 from llm2rec_kit.settings import own_parts
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: which domain's data, which recommender over which table (see `item_table.parse`), which seed."""
+    """One training: which domain's data, which recommender over which table (see `item_table.parse_name`), which seed."""
 
     domain: str
     recommender: str
@@ -51,12 +51,12 @@ class Job:
     @property
     def name(self) -> str:
         """Name of its artefact in a run."""
-        return name_of(self.domain, self.recommender, self.embedding, self.seed)
+        return make_name(self.domain, self.recommender, self.embedding, self.seed)
 
     @property
     def table(self) -> str:
         """The embeddings under its item table, such as csft; empty where ids are all that is trained."""
-        return item_table.parse(self.embedding)[0]
+        return item_table.parse_name(self.embedding)[0]
 
     @property
     def inputs(self) -> list[str]:
@@ -77,7 +77,7 @@ class Result:
     seconds: float
     cutoffs: list[int] = field(default_factory=lambda: [10, 20])
     weights: dict[str, np.ndarray] | None = None
-    cost: dict[str, Any] = field(default_factory=dict)  # of `train_many`: what it took, as `meter.measured` tells
+    cost: dict[str, Any] = field(default_factory=dict)  # of `train_many`: what it took, as `meter.measure` tells
 
     @property
     def ranks(self) -> np.ndarray:
@@ -91,14 +91,14 @@ LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst"}
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "cold", "device", "workers")
 
 
-def key(settings: S.Evaluation, recommender: str = "") -> dict[str, Any]:
+def list_settings(settings: S.Evaluation, recommender: str = "") -> dict[str, Any]:
     """The settings that one training depends on: all but which trainings there are, where, and what is tested after them.
 
     Those of LATER stand in it where they have another value, so that earlier evaluations are reused. A `recommender` of one's
     own adds the hash of its source.
     """
     asked = {k: v for k, v in settings.as_dict().items() if k not in OF_THE_SERIES and not (k in LATER and v == LATER[k])}
-    return asked | own_parts.contents("recommender", recommender)
+    return asked | own_parts.hash_part("recommender", recommender)
 
 
 def train_and_rank(
@@ -120,14 +120,14 @@ def train_and_rank(
     check(settings, corpus, device)
     targets = {split: corpus.samples(split) for split in ("train", "valid", "test")}
     rows = {
-        split: samples.rows_of(corpus, some, shared=settings.shared_prefix and split == "train").to(device)
+        split: samples.make_rows(corpus, some, shared=settings.shared_prefix and split == "train").to(device)
         for split, some in targets.items()
     }
-    barred = {split: ranking.excluded(corpus, targets[split], settings.exclude) for split in ("valid", "test")}
+    barred = {split: ranking.find_excluded(corpus, targets[split], settings.exclude) for split in ("valid", "test")}
     began = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        both = make_both(recommender, corpus.n_items, corpus.max_history, embeddings, settings, kind).to(device)
+        both = make_model_and_table(recommender, corpus.n_items, corpus.max_history, embeddings, settings, kind).to(device)
         curve, by_epoch, best = _fit(both, rows, barred["valid"], settings, recommender, seed)
         both.eval()
         with torch.no_grad():
@@ -140,7 +140,7 @@ def train_and_rank(
     return Result(found, recommender, seed, curve, by_epoch, best, seconds, settings.cutoffs, weights)
 
 
-def make_both(
+def make_model_and_table(
     recommender: str, n_items: int, max_history: int, embeddings: np.ndarray | None, settings: S.Evaluation, kind: str = ""
 ) -> nn.ModuleList:
     """(model, item table), freshly initialised."""
@@ -161,7 +161,7 @@ def make_both(
 def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
     """Raise ValueError for data, or settings on this data, that would only fail, or mislead, once a training is under way."""
     ranking.check_cutoffs(settings.cutoffs, corpus.n_items)
-    if settings.precision == "bfloat16" and device == "cpu" and not fast_ops.bfloat16_is_fast():
+    if settings.precision == "bfloat16" and device == "cpu" and not fast_ops.has_fast_bfloat16():
         raise ValueError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
     for split in ("train", "valid", "test"):
         if not len(corpus.samples(split)):
@@ -192,7 +192,7 @@ def _fit(
         both.eval()
         with torch.no_grad():
             found = ranking.rank_rows(model, table(), rows["valid"], exclude=barred, ties=settings.ties)
-        value = float(metrics.per_sample(found.ranks, settings.metric).mean())
+        value = float(metrics.compute_per_sample(found.ranks, settings.metric).mean())
         curve.append((epoch, value))
         if value > best[0]:
             best, kept = (value, epoch), copy.deepcopy(both.state_dict())
@@ -216,9 +216,9 @@ def train_epoch(
     recommenders.draw_from(model, np.random.SFC64(noise) if on_cpu else None)
     drawn = torch.Generator().manual_seed(int(others.generate_state(1)[0]))
     total, count = 0.0, 0
-    for batch in samples.batches(rows.samples, settings.batch_size, np.random.default_rng(order)):
+    for batch in samples.draw_batches(rows.samples, settings.batch_size, np.random.default_rng(order)):
         histories, labels = rows.take(batch)
-        value = loss(both, histories, labels, settings, drawn)
+        value = compute_loss(both, histories, labels, settings, drawn)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -227,7 +227,7 @@ def train_epoch(
     return total / count
 
 
-def loss(
+def compute_loss(
     both: nn.ModuleList,
     histories: torch.Tensor,
     labels: torch.Tensor,
@@ -240,10 +240,12 @@ def loss(
     asked = labels > 0
     states = model(inputs, asked)
     low = settings.precision == "bfloat16"
-    return losses.of(settings, states, item_vectors.classes(table), labels[asked].long(), generator, low_precision=low)
+    return losses.compute_loss(
+        settings, states, item_vectors.classes(table), labels[asked].long(), generator, low_precision=low
+    )
 
 
-def device_of(settings: S.Evaluation) -> tuple[str, str]:
+def choose_device(settings: S.Evaluation) -> tuple[str, str]:
     """Where trainings run, and why: `settings.device`, or for auto a GPU where there is one."""
     if settings.device != "auto":
         return settings.device, "asked for"
@@ -260,7 +262,7 @@ def train_many(
     `parts` is {domain: (corpus, ids)} as `Corpus.select` gives them, `tables` {stage: (items + 1, dim)}. Weights come with
     the results of the first of `settings.seeds` alone.
     """
-    device, _ = device_of(settings)
+    device, _ = choose_device(settings)
     work = (parts, tables, settings, device)
     if device != "cpu":
         yield from ((job, _train(job, *work)) for job in jobs)
@@ -273,7 +275,7 @@ def train_many(
     others = set(multiprocessing.active_children())
     _let_interrupts_end_waits()
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.origins(), *work)
+        workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.list_origins(), *work)
     ) as pool:
         try:
             yield from zip(jobs, pool.map(_do, jobs), strict=True)
@@ -286,7 +288,7 @@ def train_many(
 
 def _workers_for(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], settings: S.Evaluation) -> int:
     """As many as asked; else one a core; one alone where all there is to do is done before others had started, or where they could not have the code."""
-    if not all(own_parts.travels("recommender", job.recommender) for job in jobs):
+    if not all(own_parts.can_travel("recommender", job.recommender) for job in jobs):
         return 1
     if settings.workers:
         return settings.workers
@@ -351,9 +353,9 @@ def _train(
     job: Job, parts: dict[str, tuple[Corpus, np.ndarray]], tables: dict[str, np.ndarray], settings: S.Evaluation, device: str
 ) -> Result:
     part, ids = parts[job.domain]
-    stage, kind = item_table.parse(job.embedding)
+    stage, kind = item_table.parse_name(job.embedding)
     vectors = tables[stage][ids] if stage else None
-    with meter.measured() as cost:
+    with meter.measure() as cost:
         result = train_and_rank(
             part, vectors, settings, recommender=job.recommender, seed=job.seed, kind=kind, device=device
         )
@@ -361,7 +363,7 @@ def _train(
     return dataclasses.replace(result, weights=kept, cost=cost)
 
 
-def keep(run: Run, job: Job, result: Result, settings: S.Evaluation, counts: np.ndarray) -> None:
+def keep_result(run: Run, job: Job, result: Result, settings: S.Evaluation, counts: np.ndarray) -> None:
     """Make the artefact of a finished training in `run`; `counts` as `write` takes them."""
 
     def build(folder: Path) -> dict[str, Any]:
@@ -371,7 +373,7 @@ def keep(run: Run, job: Job, result: Result, settings: S.Evaluation, counts: np.
     run.make(
         job.name,
         build,
-        settings=key(settings, job.recommender),
+        settings=list_settings(settings, job.recommender),
         inputs=job.inputs,
         force=True,
         quiet=True,
@@ -405,5 +407,5 @@ def write_ranking(
     """Save ranks as `<name>.npy` and list counts as `<name>-listed.npy` in `folder`; returns `facts` with their metrics."""
     np.save(folder / f"{name}.npy", found.ranks.astype(np.int32))
     np.save(folder / f"{name}-listed.npy", found.listed)
-    lists = metrics.of_lists(found.listed, cutoffs, counts)
-    return {**facts, "samples": len(found.ranks), "metrics": metrics.summary(found.ranks, cutoffs), "lists": lists}
+    lists = metrics.measure_lists(found.listed, cutoffs, counts)
+    return {**facts, "samples": len(found.ranks), "metrics": metrics.summarise(found.ranks, cutoffs), "lists": lists}

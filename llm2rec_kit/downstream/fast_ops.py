@@ -1,6 +1,6 @@
 """Where a training step spends its time: matrix products, the softmax over the catalogue, the GRU's steps.
 
-Products go through `kernels.product`; shapes are few here, so nothing is cut into blocks.
+Products go through `kernels.multiply`; shapes are few here, so nothing is cut into blocks.
 Each function is an autograd Function of its own because that choice has to hold in the backward pass too.
 """
 
@@ -10,8 +10,8 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from llm2rec_kit.models.kernels import bfloat16_is_fast as bfloat16_is_fast
-from llm2rec_kit.models.kernels import product
+from llm2rec_kit.models.kernels import has_fast_bfloat16 as has_fast_bfloat16
+from llm2rec_kit.models.kernels import multiply
 
 LOGITS = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache
 
@@ -25,7 +25,7 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return multiply(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -33,8 +33,8 @@ class _Linear(Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         return (
-            product(grad, weight.T) if wants_x else None,
-            product(grad.T, x.T) if wants_weight else None,
+            multiply(grad, weight.T) if wants_x else None,
+            multiply(grad.T, x.T) if wants_weight else None,
             grad.sum(0) if wants_bias else None,
         )
 
@@ -51,13 +51,13 @@ class _LowLinear(Function):
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x)
-        return product(x, weight.bfloat16()).float()
+        return multiply(x, weight.bfloat16()).float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return None, product(grad.T.bfloat16(), x.T).float()
+        return None, multiply(grad.T.bfloat16(), x.T).float()
 
 
 def lookup(table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,15 +111,15 @@ class _SoftmaxLoss(Function):
         to_states, to_classes, total = [], None, states.new_zeros(())
         for at in range(0, len(labels), rows := max(1, LOGITS // len(classes))):
             some, y = s[at : at + rows], labels[at : at + rows, None]
-            scores = product(some, c)
+            scores = multiply(some, c)
             if not padding_class:
                 scores[:, 0] = -torch.inf
             own, top = scores.gather(1, y)[:, 0], scores.amax(1)
             shares = torch.softmax(scores, 1, out=scores)  # in place: a second such block is memory that malloc fetches anew
             total += _negative_log(shares, y, own, top)
             shares.scatter_add_(1, y, shares.new_full((), -1.0).expand_as(y))
-            to_states.append(product(shares, c.T).to(states.dtype))
-            more = product(some.T.contiguous(), shares.T).to(classes.dtype)  # transposed: faster to make, and to use
+            to_states.append(multiply(shares, c.T).to(states.dtype))
+            more = multiply(some.T.contiguous(), shares.T).to(classes.dtype)  # transposed: faster to make, and to use
             to_classes = more if to_classes is None else to_classes.add_(more)
         ctx.save_for_backward(torch.cat(to_states).div_(len(labels)), to_classes.div_(len(labels)).T)
         return total / len(labels)
@@ -159,12 +159,12 @@ class _GRU(Function):
     def forward(ctx, x, weight_ih, weight_hh):
         length, batch, k = x.shape
         hidden = weight_hh.shape[1]
-        inputs = product(x.view(-1, k), weight_ih).view(length, batch, 3 * hidden)
+        inputs = multiply(x.view(-1, k), weight_ih).view(length, batch, 3 * hidden)
         states = x.new_zeros(length + 1, batch, hidden)
         gates = x.new_empty(length, batch, 2 * hidden)  # reset, update
         new, recurrent = x.new_empty(2, length, batch, hidden).unbind(0)
         for t in range(length):
-            from_state = product(states[t], weight_hh)
+            from_state = multiply(states[t], weight_hh)
             torch.add(inputs[t, :, : 2 * hidden], from_state[:, : 2 * hidden], out=gates[t]).sigmoid_()
             recurrent[t] = from_state[:, 2 * hidden :]
             reset, update = gates[t].chunk(2, 1)
@@ -194,10 +194,10 @@ class _GRU(Function):
             torch.mul(carried, to_update[t], out=here[:, hidden : 2 * hidden])
             to_recurrent[t] = here
             to_recurrent[t, :, 2 * hidden :] *= reset[t]
-            carried = carried * update[t] + product(to_recurrent[t], back)
+            carried = carried * update[t] + multiply(to_recurrent[t], back)
         a, b = to_inputs.view(-1, 3 * hidden), to_recurrent.view(-1, 3 * hidden)
         return (
-            product(a, weight_ih.T).view_as(x),
-            product(a.T, x.view(-1, x.shape[2]).T),
-            product(b.T, states[:-1].reshape(-1, hidden).T),
+            multiply(a, weight_ih.T).view_as(x),
+            multiply(a.T, x.view(-1, x.shape[2]).T),
+            multiply(b.T, states[:-1].reshape(-1, hidden).T),
         )

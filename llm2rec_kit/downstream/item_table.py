@@ -17,12 +17,12 @@ from torch import nn
 
 from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.settings.item_tables import parse as parse
+from llm2rec_kit.settings.item_tables import parse_name as parse_name
 
 SCALED_STD = 0.02  # of weights that start scaled down
 
 
-def read(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
+def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
     """{stage: embeddings (N + 1, dim)} of a run, for the stages that `evaluation_embeddings` stand on.
 
     Raises ArtefactError for one that the run does not have, with its name where an encoder is named instead of its table.
@@ -88,7 +88,7 @@ class ItemTable(nn.Module):
             # As a class of the softmax the padding row would learn; it stays as it is there, too.
             self.ids.weight.register_post_accumulate_grad_hook(_no_padding)
         if embeddings is not None:
-            self._freeze(torch.from_numpy(checked_embeddings(embeddings, n_items, normalise, scale)))
+            self._freeze(torch.from_numpy(prepare_embeddings(embeddings, n_items, normalise, scale)))
             self.adapter = _adapter([embeddings.shape[1], *widths, own])
 
     def _freeze(self, table: torch.Tensor) -> None:
@@ -118,7 +118,7 @@ class ItemTable(nn.Module):
         return table.detach() if self.kind == "id_detached" else table
 
     def rows(self, embeddings: np.ndarray) -> torch.Tensor:
-        """Rows (m, hidden) for `embeddings` (m, dim) of items that no training saw, normalised as the table's are (`normalised`).
+        """Rows (m, hidden) for `embeddings` (m, dim) of items that no training saw, normalised as the table's are (`normalise_rows`).
 
         A free vector that nothing trained is zero here, the mean of those that training starts from.
         """
@@ -150,7 +150,7 @@ def _no_padding(ids: torch.Tensor) -> None:
     ids.grad[0].zero_()
 
 
-def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0) -> np.ndarray:
+def prepare_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0) -> np.ndarray:
     """A float32 copy (N + 1, dim), items normalised as asked and times `scale`; raises ValueError for another shape, NaN or infinity."""
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
         raise ValueError(
@@ -166,22 +166,22 @@ def checked_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "n
             "Encode again (notebooks/03_item_embedding.ipynb)."
         )
     items = table[1:]
-    items[:] = normalised(items, items, normalise, scale)
+    items[:] = normalise_rows(items, items, normalise, scale)
     return table
 
 
-def normalised(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
+def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
     """`rows` (m, dim) float32 normalised as asked by the means and variances of the catalogue `of` (n, dim), times `scale`."""
     if normalise == "unit":
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     elif normalise == "standardised":
         rows = (rows - of.mean(0)) / np.maximum(of.std(0), 1e-12)
     elif normalise == "whitened":
-        rows = whitened(rows, of)
+        rows = whiten(rows, of)
     return rows if scale == 1 else rows * np.float32(scale)
 
 
-def whitened(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
+def whiten(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
     """Rows (m, dim) in the principal axes of `of` (n, dim; default: the rows), each centred and of unit variance there; axes
     without variance become zero."""
     of = rows if of is None else of

@@ -14,7 +14,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import fast_ops
 
 
-def of(
+def compute_loss(
     settings: S.Evaluation,
     states: torch.Tensor,
     classes: torch.Tensor,
@@ -32,12 +32,12 @@ def of(
             states, classes, labels, padding_class=settings.padding_class, low_precision=low_precision
         )
     n_items = len(classes) - 1
-    others = negatives(labels, n_items, settings.negatives, generator)
-    power = beta(settings.negatives, n_items, settings.calibration) if settings.loss == "gbce" else 1.0
-    return sampled(states, classes, labels, others, power)
+    others = draw_negatives(labels, n_items, settings.negatives, generator)
+    power = compute_beta(settings.negatives, n_items, settings.calibration) if settings.loss == "gbce" else 1.0
+    return compute_sampled_loss(states, classes, labels, others, power)
 
 
-def beta(negatives: int, n_items: int, calibration: float) -> float:
+def compute_beta(negatives: int, n_items: int, calibration: float) -> float:
     """gBCE's power: alpha (t (1 - 1/alpha) + 1/alpha), with alpha = negatives / (N - 1) the share of negatives sampled.
 
     t = 0 is plain BCE, t = 1 gives probabilities that are fully calibrated (arXiv 2308.07192).
@@ -49,13 +49,13 @@ def beta(negatives: int, n_items: int, calibration: float) -> float:
     return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
 
-def negatives(labels: torch.Tensor, n_items: int, count: int, generator: torch.Generator | None) -> torch.Tensor:
+def draw_negatives(labels: torch.Tensor, n_items: int, count: int, generator: torch.Generator | None) -> torch.Tensor:
     """`count` items a label, uniform over the items that are not it: int64 (S, count)."""
     drawn = torch.randint(1, max(2, n_items), (len(labels), count), generator=generator).to(labels.device)
     return drawn + (drawn >= labels[:, None])
 
 
-def sampled(
+def compute_sampled_loss(
     states: torch.Tensor, classes: torch.Tensor, labels: torch.Tensor, others: torch.Tensor, power: float
 ) -> torch.Tensor:
     """Mean over samples of -(power log s(positive) + sum log(1 - s(negative))) / (negatives + 1), s the logistic function."""

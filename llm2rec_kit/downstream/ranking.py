@@ -17,7 +17,7 @@ from torch import nn
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream.samples import Rows
-from llm2rec_kit.models.kernels import product
+from llm2rec_kit.models.kernels import multiply
 
 SCORES = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache while it is counted
 LEAST = 64  # samples at once, however large the catalogue: fewer, and a product mostly reads and reorders the table
@@ -48,7 +48,7 @@ class Excluded:
         return places, self.items[self.offsets[samples][places] + within]
 
 
-def excluded(corpus: Corpus, targets: np.ndarray, what: str) -> Excluded | None:
+def find_excluded(corpus: Corpus, targets: np.ndarray, what: str) -> Excluded | None:
     """What `what` excludes for the samples `targets`: none, last (the history's last item), or seen (all that the user had)."""
     if what == "none":
         return None
@@ -159,7 +159,7 @@ def rank_rows(
         states[where] = model(F.embedding(histories, table), labels > 0)
     items = table[1:]
     return rank(
-        lambda some: product(states[torch.from_numpy(some).to(states.device)], items),
+        lambda some: multiply(states[torch.from_numpy(some).to(states.device)], items),
         rows.labels.amax(1).cpu().numpy(),
         len(items),
         exclude=exclude,

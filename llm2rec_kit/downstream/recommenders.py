@@ -154,7 +154,7 @@ class Own(nn.Module):
         self.model = own_parts.call(own, own.make, settings, max_history)
         if not isinstance(self.model, nn.Module):
             raise own_parts.SettingsError(f"The {own} must be a torch.nn.Module; found {type(self.model).__name__}.")
-        if not own_parts.takes(self.model.forward, "", ""):
+        if not own_parts.accepts(self.model.forward, "", ""):
             raise own_parts.SettingsError(
                 f"The {own} must have forward(self, vectors, mask): item vectors (B, L, {settings.hidden}) and bool (B, L)."
             )

@@ -65,7 +65,7 @@ class Batch:
     stop: int | None = None
 
 
-def rows_of(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
+def make_rows(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
     """Samples as rows: those with one start in one row where `shared`, else one row each in the order of `targets`."""
     targets = np.sort(targets) if shared else targets
     starts = corpus.starts(targets)
@@ -82,7 +82,7 @@ def rows_of(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
     return Rows(torch.from_numpy(histories), torch.from_numpy(labels))
 
 
-def batches(samples: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[Batch]:
+def draw_batches(samples: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[Batch]:
     """Rows in a random order, cut into batches of exactly `batch_size` samples, the last with the rest; `samples` int (R,) is
     how many each row holds. A row that a cut goes through stands in both batches."""
     order = rng.permutation(len(samples))

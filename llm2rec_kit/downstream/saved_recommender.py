@@ -82,11 +82,11 @@ class Trained:
 
         An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
         """
-        return geometry.nearest_cosines(embeddings, self.vectors) < self._usual
+        return geometry.compute_nearest_cosines(embeddings, self.vectors) < self._usual
 
     @cached_property
     def _usual(self) -> float:
-        return geometry.usual_cosine(self.vectors)
+        return geometry.compute_usual_cosine(self.vectors)
 
     def find(self, title: str) -> list[int]:
         """Ids of the catalogue's items with this title (`Titles.find`)."""
@@ -147,7 +147,7 @@ class Titles:
         return " ".join(title.casefold().split())
 
 
-def search(items: pl.DataFrame, text: str) -> pl.DataFrame:
+def search_titles(items: pl.DataFrame, text: str) -> pl.DataFrame:
     """Items whose title holds every word of `text`, in any case: (item, title), the first few."""
     held = pl.lit(True)
     for word in text.lower().split():
@@ -162,14 +162,14 @@ def load(
 
     Raises ValueError where the run kept none, ArtefactError where they are damaged.
     """
-    kept = weights.kept(run, domain, recommender, embedding)
+    kept = weights.find_kept(run, domain, recommender, embedding)
     if not kept:
         raise ValueError(
             f"{run} kept no weights of {recommender} over {embedding!r} in {domain!r} that are of what it holds now. Run "
             "notebooks/04_downstream_eval.ipynb, with `force` where its evaluations are older than kept weights."
         )
     corpus, ids = part
-    stage, kind = item_table.parse(embedding)
+    stage, kind = item_table.parse_name(embedding)
     asked = run.manifest(kept)["settings"]
     made_by = asked.pop(own_parts.KEY, "")
     if made_by and own_parts.find("recommender", recommender).digest != made_by:
@@ -179,8 +179,8 @@ def load(
         )
     settings = S.Evaluation(**asked)
     vectors = tables[stage][ids] if stage else None
-    both = evaluation.make_both(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
-    both.load_state_dict(load_file(weights.file(run, kept)))
+    both = evaluation.make_model_and_table(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
+    both.load_state_dict(load_file(weights.find_file(run, kept)))
     both.eval()
     place = None if vectors is None else partial(_rows, both[1], vectors[1:], settings)
     return Trained(
@@ -191,10 +191,10 @@ def load(
 @torch.no_grad()
 def _rows(table: item_table.ItemTable, catalogue: np.ndarray, settings: S.Evaluation, new: np.ndarray) -> torch.Tensor:
     """Rows (m, hidden) of `new` embeddings (m, dim), normalised by the mean and variances of the catalogue's (N, dim)."""
-    return table.rows(item_table.normalised(np.asarray(new, np.float32), catalogue, settings.normalise, settings.scale))
+    return table.rows(item_table.normalise_rows(np.asarray(new, np.float32), catalogue, settings.normalise, settings.scale))
 
 
-def of_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corpus | None = None) -> Trained:
+def load_from_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corpus | None = None) -> Trained:
     """`load` from the run alone; `corpus` is the run's, where it has been read already. Raises as `load`."""
     corpus = corpus or Corpus.load(run.require("corpus"))
     return load(run, domain, recommender, embedding, corpus.select([domain]), _tables(run, embedding))
@@ -202,16 +202,16 @@ def of_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corp
 
 def _tables(run: Run, embedding: str) -> dict[str, np.ndarray]:
     """The embeddings that a table stands on, by stage; none for ids."""
-    stage = item_table.parse(embedding)[0]
-    return item_table.read(run, [stage]) if stage else {}
+    stage = item_table.parse_name(embedding)[0]
+    return item_table.read_table(run, [stage]) if stage else {}
 
 
 def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> bool:
     """Whether the run has current weights of this recommender in every domain of the corpus."""
-    return all(weights.kept(run, domain, recommender, embedding) for domain in corpus.domains)
+    return all(weights.find_kept(run, domain, recommender, embedding) for domain in corpus.domains)
 
 
-def across_domains(
+def recommend_across_domains(
     run: Run, corpus: Corpus, recommender: str, embedding: str, k: int = 10
 ) -> Callable[[Sequence[int]], np.ndarray]:
     """A function from a history of the corpus's item ids, all of one domain, to the k best items that it does not hold.
@@ -234,7 +234,7 @@ def across_domains(
     return recommend
 
 
-def side_by_side(models: dict[str, Trained], target: int, k: int = 10) -> pl.DataFrame:
+def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.DataFrame:
     """The top k of each model for one test target (an index into `sequence`), a column a model; `>` marks the truth."""
     corpus = next(iter(models.values())).corpus
     truth = int(corpus.sequence[target])

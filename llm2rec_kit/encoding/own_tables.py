@@ -17,16 +17,16 @@ from llm2rec_kit.encoding import title_files
 from llm2rec_kit.settings import SettingsError
 
 
-def ids_file(file: Path) -> Path:
+def find_ids_file(file: Path) -> Path:
     """Where the ids of the rows in `file` may lie: vectors.npy has vectors.ids.txt."""
     return file.with_suffix(".ids.txt")
 
 
-def contents(file: str) -> dict[str, str]:
+def hash_files(file: str) -> dict[str, str]:
     """What tells this table from another: the sha256 of its files."""
-    path = storage.expanded(file)
-    files = {"own": path} | ({"own_ids": ids_file(path)} if ids_file(path).is_file() else {})
-    return {name: storage.known_digest(one) for name, one in files.items()}
+    path = storage.expand_home(file)
+    files = {"own": path} | ({"own_ids": find_ids_file(path)} if find_ids_file(path).is_file() else {})
+    return {name: storage.hash_file_once(one) for name, one in files.items()}
 
 
 def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
@@ -36,9 +36,9 @@ def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
     where it has not a row an item; with ids where those are not one a row, one stands twice, an item has none, or the corpus
     has two items of one id.
     """
-    path = storage.expanded(file)
+    path = storage.expand_home(file)
     vectors = _array(name, path)
-    if ids_file(path).is_file():
+    if find_ids_file(path).is_file():
         found, more = _by_id(name, path, vectors, corpus)
     else:
         found, more = _in_order(name, path, vectors, corpus.n_items), 0
@@ -50,7 +50,7 @@ def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
 
 def _array(name: str, path: Path) -> np.ndarray:
     """The file's array, not yet in memory."""
-    if why := storage.fault(path):
+    if why := storage.find_fault(path):
         raise SettingsError(f"encoding_own, {name}: {path} {why}")
     try:
         vectors = np.load(path, mmap_mode="r")
@@ -71,14 +71,14 @@ def _in_order(name: str, path: Path, vectors: np.ndarray, n_items: int) -> np.nd
                 name,
                 path,
                 f"it has {len(vectors):,} rows, and the corpus has {n_items:,} items. Give a row an item in the order of the corpus "
-                f"(corpus/items.parquet), one of zeros in front or none; or put the id of each row, a line each, into {ids_file(path)}",
+                f"(corpus/items.parquet), one of zeros in front or none; or put the id of each row, a line each, into {find_ids_file(path)}",
             )
         )
     return _float32(vectors[1:] if padded else vectors)
 
 
 def _by_id(name: str, path: Path, vectors: np.ndarray, corpus: Corpus) -> tuple[np.ndarray, int]:
-    ids, wanted = title_files.read(ids_file(path)), corpus.items["source_id"].to_list()
+    ids, wanted = title_files.read(find_ids_file(path)), corpus.items["source_id"].to_list()
     if len(ids) != len(vectors):
         raise SettingsError(_wrong(name, path, f"it has {len(vectors):,} rows and {len(ids):,} ids"))
     for what, values in (("its ids", ids), ("the items of the corpus (several domains?)", wanted)):

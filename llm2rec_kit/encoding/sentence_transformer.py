@@ -36,10 +36,10 @@ class LibraryEncoder(Encoder):
                 f"found {settings.attention!r}."
             )
         place = place or S.Backbone()
-        device, dtype, _ = backbone.placement(place)
+        device, dtype, _ = backbone.choose_placement(place)
         if checkpoint.is_path(path):
             checkpoint.check(Path(path), binary=True)
-        with backbone.reading(path, "model"):
+        with backbone.explain_errors(path, "model"):
             self.model = SentenceTransformer(
                 str(path),
                 device=str(device),
@@ -93,13 +93,13 @@ def check(folder: str | Path, place: S.Backbone) -> None:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     own_code = {"trust_remote_code": place.trust_remote_code}
-    for part in checkpoint.transformers(Path(folder)):
-        with backbone.reading(folder, "model"):
+    for part in checkpoint.find_transformers(Path(folder)):
+        with backbone.explain_errors(folder, "model"):
             if AutoConfig.from_pretrained(part, **own_code).is_encoder_decoder:
                 continue
             told = AutoModel.from_pretrained(part, device_map="meta", **own_code, **backbone.TELLING)
-        model = backbone.with_all_weights(*told, part)
-        with backbone.reading(folder, "tokenizer"):
+        model = backbone.require_all_weights(*told, part)
+        with backbone.explain_errors(folder, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(part, **own_code)
         backbone.check_rows(tokenizer, model, part)
 
@@ -112,12 +112,12 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
         return set()
     if isinstance(first.tokenizer, PreTrainedTokenizerBase):
         backbone.check_rows(first.tokenizer, model, path)
-    where = checkpoint.transformers(Path(path))[0] if checkpoint.is_path(path) else path
+    where = checkpoint.find_transformers(Path(path))[0] if checkpoint.is_path(path) else path
     # Asked on the meta device, of the class that the library took: the weights are in memory already, once is enough.
     how = {"trust_remote_code": place.trust_remote_code, "device_map": "meta", "config": model.config}
-    with backbone.reading(path, "model"):
+    with backbone.explain_errors(path, "model"):
         told = type(model).from_pretrained(str(where), **how, **backbone.TELLING)
-    backbone.with_all_weights(*told, path)
+    backbone.require_all_weights(*told, path)
     return told[1]["missing_keys"]
 
 

@@ -43,8 +43,8 @@ def read(file: str | Path, column: str = "title") -> list[str]:
 def _lines(file: Path) -> list[str]:
     """The lines of a text file. Only a line feed (or a carriage return and one) ends a line: form feed, NEL, U+2028 and others
     that Python takes for ends, too, stand inside scraped titles."""
-    delimited.looked_through(file)
-    text = delimited.decoded(file, file.read_bytes().removeprefix(delimited.BOM))
+    delimited.look_through(file)
+    text = delimited.decode_line(file, file.read_bytes().removeprefix(delimited.BOM))
     found = text.removesuffix("\n").split("\n")
     if "\n" not in text and "\r" in text.rstrip("\r"):
         raise ValueError(f"{file}: its lines end with a carriage return alone. Save it with line ends of \\n or \\r\\n.")
@@ -69,7 +69,7 @@ def _column(file: Path, kind: str, column: str) -> list[str | None]:
 def _delimited(file: Path, kind: str) -> pl.DataFrame:
     """The table of a .csv, or of a tab-separated file; ValueError where a line is no row of it, so that rows stay in step."""
     quoted, separator = (True, ",") if kind == ".csv" else (None, "\t")
-    table, few, why = delimited.texts(file, separator=separator, quoted=quoted, fewest=1)
+    table, few, why = delimited.read_texts(file, separator=separator, quoted=quoted, fewest=1)
     if few:
         raise ValueError(f"{file}: {few} rows cannot be read, so later ones would move up. {why}.")
     lines = _lines(file)

@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 
-def title_tokens(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_tokens: int) -> list[np.ndarray]:
+def tokenise_titles(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_tokens: int) -> list[np.ndarray]:
     """Token ids of each title (int64), at most `max_tokens`; raises ValueError naming a title without tokens."""
     if not titles:
         return []
@@ -31,7 +31,7 @@ def title_tokens(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_toke
     return [np.asarray(ids, dtype=np.int64) for ids in found]
 
 
-def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def drop_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A copy that puts no begin- or end-of-text token around a title, as the encoder reads it; itself where it puts none."""
     if tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]:
         return tokenizer
@@ -44,7 +44,7 @@ def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToke
     return bare
 
 
-def first_rows(titles: list[str]) -> np.ndarray:
+def find_first_rows(titles: list[str]) -> np.ndarray:
     """int64 (n,): for each title the row at which it stands first.
 
     By hashes in flat arrays, because a dictionary of a million titles takes more memory than their embeddings' window.
@@ -61,7 +61,7 @@ def first_rows(titles: list[str]) -> np.ndarray:
     return first
 
 
-def length_batches(lengths: np.ndarray, batch_tokens: int, padding: float = 1.0) -> list[np.ndarray]:
+def cut_by_length(lengths: np.ndarray, batch_tokens: int, padding: float = 1.0) -> list[np.ndarray]:
     """Rows sorted by length, cut so that rows x longest <= batch_tokens (one row at least) and at most a share `padding`
     of a batch is padding: [indices, ...].
 

@@ -28,19 +28,19 @@ def tensorboard(atlas: Atlas, folder: Path) -> Path:
     A stage's vectors as `<stage>.tsv`, one metadata.tsv for all, and projector_config.pbtxt. Returns the folder.
     """
     rows = atlas.items["item"].to_numpy()
-    told = projector.write(folder, {s: (s, np.asarray(atlas.tables[s])[rows]) for s in atlas.stages}, named(atlas))
+    told = projector.write(folder, {s: (s, np.asarray(atlas.tables[s])[rows]) for s in atlas.stages}, name_groups(atlas))
     if told:
         print(f"{folder / 'metadata.tsv'}: {told}", flush=True)
     return folder
 
 
-def frame(atlas: Atlas, stage: str) -> pl.DataFrame:
+def make_frame(atlas: Atlas, stage: str) -> pl.DataFrame:
     """One stage as a table for any plotting program: the items' columns with named groups, and x, y of the aligned frame."""
     x, y = atlas.aligned[stage].T
-    return named(atlas).with_columns(x=pl.Series(x), y=pl.Series(y))
+    return name_groups(atlas).with_columns(x=pl.Series(x), y=pl.Series(y))
 
 
-def named(atlas: Atlas) -> pl.DataFrame:
+def name_groups(atlas: Atlas) -> pl.DataFrame:
     """The items with groups by name, and no tab or line break in a text."""
     groups = [pl.Series(g, [atlas.words[g].get(k, "none") for k in atlas.items[g].to_list()]) for g in GROUPINGS]
     return atlas.items.with_columns(*groups).with_columns(pl.col(pl.String).str.replace_all(r"\s+", " "))
@@ -48,7 +48,7 @@ def named(atlas: Atlas) -> pl.DataFrame:
 
 def datamapplot(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
     """datamapplot's figure of a stage, its groups labelled; returns what `datamapplot.create_plot` returns."""
-    module, table = _need("datamapplot"), frame(atlas, stage)
+    module, table = _need("datamapplot"), make_frame(atlas, stage)
     return module.create_plot(
         table.select("x", "y").to_numpy(), table[column].cast(pl.String).to_numpy(), title=stage, **options
     )
@@ -57,18 +57,20 @@ def datamapplot(atlas: Atlas, stage: str, *, column: str = "cluster", **options:
 def jupyter_scatter(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
     """A jupyter-scatter widget of a stage, coloured by a column."""
     module = _need("jscatter")
-    colours = [map_figures.paint(k) for k in range(len(map_figures.PALETTE))]
-    return module.Scatter(data=_pandas(frame(atlas, stage)), x="x", y="y", color_by=column, color_map=colours, **options)
+    colours = [map_figures.choose_colour(k) for k in range(len(map_figures.PALETTE))]
+    return module.Scatter(
+        data=_pandas(make_frame(atlas, stage)), x="x", y="y", color_by=column, color_map=colours, **options
+    )
 
 
 def embedding_atlas(atlas: Atlas, stage: str, **options: Any) -> Any:
     """Apple's embedding-atlas widget over a stage's aligned coordinates."""
     module = _need("embedding_atlas")
     widget = importlib.import_module(f"{module.__name__}.widget").EmbeddingAtlasWidget
-    return widget(_pandas(frame(atlas, stage)), x="x", y="y", text="title", **options)
+    return widget(_pandas(make_frame(atlas, stage)), x="x", y="y", text="title", **options)
 
 
-def advice(run: Run) -> str:
+def describe_programs(run: Run) -> str:
     """Which of the programs are installed, and the call for each."""
     calls = {"datamapplot": "datamapplot", "jscatter": "jupyter_scatter", "embedding_atlas": "embedding_atlas"}
     lines = [f"tensorboard --logdir {run.path / 'projector'}"]

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.data.sources import CONTROL, mended
+from llm2rec_kit.data.sources import CONTROL, mend_surrogates
 from llm2rec_kit.data.sources.llm2rec_files import COLUMNS, TEXTS
-from llm2rec_kit.storage import expanded, write_json, writing_folder
+from llm2rec_kit.storage import expand_home, write_json, write_whole_folder
 from llm2rec_kit.storage.tab_separated import PANDAS_MISSING
 
 EXPORT = "llm2rec_files.json"  # written last into a folder that `write` made
@@ -27,14 +27,14 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
     is not empty. Returns the rows of each file, by train, valid, test, data and items, and as `read_as_missing` the titles
     that the official code's pandas will read as missing ("NA", "null", ...).
     """
-    folder = expanded(folder)
+    folder = expand_home(folder)
     if folder.exists() and not (folder / EXPORT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty and was not written by this function; give a new folder.")
     name = name or (corpus.domains[0] if len(corpus.domains) == 1 else "mixed")
     if name != Path(name).name or name.startswith("."):
         raise ValueError(f"The name of the files is one plain name; found {name!r}. Give another by name=.")
-    titles = [mended(re.sub(CONTROL, " ", t)) for t in corpus.titles]
-    with writing_folder(folder) as part:
+    titles = [mend_surrogates(re.sub(CONTROL, " ", t)) for t in corpus.titles]
+    with write_whole_folder(folder) as part:
         counts = {"items": corpus.n_items, **_write_downstream(corpus, titles, part / "downstream")}
         _write_csv(corpus, titles, part, name)
         (part / "info").mkdir()

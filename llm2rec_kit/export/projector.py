@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.storage import tab_separated, write_text, writing
+from llm2rec_kit.storage import tab_separated, write_text, write_whole
 
 
 def write(folder: Path, tables: dict[str, tuple[str, np.ndarray]], metadata: pl.DataFrame, *, digits: int = 6) -> str:
@@ -16,11 +16,11 @@ def write(folder: Path, tables: dict[str, tuple[str, np.ndarray]], metadata: pl.
 
     Returns what `tab_separated.write` had to change in the metadata, a sentence or nothing.
     """
-    with writing(folder / "metadata.tsv") as part:
+    with write_whole(folder / "metadata.tsv") as part:
         told = tab_separated.write(metadata, part)
     entries = []
     for name, (title, vectors) in tables.items():
-        with writing(folder / f"{name}.tsv") as part:
+        with write_whole(folder / f"{name}.tsv") as part:
             np.savetxt(part, vectors, fmt=f"%.{digits}g", delimiter="\t")
         fields = {"tensor_name": title, "tensor_path": f"{name}.tsv", "metadata_path": "metadata.tsv"}
         lines = "".join(f"  {field}: {json.dumps(value, ensure_ascii=False)}\n" for field, value in fields.items())

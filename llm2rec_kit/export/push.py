@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm2rec_kit.export import exporting
+from llm2rec_kit.export import formats
 from llm2rec_kit.runs import Run
 
 KINDS = ("sentence-transformers", "recommender")  # formats with a model card
@@ -59,8 +59,8 @@ def push(
         _check_free(api, repo, public, replace)
         with tempfile.TemporaryDirectory() as at:
             folder = Path(at) / repo.split("/")[-1]
-            asked = {"recommender": recommender, "domain": domain} if kind in exporting.OF_A_RECOMMENDER else {}
-            exporting.export(run, kind, folder, stage, trust_remote_code=trust_remote_code, **asked)
+            asked = {"recommender": recommender, "domain": domain} if kind in formats.OF_A_RECOMMENDER else {}
+            formats.export(run, kind, folder, stage, trust_remote_code=trust_remote_code, **asked)
             url = api.create_repo(repo, private=not public, exist_ok=True)
             message = f"{kind} of run {run.name}, {stage}, by llm2rec_kit"
             deleted = ["*"] if replace else None
@@ -110,7 +110,7 @@ def _one_paragraph(repo: str, token: str) -> Iterator[None]:
     raise ValueError(" ".join(text.replace(token, "***").split()))
 
 
-def command(run: Run, args: argparse.Namespace) -> None:
+def run_command(run: Run, args: argparse.Namespace) -> None:
     """Do what `llm2rec push` was asked; raises what `push` raises."""
     names = ("stage", "recommender", "domain", "public", "replace", "trust_remote_code")
     url = push(run, args.repo, args.format, **{name: getattr(args, name) for name in names})

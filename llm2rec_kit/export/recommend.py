@@ -29,7 +29,7 @@ from llm2rec_kit.encoding import minilm, title_files
 from llm2rec_kit.results import weights
 from llm2rec_kit.results.evaluations import TRAINED
 from llm2rec_kit.runs import Run
-from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.ranges import show_value
 
 STAGES = ("contrastive", "mntp", "csft", "raw")  # which embedding is taken where none is named, if the run has it
 BETWEEN = r"\s+\|\s+"  # what parts titles on the command line
@@ -98,9 +98,9 @@ class Recommender:
         try:
             self.model.check_places()
         except ValueError as error:
-            near = saved_recommender.search(self.model.corpus.items, cold[0])["title"].to_list()[:3]
+            near = saved_recommender.search_titles(self.model.corpus.items, cold[0])["title"].to_list()[:3]
             hint = f" Titles that hold its words: {'; '.join(near)}." if near else ""
-            raise ValueError(f"{shown(cold[0])} is no title of the catalogue. {error}{hint}") from None
+            raise ValueError(f"{show_value(cold[0])} is no title of the catalogue. {error}{hint}") from None
         embeddings = self.read(cold)
         far = {title for title, is_far in zip(cold, self.model.far(embeddings), strict=True) if is_far}
         return self.model.adding(cold, embeddings), far
@@ -115,12 +115,14 @@ def load(
     history: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Recommender:
-    """The recommender of `run` that `pick` finds; the encoder is loaded when a title has first to be read."""
-    row, corpus = pick(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
-    return Recommender(saved_recommender.of_run(run, *row, corpus), reader(run, row[2], trust_remote_code=trust_remote_code))
+    """The recommender of `run` that `pick_recommender` finds; the encoder is loaded when a title has first to be read."""
+    row, corpus = pick_recommender(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
+    return Recommender(
+        saved_recommender.load_from_run(run, *row, corpus), make_reader(run, row[2], trust_remote_code=trust_remote_code)
+    )
 
 
-def pick(
+def pick_recommender(
     run: Run, *, recommender: str = "", embedding: str = "", domain: str = "", history: Sequence[str] = ()
 ) -> tuple[tuple[str, str, str], Corpus]:
     """((domain, recommender, embedding), the run's corpus) of a recommender whose weights the run has.
@@ -129,33 +131,33 @@ def pick(
     of `history` are. Raises ValueError naming what there is where the run kept no such recommender, or more than one domain
     is possible.
     """
-    found = _chosen(weights.rows(run), run, recommender, embedding)
+    found = _chosen(weights.list_rows(run), run, recommender, embedding)
     corpus = Corpus.load(run.require("corpus"))
     domain = domain or _domain(corpus, [row[0] for row in found], history)
     here = [row for row in found if row[0] == domain]
     if not here:
         raise ValueError(
-            f"{found[0][1]} over {found[0][2]} was trained in {_listed(row[0] for row in found)}, not in {shown(domain)}."
+            f"{found[0][1]} over {found[0][2]} was trained in {_listed(row[0] for row in found)}, not in {show_value(domain)}."
         )
     return here[0], corpus
 
 
-def reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
+def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
     """A function from titles to embeddings (m, dim) as the run's table has them, each prepared as those of the corpus were.
 
     The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
     """
-    stage, made = item_table.parse(embedding)[0], run.manifest("corpus")["settings"]
+    stage, made = item_table.parse_name(embedding)[0], run.manifest("corpus")["settings"]
 
     @cache
     def encoder() -> Any:
-        from llm2rec_kit.export import exporting  # the encoder's libraries take seconds to import
+        from llm2rec_kit.export import formats  # the encoder's libraries take seconds to import
 
-        return exporting.encoder_of(run, stage, trust_remote_code=trust_remote_code)
+        return formats.load_encoder(run, stage, trust_remote_code=trust_remote_code)
 
     def read(titles: Sequence[str]) -> np.ndarray:
         texts = as_in_corpus(titles, made)
-        return minilm.table(texts)[1:] if stage == minilm.NAME else encoder().encode(texts)
+        return minilm.encode_titles(texts)[1:] if stage == minilm.NAME else encoder().encode(texts)
 
     return read
 
@@ -166,18 +168,18 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
     What the rules of cleaning would refuse is read as it is. A template's other fields are empty.
     """
     from llm2rec_kit.data import cleaning, item_text
-    from llm2rec_kit.settings import template_names
+    from llm2rec_kit.settings import parse_template
 
     items = pl.DataFrame({"title": list(titles)}).with_row_index("row")
     cleaned = dict(cleaning.clean_titles(items, made.get("titles", "gentle")).select("row", "title").iter_rows())
     items = items.with_columns(title=pl.Series([cleaned.get(row, title) for row, title in items.iter_rows()]))
     template = made.get("text", "{title}")
-    fields = [name for name in template_names(template) if name != "title"]
+    fields = [name for name in parse_template(template) if name != "title"]
     items = items.with_columns(pl.lit("").alias(name) for name in fields)
-    return item_text.render(items, template, made.get("text_words", 0))["title"].to_list()
+    return item_text.render_texts(items, template, made.get("text_words", 0))["title"].to_list()
 
 
-def parted(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
+def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
     """Titles of `--history "title | title"`, which may be given several times; what is a title as a whole is not parted."""
     out = []
     for text in histories:
@@ -229,11 +231,11 @@ def _listed(names: Any) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def command(run: Run, args: argparse.Namespace) -> None:
+def run_command(run: Run, args: argparse.Namespace) -> None:
     """Print what `llm2rec recommend` was asked; raises what the functions here raise."""
     new = title_files.read(args.new) if args.new else []
     titles = saved_recommender.Titles(Corpus.load(run.require("corpus")).items)
-    history = parted(args.history, lambda text: bool(titles.find(text)))
+    history = split_histories(args.history, lambda text: bool(titles.find(text)))
     names = {name: getattr(args, name) for name in ("recommender", "embedding", "domain", "trust_remote_code")}
     model = load(run, history=history, **names)
     found = model.after(history, args.top, new=new, seen=args.seen)

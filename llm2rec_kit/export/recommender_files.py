@@ -18,7 +18,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import recommenders, saved_recommender
 from llm2rec_kit.export import recommend
 from llm2rec_kit.results import evaluations, weights
-from llm2rec_kit.runs import Run, provenance
+from llm2rec_kit.runs import Run, collect_provenance
 from llm2rec_kit.storage import write_json, write_text
 
 MANY = 100_000  # items from which an index is approximate: below, comparing with all takes milliseconds
@@ -48,13 +48,13 @@ scores[[0, *history]] = -torch.inf  # padding, and what the user has
 print(scores.topk(10).indices.tolist())"""
 
 
-def recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """recommender.safetensors: the model, under the names of torch's own modules, and `items` float32 (N + 1, hidden), row 0
     padding; recommender.json; items.csv; adapter.safetensors where a text is read; README.md with what loads it."""
     from safetensors.torch import save_file
 
     row, model = _chosen(run, stage, recommender, domain)
-    how = about(run, row, model)
+    how = describe_weights(run, row, model)
     save_file(
         {k: v.clone() for k, v in (as_torch(model.model) | {"items": model.table}).items()}, to / "recommender.safetensors"
     )
@@ -62,21 +62,21 @@ def recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, 
         save_file({k: v.clone() for k, v in model.item_table.adapter.state_dict().items()}, to / "adapter.safetensors")
     write_items(model.corpus.items, to)
     write_json(to / "recommender.json", how)
-    write_text(to / "README.md", card(how, adapter=bool(model.place)))
+    write_text(to / "README.md", write_card(how, adapter=bool(model.place)))
     return ""
 
 
-def adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding; items.csv says
     which item a row is; adapted.json whose they are."""
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
     write_items(model.corpus.items, to)
-    write_json(to / "adapted.json", about(run, row, model))
+    write_json(to / "adapted.json", describe_weights(run, row, model))
     return ""
 
 
-def index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """index.faiss, whose ids are the rows of items.csv: with a recommender its item vectors, for inner products with its states;
     without, the embeddings at length one, for cosines with a title's."""
     try:
@@ -124,9 +124,9 @@ def as_torch(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def about(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained) -> dict[str, Any]:
+def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained) -> dict[str, Any]:
     """What a reader of the weights has to know: sizes, what it was trained over, and how well it ranked the test targets."""
-    evaluation = weights.kept(run, *row)
+    evaluation = weights.find_kept(run, *row)
     record, asked = run.record(evaluation), S.Evaluation().as_dict() | run.manifest(evaluation)["settings"]
     sizes = {name: asked[name] for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
     return {
@@ -138,19 +138,19 @@ def about(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained)
         "seed": record["seed"],
         "test_samples": record.get("samples"),
         "metrics": record["metrics"],
-        "versions": provenance()["versions"],
+        "versions": collect_provenance()["versions"],
     }
 
 
-def snippet(name: str) -> str:
+def write_snippet(name: str) -> str:
     """A dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder; "" for one
     that is not the kit's."""
     return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
 
 
-def card(how: dict[str, Any], *, adapter: bool) -> str:
+def write_card(how: dict[str, Any], *, adapter: bool) -> str:
     """The README, a model card in Markdown."""
-    loads = snippet(how["recommender"])
+    loads = write_snippet(how["recommender"])
     loading = (
         f"```python\n{loads}```"
         if loads
@@ -189,5 +189,5 @@ Of this training (seed {how["seed"]}), each of {how["test_samples"]} test target
 
 
 def _chosen(run: Run, stage: str, recommender: str, domain: str) -> tuple[tuple[str, str, str], saved_recommender.Trained]:
-    row, corpus = recommend.pick(run, recommender=recommender, embedding=stage, domain=domain)
-    return row, saved_recommender.of_run(run, *row, corpus)
+    row, corpus = recommend.pick_recommender(run, recommender=recommender, embedding=stage, domain=domain)
+    return row, saved_recommender.load_from_run(run, *row, corpus)

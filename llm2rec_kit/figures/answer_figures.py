@@ -7,14 +7,14 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.figures import PALETTE, _caption, _figure
 from llm2rec_kit.figures.results_figures import MARKERS
+from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure
 
 TOLD = {"better": PALETTE[0], "worse": PALETTE[5]}
 UNTOLD = "#777777"
 
 
-def answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, counted: str) -> Figure:
+def draw_answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, counted: str) -> Figure:
     """One question: left each arm's mean, right the paired differences; a row of panels a recommender.
 
     `arms` and `tests` are those of `answers.Answer`; `counted` says n and seeds in the caption.

@@ -22,8 +22,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llm2rec_kit.figures import figures, labels
-from llm2rec_kit.figures.figures import OTHER, PALETTE, STYLE, PlainFigure
+from llm2rec_kit.figures import labels, training_figures
+from llm2rec_kit.figures.training_figures import OTHER, PALETTE, STYLE, PlainFigure
 from llm2rec_kit.maps import groups
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
 
@@ -46,10 +46,10 @@ TEXT = {
 
 def save(figure: Figure, path: Path) -> None:
     """Write `<path>.png` at `DPI` and `<path>.svg`; same figure, same bytes."""
-    figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
+    training_figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
 
 
-def stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
+def draw_stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
     """A panel a stage in the aligned frame, items coloured by a column of `atlas.items`.
 
     A number is shaded on a log scale; a grouping (cluster, community) is named from titles; other text has its 24 most
@@ -58,7 +58,7 @@ def stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
     with mpl.rc_context(TEXT):
         figure, axes = _panels(atlas, atlas.stages, columns)
         for ax, stage in zip(axes, atlas.stages, strict=True):
-            drawn = scatter(ax, atlas.aligned[stage], atlas, colour)
+            drawn = draw_scatter(ax, atlas.aligned[stage], atlas, colour)
             ax.set_title(f"{stage}, {_row(atlas, stage)['kept_aligned']:.0%} kept")
         foot = _legend(figure, drawn) if isinstance(drawn, list) else _shades(figure, axes, drawn, colour)
         told = f", named from titles; clusters of {atlas.quality['clusters_of']}" if colour == "cluster" else ""
@@ -67,16 +67,16 @@ def stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
     return figure
 
 
-def labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure:
+def draw_labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure:
     """One stage at full column width, its groups named from titles at their middles, no label over another."""
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [stage], 1)
         plane = atlas.aligned[stage]
-        scatter(ax, plane, atlas, column)
+        draw_scatter(ax, plane, atlas, column)
         codes = atlas.items[column].to_numpy()
         names = atlas.words[column]
         anchors = {names[g]: _middle(plane[codes == g]) for g in names}
-        colours = {names[g]: paint(k) for k, g in enumerate(names)}
+        colours = {names[g]: choose_colour(k) for k, g in enumerate(names)}
         row = _row(atlas, stage)
         ax.set_title(f"{stage}: {'communities' if column == 'community' else 'clusters'}, named from titles")
         _caption(
@@ -88,7 +88,7 @@ def labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure
     return figure
 
 
-def travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, named: int = 4) -> Figure:
+def draw_travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, named: int = 4) -> Figure:
     """The items that went furthest between two stages: a trail through the stages between, an arrow at its end.
 
     The first `named` of them are named, each trail and its label in one colour.
@@ -128,9 +128,9 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
     )  # fmt: skip
 
 
-def co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300) -> Figure:
+def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300) -> Figure:
     """Lines between the items most often bought one after the other; their length against random pairs over each panel."""
-    pairs = often_together(atlas, most)
+    pairs = find_often_together(atlas, most)
     rng = np.random.default_rng(0)
     at_random = rng.integers(0, len(atlas.items), (20_000, 2))
     with mpl.rc_context(TEXT):
@@ -148,7 +148,7 @@ def co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300) -> 
     return figure
 
 
-def overlap_matrix(atlas: Atlas) -> Figure:
+def draw_overlaps(atlas: Atlas) -> Figure:
     """Share of an item's ten nearest that two stages have in common, a row and a column a stage."""
     values = np.asarray(atlas.quality["overlap"])
     with mpl.rc_context(TEXT):
@@ -166,7 +166,7 @@ def overlap_matrix(atlas: Atlas) -> Figure:
     return figure
 
 
-def around(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
+def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
     """The static twin of the explorer: one item and its k nearest in the space, ringed at every stage."""
     near = atlas.nearest(item, k)
     title = atlas.corpus.items["title"][item - 1]
@@ -189,7 +189,7 @@ def around(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
     return figure
 
 
-def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
+def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     """Draw items coloured by a column: a list of handles, one a group, or one mappable for a number."""
     values = atlas.items[colour]
     style = {"s": _size(len(plane)), "linewidths": 0, "rasterized": True}
@@ -199,16 +199,16 @@ def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
         if unknown.any():
             ax.scatter(*plane[unknown].T, color=OTHER, **style)
         order = np.argsort(shade, kind="stable")[: (~unknown).sum()]
-        low, high = number_range(values)
-        if not log_scaled(values):
+        low, high = find_range(values)
+        if not is_log_scaled(values):
             norm = mpl.colors.Normalize(low, high)
             return ax.scatter(*plane[order].T, c=shade[order], norm=norm, cmap="viridis_r", **style)
         norm = mpl.colors.LogNorm(max(1, low), max(2, high))
         return ax.scatter(*plane[order].T, c=np.maximum(shade[order], 1), norm=norm, cmap="viridis_r", **style)
-    codes, names = coded(atlas, colour)
+    codes, names = encode_groups(atlas, colour)
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
     shown = shown[np.argsort(codes[shown] >= 0, kind="stable")]  # but all over what has none
-    colours = np.array([paint(k) for k in codes])
+    colours = np.array([choose_colour(k) for k in codes])
     shapes = np.maximum(codes, 0) // len(PALETTE)
     for shape, marker in enumerate(MARKERS):
         rows = shown[shapes[shown] == shape]
@@ -217,24 +217,32 @@ def scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     if (codes < 0).any():
         groups_shown.append(("none" if colour in GROUPINGS else "other", -1))
     return [
-        Line2D([], [], linestyle="", marker=MARKERS[max(k, 0) // len(PALETTE)], color=paint(k), markersize=3.5, label=name)
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=MARKERS[max(k, 0) // len(PALETTE)],
+            color=choose_colour(k),
+            markersize=3.5,
+            label=name,
+        )
         for name, k in groups_shown
     ]
 
 
-def log_scaled(values: pl.Series) -> bool:
+def is_log_scaled(values: pl.Series) -> bool:
     """Whether a column of numbers is shaded by their logarithm: popularity, and what else is never negative and mostly far below
     its largest value. Years and ratings are not."""
-    low, high = number_range(values)
+    low, high = find_range(values)
     return values.name == "popularity" or (low >= 0 and high > SKEWED * max(1.0, float(values.median() or 0)))
 
 
-def number_range(values: pl.Series) -> tuple[float, float]:
+def find_range(values: pl.Series) -> tuple[float, float]:
     """Least and largest number of a column; 0 and 0 where it has none."""
     return float(values.min() or 0), float(values.max() or 0)
 
 
-def coded(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
+def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
     """A text column or grouping as codes, int64 (n,), and names; -1 for what is not among the most frequent 24."""
     values = atlas.items[colour]
     if colour in GROUPINGS:
@@ -247,14 +255,14 @@ def coded(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
     return np.array([place.get(v, -1) for v in values.cast(pl.String).to_list()]), largest
 
 
-def paint(k: int) -> str:
+def choose_colour(k: int) -> str:
     """The colour of group k; grey for what is in none."""
     return OTHER if k < 0 else PALETTE[k % len(PALETTE)]
 
 
-def often_together(atlas: Atlas, most: int) -> np.ndarray:
+def find_often_together(atlas: Atlas, most: int) -> np.ndarray:
     """Rows of the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2)."""
-    counts = groups.co_purchases(atlas.corpus)
+    counts = groups.count_co_purchases(atlas.corpus)
     both = (counts + counts.T).tocoo()
     once = both.row < both.col
     order = np.argsort(-both.data[once], kind="stable")

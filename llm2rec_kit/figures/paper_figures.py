@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.figures import OTHER, PALETTE, _caption, _figure, plain_log
+from llm2rec_kit.figures.training_figures import OTHER, PALETTE, _caption, _figure, label_log_axis
 
 MARKERS = ("o", "s", "^", "D")
 WAYS = {  # agreement: colour, marker
@@ -19,10 +19,10 @@ WAYS = {  # agreement: colour, marker
 }
 
 
-def backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
+def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
     """Figure 4: a panel a domain of ours, then one a data set of the paper's; a line of backbones for each model.
 
-    `ours` has domain, backbone, model, `<metric>`, low and high; `printed` is `paper.backbones()`.
+    `ours` has domain, backbone, model, `<metric>`, low and high; `printed` is `paper.read_backbones()`.
     """
     panels = [(f"ours: {d}", ours.filter(domain=d)) for d in ours["domain"].unique(maintain_order=True)]
     panels += [(f"paper: {d}", printed.filter(dataset=d)) for d in printed["dataset"].unique(maintain_order=True)]
@@ -51,7 +51,7 @@ def backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@1
     return figure
 
 
-def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
+def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
     """Figure 5: seconds to encode the catalogue against what the embeddings are worth; ours, then the paper's.
 
     Both have model, seconds and `<metric>`.
@@ -69,7 +69,7 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
         ax.margins(x=0.5, y=0.15)
         if wide:
             ax.set_xscale("log")
-            plain_log(ax.xaxis)
+            label_log_axis(ax.xaxis)
         else:
             ax.set_xlim(0, 1.8 * part["seconds"].max())  # from nought, or differences of a percent would look like some
         ax.grid(color="#EEEEEE")
@@ -80,10 +80,10 @@ def encoding(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10
     return figure
 
 
-def lengths(found: pl.DataFrame, metric: str) -> Figure:
+def draw_lengths(found: pl.DataFrame, metric: str) -> Figure:
     """`metric` against the length of the vectors that a recommender reads: a row of panels a domain, a panel a recommender.
 
-    `found` is `starts.results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
+    `found` is `starts.collect_results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
     """
     domains, recommenders, tables, starts = (
         found[c].unique(maintain_order=True).to_list() for c in ("domain", "recommender", "embedding", "start")
@@ -95,7 +95,7 @@ def lengths(found: pl.DataFrame, metric: str) -> Figure:
             rows = found.filter(domain=domain, recommender=recommender, start=start, embedding=table)
             _lengths(ax, rows, metric, PALETTE[s], MARKERS[t % len(MARKERS)])
         ax.set(title=f"{domain}, {recommender}", ylabel=metric, xscale="log")
-        plain_log(ax.xaxis)
+        label_log_axis(ax.xaxis)
         ax.grid(color="#EEEEEE")
     for ax in axes[-1]:
         ax.set_xlabel("mean length of the vectors, log scale")
@@ -125,8 +125,8 @@ def _lengths(ax: Any, rows: pl.DataFrame, metric: str, colour: str, marker: str)
         ax.errorbar(part["length"], mean, yerr=reach, linestyle=line, markerfacecolor=face, **style)
 
 
-def directions(found: pl.DataFrame) -> Figure:
-    """Our difference of every printed comparison (`directions.beside`), a panel a domain, marked by how it agrees.
+def draw_directions(found: pl.DataFrame) -> Figure:
+    """Our difference of every printed comparison (`directions.put_beside_paper`), a panel a domain, marked by how it agrees.
 
     `found` has table, domain (with its kind) and n (test users) besides.
     """

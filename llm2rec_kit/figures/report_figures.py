@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llm2rec_kit.figures.figures import PlainFigure
+from llm2rec_kit.figures.training_figures import PlainFigure
 from llm2rec_kit.results import significance
 from llm2rec_kit.runs import Run
 
@@ -52,12 +52,12 @@ STYLE = {
 }
 
 
-def tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
+def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
     """Every tested difference between two embeddings under one recommender, with its 95% interval over users: a panel a domain.
 
     `comparisons` are the rows of notebook 04's tests by domain; None without any.
     """
-    shown = {domain: [r for r in rows if significance.within(r)] for domain, rows in comparisons.items()}
+    shown = {domain: [r for r in rows if significance.is_within(r)] for domain, rows in comparisons.items()}
     shown = {domain: rows for domain, rows in shown.items() if rows}
     if not shown:
         return None
@@ -85,7 +85,7 @@ def tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
     return figure
 
 
-def losses(run: Run) -> Figure | None:
+def draw_losses(run: Run) -> Figure | None:
     """Training and validation loss along the steps, a panel a training stage that the run has; None without any."""
     found = {}
     for stage in TRAININGS:
@@ -107,7 +107,7 @@ def losses(run: Run) -> Figure | None:
     return figure
 
 
-def validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
+def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
     """Validation metric along the epochs: a row a domain, a column a recommender, a line an embedding (mean of its seeds,
     the seeds themselves faint). `records` are those of the trainings, `asked` the domains in their order; None where none
     has a curve."""
@@ -136,15 +136,15 @@ def validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> 
     return figure
 
 
-def svg(figure: Figure) -> str:
+def render_svg(figure: Figure) -> str:
     """The figure as an SVG element to put into a page, in the page's own colour."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return themed(text.getvalue())
+    return theme_svg(text.getvalue())
 
 
-def element(path: Path) -> str:
+def read_element(path: Path) -> str:
     """A figure that a notebook kept (.png, or the .svg beside it) as an element to put into a page, on white.
 
     As an image: whoever gets a run's folder from elsewhere opens a page, and nothing in an image acts or asks anybody.
@@ -154,7 +154,7 @@ def element(path: Path) -> str:
     return f'<img class="paper" src="data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}" alt="">'
 
 
-def themed(text: str) -> str:
+def theme_svg(text: str) -> str:
     """An SVG file of matplotlib's as an element without background, its black and ink the page's own colour."""
     text = re.sub(r"fill: #ffffff", "fill: none", _bare(text))
     text = re.sub(rf"#(?:000000|{INK[1:]})\b", "currentColor", text)
@@ -167,7 +167,7 @@ def _bare(text: str) -> str:
     return text.replace("<svg ", '<svg role="img" ', 1)
 
 
-def png(figure: Figure) -> bytes:
+def render_png(figure: Figure) -> bytes:
     """The figure on white, for Markdown."""
     data = io.BytesIO()
     with mpl.rc_context(STYLE):

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.figures import PALETTE, _caption, _figure
+from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = {"popularity": ":", "oracle": "--"}
@@ -26,12 +26,12 @@ def _look(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def results(
+def draw_results(
     table: pl.DataFrame, metric: str, *, recommenders: Sequence[str], best: dict[tuple[str, str, str], str]
 ) -> Figure:
     """`metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
 
-    `table` is `significance.table` with intervals; `best` maps (domain, recommender, embedding) to what `significance.standing`
+    `table` is `significance.tabulate` with intervals; `best` maps (domain, recommender, embedding) to what `significance.judge_standing`
     says. Dots are single baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
     """
     domains = table["domain"].unique(maintain_order=True).to_list()
@@ -63,7 +63,7 @@ def results(
     return figure
 
 
-def curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
+def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
     """Training loss (above) and the validation metric (below) along the epochs of every training, a column a recommender."""
     columns = list(dict.fromkeys((r["domain"], r["recommender"]) for r in records))
     look = _look(list(dict.fromkeys(r["embedding"] for r in records)))
@@ -84,10 +84,10 @@ def curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
     return figure
 
 
-def slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str, fewest: int = 20) -> Figure:
+def draw_slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str, fewest: int = 20) -> Figure:
     """Small multiples: a row of panels a recommender and domain, a panel a slice of `names`, a dot an embedding.
 
-    `table` is `slices.table`, of one domain or several; the number of samples stands under each label, and labels with fewer
+    `table` is `slices.tabulate`, of one domain or several; the number of samples stands under each label, and labels with fewer
     than `fewest` are left out: their intervals would be all that is seen.
     """
     left = table.filter(pl.col("samples") >= fewest)
@@ -125,7 +125,7 @@ def _slice(ax: Any, here: pl.DataFrame, embeddings: list[str]) -> None:
     ax.grid(axis="y", color="#EEEEEE")
 
 
-def gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metric: str) -> Figure:
+def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metric: str) -> Figure:
     """Where `after` wins and loses against `before`: the paired difference in every slice, a panel a recommender and domain.
 
     `frames` is {panel title: slices.gains}; a filled dot is a difference that the corrected test allows.
@@ -152,7 +152,7 @@ def gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metric: s
     return figure
 
 
-def adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
+def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
     """What the adapters learned, a line an embedding: the embeddings' spectrum, the adapter's, and the angle between them.
 
     `parts` is {embedding: {"space", "adapter", "angles"}}: shares of variance before, of squared singular values, degrees.
@@ -174,7 +174,7 @@ def adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str], longest: int = 60) -> Figure:
+def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str], longest: int = 60) -> Figure:
     """The panel's static twin: each model's list with its scores as bars, the truth in colour; `tops` {name: Trained.top}."""
     most = max(len(top) for top in tops.values())
     figure, axes = _figure(len(tops), height=0.24 * most + 0.9 + 0.13 * len(history), width=4.4)

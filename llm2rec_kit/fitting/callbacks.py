@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from llm2rec_kit.fitting import distributed
-from llm2rec_kit.fitting.distributed import say
+from llm2rec_kit.fitting.distributed import print_once
 
 QUIET_SECONDS = 30  # a log without a word for longer looks like a hang
 
@@ -41,7 +41,7 @@ class Progress(TrainerCallback):
             done, before = state.global_step - self.began[0], now - self.began[1]
             left = (state.max_steps - state.global_step) * before / max(1, done)
             pace = f"{before / max(1, done):.1f} s a step, about {tqdm.format_interval(left)} left"
-            say(f"  {self.name} step {state.global_step}/{state.max_steps}: {pace}")
+            print_once(f"  {self.name} step {state.global_step}/{state.max_steps}: {pace}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         """Print the loss and the validation's numbers, at a validation."""
@@ -51,7 +51,7 @@ class Progress(TrainerCallback):
             shown = [
                 f"{k.replace('_', ' ')} {self.last[k]:.3f}" for k in self.last if k == "loss" or k.startswith("validation_")
             ]
-            say(f"  {self.name} step {state.global_step}/{state.max_steps}: {', '.join(shown)}")
+            print_once(f"  {self.name} step {state.global_step}/{state.max_steps}: {', '.join(shown)}")
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Take the bar away."""
@@ -78,7 +78,7 @@ class Stop(TrainerCallback):
         and are wanted: a job in the background ignores them."""
         before = signal.getsignal(signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()
-        if distributed.world() > 1 or not main or before is signal.SIG_IGN:
+        if distributed.world_size() > 1 or not main or before is signal.SIG_IGN:
             yield
             return
 

@@ -17,7 +17,7 @@ from llm2rec_kit import runs, storage
 COMPLETE = "complete"  # the marker's name
 
 
-def path(folder: Path, step: int) -> Path:
+def locate(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return folder / f"checkpoint-{step}"
 
@@ -32,41 +32,41 @@ def seal(checkpoint: Path, more: dict[str, Any]) -> None:
     files = {}
     for file in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         _flush(file)
-        files[file.relative_to(checkpoint).as_posix()] = [file.stat().st_size, runs.file_digest(file)]
+        files[file.relative_to(checkpoint).as_posix()] = [file.stat().st_size, runs.hash_file(file)]
     for folder in (*(p for p in checkpoint.rglob("*") if p.is_dir()), checkpoint, checkpoint.parent):
         _flush(folder)
-    runs.write_json(checkpoint / COMPLETE, storage.sealed({**more, "files": files}))
+    runs.write_json(checkpoint / COMPLETE, storage.seal({**more, "files": files}))
     _flush(checkpoint)
 
 
-def marker(checkpoint: Path) -> dict[str, Any]:
+def read_marker(checkpoint: Path) -> dict[str, Any]:
     """What `seal` wrote; ValueError where that is damaged, FileNotFoundError without."""
     return storage.read_note(checkpoint / COMPLETE)
 
 
-def fault(checkpoint: Path) -> str:
+def find_fault(checkpoint: Path) -> str:
     """Why a checkpoint cannot be used, as a phrase; empty where it is whole."""
     try:
-        files = {name: (size, digest) for name, (size, digest) in marker(checkpoint)["files"].items()}
+        files = {name: (size, digest) for name, (size, digest) in read_marker(checkpoint)["files"].items()}
     except FileNotFoundError:
         return "it was cut short while it was written"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its marker {COMPLETE!r} is damaged"
     for name, (size, digest) in files.items():
         file = checkpoint / name
-        if why := storage.fault(file):
+        if why := storage.find_fault(file):
             return f"{name} {why}"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes of {size}"
-        if runs.file_digest(file) != digest:
+        if runs.hash_file(file) != digest:
             return f"{name} is damaged (its hash is not the marker's)"
     return ""
 
 
-def last(folder: Path) -> Path | None:
+def find_last(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None; damaged newer ones are named."""
     for checkpoint in sorted(_all(folder), key=step_of, reverse=True):
-        why = fault(checkpoint)
+        why = find_fault(checkpoint)
         if not why:
             return checkpoint
         print(f"  {checkpoint} is not used: {why}", flush=True)

@@ -19,14 +19,14 @@ ROWS = 256  # states at a time on a CPU; fewer and the products slow down, more 
 ROWS_GPU = 2048
 
 
-def summed(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Sum of the cross-entropies of `labels` (n,) given the body's `states` (n, hidden), through the model's head.
 
     Float32 (float64 where the states are), whatever dtype the model computes in, as transformers' own loss.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:  # a head with a bias or with adapters of its own
-        logits = backbone.logits(model, states)
+        logits = backbone.compute_logits(model, states)
         return nn.functional.cross_entropy(_wide(logits), labels, reduction="sum")
     rows = ROWS if states.device.type == "cpu" else ROWS_GPU
     cap = getattr(model.config, "final_logit_softcapping", None)
@@ -45,7 +45,7 @@ class _Summed(torch.autograd.Function):
     ) -> torch.Tensor:
         kind = states.device.type
         autocast = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if autocast else kernels.dtype_of_products(weight)
+        dtype = torch.get_autocast_dtype(kind) if autocast else kernels.choose_product_dtype(weight)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=states.device)
         own = torch.zeros_like(states, dtype=wide) if ctx.needs_input_grad[0] else None
@@ -54,10 +54,10 @@ class _Summed(torch.autograd.Function):
             head = weight.detach().to(dtype)
             for a in range(0, len(labels), rows):
                 x, y = states[a : a + rows].detach().to(dtype), labels[a : a + rows, None]
-                value, error = _block(_wide(kernels.blocked(x, head)), y, cap, own is not None or heads is not None)
+                value, error = _block(_wide(kernels.multiply_blocked(x, head)), y, cap, own is not None or heads is not None)
                 total += value
                 if own is not None:
-                    own[a : a + rows] = kernels.blocked(error.to(dtype), head.T)
+                    own[a : a + rows] = kernels.multiply_blocked(error.to(dtype), head.T)
                 if heads is not None:
                     _add_product(heads, error.to(dtype), x)
         ctx.dtypes = states.dtype, weight.dtype
@@ -94,7 +94,7 @@ def _block(logits: torch.Tensor, labels: torch.Tensor, cap: float | None, gradie
 def _add_product(total: torch.Tensor, error: torch.Tensor, states: torch.Tensor) -> None:
     """total += error^T states; on a GPU in one call where the dtypes are the same, without a second head's memory."""
     if error.device.type == "cpu" or error.dtype != total.dtype:
-        total += kernels.outer(error, states)
+        total += kernels.multiply_outer(error, states)
     else:
         total.addmm_(error.T, states)
 

@@ -1,6 +1,6 @@
 """Several processes, one training (torchrun, accelerate launch): which rows are whose, and what they tell each other.
 
-Every process draws the same step and takes every `world`-th row of each of its micro-batches, so each sample is seen
+Every process draws the same step and takes every `world_size`-th row of each of its micro-batches, so each sample is seen
 once. A loss is a sum over rows, divided by the count over the whole step and not over the process's share, so DDP's mean
 of the gradients, times the number of processes, is the gradient that one process with all rows would have.
 
@@ -32,26 +32,26 @@ def join(device: torch.device) -> None:
 
 def leave() -> None:
     """Part from the others, at the very end."""
-    if world() > 1:
+    if world_size() > 1:
         dist.destroy_process_group()
 
 
-def sharded() -> bool:
+def is_sharded() -> bool:
     """Whether the model's weights are in pieces, one a process (FSDP, by accelerate's config)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def world() -> int:
+def world_size() -> int:
     """Number of processes that train together; 1 outside torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Which of them this is, from 0. Process 0 alone writes files and prints."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Print, on process 0 alone."""
     if rank() == 0:
         print(line, flush=True)
@@ -63,11 +63,11 @@ def share(micro: MicroBatch) -> MicroBatch:
     Every process gets at least one row, because all have to call the model equally often; where there are fewer rows
     than processes, some get a row without labels.
     """
-    if world() == 1:
+    if world_size() == 1:
         return micro
     if "chunks" in micro:
         return _share_chunks(micro)
-    rows = torch.arange(len(micro["input_ids"]))[rank() :: world()]
+    rows = torch.arange(len(micro["input_ids"]))[rank() :: world_size()]
     return take(micro, rows) if len(rows) else take(micro, torch.tensor([0]), labels=False)
 
 
@@ -96,60 +96,60 @@ def take(micro: MicroBatch, rows: torch.Tensor, *, labels: bool = True) -> Micro
 def _share_chunks(micro: MicroBatch) -> MicroBatch:
     """As `share`, for contrast: every chunk's rows are shared out, and `place` then counts in the gathered order."""
     sizes = [len(chunk["input_ids"]) for chunk in micro["chunks"]]
-    each = [-(-size // world()) for size in sizes]  # equal on all processes, for the gathering; short ones repeat a row
-    own = [torch.arange(n) * world() + rank() for n in each]
+    each = [-(-size // world_size()) for size in sizes]  # equal on all processes, for the gathering; short ones repeat a row
+    own = [torch.arange(n) * world_size() + rank() for n in each]
     chunks = [
         {name: tensor[torch.where(rows < size, rows, 0)] for name, tensor in chunk.items()}
         for chunk, rows, size in zip(micro["chunks"], own, sizes, strict=True)
     ]
     first = torch.cumsum(torch.tensor([0, *each]), 0)
     at = [
-        torch.arange(size) % world() * first[-1] + before + torch.arange(size) // world()
+        torch.arange(size) % world_size() * first[-1] + before + torch.arange(size) // world_size()
         for size, before in zip(sizes, first, strict=False)
     ]
     return micro | {"chunks": chunks, "place": torch.cat(at)[micro["place"]]}
 
 
-def gathered(own: torch.Tensor) -> torch.Tensor:
+def all_gather(own: torch.Tensor) -> torch.Tensor:
     """(n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the gradient.
 
     For the loss of a micro-batch that was shared out; a validation, which every process does whole, has nothing to gather.
     """
-    if world() == 1:
+    if world_size() == 1:
         return own
-    parts = [torch.empty_like(own) for _ in range(world())]
+    parts = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(parts, own.detach().contiguous())
     parts[rank()] = own
     return torch.cat(parts)
 
 
-def summed(value: torch.Tensor) -> torch.Tensor:
+def all_reduce(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over the processes."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
-def told(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """What process 0 has, on all: a plain value (numbers, text, lists of them)."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes have come here."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
 @contextlib.contextmanager
-def first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Process 0 goes through the block before the others do, who find there what it wrote."""
     if rank() > 0:
-        wait()
+        barrier()
     yield
     if rank() == 0:
-        wait()
+        barrier()

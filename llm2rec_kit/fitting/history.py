@@ -20,11 +20,11 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return json.loads((Path(folder) / "history.json").read_text())
 
 
-def final(history: list[dict[str, float]]) -> dict[str, float]:
+def take_last_values(history: list[dict[str, float]]) -> dict[str, float]:
     """The last value of every number in a history, for a record."""
     return {k: v for row in history for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
 
 
-def repeatable(entry: dict[str, float]) -> dict[str, float]:
+def keep_repeatable(entry: dict[str, float]) -> dict[str, float]:
     """The step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
-    return {"step": entry["step"]} | tracking.numbers(entry)
+    return {"step": entry["step"]} | tracking.select_numbers(entry)

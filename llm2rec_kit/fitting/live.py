@@ -16,7 +16,7 @@ Rows = list[dict[str, float]]
 BETWEEN_SECONDS = 0.5  # a browser need not follow every step
 
 
-def looked_at() -> bool:
+def is_watched() -> bool:
     """Whether this process is a notebook's kernel, and not one that a series runs headless."""
     from IPython import get_ipython
 
@@ -36,7 +36,7 @@ class LiveBar(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to count; a resumed training does not begin at step 0."""
         self.first, self.read, self.began = state.global_step, 0, self.clock()
-        if looked_at():
+        if is_watched():
             from IPython.display import display
 
             self.handle = display(self._bar(state), display_id=True)

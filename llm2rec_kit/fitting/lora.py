@@ -31,7 +31,7 @@ def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
         lora_dropout=settings.lora_dropout,
         target_modules=settings.lora_targets or "all-linear",
     )
-    known = linear_layers(model)
+    known = find_linear_layers(model)
     if strange := [name for name in settings.lora_targets if name not in known]:
         raise S.SettingsError(f"{settings.prefix}_lora_targets names {strange}; this model's linear layers are {known}.")
     with torch.random.fork_rng():
@@ -47,7 +47,7 @@ def merge(adapted: peft.PeftModel) -> PreTrainedModel:
     return adapted.merge_and_unload().requires_grad_(True)
 
 
-def linear_layers(model: PreTrainedModel) -> list[str]:
+def find_linear_layers(model: PreTrainedModel) -> list[str]:
     """Last parts of the names of the linear layers that may get adapters, in order: q_proj, k_proj, ..."""
     head = model.get_output_embeddings()
     found = (n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)

@@ -25,13 +25,13 @@ class Ragged:
     def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
         """Int32 pieces from a list of them."""
         flat = np.concatenate(pieces).astype(np.int32) if len(pieces) else np.empty(0, np.int32)
-        return cls(flat, offsets_of(np.array([len(p) for p in pieces], dtype=np.int64)))
+        return cls(flat, compute_offsets(np.array([len(p) for p in pieces], dtype=np.int64)))
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
         """The pieces of `parts`, one part after the other."""
         lengths = np.concatenate([p.lengths for p in parts])
-        return cls(np.concatenate([p.flat for p in parts]), offsets_of(lengths))
+        return cls(np.concatenate([p.flat for p in parts]), compute_offsets(lengths))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,15 +48,15 @@ class Ragged:
         """Pieces `which`, in that order, each without its first `skip` entries."""
         begins = self.offsets[which] + skip
         lengths = self.offsets[which + 1] - begins
-        return Ragged(np.asarray(self.flat[spans(begins, lengths)]), offsets_of(lengths))
+        return Ragged(np.asarray(self.flat[index_spans(begins, lengths)]), compute_offsets(lengths))
 
 
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
+def compute_offsets(lengths: np.ndarray) -> np.ndarray:
     """Where pieces of `lengths` begin in one flat array, and its end (int64, one more than lengths)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def index_spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Indices of all spans, one after the other (int64).
 
     >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
@@ -66,24 +66,24 @@ def spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(begins - before, lengths) + np.arange(lengths.sum())
 
 
-def common_prefix(a: Ragged, b: Ragged, of: np.ndarray) -> np.ndarray:
+def count_common_prefix(a: Ragged, b: Ragged, of: np.ndarray) -> np.ndarray:
     """How many first entries piece i of `a` has in common with piece of[i] of `b` (int64); no piece of `a` is empty.
 
     >>> common_prefix(Ragged.of([np.array([1, 2]), np.array([1, 3])]), Ragged.of([np.array([1, 2, 4])]), np.array([0, 0]))
     array([2, 1])
     """
     n = np.minimum(a.lengths, b.offsets[of + 1] - b.offsets[of])
-    unequal = a.flat[spans(a.offsets[:-1], n)] != b.flat[spans(b.offsets[of], n)]
-    place = np.where(unequal, spans(np.zeros_like(n), n), np.iinfo(np.int64).max)
+    unequal = a.flat[index_spans(a.offsets[:-1], n)] != b.flat[index_spans(b.offsets[of], n)]
+    place = np.where(unequal, index_spans(np.zeros_like(n), n), np.iinfo(np.int64).max)
     found = np.full(len(n), np.iinfo(np.int64).max)
     some = n > 0
     if some.any():
-        found[some] = np.minimum.reduceat(place, offsets_of(n)[:-1][some])
+        found[some] = np.minimum.reduceat(place, compute_offsets(n)[:-1][some])
     return np.minimum(found, n)
 
 
-def equal(a: Ragged, b: Ragged) -> np.ndarray:
+def compare_pieces(a: Ragged, b: Ragged) -> np.ndarray:
     """Which pieces of `a` and `b` are the same (bool); as many pieces in both."""
     same = a.lengths == b.lengths
-    same[same] = common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
+    same[same] = count_common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
     return same

@@ -39,13 +39,13 @@ def check(settings: S.Training) -> None:
         )
 
 
-def numbers(entry: dict[str, Any]) -> dict[str, float]:
+def select_numbers(entry: dict[str, Any]) -> dict[str, float]:
     """The numbers of a log entry that repeat from run to run: no seconds, no rates."""
     return {k: v for k, v in entry.items() if k in NUMBERS or k.startswith("validation_")}
 
 
 @contextlib.contextmanager
-def tracked(trainer: Trainer, settings: S.Training, folder: Path) -> Iterator[None]:
+def track(trainer: Trainer, settings: S.Training, folder: Path) -> Iterator[None]:
     """Within: what the trainer logs goes to the settings' tracker, as run `<run>-<artefact>`; `folder` is the artefact's.
 
     Raises SettingsError where the tracker is not installed or cannot begin.
@@ -99,7 +99,7 @@ class _Tracker(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         """Send the numbers of a row; the names say to transformers which are of validation."""
-        found = {k.replace("validation_", "eval_", 1): v for k, v in numbers(logs or {}).items()}
+        found = {k.replace("validation_", "eval_", 1): v for k, v in select_numbers(logs or {}).items()}
         if self.began and found:
             self._try(lambda: self.inner.on_log(self.last[0], state, control, logs=found, **kwargs))
 

@@ -27,11 +27,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.fitting import blame, checkpoints, distributed, live, lora, tracking
-from llm2rec_kit.fitting.blame import Loss
+from llm2rec_kit.fitting import checkpoints, distributed, faulty_rows, live, lora, tracking
 from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, notebook_callbacks
-from llm2rec_kit.fitting.distributed import MicroBatch, say
-from llm2rec_kit.fitting.history import repeatable
+from llm2rec_kit.fitting.distributed import MicroBatch, print_once
+from llm2rec_kit.fitting.faulty_rows import Loss
+from llm2rec_kit.fitting.history import keep_repeatable
 from llm2rec_kit.models import backbone, kernels
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -68,9 +68,9 @@ def fit(
     _refuse(settings, model, validate)
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
     backbone.check_head(model)
-    dtype, horizon = model.dtype, planned_steps(settings, batches)
+    dtype, horizon = model.dtype, plan_steps(settings, batches)
     if horizon < settings.steps:
-        say(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
+        print_once(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
     trainer = StepTrainer(
         inner=model,
         loss=loss,
@@ -94,20 +94,20 @@ def fit(
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     for callback in (Progress(name, settings.steps), bar, SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
-    with kernels.fast_linears(model), tracking.tracked(trainer, settings, folder):
+    with kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
         trainer.go(name)
-    if not distributed.sharded():
+    if not distributed.is_sharded():
         trainer.restore_kept()
         if settings.tuning == "lora":
             lora.merge(trainer.model)
-        backbone.recompute(model, False).to(dtype).eval()
+        backbone.set_recomputing(model, False).to(dtype).eval()
     return trainer.history()
 
 
 def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | None) -> None:
     """Raise SettingsError for settings that do not go together, or not with this machine."""
     tracking.check(settings)
-    if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.bfloat16_is_fast():
+    if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.has_fast_bfloat16():
         raise S.SettingsError(
             f"{settings.prefix}_precision: mixed multiplies in bfloat16, which this CPU has no instructions for (AVX512-BF16): "
             "it would be slower than float32. Take pure, or a GPU."
@@ -117,7 +117,7 @@ def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | N
             f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "
             "validation sample."
         )
-    if settings.tuning == "lora" and distributed.sharded():
+    if settings.tuning == "lora" and distributed.is_sharded():
         raise S.SettingsError(
             f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
             "state and fit one GPU: start with torchrun, without FSDP."
@@ -125,15 +125,15 @@ def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | N
 
 
 def _on_own_kernels(model: PreTrainedModel) -> bool:
-    """Whether mixed precision is `kernels.in_bfloat16` here; elsewhere it is torch's autocast."""
-    return model.device.type == "cpu" and kernels.available()
+    """Whether mixed precision is `kernels.use_bfloat16` here; elsewhere it is torch's autocast."""
+    return model.device.type == "cpu" and kernels.is_available()
 
 
 def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
     """The model as the settings have it trained, in place; peft's wrapper of it with adapters."""
     if settings.precision == "mixed":
         model.float()
-    backbone.recompute(model, settings.gradient_checkpointing)
+    backbone.set_recomputing(model, settings.gradient_checkpointing)
     return lora.attach(model, settings) if settings.tuning == "lora" else model
 
 
@@ -162,14 +162,14 @@ class StepTrainer(Trainer):
     def go(self, name: str) -> None:
         """Train from the newest whole checkpoint to the end; one that is over already is only read."""
         folder = Path(self.args.output_dir)
-        found = distributed.told(str(checkpoints.last(folder) or "") if distributed.rank() == 0 else "")
+        found = distributed.broadcast(str(checkpoints.find_last(folder) or "") if distributed.rank() == 0 else "")
         if found:
-            say(f"  {name}: resuming from {Path(found).name}")
+            print_once(f"  {name}: resuming from {Path(found).name}")
             self.state = TrainerState.load_from_json(str(Path(found) / "trainer_state.json"))
-            self.pending = checkpoints.marker(Path(found))["pending"]
+            self.pending = checkpoints.read_marker(Path(found))["pending"]
             self.train_dataset.start = self.state.global_step
             if self.state.global_step >= self.settings.steps or self._patience_is_out():
-                if not distributed.sharded():
+                if not distributed.is_sharded():
                     self._load_from_checkpoint(found)
                 return
         stop = Stop()
@@ -178,11 +178,13 @@ class StepTrainer(Trainer):
             with stop.listening(name), _called_as_loss(self.model, self.inner, self.sum_loss):
                 self.train(resume_from_checkpoint=found or None)
         except KeyboardInterrupt:
-            say(f"  {name}: interrupted. {self._last_sound()} Run the same cell or command again to go on from there.")
+            print_once(
+                f"  {name}: interrupted. {self._last_sound()} Run the same cell or command again to go on from there."
+            )
             raise
         if stop.asked:
             saved = f"{name}: interrupted after step {self.state.global_step} of {self.settings.steps}, which is saved."
-            say(f"  {saved} Run the same cell or command again to go on from there.")
+            print_once(f"  {saved} Run the same cell or command again to go on from there.")
             raise KeyboardInterrupt(saved)
 
     def restore_kept(self) -> None:
@@ -190,14 +192,14 @@ class StepTrainer(Trainer):
         best = self._best_step()
         if self.settings.keep != "best" or best in (0, self.state.global_step):
             return
-        checkpoint = checkpoints.path(Path(self.args.output_dir), best)
-        if why := checkpoints.fault(checkpoint):
+        checkpoint = checkpoints.locate(Path(self.args.output_dir), best)
+        if why := checkpoints.find_fault(checkpoint):
             raise TrainingError(f"The best weights, of step {best}, cannot be read from {checkpoint}: {why}.")
         self._load_from_checkpoint(str(checkpoint))
 
     def history(self) -> list[dict[str, float]]:
         """The log's rows that repeat from run to run, and which step is best and which is kept."""
-        rows = [row for entry in self.state.log_history if len(row := repeatable(entry)) > 1]
+        rows = [row for entry in self.state.log_history if len(row := keep_repeatable(entry)) > 1]
         if best := self._best_step():
             last = self.state.global_step
             kept = best if self.settings.keep == "best" else last
@@ -226,16 +228,16 @@ class StepTrainer(Trainer):
                 # Gradients are exchanged once a step, in the last backward pass.
                 with contextlib.nullcontext() if k == len(inputs) else self.accelerator.no_sync(model):
                     loss = model(micro=self._prepare_inputs(micro)) / count
-                    self.accelerator.backward(loss * distributed.world())
-                total += loss.detach() / (distributed.world() if "chunks" in micro else 1)
-        value = distributed.summed(total).item()
+                    self.accelerator.backward(loss * distributed.world_size())
+                total += loss.detach() / (distributed.world_size() if "chunks" in micro else 1)
+        value = distributed.all_reduce(total).item()
         self._check_finite("loss", value)
         self.pending = [self.pending[0] + value, self.pending[1] + 1]
         return total
 
     def _products(self) -> contextlib.AbstractContextManager:
         """What mixed precision is on a CPU: one block a step, since weights are rounded once in it."""
-        return kernels.in_bfloat16(self.settings.precision == "mixed" and _on_own_kernels(self.inner))
+        return kernels.use_bfloat16(self.settings.precision == "mixed" and _on_own_kernels(self.inner))
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         norm = super()._get_grad_norm(model, grad_norm)
@@ -251,9 +253,9 @@ class StepTrainer(Trainer):
 
     def _blame(self, what: str) -> str:
         """Where in the step (of this process) it is: the first row whose own loss, or gradient, is not finite."""
-        if distributed.sharded():  # a model in pieces cannot be asked by one process alone
+        if distributed.is_sharded():  # a model in pieces cannot be asked by one process alone
             return f"in one of its {len(self.step_inputs)} micro-batches"
-        return blame.first_row(what, self.step_inputs, self.inner, self.sum_loss, self._prepare_inputs)
+        return faulty_rows.find_first_row(what, self.step_inputs, self.inner, self.sum_loss, self._prepare_inputs)
 
     # -- validation --------------------------------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ class StepTrainer(Trainer):
             return {}
         self.validated_at = self.state.global_step
         with self.accelerator.autocast(), self._products():
-            numbers = distributed.told(self.validate(self.inner))
+            numbers = distributed.broadcast(self.validate(self.inner))
         found = {f"validation_{k}": v for k, v in numbers.items()}
         self.log(dict(found))
         self._weigh(found)
@@ -326,13 +328,13 @@ class StepTrainer(Trainer):
         step, folder = self.state.global_step, Path(self.args.output_dir)
         if self.saved_at == step:
             return
-        target = checkpoints.path(folder, step)
+        target = checkpoints.locate(folder, step)
         try:
             if self.args.should_save:
                 checkpoints.remove(target)
-            distributed.wait()
+            distributed.barrier()
             super()._save_checkpoint(model, trial)
-            distributed.wait()
+            distributed.barrier()
             if self.args.should_save:
                 checkpoints.seal(target, {"pending": self.pending})
                 checkpoints.prune(folder, {step, self.saved_at, self._best_step() if self.settings.keep == "best" else step})
@@ -346,7 +348,7 @@ class StepTrainer(Trainer):
         self.saved_at = step
 
     def _last_sound(self) -> str:
-        found = checkpoints.last(Path(self.args.output_dir))
+        found = checkpoints.find_last(Path(self.args.output_dir))
         return (
             f"The last checkpoint is that of step {checkpoints.step_of(found)}." if found else "There is no checkpoint yet."
         )
@@ -387,7 +389,7 @@ def _tokens(micro: MicroBatch) -> int:
     return sum(part["input_ids"].numel() for part in micro.get("chunks", [micro]))
 
 
-def planned_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:
+def plan_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:
     """The steps over which the learning rate decays: a number, or epochs (official code), or the steps that are trained.
 
     An epoch is `batches.steps_per_epoch` steps. Raises SettingsError where both ways are set.

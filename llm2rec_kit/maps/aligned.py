@@ -21,7 +21,7 @@ CURVE_OF = 0.1  # that min_dist
 NEGATIVES = 5.0  # samples that repel, for each that attracts
 
 
-def curve(min_dist: float) -> tuple[float, float]:
+def fit_curve(min_dist: float) -> tuple[float, float]:
     """a and b of the curve 1 / (1 + a d^(2b)) that says how near two items are drawn, as UMAP fits them to `min_dist`.
 
     umap-learn's AlignedUMAP hands `min_dist` to each space's own layout alone. At the default its own constants are taken,
@@ -30,7 +30,7 @@ def curve(min_dist: float) -> tuple[float, float]:
     return CURVE if min_dist == CURVE_OF else tuple(float(v) for v in find_ab_params(1.0, min_dist))
 
 
-def ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
+def weigh_ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
     """How firmly an item of one stage holds on to itself in another: float32 (stages, 2 WINDOW + 1, n).
 
     [m, WINDOW + offset, i] is the Jaccard similarity of item i's neighbours in stages m and m + offset; 0 past either end.
@@ -60,7 +60,7 @@ def optimise(
 ) -> np.ndarray:
     """Lay out all stages at once: float32 (stages, n, 2) to the same.
 
-    `graphs` are UMAP's fuzzy graphs, `held` is from `ties`, `shape` from `curve`.
+    `graphs` are UMAP's fuzzy graphs, `held` is from `weigh_ties`, `shape` from `fit_curve`.
     """
     layouts = starts.astype(np.float32).copy()
     edges = [graph.tocoo() for graph in graphs]

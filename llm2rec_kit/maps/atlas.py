@@ -60,7 +60,7 @@ class Atlas:
         corpus, made_from = Corpus.load(run.require("corpus")), list(run.manifest("maps")["inputs"])
         tables = _embeddings(run, [n.split("/")[1] for n in made_from if n.startswith("embeddings/")])
         if adapters := [n for n in made_from if n.startswith("evaluation/")]:
-            tables[ADAPTED] = adapted_table(run, corpus, tables[run.record(adapters[0])["embedding"]], adapters)
+            tables[ADAPTED] = apply_adapters(run, corpus, tables[run.record(adapters[0])["embedding"]], adapters)
         return cls.read(folder, corpus, tables, run.record("maps"))
 
     @classmethod
@@ -75,7 +75,7 @@ class Atlas:
             {stage: part.select(x, y).to_numpy() for stage, part in parts.items()}
             for x, y in (("x", "y"), ("aligned_x", "aligned_y"))
         ]
-        words = {column: groups.names(items["title"].to_list(), items[column].to_numpy()) for column in GROUPINGS}
+        words = {column: groups.name_groups(items["title"].to_list(), items[column].to_numpy()) for column in GROUPINGS}
         return cls(items, *planes, {stage: tables[stage] for stage in stages}, corpus, words, record)
 
     @property
@@ -103,7 +103,7 @@ class Atlas:
             raise ValueError(f"Items run from 1 to {self.corpus.n_items}; found {item}.")
         titles, rows, before = self.corpus.items["title"], [], None
         for stage, table in self.tables.items():
-            vectors = projection.unit(np.asarray(table[1:]))
+            vectors = projection.scale_to_unit(np.asarray(table[1:]))
             cosine = vectors @ vectors[item - 1]
             cosine[item - 1] = -np.inf
             order = np.argsort(-cosine, kind="stable")
@@ -129,7 +129,7 @@ class Atlas:
         ids = self.items["item"].to_numpy()[order]
         k = min(10, self.corpus.n_items - 1)
         near = [
-            projection.nearest(np.asarray(t[ids]), k + 1, among=np.asarray(t[1:]))[0] + 1
+            projection.find_nearest(np.asarray(t[ids]), k + 1, among=np.asarray(t[1:]))[0] + 1
             for t in (self.tables[first], self.tables[last])
         ]
         kept = [(len(np.intersect1d(a[a != i], b[b != i]))) / k for i, a, b in zip(ids, *near, strict=True)]
@@ -147,7 +147,7 @@ def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, 
     if ADAPTED in stages:
         stage, adapters = _adapters(run, corpus.domains, plain)
         if adapters:
-            tables[ADAPTED] = adapted_table(run, corpus, tables[stage], adapters)
+            tables[ADAPTED] = apply_adapters(run, corpus, tables[stage], adapters)
         else:
             over = " or ".join(plain[::-1])
             print(
@@ -160,14 +160,14 @@ def _embeddings(run: Run, stages: list[str]) -> dict[str, np.ndarray]:
     return {s: np.load(run.require(f"embeddings/{s}").with_suffix(".npy"), mmap_mode="r") for s in stages}
 
 
-def adapted_table(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
+def apply_adapters(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
     """`table` (N + 1, dim) behind each domain's adapter, (N + 1, domains x width): a domain's items fill its own block only."""
     from safetensors.numpy import load_file
 
     blocks = []
     domain = corpus.items["domain"].to_numpy()
     for name in made_from:
-        found = load_file(weights.file(run, name))
+        found = load_file(weights.find_file(run, name))
         weight, bias = (
             next(w for key, w in found.items() if key.endswith(f"adapter.{part}")) for part in ("weight", "bias")
         )
@@ -210,8 +210,8 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
         {
             "item": items,
             "popularity": np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:],
-            "cluster": groups.clusters(spaces[last], settings.clusters, seed=settings.seed),
-            "community": groups.communities(corpus, settings.clusters, seed=settings.seed),
+            "cluster": groups.find_clusters(spaces[last], settings.clusters, seed=settings.seed),
+            "community": groups.find_communities(corpus, settings.clusters, seed=settings.seed),
         }
     ).write_parquet(folder / "groups.parquet")
     return {
@@ -227,26 +227,26 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
 def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.Layouts, settings: S.Maps) -> dict[str, Any]:
     """Numbers of projections and spaces, a row a stage, and the overlap of neighbours between stages."""
     anchors = quality.draw_anchors(corpus.n_items, settings.seed)
-    together = projection.co_consumed_pairs(corpus, PAIRS, seed=settings.seed)
-    at_random = projection.random_pairs(corpus.n_items, PAIRS, seed=settings.seed)
+    together = projection.list_co_consumed_pairs(corpus, PAIRS, seed=settings.seed)
+    at_random = projection.draw_random_pairs(corpus.n_items, PAIRS, seed=settings.seed)
     rows = []
     for stage, table in tables.items():
         vectors = np.asarray(table[1:], dtype=np.float32)
-        own = quality.of_projection(vectors, layouts.own[stage], settings.metric, anchors=anchors)
-        aligned = quality.of_projection(vectors, layouts.aligned[stage], settings.metric, anchors=anchors)
+        own = quality.measure_projection(vectors, layouts.own[stage], settings.metric, anchors=anchors)
+        aligned = quality.measure_projection(vectors, layouts.aligned[stage], settings.metric, anchors=anchors)
         in_frame = {f"{name}_aligned": value for name, value in aligned.items()}
-        rows.append({"stage": stage, **own, **in_frame, **quality.of_space(np.asarray(table), together, at_random)})
+        rows.append({"stage": stage, **own, **in_frame, **quality.measure_space(np.asarray(table), together, at_random)})
     return {
         "anchors": len(anchors),
         "stages": rows,
-        "overlap": quality.overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors),
+        "overlap": quality.measure_overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors),
     }
 
 
 def _adapters(run: Run, domains: list[str], stages: list[str]) -> tuple[str, list[str]]:
     """The last stage over which SASRec's weights are current in every domain, and those evaluations; ("", []) without any."""
     for stage in reversed(stages):
-        found = [weights.kept(run, domain, "SASRec", stage) for domain in domains]
+        found = [weights.find_kept(run, domain, "SASRec", stage) for domain in domains]
         if all(found) and all(_linear(run, name) for name in found):
             return stage, found
     return "", []
@@ -258,14 +258,14 @@ def _linear(run: Run, name: str) -> bool:
 
     if run.manifest(name)["settings"].get("normalise", "none") not in NORMALISED:
         return False
-    with safe_open(weights.file(run, name), "numpy") as file:
+    with safe_open(weights.find_file(run, name), "numpy") as file:
         return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in file.keys()) == 2  # noqa: SIM118
 
 
 def _normalised(rows: np.ndarray, how: str) -> np.ndarray:
     """What `evaluation_normalise` does to embeddings before the adapter sees them."""
     if how == "unit":
-        return projection.unit(rows)
+        return projection.scale_to_unit(rows)
     if how == "standardised":
         return (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
     return rows

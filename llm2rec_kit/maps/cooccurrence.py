@@ -7,13 +7,13 @@ import polars as pl
 import scipy.sparse as sp
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.maps.projection import cosines
+from llm2rec_kit.maps.projection import compute_cosines
 
 LEVELS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, None))  # users who consumed both: from, to (None: any more)
 MOST_ITEMS = 200  # a user's most recent items that count: pairs grow with the square of them
 
 
-def counts(corpus: Corpus) -> sp.coo_array:
+def count_pairs(corpus: Corpus) -> sp.coo_array:
     """Users who consumed both items, for every pair i < j of item ids that any did: sparse (N + 1, N + 1), upper triangle.
 
     Only what training sees: each user's items up to the last training target.
@@ -32,12 +32,12 @@ def counts(corpus: Corpus) -> sp.coo_array:
     return sp.triu(consumed.T @ consumed, k=1).tocoo()
 
 
-def pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFrame:
+def list_pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFrame:
     """Pairs of items by how many users consumed both: first, second, users (Int64), level (text), at most `most` a level.
 
     The pairs of level 0 are items of counted pairs put together anew that nobody consumed both: as popular, not together.
     """
-    found = counts(corpus)
+    found = count_pairs(corpus)
     rng = np.random.default_rng(seed)
     first, second = found.coords
     frames = []
@@ -58,7 +58,7 @@ def pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def closeness(drawn: pl.DataFrame, tables: dict[str, np.ndarray]) -> pl.DataFrame:
+def measure_closeness(drawn: pl.DataFrame, tables: dict[str, np.ndarray]) -> pl.DataFrame:
     """How near the pairs of each level are in each of `tables` ((N + 1, dim) each), by cosine similarity.
 
     A row a (stage, level): stage, level, pairs, cosine (mean), above (mean in standard deviations of level 0's cosines,
@@ -67,7 +67,7 @@ def closeness(drawn: pl.DataFrame, tables: dict[str, np.ndarray]) -> pl.DataFram
     at = drawn.select("first", "second").to_numpy()
     rows = []
     for stage, table in tables.items():
-        found = drawn.select("level").with_columns(cosine=cosines(table, at))
+        found = drawn.select("level").with_columns(cosine=compute_cosines(table, at))
         never = found.filter(level="0")["cosine"]
         never = never if len(never) > 1 else found["cosine"]
         spread = max(float(never.std() or 0.0), 1e-9)

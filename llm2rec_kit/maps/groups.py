@@ -9,21 +9,21 @@ import numpy as np
 from scipy import sparse
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.maps.projection import unit
+from llm2rec_kit.maps.projection import scale_to_unit
 
 NONE = -1  # the group of an item that has none
 
 
-def clusters(vectors: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+def find_clusters(vectors: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """k-means on the unit sphere, in the space and not on the page: int32 (n,), 0 the largest cluster."""
     from sklearn.cluster import KMeans
 
     count = max(1, min(count, len(np.unique(vectors, axis=0))))
-    found = KMeans(count, n_init=4, random_state=seed).fit_predict(unit(vectors))
-    return by_size(found)
+    found = KMeans(count, n_init=4, random_state=seed).fit_predict(scale_to_unit(vectors))
+    return number_by_size(found)
 
 
-def communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
+def find_communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
     """Communities of items that follow each other in training histories: int32 (N,), 0 the largest, NONE without any link.
 
     Spectral clustering of the co-consumption graph (Ng, Jordan & Weiss 2002), regularised so that a few loose items are no
@@ -32,7 +32,7 @@ def communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
     from scipy.sparse.linalg import LinearOperator, eigsh
     from sklearn.cluster import KMeans
 
-    links = co_purchases(corpus)
+    links = count_co_purchases(corpus)
     links = links + links.T
     degree = np.asarray(links.sum(1)).ravel()
     linked = np.flatnonzero(degree > 0)
@@ -51,11 +51,11 @@ def communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
 
     start = np.random.default_rng(seed).normal(size=n)
     _, vectors = eigsh(LinearOperator((n, n), matvec=times, dtype=np.float64), k=count, which="LA", v0=start, tol=1e-6)
-    out[linked] = by_size(KMeans(count, n_init=4, random_state=seed).fit_predict(unit(vectors)))
+    out[linked] = number_by_size(KMeans(count, n_init=4, random_state=seed).fit_predict(scale_to_unit(vectors)))
     return out
 
 
-def co_purchases(corpus: Corpus) -> sparse.csr_matrix:
+def count_co_purchases(corpus: Corpus) -> sparse.csr_matrix:
     """How often item j followed item i in training histories, float64 (N, N), no item after itself; row 0 is item 1."""
     train = corpus.samples("train")
     before, after = corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1
@@ -64,7 +64,7 @@ def co_purchases(corpus: Corpus) -> sparse.csr_matrix:
     return counts.tocsr()
 
 
-def names(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[int, str]:
+def name_groups(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[int, str]:
     """For each group the words of its titles that tell it from the others: {group: "star harbor, headset"}.
 
     A word's weight is share in the group x log(share in the group / share in all), over titles; of words that always stand
@@ -85,7 +85,7 @@ def names(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[int, st
     return out
 
 
-def by_size(groups: np.ndarray) -> np.ndarray:
+def number_by_size(groups: np.ndarray) -> np.ndarray:
     """The same groups, int32, numbered from the largest down; equal sizes by first item."""
     values, first, counts = np.unique(groups, return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))

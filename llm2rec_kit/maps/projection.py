@@ -40,7 +40,7 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
     rows = next(iter(tables.values()))
     fitted = np.arange(len(rows)) if fitted is None else fitted
     rest = np.setdiff1d(np.arange(len(rows)), fitted)
-    models = {stage: umap_model(table[fitted], settings) for stage, table in tables.items()}
+    models = {stage: fit_umap(table[fitted], settings) for stage, table in tables.items()}
     own = {stage: model.embedding_ for stage, model in models.items()}
     layouts = Layouts({}, {})
     for into, found in ((layouts.own, own), (layouts.aligned, align(models, settings))):
@@ -54,12 +54,12 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
     return layouts
 
 
-def umap_model(vectors: np.ndarray, settings: S.Maps) -> Any:
+def fit_umap(vectors: np.ndarray, settings: S.Maps) -> Any:
     """UMAP fitted to one space, float32 (n, dim): `embedding_` is float32 (n, 2), `transform` places further rows."""
     import umap
 
     k = max(2, min(settings.neighbours, len(vectors) - 1))
-    ids, distances = nearest(vectors, k - 1, settings.metric)
+    ids, distances = find_nearest(vectors, k - 1, settings.metric)
     itself = np.arange(len(vectors), dtype=ids.dtype)[:, None]
     known = (
         np.concatenate([itself, ids], axis=1),
@@ -84,7 +84,7 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
     AlignedUMAP's objective and settings (tests hold `optimise` to umap-learn's own, bit for bit), in linear time where the
     library's is quadratic. It starts from each space's own layout, turned onto the one before (Procrustes).
     """
-    from llm2rec_kit.maps.aligned import curve, optimise, ties  # imports UMAP, which takes seconds
+    from llm2rec_kit.maps.aligned import fit_curve, optimise, weigh_ties  # imports UMAP, which takes seconds
 
     starts: list[np.ndarray] = []
     for model in models.values():
@@ -93,8 +93,8 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
     graphs = [model.graph_ for model in models.values()]
     if len(graphs) == 1:
         return {stage: model.embedding_ for stage, model in models.items()}
-    planes, shape = np.stack(starts).astype(np.float32), curve(settings.min_dist)
-    found = optimise(planes, graphs, ties(graphs), epochs=EPOCHS, seed=settings.seed, shape=shape)
+    planes, shape = np.stack(starts).astype(np.float32), fit_curve(settings.min_dist)
+    found = optimise(planes, graphs, weigh_ties(graphs), epochs=EPOCHS, seed=settings.seed, shape=shape)
     return dict(zip(models, found, strict=True))
 
 
@@ -105,7 +105,7 @@ def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(n_items)[:most] + 1)
 
 
-def nearest(
+def find_nearest(
     vectors: np.ndarray, k: int, metric: str = "cosine", *, among: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of `among`, nearest first: ids int32 (n, k) and distances float32 (n, k).
@@ -119,22 +119,22 @@ def nearest(
     return _exact(vectors, k, metric, among)
 
 
-def neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
+def find_neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
     """Rows of the k nearest others of each row, nearest first: int64 (n, k)."""
-    return nearest(vectors, min(k, len(vectors) - 1), metric)[0].astype(np.int64)
+    return find_nearest(vectors, min(k, len(vectors) - 1), metric)[0].astype(np.int64)
 
 
-def shared(first: np.ndarray, second: np.ndarray) -> float:
+def measure_shared(first: np.ndarray, second: np.ndarray) -> float:
     """Mean share of a row's ids (n, k) that are among the other's, each row without repeats."""
-    return float(shared_by_row(first, second).mean())
+    return float(measure_shared_by_row(first, second).mean())
 
 
-def shared_by_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`shared` for each row, float64 (n,)."""
+def measure_shared_by_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`measure_shared` for each row, float64 (n,)."""
     return (first[:, :, None] == second[:, None, :]).any(2).mean(1)
 
 
-def co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
+def list_co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
     """Item ids of pairs that follow each other in training histories, without repeats: int64 (<= most, 2)."""
     train = corpus.samples("train")
     pairs = np.stack([corpus.sequence[train - 1], corpus.sequence[train]], axis=1).astype(np.int64)
@@ -142,19 +142,19 @@ def co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
     return pairs[np.random.default_rng(seed).permutation(len(pairs))[:most]]
 
 
-def random_pairs(n_items: int, most: int, *, seed: int) -> np.ndarray:
+def draw_random_pairs(n_items: int, most: int, *, seed: int) -> np.ndarray:
     """Pairs of two different items drawn at random: int64 (most, 2)."""
     rng = np.random.default_rng(seed)
     first = rng.integers(1, n_items + 1, most)
     return np.stack([first, (first - 1 + rng.integers(1, max(2, n_items), most)) % n_items + 1], axis=1)
 
 
-def cosines(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def compute_cosines(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Cosine similarity of each pair of rows (item ids) of `table` (N + 1, dim)."""
-    return (unit(table[pairs[:, 0]]) * unit(table[pairs[:, 1]])).sum(1)
+    return (scale_to_unit(table[pairs[:, 0]]) * scale_to_unit(table[pairs[:, 1]])).sum(1)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
     """Rows at length one, float32; zero rows stay zero."""
     return vectors.astype(np.float32) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -168,7 +168,7 @@ class _ExactIndex:
         self.vectors, self.metric = vectors, metric
 
     def query(self, rows: np.ndarray, k: int, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        return nearest(rows, k, self.metric, among=self.vectors)
+        return find_nearest(rows, k, self.metric, among=self.vectors)
 
 
 def _exact(vectors: np.ndarray, k: int, metric: str, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +176,7 @@ def _exact(vectors: np.ndarray, k: int, metric: str, among: np.ndarray | None) -
 
     rows, others = (None if v is None else np.ascontiguousarray(v, np.float32) for v in (vectors, among))
     if metric == "cosine":
-        rows, others = (None if v is None else unit(v) for v in (rows, others))
+        rows, others = (None if v is None else scale_to_unit(v) for v in (rows, others))
     itself = others is None
     left = torch.from_numpy(rows)
     right = left if itself else torch.from_numpy(others)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from llm2rec_kit.geometry import effective_rank
-from llm2rec_kit.maps.projection import cosines, nearest, shared, unit
+from llm2rec_kit.maps.projection import compute_cosines, find_nearest, measure_shared, scale_to_unit
 
 NEIGHBOURS = 10
 ANCHORS = 2000
 
 
-def of_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, anchors: np.ndarray) -> dict[str, float]:
+def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, anchors: np.ndarray) -> dict[str, float]:
     """Trustworthiness of a layout, and the share of true neighbours that it keeps; `vectors` (n, dim), `plane` (n, 2)."""
     k = min(NEIGHBOURS, (len(vectors) - 1) // 2)
-    kept = shared(_near(vectors, k, metric, anchors), _near(plane, k, "euclidean", anchors))
+    kept = measure_shared(_near(vectors, k, metric, anchors), _near(plane, k, "euclidean", anchors))
     return {"trustworthiness": trustworthiness(vectors, plane, k, metric, anchors=anchors), "kept": kept}
 
 
@@ -27,7 +27,7 @@ def trustworthiness(
     """How far neighbours on the map are neighbours in the space, 0 to 1 (Venna & Kaski 2001, the mean over `anchors`)."""
     anchors = np.arange(len(vectors)) if anchors is None else anchors
     on_page = _near(plane, k, "euclidean", anchors)
-    rows = unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
+    rows = scale_to_unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
     square = (rows**2).sum(1)
     penalty = 0
     for at in range(0, len(anchors), 256):
@@ -40,7 +40,7 @@ def trustworthiness(
     return float(1 - penalty * 2 / (len(anchors) * k * (2 * n - 3 * k - 1)))
 
 
-def of_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> dict[str, float]:
+def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> dict[str, float]:
     """What a space is like: `table` (N + 1, dim), pairs of item ids consumed together and drawn at random, int64 (m, 2).
 
     cosine_*   mean cosine of either kind of pair
@@ -50,12 +50,12 @@ def of_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> 
     isotropy   least over largest partition function along the principal axes (Mu & Viswanath 2018), 0 to 1
     effective_rank  directions that the space uses (Roy & Vetterli 2007)
     """
-    close, apart = cosines(table, together), cosines(table, at_random)
+    close, apart = compute_cosines(table, together), compute_cosines(table, at_random)
     return {
         "cosine_co_consumed": float(close.mean()),
         "cosine_random": float(apart.mean()),
-        "recall_co_consumed": recall_of_pairs(table, together),
-        "recall_random": recall_of_pairs(table, at_random),
+        "recall_co_consumed": measure_pair_recall(table, together),
+        "recall_random": measure_pair_recall(table, at_random),
         "alignment": float((2 - 2 * close).mean()),
         "uniformity": float(np.log(np.exp(-2 * (2 - 2 * apart.astype(np.float64))).mean())),
         "isotropy": isotropy(table[1:]),
@@ -63,7 +63,7 @@ def of_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> 
     }
 
 
-def recall_of_pairs(table: np.ndarray, pairs: np.ndarray, k: int = NEIGHBOURS) -> float:
+def measure_pair_recall(table: np.ndarray, pairs: np.ndarray, k: int = NEIGHBOURS) -> float:
     """Share of pairs whose second item is among the first's k nearest by cosine, of all items but itself."""
     firsts, where = np.unique(pairs[:, 0], return_inverse=True)
     near = _near(table[1:], min(k, len(table) - 2), "cosine", firsts - 1) + 1
@@ -72,18 +72,18 @@ def recall_of_pairs(table: np.ndarray, pairs: np.ndarray, k: int = NEIGHBOURS) -
 
 def isotropy(vectors: np.ndarray) -> float:
     """min Z(c) / max Z(c), Z(c) the mean of exp(c . v) over unit-length v, c each principal axis and its opposite."""
-    rows = unit(vectors).astype(np.float64)
+    rows = scale_to_unit(vectors).astype(np.float64)
     _, axes = np.linalg.eigh(rows.T @ rows)
     along = rows @ axes
     z = np.concatenate([np.exp(along).mean(0), np.exp(-along).mean(0)])
     return float(z.min() / z.max())
 
 
-def overlaps(tables: dict[str, np.ndarray], *, anchors: np.ndarray) -> list[list[float]]:
+def measure_overlaps(tables: dict[str, np.ndarray], *, anchors: np.ndarray) -> list[list[float]]:
     """Share of an item's ten nearest (cosine) that two stages have in common, a row and a column a stage; (n, dim) each."""
     k = min(NEIGHBOURS, len(next(iter(tables.values()))) - 1)
     near = [_near(table, k, "cosine", anchors) for table in tables.values()]
-    return [[shared(a, b) for b in near] for a in near]
+    return [[measure_shared(a, b) for b in near] for a in near]
 
 
 def draw_anchors(n: int, seed: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def draw_anchors(n: int, seed: int) -> np.ndarray:
 
 def _near(vectors: np.ndarray, k: int, metric: str, anchors: np.ndarray) -> np.ndarray:
     """Rows of the k nearest others of each anchor, int32 (anchors, k)."""
-    ids, _ = nearest(vectors[anchors], k + 1, metric, among=vectors)
+    ids, _ = find_nearest(vectors[anchors], k + 1, metric, among=vectors)
     own = ids == anchors[:, None]
     own[~own.any(1), -1] = True  # an exact twin may stand in the item's own place
     return ids[~own].reshape(-1, k)

@@ -25,7 +25,7 @@ TITLE = 512  # tokens of the longest titles
 BASE, LAST, FIRST, PADDED, PADS = range(5)  # rows: as it is, last token replaced, first; padded as it is, its pads replaced
 
 
-def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
+def lift_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
     """Lift the causal mask, in place (paper sec. 3.3.1), and prove that every layer obeys, with padding and without.
 
     Where a family obeys under another attention kernel only, that one is switched on. Mask and kernel are saved with the
@@ -53,7 +53,7 @@ def bidirectional(model: PreTrainedModel) -> PreTrainedModel:
     )
 
 
-def causal(model: PreTrainedModel) -> PreTrainedModel:
+def restore_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
     """Put the causal mask back, in place. Raises BackboneError, the model left as it was, where a layer sees later tokens
     even so."""
     before, kernel = getattr(model.config, "is_causal", None), model.config._attn_implementation
@@ -71,18 +71,18 @@ def check_masks(model: PreTrainedModel) -> None:
     """Raise BackboneError where this model could not go through both stages, causal in CSFT and bidirectional after it; its
     mask is causal afterwards."""
     usual = model.config._attn_implementation
-    bidirectional(model)
+    lift_causal_mask(model)
     _put_back(model, True, usual)
-    causal(model)
+    restore_causal_mask(model)
 
 
 def is_bidirectional(model: PreTrainedModel) -> bool:
-    """Which side of the switch the config stands on; `leak` says whether the model obeys."""
+    """Which side of the switch the config stands on; `measure_leak` says whether the model obeys."""
     return getattr(model.config, "is_causal", True) is False
 
 
 @torch.no_grad()
-def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
+def measure_leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
     """How much the first token's state changes when the last token does: 0 for a causal model, more for a bidirectional.
 
     Largest absolute change over the hidden width. `padded` puts a shorter row into the batch, which takes another
@@ -99,18 +99,18 @@ def leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed:
         mask[2, length // 2 :] = 0
         mask = mask.to(model.device)
     was_training = model.training
-    states = body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
+    states = find_body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
     model.train(was_training)
     return (states[0, 0] - states[1, 0]).abs().max().item()
 
 
-def body(model: PreTrainedModel) -> PreTrainedModel:
+def find_body(model: PreTrainedModel) -> PreTrainedModel:
     """The transformer without its language-model head."""
     whole = getattr(model, "base_model", model)
     return getattr(model, "model", model) if whole is model else whole  # Llama 4 says another name for it than it has
 
 
-def layer_masks(
+def make_layer_masks(
     model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """An additive 4-D mask (B, 1, L, L) as the layers of this model need it; `positions` (B, L) are its position ids.
@@ -145,8 +145,8 @@ class Mixer:
     pads: float = 0.0  # at real tokens, when the padding is: anything but 0 is a fault
 
 
-def mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
-    """The mixers of every layer of `body`, tried under the mask and on the kernel that it has; with `padded` two rows have
+def inspect_mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
+    """The mixers of every layer of `find_body`, tried under the mask and on the kernel that it has; with `padded` two rows have
     padding, which takes another path through most kernels. A layer without one (a feed-forward block) is not listed."""
     layers = list(_layers(body))
     inside = [{part: Mixer(k, type(part).__name__) for part in _parts(layer)} for k, layer in enumerate(layers)]
@@ -160,13 +160,13 @@ def mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
     return found
 
 
-def fault_of(body: PreTrainedModel, *, lifted: bool) -> str:
-    """Why `body` does not go by its mask, as a phrase, or nothing. Every mixer has to look back where the mask is `lifted`,
+def find_fault(body: PreTrainedModel, *, lifted: bool) -> str:
+    """Why `find_body` does not go by its mask, as a phrase, or nothing. Every mixer has to look back where the mask is `lifted`,
     none where it is not, none at padding; and in float32 a text's states must not depend on the texts beside it (in bfloat16
     rounding alone makes them a tenth apart after 30 layers)."""
     try:
         for padded in (False, True):
-            tried = mixers(body, padded=padded)
+            tried = inspect_mixers(body, padded=padded)
             if not tried:
                 return "no layer was found that carries states from token to token"
             if off := [m for m in tried if _counts(body, m.back) is not lifted]:
@@ -174,14 +174,14 @@ def fault_of(body: PreTrainedModel, *, lifted: bool) -> str:
                 return f"{_named(off, len(tried))} {what} {'beside' if padded else 'without'} padding"
             if seen := [m for m in tried if _counts(body, m.pads)]:
                 return f"{_named(seen, len(tried))} see padding"
-        apart = max(apart_in_batches(body, length) for length in _lengths(body)) if _exact(body) else 0.0
+        apart = max(measure_batch_effect(body, length) for length in _lengths(body)) if _exact(body) else 0.0
     except Exception as error:  # families fail in many ways over a mask that they do not expect
         return f"its forward pass fails ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
     return f"a text's states are {apart:.2g} off beside other texts" if not apart <= 1e-3 else ""
 
 
 @torch.no_grad()
-def apart_in_batches(body: PreTrainedModel, length: int = LENGTH) -> float:
+def measure_batch_effect(body: PreTrainedModel, length: int = LENGTH) -> float:
     """How far a text's states are from those that it has alone, relative to their length, at most: under a mask that hides
     nothing, beside a shorter text, and beside a longer one."""
     ids = _tokens(body, 2, 2 * length)
@@ -201,7 +201,7 @@ def _switched(model: PreTrainedModel, *, lifted: bool) -> str:
     model.config.is_causal = not lifted
     proven = model.__dict__.setdefault("_masks_proven", set())
     side = (lifted, model.config._attn_implementation)
-    fault = "" if side in proven else fault_of(body(model), lifted=lifted)
+    fault = "" if side in proven else find_fault(find_body(model), lifted=lifted)
     if not fault:
         proven.add(side)
     return fault

@@ -35,15 +35,15 @@ from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.models import checkpoint, gguf
-from llm2rec_kit.models.attention_mask import bidirectional as bidirectional
-from llm2rec_kit.models.attention_mask import body as body
-from llm2rec_kit.models.attention_mask import causal as causal
 from llm2rec_kit.models.attention_mask import check_masks as check_masks
+from llm2rec_kit.models.attention_mask import find_body as find_body
 from llm2rec_kit.models.attention_mask import is_bidirectional as is_bidirectional
-from llm2rec_kit.models.attention_mask import layer_masks as layer_masks
-from llm2rec_kit.models.attention_mask import leak as leak
+from llm2rec_kit.models.attention_mask import lift_causal_mask as lift_causal_mask
+from llm2rec_kit.models.attention_mask import make_layer_masks as make_layer_masks
+from llm2rec_kit.models.attention_mask import measure_leak as measure_leak
+from llm2rec_kit.models.attention_mask import restore_causal_mask as restore_causal_mask
 from llm2rec_kit.models.checkpoint import BackboneError as BackboneError  # stands where torch is not needed
-from llm2rec_kit.models.checkpoint import contents as contents  # it stands where torch is not needed
+from llm2rec_kit.models.checkpoint import hash_contents as hash_contents  # it stands where torch is not needed
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
@@ -57,7 +57,7 @@ OLD_BUFFER = re.compile(
 POSITIONS = re.compile(r"(^|\.)(wpe|pos\w*_embed\w*|embed_positions)(\.|$)")  # tables of positions by name
 
 
-def placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
+def choose_placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
     """Device and dtype to work in, and the reason as a phrase."""
     device = settings.device
     if device == "auto":
@@ -80,7 +80,7 @@ def load(
     this machine nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
     """
     settings = settings or S.Backbone()
-    device, dtype, _ = placement(settings)
+    device, dtype, _ = choose_placement(settings)
     model, tokenizer = _read(name, settings, head, dtype=dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -89,34 +89,34 @@ def load(
 
 def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int], *, head: bool = True) -> None:
     """Raise BackboneError where `load` would, or `check_length` for one of `lengths`; no weights are read."""
-    if gguf.named(name):  # unpacking all to know its shape would take as long as to load it
+    if gguf.is_gguf_name(name):  # unpacking all to know its shape would take as long as to load it
         checkpoint.check(Path(name))
-        found = gguf.header(Path(name))
-        reach, kind = gguf.positions(found), found.architecture
+        found = gguf.read_header(Path(name))
+        reach, kind = gguf.count_positions(found), found.architecture
     else:
         model, _ = _read(name, settings, head, device_map="meta")
-        reach, kind = positions(model), model.config.model_type
+        reach, kind = count_positions(model), model.config.model_type
     for setting, tokens in lengths.items():
         _check_length(*reach, kind, tokens, setting)
 
 
 def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    name = checkpoint.located(name)
+    name = checkpoint.locate(name)
     if checkpoint.is_path(name):
         checkpoint.check(Path(name))
-    with gguf.reading_from(name) as (place, part, weights):
+    with gguf.prepare_reading(name) as (place, part, weights):
         own_code = {"trust_remote_code": settings.trust_remote_code, **part}
-        with reading(name, "config.json"):
+        with explain_errors(name, "config.json"):
             config = AutoConfig.from_pretrained(place, **own_code)
         checkpoint.check_quantisation(config.to_dict(), name)
         _check_decoder(config, name, settings.trust_remote_code)
-        with reading(name, "tokenizer"):
+        with explain_errors(name, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(place, **own_code)
-        with reading(name, "model"):
+        with explain_errors(name, "model"):
             read = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **own_code, **weights, **how, **TELLING)
-    model = with_all_weights(*read, name, head=head)
-    if gguf.named(name):
-        with reading(name, "tokenizer"):
+    model = require_all_weights(*read, name, head=head)
+    if gguf.is_gguf_name(name):
+        with explain_errors(name, "tokenizer"):
             if why := gguf.fit(model, tokenizer, Path(name)):
                 raise BackboneError(why)
     _check_tokenizer(tokenizer, model, name)
@@ -125,7 +125,7 @@ def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tup
 
 
 @contextlib.contextmanager
-def reading(name: str | Path, part: str) -> Iterator[None]:
+def explain_errors(name: str | Path, part: str) -> Iterator[None]:
     """Turn whatever a library raises while it reads a part of a model into one paragraph that says what to do."""
     before = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
@@ -135,12 +135,12 @@ def reading(name: str | Path, part: str) -> Iterator[None]:
     except (BackboneError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # tokenizers and safetensors raise plain ones
-        raise checkpoint.not_found(name, error, part) from error
+        raise checkpoint.explain_not_found(name, error, part) from error
     finally:
         transformers_logging.set_verbosity(before)
 
 
-def with_all_weights(
+def require_all_weights(
     model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True
 ) -> PreTrainedModel:
     """`model`, where every weight of it came from its files (`told` by from_pretrained, with TELLING); else BackboneError.
@@ -148,21 +148,21 @@ def with_all_weights(
     A pooler may be missing: what uses one has to ask for it. The head may be without `head`, then it is the body alone.
     Of what the files hold besides, other heads and old buffers are no fault, but more of the body is.
     """
-    parts, prefix = dict(body(model).named_children()), f"{model.base_model_prefix}."
+    parts, prefix = dict(find_body(model).named_children()), f"{model.base_model_prefix}."
     missing = {key for key in told["missing_keys"] if "pooler" not in key.split(".")}
     more = {key for key in told["unexpected_keys"] if not OLD_BUFFER.search(key)}
     if not missing:
         more = {key for key in more if key.removeprefix(prefix).split(".")[0] in parts}
     without = missing and all(key.startswith(_head_names(model)) for key in missing) and not told["mismatched_keys"]
     if without and not head:
-        return body(model)
+        return find_body(model)
     if without:
         raise BackboneError(
             f"{name} has no language-model head ({', '.join(sorted(missing))}), and its config.json does not tie it to the "
             "embeddings: it was saved without it, as an encoder is. CSFT needs the head. Take the model as it was with its head "
             "(AutoModelForCausalLM); for embeddings alone (`llm2rec encode`, encoding_baselines) it will do as it is."
         )
-    if why := checkpoint.misfit(missing, more, told["mismatched_keys"]) or "; ".join(told["error_msgs"][:3]):
+    if why := checkpoint.describe_misfit(missing, more, told["mismatched_keys"]) or "; ".join(told["error_msgs"][:3]):
         raise BackboneError(
             f"The weights of {name} do not fit its config.json: {why}. What is missing would be random numbers, others at each "
             "load. Take config.json and weights of one and the same model."
@@ -183,7 +183,7 @@ def check_finite(model: torch.nn.Module, name: str | Path) -> None:
 def check_length(model: PreTrainedModel, tokens: int, setting: str) -> None:
     """Raise BackboneError where texts of `tokens` tokens, as `setting` allows, have more positions than the model has a table
     for; print a warning where it has no table but was not trained on so many."""
-    _check_length(*positions(model), model.config.model_type, tokens, setting)
+    _check_length(*count_positions(model), model.config.model_type, tokens, setting)
 
 
 def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) -> None:
@@ -200,7 +200,7 @@ def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) 
     )
 
 
-def positions(model: PreTrainedModel) -> tuple[int, bool]:
+def count_positions(model: PreTrainedModel) -> tuple[int, bool]:
     """(most positions that a text may have, whether there is a table of them that ends there); 0 where nothing says."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
     named = [*model.named_parameters(), *model.named_buffers()]
@@ -283,7 +283,7 @@ def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel,
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = Qwen2ForCausalLM(config)
-    device, dtype, _ = placement(settings)
+    device, dtype, _ = choose_placement(settings)
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
@@ -315,7 +315,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+def compute_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """(..., hidden) states of the body to (..., vocabulary) logits, as the model's own forward makes them.
 
     The head is more than a matrix in some families: Gemma 2 squashes its logits. `check_head` proves the equality.
@@ -333,7 +333,7 @@ def check_head(model: PreTrainedModel) -> None:
     model.eval()
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
     whole = model(input_ids=ids, use_cache=False).logits
-    parts = logits(model, body(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    parts = compute_logits(model, find_body(model)(input_ids=ids, use_cache=False).last_hidden_state)
     model.train(was_training)
     if not whole.isfinite().all():
         raise BackboneError("The model's output is not finite before any training: its weights are damaged or overflow.")
@@ -344,7 +344,7 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def recompute(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
+def set_recomputing(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
     """Gradient checkpointing: while training, activations are computed anew in the backward pass. In place."""
     # Renamed in transformers 5.24; the older name warns there and is all that there is before.
     new = hasattr(model, "activation_checkpointing_enable")
@@ -388,6 +388,6 @@ def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             layer.weight[tokenizer.mask_token_id] = layer.weight[:known].mean(0)
 
 
-def parameters(model: PreTrainedModel) -> int:
+def count_parameters(model: PreTrainedModel) -> int:
     """Number of parameters, tied ones once."""
     return sum(p.numel() for p in model.parameters())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit.models import gguf, packages
-from llm2rec_kit.storage import fault, inside, known_digest, read_json
+from llm2rec_kit.storage import find_fault, hash_file_once, read_json, require_inside
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -37,7 +37,7 @@ class BackboneError(ValueError):
     """A model that cannot be had or is damaged; the message says what to download or which file or setting to change."""
 
 
-def contents(name: str) -> dict[str, str]:
+def hash_contents(name: str) -> dict[str, str]:
     """{"files": hash}: what a model by folder or GGUF file holds, as a part of the settings of what is made from it; {} for
     any other.
 
@@ -48,14 +48,14 @@ def contents(name: str) -> dict[str, str]:
         return {"files": packages.MODELS[name].model}
     folder = Path(name)
     if folder.is_file():
-        return {"files": known_digest(folder)}
+        return {"files": hash_file_once(folder)}
     if name == "tiny" or not folder.is_dir():
         return {}
     seen = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         inside = path.relative_to(folder)
         if path.suffix != ".md" and path.name not in NOTES and not any(part.startswith(".") for part in inside.parts):
-            seen.update(f"{inside.as_posix()} {known_digest(path)}\n".encode())
+            seen.update(f"{inside.as_posix()} {hash_file_once(path)}\n".encode())
     return {"files": seen.hexdigest()}
 
 
@@ -69,17 +69,17 @@ def is_path(name: str | Path) -> bool:
     nor one of the hub."""
     if has_a_name(name):
         return False
-    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.named(name)
+    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
 
 
-def located(name: str | Path) -> str | Path:
+def locate(name: str | Path) -> str | Path:
     """The folder of a model out of a package (`smollm2`), looked through; any other name as it is.
 
     Raises BackboneError where it has not been fetched, or is not what was fetched.
     """
     if str(name) not in packages.MODELS:
         return name
-    folder, again = packages.folder(str(name)), f"Run `llm2rec fetch {name}`."
+    folder, again = packages.find_folder(str(name)), f"Run `llm2rec fetch {name}`."
     if not (folder / NOTE).is_file():
         raise BackboneError(f"{name} is not here yet ({packages.MODELS[str(name)].what}): no model in {folder}. {again}")
     made = _json(folder / NOTE)
@@ -93,10 +93,10 @@ def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> N
     """Raise BackboneError where `folder` does not hold the very `files` ({name: sha256}) that its manifest.json names, or more;
     the messages say that a file was not `made`, and what to do `again`."""
     for name, digest in files.items():
-        file = inside(folder, name)
+        file = require_inside(folder, name)
         if not file.is_file():
             raise BackboneError(f"{file} is missing; {NOTE} beside it names it. {again}")
-        if file.suffix != ".md" and known_digest(file) != digest:
+        if file.suffix != ".md" and hash_file_once(file) != digest:
             raise BackboneError(f"{file} is damaged: its hash is not the one in {NOTE} beside it. {again}")
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != folder / NOTE):
         name = file.relative_to(folder)
@@ -111,7 +111,7 @@ def check(folder: Path, *, binary: bool = False) -> None:
     transformers. Weights have to be safetensors, or with `binary` may be PyTorch's own.
     """
     try:
-        if gguf.named(folder) and folder.is_file():
+        if gguf.is_gguf_name(folder) and folder.is_file():
             _check_file(folder)
             _check_gguf(folder)
             return
@@ -121,13 +121,13 @@ def check(folder: Path, *, binary: bool = False) -> None:
                 f"{folder} {what}: a model by path is a folder in the hub's layout, with config.json in it, or a .gguf file."
             )
         _check_manifest(folder)
-        for part in transformers(folder):
+        for part in find_transformers(folder):
             _check_model(part, binary)
     except OSError as error:
         raise BackboneError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from error
 
 
-def tensors(file: Path) -> dict[str, Any]:
+def read_header(file: Path) -> dict[str, Any]:
     """The header of a safetensors file, {name: {"dtype", "shape", "data_offsets"}}; BackboneError where it is damaged."""
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -164,7 +164,7 @@ def check_quantisation(config: dict[str, Any], name: str | Path) -> None:
     )
 
 
-def misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple] = ()) -> str:
+def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple] = ()) -> str:
     """Why weights do not fill a model, as a phrase: what is missing, of another shape, or none of it; empty where they do."""
     missing, unexpected, mismatched = sorted(missing), sorted(unexpected), sorted(mismatched)
     why = [f"{name} is {tuple(a)} in the weights and {tuple(b)} by config.json" for name, a, b in mismatched[:SHOWN]]
@@ -180,7 +180,7 @@ def misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterab
     return "; ".join(why)
 
 
-def not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
+def explain_not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
     """What a reader is told of a model that cannot be had or read (`part` of it), with what to do."""
     said = f"{type(error).__name__}: {error}" if is_path(name) else str(error)
     return BackboneError(_not_to_be_had(str(name), said, part))
@@ -219,14 +219,14 @@ def _check_manifest(folder: Path) -> None:
         check_files(folder, made["files"], "made by the run", again)
 
 
-def transformers(folder: Path) -> list[Path]:
+def find_transformers(folder: Path) -> list[Path]:
     """Where in `folder` there are models of transformers: itself, or the modules of that kind of a sentence-transformers model."""
     modules = folder / "modules.json"
     if not modules.is_file():
         return [folder]
     try:
         kinds = {m["path"]: m["type"] for m in read_json(modules, list)}
-        return [inside(folder, path or ".") for path, kind in kinds.items() if kind.endswith(".Transformer")]
+        return [require_inside(folder, path or ".") for path, kind in kinds.items() if kind.endswith(".Transformer")]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackboneError(f"{modules} is no list of modules of sentence-transformers ({error}). {FETCH}") from None
 
@@ -241,7 +241,7 @@ def _check_gguf(file: Path) -> None:
 def _check_model(folder: Path, binary: bool) -> None:
     config = folder / "config.json"
     for file in sorted(path for kind in (*READ, "*.safetensors", INDEX) for path in folder.glob(kind) if path.is_symlink()):
-        if why := fault(file):
+        if why := find_fault(file):
             raise BackboneError(f"{file} {why}. Copy the folder with what its links lead to (cp -rL), or download it again.")
     if (folder / "adapter_config.json").is_file():
         alone = "" if config.is_file() else " alone"
@@ -270,7 +270,7 @@ def _check_model(folder: Path, binary: bool) -> None:
 def _check_weights(folder: Path, binary: bool) -> None:
     if (folder / WEIGHTS).is_file():
         _check_file(folder / WEIGHTS)
-        tensors(folder / WEIGHTS)
+        read_header(folder / WEIGHTS)
     elif (folder / INDEX).is_file():
         _check_shards(folder)
     elif not (binary and any((folder / name).is_file() for name in BINARY)):
@@ -292,7 +292,7 @@ def _check_shards(folder: Path) -> None:
         if not file.is_file():
             raise BackboneError(f"{file} is missing: {INDEX} names it as a part of the weights. Download or copy it.")
         _check_file(file)
-        if absent := {name for name, at in where.items() if at == shard} - tensors(file).keys():
+        if absent := {name for name, at in where.items() if at == shard} - read_header(file).keys():
             raise BackboneError(f"{file} lacks what {INDEX} says is in it: {_some(sorted(absent))}. {FETCH}")
 
 

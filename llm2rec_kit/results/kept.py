@@ -17,7 +17,7 @@ from llm2rec_kit.runs import ArtefactError, Run
 EQUAL = 1e-9  # relative: what another machine's logarithm may differ by, and far below the digits that are shown
 
 
-def record(run: Run, name: str) -> dict[str, Any]:
+def read_record(run: Run, name: str) -> dict[str, Any]:
     """The record of evaluation `name`, its metrics those of the ranks beside it; raises as `read`."""
     return read(run, name)[0]
 
@@ -27,7 +27,7 @@ def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
 
     Raises ArtefactError where it is missing or damaged, is the copy of another, or its metrics are not those of its ranks.
     """
-    kept = evaluations.manifest(run, name)["record"]
+    kept = evaluations.read_manifest(run, name)["record"]
     file = run.file(name, f"{name.split('/')[-1]}.npy")
     if file is None:
         raise ArtefactError(_wrong(run, name, "it names no ranks"))
@@ -35,7 +35,7 @@ def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
     if kept.get("samples", len(ranks)) != len(ranks):
         raise ArtefactError(_wrong(run, name, f"it tells of {kept['samples']!r:.20} samples and has {len(ranks)} ranks"))
     try:
-        found = {m: float(metrics.per_sample(ranks, m).mean()) for m in kept["metrics"]}
+        found = {m: float(metrics.compute_per_sample(ranks, m).mean()) for m in kept["metrics"]}
         differs = [m for m in found if not math.isclose(found[m], kept["metrics"][m], rel_tol=EQUAL, abs_tol=EQUAL)]
     except (ValueError, TypeError, KeyError) as error:  # no metric, no number, no rank
         raise ArtefactError(_wrong(run, name, f"its metrics are none ({error!s:.200})")) from None

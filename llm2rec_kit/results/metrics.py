@@ -14,7 +14,7 @@ import numpy as np
 from llm2rec_kit.settings import METRIC
 
 
-def per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
+def compute_per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
     """The metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
 
     With one target a sample, NDCG is 1 / log2(rank + 1) within the first k and 0 beyond, MRR is 1 / rank likewise. Of ranks
@@ -46,13 +46,13 @@ def _at(ranks: np.ndarray, name: str, k: int | None) -> np.ndarray:
     return values if k is None else np.where(ranks <= k, values, 0.0)
 
 
-def summary(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
+def summarise(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
     """Mean recall and NDCG at each cutoff, and MRR: {"recall@10": ..., "ndcg@10": ..., ..., "mrr": ...}."""
     names = [f"{m}@{k}" for k in cutoffs for m in ("recall", "ndcg")] + ["mrr"]
-    return {name: float(per_sample(ranks, name).mean()) for name in names}
+    return {name: float(compute_per_sample(ranks, name).mean()) for name in names}
 
 
-def of_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict[str, float]:
+def measure_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict[str, float]:
     """Coverage and novelty of the top-k lists at each cutoff, from `listed` (len(cutoffs), N) as `ranking.Ranking` has it.
 
     Coverage is the share of the catalogue that stands in some list. Novelty is the mean of -log2 of the listed items' share of
@@ -69,7 +69,7 @@ def of_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict
     return out
 
 
-def bootstrap_intervals(
+def compute_intervals(
     values: np.ndarray, users: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000
 ) -> np.ndarray:
     """Percentile bootstrap intervals of the means of the columns of `values` (n, m): float64 (2, m), low and high.
@@ -93,7 +93,7 @@ def bootstrap_intervals(
     return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
-def paired_tests(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed: int) -> list[dict[str, float]]:
+def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed: int) -> list[dict[str, float]]:
     """Does the metric differ across users? `before` and `after` are (n, m), the same samples, a comparison a column.
 
     For each: the mean difference after - before over samples, its 95% bootstrap interval, a two-sided p, and the effect size d.
@@ -111,7 +111,7 @@ def paired_tests(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, se
     from scipy import stats  # takes longer than all that only names a metric
 
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    bounds = bootstrap_intervals(differences, users, seed=seed)
+    bounds = compute_intervals(differences, users, seed=seed)
     out = []
     for difference, each, low, high in zip(differences.T, _linearised(differences, users).T, *bounds, strict=True):
         spread = each.std(ddof=1) if len(each) > 1 else 0.0
@@ -148,7 +148,7 @@ def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndar
     return sums, np.bincount(place)
 
 
-def holm(p_values: list[float]) -> list[float]:
+def correct_holm(p_values: list[float]) -> list[float]:
     """p values corrected for their number (Holm 1979), in their order.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]

@@ -28,7 +28,7 @@ ORDER = ("raw", "csft", "mntp", "contrastive", "minilm", "id")  # of tables and 
 NOTHING = "no detectable difference"
 
 
-def table(
+def tabulate(
     run: Run,
     names: list[str] | None = None,
     *,
@@ -38,11 +38,11 @@ def table(
 ) -> pl.DataFrame:
     """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
-    `names` are the artefacts to read; without, all that count (`evaluations.of`). `metric_names` are those of their records
+    `names` are the artefacts to read; without, all that count (`evaluations.find_evaluations`). `metric_names` are those of their records
     unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over users,
     `<metric> low` and `<metric> high`. Raises ArtefactError as `kept.read`.
     """
-    found = {n: kept.record(run, n) for n in (evaluations.of(run).made if names is None else names)}
+    found = {n: kept.read_record(run, n) for n in (evaluations.find_evaluations(run).made if names is None else names)}
     if not found:
         raise ValueError(f"{run} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     groups: dict[tuple[str, str, str], list[str]] = {}
@@ -65,12 +65,12 @@ def table(
     return pl.concat([frame, bounds], how="horizontal")
 
 
-def readable(
+def make_readable(
     table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None
 ) -> pl.DataFrame:
-    """The domain's rows of `table` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
+    """The domain's rows of `tabulate` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
 
-    `best` is what `standing` says; trained rows come first.
+    `best` is what `judge_standing` says; trained rows come first.
     """
     rows = []
     for r in table.filter(domain=domain).iter_rows(named=True):
@@ -84,9 +84,9 @@ def readable(
     return pl.DataFrame(sorted(rows, key=lambda row: order.index(row["recommender"])))
 
 
-def lists(run: Run, names: list[str]) -> pl.DataFrame:
+def tabulate_lists(run: Run, names: list[str]) -> pl.DataFrame:
     """domain, recommender, embedding, and the mean over seeds of coverage and novelty at each cutoff, where they were kept."""
-    found = [kept.record(run, name) for name in names]
+    found = [kept.read_record(run, name) for name in names]
     rows = [{k: r[k] for k in ("domain", "recommender", "embedding")} | r["lists"] for r in found if r.get("lists")]
     keys = ["domain", "recommender", "embedding"]
     return pl.DataFrame(rows).group_by(keys, maintain_order=True).agg(pl.exclude(keys).mean()) if rows else pl.DataFrame()
@@ -97,7 +97,7 @@ def place(embedding: str) -> int:
     return ORDER.index(embedding) if embedding in ORDER else len(ORDER)
 
 
-def users_of(run: Run, domain: str) -> np.ndarray:
+def read_users(run: Run, domain: str) -> np.ndarray:
     """The user of each test sample of the domain, in the order in which an evaluation keeps their ranks: int64 (n_test,)."""
     return _tested(run, domain)[1]
 
@@ -119,8 +119,8 @@ def _measured(run: Run, name: str, record: dict[str, Any], metric_names: Sequenc
     """The metrics of an evaluation: those that its record has not, from its ranks."""
     known = record["metrics"]
     missing = [m for m in metric_names if m not in known]
-    ranks = ranks_of(run, record["domain"], name) if missing else None
-    return known | {m: float(metrics.per_sample(ranks, m).mean()) for m in missing}
+    ranks = read_ranks(run, record["domain"], name) if missing else None
+    return known | {m: float(metrics.compute_per_sample(ranks, m).mean()) for m in missing}
 
 
 def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_names: list[str], seed: int) -> pl.DataFrame:
@@ -130,7 +130,7 @@ def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_n
     for domain in dict.fromkeys(key[0] for key in keys):
         here = [k for k, key in enumerate(keys) if key[0] == domain]
         values = [_per_sample(run, domain, groups[keys[k]], m) for k in here for m in metric_names]
-        found = metrics.bootstrap_intervals(np.stack(values, 1), users_of(run, domain), seed=seed)
+        found = metrics.compute_intervals(np.stack(values, 1), read_users(run, domain), seed=seed)
         bounds[here] = found.reshape(2, len(here), -1).transpose(1, 0, 2)
     columns = {
         f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in enumerate(("low", "high"))
@@ -140,10 +140,10 @@ def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_n
 
 def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.ndarray:
     """Each test sample's metric, averaged over the artefacts `names`: float64 (n_test,)."""
-    return np.mean([metrics.per_sample(ranks_of(run, domain, name), metric) for name in names], axis=0)
+    return np.mean([metrics.compute_per_sample(read_ranks(run, domain, name), metric) for name in names], axis=0)
 
 
-def ranks_of(run: Run, domain: str, name: str) -> np.ndarray:
+def read_ranks(run: Run, domain: str, name: str) -> np.ndarray:
     """The ranks that an evaluation kept. Raises ArtefactError as `kept.read`, ValueError where they are of another corpus."""
     _, ranks = kept.read(run, name)
     corpus, users = _tested(run, domain)
@@ -152,17 +152,17 @@ def ranks_of(run: Run, domain: str, name: str) -> np.ndarray:
     return ranks
 
 
-def sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
+def read_sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
     """Each test sample's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
 
-    Raises ValueError as `names_of`, ArtefactError as `kept.read`.
+    Raises ValueError as `list_names`, ArtefactError as `kept.read`.
     """
-    return _per_sample(run, domain, names_of(run, domain, row, seeds), metric)
+    return _per_sample(run, domain, list_names(run, domain, row, seeds), metric)
 
 
-def names_of(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[str]:
+def list_names(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[str]:
     """The evaluations of `row` with `seeds` (a baseline has the one seed 0); ValueError naming one that the run does not have."""
-    names = [evaluations.name_of(domain, *row, seed) for seed in (seeds if is_trained(row[0]) else [0])]
+    names = [evaluations.make_name(domain, *row, seed) for seed in (seeds if is_trained(row[0]) else [0])]
     if missing := [name for name in names if not run.has(name)]:
         raise ValueError(
             f"{run} has no {missing[0]}. Run notebooks/04_downstream_eval.ipynb with {row[1]!r} among "
@@ -181,32 +181,32 @@ def compare(
     level: float = 0.05,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Paired tests across users (`metrics.paired_tests`) between rows (before, after), whichever two: a row of the frame a pair.
+    """Paired tests across users (`metrics.test_pairs`) between rows (before, after), whichever two: a row of the frame a pair.
 
     The p values are corrected together (Holm); `verdict` is "better", "worse" or "no detectable difference".
     """
     values = {
-        row: sample_values(run, domain, row, metric, seeds) for row in dict.fromkeys(r for pair in pairs for r in pair)
+        row: read_sample_values(run, domain, row, metric, seeds) for row in dict.fromkeys(r for pair in pairs for r in pair)
     }
     before, after = (np.stack([values[pair[side]] for pair in pairs], 1) for side in (0, 1))
     rows: list[dict[str, Any]] = []
-    for (a, b), found in zip(pairs, metrics.paired_tests(before, after, users_of(run, domain), seed=seed), strict=True):
+    for (a, b), found in zip(pairs, metrics.test_pairs(before, after, read_users(run, domain), seed=seed), strict=True):
         named = {"recommender": a[0], "before": a[1], "after": b[1]}
         if a[0] != b[0]:
             named = {"recommender": f"{a[0]} / {b[0]}", "before": "-".join(a), "after": "-".join(b)}
         rows.append(named | {"metric": metric, "before mean": values[a].mean(), "after mean": values[b].mean()} | found)
-    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+    for row, p in zip(rows, metrics.correct_holm([row["p"] for row in rows]), strict=True):
         sure = "better" if row["difference"] > 0 else "worse"
         row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
     return pl.DataFrame(rows)
 
 
-def within(row: dict[str, Any]) -> bool:
+def is_within(row: dict[str, Any]) -> bool:
     """Whether a row of `compare` is about two embeddings under one recommender, and not about two recommenders."""
     return " / " not in row["recommender"]
 
 
-def recorded(run: Run, name: str) -> list[dict[str, Any]]:
+def read_recorded(run: Run, name: str) -> list[dict[str, Any]]:
     """The tests that notebook 04 kept as artefact `name`, a dict a row of `compare`, after making them again from the ranks.
 
     Raises ArtefactError where they are others than those.
@@ -215,7 +215,7 @@ def recorded(run: Run, name: str) -> list[dict[str, Any]]:
     rows, settings = made["record"]["rows"], made["settings"]
     if "pairs" not in settings:  # nothing says what was compared with what
         return rows
-    of = [evaluations.manifest(run, i)["record"] for i in made["inputs"]]
+    of = [evaluations.read_manifest(run, i)["record"] for i in made["inputs"]]
     seeds = list(dict.fromkeys(r["seed"] for r in of if is_trained(r["recommender"])))
     pairs = [(tuple(before), tuple(after)) for before, after in settings["pairs"]]
     domain = name.split("/")[1]
@@ -236,7 +236,7 @@ def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12) if isinstance(b, float) else a == b for a, b in pairs)
 
 
-def standing(
+def judge_standing(
     run: Run, domain: str, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10", level: float = 0.05
 ) -> dict[Row, str]:
     """What may be said of each row's place: "best" only where it is detectably better than every other row.
@@ -244,7 +244,7 @@ def standing(
     The row with the highest mean is tested against all others (Holm). Where some cannot be told from it there is no winner:
     it and they are "tied for best"; all others are "".
     """
-    means = {row: sample_values(run, domain, row, metric, seeds).mean() for row in rows}
+    means = {row: read_sample_values(run, domain, row, metric, seeds).mean() for row in rows}
     top = max(rows, key=lambda row: means[row])
     others = [row for row in rows if row != top]
     if not others:

@@ -14,7 +14,7 @@ import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import metrics
-from llm2rec_kit.results.significance import NOTHING, Row, names_of, ranks_of, sample_values
+from llm2rec_kit.results.significance import NOTHING, Row, list_names, read_ranks, read_sample_values
 from llm2rec_kit.runs import Run
 
 # Each slice's labels in order; numbers are inclusive upper bounds of a bucket.
@@ -23,7 +23,7 @@ TARGETS = (0, 4, 9, 19, 49)
 LENGTHS = (3, 6, 9, 19)
 
 
-def of_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
+def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
     """Labels of the samples of `split`, in their order, as Enums in reading order:
 
     target      is the history's last item (immediate repeat), another item that the user had, or novel.
@@ -63,7 +63,7 @@ def _labels(codes: np.ndarray, names: list[str]) -> pl.Series:
     return pl.Series(np.array(names)[codes], dtype=pl.Enum(names))
 
 
-def table(
+def tabulate(
     run: Run,
     domain: str,
     corpus: Corpus,
@@ -78,11 +78,11 @@ def table(
     domain, slice, label, place (of the label among all, for figures), samples, recommender, embedding, mean, low, high; labels
     without a sample are left out.
     """
-    values = np.stack([sample_values(run, domain, row, metric, seeds) for row in rows], 1)
+    values = np.stack([read_sample_values(run, domain, row, metric, seeds) for row in rows], 1)
     users = corpus.owners(corpus.samples("test"))
     out = []
-    for named, here in _parts(of_samples(corpus)):
-        bounds = metrics.bootstrap_intervals(values[here], users[here], seed=seed)
+    for named, here in _parts(label_samples(corpus)):
+        bounds = metrics.compute_intervals(values[here], users[here], seed=seed)
         means = values[here].mean(0)
         for k, row in enumerate(rows):
             measured = {"mean": means[k], "low": bounds[0, k], "high": bounds[1, k]}
@@ -101,7 +101,7 @@ def _parts(labels: pl.DataFrame) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
                 yield {"slice": name, "label": label, "place": place, "samples": int(here.sum())}, here
 
 
-def gains(
+def tabulate_gains(
     run: Run,
     domain: str,
     corpus: Corpus,
@@ -117,20 +117,20 @@ def gains(
 
     slice, label, place, samples, before, after, difference, low, high, effect, p_holm, verdict.
     """
-    a, b = (sample_values(run, domain, row, metric, seeds) for row in (before, after))
+    a, b = (read_sample_values(run, domain, row, metric, seeds) for row in (before, after))
     users = corpus.owners(corpus.samples("test"))
     out = []
-    for named, here in _parts(of_samples(corpus)):
+    for named, here in _parts(label_samples(corpus)):
         means = {"before": a[here].mean(), "after": b[here].mean()}
-        (found,) = metrics.paired_tests(a[here][:, None], b[here][:, None], users[here], seed=seed)
+        (found,) = metrics.test_pairs(a[here][:, None], b[here][:, None], users[here], seed=seed)
         out.append(named | means | found)
-    for row, p in zip(out, metrics.holm([row.pop("p") for row in out]), strict=True):
+    for row, p in zip(out, metrics.correct_holm([row.pop("p") for row in out]), strict=True):
         sure = "better" if row["difference"] > 0 else "worse"
         row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
     return pl.DataFrame(out)
 
 
-def extremes(
+def find_extremes(
     run: Run, domain: str, corpus: Corpus, before: Row, after: Row, *, seeds: Sequence[int], most: int = 5, window: int = 3
 ) -> pl.DataFrame:
     """The test samples whose target `after` ranks highest above `before`, and those it ranks furthest below, `most` of each.
@@ -143,7 +143,7 @@ def extremes(
     moved = np.where(np.minimum(a, b) <= 20, np.log(a / b), 0.0)
     order = np.argsort(-moved, kind="stable")
     titles = np.array(["", *corpus.titles])
-    labels = of_samples(corpus)["popularity"]
+    labels = label_samples(corpus)["popularity"]
     rows = []
     for verdict, some in (("won", order[:most]), ("lost", order[::-1][:most])):
         for k in (k for k in some if moved[k] != 0):
@@ -157,6 +157,6 @@ def extremes(
 
 def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np.ndarray:
     """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
-    names = names_of(run, domain, row, seeds)
-    ranks = [ranks_of(run, domain, name) for name in names]
+    names = list_names(run, domain, row, seeds)
+    ranks = [read_ranks(run, domain, name) for name in names]
     return np.exp(np.mean([np.log(r if r.ndim == 1 else r.mean(1)) for r in ranks], axis=0))

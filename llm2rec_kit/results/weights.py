@@ -12,12 +12,12 @@ from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import ArtefactError, Run
 
 
-def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
+def find_kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
     """The evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
 
-    Of the evaluations that count (`evaluations.of`) the last series' first seed, then its others, then the latest.
+    Of the evaluations that count (`evaluations.find_evaluations`) the last series' first seed, then its others, then the latest.
     """
-    held = evaluations.of(run, sound=True)
+    held = evaluations.find_evaluations(run, sound=True)
     row = (domain, recommender, embedding)
     # Only files that the manifest names: weights beside it may be left from an evaluation that it has replaced.
     made = {n: m for n, m in held.made.items() if _name(n) in m["files"]}
@@ -27,14 +27,14 @@ def kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
     return min(latest, key=lambda n: seeds.index(seed[n]) if seed[n] in seeds else len(seeds), default="")
 
 
-def rows(run: Run) -> list[tuple[str, str, str]]:
+def list_rows(run: Run) -> list[tuple[str, str, str]]:
     """(domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
-    made = evaluations.of(run, sound=True).made
+    made = evaluations.find_evaluations(run, sound=True).made
     found = (tuple(m["record"][k] for k in evaluations.OF) for n, m in made.items() if _name(n) in m["files"])
     return list(dict.fromkeys(found))
 
 
-def file(run: Run, evaluation: str) -> Path:
+def find_file(run: Run, evaluation: str) -> Path:
     """The weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
     if found := run.file(evaluation, _name(evaluation)):
         return found

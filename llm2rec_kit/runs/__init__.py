@@ -14,14 +14,14 @@ inputs' hashes before it is built, and linked into the run. A grid has one.
 from __future__ import annotations
 
 from llm2rec_kit.runs.errors import MADE_BY, ArtefactError, one_paragraph_errors
-from llm2rec_kit.runs.info import provenance
+from llm2rec_kit.runs.info import collect_provenance
 from llm2rec_kit.runs.naming import LONGEST_NAME, check_name
-from llm2rec_kit.runs.places import outputs_folder, project_root
+from llm2rec_kit.runs.places import find_outputs, find_project_root
 from llm2rec_kit.runs.records import RECORD_MIME, UNSEEN, read_records, show_record
 from llm2rec_kit.runs.run import Run, find
 from llm2rec_kit.runs.series import FORCED, SERIES
 from llm2rec_kit.runs.store import STORE
-from llm2rec_kit.storage import file_digest, write_json
+from llm2rec_kit.storage import hash_file, write_json
 
 __all__ = [
     "FORCED",
@@ -34,12 +34,12 @@ __all__ = [
     "ArtefactError",
     "Run",
     "check_name",
-    "file_digest",
+    "collect_provenance",
     "find",
+    "find_outputs",
+    "find_project_root",
+    "hash_file",
     "one_paragraph_errors",
-    "outputs_folder",
-    "project_root",
-    "provenance",
     "read_records",
     "show_record",
     "write_json",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llm2rec_kit.settings.ranges import clipped
+from llm2rec_kit.settings.ranges import clip
 
 if TYPE_CHECKING:
     from llm2rec_kit.runs.run import Run
@@ -29,15 +29,15 @@ class ArtefactError(RuntimeError):
     """An artefact is missing or damaged (the message says which notebook makes it), or cannot be written (and why)."""
 
 
-def maker_of(name: str) -> str:
+def find_maker(name: str) -> str:
     """The notebook that makes artefact `name`."""
     return MADE_BY.get(name.split("/")[0], "01_data_prep")
 
 
-def again(run: Run, name: str) -> str:
+def advise(run: Run, name: str) -> str:
     """What to do about a damaged artefact."""
     return (
-        f"Run notebooks/{maker_of(name)}.ipynb again (run {run.name!r}): it redoes {name!r}. What no notebook makes any more, "
+        f"Run notebooks/{find_maker(name)}.ipynb again (run {run.name!r}): it redoes {name!r}. What no notebook makes any more, "
         "delete."
     )
 
@@ -51,5 +51,5 @@ def one_paragraph_errors() -> Iterator[None]:
         raise
     except (ArtefactError, ValueError, OSError) as error:
         at = getattr(error, "filename", None)  # of the system's errors, whose text repeats the whole name
-        print(f"llm2rec: {f'{clipped(str(at))}: {error.strerror}' if at else error}", file=sys.stderr)
+        print(f"llm2rec: {f'{clip(str(at))}: {error.strerror}' if at else error}", file=sys.stderr)
         raise SystemExit(2) from None

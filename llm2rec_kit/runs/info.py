@@ -34,15 +34,15 @@ def read(run: Run) -> dict[str, Any]:
         own = {name: stage for name, stage in known["stages"].items() if _is_of(run, name, stage)}
         return _whole(run, known | {"stages": own})
     except ValueError as error:
-        with storage.alone(run.path / ".run.lock"):
+        with storage.hold_lock(run.path / ".run.lock"):
             known = _anew(run, str(error))
             storage.write_note(run.path / FILE, known)
         return known
 
 
-def note(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any]) -> None:
+def write(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any]) -> None:
     """Keep `value`: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
-    with storage.alone(run.path / ".run.lock"):  # two kernels may write at the same time
+    with storage.hold_lock(run.path / ".run.lock"):  # two kernels may write at the same time
         try:
             about = _read(run, value)
         except ValueError as error:
@@ -52,7 +52,7 @@ def note(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any])
         storage.write_note(run.path / FILE, _whole(run, about))
 
 
-def provenance() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
 
     Looked at once a process: that is when the code was imported that makes the numbers.
@@ -66,7 +66,7 @@ def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
         known = storage.read_note(path)
     except FileNotFoundError:
-        return _whole(run, provenance() | {"stages": _of_manifests(run)})
+        return _whole(run, collect_provenance() | {"stages": _of_manifests(run)})
     if odd := [part for part, kind in PARTS.items() if not isinstance(known.get(part, {}), kind)]:
         raise ValueError(f"{path} is damaged: {', '.join(odd)} in it is not what it should be.")
     stages = known.get("stages", {})
@@ -76,7 +76,7 @@ def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
         and {*run.artefacts()} - {*(noted or {})}
     ):
         raise ValueError(f"{path} is another run's: none of the stages that it notes is what run {run.name!r} holds.")
-    return _whole(run, provenance() | known | {"stages": stages})
+    return _whole(run, collect_provenance() | known | {"stages": stages})
 
 
 def _whole(run: Run, known: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _anew(run: Run, why: str) -> dict[str, Any]:
         print(
             f"{why} It is made anew of the manifests, without costs and command; what was there is now {kept}.", flush=True
         )
-    return _whole(run, provenance() | {"stages": _of_manifests(run)})
+    return _whole(run, collect_provenance() | {"stages": _of_manifests(run)})
 
 
 def _of_manifests(run: Run) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def _provenance() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": meter.gpus(),
+        "gpus": meter.list_gpus(),
     }
-    return {"versions": versions, "git": git(), "machine": machine}
+    return {"versions": versions, "git": read_git(), "machine": machine}
 
 
 def _processor() -> str:
@@ -142,12 +142,12 @@ def _processor() -> str:
 
 
 @cache
-def git() -> dict[str, Any] | None:
+def read_git() -> dict[str, Any] | None:
     """Commit of the checkout that the code is in, and whether it has other changes; None outside one.
 
     Of a wheel it is the commit that pip built it from, where pip was given a repository.
     """
-    if (root := places.checkout()) is None:
+    if (root := places.find_checkout()) is None:
         return _installed_from()
     try:
 

@@ -44,19 +44,23 @@ def place(folder: Path, file: str) -> Path:
     """
     if Path(file).name in ("", "..") or b"\0" in os.fsencode(file):
         raise ValueError(f"{reprlib.repr(file)} names no file.")
-    return folder / file if Path(file).name == file else storage.inside(folder, str(Path(file).parent)) / Path(file).name
+    return (
+        folder / file
+        if Path(file).name == file
+        else storage.require_inside(folder, str(Path(file).parent)) / Path(file).name
+    )
 
 
-def damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
+def find_damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
     """What is wrong with the first of a manifest's files that is not what it was, as a phrase; empty where all are sound.
 
     With `gone` files that are not there any more are no damage.
     """
     files = (file for file in made["files"] if not gone or os.path.lexists(folder / file))
-    return next((why for file in files if (why := damage_of(folder, made, file))), "")
+    return next((why for file in files if (why := find_damage_of_file(folder, made, file))), "")
 
 
-def stray(folder: Path, made: dict[str, Any]) -> Path | None:
+def find_stray(folder: Path, made: dict[str, Any]) -> Path | None:
     """A file in an artefact's folder that is none of its own: what reads a model's folder takes all that it knows by name.
 
     Cards and figures may be put there, and what is hidden.
@@ -68,19 +72,19 @@ def stray(folder: Path, made: dict[str, Any]) -> Path | None:
     return None
 
 
-def damage_of(folder: Path, made: dict[str, Any], file: str) -> str:
+def find_damage_of_file(folder: Path, made: dict[str, Any], file: str) -> str:
     """What is wrong with one of its files."""
     path = folder / file
-    if why := storage.fault(path):
+    if why := storage.find_fault(path):
         return f"{path} {why}"
     try:
-        sound = storage.file_digest(path) == made["files"][file]
+        sound = storage.hash_file(path) == made["files"][file]
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     return "" if sound else f"{path} is damaged (its hash is not the manifest's)"
 
 
-def counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
+def select_counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
     """The settings and inputs of `made` (a key or a manifest) that count: all but those that `key` keeps aside."""
     aside = key.get("aside", ())
     return {"settings": {k: v for k, v in made["settings"].items() if k not in aside}, "inputs": made["inputs"]}

@@ -33,10 +33,10 @@ MEANING = {
 
 
 @contextlib.contextmanager
-def measured() -> Iterator[dict[str, Any]]:
+def measure() -> Iterator[dict[str, Any]]:
     """Yield a dict that is filled when the block ends, also by an error: the keys of MEANING that can be known."""
     cost: dict[str, Any] = {}
-    began, cpu, joules = time.perf_counter(), _cpu_seconds(), rapl_joules()
+    began, cpu, joules = time.perf_counter(), _cpu_seconds(), read_rapl()
     torch_memory = _reset_torch_peak()
     with PeakMemory() as memory, GpuSampler() as gpu:
         try:
@@ -48,10 +48,10 @@ def measured() -> Iterator[dict[str, Any]]:
             cost |= gpu.read()
             if torch_memory:
                 cost["gpu_peak_memory_mib"] = round(torch_memory.max_memory_allocated() / 2**20, 1)
-            cost |= _energy(joules, rapl_joules())
+            cost |= _energy(joules, read_rapl())
 
 
-def added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def add_costs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """The cost of two pieces of work done one after the other: times and energies add, peaks do not."""
     both = first | second
     for name in both.keys() & {"seconds", "cpu_seconds", "gpu_seconds", "energy_cpu_joules", "energy_gpu_joules"}:
@@ -61,7 +61,7 @@ def added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def with_work_elsewhere(cost: dict[str, Any], spent: float | dict[str, Any]) -> dict[str, Any]:
+def add_work_elsewhere(cost: dict[str, Any], spent: float | dict[str, Any]) -> dict[str, Any]:
     """The cost of a stage whose work was done in another process (`spent`) and only written in this one (`cost`)."""
     if not spent:
         return cost
@@ -148,7 +148,7 @@ class GpuSampler:
                 self.samples.append((card.strip(), float(utilisation), float(watts)))
 
 
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """Names and memory of the machine's GPUs as nvidia-smi gives them; empty where there is none."""
     if not (command := shutil.which("nvidia-smi")):
         return []
@@ -158,7 +158,7 @@ def gpus() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
-def rapl_joules() -> dict[str, tuple[float, float]]:
+def read_rapl() -> dict[str, tuple[float, float]]:
     """{package: (joules so far, joules at which the counter starts again)} of the processor; empty where not readable."""
     found = {}
     for package in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else []:

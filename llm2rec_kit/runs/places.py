@@ -15,32 +15,32 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out notebooks
 
 
-def checkout() -> Path | None:
+def find_checkout() -> Path | None:
     """The checkout that this code runs from (`pip install -e` included); None where it was installed from a wheel."""
     return PACKAGE.parent if _is_checkout(PACKAGE.parent) else None
 
 
-def notebooks_folder() -> Path:
+def find_notebooks() -> Path:
     """The notebooks of this very code: of a checkout at its top, of a wheel in the package."""
-    return (checkout() or PACKAGE) / "notebooks"
+    return (find_checkout() or PACKAGE) / "notebooks"
 
 
-def project_root() -> Path:
+def find_project_root() -> Path:
     """The folder whose `outputs/` holds the runs: the checkout that this code is in, else one that the working directory is in.
 
     Outside of checkouts it is the working directory, or, where notebooks were laid out there, where they were laid out from.
     """
-    if found := checkout() or next((f for f in (Path.cwd(), *Path.cwd().parents) if _is_checkout(f)), None):
+    if found := find_checkout() or next((f for f in (Path.cwd(), *Path.cwd().parents) if _is_checkout(f)), None):
         return found
-    note = storage.note_or_nothing(Path(LAID_OUT), "Runs are kept in outputs/ of the working directory.")
+    note = storage.read_note_or_nothing(Path(LAID_OUT), "Runs are kept in outputs/ of the working directory.")
     return (Path.cwd() / note.get("runs", "")).resolve()
 
 
-def outputs_folder(outputs: str | Path = "") -> Path:
-    """Where runs live: `outputs`, or the outputs/ that `project_root` has; SettingsError for what is neither text nor a path."""
+def find_outputs(outputs: str | Path = "") -> Path:
+    """Where runs live: `outputs`, or the outputs/ that `find_project_root` has; SettingsError for what is neither text nor a path."""
     if not isinstance(outputs, Path):
         check_kind("outputs", str, outputs)
-    return storage.expanded(outputs) if outputs else project_root() / "outputs"
+    return storage.expand_home(outputs) if outputs else find_project_root() / "outputs"
 
 
 def _is_checkout(folder: Path) -> bool:

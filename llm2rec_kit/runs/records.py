@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
-from llm2rec_kit.storage import plain
+from llm2rec_kit.storage import as_plain
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 UNSEEN = "<!-- a record: its numbers are in this output's own MIME type -->"
@@ -18,7 +18,7 @@ def show_record(name: str, values: dict[str, Any]) -> None:
     from IPython.display import display
 
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-    kept = storage.sealed({"name": name, "values": values})
+    kept = storage.seal({"name": name, "values": values})
     display({RECORD_MIME: kept, "text/html": UNSEEN, "text/plain": f"recorded {name}: {text}"}, raw=True)
 
 
@@ -44,7 +44,7 @@ def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
 def check_record(name: str, record: dict[str, Any]) -> None:
     """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
     try:
-        json.dumps(record, default=plain, allow_nan=False)
+        json.dumps(record, default=as_plain, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "

@@ -14,23 +14,23 @@ from typing import Any
 
 from llm2rec_kit import storage
 from llm2rec_kit.runs import info, manifest, meter, store
-from llm2rec_kit.runs.errors import ArtefactError, again, maker_of
-from llm2rec_kit.runs.info import provenance
+from llm2rec_kit.runs.errors import ArtefactError, advise, find_maker
+from llm2rec_kit.runs.info import collect_provenance
 from llm2rec_kit.runs.naming import check_name, is_no_name
-from llm2rec_kit.runs.places import outputs_folder
+from llm2rec_kit.runs.places import find_outputs
 from llm2rec_kit.runs.records import check_record
-from llm2rec_kit.runs.series import forced
-from llm2rec_kit.settings.ranges import shown
-from llm2rec_kit.storage import alone, cannot_write, clear, expanded, file_digest, plain, write_json
+from llm2rec_kit.runs.series import find_forced
+from llm2rec_kit.settings.ranges import show_value
+from llm2rec_kit.storage import as_plain, clear, expand_home, explain_write_error, hash_file, hold_lock, write_json
 
 
 def find(name: str, outputs: str | Path = "") -> Run:
     """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
-    base = outputs_folder(outputs)
-    for folder in (base / name, expanded(name).resolve()):
+    base = find_outputs(outputs)
+    for folder in (base / name, expand_home(name).resolve()):
         if any(os.path.lexists(folder / note) for note in (info.FILE, "corpus/manifest.json")):
             return Run(folder.name, folder.parent)
-    raise ValueError(f"There is no run {shown(name)} in {base}. Make one with `llm2rec reproduce`.")
+    raise ValueError(f"There is no run {show_value(name)} in {base}. Make one with `llm2rec reproduce`.")
 
 
 class Run:
@@ -46,7 +46,7 @@ class Run:
         """Open the run, making its folder if need be; `outputs` defaults to the project's `outputs/`."""
         check_name(name)
         self.name = name
-        self.path = outputs_folder(outputs) / name
+        self.path = find_outputs(outputs) / name
         if self.path.exists() and not self.path.is_dir():
             raise ArtefactError(
                 f"{self.path} is no folder, so no run can be kept in it. Move it away, or name the run otherwise."
@@ -77,14 +77,14 @@ class Run:
         `aside` change no result: they are kept in the manifest and not compared. A file artefact
         (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
         `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
-        `meter.measured` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
+        `meter.measure` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         for folder in self.path_of(name).relative_to(self.path).parents:
             if os.path.lexists(at := self.path / folder) and not at.is_dir():
                 raise ArtefactError(f"{at} is no folder, so {name!r} cannot be kept in it. Move it away and run again.")
-        with self._writing(repr(name)), alone(self._lock_path(name), busy):
-            key, force = self._key(settings, inputs, aside), force and not self.redone(name)
+        with self._writing(repr(name)), hold_lock(self._lock_path(name), busy):
+            key, force = self._key(settings, inputs, aside), force and not self.made_by_this_force(name)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
                 if not quiet:
@@ -92,7 +92,7 @@ class Run:
                 return self.path_of(name)
             if not force:
                 self._ask(name, key)
-            with store.held(self, name, key, busy) as shared:
+            with store.hold(self, name, key, busy) as shared:
                 if shared and not force and self._fetch(shared, name):
                     if not quiet:
                         print(
@@ -103,17 +103,17 @@ class Run:
                 partial = self._partial(name, key, force)
                 if not quiet:
                     print(f"{name}: {why}", flush=True)
-                with meter.measured() as cost:
+                with meter.measure() as cost:
                     record = build(partial) or {}
                 self._finish(name, partial, key, record)
-                self._note_stage(name, key["settings"], meter.with_work_elsewhere(cost, spent))
+                self._note_stage(name, key["settings"], meter.add_work_elsewhere(cost, spent))
                 if shared:
                     if not shared.is_dir():
                         clear(shared)
-                    Run(shared.name, shared.parent).take(self, name)
+                    Run(shared.name, shared.parent).link_from(self, name)
         return self.path_of(name)
 
-    def take(self, other: Run, name: str) -> None:
+    def link_from(self, other: Run, name: str) -> None:
         """Link finished artefact `name` of another run into this one (copy it where the file system has no links).
 
         What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
@@ -123,18 +123,18 @@ class Run:
         clear(folder)
         folder.mkdir(parents=True)
         for file in made["files"]:
-            if why := storage.fault(source / file):
-                raise ArtefactError(f"{source / file} {why}. {again(other, name)}")
+            if why := storage.find_fault(source / file):
+                raise ArtefactError(f"{source / file} {why}. {advise(other, name)}")
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(source / file, folder / file)
             except OSError:
                 shutil.copy2(source / file, folder / file)
         self._settle(name, folder, made)
-        if name in (stages := other.about()["stages"]):
-            self.note("stages", {name: stages[name]})
+        if name in (stages := other.read_info()["stages"]):
+            self.write_info("stages", {name: stages[name]})
 
-    def adopt(
+    def reuse_from(
         self,
         other: Run,
         name: str,
@@ -150,7 +150,7 @@ class Run:
         if other._stale(name, key):
             return False
         if self._stale(name, key):
-            self.take(other, name)
+            self.link_from(other, name)
         return True
 
     def stale(
@@ -164,17 +164,17 @@ class Run:
     ) -> bool:
         """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
         key = self._key(settings, inputs, aside)
-        force = force and not self.redone(name)
+        force = force and not self.made_by_this_force(name)
         if force or not self._stale(name, key):
             return force
         self._ask(name, key)
         shared = store.place(self, name, key)
         return not (shared and self._fetch(shared, name))
 
-    def redone(self, name: str) -> bool:
+    def made_by_this_force(self, name: str) -> bool:
         """Whether the forced series that is under way has made `name` already, before it was interrupted perhaps."""
         with contextlib.suppress(ArtefactError):
-            return bool(forced()) and self.manifest(name).get("forced") == forced()
+            return bool(find_forced()) and self.manifest(name).get("forced") == find_forced()
         return False
 
     def forget(self, name: str) -> None:
@@ -201,8 +201,8 @@ class Run:
         With `gone` files may have been deleted: whoever wants its record alone needs none of them.
         """
         made = self.manifest(name)
-        if damaged := manifest.damage(self.manifest_path(name).parent, made, gone=gone):
-            raise ArtefactError(f"{damaged}. {again(self, name)}")
+        if damaged := manifest.find_damage(self.manifest_path(name).parent, made, gone=gone):
+            raise ArtefactError(f"{damaged}. {advise(self, name)}")
         self._check_strays(name, made)
         return self.path_of(name)
 
@@ -211,8 +211,8 @@ class Run:
         made, folder = self.manifest(name), self.manifest_path(name).parent
         if file not in made["files"]:
             return None
-        if damaged := manifest.damage_of(folder, made, file):
-            raise ArtefactError(f"{damaged}. {again(self, name)}")
+        if damaged := manifest.find_damage_of_file(folder, made, file):
+            raise ArtefactError(f"{damaged}. {advise(self, name)}")
         return folder / file
 
     def manifest(self, name: str) -> dict[str, Any]:
@@ -222,11 +222,11 @@ class Run:
             return manifest.read(path, name)
         except FileNotFoundError:
             raise ArtefactError(
-                f"Run {self.name!r} has no {name!r} yet ({path} is missing). Run notebooks/{maker_of(name)}.ipynb "
+                f"Run {self.name!r} has no {name!r} yet ({path} is missing). Run notebooks/{find_maker(name)}.ipynb "
                 f"first, with the same `run` parameter."
             ) from None
         except ValueError as error:
-            raise ArtefactError(f"{error} {again(self, name)}") from None
+            raise ArtefactError(f"{error} {advise(self, name)}") from None
 
     def manifest_path(self, name: str) -> Path:
         """Where the manifest of artefact `name` is."""
@@ -270,7 +270,7 @@ class Run:
     def path_of(self, name: str) -> Path:
         """Folder of a folder artefact; path without suffix of a file artefact. ArtefactError for what is not in the run."""
         try:
-            path = storage.inside(self.path, name)
+            path = storage.require_inside(self.path, name)
         except ValueError as error:
             raise ArtefactError(f"{error} Artefacts of run {self.name!r} are all within its folder.") from None
         if path == self.path or any(map(is_no_name, Path(name).parts)):
@@ -279,15 +279,15 @@ class Run:
             )
         return path
 
-    def about(self) -> dict[str, Any]:
+    def read_info(self) -> dict[str, Any]:
         """The contents of run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
         with self._writing(info.FILE):
             return info.read(self)
 
-    def note(self, part: str, value: dict[str, Any]) -> None:
+    def write_info(self, part: str, value: dict[str, Any]) -> None:
         """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
         with self._writing(info.FILE):
-            info.note(self, part, value, provenance())
+            info.write(self, part, value, collect_provenance())
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -296,7 +296,7 @@ class Run:
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        return json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=plain))
+        return json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=as_plain))
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""
@@ -306,7 +306,7 @@ class Run:
             return "making"
         except ValueError as error:
             return f"redoing, {str(error).rstrip('.')}"
-        asked, made = manifest.counted(key, key), manifest.counted(found, key)
+        asked, made = manifest.select_counted(key, key), manifest.select_counted(found, key)
         changed = [
             f"{part}.{k}"
             for part in asked
@@ -315,7 +315,7 @@ class Run:
         ]
         if changed:
             return f"redoing, changed: {', '.join(changed)}"
-        if damaged := manifest.damage(self.manifest_path(name).parent, found):
+        if damaged := manifest.find_damage(self.manifest_path(name).parent, found):
             return f"redoing, {damaged}"
         self._check_strays(name, found)
         return ""
@@ -328,13 +328,13 @@ class Run:
             found = manifest.read(self.manifest_path(name), name)
         except ValueError:
             return
-        made, asked = manifest.counted(found, key)["settings"], manifest.counted(key, key)["settings"]
+        made, asked = manifest.select_counted(found, key)["settings"], manifest.select_counted(key, key)["settings"]
         if changed := {k: (made.get(k), asked.get(k)) for k in {**asked, **made} if asked.get(k) != made.get(k)}:
             self.before_replacing(name, changed)
 
     def _check_strays(self, name: str, made: dict[str, Any]) -> None:
         """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it again."""
-        if "/" not in name and (path := manifest.stray(self.path_of(name), made)):
+        if "/" not in name and (path := manifest.find_stray(self.path_of(name), made)):
             raise ArtefactError(
                 f"{path} is none of the files of {name!r}, and what reads the folder might take it for one. Move it out of "
                 "the folder, or delete it, and run again."
@@ -347,23 +347,23 @@ class Run:
         mark = partial / ".key.json"
         if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
             clear(partial)
-        begun = storage.note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
-        same = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs")) and manifest.counted(
+        begun = storage.read_note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
+        same = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs")) and manifest.select_counted(
             begun, key
-        ) == manifest.counted(key, key)
-        if not same or (force and not (forced() and begun.get("forced") == forced())):
+        ) == manifest.select_counted(key, key)
+        if not same or (force and not (find_forced() and begun.get("forced") == find_forced())):
             clear(partial)
             partial.mkdir(parents=True)
-            storage.write_note(mark, key | {"forced": forced()})
+            storage.write_note(mark, key | {"forced": find_forced()})
         return partial
 
     def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Turn the working folder into the artefact; the manifest comes last."""
         check_record(name, record)
         (partial / ".key.json").unlink()
-        files = {p.relative_to(partial).as_posix(): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        files = {p.relative_to(partial).as_posix(): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
-        self._settle(name, partial, storage.sealed(made | ({"forced": forced()} if forced() else {})))
+        self._settle(name, partial, storage.seal(made | ({"forced": find_forced()} if find_forced() else {})))
 
     def _settle(self, name: str, folder: Path, made: dict[str, Any]) -> None:
         """Move the files in `folder` to where artefact `name` is, and write its manifest, sealed already, last."""
@@ -398,14 +398,14 @@ class Run:
         try:
             other = Run(shared.name, shared.parent)
             other.require(name)
-            self.take(other, name)
+            self.link_from(other, name)
         except ArtefactError:
             return False
         return True
 
     def _note_stage(self, name: str, settings: dict[str, Any], cost: dict[str, Any]) -> None:
-        made_by = {"git": info.git(), "finished": _now(), storage.SEAL: self.manifest(name).get(storage.SEAL)}
-        self.note("stages", {name: {"settings": settings, **cost, **made_by}})
+        made_by = {"git": info.read_git(), "finished": _now(), storage.SEAL: self.manifest(name).get(storage.SEAL)}
+        self.write_info("stages", {name: {"settings": settings, **cost, **made_by}})
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -415,7 +415,7 @@ class Run:
         except ArtefactError:
             raise
         except Exception as error:
-            if why := cannot_write(error, self.path):
+            if why := explain_write_error(error, self.path):
                 raise ArtefactError(f"{what} of run {self.name!r} could not be written: {why}") from error
             raise
 

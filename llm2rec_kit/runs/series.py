@@ -8,6 +8,6 @@ FORCED = "LLM2REC_FORCED"  # in the environment of a forced series: its name, wh
 SERIES = "LLM2REC_SERIES"  # in the environment of a kernel that runs a notebook of a series: what changed may be replaced
 
 
-def forced() -> str:
+def find_forced() -> str:
     """The name of the forced series that is under way; empty where none is."""
     return os.environ.get(FORCED, "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit.runs import manifest
-from llm2rec_kit.storage import alone
+from llm2rec_kit.storage import hold_lock
 
 if TYPE_CHECKING:
     from llm2rec_kit.runs.run import Run
@@ -23,15 +23,18 @@ def place(run: Run, name: str, key: dict[str, Any]) -> Path | None:
     folder = run.path.parent / STORE
     if not folder.is_dir():
         return None
-    return folder / hashlib.sha256(json.dumps([name, manifest.counted(key, key)], sort_keys=True).encode()).hexdigest()[:32]
+    return (
+        folder
+        / hashlib.sha256(json.dumps([name, manifest.select_counted(key, key)], sort_keys=True).encode()).hexdigest()[:32]
+    )
 
 
 @contextlib.contextmanager
-def held(run: Run, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
+def hold(run: Run, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
     """The artefact's place in the store, held alone: of two runs that need it, one makes it and the other waits."""
     path = place(run, name, key)
     if path is None:
         yield None
         return
-    with alone(path.with_name(f".{path.name}.lock"), busy):
+    with hold_lock(path.with_name(f".{path.name}.lock"), busy):
         yield path

@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 
 from llm2rec_kit.settings.backbone import Backbone
-from llm2rec_kit.settings.data import ROLES, Data, template_names
+from llm2rec_kit.settings.data import ROLES, Data, parse_template
 from llm2rec_kit.settings.encoding import MASKS, POOLINGS, Encoding
 from llm2rec_kit.settings.evaluation import METRIC, Evaluation
-from llm2rec_kit.settings.item_tables import NAMED, table_names
+from llm2rec_kit.settings.item_tables import NAMED, name_tables
 from llm2rec_kit.settings.maps import Maps
 from llm2rec_kit.settings.own_parts import BASELINES, RECOMMENDERS, SOURCES, Own
-from llm2rec_kit.settings.stage import SettingsError, Stage, unknown
+from llm2rec_kit.settings.stage import SettingsError, Stage, describe_unknown
 from llm2rec_kit.settings.studies import QUESTIONS, Questions, Tables
 from llm2rec_kit.settings.training import CSFT, MNTP, TRACKERS, Contrastive, Training
 
@@ -49,10 +49,10 @@ __all__ = [
     "Stage",
     "Tables",
     "Training",
-    "limits_of",
-    "table_names",
-    "template_names",
-    "unknown",
+    "describe_limits",
+    "describe_unknown",
+    "name_tables",
+    "parse_template",
 ]
 
 STAGES: tuple[type[Stage], ...] = (
@@ -70,7 +70,7 @@ STAGES: tuple[type[Stage], ...] = (
 )
 
 
-def limits_of(name: str) -> str:
+def describe_limits(name: str) -> str:
     """What the flat name may be, as in `contrastive_views`, for a reader: its choices or its range; empty where any of its type
     will do."""
     known = {f"{stage.prefix}_{f.name}": f.metadata for stage in STAGES for f in dataclasses.fields(stage)}.get(name, {})

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from llm2rec_kit.settings import own_parts
 from llm2rec_kit.settings.own_parts import SOURCES
-from llm2rec_kit.settings.ranges import SEED, shown
+from llm2rec_kit.settings.ranges import SEED, show_value
 from llm2rec_kit.settings.stage import Conflicts, SettingsError, Stage, check_choice, setting
 
 _MONTH = r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])"
@@ -23,7 +23,7 @@ _COLUMN = (
 )
 
 
-def template_names(template: str) -> list[str]:
+def parse_template(template: str) -> list[str]:
     """The names in the braces of `data_text`; SettingsError where it is no template of plain names.
 
     >>> template_names("{title}. {brand}")
@@ -33,11 +33,11 @@ def template_names(template: str) -> list[str]:
         parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise SettingsError(
-            f"data_text is no template: {error}; found {shown(template)}. Write it as '{{title}}. {{brand}}'."
+            f"data_text is no template: {error}; found {show_value(template)}. Write it as '{{title}}. {{brand}}'."
         ) from None
     if not parts or any(spec or conversion for _, spec, conversion in parts):
         raise SettingsError(
-            f"data_text takes plain names in braces, at least one, such as {{title}}; found {shown(template)}."
+            f"data_text takes plain names in braces, at least one, such as {{title}}; found {show_value(template)}."
         )
     return [name for name, _, _ in parts]
 
@@ -49,7 +49,7 @@ class Data(Stage):
     prefix: ClassVar[str] = "data"
 
     source: str = setting(
-        "synthetic", "where interactions come from", SOURCES, also=partial(own_parts.names, "source"), later=True
+        "synthetic", "where interactions come from", SOURCES, also=partial(own_parts.list_names, "source"), later=True
     )
     path: str = setting("", "folder or file of the source; empty for synthetic and mix")
     category: str = setting(
@@ -141,12 +141,12 @@ class Data(Stage):
                 "data_min_items moves data_start back, and data_start is empty: give a month, such as 2017-10.",
             )
         try:
-            template_names(self.text)
+            parse_template(self.text)
         except SettingsError as error:
             yield ("text",), str(error)
         roles = [pair.partition("=")[0] for pair in self.columns]
         if twice := next((role for role in roles if roles.count(role) > 1), ""):
-            yield ("columns",), f"data_columns gives the role {twice!r} to two columns; found {shown(self.columns)}."
+            yield ("columns",), f"data_columns gives the role {twice!r} to two columns; found {show_value(self.columns)}."
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llm2rec_kit.settings.item_tables import NAMED, table_names
-from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.item_tables import NAMED, name_tables
+from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import SettingsError, Stage, setting
 
 _OWN = (
@@ -64,7 +64,7 @@ class Encoding(Stage):
         taken = [*NAMED, *self.variants, *self.tables.values()]
         for name in (names := [pair.partition("=")[0] for pair in self.own]):
             if name in taken or names.count(name) > 1:
-                raise SettingsError(f"encoding_own names a table {shown(name)}, and there is one of this name already.")
+                raise SettingsError(f"encoding_own names a table {show_value(name)}, and there is one of this name already.")
 
     @property
     def own_files(self) -> dict[str, str]:
@@ -74,4 +74,4 @@ class Encoding(Stage):
     @property
     def tables(self) -> dict[str, str]:
         """{baseline: the name of its table}."""
-        return table_names(self.baselines, [*NAMED, *self.variants])
+        return name_tables(self.baselines, [*NAMED, *self.variants])

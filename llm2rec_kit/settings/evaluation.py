@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llm2rec_kit.settings import own_parts
 from llm2rec_kit.settings.own_parts import BASELINES, RECOMMENDERS
-from llm2rec_kit.settings.ranges import SEED, shown
+from llm2rec_kit.settings.ranges import SEED, show_value
 from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 METRIC = r"(recall|ndcg)@([1-9][0-9]*)|mrr(?:@([1-9][0-9]*))?"
@@ -22,7 +22,7 @@ class Evaluation(Stage):
     prefix: ClassVar[str] = "evaluation"
 
     recommenders: list = setting(
-        ["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=partial(own_parts.names, "recommender")
+        ["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=partial(own_parts.list_names, "recommender")
     )
     embeddings: list = setting(
         ["raw", "csft", "mntp", "contrastive", "id"],
@@ -32,7 +32,7 @@ class Evaluation(Stage):
         list(BASELINES),
         "what is ranked without training a recommender [O]",
         BASELINES,
-        also=partial(own_parts.names, "baseline"),
+        also=partial(own_parts.list_names, "baseline"),
     )
     seeds: list = setting([2024, 2025, 2026], "one training a seed [C]", within=SEED, least=1)
     hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]", within="x >= 1")
@@ -117,7 +117,7 @@ class Evaluation(Stage):
         if halved and self.hidden % 2:
             yield (
                 ("hidden", "embeddings"),
-                f"evaluation_hidden must be even to put text and id side by side ({shown(halved[0])}); found {self.hidden}.",
+                f"evaluation_hidden must be even to put text and id side by side ({show_value(halved[0])}); found {self.hidden}.",
             )
         if not self.baselines and not (self.recommenders and self.embeddings):
             empty = "embeddings" if self.recommenders else "recommenders"

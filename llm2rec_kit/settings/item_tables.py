@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import SettingsError
 
 NAMED = ("raw", "csft", "mntp", "contrastive", "minilm", "id", "id_detached", "adapted")  # tables that have a name already
 KINDS = {"_add_id": "add", "_concat_id": "concat"}
 
 
-def table_names(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+def name_tables(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """{encoder: name of its table}, of encoders by hub name or folder: the last part, with `_` for dots, which would begin a
     file's suffix. With the folder or organisation before it where that name is in `taken` or several would have it.
 
@@ -26,16 +26,16 @@ def table_names(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
         alone = name not in taken and list(short.values()).count(name) == 1
         names[encoder] = name if alone else _last_parts(encoder, 2)
     for encoder, name in names.items():
-        others = [shown(e) for e in encoders if e != encoder and names[e] == name]
+        others = [show_value(e) for e in encoders if e != encoder and names[e] == name]
         if others or name in taken:
             whose = f"so would {' and '.join(others)}" if others else "there is one of this name already"
             raise SettingsError(
-                f"The encoder {shown(encoder)} would have the table {shown(name)}, and {whose}. Give its folder another name."
+                f"The encoder {show_value(encoder)} would have the table {show_value(name)}, and {whose}. Give its folder another name."
             )
     return names
 
 
-def parse(name: str) -> tuple[str | None, str]:
+def parse_name(name: str) -> tuple[str | None, str]:
     """The stage whose embeddings a table stands on (None without text), and its kind.
 
     >>> [parse(n) for n in ("id", "id_detached", "csft", "csft_add_id", "csft_concat_id")]
@@ -52,5 +52,5 @@ def parse(name: str) -> tuple[str | None, str]:
 def _last_parts(encoder: str, count: int) -> str:
     parts = [part for part in encoder.split("/") if part not in ("", ".", "..", "~")]
     if not parts:
-        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {shown(encoder)}.")
+        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {show_value(encoder)}.")
     return "-".join(parts[-count:]).replace(".", "_")

@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from llm2rec_kit import storage
-from llm2rec_kit.settings.ranges import clipped, shown
+from llm2rec_kit.settings.ranges import clip, show_value
 from llm2rec_kit.settings.stage import SettingsError, Stage, setting
 
 KEY = "own_part"  # in the settings of what an own part made: the hash of its source
@@ -117,7 +117,7 @@ def load(parts: Sequence[str]) -> None:
     Raises SettingsError for one that cannot be imported, registers nothing, or registers a name that is taken.
     """
     for part in parts:
-        where = str(storage.expanded(part).resolve()) if is_file(part) else part
+        where = str(storage.expand_home(part).resolve()) if is_file(part) else part
         _NOW.append(where)
         try:
             _import(part, where)
@@ -130,12 +130,12 @@ def is_file(part: str) -> bool:
     return part.endswith(".py") or "/" in part
 
 
-def placed(parts: Sequence[str], base: Path) -> list[str]:
+def resolve_parts(parts: Sequence[str], base: Path) -> list[str]:
     """`parts` with files, seen from `base`, by their absolute paths."""
-    return [str((base / storage.expanded(part)).resolve()) if is_file(part) else part for part in parts]
+    return [str((base / storage.expand_home(part)).resolve()) if is_file(part) else part for part in parts]
 
 
-def names(kind: str) -> list[str]:
+def list_names(kind: str) -> list[str]:
     """Names of the own parts of a kind that are loaded."""
     return [name for k, name in _PARTS if k == kind]
 
@@ -144,31 +144,31 @@ def find(kind: str, name: str) -> Part:
     """The own part of this kind and name; SettingsError where it is not loaded."""
     if part := _PARTS.get((kind, name)):
         return part
-    raise SettingsError(unknown(kind, name))
+    raise SettingsError(describe_unknown(kind, name))
 
 
-def unknown(kind: str, name: str) -> str:
+def describe_unknown(kind: str, name: str) -> str:
     """The sentence that says that there is no such part, and how there would be one."""
-    there = [*OF_THE_KIT[kind], *names(kind)]
-    return f"{kind.capitalize()} {shown(name)} is none of {there}. One of your own is named once own_parts names its module or file."
+    there = [*OF_THE_KIT[kind], *list_names(kind)]
+    return f"{kind.capitalize()} {show_value(name)} is none of {there}. One of your own is named once own_parts names its module or file."
 
 
-def contents(kind: str, name: str) -> dict[str, str]:
+def hash_part(kind: str, name: str) -> dict[str, str]:
     """What tells an own part from its earlier versions, as a part of the settings of what it makes; {} for one of the kit's."""
     return {KEY: _PARTS[kind, name].digest} if (kind, name) in _PARTS else {}
 
 
-def digests(used: Collection[str]) -> dict[str, str]:
+def hash_parts(used: Collection[str]) -> dict[str, str]:
     """{name: hash of its source} of the own parts among the names `used`."""
     return {name: part.digest for (_, name), part in sorted(_PARTS.items()) if name in used}
 
 
-def origins() -> list[str]:
+def list_origins() -> list[str]:
     """What another process gives `load`, to have the parts that are loaded here."""
     return [*dict.fromkeys(part.origin for part in _PARTS.values() if part.origin)]
 
 
-def travels(kind: str, name: str) -> bool:
+def can_travel(kind: str, name: str) -> bool:
     """Whether another process can have this part: one of the kit's, or one whose module or file it can import."""
     return (kind, name) not in _PARTS or bool(_PARTS[kind, name].origin)
 
@@ -181,7 +181,7 @@ def call(part: Part, what: Callable, *given: Any) -> Any:
         raise SettingsError(f"The {part} failed{_line(error, part.file)}: {_said(error)}.") from error
 
 
-def takes(what: Callable, *given: str) -> bool:
+def accepts(what: Callable, *given: str) -> bool:
     """Whether a callable can be called with so many arguments."""
     try:
         inspect.signature(what).bind(*given)
@@ -215,7 +215,7 @@ class Own(Stage):
 def _registering(kind: str, name: str) -> Callable[[Made], Made]:
     if not isinstance(name, str) or not re.fullmatch(FORMS[kind][0], name):
         raise SettingsError(
-            f"The name of a {kind} is {FORMS[kind][1]}, as in @{kind}({_example(kind)!r}); found {shown(name)}."
+            f"The name of a {kind} is {FORMS[kind][1]}, as in @{kind}({_example(kind)!r}); found {show_value(name)}."
         )
     if taken := [n for n in (*OF_THE_KIT[kind], *ALSO_TAKEN.get(kind, ())) if n.lower() == name.lower()]:
         raise SettingsError(f"@{kind}({name!r}): the kit has {taken[0]!r} already. Take another name.")
@@ -242,12 +242,12 @@ def _check_signature(kind: str, name: str, made: Any) -> None:
     right = callable(made)
     if right and kind == "baseline":
         more = [*inspect.signature(made).parameters][1:]
-        right = takes(made, "") if not more else takes(made, "", "") and more == ["embeddings"]
+        right = accepts(made, "") if not more else accepts(made, "", "") and more == ["embeddings"]
     elif right:
-        right = takes(made, *(("", "") if kind == "recommender" else ("",)))
+        right = accepts(made, *(("", "") if kind == "recommender" else ("",)))
     if not right:
         found = f"{getattr(made, '__name__', type(made).__name__)}{inspect.signature(made) if callable(made) else ''}"
-        raise SettingsError(f"@{kind}({name!r}) takes what is called with {TAKES[kind]}; found {clipped(found, 100)}.")
+        raise SettingsError(f"@{kind}({name!r}) takes what is called with {TAKES[kind]}; found {clip(found, 100)}.")
 
 
 def _example(kind: str) -> str:
@@ -261,9 +261,9 @@ def _file_of(made: Callable) -> str:
 
 def _import(part: str, where: str) -> None:
     name = f"llm2rec_own_{Path(where).stem}_{hashlib.sha256(where.encode()).hexdigest()[:8]}" if is_file(part) else part
-    if is_file(part) and (why := storage.fault(Path(where))):
+    if is_file(part) and (why := storage.find_fault(Path(where))):
         raise SettingsError(
-            f"own_parts names {shown(part)}: {clipped(where)} {why}. Give a .py file, or a module that Python can import."
+            f"own_parts names {show_value(part)}: {clip(where)} {why}. Give a .py file, or a module that Python can import."
         )
     try:
         module = _executed(name, where) if is_file(part) else _imported(name)
@@ -273,20 +273,20 @@ def _import(part: str, where: str) -> None:
         at = where if is_file(part) else getattr(sys.modules.get(name), "__file__", None) or ""
         more = "" if is_file(part) else " A module is found where Python looks: installed, or in a folder of PYTHONPATH."
         raise SettingsError(
-            f"own_parts names {shown(part)}, which cannot be imported{_line(error, at)}: {_said(error)}.{more}"
+            f"own_parts names {show_value(part)}, which cannot be imported{_line(error, at)}: {_said(error)}.{more}"
         ) from error
     if not any(p.module == name or p.module.startswith(f"{name}.") for p in _PARTS.values()):
         raise SettingsError(
-            f"own_parts names {shown(part)}, and nothing in it is registered: put @recommender, @baseline or @source of "
+            f"own_parts names {show_value(part)}, and nothing in it is registered: put @recommender, @baseline or @source of "
             "llm2rec_kit.settings.own_parts over what is to be used (docs/own_parts.md)."
         )
     if getattr(module, "__file__", None):
-        _LOADED[name] = storage.known_digest(Path(module.__file__))
+        _LOADED[name] = storage.hash_file_once(Path(module.__file__))
 
 
 def _executed(name: str, where: str) -> ModuleType:
     """The module of a file, which is run unless it has been, as it is now."""
-    if name in sys.modules and _LOADED.get(name) == storage.known_digest(Path(where)):
+    if name in sys.modules and _LOADED.get(name) == storage.hash_file_once(Path(where)):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, where, loader=_Fresh(name, where))
     module = importlib.util.module_from_spec(spec)
@@ -303,7 +303,9 @@ def _imported(name: str) -> ModuleType:
     """The module of this name, imported again where its file has changed since `load` last did."""
     module = importlib.import_module(name)
     file = getattr(module, "__file__", None)
-    return importlib.reload(module) if file and _LOADED.get(name, now := storage.known_digest(Path(file))) != now else module
+    return (
+        importlib.reload(module) if file and _LOADED.get(name, now := storage.hash_file_once(Path(file))) != now else module
+    )
 
 
 def _line(error: BaseException, file: str) -> str:
@@ -316,4 +318,4 @@ def _line(error: BaseException, file: str) -> str:
 
 def _said(error: BaseException) -> str:
     text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    return clipped(f"{type(error).__name__}: {text}" if text else type(error).__name__, 240).rstrip(".")
+    return clip(f"{type(error).__name__}: {text}" if text else type(error).__name__, 240).rstrip(".")

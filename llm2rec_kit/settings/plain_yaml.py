@@ -18,13 +18,13 @@ import yaml
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.settings import SettingsError
-from llm2rec_kit.settings.ranges import clipped, shown
-from llm2rec_kit.settings.stage import LISTS, default_of, element_kind
+from llm2rec_kit.settings.ranges import clip, show_value
+from llm2rec_kit.settings.stage import LISTS, find_element_kind, make_default
 
 MOST_BYTES, MOST_VALUES, DEEPEST = 2**20, 20_000, 20
 
 
-def of_the_kit(text: str) -> Any:
+def load_own(text: str) -> Any:
     """The values of a YAML file that the kit wrote or brings along: plain `safe_load`, by libyaml where that is there."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
@@ -32,7 +32,7 @@ def of_the_kit(text: str) -> Any:
 def read_text(path: Path, what: str) -> str:
     """The text of a small UTF-8 file; SettingsError, naming `what`, for anything else, which is not opened where it is no file."""
     try:
-        if (kind := kind_at(path)) not in ("", "a file"):  # a pipe would wait for a writer, a device has no end
+        if (kind := describe_path(path)) not in ("", "a file"):  # a pipe would wait for a writer, a device has no end
             raise SettingsError(f"{what} is {kind}, and a text file is wanted.")
         if (size := path.stat().st_size) > MOST_BYTES:
             raise SettingsError(f"{what} has {size:,} bytes; a text file of a few lines is wanted.")
@@ -43,59 +43,59 @@ def read_text(path: Path, what: str) -> str:
         raise SettingsError(f"{what} cannot be read: {error.strerror}.") from None
 
 
-def kind_at(path: Path) -> str:
+def describe_path(path: Path) -> str:
     """What is at `path`: "a file", "a folder", "a named pipe", ...; empty where there is nothing, or no way to it."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return ""
-    return "a file" if stat.S_ISREG(mode) else storage.kind_of(mode)
+    return "a file" if stat.S_ISREG(mode) else storage.describe_kind(mode)
 
 
-def mapping(text: str, what: str) -> dict[str, Any]:
+def read_mapping(text: str, what: str) -> dict[str, Any]:
     """A mapping from names to values; SettingsError, naming `what`, for anything else or a key given twice."""
-    values = value(text, what)
+    values = read_value(text, what)
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise SettingsError(f"{what} must hold `key: value` lines; found {type(values).__name__}.")
     if strange := [key for key in values if not isinstance(key, str)]:
-        raise SettingsError(f"{what}: a key is a name; found {type(strange[0]).__name__}: {shown(strange[0])}.")
+        raise SettingsError(f"{what}: a key is a name; found {type(strange[0]).__name__}: {show_value(strange[0])}.")
     return values
 
 
-def value(text: str, what: str) -> Any:
+def read_value(text: str, what: str) -> Any:
     """What the text holds: a number, true or false, text, a list or a mapping of those, None where it is empty."""
     try:
         _look_over(text)
         return yaml.load(text, Loader=_Plain)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the others: a number of too many digits, an odd escape
-        said = clipped(" ".join(str(error).split()), 240)
+        said = clip(" ".join(str(error).split()), 240)
         raise SettingsError(f"{what} is not YAML of plain values: {said}") from None
 
 
-def meant(values: dict[str, Any]) -> dict[str, Any]:
+def convert_numbers(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with the number for what plain YAML takes for text though a parameter wants a number: 1e-4, 1_000."""
     return {name: _meant(*_kinds().get(name, (None, None)), one) for name, one in values.items()}
 
 
-def of_a_word(name: str, text: str, what: str) -> Any:
+def read_word(name: str, text: str, what: str) -> Any:
     """The value of parameter `name` that a person means by `text` on a command line: text as it stands where the parameter is
     text (`{title}, {brand}` too, which is no YAML), a list of one where it is a list and one value is given, and else what YAML
     says. SettingsError, with the form, for what is neither a list nor one value."""
     kind, of = _kinds().get(name, (None, None))
     if kind is str and text.strip()[:1] not in ("'", '"', "["):
         try:
-            read = value(text, what)
+            read = read_value(text, what)
         except SettingsError:
             return text.strip()
         return read if isinstance(read, str) else text.strip()
-    read = _meant(kind or float, of, value(text, what))
+    read = _meant(kind or float, of, read_value(text, what))
     if kind is str and not isinstance(read, str | list | dict):
         return text.strip()
     if kind is not list or isinstance(read, list):
         return read
     if read is None or isinstance(read, dict) or ("," in text and text.strip()[:1] not in ("'", '"')):
-        written = LISTS[of] if read is None or isinstance(read, dict) else f"[{clipped(text.strip(), 80)}]"
+        written = LISTS[of] if read is None or isinstance(read, dict) else f"[{clip(text.strip(), 80)}]"
         raise SettingsError(
             f"{what}: {name} takes a list. Several are written {name.replace('_', '.', 1)}={written} (in quotes, for the shell), one "
             "by itself, none as []; what holds a comma stands in quotes in the brackets."
@@ -107,8 +107,8 @@ def of_a_word(name: str, text: str, what: str) -> Any:
 def _kinds() -> dict[str, tuple[type, type | None]]:
     """{flat name: (its type, of a list that of its elements)} of every setting."""
     fields = {f"{stage.prefix}_{f.name}": f for stage in S.STAGES for f in dataclasses.fields(stage)}
-    kinds = {name: (f, type(default_of(f))) for name, f in fields.items()}
-    return {name: (kind, element_kind(f) if kind is list else None) for name, (f, kind) in kinds.items()}
+    kinds = {name: (f, type(make_default(f))) for name, f in fields.items()}
+    return {name: (kind, find_element_kind(f) if kind is list else None) for name, (f, kind) in kinds.items()}
 
 
 def _meant(kind: type | None, of: type | None, read: Any) -> Any:
@@ -134,9 +134,9 @@ def _look_over(text: str) -> None:
     deep = values = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if getattr(event, "anchor", None):
-            raise yaml.YAMLError(f"anchors and aliases are not taken, write the value out; found {shown(event.anchor)}")
+            raise yaml.YAMLError(f"anchors and aliases are not taken, write the value out; found {show_value(event.anchor)}")
         if getattr(event, "tag", None) not in (None, "!"):
-            raise yaml.YAMLError(f"tags are not taken; found {shown(event.tag)}")
+            raise yaml.YAMLError(f"tags are not taken; found {show_value(event.tag)}")
         values += isinstance(event, yaml.NodeEvent)
         deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if deep > DEEPEST or values > MOST_VALUES:
@@ -156,7 +156,7 @@ class _Plain(yaml.SafeLoader):
             if isinstance(name, list | dict):
                 raise yaml.YAMLError("a key is a name, no list or mapping")
             if name in seen:
-                raise yaml.YAMLError(f"{shown(name)} is given twice")
+                raise yaml.YAMLError(f"{show_value(name)} is given twice")
             seen.add(name)
         return super().construct_mapping(node, deep)
 

@@ -18,7 +18,7 @@ _SHORT.maxstring = _SHORT.maxother = 70
 
 
 @cache
-def bounds(text: str) -> tuple[float | None, bool, float | None, bool]:
+def parse_range(text: str) -> tuple[float | None, bool, float | None, bool]:
     """(low, whether it is inside, high, whether it is inside); None where there is no bound.
 
     >>> bounds("0 < x <= 1"), bounds("x >= 1")
@@ -33,35 +33,35 @@ def bounds(text: str) -> tuple[float | None, bool, float | None, bool]:
     return _number(low), below in ("<=", ">="), _number(high), beyond == "<="
 
 
-def holds(text: str, value: float) -> bool:
+def is_inside(text: str, value: float) -> bool:
     """Whether `value` lies inside the range."""
-    low, with_low, high, with_high = bounds(text)
+    low, with_low, high, with_high = parse_range(text)
     above = low is None or value > low or (with_low and value == low)
     return above and (high is None or value < high or (with_high and value == high))
 
 
-def words(text: str) -> str:
+def describe_range(text: str) -> str:
     """The range as a phrase.
 
     >>> words("0 < x <= 1"), words("x >= 1")
     ('above 0 and at most 1', 'at least 1')
     """
-    low, with_low, high, with_high = bounds(text)
+    low, with_low, high, with_high = parse_range(text)
     parts = [] if low is None else [f"{'at least' if with_low else 'above'} {low}"]
     parts += [] if high is None else [f"{'at most' if with_high else 'below'} {high}"]
     return " and ".join(parts)
 
 
-def shown(value: object, longest: int = 80) -> str:
+def show_value(value: object, longest: int = 80) -> str:
     """`value` as `repr` writes it, cut to `longest` characters: an error names what it found, and is no dump of it."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         text = f"a {type(value).__name__} too long to be shown"
-    return clipped(text, longest)
+    return clip(text, longest)
 
 
-def clipped(text: str, longest: int = 300) -> str:
+def clip(text: str, longest: int = 300) -> str:
     """`text` without its middle, where it is longer."""
     return text if len(text) <= longest else f"{text[: longest - 20]}...{text[-17:]}"
 

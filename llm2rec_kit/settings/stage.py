@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from llm2rec_kit.settings import ranges
-from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.ranges import show_value
 
 LISTS = {str: "[a, b]", int: "[1, 2]", float: "[1.0, 2.5]", bool: "[true, false]"}  # how one of each is written
 COMMON = {"profile": str, "run": str, "outputs": str, "force": bool}  # the parameters that every notebook has
@@ -65,7 +65,7 @@ class Stage:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             name = f"{self.prefix}_{f.name}"
-            value = _as_kind_of(default_of(f), getattr(self, f.name), name, f.metadata["of"])
+            value = _as_kind_of(make_default(f), getattr(self, f.name), name, f.metadata["of"])
             object.__setattr__(self, f.name, value)
             for one in value if isinstance(value, list) else [value]:
                 _check_one(f.metadata, one, name)
@@ -85,7 +85,7 @@ class Stage:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in given:
             if name not in known:
-                raise SettingsError(unknown(start + name, [start + k for k in known]))
+                raise SettingsError(describe_unknown(start + name, [start + k for k in known]))
         return cls(**given).check(given)
 
     def check(self, given: Collection[str] | None = None) -> Self:
@@ -104,14 +104,14 @@ class Stage:
         return dataclasses.asdict(self)
 
 
-def default_of(f: dataclasses.Field) -> Any:
+def make_default(f: dataclasses.Field) -> Any:
     """The default of a setting, a list anew."""
     return f.default if f.default is not dataclasses.MISSING else f.default_factory()
 
 
-def element_kind(f: dataclasses.Field) -> type:
+def find_element_kind(f: dataclasses.Field) -> type:
     """The type of the elements of a list setting."""
-    default = default_of(f)
+    default = make_default(f)
     return f.metadata["of"] or (type(default[0]) if default else str)
 
 
@@ -130,11 +130,11 @@ def check_kind(name: str, kind: type, value: Any) -> None:
         _check_text(name, value)
 
 
-def unknown(name: str, known: list[str], kind: str = "parameter") -> str:
+def describe_unknown(name: str, known: list[str], kind: str = "parameter") -> str:
     """The sentence that says that `name` is not one of `known`, with the nearest name."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
-    return f"Unknown {kind} {shown(name)}.{hint}"
+    return f"Unknown {kind} {show_value(name)}.{hint}"
 
 
 def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
@@ -144,11 +144,11 @@ def _check_one(known: Mapping[str, Any], value: Any, name: str) -> None:
     if isinstance(value, str):
         _check_text(name, value)
     if isinstance(value, int) and abs(value) > ranges.LARGEST:
-        raise SettingsError(f"{name} takes a number that fits 64 bits; found {shown(value)}.")
-    if (within := known["within"]) and not ranges.holds(within, value):
-        raise SettingsError(f"{name} must be {ranges.words(within)}; found {shown(value)}.")
+        raise SettingsError(f"{name} takes a number that fits 64 bits; found {show_value(value)}.")
+    if (within := known["within"]) and not ranges.is_inside(within, value):
+        raise SettingsError(f"{name} must be {ranges.describe_range(within)}; found {show_value(value)}.")
     if (form := known["form"]) and not re.fullmatch(form[0], value, re.DOTALL):
-        raise SettingsError(form[1].format(name=name, found=shown(value)))
+        raise SettingsError(form[1].format(name=name, found=show_value(value)))
 
 
 def check_choice(known: Mapping[str, Any], value: Any, name: str) -> None:
@@ -156,19 +156,21 @@ def check_choice(known: Mapping[str, Any], value: Any, name: str) -> None:
     own = known["also"]() if known["also"] else []
     if value not in known["choices"] and value not in own:
         more = f", or of your own, {own or 'once own_parts names their module or file'}" if known["also"] else ""
-        raise SettingsError(f"{name} must be one of {list(known['choices'])}{more}; found {shown(value)}.")
+        raise SettingsError(f"{name} must be one of {list(known['choices'])}{more}; found {show_value(value)}.")
 
 
 def _check_text(name: str, value: str) -> None:
     if re.search(r"[\x00\ud800-\udfff]", value):
-        raise SettingsError(f"{name} holds a character that is none of a text; found {shown(value)}.")
+        raise SettingsError(f"{name} holds a character that is none of a text; found {show_value(value)}.")
 
 
 def _check_list(known: Mapping[str, Any], value: list, name: str) -> None:
     if len(value) < known["least"]:
-        raise SettingsError(f"{name} takes a list of {known['least']} at least; found {shown(value)}.")
+        raise SettingsError(f"{name} takes a list of {known['least']} at least; found {show_value(value)}.")
     if not known["repeats"] and len(set(value)) < len(value):
-        raise SettingsError(f"{name} holds {shown(Counter(value).most_common(1)[0][0])} twice; found {shown(value)}.")
+        raise SettingsError(
+            f"{name} holds {show_value(Counter(value).most_common(1)[0][0])} twice; found {show_value(value)}."
+        )
 
 
 def _as_kind_of(default: Any, value: Any, name: str, of: type | None) -> Any:
@@ -181,7 +183,7 @@ def _as_kind_of(default: Any, value: Any, name: str, of: type | None) -> Any:
     if kind is float and type(value) is float and not math.isfinite(value):
         raise SettingsError(f"{name} takes a finite number (default {default!r}); found {value!r}.")
     if type(value) is not kind:
-        raise SettingsError(_other_kind(name, kind, value, f" (default {shown(default)})"))
+        raise SettingsError(_other_kind(name, kind, value, f" (default {show_value(default)})"))
     return value
 
 
@@ -193,14 +195,14 @@ def _list_like(default: list, value: list | tuple, name: str, of: type | None) -
     for one in value:
         if type(one) is not kind:
             raise SettingsError(
-                f"{name} takes a list of {kind.__name__} (default {shown(default)}); found {shown(one)} in "
-                f"{shown(value)}.{_advice(name, kind, one) or f' A list is written {LISTS[kind]}.'}"
+                f"{name} takes a list of {kind.__name__} (default {show_value(default)}); found {show_value(one)} in "
+                f"{show_value(value)}.{_advice(name, kind, one) or f' A list is written {LISTS[kind]}.'}"
             )
     return list(value)
 
 
 def _other_kind(name: str, kind: type, value: Any, default: str = "") -> str:
-    found = f"found {type(value).__name__}: {shown(value)}"
+    found = f"found {type(value).__name__}: {show_value(value)}"
     return f"{name} takes {kind.__name__}{default}; {found}.{_advice(name, kind, value)}"
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar
 
 from llm2rec_kit.settings import own_parts
-from llm2rec_kit.settings.item_tables import NAMED, table_names
+from llm2rec_kit.settings.item_tables import NAMED, name_tables
 from llm2rec_kit.settings.own_parts import RECOMMENDERS
 from llm2rec_kit.settings.ranges import SEED
 from llm2rec_kit.settings.stage import Stage, setting
@@ -23,7 +23,7 @@ class Tables(Stage):
         ["SASRec", "GRU4Rec"],
         "Table 3's; the other tables take the first, SASRec [P]",
         RECOMMENDERS,
-        also=partial(own_parts.names, "recommender"),
+        also=partial(own_parts.list_names, "recommender"),
         least=1,
     )
     seeds: list = setting(
@@ -69,7 +69,7 @@ class Tables(Stage):
     def tables(self) -> dict[str, str]:
         """{encoder: the name of its table}."""
         own = (*NAMED, "llm2vec", "llmemb")
-        return table_names(self.encoders, [*own, *(f"{name}-unit" for name in own)])
+        return name_tables(self.encoders, [*own, *(f"{name}-unit" for name in own)])
 
 
 QUESTIONS = {  # of notebook 07
@@ -94,7 +94,7 @@ class Questions(Stage):
     asked: list = setting(list(QUESTIONS), "questions to ask [O]", tuple(QUESTIONS))
     domain: str = setting("", "domain whose users answer; empty: the first that training sees [O]")
     recommenders: list = setting(
-        ["SASRec"], "recommenders that answer [O]", RECOMMENDERS, least=1, also=partial(own_parts.names, "recommender")
+        ["SASRec"], "recommenders that answer [O]", RECOMMENDERS, least=1, also=partial(own_parts.list_names, "recommender")
     )
     seeds: list = setting(
         [2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]", within=SEED, least=1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from llm2rec_kit.settings.ranges import SEED, shown
+from llm2rec_kit.settings.ranges import SEED, show_value
 from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "trackio")
@@ -88,7 +88,7 @@ class Training(Stage):
         if self.lora_targets and self.tuning != "lora":
             yield (
                 ("lora_targets", "tuning"),
-                f"{p}_lora_targets names layers for adapters ({shown(self.lora_targets)}), and {p}_tuning is {self.tuning!r}, "
+                f"{p}_lora_targets names layers for adapters ({show_value(self.lora_targets)}), and {p}_tuning is {self.tuning!r}, "
                 "which has none.",
             )
 

@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
 
     `sort`: keys in alphabetical order, so that equal values are equal bytes whatever way they came.
     """
-    write_text(path, json.dumps(value, indent=1, default=plain, allow_nan=False, sort_keys=sort) + "\n")
+    write_text(path, json.dumps(value, indent=1, default=as_plain, allow_nan=False, sort_keys=sort) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,12 +44,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either the old bytes or all of the new ones, also after a crash."""
-    with writing(path) as part:
+    with write_whole(path) as part:
         part.write_bytes(data)
 
 
 @contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[Path]:
+def write_whole(path: str | Path) -> Iterator[Path]:
     """Within: the path of a hidden file beside `path` to write to; afterwards `path` is that file, or, after an error, what it was.
 
     The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
@@ -69,7 +69,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
+def write_whole_folder(path: Path) -> Iterator[Path]:
     """Within: a hidden folder beside `path` to write into; afterwards `path` is that folder, or, after an error, what it was.
 
     After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
@@ -110,7 +110,7 @@ def check_target(path: str | Path, begins: bytes = b"") -> Path:
         raise ValueError(f"{path} cannot be written to: {error.strerror}. Give another place.") from None
     if not stat.S_ISREG(mode):
         raise ValueError(
-            f"{path} is {kind_of(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
+            f"{path} is {describe_kind(mode)}, and writing there would replace it. Give a file, or a path where nothing is yet."
         )
     with path.open("rb") as file:
         if (start := file.read(len(begins))) and start != begins:
@@ -125,7 +125,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
     FileNotFoundError where there is none.
     """
-    if (why := fault(path)) == MISSING:
+    if (why := find_fault(path)) == MISSING:
         raise FileNotFoundError(f"{path} {why}.")
     if why:
         raise ValueError(f"{path} {why}.")
@@ -142,14 +142,14 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return found
 
 
-def sealed(value: dict[str, Any]) -> dict[str, Any]:
+def seal(value: dict[str, Any]) -> dict[str, Any]:
     """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
-    kept = json.loads(json.dumps(value, default=plain, allow_nan=False))  # numbers and keys as they are read back
+    kept = json.loads(json.dumps(value, default=as_plain, allow_nan=False))  # numbers and keys as they are read back
     return kept | {SEAL: _seal(kept)}
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
-    """Whether `value` is what `sealed` made, or has no seal, as what earlier versions wrote."""
+    """Whether `value` is what `seal` made, or has no seal, as what earlier versions wrote."""
     try:
         return SEAL not in value or value[SEAL] == _seal(value)
     except RecursionError:
@@ -158,7 +158,7 @@ def is_sealed(value: dict[str, Any]) -> bool:
 
 def write_note(path: Path, value: dict[str, Any]) -> None:
     """`write_json` of a note of ours with its seal, by which `read_note` tells that nothing in it has changed since."""
-    write_json(path, sealed(value))
+    write_json(path, seal(value))
 
 
 def read_note(path: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def read_note(path: Path) -> dict[str, Any]:
     return found
 
 
-def note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
+def read_note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
     """`read_note`, {} where there is none. A damaged one is told, with what is done `instead`, and is out of the way."""
     try:
         return read_note(path)
@@ -205,7 +205,7 @@ def clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fault(path: Path) -> str:
+def find_fault(path: Path) -> str:
     """Why `path` is no file that can be opened, as a phrase ("is missing", "is a folder"); empty where it is one."""
     try:
         mode = path.stat().st_mode
@@ -215,10 +215,10 @@ def fault(path: Path) -> str:
         return f"cannot be read: {error.strerror}"
     except ValueError as error:  # a name that no file can have
         return f"cannot be read: {error}"
-    return "" if stat.S_ISREG(mode) else f"is {kind_of(mode)} where a file is expected"
+    return "" if stat.S_ISREG(mode) else f"is {describe_kind(mode)} where a file is expected"
 
 
-def safe_name(name: str) -> str:
+def make_safe_name(name: str) -> str:
     """A folder name for `name`, which comes out of data: one part, not hidden, without control characters.
 
     >>> safe_name("Home/Kitchen"), safe_name("../up"), safe_name(".hidden"), safe_name("Toys & Games")
@@ -233,7 +233,7 @@ def safe_name(name: str) -> str:
     return safe
 
 
-def inside(base: Path, name: str) -> Path:
+def require_inside(base: Path, name: str) -> Path:
     """`base / name`, as long as that is in `base`: `name` comes out of a file, which may be another's. ValueError elsewhere."""
     odd = not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts
     if odd or not _resolved(base / name).is_relative_to(_resolved(base)):
@@ -242,7 +242,7 @@ def inside(base: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path, busy: str = "") -> Iterator[None]:
+def hold_lock(path: Path, busy: str = "") -> Iterator[None]:
     """One process or thread at a time between here and the end of the block; `busy` is printed where it has to wait.
 
     A killed holder lets go by itself. The lock's file goes with the last holder, so whoever waited on it must look
@@ -266,35 +266,35 @@ def alone(path: Path, busy: str = "") -> Iterator[None]:
             return
 
 
-def file_digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def known_digest(path: Path) -> str:
-    """`file_digest`, computed once in this process as long as nothing about the file changes."""
+def hash_file_once(path: Path) -> str:
+    """`hash_file`, computed once in this process as long as nothing about the file changes."""
     now = path.stat()
     return _digest_of(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _digest_of(path: Path, *state: int) -> str:
-    return file_digest(path)
+    return hash_file(path)
 
 
 @contextlib.contextmanager
-def naming_place(to: str | Path, option: str) -> Iterator[None]:
+def name_place(to: str | Path, option: str) -> Iterator[None]:
     """Within, an error that says that the disk of `to` is full or closed becomes one that names it and the command's `option`."""
     try:
         yield
     except Exception as error:
-        if why := cannot_write(error, Path(to).absolute().parent, f"Give another place with {option}."):
+        if why := explain_write_error(error, Path(to).absolute().parent, f"Give another place with {option}."):
             raise OSError(f"{to} could not be written: {why}") from error
         raise
 
 
-def cannot_write(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
+def explain_write_error(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
     """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
 
     Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
@@ -306,9 +306,9 @@ def cannot_write(error: BaseException, folder: Path, advice: str = ADVICE) -> st
     said = " ".join(map(str, chain))
     system = [e for e in chain if isinstance(e, OSError)]
     codes = {e.errno for e in system} - REFUSED | {e.errno for e in system if _concerns(e, folder)}
-    nothing_left = free_mib(folder) < 1 and not isinstance(error, ValueError)
+    nothing_left = measure_free_mib(folder) < 1 and not isinstance(error, ValueError)
     if codes & FULL or "No space left on device" in said or nothing_left:
-        return f"the disk of {folder} is full ({free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"
+        return f"the disk of {folder} is full ({measure_free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"
     if codes & REFUSED or "Read-only file system" in said:
         why = next((os.strerror(code) for code in sorted(codes & REFUSED)), "Read-only file system")
         return f"{folder} cannot be written to ({why}). {advice}"
@@ -325,26 +325,26 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"0" * 4096)
     except OSError as error:
-        raise OSError(f"Nothing can be made: {cannot_write(error, folder) or error}") from None
+        raise OSError(f"Nothing can be made: {explain_write_error(error, folder) or error}") from None
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
 
 
-def free_mib(folder: Path) -> float:
+def measure_free_mib(folder: Path) -> float:
     """Free space where `folder` is or would be, MiB; infinite where that cannot be told."""
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(nearest(folder)).free / 2**20
+        return shutil.disk_usage(find_nearest_folder(folder)).free / 2**20
     return float("inf")
 
 
-def nearest(folder: Path) -> Path:
+def find_nearest_folder(folder: Path) -> Path:
     """`folder`, or of the folders above it the first that exists: where it would be made."""
     at = Path(folder).absolute()
     return next(p for p in (at, *at.parents) if p.exists())
 
 
-def expanded(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """`path` with a home in the place of its `~`; ValueError where nobody has the one that it names."""
     try:
         return Path(path).expanduser()
@@ -352,7 +352,7 @@ def expanded(path: str | Path) -> Path:
         raise ValueError(f"{reprlib.repr(str(path))} begins with a home that nobody has. Give another path.") from None
 
 
-def plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """What json.dump may write for a numpy value or a path; for its `default`. TypeError for anything else."""
     if isinstance(value, np.generic):
         return value.item()
@@ -383,7 +383,7 @@ def _resolved(path: Path) -> Path:
         raise ValueError(f"{path} is a loop of links.") from None
 
 
-def kind_of(mode: int) -> str:
+def describe_kind(mode: int) -> str:
     """What a file that is none is, for a reader."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from llm2rec_kit.storage import check_target, note_or_nothing, write_note
+from llm2rec_kit.storage import check_target, read_note_or_nothing, write_note
 
 BEGINS = np.lib.format.MAGIC_PREFIX
 
@@ -111,7 +111,7 @@ class RowFile:
 
     def _read_mark(self, mark: Path) -> tuple[int, Any]:
         """How many rows a mark vouches for, and their hash: none where it is damaged, or is of another file of the name."""
-        made = note_or_nothing(mark, "The rows that it vouched for are computed again.")
+        made = read_note_or_nothing(mark, "The rows that it vouched for are computed again.")
         rows = made.get("rows") if made.get("inode") == self._inode else 0
         return (rows if type(rows) is int and 0 <= rows <= self.rows else 0), made.get("sha256")
 

@@ -81,7 +81,7 @@ class Watch(TrainerCallback):
         """Raise, after removing the checkpoints of steps after `sound`."""
         if distributed.rank() == 0:
             checkpoints.prune(self.folder, range(sound + 1))
-        good = checkpoints.last(self.folder)
+        good = checkpoints.find_last(self.folder)
         if good:
             kept = (
                 f"The last good checkpoint is {good}; {self._ending_at(checkpoints.step_of(good))} makes that very model, "

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoding.tokenisation import length_batches, pad, pool, title_tokens
+from llm2rec_kit.encoding.tokenisation import cut_by_length, pad, pool, tokenise_titles
 from llm2rec_kit.fitting import distributed
 from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.training.collapse_watch import Watch
-from llm2rec_kit.training.titles import drawn
+from llm2rec_kit.training.titles import draw_rows
 
 PROBED = 512  # titles whose alignment, uniformity and effective rank are followed
 
@@ -39,12 +39,12 @@ class Batches:
 
     def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
         """Titles that are the same tokens are taken once. Raises ValueError for fewer than two: there would be no negative."""
-        tokens = title_tokens(tokenizer, titles, settings.max_tokens)
+        tokens = tokenise_titles(tokenizer, titles, settings.max_tokens)
         distinct = {ids.tobytes(): k for k, ids in reversed(list(enumerate(tokens)))}
         self.kept = kept = sorted(distinct.values())  # indices into titles
         if len(kept) < 2:
             raise ValueError(f"Contrast needs two distinct titles at least; the training domains have {len(kept)}.")
-        self.tokens, self.same = [tokens[k] for k in kept], same_title([titles[k] for k in kept])
+        self.tokens, self.same = [tokens[k] for k in kept], number_titles([titles[k] for k in kept])
         self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, settings.mask_token), tokenizer.pad_token_id
         self.settings = settings
         self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
@@ -54,27 +54,27 @@ class Batches:
 
     def __getitem__(self, step: int) -> list[dict]:
         rng = np.random.default_rng([self.settings.seed, 2, step])
-        chosen = drawn(len(self.tokens), self.settings.batch_size, self.settings.seed, step)
+        chosen = draw_rows(len(self.tokens), self.settings.batch_size, self.settings.seed, step)
         return [self.micro_batch(chosen, rng) | {"step": torch.tensor(step)}]
 
     def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> dict:
         """Two views each of the chosen titles."""
         views, same = self.views(chosen, rng)
         return {
-            **chunked(views, self.settings.batch_tokens, self.pad_id),
+            **chunk_texts(views, self.settings.batch_tokens, self.pad_id),
             "same": torch.from_numpy(same),
             "count": torch.tensor(len(chosen)),
         }
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
-        """Token ids of the first views of `chosen`, then of the second, and which of the chosen are the same (`same_title`)."""
-        views = [view(self.tokens[i], self.mask_id, self.settings, rng) for _ in range(2) for i in chosen]
+        """Token ids of the first views of `chosen`, then of the second, and which of the chosen are the same (`number_titles`)."""
+        views = [make_view(self.tokens[i], self.mask_id, self.settings, rng) for _ in range(2) for i in chosen]
         return views, self.same[chosen]
 
 
-def chunked(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> dict:
+def chunk_texts(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> dict:
     """Token ids as `chunks` of like length, each within the token budget, and `place`: row i is the i-th text again."""
-    parts = length_batches(np.array([len(t) for t in texts]), batch_tokens)
+    parts = cut_by_length(np.array([len(t) for t in texts]), batch_tokens)
     chunks = []
     for part in parts:
         ids, mask = pad([texts[i] for i in part], pad_id, torch.device("cpu"))
@@ -82,7 +82,7 @@ def chunked(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> dict:
     return {"chunks": chunks, "place": torch.from_numpy(np.argsort(np.concatenate(parts)))}
 
 
-def same_title(titles: list[str]) -> np.ndarray:
+def number_titles(titles: list[str]) -> np.ndarray:
     """A number for each title (int64), equal for those that differ in case and spacing alone.
 
     >>> same_title(["Iron Vale", "iron  vale ", "Iron Veil"]).tolist()
@@ -92,7 +92,7 @@ def same_title(titles: list[str]) -> np.ndarray:
     return np.array([seen.setdefault(" ".join(t.casefold().split()), len(seen)) for t in titles], dtype=np.int64)
 
 
-def view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
+def make_view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
     """One view of a title: tokens replaced by the mask token with probability `mask_rate`, or the title as it is where
     dropout alone makes the difference. At least one token stays."""
     if settings.views == "dropout":
@@ -124,7 +124,7 @@ def info_nce(
     return (loss + F.cross_entropy(scores.T, labels, reduction="sum")) / 2 if symmetric else loss
 
 
-def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None):
+def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None):
     """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles); `seen` is told each step's.
 
     With `gradient_cache` the chunks are read without a graph, and read again one at a time for the gradient, with the same
@@ -134,7 +134,7 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
 
     def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
         cached = settings.gradient_cache and torch.is_grad_enabled()
-        first, second = distributed.gathered(embedded(model, micro["chunks"], cached))[micro["place"]].chunk(2)
+        first, second = distributed.all_gather(embed_chunks(model, micro["chunks"], cached))[micro["place"]].chunk(2)
         value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
         if seen and model.training:
             seen(int(micro["step"]), value.item() / len(first))
@@ -143,19 +143,19 @@ def loss_of(settings: S.Contrastive, seen: Callable[[int, float], None] | None =
     return loss
 
 
-def embedded(model: PreTrainedModel, chunks: list[dict], cached: bool = False) -> torch.Tensor:
+def embed_chunks(model: PreTrainedModel, chunks: list[dict], cached: bool = False) -> torch.Tensor:
     """Mean-pooled embeddings of the chunks of a micro-batch, one after the other: (texts, d)."""
     parts = [(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in chunks]
     return torch.cat([checkpoint(_pooled, *part, use_reentrant=False) if cached else _pooled(*part) for part in parts])
 
 
 def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    states = backbone.body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    states = backbone.find_body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return pool(states, mask, "mean")
 
 
 @contextlib.contextmanager
-def dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
+def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
     """Attention dropout while training on dropout views; modules and config are as before afterwards."""
     rate = 0.0 if settings.views == "mask" else settings.dropout
     layers = [m for m in model.modules() if hasattr(m, "attention_dropout")]
@@ -177,7 +177,7 @@ def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
     rng = np.random.default_rng([settings.seed, 3])
     chosen = rng.permutation(len(batches.tokens))[:PROBED]
     views = batches.micro_batch(chosen, rng)
-    plain = chunked([batches.tokens[i] for i in chosen], settings.batch_tokens, batches.pad_id)
+    plain = chunk_texts([batches.tokens[i] for i in chosen], settings.batch_tokens, batches.pad_id)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         first, second = np.split(_in_order(model.train(), views), 2)
@@ -200,21 +200,21 @@ def train(
     """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history, as `run` does."""
     batches = Batches(titles, tokenizer, settings)
     print(f"  contrastive: {len(batches.tokens)} distinct titles", flush=True)
-    return run(batches, backbone.bidirectional(model), settings, folder)
+    return run(batches, backbone.lift_causal_mask(model), settings, folder)
 
 
 def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folder: Path) -> list[dict[str, float]]:
     """Train `model` in place, under the mask that it has, on these batches; returns the history, whose row of step 0 tells
     where it began. Raises TrainingError where the space breaks (`collapse_watch.Watch`)."""
     backbone.check_length(model, settings.max_tokens, "contrastive_max_tokens")
-    with dropout(model, settings), kernels.fast_linears(model):
+    with use_dropout(model, settings), kernels.use_fast_linears(model):
         start = probe(model, batches)
         watch = Watch(settings, start, folder)
         history = fit(
             "contrastive",
             model,
             batches,
-            loss_of(settings, watch.loss),
+            make_loss(settings, watch.loss),
             settings,
             folder,
             validate=lambda m: watch.space(probe(m, batches)),
@@ -226,4 +226,4 @@ def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folde
 def _in_order(model: PreTrainedModel, micro: dict) -> np.ndarray:
     """Embeddings of a micro-batch's texts in their order: float32 (texts, d)."""
     chunks = [{k: v.to(model.device) for k, v in chunk.items()} for chunk in micro["chunks"]]
-    return embedded(model, chunks)[micro["place"].to(model.device)].float().cpu().numpy()
+    return embed_chunks(model, chunks)[micro["place"].to(model.device)].float().cpu().numpy()

@@ -25,14 +25,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.encoding.encoder import length_batches
+from llm2rec_kit.encoding.encoder import cut_by_length
 from llm2rec_kit.fitting import cross_entropy, distributed
-from llm2rec_kit.fitting.ragged import offsets_of, spans
+from llm2rec_kit.fitting.ragged import compute_offsets, index_spans
 from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone
 from llm2rec_kit.training import prefix_attention
+from llm2rec_kit.training.csft_samples import Samples, prepare
 from llm2rec_kit.training.prefix_attention import MicroBatch
-from llm2rec_kit.training.samples import Samples, prepare
 
 PADDING = -1  # branch number of padding
 
@@ -66,7 +66,7 @@ class Batches:
         epoch, k = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._plan = epoch, self.plan(epoch)
-        return list(micro_batches(self.samples, self._plan[k], self.settings, self.pad_id))
+        return list(cut_micro_batches(self.samples, self._plan[k], self.settings, self.pad_id))
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The rows of each step of an epoch."""
@@ -88,7 +88,7 @@ class Batches:
         """What the first epoch's steps (at most `most`) hold: samples and tokens a step, share of padding."""
         plan, lengths = self.plan(0)[:most], self.samples.lengths
         held = np.array([self.samples.counts[rows].sum() for rows in plan])
-        parts = [lengths[rows[part]] for rows in plan for part in length_batches(lengths[rows], self.settings.batch_tokens)]
+        parts = [lengths[rows[part]] for rows in plan for part in cut_by_length(lengths[rows], self.settings.batch_tokens)]
         padded = sum(int(part.max()) * len(part) for part in parts)
         real = sum(int(part.sum()) for part in parts)
         return {
@@ -100,9 +100,9 @@ class Batches:
         }
 
 
-def micro_batches(samples: Samples, rows: np.ndarray, settings: S.CSFT, pad_id: int) -> Iterator[MicroBatch]:
+def cut_micro_batches(samples: Samples, rows: np.ndarray, settings: S.CSFT, pad_id: int) -> Iterator[MicroBatch]:
     """The rows as model inputs, cut so that none has more than `batch_tokens` padded tokens."""
-    parts = length_batches(samples.lengths[rows], settings.batch_tokens)
+    parts = cut_by_length(samples.lengths[rows], settings.batch_tokens)
     return (collate(samples, rows[part], pad_id) for part in parts)
 
 
@@ -116,17 +116,17 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
     """
     size, history = len(rows), samples.history.take(rows)
     counts = samples.counts[rows]
-    chosen = spans(samples.first[rows], counts)
+    chosen = index_spans(samples.first[rows], counts)
     of = np.repeat(np.arange(size), counts)  # the row of each sample
     seen, tails = samples.seen[chosen].astype(np.int64), samples.tails.take(chosen)
     answers = samples.answers.take(samples.item[chosen])
     branches = tails.lengths + answers.lengths
-    before, ends = offsets_of(branches), offsets_of(counts)
+    before, ends = compute_offsets(branches), compute_offsets(counts)
     start = history.lengths[of] + before[:-1] - before[ends[:-1]][of]  # where in its row a branch begins
     length = int((history.lengths + before[ends[1:]] - before[ends[:-1]]).max())
-    at_history = spans(np.arange(size) * length, history.lengths)
-    at_branch = spans(of * length + start, branches)
-    at_answer = spans(of * length + start + tails.lengths, answers.lengths)
+    at_history = index_spans(np.arange(size) * length, history.lengths)
+    at_branch = index_spans(of * length + start, branches)
+    at_answer = index_spans(of * length + start + tails.lengths, answers.lengths)
 
     def table(fill: int, *parts: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
         out = np.full(size * length, fill, dtype=np.int64)
@@ -134,15 +134,15 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
             out[at] = values
         return torch.from_numpy(out.reshape(size, length))
 
-    place = spans(np.zeros_like(rows), history.lengths)
+    place = index_spans(np.zeros_like(rows), history.lengths)
     number = np.arange(len(chosen)) - ends[:-1][of] + 1
     sources = at_answer - 1
     straight = tails.lengths == 0  # the first token of such an answer is predicted from the history that it follows
     sources[answers.offsets[:-1][straight]] = (of * length + seen - 1)[straight]
-    at_tail = spans(of * length + start, tails.lengths)
+    at_tail = index_spans(of * length + start, tails.lengths)
     return {
         "input_ids": table(pad_id, (at_history, history.flat), (at_tail, tails.flat), (at_answer, answers.flat)),
-        "position_ids": table(0, (at_history, place), (at_branch, spans(seen, branches))),
+        "position_ids": table(0, (at_history, place), (at_branch, index_spans(seen, branches))),
         "visible": table(0, (at_history, place + 1), (at_branch, np.repeat(seen, branches))),
         "branch": table(PADDING, (at_history, np.zeros_like(place)), (at_branch, np.repeat(number, branches))),
         "sources": torch.from_numpy(sources),
@@ -151,12 +151,12 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
     }
 
 
-def loss(model: PreTrainedModel, micro: MicroBatch) -> tuple[torch.Tensor, int]:
+def compute_loss(model: PreTrainedModel, micro: MicroBatch) -> tuple[torch.Tensor, int]:
     """(summed cross-entropy of the target tokens, their number)."""
     with _last_feed_forward_at(model, micro["sources"]):
-        states = prefix_attention.body_states(model, micro)
+        states = prefix_attention.compute_states(model, micro)
     states = states.flatten(0, 1)[micro["sources"]]
-    return cross_entropy.summed(model, states, micro["labels"]), len(micro["labels"])
+    return cross_entropy.sum_cross_entropy(model, states, micro["labels"]), len(micro["labels"])
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def _last_feed_forward_at(model: PreTrainedModel, places: torch.Tensor) -> Itera
 
     Only where that block is the usual gated one; not under gradient checkpointing, which calls it again after we left.
     """
-    layers = getattr(backbone.body(model), "layers", [None])
+    layers = getattr(backbone.find_body(model), "layers", [None])
     block = getattr(layers[-1], "mlp", None)
     again = getattr(layers[-1], "gradient_checkpointing", False) and model.training
     if again or not isinstance(getattr(block, "down_proj", None), nn.Module):
@@ -190,13 +190,13 @@ def _last_feed_forward_at(model: PreTrainedModel, places: torch.Tensor) -> Itera
 
 
 @torch.no_grad()
-def validation(model: PreTrainedModel, samples: Samples, settings: S.CSFT, pad_id: int) -> dict[str, float]:
+def validate(model: PreTrainedModel, samples: Samples, settings: S.CSFT, pad_id: int) -> dict[str, float]:
     """Mean loss per target token over all samples, with dropout off."""
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
-    for micro in micro_batches(samples, np.arange(len(samples.counts)), settings, pad_id):
-        value, n = loss(model, {k: v.to(model.device) for k, v in micro.items()})
+    for micro in cut_micro_batches(samples, np.arange(len(samples.counts)), settings, pad_id):
+        value, n = compute_loss(model, {k: v.to(model.device) for k, v in micro.items()})
         total, count = total + value.item(), count + n
     model.train(was_training)
     return {"loss": total / max(1, count)}
@@ -218,7 +218,7 @@ def train(
     prepared samples to `prepared`, to be used again, or into `folder` until the end. The history begins with a row of
     step 0 that says what the steps hold (`Batches.facts`).
     """
-    backbone.causal(model)
+    backbone.restore_causal_mask(model)
     backbone.check_length(model, settings.max_tokens, "csft_max_tokens")
     part, _ = corpus.select(corpus.train_domains)
     place = prepared or folder / "samples"
@@ -228,17 +228,17 @@ def train(
     checked = prepare(part, held, tokenizer, settings, place / "valid")
     batches = Batches(learned, settings, tokenizer.pad_token_id)
     facts = batches.facts()
-    name, why = prefix_attention.kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
+    name, why = prefix_attention.choose_kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
     _tell(learned, batches, facts, f"attention {name}: {why}")
-    with prefix_attention.using(model, name):
+    with prefix_attention.use_kernel(model, name):
         history = fit(
             "csft",
             model,
             batches,
-            loss,
+            compute_loss,
             settings,
             folder,
-            validate=(lambda m: validation(m, checked, settings, tokenizer.pad_token_id)) if len(held) else None,
+            validate=(lambda m: validate(m, checked, settings, tokenizer.pad_token_id)) if len(held) else None,
             evaluate_every=settings.evaluate_every,
             callbacks=callbacks,
         )

@@ -11,14 +11,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.encoding.encoder import length_batches
-from llm2rec_kit.training.samples import Samples
+from llm2rec_kit.encoding.encoder import cut_by_length
+from llm2rec_kit.training.csft_samples import Samples
 
 MOST_TOKENS = 64  # of a written title; fewer where no title of the catalogue is that long
 BATCH_TOKENS = 4096  # tokens of histories times beams in one call
 
 
-def continuations(
+def generate_titles(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
@@ -39,7 +39,7 @@ def continuations(
     longest = min(MOST_TOKENS, int(samples.answers.lengths.max()))
     histories = [samples.alone(s)[0] for s in chosen]
     rows: list[dict[str, Any]] = []
-    for part in length_batches(np.array([len(h) for h in histories]), max(1, BATCH_TOKENS // beams)):
+    for part in cut_by_length(np.array([len(h) for h in histories]), max(1, BATCH_TOKENS // beams)):
         written = _beams(model, tokenizer, [histories[k] for k in part], beams, longest)
         for k, found in zip(part, written, strict=True):
             sample = int(chosen[k])
@@ -67,7 +67,7 @@ def continuations(
     return pl.DataFrame(rows, schema=kinds).sort(pl.col("sample").replace_strict(chosen, np.arange(len(chosen))), "rank")
 
 
-def shares(written: pl.DataFrame) -> dict[str, float]:
+def measure_shares(written: pl.DataFrame) -> dict[str, float]:
     """Of titles written: first_real, any_real, next_first, next_any: share of histories whose likeliest title, or any of
     whose titles, is an item of the catalogue, or the one that came next."""
     one = written.group_by("sample").agg(

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import attribute_columns as columns
-from llm2rec_kit.encoding.tokenisation import title_tokens
+from llm2rec_kit.encoding.tokenisation import tokenise_titles
 from llm2rec_kit.models import backbone
 from llm2rec_kit.training import contrastive
 
@@ -27,7 +27,7 @@ LONGEST = 100  # characters of a value, as in the released prompts
 Item = tuple[str, list[str]]  # domain, attributes
 
 
-def of(items: pl.DataFrame) -> list[Item]:
+def list_attributes(items: pl.DataFrame) -> list[Item]:
     """Domain and attributes ("category is Puzzle") of each item; empty values are left out."""
     names = columns(items)
     if not names:
@@ -40,7 +40,7 @@ def of(items: pl.DataFrame) -> list[Item]:
     ]
 
 
-def prompt(item: Item) -> str:
+def make_prompt(item: Item) -> str:
     """The text of an item: the instruction, then its attributes.
 
     >>> prompt(("games", ["title is Chess", "category is Board"]))
@@ -49,7 +49,7 @@ def prompt(item: Item) -> str:
     return f"The {item[0]} item has the following attributes:\n" + "; ".join(item[1])
 
 
-def view(item: Item, share: float, rng: np.random.Generator) -> Item:
+def make_view(item: Item, share: float, rng: np.random.Generator) -> Item:
     """One view: the attributes in another order, `share` of them left out (rounded down; one at least of two or more)."""
     domain, attributes = item
     left_out = min(max(int(len(attributes) * share), len(attributes) > 1), len(attributes) - 1)
@@ -62,14 +62,14 @@ class Batches(contrastive.Batches):
 
     def __init__(self, items: list[Item], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
         """Items of one text are taken once, as titles are."""
-        super().__init__([prompt(item) for item in items], tokenizer, settings)
+        super().__init__([make_prompt(item) for item in items], tokenizer, settings)
         self.items, self.tokenizer = [items[k] for k in self.kept], tokenizer
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
         """As contrast's; the same are items whose second views read the same."""
-        texts = [prompt(view(self.items[i], self.settings.mask_rate, rng)) for _ in range(2) for i in chosen]
-        tokens = title_tokens(self.tokenizer, texts, self.settings.max_tokens)
-        return tokens, contrastive.same_title(texts[len(chosen) :])
+        texts = [make_prompt(make_view(self.items[i], self.settings.mask_rate, rng)) for _ in range(2) for i in chosen]
+        tokens = tokenise_titles(self.tokenizer, texts, self.settings.max_tokens)
+        return tokens, contrastive.number_titles(texts[len(chosen) :])
 
 
 def train(
@@ -83,4 +83,4 @@ def train(
         raise S.SettingsError(f"Views that leave out attributes take contrastive_views mask; found {settings.views!r}.")
     batches = Batches(items, tokenizer, settings)
     print(f"  attributes: {len(batches.tokens)} distinct items", flush=True)
-    return contrastive.run(batches, backbone.causal(model), settings, folder)
+    return contrastive.run(batches, backbone.restore_causal_mask(model), settings, folder)

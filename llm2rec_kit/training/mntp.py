@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoding.tokenisation import length_batches, pad, title_tokens
+from llm2rec_kit.encoding.tokenisation import cut_by_length, pad, tokenise_titles
 from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone
-from llm2rec_kit.training.titles import drawn
+from llm2rec_kit.training.titles import draw_rows
 
 
 class Batches:
@@ -31,7 +31,7 @@ class Batches:
                 "There is no title to learn from: no domain of the corpus is in-domain "
                 "(`data_train_domains`, notebooks/01_data_prep.ipynb)."
             )
-        self.tokens = title_tokens(tokenizer, titles, settings.max_tokens)
+        self.tokens = tokenise_titles(tokenizer, titles, settings.max_tokens)
         self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token)
         self.pad_id, self.vocabulary, self.settings = tokenizer.pad_token_id, vocabulary, settings
         self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
@@ -41,14 +41,14 @@ class Batches:
 
     def __getitem__(self, step: int) -> list[dict[str, torch.Tensor]]:
         rng = np.random.default_rng([self.settings.seed, 1, step])
-        return self.micro_batches(drawn(len(self.tokens), self.settings.batch_size, self.settings.seed, step), rng)
+        return self.micro_batches(draw_rows(len(self.tokens), self.settings.batch_size, self.settings.seed, step), rng)
 
     def micro_batches(self, chosen: np.ndarray, rng: np.random.Generator) -> list[dict[str, torch.Tensor]]:
         """The chosen titles, masked, cut by the token budget."""
         lengths = np.array([len(self.tokens[i]) for i in chosen])
         return [
             self._collate([self.tokens[i] for i in chosen[part]], rng)
-            for part in length_batches(lengths, self.settings.batch_tokens)
+            for part in cut_by_length(lengths, self.settings.batch_tokens)
         ]
 
     def _collate(self, titles: list[np.ndarray], rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -81,7 +81,7 @@ def mask_tokens(
     return np.where(predicted & (kind >= 0.8) & (kind < 0.9), random, seen), predicted
 
 
-def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+def compute_loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """(summed cross-entropy of the hidden tokens, their number)."""
     logits = _logits(model, micro)
     exact = logits if logits.dtype == torch.float64 else logits.float()
@@ -89,14 +89,14 @@ def loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.
 
 
 def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Tensor:
-    states = backbone.body(model)(
+    states = backbone.find_body(model)(
         input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"), use_cache=False
     ).last_hidden_state
-    return backbone.logits(model, states.flatten(0, 1)[micro["sources"]])
+    return backbone.compute_logits(model, states.flatten(0, 1)[micro["sources"]])
 
 
 @torch.no_grad()
-def validation(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
+def validate(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
     """Loss, perplexity and accuracy on hidden tokens of all titles of `batches`, with one fixed draw of masks."""
     was_training = model.training
     model.eval()
@@ -121,7 +121,7 @@ def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[s
 
 def check_titles(titles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise SettingsError where no title has two tokens: a token is predicted from the one before it, so nothing is learned."""
-    if titles and max(map(len, title_tokens(tokenizer, titles, 2))) < 2:
+    if titles and max(map(len, tokenise_titles(tokenizer, titles, 2))) < 2:
         raise S.SettingsError(
             "Every title of the training domains is one token, and MNTP predicts a token from those beside it: nothing would be "
             "learned, at a perplexity of 1.0. Give the items longer texts (data_text), or take a tokenizer that tells more apart."
@@ -132,7 +132,7 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings
     """Lift the causal mask and, where the settings ask for a `new` mask token, add it; in place, returns the model."""
     if settings.mask_token == "new":
         backbone.add_mask_token(model, tokenizer)
-    return backbone.bidirectional(model)
+    return backbone.lift_causal_mask(model)
 
 
 def train(
@@ -150,9 +150,9 @@ def train(
         "mntp",
         model,
         batches,
-        loss,
+        compute_loss,
         settings,
         folder,
-        validate=(lambda m: validation(m, checked)) if checked else None,
+        validate=(lambda m: validate(m, checked)) if checked else None,
         evaluate_every=settings.evaluate_every,
     )

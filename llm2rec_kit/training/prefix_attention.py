@@ -19,7 +19,7 @@ from llm2rec_kit.models import backbone
 MicroBatch = dict[str, torch.Tensor]
 
 
-def allowed(visible: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+def make_allowed(visible: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
     """Whether token i of a row sees token j: bool (B, L, L), from `visible` and `branch` (B, L)."""
     place = torch.arange(visible.shape[1], device=visible.device)
     in_history = (branch == 0)[:, None, :] & (place < visible[:, :, None])
@@ -30,15 +30,15 @@ def allowed(visible: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
 def mask(model: PreTrainedModel, micro: MicroBatch) -> Any:
     """What to give the model as `attention_mask`: an additive (B, 1, L, L), one a kind of layer, or flex attention's blocks."""
     if model.config._attn_implementation == "flex_attention":
-        return blocks(micro["visible"], micro["branch"])
-    seen = allowed(micro["visible"], micro["branch"])
+        return make_blocks(micro["visible"], micro["branch"])
+    seen = make_allowed(micro["visible"], micro["branch"])
     # Additive and not bool: the CPU kernel would turn a bool mask into this one in every layer anew.
     added = torch.full(seen.shape, torch.finfo(model.dtype).min, dtype=model.dtype, device=seen.device)
-    return backbone.layer_masks(model, added.masked_fill_(seen, 0)[:, None], micro["position_ids"])
+    return backbone.make_layer_masks(model, added.masked_fill_(seen, 0)[:, None], micro["position_ids"])
 
 
-def rule(visible: torch.Tensor, branch: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The same rule as `allowed`, a pair of tokens at a time, as flex attention asks for it."""
+def make_rule(visible: torch.Tensor, branch: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """The same rule as `make_allowed`, a pair of tokens at a time, as flex attention asks for it."""
 
     def sees(row: torch.Tensor, head: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         in_history = (branch[row, j] == 0) & (j < visible[row, i])
@@ -48,15 +48,15 @@ def rule(visible: torch.Tensor, branch: torch.Tensor) -> Callable[..., torch.Ten
     return sees
 
 
-def blocks(visible: torch.Tensor, branch: torch.Tensor) -> Any:
+def make_blocks(visible: torch.Tensor, branch: torch.Tensor) -> Any:
     """Flex attention's BlockMask: blocks of 128 x 128 that nobody sees are never computed."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     size, length = branch.shape
-    return create_block_mask(rule(visible, branch), size, None, length, length, device=branch.device)
+    return create_block_mask(make_rule(visible, branch), size, None, length, length, device=branch.device)
 
 
-def kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
+def choose_kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
     """(attention implementation, the reason as a phrase) for this model where it stands; `micro` is to try it on."""
     if not getattr(model, "_supports_sdpa", False):
         return "eager", f"{model.config.model_type} has no other that takes a mask of one's own"
@@ -74,7 +74,7 @@ def kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def using(model: PreTrainedModel, name: str) -> Iterator[None]:
+def use_kernel(model: PreTrainedModel, name: str) -> Iterator[None]:
     """The attention implementation `name` while inside."""
     before = model.config._attn_implementation
     try:
@@ -89,8 +89,8 @@ def _fault(model: PreTrainedModel, micro: MicroBatch) -> str:
     found = {}
     try:
         for name in ("sdpa", "flex_attention"):
-            with using(model, name), torch.enable_grad():
-                states = body_states(model, micro)
+            with use_kernel(model, name), torch.enable_grad():
+                states = compute_states(model, micro)
                 states.float().square().mean().backward()
                 found[name] = states.detach()[micro["branch"] >= 0].float()
     except Exception as error:  # whatever a compiler, a driver or a shape raises, the other kernel does the work
@@ -101,9 +101,9 @@ def _fault(model: PreTrainedModel, micro: MicroBatch) -> str:
     return f"it is {off:.2g} off" if off > 0.05 else ""
 
 
-def body_states(model: PreTrainedModel, micro: MicroBatch) -> torch.Tensor:
+def compute_states(model: PreTrainedModel, micro: MicroBatch) -> torch.Tensor:
     """The body's last hidden states of a micro-batch, (B, L, hidden)."""
-    return backbone.body(model)(
+    return backbone.find_body(model)(
         input_ids=micro["input_ids"],
         position_ids=micro["position_ids"],
         attention_mask=mask(model, micro),

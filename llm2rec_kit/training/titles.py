@@ -15,7 +15,7 @@ def train_titles(corpus: Corpus) -> list[str]:
     return corpus.select(corpus.train_domains)[0].items["title"].unique(maintain_order=True).to_list()
 
 
-def drawn(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+def draw_rows(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Which of n titles optimiser step `step` (from 0) reads: a new permutation an epoch, whole batches only."""
     size = min(n, batch_size)
     epoch, k = divmod(step, n // size)

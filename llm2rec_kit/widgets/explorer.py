@@ -29,7 +29,7 @@ Encode = Callable[[str], dict[str, np.ndarray | str]]  # a text to {stage: float
 class Explorer(anywidget.AnyWidget):
     """The widget. Set `item`, `text`, `user`, `who`, `shown`, `colour`, `compared` or `selected` from Python as the controls do."""
 
-    _esm = explorer_page.program()
+    _esm = explorer_page.read_program()
     _css = explorer_page.STATIC / "explorer.css"
 
     data = traitlets.Dict().tag(sync=True)
@@ -53,7 +53,7 @@ class Explorer(anywidget.AnyWidget):
         self.atlas, self.encode, self.recommend = atlas, encode, recommend
         self._near: dict[str, np.ndarray] = {}  # of each stage that was compared, every item's nearest
         self._usual: dict[str, float] | None = None
-        data, shown = explorer_page.contents(atlas, encodes=encode is not None), explorer_page.first_view(atlas)
+        data, shown = explorer_page.make_contents(atlas, encodes=encode is not None), explorer_page.choose_first_view(atlas)
         super().__init__(data=data, shown=shown, colour=data["columns"][0]["name"])
         self.observe(self._tell_neighbours, names=["item", "count"])
         self.observe(self._tell_place, names="text")
@@ -85,9 +85,9 @@ class Explorer(anywidget.AnyWidget):
     def figure(self) -> Any:
         """The static twin: the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps."""
         if self.item:
-            return map_figures.around(self.atlas, self.item, k=self.count)
+            return map_figures.draw_neighbourhood(self.atlas, self.item, k=self.count)
         colour = self.colour if self.colour in self.atlas.items.columns else self.atlas.kind
-        return map_figures.stage_maps(self.atlas, colour=colour)
+        return map_figures.draw_stage_maps(self.atlas, colour=colour)
 
     @traitlets.validate("item")
     def _an_item(self, proposal: dict[str, Any]) -> int:
@@ -108,7 +108,7 @@ class Explorer(anywidget.AnyWidget):
         return proposal["value"]
 
     def _tell_neighbours(self, _: Any = None) -> None:
-        self.neighbours = answers.neighbours(self.atlas, self.item, self.count)
+        self.neighbours = answers.find_neighbours(self.atlas, self.item, self.count)
 
     def _tell_place(self, _: Any = None) -> None:
         if not self.text.strip() or self.encode is None:
@@ -116,7 +116,7 @@ class Explorer(anywidget.AnyWidget):
             return
         with self._saying("encoding at every stage …", "could not place the text"):
             vectors = self.encode(self.text)
-            self._usual = self._usual or answers.usual_cosine(self.atlas)
+            self._usual = self._usual or answers.compute_usual_cosines(self.atlas)
             self.placed = answers.place(self.atlas, self.text, vectors, usual=self._usual)
 
     def _find_user(self, _: Any = None) -> None:
@@ -127,7 +127,7 @@ class Explorer(anywidget.AnyWidget):
         self.user = found
 
     def _tell_path(self, _: Any = None) -> None:
-        self.path = {} if self.user < 0 else answers.path_of(self.atlas, self.user, self.recommend)
+        self.path = {} if self.user < 0 else answers.find_path(self.atlas, self.user, self.recommend)
 
     def _tell_difference(self, _: Any = None) -> None:
         if len(self.compared) != 2:
@@ -135,11 +135,11 @@ class Explorer(anywidget.AnyWidget):
             return
         with self._saying("comparing neighbours …", "could not compare"):
             first, second = (self._nearest_of(stage) for stage in self.compared)
-            self.difference = {"between": list(self.compared), "changed": answers.lost(first, second).tobytes()}
+            self.difference = {"between": list(self.compared), "changed": answers.count_lost(first, second).tobytes()}
 
     def _nearest_of(self, stage: str) -> np.ndarray:
         if stage not in self._near:
-            self._near[stage] = projection.neighbours(np.asarray(self.atlas.tables[stage][1:]), answers.COMPARED)
+            self._near[stage] = projection.find_neighbours(np.asarray(self.atlas.tables[stage][1:]), answers.COMPARED)
         return self._near[stage]
 
     @contextlib.contextmanager
@@ -162,10 +162,10 @@ def open(
     """
     run = run if isinstance(run, Run) else Run(run, outputs)
     atlas = Atlas.load(run)
-    return Explorer(atlas, encode=encoders(run, atlas.stages, trust_remote_code=trust_remote_code), recommend=recommend)
+    return Explorer(atlas, encode=make_encoders(run, atlas.stages, trust_remote_code=trust_remote_code), recommend=recommend)
 
 
-def encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
+def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
     """A function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
 
     An encoder is loaded when first asked, and kept.
@@ -205,7 +205,7 @@ def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
         same = (
             run.digest(name) == made["inputs"][name]
             if own
-            else made["settings"].get("files") == backbone.contents(name).get("files")
+            else made["settings"].get("files") == backbone.hash_contents(name).get("files")
         )
         if not same:
             return f"{name} is not what it was when its table was made"

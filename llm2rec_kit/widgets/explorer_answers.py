@@ -24,18 +24,18 @@ Recommend = Callable[[np.ndarray], Sequence[int]]  # a history of item ids, olde
 Box = tuple[np.ndarray, float]
 
 
-def box_of(atlas: Atlas) -> Box:
+def find_box(atlas: Atlas) -> Box:
     """Corner and side of the square around all stages: one scale for both axes."""
     every = np.concatenate(list(atlas.aligned.values()))
     return every.min(0), max(float((every.max(0) - every.min(0)).max()), 1e-9)
 
 
-def scaled(points: np.ndarray, box: Box) -> np.ndarray:
+def scale_points(points: np.ndarray, box: Box) -> np.ndarray:
     """Points of the aligned frame in the unit square."""
     return (points - box[0]) / box[1]
 
 
-def neighbours(atlas: Atlas, item: int, count: int) -> dict[str, Any]:
+def find_neighbours(atlas: Atlas, item: int, count: int) -> dict[str, Any]:
     """An item's nearest at each stage: {"item", "stages": {stage: [[item, cosine, rank at the stage before or 0]]}}."""
     if not item:
         return {"item": 0, "stages": {}}
@@ -51,9 +51,9 @@ def place(
 
     At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
     embedding. `nearest` has the first titles of each stage as [item, cosine]; `far` those stages where even the nearest is below
-    `usual` (see `usual_cosine`), with that cosine; `without` the stages that `vectors` has a phrase for, or nothing.
+    `usual` (see `compute_usual_cosines`), with that cosine; `without` the stages that `vectors` has a phrase for, or nothing.
     """
-    box = box_of(atlas)
+    box = find_box(atlas)
     at, near, nearest, far, without = {}, {}, {}, {}, {}
     for stage in atlas.stages:
         vector = vectors.get(stage, "none was given")
@@ -61,25 +61,25 @@ def place(
             without[stage] = vector
             continue
         among = np.asarray(atlas.tables[stage][1:])
-        ids, distances = projection.nearest(vector[None], min(k, atlas.corpus.n_items), among=among)
+        ids, distances = projection.find_nearest(vector[None], min(k, atlas.corpus.n_items), among=among)
         gap = distances[0] - distances[0, 0]
         weight = np.exp(-gap / max(float(gap.mean()), 1e-12)) if distances[0, 0] > SAME else np.arange(len(gap)) == 0
         spot = weight @ atlas.aligned[stage][ids[0]] / weight.sum()
-        at[stage], near[stage] = scaled(spot, box).tolist(), int(ids[0, 0]) + 1
+        at[stage], near[stage] = scale_points(spot, box).tolist(), int(ids[0, 0]) + 1
         nearest[stage] = [[int(i) + 1, 1 - float(d)] for i, d in zip(ids[0, :LISTED], distances[0], strict=False)]
         if usual and 1 - distances[0, 0] < usual[stage]:
             far[stage] = usual[stage]
     return {"text": text, "at": at, "near": near, "nearest": nearest, "far": far, "without": without}
 
 
-def usual_cosine(atlas: Atlas) -> dict[str, float]:
+def compute_usual_cosines(atlas: Atlas) -> dict[str, float]:
     """Of each stage, the cosine to the nearest other item that 19 of 20 items have at least, over `ANCHORS` items drawn by seed."""
     n = atlas.corpus.n_items
     anchors = np.sort(np.random.default_rng(0).permutation(n)[:ANCHORS])
     found = {}
     for stage, table in atlas.tables.items():
         vectors = np.asarray(table[1:])
-        _, distances = projection.nearest(vectors[anchors], min(2, n), among=vectors)
+        _, distances = projection.find_nearest(vectors[anchors], min(2, n), among=vectors)
         found[stage] = float(np.percentile(1 - distances[:, -1], USUAL))  # the first is the item itself
     return found
 
@@ -92,23 +92,23 @@ def find_user(corpus: Corpus, who: str) -> int:
     return int(who) if who.isdecimal() and int(who) < corpus.n_users else -1
 
 
-def lengths(atlas: Atlas) -> dict[str, np.ndarray]:
+def measure_lengths(atlas: Atlas) -> dict[str, np.ndarray]:
     """The length of each item's embedding at each stage, float32 (N,)."""
     return {stage: np.maximum(np.linalg.norm(table[1:], axis=1), 1e-12) for stage, table in atlas.tables.items()}
 
 
-def path_of(
+def find_path(
     atlas: Atlas, user: int, recommend: Recommend | None = None, long: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
     """A user's history before the test target, that target, its rank at each stage, and recommendations: what `path` holds.
 
     `ranks` are those of the target among all items outside the history by cosine to the history's last, 0 where the history
     has it. Without `recommend`, the items nearest to the history's last at each stage, none that the history has; with it,
-    `starred` is the target's rank among the `first` that it puts first, 0 where it is not among them. `long` are the `lengths`,
+    `starred` is the target's rank among the `first` that it puts first, 0 where it is not among them. `long` are the `measure_lengths`,
     where many users are asked for.
     """
     history, target = _history(atlas.corpus, user)
-    ranks, stars, how, long = {}, {}, HOW, long or lengths(atlas)
+    ranks, stars, how, long = {}, {}, HOW, long or measure_lengths(atlas)
     for stage, table in atlas.tables.items():
         order = _by_cosine(np.asarray(table[1:], np.float32), long[stage], history)
         at = np.flatnonzero(order == target)
@@ -123,9 +123,9 @@ def path_of(
     return {**told, "recommended": stars, "how": how}
 
 
-def lost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def count_lost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Of each item, how many of its nearest ids (n, k) at one stage are not among those at another: uint8 (n,)."""
-    return np.round((1 - projection.shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
+    return np.round((1 - projection.measure_shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
 
 
 def _by_cosine(vectors: np.ndarray, long: np.ndarray, history: list[int]) -> np.ndarray:

@@ -42,25 +42,25 @@ PAGE_NEIGHBOURS = 15  # of each item at each stage that a page carries
 PAGE_USERS = 200  # histories that a page carries, drawn by seed
 
 
-def program() -> str:
+def read_program() -> str:
     """The browser side as one ES module: its files one after the other, without the imports and exports between them."""
     source = "\n".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
     source = re.sub(r"^import .*;\n", "", source, flags=re.MULTILINE)
     return re.sub(r"^export (?!default)", "", source, flags=re.MULTILINE)
 
 
-def contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -> dict[str, Any]:
+def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -> dict[str, Any]:
     """What the browser draws from: stages' places (uint16 in the unit square), columns, titles, sources' ids. Values are bytes.
 
     `carried` are the users whose paths a page has with it, where it can ask for no others; None where a kernel answers.
     """
-    box = answers.box_of(atlas)
+    box = answers.find_box(atlas)
     quality = {row["stage"]: row for row in atlas.quality["stages"]}
     stages = [
         {
             "name": stage,
             "note": f"{quality[stage]['kept_aligned']:.0%} of neighbours kept",
-            "xy": np.round(answers.scaled(plane, box) * 65535).astype(np.uint16).tobytes(),
+            "xy": np.round(answers.scale_points(plane, box) * 65535).astype(np.uint16).tobytes(),
         }
         for stage, plane in atlas.aligned.items()
     ]
@@ -73,13 +73,13 @@ def contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -
         "most": max(1, min(MOST if carried is None else PAGE_NEIGHBOURS, atlas.corpus.n_items - 1)),
         "encodes": encodes,
         "stages": stages,
-        "columns": [_column(atlas, name) for name in columns_of(atlas)],
+        "columns": [_column(atlas, name) for name in list_columns(atlas)],
         "titles": _lines(atlas.items["title"]),
         "ids": _lines(atlas.corpus.items["source_id"].gather(atlas.items["item"].cast(pl.Int64) - 1)),
     }
 
 
-def columns_of(atlas: Atlas) -> list[str]:
+def list_columns(atlas: Atlas) -> list[str]:
     """Columns to colour by: category, cluster, community, popularity, domain, then any further text or number with few gaps."""
     first = [c for c in ("category", "cluster", "community", "popularity", "domain") if c in atlas.items.columns]
     others = [
@@ -91,25 +91,30 @@ def columns_of(atlas: Atlas) -> list[str]:
     return first + others
 
 
-def page(atlas: Atlas, title: str) -> str:
+def render_page(atlas: Atlas, title: str) -> str:
     """The explorer as one HTML page that needs no kernel and no network: answers for every item are in it.
 
     What a page cannot do is place a text, since that takes the encoders. Of users it carries `PAGE_USERS`, by their numbers in
     the corpus and the source's ids. Neighbours stand last, so that the maps are seen before they are read.
     """
     drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS]).tolist()
-    data = contents(atlas, encodes=False, carried=drawn)
+    data = make_contents(atlas, encodes=False, carried=drawn)
     near = [_all_neighbours(table) for table in atlas.tables.values()]
-    state = {"data": data, "shown": first_view(atlas), "colour": data["columns"][0]["name"], "count": min(8, data["most"])}
-    long = answers.lengths(atlas)
-    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.path_of(atlas, user, long=long) for user in drawn}}
-    if program().count(ENDING) != 1:
+    state = {
+        "data": data,
+        "shown": choose_first_view(atlas),
+        "colour": data["columns"][0]["name"],
+        "count": min(8, data["most"]),
+    }
+    long = answers.measure_lengths(atlas)
+    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.find_path(atlas, user, long=long) for user in drawn}}
+    if read_program().count(ENDING) != 1:
         raise AssertionError(f"explorer.js must end in {ENDING!r}: the page runs what stands before it.")
     parts = {
         "/*CSS*/": (STATIC / "explorer.css").read_text(encoding="utf-8"),
         # In a page's script a "<" of the data could begin a tag or a comment.
         "/*STATE*/": json.dumps(known, default=_base64).replace("<", "\\u003c"),
-        "/*EXPLORER*/": program().replace(ENDING, ""),
+        "/*EXPLORER*/": read_program().replace(ENDING, ""),
         "/*HOST*/": (STATIC / "page_host.js").read_text(encoding="utf-8"),
         "/*NEAR*/": "\n".join(
             f'<script type="text/plain" id="{part}-{k}">{_base64(found[part])["base64"]}</script>'
@@ -130,11 +135,11 @@ def write_page(run: Run, path: Path | None = None) -> Path:
     begins = b"<!" if path else b""  # the run's own page is made anew also where it is damaged
     path = path or run.path / "explorer.html"
     check_target(path, begins)  # before the work
-    write_text(path, page(Atlas.load(run), f"LLM2Rec run {run.name}"))
+    write_text(path, render_page(Atlas.load(run), f"LLM2Rec run {run.name}"))
     return path
 
 
-def first_view(atlas: Atlas) -> list[str]:
+def choose_first_view(atlas: Atlas) -> list[str]:
     """The stages that are shown first: the first one and that of the clusters."""
     return list(dict.fromkeys([atlas.stages[0], atlas.quality["clusters_of"]]))
 
@@ -146,9 +151,9 @@ def _column(atlas: Atlas, name: str) -> dict[str, Any]:
         numbers = values.cast(pl.Float32).fill_null(np.nan).to_numpy()
         finite = numbers[np.isfinite(numbers)]
         ends = {"low": float(finite.min()), "high": float(finite.max())} if len(finite) else {"low": 0.0, "high": 0.0}
-        scale = "log" if map_figures.log_scaled(values) else "linear"
+        scale = "log" if map_figures.is_log_scaled(values) else "linear"
         return {"name": name, "kind": "number", "scale": scale, "values": numbers.tobytes(), **ends}
-    codes, names = map_figures.coded(atlas, name)
+    codes, names = map_figures.encode_groups(atlas, name)
     shown = {"name": name, "kind": "text", "drawn": len(names), "rest": "none"}
     if name not in GROUPINGS and (codes < 0).any():  # rarer values are grey, and told by name all the same
         texts = values.cast(pl.String)
@@ -168,7 +173,7 @@ def _all_neighbours(table: np.ndarray) -> dict[str, Any]:
     """Every item's nearest: k, and ids int32 and cosines uint8, (N, k) each, deflated."""
     vectors = np.asarray(table[1:])
     k = min(PAGE_NEIGHBOURS, len(vectors) - 1)
-    ids, distances = projection.nearest(vectors, k)
+    ids, distances = projection.find_nearest(vectors, k)
     cosine = np.round(127.5 * (2 - distances)).clip(0, 255).astype(np.uint8)
     return {
         "k": k,

@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.downstream.saved_recommender import Titles, Trained, search
+from llm2rec_kit.downstream.saved_recommender import Titles, Trained, search_titles
 from llm2rec_kit.runs import ArtefactError
 
 Loader = Callable[[str, str], Trained]  # (recommender, embedding) to what was trained
@@ -55,7 +55,7 @@ class Panel(widgets.VBox):
             control.observe(self._show, names="value")
             control.style.description_width = "initial"  # or long ones are cut
         for shown in (self.beside, self.list):  # the list is new whenever the history or what it depends on is
-            shown.observe(lambda _: setattr(self.others, "value", beside(self)), names="value")
+            shown.observe(lambda _: setattr(self.others, "value", show_beside(self)), names="value")
         self.text.observe(self._search, names="value")
         self.add.on_click(self._add)
         self.add_typed.on_click(self._add_typed)
@@ -118,7 +118,7 @@ class Panel(widgets.VBox):
         return model.top(self.history, self.count.value, exclude_seen=self.unseen.value, without=typed)
 
     def _search(self, _: object = None) -> None:
-        hits = search(self.corpus.items, self.text.value)
+        hits = search_titles(self.corpus.items, self.text.value)
         self.found.options = list(zip(hits["title"].to_list(), hits["item"].to_list(), strict=True))
 
     def _add(self, _: object) -> None:
@@ -172,7 +172,7 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
     return f"{out}<b>Recommended</b><table style='line-height:1.5'>{rows}</table>"
 
 
-def beside(view: Panel) -> str:
+def show_beside(view: Panel) -> str:
     """What a panel shows under its list where asked for: that of every embedding, a column each."""
     if not view.beside.value or not view.history:
         return ""

@@ -77,8 +77,8 @@ def lab(base: Path) -> Iterator[Lab]:
     folder, outputs = base / "notebooks", base / "outputs"
     folder.mkdir()
     smoke = {**notebooks.load_profile("smoke"), **SMALLER, "run": "toy", "outputs": str(outputs)}
-    for book in notebooks.series():
-        own = {k: v for k, v in smoke.items() if k in notebooks.parameters(book)}
+    for book in notebooks.list_series():
+        own = {k: v for k, v in smoke.items() if k in notebooks.read_parameters(book)}
         nbformat.write(parameterize_notebook(load_notebook_node(str(book)), own), folder / book.name)
     for name, text in LAB_SETTINGS.items():
         path = base / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"

@@ -47,7 +47,7 @@ def atlas():
 @pytest.fixture(scope="module")
 def file(atlas, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "explorer.html"
-    path.write_text(explorer_page.page(atlas, "toy"), encoding="utf-8")
+    path.write_text(explorer_page.render_page(atlas, "toy"), encoding="utf-8")
     return path
 
 
@@ -236,8 +236,8 @@ def test_two_stages_are_compared(view, atlas):
     view.locator(".lx-first").select_option("csft")
     view.locator(".lx-compare").click()
     view.locator(".lx-colour option", has_text="changed, csft → contrastive").wait_for(state="attached")
-    near = [projection.neighbours(atlas.tables[s][1:], 10) for s in ("csft", "contrastive")]
-    lost = explorer_answers.lost(*near) / 10
+    near = [projection.find_neighbours(atlas.tables[s][1:], 10) for s in ("csft", "contrastive")]
+    lost = explorer_answers.count_lost(*near) / 10
     listed = view.locator(".lx-changed ol").first.locator("li")
     titles = {title: lost[k] for k, title in enumerate(atlas.corpus.titles)}
     told = [text.rsplit(" ", 1) for text in listed.all_inner_texts()]
@@ -251,7 +251,7 @@ def test_two_stages_are_compared(view, atlas):
 
 
 def test_a_user_by_the_source_s_own_id(view, atlas):
-    expected = explorer_answers.path_of(atlas, 7)
+    expected = explorer_answers.find_path(atlas, 7)
     titles = atlas.corpus.titles
     view.locator(".lx-user").fill("A007")
     view.locator(".lx-user").press("Enter")
@@ -310,7 +310,7 @@ def test_two_hundred_thousand_items(page, tmp_path, monkeypatch, screenshots):
     monkeypatch.setattr(explorer_page, "_all_neighbours", explorer_smoothness.any_neighbours)
     atlas = explorer_smoothness.made_up(MANY)
     file = tmp_path / "many.html"
-    file.write_text(explorer_page.page(atlas, "many"), encoding="utf-8")
+    file.write_text(explorer_page.render_page(atlas, "many"), encoding="utf-8")
     page.goto(file.as_uri(), wait_until="commit")
     page.wait_for_selector(".lx[data-drawn]")
     view = page.locator(".lx")

@@ -15,7 +15,7 @@ from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
-SERIES = [b.name for b in notebooks.series()]
+SERIES = [b.name for b in notebooks.list_series()]
 # What JupyterLab itself says on the console of a headless browser; all else is ours.
 NOT_OURS = re.compile(r"favicon|ResizeObserver loop|Deprecat|LSP|lsp|translations|404 \(Not Found\)")
 DONE = """() => { const prompts = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')]

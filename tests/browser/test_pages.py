@@ -13,7 +13,7 @@ import in_the_lab
 import polars as pl
 import pytest
 
-from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.reproduction.report import document
 from llm2rec_kit.widgets import explorer_page
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("maps", "reproduction")]
@@ -63,7 +63,7 @@ def test_nothing_in_a_report_acts_or_asks(page, server, tmp_path):
         f'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><script>document.title = "acted"</script>'
         f'<image href="{address}/from-svg" onload="document.title = \'acted\'"/><rect width="40" height="20" fill="#0072B2"/></svg>'
     )
-    report.write(run)
+    document.write(run)
     page.goto((run.path / "report.html").as_uri())
     assert page.title() == "LLM2Rec run toy"
     assert MARK in page.inner_text("body")
@@ -93,7 +93,7 @@ def test_nothing_in_a_report_acts_or_asks(page, server, tmp_path):
 def test_a_report_is_read_within_three_screens(page, tmp_path, width, height, scheme):
     """Up to what it was made by; long tables are folded and open on a click, and nothing is wider than the screen."""
     run = made(tmp_path)
-    report.write(run)
+    document.write(run)
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme=scheme)
     page.goto((run.path / "report.html").as_uri())
@@ -115,7 +115,7 @@ def test_the_explorer_s_page_shows_odd_words_as_words(page, tmp_path):
     said = []
     page.on("pageerror", lambda error: said.append(str(error)))
     file = tmp_path / "explorer.html"
-    file.write_text(explorer_page.page(dataclasses.replace(atlas, items=odd), MARK), encoding="utf-8")
+    file.write_text(explorer_page.render_page(dataclasses.replace(atlas, items=odd), MARK), encoding="utf-8")
     page.goto(file.as_uri())
     page.locator("#explorer canvas").first.wait_for()
     page.get_by_label("Colour").select_option("domain")

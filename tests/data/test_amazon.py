@@ -84,7 +84,7 @@ def test_2023(tmp_path, zipped):
     assert found.events["time"].to_list() == [r["timestamp"] for r in REVIEWS]
     assert found.facts["edition"] == "2023"
     assert found.dropped == []
-    assert sequences(cleaning.build(found, data(tmp_path))) == {"u": "dcba", "v": "cba"}
+    assert sequences(cleaning.build_corpus(found, data(tmp_path))) == {"u": "dcba", "v": "cba"}
 
 
 def test_2018_is_in_seconds_under_other_names(tmp_path):
@@ -102,16 +102,16 @@ def test_2018_is_in_seconds_under_other_names(tmp_path):
     found = sources.load(data(folder, text="{title} by {brand}: {category}"))
     assert found.facts["edition"] == "2018"
     assert found.events["time"].to_list() == [1_600_000_000_000] * 4
-    assert sequences(cleaning.build(found, data(folder))) == {"u": "dcba"}  # a tie: the rows' order
+    assert sequences(cleaning.build_corpus(found, data(folder))) == {"u": "dcba"}  # a tie: the rows' order
     assert found.items.row(0) == ("a", "Card a", "Gift_Cards", "Shop", "Gifts, Cards")
 
 
 def test_the_earliest_review_of_a_pair_counts_whatever_its_colour(tmp_path):
     late = [review("u", i, 1_700_000_000_000 + t, asin="blue") for t, i in enumerate("abcd")]
-    corpus = cleaning.build(sources.load(data(lay(tmp_path / "d", late + REVIEWS[:4], ITEMS))), data(tmp_path))
+    corpus = cleaning.build_corpus(sources.load(data(lay(tmp_path / "d", late + REVIEWS[:4], ITEMS))), data(tmp_path))
     assert sequences(corpus) == {"u": "dcba"}
     assert [(s["step"], s["rows_dropped"]) for s in corpus.facts["cleaning"]][2] == ("later reviews", 4)
-    kept = cleaning.build(sources.load(data(tmp_path / "d")), data(tmp_path, repeats="keep"))
+    kept = cleaning.build_corpus(sources.load(data(tmp_path / "d")), data(tmp_path, repeats="keep"))
     assert sequences(kept) == {"u": "dcbaabcd"}
 
 
@@ -128,12 +128,12 @@ def test_the_domain_is_the_papers_short_name_or_the_one_given(tmp_path):
 def test_only_the_categorys_files_count_as_the_source(tmp_path):
     folder = lay(tmp_path / "d", REVIEWS, ITEMS, "Video_Games")
     lay(folder, REVIEWS, ITEMS, "Baby_Products")
-    assert list(sources.fingerprint(data(folder, category="games"))) == [
+    assert list(sources.hash_files(data(folder, category="games"))) == [
         "d/Video_Games.jsonl.gz",
         "d/meta_Video_Games.jsonl.gz",
     ]
-    assert sources.fingerprint(data(folder, category="tools")) == {}
-    raw = sources.raw_lines(data(folder, category="games"), lines=1, longest=20)
+    assert sources.hash_files(data(folder, category="tools")) == {}
+    raw = sources.read_raw_lines(data(folder, category="games"), lines=1, longest=20)
     assert raw.rows() == [
         ("Video_Games.jsonl.gz", 1, json.dumps(REVIEWS[0])[:20] + " …"),
         ("meta_Video_Games.jsonl.gz", 1, json.dumps(ITEMS[0])[:20] + " …"),
@@ -167,7 +167,7 @@ def test_what_is_no_review_is_counted_by_reason(tmp_path):
         ("time not positive", 2),
     }
     assert len(found.events) == len(REVIEWS)
-    steps = cleaning.build(found, data(tmp_path)).facts["cleaning"]
+    steps = cleaning.build_corpus(found, data(tmp_path)).facts["cleaning"]
     assert steps[0]["rows_before"] == len(REVIEWS) + 9
     assert "line 1: oops" in next(s["why"] for s in steps if s["step"] == "not JSON")
 
@@ -193,7 +193,7 @@ def test_right_to_left_titles_come_through_and_ids_with_breaks_are_counted(tmp_p
     reviews = [review(u, i, k + 1) for u in ("u", "v\n\t1") for k, i in enumerate("abc")]
     found = sources.load(data(lay(tmp_path / "d", reviews, [meta("a", "שלום  עולם"), *ITEMS[1:]])))
     assert found.dropped == [("odd ids", 3, "a newline, tab or other control character in an id")]
-    corpus = cleaning.build(found, data(tmp_path))
+    corpus = cleaning.build_corpus(found, data(tmp_path))
     assert corpus.titles[0] == "שלום עולם"
     assert corpus.users["source_id"].to_list() == ["u"]
 
@@ -207,7 +207,7 @@ def test_a_text_template_brings_its_columns(tmp_path):
     assert found.items.columns == ["source_id", "title", "domain", "brand", "category", "description"]
     assert found.items.row(3)[3:5] == (None, "Gift Cards")
     assert len(found.items.row(3)[5].split()) == amazon.WORDS_KEPT
-    corpus = cleaning.build(found, settings)
+    corpus = cleaning.build_corpus(found, settings)
     assert corpus.titles[0] == "Card a, Shop (Gifts, Cards). One card. For you."
     assert corpus.items["plain_title"].to_list() == [f"Card {c}" for c in "abcd"]
 
@@ -277,11 +277,11 @@ def test_download_fetches_what_the_paper_used_by_its_short_name(tmp_path, monkey
 
 
 def test_the_table_of_what_is_published():
-    table = amazon.published()
+    table = amazon.read_published()
     assert len(table["categories"]) == 34
     assert set(table["short_names"].values()) <= set(table["categories"])
     assert all(len(counts) == 3 for counts in table["categories"].values())
-    assert amazon.full_name("tools") == "Tools_and_Home_Improvement"
+    assert amazon.expand_name("tools") == "Tools_and_Home_Improvement"
 
 
 users, items_, times = st.sampled_from("uvw"), st.sampled_from("abcdx"), st.sampled_from([-1, 0, 1, 2, 3, None, "x", 5.5])
@@ -296,7 +296,7 @@ def test_every_line_ends_in_the_corpus_or_in_the_table_of_steps(tmp_path_factory
     folder = lay(tmp_path_factory.mktemp("fuzz") / "d", [review("u", "a", 1), *rows], ITEMS)
     chosen = data(folder, min_interactions=k)
     try:
-        corpus = cleaning.build(sources.load(chosen), chosen)
+        corpus = cleaning.build_corpus(sources.load(chosen), chosen)
     except ValueError as error:
         if "Nothing is left after the cleaning step" not in str(error):
             raise
@@ -314,7 +314,7 @@ def test_the_real_gift_cards_are_the_same_corpus_in_either_edition(tmp_path):
         (tmp_path / f"{target}.jsonl").symlink_to(REAL / "raw_amazon_2023" / f"{name}.jsonl")
     new = data(tmp_path, min_interactions=5, title_rules="released")
     old = data(REAL / "raw_amazon_2018", min_interactions=5, title_rules="released")
-    one, two = (cleaning.build(sources.load(d), d) for d in (new, old))
+    one, two = (cleaning.build_corpus(sources.load(d), d) for d in (new, old))
     assert one.items.equals(two.items)
     assert one.users.equals(two.users)
     assert one.sequence.tolist() == two.sequence.tolist()

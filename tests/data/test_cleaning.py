@@ -14,7 +14,7 @@ from shops import LETTERS, dropped, plain, sequences, shop
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID
 from llm2rec_kit.data import cleaning
-from llm2rec_kit.data.events import first_events, k_core
+from llm2rec_kit.data.events import mark_first_events, mark_k_core
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.settings import Data
 
@@ -56,7 +56,7 @@ def test_a_title_of_a_million_characters_is_no_title():
 
 def test_the_title_rules_say_why():
     titles = LETTERS | {"a": None, "b": "<span id=1>", "c": "x", "d": " ".join("w" * 21), "e": " ".join("w" * 22)}
-    corpus = cleaning.build(shop([("u", i) for i in "abcdefff"], titles), plain(title_rules="released"))
+    corpus = cleaning.build_corpus(shop([("u", i) for i in "abcdefff"], titles), plain(title_rules="released"))
     why = next(s["why"] for s in corpus.facts["cleaning"] if s["step"] == "title rules")
     assert why == (
         "rules 'released' refuse the titles of 5 of 6 items: over 20 words 2, markup 1, none 1, one character or less 1"
@@ -71,7 +71,7 @@ def test_steps_say_what_they_dropped():
         ("short", "a", 1),
         ("u", "f", None),
     ]
-    corpus = cleaning.build(shop(events, {**LETTERS, "blank": " "}, dropped=[("loader", 3, "broken lines")]), plain())
+    corpus = cleaning.build_corpus(shop(events, {**LETTERS, "blank": " "}, dropped=[("loader", 3, "broken lines")]), plain())
     assert dropped(corpus) == {
         "loader": 3,
         "unknown items": 1,
@@ -87,16 +87,16 @@ def test_steps_say_what_they_dropped():
 
 
 def test_repeats_stay_unless_time_too_is_the_same():
-    timed = cleaning.build(shop([("u", "a", 1), ("u", "a", 2), ("u", "b", 3), ("u", "b", 3)], LETTERS), plain())
+    timed = cleaning.build_corpus(shop([("u", "a", 1), ("u", "a", 2), ("u", "b", 3), ("u", "b", 3)], LETTERS), plain())
     assert sequences(timed) == {"u": "aab"}
-    untimed = cleaning.build(shop([("u", i) for i in "aabb"], LETTERS), plain())
+    untimed = cleaning.build_corpus(shop([("u", i) for i in "aabb"], LETTERS), plain())
     assert sequences(untimed) == {"u": "aabb"}
     assert untimed.times is None
 
 
 def test_of_reviews_only_the_earliest_of_a_pair_counts():
     events = [("u", "a", 5), ("u", "b", 4), ("u", "a", 3), ("u", "a", 3), ("u", "c", 9), ("v", "a", 1)]
-    corpus = cleaning.build(shop(events, LETTERS), plain(repeats="first"))
+    corpus = cleaning.build_corpus(shop(events, LETTERS), plain(repeats="first"))
     assert sequences(corpus) == {"u": "abc"}
     assert dropped(corpus)["later reviews"] == 2
 
@@ -108,7 +108,7 @@ pairs = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
 def test_first_events_against_a_plain_search(events, same_time):
     users, items, times = (np.array([e[j] for e in events], dtype=np.int64) for j in range(3))
-    kept = first_events(users, items, times, same_time=same_time).tolist()
+    kept = mark_first_events(users, items, times, same_time=same_time).tolist()
     for k, (u, i, t) in enumerate(events):
         rivals = [(t2, j) for j, (u2, i2, t2) in enumerate(events) if (u2, i2) == (u, i) and (not same_time or t2 == t)]
         assert kept[k] == (min(rivals) == (t, k))
@@ -121,12 +121,12 @@ def month(text: str) -> int:
 def test_a_window_keeps_from_the_first_month_to_before_the_last():
     inside = [month("2014-09"), month("2015-01"), month("2023-10") - 1]
     events = [("u", i, t) for i, t in zip("abcde", [month("2014-09") - 1, *inside, month("2023-10")], strict=True)]
-    corpus = cleaning.build(shop(events, LETTERS), plain(start="2014-09", end="2023-10"))
+    corpus = cleaning.build_corpus(shop(events, LETTERS), plain(start="2014-09", end="2023-10"))
     assert sequences(corpus) == {"u": "bcd"}
     step = next(s for s in corpus.facts["cleaning"] if s["step"] == "time window")
     assert (step["rows_dropped"], step["why"]) == (2, "outside 2014-09 to 2023-10")
-    assert sequences(cleaning.build(shop(events, LETTERS), plain(end="2015-02"))) == {"u": "abc"}
-    assert sequences(cleaning.build(shop(events, LETTERS), plain(start="2015-01"))) == {"u": "cde"}
+    assert sequences(cleaning.build_corpus(shop(events, LETTERS), plain(end="2015-02"))) == {"u": "abc"}
+    assert sequences(cleaning.build_corpus(shop(events, LETTERS), plain(start="2015-01"))) == {"u": "cde"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_window_keeps_from_the_first_month_to_before_the_last():
 def test_the_window_opens_a_year_earlier_until_there_are_items_enough(least, expected, moved):
     years = [1996, 1999, 2013, 2014, 2015, 2016]
     events = [("u", i, month(f"{year}-06")) for i, year in zip("abcdef", years, strict=True)]
-    corpus = cleaning.build(shop(events, LETTERS), plain(start="2014-01", min_items=least, min_interactions=1))
+    corpus = cleaning.build_corpus(shop(events, LETTERS), plain(start="2014-01", min_items=least, min_interactions=1))
     assert sequences(corpus) == {"u": expected}
     assert moved in next(s["why"] for s in corpus.facts["cleaning"] if s["step"] == "time window")
 
@@ -155,12 +155,12 @@ def test_the_released_window_is_the_categorys():
         items=games.items.with_columns(domain=pl.lit("Video_Games")), events=games.events, domains_in=["Video_Games"]
     )
     with pytest.raises(ValueError, match=r"'short users'"):
-        cleaning.build(named, plain(start="released"))
-    assert sequences(cleaning.build(named, plain(start="released", end="2024-01"))) == {"u": "bcd"}
+        cleaning.build_corpus(named, plain(start="released"))
+    assert sequences(cleaning.build_corpus(named, plain(start="released", end="2024-01"))) == {"u": "bcd"}
     with pytest.raises(
         ValueError, match=r"'released' is known for one of \['arts', 'baby'.*the data's domains are \['shop'\]"
     ):
-        cleaning.build(games, plain(start="released"))
+        cleaning.build_corpus(games, plain(start="released"))
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_the_released_window_is_the_categorys():
 )
 def test_a_window_that_makes_no_sense_is_refused(more, message):
     with pytest.raises(ValueError, match=message):
-        cleaning.build(shop([("u", i, 5) for i in "abc"], LETTERS), plain(**more))
+        cleaning.build_corpus(shop([("u", i, 5) for i in "abc"], LETTERS), plain(**more))
 
 
 def test_a_window_needs_times():
     with pytest.raises(ValueError, match="need timestamps, and this source has none"):
-        cleaning.build(shop([("u", i) for i in "abc"], LETTERS), plain(start="2014-01"))
+        cleaning.build_corpus(shop([("u", i) for i in "abc"], LETTERS), plain(start="2014-01"))
 
 
 @given(
@@ -197,30 +197,30 @@ def test_categorical_ids_and_row_order_beyond_ties_change_nothing(events, k):
     )
     chosen = plain(min_interactions=k, repeats="first")
     try:
-        one = cleaning.build(source, chosen)
+        one = cleaning.build_corpus(source, chosen)
     except ValueError as error:
         with pytest.raises(ValueError, match="Nothing is left"):
-            cleaning.build(coded, chosen)
+            cleaning.build_corpus(coded, chosen)
         if "Nothing is left" not in str(error):
             raise
         return
-    two = cleaning.build(coded, chosen)
+    two = cleaning.build_corpus(coded, chosen)
     assert sequences(one) == sequences(two)
     assert one.facts == two.facts
-    by_time = cleaning.build(shop(sorted(events, key=lambda e: e[2]), LETTERS), chosen)
+    by_time = cleaning.build_corpus(shop(sorted(events, key=lambda e: e[2]), LETTERS), chosen)
     assert sequences(by_time) == sequences(one)
 
 
 def test_ids_that_are_missing_are_a_step_of_their_own():
     source = shop([("u", i) for i in "abc"], LETTERS)
     events = pl.concat([source.events, pl.DataFrame({"user": [None, "v"], "item": ["a", None]})])
-    corpus = cleaning.build(Interactions(items=source.items, events=events, domains_in=["shop"]), plain())
+    corpus = cleaning.build_corpus(Interactions(items=source.items, events=events, domains_in=["shop"]), plain())
     assert dropped(corpus)["empty ids"] == 2
 
 
 def test_equal_times_stay_in_the_sources_order_and_users_in_theirs():
     events = [("v", "c", 5), ("u", "b", 7), ("v", "a", 5), ("u", "a", 7), ("v", "b", 1), ("u", "f", 7)]
-    corpus = cleaning.build(shop(events, LETTERS), plain())
+    corpus = cleaning.build_corpus(shop(events, LETTERS), plain())
     assert list(sequences(corpus).items()) == [("v", "bca"), ("u", "baf")]
     assert corpus.times.tolist() == [1, 5, 5, 7, 7, 7]
 
@@ -228,7 +228,7 @@ def test_equal_times_stay_in_the_sources_order_and_users_in_theirs():
 def test_a_user_of_two_domains_is_two_users():
     domains = {"d": "tea", "e": "tea", "f": "tea"}
     events = [("u", i) for i in "adbecf"] + [("v", i) for i in "abc"]
-    corpus = cleaning.build(shop(events, LETTERS, domains), plain(train_domains=["tea"]))
+    corpus = cleaning.build_corpus(shop(events, LETTERS, domains), plain(train_domains=["tea"]))
     assert sequences(corpus) == {"u@shop": "abc", "u@tea": "def", "v": "abc"}
     assert corpus.users["domain"].to_list() == ["shop", "tea", "shop"]
     assert corpus.train_domains == ["tea"]
@@ -237,19 +237,19 @@ def test_a_user_of_two_domains_is_two_users():
 
 def test_the_user_subset_is_drawn_by_seed_and_before_the_k_core():
     events = [(f"u{u}", i) for u in range(50) for i in "abc"]
-    draw = lambda seed: cleaning.build(shop(events, LETTERS), plain(users=7, seed=seed))  # noqa: E731
+    draw = lambda seed: cleaning.build_corpus(shop(events, LETTERS), plain(users=7, seed=seed))  # noqa: E731
     one = draw(1)
     assert one.n_users == 7
     assert one.facts["cleaning"][0]["step"] == "user subset"
     assert sequences(one) == sequences(draw(1)) != sequences(draw(2))
-    shuffled = cleaning.build(shop(events[::-1], LETTERS), plain(users=7, seed=1))
+    shuffled = cleaning.build_corpus(shop(events[::-1], LETTERS), plain(users=7, seed=1))
     assert sequences(shuffled).keys() == sequences(one).keys()
 
 
 def test_cold_items_stay_only_without_a_k_core():
     events = [("u", i) for i in "abc"]
-    assert cleaning.build(shop(events, LETTERS), plain()).n_items == 6
-    assert cleaning.build(shop(events, LETTERS), plain(min_interactions=1)).n_items == 3
+    assert cleaning.build_corpus(shop(events, LETTERS), plain()).n_items == 6
+    assert cleaning.build_corpus(shop(events, LETTERS), plain(min_interactions=1)).n_items == 3
 
 
 def slow_k_core(pairs: list[tuple[int, int]], k_user: int, k_item: int) -> list[int]:
@@ -267,13 +267,13 @@ def slow_k_core(pairs: list[tuple[int, int]], k_user: int, k_item: int) -> list[
 @settings(max_examples=100, deadline=None)
 def test_k_core_is_the_fixed_point(pairs, k_user, k_item):
     users, items = (np.array([p[j] for p in pairs], dtype=np.int64) for j in (0, 1))
-    kept = np.flatnonzero(k_core(users, items, k_user, k_item)).tolist()
+    kept = np.flatnonzero(mark_k_core(users, items, k_user, k_item)).tolist()
     assert kept == slow_k_core(pairs, k_user, k_item)
 
 
 def test_with_k_below_three_both_minima_hold():
     events = [("u", i) for i in "abc"] + [("v", i) for i in "abcd"] + [("w", i) for i in "de"]
-    corpus = cleaning.build(shop(events, LETTERS), plain(min_interactions=2))
+    corpus = cleaning.build_corpus(shop(events, LETTERS), plain(min_interactions=2))
     assert sequences(corpus) == {"u": "abc", "v": "abc"}
 
 
@@ -281,28 +281,28 @@ def test_what_cannot_be_is_explained():
     untimed = shop([("u", i) for i in "abc"], LETTERS)
     for rule in ("global_time", "released"):
         with pytest.raises(ValueError, match=rf"{rule} needs timestamps.*\['shop'\].*Use leave_one_out"):
-            cleaning.build(untimed, plain(split=rule))
+            cleaning.build_corpus(untimed, plain(split=rule))
     with pytest.raises(ValueError, match=r"cleaning step '5-core'.*dropped all 3"):
-        cleaning.build(untimed, plain(min_interactions=5))
+        cleaning.build_corpus(untimed, plain(min_interactions=5))
     with pytest.raises(ValueError, match=r"0 interactions and 6 items"):
-        cleaning.build(shop([], LETTERS), plain())
+        cleaning.build_corpus(shop([], LETTERS), plain())
     with pytest.raises(ValueError, match=r"'short users'"):
-        cleaning.build(shop([("u", "a"), ("v", "b")], LETTERS), plain())
+        cleaning.build_corpus(shop([("u", "a"), ("v", "b")], LETTERS), plain())
     with pytest.raises(ValueError, match=r"'unknown items'"):
-        cleaning.build(shop([("u", "z")] * 3, LETTERS), plain())
+        cleaning.build_corpus(shop([("u", "z")] * 3, LETTERS), plain())
     with pytest.raises(ValueError, match=r"\['toys'\] have no items after cleaning; the corpus has \['shop'\]"):
-        cleaning.build(untimed, plain(train_domains=["toys"]))
+        cleaning.build_corpus(untimed, plain(train_domains=["toys"]))
 
 
 def test_the_fingerprint_follows_the_files_contents(tmp_path):
     from llm2rec_kit.data import sources
 
     (tmp_path / "items.csv").write_text("item,title\n1,a\n")
-    before = sources.fingerprint(Data(source="table", path=str(tmp_path)))
+    before = sources.hash_files(Data(source="table", path=str(tmp_path)))
     assert list(before) == [f"{tmp_path.name}/items.csv"]
     (tmp_path / "items.csv").write_text("item,title\n1,b\n")
-    assert sources.fingerprint(Data(source="table", path=str(tmp_path))) != before
-    assert sources.fingerprint(Data()) == {}
+    assert sources.hash_files(Data(source="table", path=str(tmp_path))) != before
+    assert sources.hash_files(Data()) == {}
 
 
 def given(events: list[tuple], titles: dict[str, str | None]) -> Interactions:
@@ -321,13 +321,13 @@ def test_samples_that_the_source_brings_are_kept_as_they_are():
         ("v", "d", None),
     ]
     found = given(events, {**LETTERS, "e": None, "a": "&amp; " * 30})
-    corpus = cleaning.build(found, plain(min_interactions=5, title_rules="released"))
+    corpus = cleaning.build_corpus(found, plain(min_interactions=5, title_rules="released"))
     assert sequences(corpus) == {"u": "aba", "v": "ccd"}
     assert (corpus.targets.tolist(), corpus.splits.tolist()) == ([1, 2, 4], [TRAIN, TEST, VALID])
     assert corpus.titles[0] == "&amp; " * 30
     assert corpus.titles[4] == ""
     assert corpus.facts["split"] == "given"
-    anew = cleaning.build(found, plain(given_splits=False))
+    anew = cleaning.build_corpus(found, plain(given_splits=False))
     assert (anew.facts["split"], len(anew.targets)) == ("leave_one_out", 4)
     assert anew.titles[0] == ("& " * 30).strip()
 
@@ -335,8 +335,8 @@ def test_samples_that_the_source_brings_are_kept_as_they_are():
 def test_samples_of_the_source_that_cannot_be_kept_are_refused():
     events = [("u", "a", None), ("u", "b", "train")]
     with pytest.raises(ValueError, match=r"1 events of the source's own samples have an item that its item table lacks"):
-        cleaning.build(given(events, {"a": "A"}), plain())
+        cleaning.build_corpus(given(events, {"a": "A"}), plain())
     with pytest.raises(ValueError, match=r"train, valid or test; found \['dev'\]"):
-        cleaning.build(given([("u", "a", None), ("u", "b", "dev")], LETTERS), plain())
+        cleaning.build_corpus(given([("u", "a", None), ("u", "b", "dev")], LETTERS), plain())
     with pytest.raises(ValueError, match="a sample has an empty history"):
-        cleaning.build(given([("u", "a", "train")], LETTERS), plain())
+        cleaning.build_corpus(given([("u", "a", "train")], LETTERS), plain())

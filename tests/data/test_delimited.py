@@ -38,7 +38,7 @@ def spark(rows: list[list[str]], twice: bool = True) -> str:
 def read(folder, text: str | bytes, **how) -> pl.DataFrame:
     file = folder / "x.csv"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    table, few, _ = delimited.texts(file, **how)
+    table, few, _ = delimited.read_texts(file, **how)
     assert not few
     return table
 
@@ -168,7 +168,7 @@ def test_rows_with_too_few_cells_are_counted_wherever_they_stand(tmp_path, monke
     file.write_text("\n".join(["id,title,note", *lines[:50], "", *lines[50:]]))
     for block in (delimited.BLOCK, 64):
         monkeypatch.setattr(delimited, "BLOCK", block)
-        table, few, why = delimited.texts(file)
+        table, few, why = delimited.read_texts(file)
         assert table["id"].to_list() == [str(k) for k in range(1, 101) if k % 7]
         assert (few, why) == (14, "x.csv: fewer cells than the 3 columns, first in line 8")
 

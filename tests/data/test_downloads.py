@@ -335,7 +335,7 @@ def test_what_a_download_leaves_beside_the_data_does_not_make_a_corpus_stale(sit
 
     fetch(site.url, tmp_path)
     (tmp_path / ".other.part").write_bytes(b"half")
-    assert list(sources.fingerprint(Data(source="table", path=str(tmp_path)))) == [f"{tmp_path.name}/file.bin"]
+    assert list(sources.hash_files(Data(source="table", path=str(tmp_path)))) == [f"{tmp_path.name}/file.bin"]
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", "{", "folder", "digit"])

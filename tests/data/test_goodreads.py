@@ -91,7 +91,7 @@ def test_read_books_with_their_times(tmp_path):
     assert found.items["work_id"].to_list() == ["372536"] * 3
     assert found.dropped == [("chosen: read", 1, "goodreads_events is 'read' and the book is not marked as read")]
     assert found.facts["published"] == {"books": 36_514, "interactions": 2_734_350}
-    corpus = cleaning.build(found, settings)
+    corpus = cleaning.build_corpus(found, settings)
     assert [s["rows_dropped"] for s in corpus.facts["cleaning"]][:1] == [1]
     assert corpus.n_users == 1  # u has two events
 
@@ -158,7 +158,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
     with pytest.raises(ValueError, match=r"data_strict is on.*1 interactions \(missing field"):
         sources.load(Data(**settings.as_dict() | {"strict": True}))
     with pytest.raises(ValueError, match=r"'unknown items'|'short users'"):
-        cleaning.build(found, settings)
+        cleaning.build_corpus(found, settings)
 
 
 def test_the_csv_of_the_whole(tmp_path):
@@ -173,8 +173,8 @@ def test_the_csv_of_the_whole(tmp_path):
     assert found.events.rows() == [("0", "10"), ("0", "402128"), ("0", "2")]
     assert [(step, n) for step, n, _ in found.dropped] == [("bad lines", 1), ("chosen: read", 1), ("bad lines", 1)]
     assert "not call chronological" in found.facts["time"]
-    assert cleaning.build(found, settings).times is None
-    released = cleaning.build(found, replace(settings, split="released"))  # leave-one-out, so no times are needed
+    assert cleaning.build_corpus(found, settings).times is None
+    released = cleaning.build_corpus(found, replace(settings, split="released"))  # leave-one-out, so no times are needed
     assert released.split_rules == {"goodreads": "leave_one_out"}
     with pytest.raises(ValueError, match=r"has no times, so goodreads_time 'read_at' cannot be had"):
         sources.load(Data(**settings.as_dict() | {"goodreads_time": "read_at"}))

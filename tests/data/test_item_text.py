@@ -21,7 +21,7 @@ ITEMS = pl.DataFrame(
 
 
 def test_the_title_alone_changes_nothing():
-    assert item_text.render(ITEMS, "{title}", 0).equals(ITEMS)
+    assert item_text.render_texts(ITEMS, "{title}", 0).equals(ITEMS)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_title_alone_changes_nothing():
     ],
 )
 def test_what_is_read_of_an_item(template, words, expected):
-    got = item_text.render(ITEMS, template, words)
+    got = item_text.render_texts(ITEMS, template, words)
     assert got["title"].to_list() == expected
     assert got["plain_title"].to_list() == ITEMS["title"].to_list()
 
@@ -59,4 +59,4 @@ def test_what_is_read_of_an_item(template, words, expected):
 )
 def test_what_is_no_template(template, message):
     with pytest.raises(ValueError, match=message):
-        item_text.fields(template, ITEMS)
+        item_text.find_fields(template, ITEMS)

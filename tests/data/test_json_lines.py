@@ -260,7 +260,7 @@ def test_what_is_no_file_of_lines_is_refused(tmp_path, monkeypatch):
 
 def test_a_gzip_of_nothing_much_stays_small_in_memory(tmp_path):
     (tmp_path / "f.gz").write_bytes(gzip.compress(b"\n" * (64 << 20)))
-    assert max(map(len, json_lines.blocks(tmp_path / "f.gz", quiet=True))) <= json_lines.BLOCK
+    assert max(map(len, json_lines.read_blocks(tmp_path / "f.gz", quiet=True))) <= json_lines.BLOCK
     assert read(tmp_path / "f.gz")[2].lines == 0
 
 
@@ -273,8 +273,8 @@ def test_a_title_of_a_million_characters_and_deep_nesting(tmp_path):
 
 def test_the_first_lines_as_they_stand(tmp_path):
     (tmp_path / "f.gz").write_bytes(gzip.compress(b"one\n\xfftwo\nthree\n"))
-    assert json_lines.first(tmp_path / "f.gz", 2) == ["one", "�two"]
-    assert len(json_lines.first(tmp_path / "f.gz", 9)) == 3
+    assert json_lines.read_first_lines(tmp_path / "f.gz", 2) == ["one", "�two"]
+    assert len(json_lines.read_first_lines(tmp_path / "f.gz", 9)) == 3
 
 
 def test_a_reader_that_stops_early_leaves_no_thread(tmp_path):
@@ -282,7 +282,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(tmp_path):
 
     (tmp_path / "f").write_bytes(many(20_000))
     before = threading.active_count()
-    blocks = json_lines.blocks(tmp_path / "f", quiet=True)
+    blocks = json_lines.read_blocks(tmp_path / "f", quiet=True)
     next(blocks)
     blocks.close()
     assert threading.active_count() == before

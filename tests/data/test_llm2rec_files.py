@@ -24,7 +24,7 @@ SPLITS = ("train", "valid", "test")
 
 def read(folder: Path, **more) -> Corpus:
     data = Data(source="llm2rec", path=str(folder), **more)
-    return cleaning.build(sources.load(data), data).check()
+    return cleaning.build_corpus(sources.load(data), data).check()
 
 
 def samples(corpus: Corpus) -> Counter:
@@ -322,7 +322,7 @@ def test_empty_titles_are_counted_and_their_rows_with_them(tmp_path):
         assert found.items["title"].to_list() == ["A", "B"]
         assert found.dropped == [("bad lines", 1, f"{name}: an id without a title")]
         assert found.facts["item_rows_dropped"] == f"1 rows with an empty title, first that of item {item}"
-        assert samples(cleaning.build(found, data)) == Counter({("train", (1,), 2): 1})
+        assert samples(cleaning.build_corpus(found, data)) == Counter({("train", (1,), 2): 1})
         with pytest.raises(ValueError, match=r"data_strict is on.*1 rows with an empty title"):
             sources.load(replace(data, strict=True))
 

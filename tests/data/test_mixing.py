@@ -22,25 +22,25 @@ def test_runs_by_name_and_folders_by_path(tmp_path):
     saved(tmp_path / "one" / "corpus", "tea")
     saved(tmp_path / "elsewhere", "oil", 1)
     chosen = Data(source="mix", mix=["one", f"{tmp_path}/elsewhere"])
-    mixed = mixing.mixed(chosen, tmp_path)
+    mixed = mixing.mix_corpora(chosen, tmp_path)
     assert mixed.domains == mixed.train_domains == ["tea", "oil"]
-    assert mixing.mixed(replace(chosen, train_domains=["oil"]), tmp_path).train_domains == ["oil"]
-    before = mixing.fingerprint(chosen, tmp_path)
+    assert mixing.mix_corpora(replace(chosen, train_domains=["oil"]), tmp_path).train_domains == ["oil"]
+    before = mixing.hash_parts(chosen, tmp_path)
     assert len(before) == 10
     saved(tmp_path / "elsewhere", "oil", 2)
-    changed = {k for k, v in mixing.fingerprint(chosen, tmp_path).items() if before[k] != v}
+    changed = {k for k, v in mixing.hash_parts(chosen, tmp_path).items() if before[k] != v}
     assert changed
     assert all("elsewhere/" in k for k in changed)
 
 
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"names 'none', and no corpus is in .*none/corpus.*01_data_prep"):
-        mixing.mixed(Data(source="mix", mix=["none"]), tmp_path)
+        mixing.mix_corpora(Data(source="mix", mix=["none"]), tmp_path)
     assert not (tmp_path / "none").exists()
     saved(tmp_path / "one", "tea")
     with pytest.raises(ValueError, match=r"data_train_domains names \['oil'\]; the mix has \['tea'\]"):
-        mixing.mixed(Data(source="mix", mix=["one"], train_domains=["oil"]), tmp_path)
+        mixing.mix_corpora(Data(source="mix", mix=["one"], train_domains=["oil"]), tmp_path)
     with pytest.raises(ValueError, match=r"reads no data_path; found data_mix \['one'\] and data_path 'x'"):
-        mixing.mixed(Data(source="mix", mix=["one"], path="x"), tmp_path)
+        mixing.mix_corpora(Data(source="mix", mix=["one"], path="x"), tmp_path)
     with pytest.raises(ValueError, match=r"takes the names of runs.*found data_mix \[\]"):
-        mixing.mixed(Data(source="mix"), tmp_path)
+        mixing.mix_corpora(Data(source="mix"), tmp_path)

@@ -86,15 +86,15 @@ def test_a_domain_without_a_training_sample_is_remarked_and_refused_where_one_is
 def test_years_that_cannot_be_are_counted_and_remarked(corpus):
     day, now = 86_400_000, 1_700_000_000
     when = np.arange(len(corpus.sequence)) * 1000 + (now * 1000 - 30 * day)
-    assert times.span(corpus).is_empty()
+    assert times.describe_span(corpus).is_empty()
     sound = replace(corpus, times=when)
-    assert times.span(sound, now).select(times.ODD).row(0) == (0, 0)
+    assert times.describe_span(sound, now).select(times.ODD).row(0) == (0, 0)
     assert preconditions.check(sound) == []
     last = int(corpus.offsets[1])
     odd = when.copy()
     odd[:2] = when[:2] // 1000  # seconds taken for milliseconds: January 1970
     odd[last - 1] = (now + 86_400 * 40_000) * 1000
-    found = times.span(replace(corpus, times=odd), now).row(0, named=True)
+    found = times.describe_span(replace(corpus, times=odd), now).row(0, named=True)
     assert (found["domain"], found["events"], found["before 1990"], found["in the future"]) == ("toy", len(odd), 2, 1)
     assert (found["earliest"].year, found["latest"].year) == (1970, 2133)
     first, second = preconditions.check(replace(corpus, times=odd))

@@ -37,7 +37,7 @@ def test_history_and_next_item_are_the_users_sequence(tmp_path):
     assert found.items["domain"].unique().to_list() == ["toys"]
     assert found.items["title"][0] == 'Thing 1 "big" &amp; red'
     assert not found.has_times
-    corpus = cleaning.build(found, settings)
+    corpus = cleaning.build_corpus(found, settings)
     assert corpus.titles[0] == 'Thing 1 "big" & red'
     assert corpus.history(3).tolist() == [3, 1, 2]
 
@@ -89,7 +89,7 @@ def test_an_item_id_that_only_starts_alike_is_no_prefix(tmp_path):
 
 def test_an_item_consumed_twice_stays_twice(tmp_path):
     settings = write(tmp_path, toys__item=ITEMS, toys__inter=HEAD + "a\t1 1 2\t1\n")
-    assert cleaning.build(sources.load(settings), settings).sequence.tolist() == [1, 1, 2, 1]
+    assert cleaning.build_corpus(sources.load(settings), settings).sequence.tolist() == [1, 1, 2, 1]
 
 
 def test_plain_rows_with_seconds(tmp_path):
@@ -100,7 +100,7 @@ def test_plain_rows_with_seconds(tmp_path):
     settings = write(tmp_path, toys__item=ITEMS, toys__inter=rows)
     found = sources.load(settings)
     assert found.events["time"].to_list() == [1600000002000, 1600000001500, 1600000003000]
-    assert cleaning.build(found, settings).sequence.tolist() == [1, 2, 3]
+    assert cleaning.build_corpus(found, settings).sequence.tolist() == [1, 2, 3]
 
 
 def test_unisrec_index_files_give_the_sources_own_ids(tmp_path):
@@ -163,7 +163,7 @@ def test_real_games_have_the_numbers_of_their_readme():
     found = sources.load(data)
     assert (found.events["user"].n_unique(), len(found.items), len(found.events)) == (50_546, 16_859, 440_264)
     assert found.facts["rows_not_part"] == 0
-    corpus = cleaning.build(found, data)
+    corpus = cleaning.build_corpus(found, data)
     assert len(corpus.samples("valid")) == len(corpus.samples("test")) == corpus.n_users
     assert not corpus.items["title"].str.contains("&amp;").any()
 

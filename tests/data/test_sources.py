@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2rec_kit.data import cleaning, sources
-from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, sound, tables
+from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, keep_sound_rows, tables
 from llm2rec_kit.settings import SOURCES, Data
 
 HEBREW = "\u202bספר עברי\u202c (2nd) قصة"
@@ -27,7 +27,7 @@ def shop(events: list[tuple], titles: dict[str | None, str | None]) -> Interacti
 
 
 def test_what_no_stage_can_use_is_counted():
-    found = sound(
+    found = keep_sound_rows(
         shop(
             [
                 ("u", "a", 1),
@@ -68,7 +68,7 @@ def test_what_no_stage_can_use_is_counted():
         "1 rows with a title of more than 10,000 characters"
     )
     assert found.facts["titles_with_control_characters"].startswith("1,")
-    again = sound(found)
+    again = keep_sound_rows(found)
     assert (again.events.rows(), again.dropped, again.facts) == (found.events.rows(), found.dropped, found.facts)
 
 
@@ -76,14 +76,14 @@ def test_of_categorical_ids_each_is_judged_once_and_all_its_rows_go():
     plain = shop([("u", "a", 1), ("v\n", "a", 1), ("u", None, 1), ("", "a", 1), ("v\n", "b", 2), ("w", "a", 3)], {"a": "A"})
     kind = pl.Categorical(pl.Categories.random())
     coded = replace(plain, events=plain.events.with_columns(pl.col("user", "item").cast(kind)))
-    found = sound(coded)
+    found = keep_sound_rows(coded)
     assert found.events["user"].dtype == kind
     assert (
         found.events.cast({"user": pl.String, "item": pl.String}).rows()
-        == sound(plain).events.rows()
+        == keep_sound_rows(plain).events.rows()
         == [("u", "a", 1), ("w", "a", 3)]
     )
-    assert found.dropped == sound(plain).dropped
+    assert found.dropped == keep_sound_rows(plain).dropped
 
 
 def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_them(tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_the
     )
     pl.DataFrame({"item": list("abcc"), "title": list("ABCD")}).write_csv(tmp_path / "items.csv")
     data = Data(source="table", path=str(tmp_path), min_interactions=0)
-    corpus = cleaning.build(sources.load(data), data)
+    corpus = cleaning.build_corpus(sources.load(data), data)
     steps = [(s["step"], s["rows_before"], s["rows_dropped"]) for s in corpus.facts["cleaning"]]
     assert steps[:2] == [("empty ids", 5, 1), ("bad times", 4, 1)]
     assert capsys.readouterr().out == (
@@ -118,7 +118,7 @@ def test_domains_become_folder_names_which_is_told_and_training_domains_go_with_
         "table: domains renamed, so that folders can be: 'Home/Kitchen' is 'Home_Kitchen', '../up' is 'up'\n"
     )
     assert found.domains_in == ["Home_Kitchen", "up"]
-    corpus = cleaning.build(found, data)
+    corpus = cleaning.build_corpus(found, data)
     assert (corpus.domains, corpus.train_domains) == (["Home_Kitchen", "up"], ["up"])
     assert corpus.facts["domains_renamed"] == {"Home/Kitchen": "Home_Kitchen", "../up": "up"}
     assert sorted(corpus.users["source_id"])[:2] == ["u@Home_Kitchen", "u@up"]
@@ -148,7 +148,7 @@ def test_any_frames_give_a_sound_corpus_or_one_clear_error(events, items):
     try:
         found = tables.from_frames(frame, table)
         assert len(found.events) + sum(n for _, n, _ in found.dropped) == len(events)
-        corpus = cleaning.build(found, data)
+        corpus = cleaning.build_corpus(found, data)
     except ValueError as error:
         if not re.search("Nothing is left|both are needed|its [0-9]+ values (look like|are dates)", str(error)):
             raise
@@ -227,7 +227,7 @@ def test_damaged_files_give_a_sound_corpus_or_one_clear_error(tmp_path_factory, 
     data = Data(source=source, path=str(folder), min_interactions=0)
     try:
         found = sources.load(data)
-        corpus = cleaning.build(found, data)
+        corpus = cleaning.build_corpus(found, data)
     except ValueError as error:
         assert not isinstance(error, UnicodeError)  # noqa: PT017
         return
@@ -242,4 +242,4 @@ def test_the_sets_that_are_damaged_above_are_sound(tmp_path, source):
     for name, text in SOUND[source].items():
         (tmp_path / name).write_bytes(text)
     data = Data(source=source, path=str(tmp_path), min_interactions=0, strict=True)
-    assert cleaning.build(sources.load(data), data).n_items == 3
+    assert cleaning.build_corpus(sources.load(data), data).n_items == 3

@@ -13,7 +13,7 @@ from shops import ERAS, LETTERS, dropped, plain, sequences, shop, two_eras
 from llm2rec_kit.corpus import TEST, TRAIN, VALID
 from llm2rec_kit.data import cleaning
 from llm2rec_kit.data.sources import Interactions
-from llm2rec_kit.data.splits import global_time, leave_one_out, split, split_times
+from llm2rec_kit.data.splits import leave_one_out, split, split_global_time, split_times
 from llm2rec_kit.settings import Data
 
 
@@ -76,7 +76,7 @@ def test_samples_of_equal_time_are_cut_in_the_corpuss_order_at_any_size(grain):
     order = sorted(range(len(when)), key=lambda k: when[k])
     expected = np.empty(len(when), dtype=np.uint8)
     expected[order] = [TRAIN] * 4000 + [VALID] * 500 + [TEST] * 500
-    assert (global_time(when) == expected).all()
+    assert (split_global_time(when) == expected).all()
 
 
 def counts(corpus, domain: str) -> list[int]:
@@ -85,7 +85,7 @@ def counts(corpus, domain: str) -> list[int]:
 
 def test_a_domain_of_an_earlier_era_has_its_own_test():
     """One cut for all would put all 20 samples of `old`, of 40, into training, and test none of its users."""
-    corpus = cleaning.build(two_eras(), plain(split="global_time"))
+    corpus = cleaning.build_corpus(two_eras(), plain(split="global_time"))
     assert counts(corpus, "old") == counts(corpus, "new") == [16, 2, 2]
     old = corpus.select(["old"])[0]
     assert old.times[old.samples("valid")].tolist() == [82, 83]  # the two targets of the ninth of ten users
@@ -97,7 +97,7 @@ def test_a_domain_too_small_to_be_cut_is_named():
     some = few.events.filter(pl.col("item").is_in(["a", "b", "c"]) | pl.col("user").is_in(["xyz0", "xyz1"]))
     settings_ = plain(split="global_time")
     with pytest.raises(ValueError, match=r"of each domain; 'old' has 4 in all\. Leave the domain out"):
-        cleaning.build(Interactions(items=few.items, events=some, domains_in=["new"]), settings_)
+        cleaning.build_corpus(Interactions(items=few.items, events=some, domains_in=["new"]), settings_)
 
 
 events_of_one = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=2, max_size=8)
@@ -115,10 +115,10 @@ def test_a_domain_among_others_is_what_it_is_alone(users, rule, k):
         own = [e for e in events if domains[e[1]] == domain]
         titles = {i: f"Item {i}" for i in domains if domains[i] == domain}
         try:
-            alone[domain] = cleaning.build(shop(own, titles, domains), chosen)
+            alone[domain] = cleaning.build_corpus(shop(own, titles, domains), chosen)
         except ValueError:
             return
-    together = cleaning.build(shop(events, {i: f"Item {i}" for i in domains}, domains), chosen)
+    together = cleaning.build_corpus(shop(events, {i: f"Item {i}" for i in domains}, domains), chosen)
     for domain, corpus in alone.items():
         part = together.select([domain])[0]
         assert {u.split("@")[0]: s for u, s in sequences(part).items()} == sequences(corpus)
@@ -134,7 +134,7 @@ def test_released_is_by_time_but_goodreads():
               for t, i in enumerate(letters[: 3 - u % 2])]  # fmt: skip
     source = shop(events, dict.fromkeys(domains, "Item"), domains)
     for k in (0, 2):
-        corpus = cleaning.build(source, plain(split="released", min_interactions=k))
+        corpus = cleaning.build_corpus(source, plain(split="released", min_interactions=k))
         assert (
             corpus.split_rules
             == corpus.facts["split_rules"]
@@ -145,10 +145,10 @@ def test_released_is_by_time_but_goodreads():
         assert counts(corpus, "Games") == [14, 2, 2]  # 18 samples: 12 of the six long users, 6 of the six short ones
         row = next(s for s in corpus.facts["cleaning"] if s["step"] == "short users")
         assert (row["rows_dropped"], row["why"]) == (12, "fewer than 3 interactions for leave_one_out, in domains so split")
-    everyone = cleaning.build(source, plain(split="leave_one_out"))
+    everyone = cleaning.build_corpus(source, plain(split="leave_one_out"))
     assert everyone.n_users == 12
     assert "split_rules" not in everyone.facts
-    assert dropped(cleaning.build(source, plain(split="global_time"))).keys() == {
+    assert dropped(cleaning.build_corpus(source, plain(split="global_time"))).keys() == {
         "unknown items",
         "title rules",
         "repeated rows",
@@ -163,7 +163,7 @@ def test_released_with_k_below_three_holds_three_events_for_goodreads_alone():
     ]
     events += [("reader", i, t) for t, i in enumerate("xyq")] + [("player", i, t) for t, i in enumerate("abp")]
     source = shop(events, dict.fromkeys(domains, "Item"), domains)
-    found = sequences(cleaning.build(source, plain(split="released", min_interactions=2)))
+    found = sequences(cleaning.build_corpus(source, plain(split="released", min_interactions=2)))
     assert found["player"] == "ab"
     assert "reader" not in found
     assert len(found) == 13
@@ -175,17 +175,17 @@ def test_released_needs_times_but_for_goodreads():
     domains = {**dict.fromkeys("xyz", "Goodreads"), **dict.fromkeys("abc", "Games")}
     titles = dict.fromkeys("xyz", "Item")
     with pytest.raises(ValueError, match=r"data_split released needs timestamps \(for the domains \['Games'\]\)"):
-        cleaning.build(shop(both, dict.fromkeys(domains, "Item"), domains), plain(split="released"))
-    books = cleaning.build(shop(untimed, titles, domains), plain(split="released"))
-    held = cleaning.build(shop(untimed, titles, domains), plain())
+        cleaning.build_corpus(shop(both, dict.fromkeys(domains, "Item"), domains), plain(split="released"))
+    books = cleaning.build_corpus(shop(untimed, titles, domains), plain(split="released"))
+    held = cleaning.build_corpus(shop(untimed, titles, domains), plain())
     assert (books.times, books.splits.tolist()) == (None, held.splits.tolist())
     assert sequences(books) == sequences(held)
     named = Data(source="goodreads", min_interactions=0, split="released")
-    assert cleaning.build(shop(untimed, titles), named).split_rules == {"shop": "leave_one_out"}
+    assert cleaning.build_corpus(shop(untimed, titles), named).split_rules == {"shop": "leave_one_out"}
 
 
 def test_when_each_domain_is_cut():
-    by_time = cleaning.build(two_eras(), plain(split="global_time"))
+    by_time = cleaning.build_corpus(two_eras(), plain(split="global_time"))
     table = split_times(by_time).with_columns(cs.datetime().dt.epoch("ms"))
     columns = ["domain", "rule", "train until", "valid from", "valid until", "test from"]
     assert table.columns == columns
@@ -193,7 +193,7 @@ def test_when_each_domain_is_cut():
         ("old", "global_time", 73, 82, 83, 92),
         ("new", "global_time", 10_073, 10_082, 10_083, 10_092),
     ]
-    held = split_times(cleaning.build(two_eras(), plain()))
+    held = split_times(cleaning.build_corpus(two_eras(), plain()))
     assert held["rule"].to_list() == ["leave_one_out"] * 2
     assert held["train until"].null_count() == 2  # three events: one validates, one tests
-    assert split_times(cleaning.build(shop([("u", i) for i in "abc"], LETTERS), plain())).is_empty()
+    assert split_times(cleaning.build_corpus(shop([("u", i) for i in "abc"], LETTERS), plain())).is_empty()

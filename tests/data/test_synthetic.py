@@ -22,7 +22,7 @@ def store():
 
 @pytest.fixture(scope="module")
 def corpus(store):
-    return cleaning.build(store, SMALL)
+    return cleaning.build_corpus(store, SMALL)
 
 
 def by_hand(shelf, history, weights):
@@ -132,7 +132,7 @@ def test_the_oracle_ranks_by_the_history_in_the_store_not_in_the_corpus(store, c
 def test_the_oracle_does_not_read_the_items_text(store, corpus, text, words):
     """Richer or poorer text, even one that many items share, leaves each rank as it is; another store is still told."""
     read = replace(SMALL, text=text, text_words=words)
-    other = cleaning.build(store, read)
+    other = cleaning.build_corpus(store, read)
     assert other.titles != corpus.titles
     np.testing.assert_array_equal(synthetic.oracle_ranks(other, read), synthetic.oracle_ranks(corpus, SMALL))
     with pytest.raises(ValueError, match=r"not made by these settings: the store has no item"):
@@ -156,7 +156,7 @@ def test_the_default_store_is_what_the_notebooks_say():
     per_user = found.events.group_by("user").len()["len"]
     assert per_user.min() >= 5
     assert not found.events.select("user", "item").is_duplicated().any()
-    steps = cleaning.build(found, settings).facts["cleaning"]
+    steps = cleaning.build_corpus(found, settings).facts["cleaning"]
     assert sum(s["rows_dropped"] for s in steps) < 0.03 * len(found.events)
     assert found.domains_in == ["games"]
 
@@ -173,7 +173,7 @@ def test_domains_share_franchises_but_not_kinds(store):
 def test_times_rise_within_a_user_and_allow_a_global_split(store):
     gaps = store.events.select(gap=(store.events["time"].diff()), same=store.events["user"] == store.events["user"].shift())
     assert gaps.filter("same")["gap"].min() >= 1000
-    part = cleaning.build(store, Data(synthetic_users=600, synthetic_items=300, seed=7, split="global_time"))
+    part = cleaning.build_corpus(store, Data(synthetic_users=600, synthetic_items=300, seed=7, split="global_time"))
     assert synthetic.oracle_ranks(part, SMALL).shape == (len(part.samples("test")),)
     assert {d: len(part.select([d])[0].samples("test")) > 0 for d in part.domains} == {"games": True, "crafts": True}
 

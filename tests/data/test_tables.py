@@ -594,7 +594,7 @@ def test_a_corpus_keeps_numbers_and_mixes_with_one_that_has_them_as_text(tmp_pat
     for domain, cast in (("new", pl.Int64), ("old", pl.String)):
         data = Data(source="table", domain=domain, min_interactions=1, text="{title} ({year})")
         found = tables.from_frames(events, items.with_columns(pl.col("year").cast(cast)), time=None, domain=domain)
-        corpora.append(cleaning.build(found, data))
+        corpora.append(cleaning.build_corpus(found, data))
         corpora[-1].save(tmp_path / domain)
     loaded = [Corpus.load(tmp_path / domain) for domain in ("new", "old")]
     assert loaded[0].items["year"].to_list() == [1990, 1991, None, 1993]

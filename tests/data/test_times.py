@@ -173,7 +173,7 @@ def test_a_row_without_a_time_is_left_out_and_counted_and_a_column_of_them_is_no
     frame.write_csv(tmp_path / "interactions.csv")
     pl.DataFrame({"item": list("abcd"), "title": list("ABCD")}).write_csv(tmp_path / "items.csv")
     data = Data(source="table", path=str(tmp_path), min_interactions=0)
-    corpus = cleaning.build(sources.load(data), data)
+    corpus = cleaning.build_corpus(sources.load(data), data)
     steps = {s["step"]: s["rows_dropped"] for s in corpus.facts["cleaning"]}
     assert (steps["no time"], len(corpus.sequence)) == (1, 6)
     frame.with_columns(timestamp=pl.lit(absent)).write_csv(tmp_path / "interactions.csv")

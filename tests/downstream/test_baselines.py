@@ -38,7 +38,7 @@ def same(corpus, found, scores_of):
 
 def test_popularity():
     corpus = make_corpus(users=30)
-    assert baselines.training_counts(corpus).tolist() == counts_of(corpus)[1:]
+    assert baselines.count_training(corpus).tolist() == counts_of(corpus)[1:]
     same(corpus, baselines.rank("popularity", corpus), lambda t: counts_of(corpus))
 
 

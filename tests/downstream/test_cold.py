@@ -39,10 +39,10 @@ def test_items_in_no_training_sample_are_counted_one_by_one():
     expected = [i not in seen for i in range(1, 31)]
     assert any(expected)
     assert not all(expected)
-    found = cold.in_no_training(corpus)
+    found = cold.mark_untrained(corpus)
     assert found[1:].tolist() == expected
     assert not found[0]
-    row = cold.of_the_split({"toy": (corpus, np.arange(31))}).to_dicts()[0]
+    row = cold.count_cold_items({"toy": (corpus, np.arange(31))}).to_dicts()[0]
     targets = corpus.sequence[corpus.samples("test")]
     assert row["asking for such an item"] == sum(expected[i - 1] for i in targets)
     assert row["in no training sample"] == sum(expected)
@@ -51,7 +51,7 @@ def test_items_in_no_training_sample_are_counted_one_by_one():
 def test_the_corpus_without_items_is_as_if_they_had_never_been_there():
     corpus = make_corpus(users=15, max_history=3)
     held = np.array([2, 3, 11])
-    warm, ids = cold.without(corpus, held)
+    warm, ids = cold.drop_items(corpus, held)
     warm.check()
     assert warm.n_items == 13
     assert ids.tolist() == [i for i in range(17) if i not in held]
@@ -94,13 +94,13 @@ def made(tmp_path_factory):
     run.make("embeddings/raw", build, settings={}, quiet=True)
     parts = {"toy": corpus.select(["toy"])}
     held = {"toy": cold.hold_out(parts["toy"][0], SETTINGS.cold, SETTINGS.seeds[0])}
-    jobs = cold.make(run, held, parts, {"raw": table}, SETTINGS)
+    jobs = cold.make_cold(run, held, parts, {"raw": table}, SETTINGS)
     return run, held, parts, {"raw": table}, jobs
 
 
 def test_text_places_cold_items_and_ids_do_not(made):
     run, held, parts, tables, jobs = made
-    found = cold.table(run, parts["toy"][0], held["toy"], jobs, tables, SETTINGS)
+    found = cold.tabulate(run, parts["toy"][0], held["toy"], jobs, tables, SETTINGS)
     rows = {(r["recommender"], r["embedding"]): r for r in found.to_dicts()}
     text, ids, chance = rows["SASRec", "raw"], rows["SASRec", "id"], rows["chance", "none"]
     assert chance["cold recall@5"] == pytest.approx(5 / 40)
@@ -117,23 +117,23 @@ def test_text_places_cold_items_and_ids_do_not(made):
 
 def test_what_is_kept_is_reused_and_is_none_of_the_evaluations(made, capsys):
     run, held, parts, tables, jobs = made
-    assert cold.make(run, held, parts, tables, SETTINGS) == jobs
+    assert cold.make_cold(run, held, parts, tables, SETTINGS) == jobs
     assert "0 trainings to do, 2 reused" in capsys.readouterr().out
     assert [cold.name_of(job) for job in jobs] == [
         "evaluation/toy/cold-SASRec-raw-seed1",
         "evaluation/toy/cold-SASRec-id-seed1",
     ]
-    assert not evaluations.of(run).made
-    assert not evaluations.of(run).missing
+    assert not evaluations.find_evaluations(run).made
+    assert not evaluations.find_evaluations(run).missing
     record = run.record(cold.name_of(jobs[0]))
     assert record["held_out"] == 10
     assert record["samples_cold"] == len(held["toy"].asked["cold"])
-    ranks = cold.read(run, jobs[0], "cold")
+    ranks = cold.read_cold(run, jobs[0], "cold")
     assert record["cold"]["recall@5"] == pytest.approx((ranks <= 5).mean())
 
 
 def test_holding_items_out_changes_no_other_evaluation():
-    assert evaluation.key(SETTINGS) == evaluation.key(replace(SETTINGS, cold=0.0))
+    assert evaluation.list_settings(SETTINGS) == evaluation.list_settings(replace(SETTINGS, cold=0.0))
 
 
 def test_what_the_encoder_saw_is_said_by_domain(tmp_path):
@@ -148,7 +148,9 @@ def test_what_the_encoder_saw_is_said_by_domain(tmp_path):
     ):
         about = {"stage": stage} | ({"encoder": encoder} if encoder else {})
         run.make(f"embeddings/{name}", lambda folder, a=about: a, settings={}, quiet=True)
-    said = {n: cold.encoder_saw(run, both, "toy", n) for n in ("csft", "mntp", "raw", "mine", "bge", "id", "csft_add_id")}
+    said = {
+        n: cold.describe_encoder(run, both, "toy", n) for n in ("csft", "mntp", "raw", "mine", "bge", "id", "csft_add_id")
+    }
     assert said == {
         "csft": "purchases",
         "mntp": "purchases and titles",
@@ -158,9 +160,9 @@ def test_what_the_encoder_saw_is_said_by_domain(tmp_path):
         "id": "no encoder",
         "csft_add_id": "purchases",
     }
-    assert cold.encoder_saw(run, both, "another domain", "mntp") == "nothing"
+    assert cold.describe_encoder(run, both, "another domain", "mntp") == "nothing"
     run.make("backbone", lambda folder: {"name": "tiny", "from_nothing": True}, settings={}, quiet=True)
-    assert cold.encoder_saw(run, both, "toy", "raw") == "titles (its tokenizer)"
+    assert cold.describe_encoder(run, both, "toy", "raw") == "titles (its tokenizer)"
 
 
 def test_a_table_of_text_and_ids_takes_new_items(made):
@@ -169,6 +171,6 @@ def test_a_table_of_text_and_ids_takes_new_items(made):
     job = evaluation.Job("toy", "SASRec", "raw_add_id", 1)
     h, short = held["toy"], replace(SETTINGS, epochs=1, embeddings=["raw_add_id"], normalise="unit")
     ((_, result),) = evaluation.train_many([job], {"toy": (h.warm, h.ids)}, tables, short)
-    ranks = cold.rank(h, result, tables["raw"], short, "raw_add_id")
+    ranks = cold.rank_cold(h, result, tables["raw"], short, "raw_add_id")
     assert {part: len(values) for part, values in ranks.items()} == {part: len(t) for part, t in h.asked.items()}
     assert pl.Series(ranks["cold"]).is_between(1, 40).all()

@@ -60,23 +60,23 @@ def of(run, recommender, embedding, seed):
 
 
 def test_the_table_has_means_stds_and_intervals_over_users(run):
-    table = significance.table(run, intervals=True)
+    table = significance.tabulate(run, intervals=True)
     assert table.filter(recommender="SASRec")["embedding"].to_list() == ["raw", "csft", "mntp", "id"]
     assert table.filter(recommender="popularity")["seeds"].to_list() == [1]
     row = table.filter(recommender="SASRec", embedding="csft").row(0, named=True)
-    values = [metrics.per_sample(of(run, "SASRec", "csft", seed), "ndcg@10") for seed in SEEDS]
+    values = [metrics.compute_per_sample(of(run, "SASRec", "csft", seed), "ndcg@10") for seed in SEEDS]
     assert row["ndcg@10 mean"] == pytest.approx(np.mean(values))
     assert row["ndcg@10 std"] == pytest.approx(np.std([v.mean() for v in values]))
-    bounds = metrics.bootstrap_intervals(np.mean(values, 0)[:, None], np.arange(400), seed=0)
+    bounds = metrics.compute_intervals(np.mean(values, 0)[:, None], np.arange(400), seed=0)
     assert (row["ndcg@10 low"], row["ndcg@10 high"]) == pytest.approx(tuple(bounds[:, 0]))
-    assert significance.table(run, ["evaluation/toy/GRU4Rec-raw-seed1"])["seeds"].to_list() == [1]
+    assert significance.tabulate(run, ["evaluation/toy/GRU4Rec-raw-seed1"])["seeds"].to_list() == [1]
     with pytest.raises(ValueError, match="has no evaluation yet"):
-        significance.table(run, [])
+        significance.tabulate(run, [])
 
 
 def test_the_readable_table_says_the_same(run):
-    table = significance.table(run, intervals=True)
-    found = significance.readable(table, "toy", ["recall@10"], {("SASRec", "csft"): "best"})
+    table = significance.tabulate(run, intervals=True)
+    found = significance.make_readable(table, "toy", ["recall@10"], {("SASRec", "csft"): "best"})
     assert found["recommender"].to_list() == ["SASRec"] * 4 + ["GRU4Rec", "popularity"]
     row = table.filter(recommender="SASRec", embedding="csft").row(0, named=True)
     text = found.filter(recommender="SASRec", embedding="csft")["recall@10"][0]
@@ -86,7 +86,7 @@ def test_the_readable_table_says_the_same(run):
 
 
 def test_lists_are_means_over_seeds(run):
-    found = significance.lists(run, run.names("evaluation"))
+    found = significance.tabulate_lists(run, run.names("evaluation"))
     assert found.height == 6
     assert found["coverage@10"].to_list() == [1.0] * 6
 
@@ -98,10 +98,12 @@ def test_any_two_rows_are_compared_by_a_paired_test_with_holms_correction(run):
     values = {}
     for name, embedding in rows:
         seeds = [0] if name == "popularity" else SEEDS
-        values[name, embedding] = np.mean([metrics.per_sample(of(run, name, embedding, s), "ndcg@10") for s in seeds], 0)
+        values[name, embedding] = np.mean(
+            [metrics.compute_per_sample(of(run, name, embedding, s), "ndcg@10") for s in seeds], 0
+        )
     p = [stats.ttest_rel(values[b], values[a]).pvalue for a, b in pairs]
     assert found["p"].to_list() == pytest.approx(p)
-    assert found["p_holm"].to_list() == pytest.approx(metrics.holm(p))
+    assert found["p_holm"].to_list() == pytest.approx(metrics.correct_holm(p))
     assert found["difference"].to_list() == pytest.approx([values[b].mean() - values[a].mean() for a, b in pairs])
     assert found["before mean"].to_list() == pytest.approx([values[a].mean() for a, _ in pairs])
     assert found["after mean"].to_list() == pytest.approx([values[b].mean() for _, b in pairs])
@@ -127,37 +129,39 @@ def test_the_verdict_is_of_the_corrected_p(run):
     assert among["p"].to_list() == [alone["p"]] * 40
     assert set(among["verdict"]) == {"no detectable difference"}
     corpus = make_corpus(users=400)
-    found = slices.gains(run, "toy", corpus, *pair, seeds=[1], metric="recall@3")
-    labels = slices.of_samples(corpus)
+    found = slices.tabulate_gains(run, "toy", corpus, *pair, seeds=[1], metric="recall@3")
+    labels = slices.label_samples(corpus)
     p = []
     for column, label in found.select("slice", "label").iter_rows():
         here = (labels[column] == label).to_numpy()
         difference = (of(run, "SASRec", "like", 1)[here] <= 3) * 1.0 - (base[here] <= 3)
         p.append(stats.ttest_1samp(difference, 0).pvalue if difference.any() else 1.0)
-    assert found["p_holm"].to_list() == pytest.approx(metrics.holm(p))
-    assert found["verdict"].to_list() == ["better" if x < 0.05 else "no detectable difference" for x in metrics.holm(p)]
-    assert min(p) < 0.05 <= min(metrics.holm(p))
+    assert found["p_holm"].to_list() == pytest.approx(metrics.correct_holm(p))
+    assert found["verdict"].to_list() == [
+        "better" if x < 0.05 else "no detectable difference" for x in metrics.correct_holm(p)
+    ]
+    assert min(p) < 0.05 <= min(metrics.correct_holm(p))
 
 
 def test_a_winner_only_where_the_test_allows(run):
     names = ["raw", "csft", "mntp", "id"]
-    found = significance.standing(run, "toy", [("SASRec", n) for n in names], seeds=SEEDS)
+    found = significance.judge_standing(run, "toy", [("SASRec", n) for n in names], seeds=SEEDS)
     assert [found["SASRec", n] for n in names] == ["", "tied for best", "tied for best", ""]
-    found = significance.standing(run, "toy", [("SASRec", n) for n in ("raw", "csft", "id")], seeds=SEEDS)
+    found = significance.judge_standing(run, "toy", [("SASRec", n) for n in ("raw", "csft", "id")], seeds=SEEDS)
     assert list(found.values()) == ["", "best", ""]
-    assert significance.standing(run, "toy", [("SASRec", "raw")], seeds=SEEDS) == {("SASRec", "raw"): "best"}
+    assert significance.judge_standing(run, "toy", [("SASRec", "raw")], seeds=SEEDS) == {("SASRec", "raw"): "best"}
 
 
 def test_a_missing_evaluation_is_named(run):
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-contrastive-seed1"):
         significance.compare(run, "toy", [(("SASRec", "raw"), ("SASRec", "contrastive"))], seeds=[1])
     with pytest.raises(ValueError, match="no evaluation/toy/SASRec-raw-seed3"):
-        significance.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1, 3])
+        significance.read_sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1, 3])
 
 
 def test_slices_label_by_hand():
     corpus = make_corpus(users=60, items=9)
-    labels = slices.of_samples(corpus)
+    labels = slices.label_samples(corpus)
     asked = np.bincount(corpus.sequence[corpus.samples("train")], minlength=10)
     for k, t in enumerate(corpus.samples("test")):
         start = corpus.offsets[corpus.owners(np.array([t]))[0]]
@@ -180,7 +184,7 @@ def sliced(tmp_path):
     """A corpus, and two rows of which `id` is better on repeats and worse on the rest."""
     corpus = make_corpus(users=400, items=9)
     run = of_corpus(tmp_path, corpus)
-    repeat = (slices.of_samples(corpus)["target"] == "immediate repeat").to_numpy()
+    repeat = (slices.label_samples(corpus)["target"] == "immediate repeat").to_numpy()
     rng = np.random.default_rng(0)
     raw = keep(run, "toy", "SASRec", "raw", 1, rng.integers(1, 9, len(repeat)))
     other = keep(run, "toy", "SASRec", "id", 1, np.where(repeat, 1, 9))
@@ -189,7 +193,7 @@ def sliced(tmp_path):
 
 def test_the_metric_of_a_slice_is_the_mean_over_its_samples(sliced):
     corpus, run, repeat, raw, _ = sliced
-    table = slices.table(run, "toy", corpus, [("SASRec", "raw"), ("SASRec", "id")], seeds=[1], metric="mrr")
+    table = slices.tabulate(run, "toy", corpus, [("SASRec", "raw"), ("SASRec", "id")], seeds=[1], metric="mrr")
     row = table.filter(label="immediate repeat", embedding="raw").row(0, named=True)
     assert row["samples"] == repeat.sum()
     assert row["mean"] == pytest.approx((1 / raw[repeat]).mean())
@@ -202,14 +206,14 @@ def test_the_metric_of_a_slice_is_the_mean_over_its_samples(sliced):
 
 def test_where_one_wins_and_loses(sliced):
     corpus, run, repeat, raw, other = sliced
-    found = slices.gains(run, "toy", corpus, ("SASRec", "raw"), ("SASRec", "id"), seeds=[1], metric="mrr")
+    found = slices.tabulate_gains(run, "toy", corpus, ("SASRec", "raw"), ("SASRec", "id"), seeds=[1], metric="mrr")
     verdict = dict(zip(found["label"], found["verdict"], strict=True))
     assert verdict["immediate repeat"] == "better"
     assert verdict["novel"] == "worse"
     row = found.filter(label="novel").row(0, named=True)
-    novel = (slices.of_samples(corpus)["target"] == "novel").to_numpy()
+    novel = (slices.label_samples(corpus)["target"] == "novel").to_numpy()
     assert row["difference"] == pytest.approx((1 / other[novel] - 1 / raw[novel]).mean())
-    ends = slices.extremes(run, "toy", corpus, ("SASRec", "raw"), ("SASRec", "id"), seeds=[1], most=3)
+    ends = slices.find_extremes(run, "toy", corpus, ("SASRec", "raw"), ("SASRec", "id"), seeds=[1], most=3)
     assert ends[""].to_list() == ["won"] * 3 + ["lost"] * 3
     assert (ends["rank id"] < ends["rank raw"]).to_list() == [True] * 3 + [False] * 3
     assert ends["rank raw"][0] == pytest.approx(raw[repeat].max())
@@ -234,7 +238,7 @@ def by_time(tmp_path):
 
 
 def mean_of(run, embedding, metric):
-    return np.mean([metrics.per_sample(of(run, "SASRec", embedding, s), metric) for s in SEEDS], 0)
+    return np.mean([metrics.compute_per_sample(of(run, "SASRec", embedding, s), metric) for s in SEEDS], 0)
 
 
 def drawn_by_user(values, users, seed=0, draws=1000):
@@ -255,7 +259,7 @@ def clustered_p(difference, users):
 
 def test_users_of_test_samples_are_in_the_order_of_the_ranks(by_time):
     corpus, run, users = by_time
-    assert np.array_equal(significance.users_of(run, "toy"), users)
+    assert np.array_equal(significance.read_users(run, "toy"), users)
     assert len(np.unique(users)) < len(users)
     for k, target in enumerate(corpus.samples("test")):
         assert corpus.offsets[users[k]] <= target < corpus.offsets[users[k] + 1]
@@ -263,7 +267,7 @@ def test_users_of_test_samples_are_in_the_order_of_the_ranks(by_time):
 
 def test_intervals_of_the_table_draw_users(by_time):
     _, run, users = by_time
-    row = significance.table(run, intervals=True).filter(embedding="csft").row(0, named=True)
+    row = significance.tabulate(run, intervals=True).filter(embedding="csft").row(0, named=True)
     values = mean_of(run, "csft", "ndcg@10")
     assert row["ndcg@10 mean"] == pytest.approx(values.mean())
     assert (row["ndcg@10 low"], row["ndcg@10 high"]) == drawn_by_user(values, users)
@@ -282,10 +286,10 @@ def test_tests_are_across_users(by_time):
 def test_slices_draw_and_test_users(by_time):
     corpus, run, users = by_time
     rows = [("SASRec", "raw"), ("SASRec", "csft")]
-    here = (slices.of_samples(corpus)["target"] == "seen before").to_numpy()
-    table = slices.table(run, "toy", corpus, rows, seeds=SEEDS).filter(label="seen before", embedding="csft")
+    here = (slices.label_samples(corpus)["target"] == "seen before").to_numpy()
+    table = slices.tabulate(run, "toy", corpus, rows, seeds=SEEDS).filter(label="seen before", embedding="csft")
     assert (table["low"][0], table["high"][0]) == drawn_by_user(mean_of(run, "csft", "ndcg@10")[here], users[here])
-    row = slices.gains(run, "toy", corpus, *rows, seeds=SEEDS).filter(label="seen before").row(0, named=True)
+    row = slices.tabulate_gains(run, "toy", corpus, *rows, seeds=SEEDS).filter(label="seen before").row(0, named=True)
     difference = (mean_of(run, "csft", "ndcg@10") - mean_of(run, "raw", "ndcg@10"))[here]
     assert (row["low"], row["high"]) == drawn_by_user(difference, users[here])
     assert len(np.unique(users[here])) < here.sum()
@@ -294,7 +298,7 @@ def test_slices_draw_and_test_users(by_time):
 def test_any_metric_can_be_had_from_the_ranks_that_were_kept(by_time):
     _, run, users = by_time
     row = (
-        significance.table(run, metric_names=["recall@3", "ndcg@10"], intervals=True)
+        significance.tabulate(run, metric_names=["recall@3", "ndcg@10"], intervals=True)
         .filter(embedding="csft")
         .row(0, named=True)
     )
@@ -319,7 +323,7 @@ def test_as_many_samples_are_not_enough_to_be_of_the_same_corpus(tmp_path):
     name, ranks = "evaluation/toy/SASRec-raw-seed1", np.arange(1, 13)
     facts = {"domain": "toy", "recommender": "SASRec", "embedding": "raw", "seed": 1, "metrics": {"mrr": (1 / ranks).mean()}}
     run.make(name, lambda f: np.save(f / "SASRec-raw-seed1.npy", ranks) or facts, settings={}, inputs=["corpus"], quiet=True)
-    assert significance.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1]) == pytest.approx(1 / ranks)
+    assert significance.read_sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1]) == pytest.approx(1 / ranks)
     run.make("corpus", lambda folder: make_corpus(seed=1).save(folder), settings={"seed": 1}, quiet=True)
     with pytest.raises(ValueError, match="made from another corpus"):
-        significance.sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1])
+        significance.read_sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from llm2rec_kit.downstream import fast_ops
-from llm2rec_kit.models.kernels import available
+from llm2rec_kit.models.kernels import is_available
 
 
 def rand(*shape, dtype=torch.float32, grad=True, seed=0):
@@ -21,7 +21,7 @@ def rand(*shape, dtype=torch.float32, grad=True, seed=0):
 def test_torch_still_has_the_operator_that_product_counts_on():
     """It is not public: the day a torch comes without, products fall back to plain ones, slower. The pin is to be thought over."""
     if platform.machine() == "x86_64" and torch.backends.mkldnn.is_available():
-        assert available()
+        assert is_available()
     assert torch.__version__.startswith("2.13")
 
 
@@ -32,8 +32,8 @@ def test_product(m, k, n, how):
     b = rand(k, n, grad=False, seed=1).T if how == "transposed b" else rand(n, k, grad=False, seed=1)
     bias = rand(n, grad=False, seed=2)
     wanted = (a.double() @ b.double().T + bias.double()).float()
-    torch.testing.assert_close(fast_ops.product(a, b, bias), wanted, atol=1e-4, rtol=1e-4)
-    assert fast_ops.product(a, b).shape == (m, n)
+    torch.testing.assert_close(fast_ops.multiply(a, b, bias), wanted, atol=1e-4, rtol=1e-4)
+    assert fast_ops.multiply(a, b).shape == (m, n)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -31,7 +31,7 @@ def wanted(corpus):
 @given(st.integers(0, 10_000), st.integers(1, 6), st.booleans())
 def test_rows_hold_every_sample_with_its_own_history(seed, max_history, shared):
     corpus = make_corpus(users=6, seed=seed, max_history=max_history)
-    rows = samples.rows_of(corpus, corpus.samples("train"), shared=shared)
+    rows = samples.make_rows(corpus, corpus.samples("train"), shared=shared)
     assert held(rows.histories, rows.labels) == wanted(corpus)
     assert rows.samples.sum() == len(corpus.samples("train"))
     after = (rows.histories > 0) & ((rows.labels > 0).flip(1).cumsum(1).flip(1) == 0)
@@ -42,8 +42,8 @@ def test_rows_hold_every_sample_with_its_own_history(seed, max_history, shared):
 @given(st.integers(0, 10_000), st.integers(1, 12), st.booleans())
 def test_batches_hold_every_sample_once_and_exactly_so_many(seed, batch_size, shared):
     corpus = make_corpus(users=6, seed=seed)
-    rows = samples.rows_of(corpus, corpus.samples("train"), shared=shared)
-    parts = [rows.take(b) for b in samples.batches(rows.samples, batch_size, np.random.default_rng(seed))]
+    rows = samples.make_rows(corpus, corpus.samples("train"), shared=shared)
+    parts = [rows.take(b) for b in samples.draw_batches(rows.samples, batch_size, np.random.default_rng(seed))]
     sizes = [int((labels > 0).sum()) for _, labels in parts]
     assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
     assert 0 < sizes[-1] <= batch_size
@@ -53,9 +53,9 @@ def test_batches_hold_every_sample_once_and_exactly_so_many(seed, batch_size, sh
 
 def test_batches_are_in_another_order_each_time():
     counts = np.random.default_rng(0).integers(1, 9, 100)
-    one, two = (samples.batches(counts, 32, np.random.default_rng(k))[0].rows.tolist() for k in (1, 2))
+    one, two = (samples.draw_batches(counts, 32, np.random.default_rng(k))[0].rows.tolist() for k in (1, 2))
     assert one != two
-    assert one == samples.batches(counts, 32, np.random.default_rng(1))[0].rows.tolist()
+    assert one == samples.draw_batches(counts, 32, np.random.default_rng(1))[0].rows.tolist()
 
 
 def test_taking_a_batch_leaves_the_rows_as_they_were():

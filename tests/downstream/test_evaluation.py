@@ -31,11 +31,11 @@ def test_shared_rows_give_the_plain_loss_and_gradient(name, padding_class):
     corpus = make_corpus(users=15, max_history=4, longest=9)
     settings = replace(SETTINGS, padding_class=padding_class)
     torch.manual_seed(0)
-    both = evaluation.make_both(name, corpus.n_items, 4, None, settings).double().eval()
+    both = evaluation.make_model_and_table(name, corpus.n_items, 4, None, settings).double().eval()
     found = []
     for shared in (True, False):
-        rows = samples.rows_of(corpus, corpus.samples("train"), shared=shared)
-        value = evaluation.loss(both, rows.histories, rows.labels, settings)
+        rows = samples.make_rows(corpus, corpus.samples("train"), shared=shared)
+        value = evaluation.compute_loss(both, rows.histories, rows.labels, settings)
         found.append((value, torch.autograd.grad(value, list(both.parameters())), len(rows)))
     torch.testing.assert_close(found[0][:2], found[1][:2], rtol=1e-9, atol=1e-12)
     assert found[0][2] < found[1][2]
@@ -100,7 +100,7 @@ def test_a_planted_rule_is_learned_through_text(kind, change):
     assert (result.ranks == 1).mean() > 0.95
 
 
-@pytest.mark.skipif(not fast_ops.bfloat16_is_fast(), reason="this CPU has no bfloat16 arithmetic")
+@pytest.mark.skipif(not fast_ops.has_fast_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
 def test_a_planted_rule_is_learned_in_low_precision():
     corpus = planted()
     table = np.concatenate([np.zeros((1, 24)), 3 + np.random.default_rng(0).normal(size=(12, 24))]).astype(np.float32)
@@ -119,7 +119,7 @@ def test_excluding_what_is_known_lifts_the_rest():
         for what in ("none", "last", "seen")
     }
     targets = corpus.samples("test")
-    seen = ranking.excluded(corpus, targets, "seen")
+    seen = ranking.find_excluded(corpus, targets, "seen")
     repeats = np.array(
         [corpus.sequence[t] in seen.items[a:b] for t, a, b in zip(targets, seen.offsets, seen.offsets[1:], strict=False)]
     )
@@ -146,10 +146,10 @@ def test_the_best_epochs_weights_are_kept(corpus, loss):
     """Ranking again with them gives the ranks of the result."""
     settings = replace(SETTINGS, loss=loss, negatives=3, epochs=6, patience=20, learning_rate=0.05)
     result = evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=5)
-    both = evaluation.make_both("SASRec", corpus.n_items, corpus.max_history, None, settings)
+    both = evaluation.make_model_and_table("SASRec", corpus.n_items, corpus.max_history, None, settings)
     both.load_state_dict({k: torch.from_numpy(v) for k, v in result.weights.items()})
     both.eval()
-    rows = samples.rows_of(corpus, corpus.samples("test"), shared=False)
+    rows = samples.make_rows(corpus, corpus.samples("test"), shared=False)
     again = ranking.rank_rows(both[0], both[1](), rows)
     assert again.ranks.tolist() == result.ranks.tolist()
     best = max(v for _, v in result.curve)
@@ -201,7 +201,7 @@ def test_patience_is_counted_in_epochs_since_the_best(patience, ends):
 
 def by_hand(corpus, result, split, settings):
     """Lowest and highest rank that rounding allows each target: one history at a time, in double precision."""
-    both = evaluation.make_both("SASRec", corpus.n_items, corpus.max_history, None, settings)
+    both = evaluation.make_model_and_table("SASRec", corpus.n_items, corpus.max_history, None, settings)
     both.load_state_dict({k: torch.from_numpy(v) for k, v in result.weights.items()})
     both.double().eval()
     table = both[1]().detach()
@@ -272,7 +272,9 @@ def test_many_trainings_equal_one_by_one(corpus, tmp_path):
         assert set(record["lists"]) == {"coverage@3", "novelty@3", "coverage@10", "novelty@10"}
     kept = sorted(p.name for p in tmp_path.glob("*.safetensors"))
     assert kept == sorted(f"SASRec-{name}-seed1.safetensors" for name in names)  # of the first seed alone
-    assert set(load_file(tmp_path / kept[0])) == set(evaluation.make_both("SASRec", 16, 4, None, SETTINGS).state_dict())
+    assert set(load_file(tmp_path / kept[0])) == set(
+        evaluation.make_model_and_table("SASRec", 16, 4, None, SETTINGS).state_dict()
+    )
 
 
 def test_one_worker_needs_no_process_and_gives_the_same(corpus, monkeypatch):
@@ -345,11 +347,11 @@ def test_the_loss_of_an_epoch_is_the_mean_over_samples():
     corpus = make_corpus(users=40)
     torch.manual_seed(0)
     settings = replace(SETTINGS, dropout=0.0, batch_size=7)
-    both = evaluation.make_both("SASRec", corpus.n_items, 4, None, settings).double()
-    rows = samples.rows_of(corpus, corpus.samples("train"), shared=True)
+    both = evaluation.make_model_and_table("SASRec", corpus.n_items, 4, None, settings).double()
+    rows = samples.make_rows(corpus, corpus.samples("train"), shared=True)
     still = torch.optim.SGD(both.parameters(), lr=0.0)
     found = evaluation.train_epoch(both, rows, still, settings, (0, 1))
-    assert found == pytest.approx(evaluation.loss(both, rows.histories, rows.labels, settings).item(), rel=1e-9)
+    assert found == pytest.approx(evaluation.compute_loss(both, rows.histories, rows.labels, settings).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +375,7 @@ def test_settings_that_cannot_work_are_named_before_training(corpus, change, wor
 
 
 def test_low_precision_is_refused_where_it_would_be_emulated(corpus, monkeypatch):
-    monkeypatch.setattr(fast_ops, "bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr(fast_ops, "has_fast_bfloat16", lambda: False)
     with pytest.raises(ValueError, match="needs a CPU with AVX512-BF16"):
         evaluation.train_and_rank(corpus, None, replace(SETTINGS, precision="bfloat16"), recommender="SASRec", seed=0)
 
@@ -410,20 +412,20 @@ def test_a_training_that_diverges_is_named(corpus):
 
 
 def test_where_trainings_run(monkeypatch):
-    assert evaluation.device_of(replace(SETTINGS, device="cpu")) == ("cpu", "asked for")
+    assert evaluation.choose_device(replace(SETTINGS, device="cpu")) == ("cpu", "asked for")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert evaluation.device_of(replace(SETTINGS, device="auto"))[0] == "cpu"
+    assert evaluation.choose_device(replace(SETTINGS, device="auto"))[0] == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert evaluation.device_of(replace(SETTINGS, device="auto"))[0] == "cuda"
+    assert evaluation.choose_device(replace(SETTINGS, device="auto"))[0] == "cuda"
 
 
 def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():
     """Whoever evaluated before there were a start and a scale had today's defaults, and is not made to train again."""
-    earlier = evaluation.key(SETTINGS)
+    earlier = evaluation.list_settings(SETTINGS)
     assert not {"initialisation", "scale", "ties"} & earlier.keys()
-    assert evaluation.key(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
-    assert evaluation.key(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}
-    assert evaluation.key(replace(SETTINGS, ties="mean")) == earlier | {"ties": "mean"}
+    assert evaluation.list_settings(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
+    assert evaluation.list_settings(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}
+    assert evaluation.list_settings(replace(SETTINGS, ties="mean")) == earlier | {"ties": "mean"}
 
 
 def test_items_of_one_vector_rank_as_ties_are_asked_for(corpus, tmp_path):

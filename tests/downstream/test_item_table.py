@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm2rec_kit.downstream import fast_ops
-from llm2rec_kit.downstream.item_table import ItemTable, parse, read, whitened
+from llm2rec_kit.downstream.item_table import ItemTable, parse_name, read_table, whiten
 from llm2rec_kit.runs import ArtefactError, Run
 
 RAW = np.random.default_rng(0).normal(3, 2, (5, 3)).astype(np.float32)
@@ -15,22 +15,22 @@ RAW[0] = 0
 
 
 def test_names():
-    assert parse("contrastive_add_id") == ("contrastive", "add")
-    assert parse("minilm_concat_id") == ("minilm", "concat")
-    assert parse("raw") == ("raw", "text")
-    assert parse("id_detached") == (None, "id_detached")
+    assert parse_name("contrastive_add_id") == ("contrastive", "add")
+    assert parse_name("minilm_concat_id") == ("minilm", "concat")
+    assert parse_name("raw") == ("raw", "text")
+    assert parse_name("id_detached") == (None, "id_detached")
 
 
 def test_a_table_is_found_by_the_name_that_notebook_03_gave_it(tmp_path):
     run = Run("r", tmp_path)
     name, encoder = "bge-large-en-v1_5", "BAAI/bge-large-en-v1.5"
     run.make(f"embeddings/{name}", lambda f: (np.save(f / f"{name}.npy", RAW), {"encoder": encoder})[1], settings={})
-    assert (read(run, [name])[name] == RAW).all()
+    assert (read_table(run, [name])[name] == RAW).all()
     for named in (encoder, "bge-large-en-v1.5"):
         with pytest.raises(ArtefactError, match=f"the table of the encoder '{named}' is called '{name}'"):
-            read(run, [named])
+            read_table(run, [named])
     with pytest.raises(ArtefactError, match=r"no embeddings 'csft'.*it has \['bge-large-en-v1_5'\]\. Run notebooks/03"):
-        read(run, ["csft"])
+        read_table(run, ["csft"])
 
 
 def test_text_is_a_linear_map_of_frozen_embeddings():
@@ -152,7 +152,7 @@ def test_free_vectors_start_as_asked():
 def test_whitened_rows_are_uncorrelated_and_a_dead_axis_stays_dead():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 6)) + 5  # four axes in six
-    found = whitened(rows.astype(np.float32)).astype(np.float64)
+    found = whiten(rows.astype(np.float32)).astype(np.float64)
     covariance = found.T @ found / 200
     np.testing.assert_allclose(covariance, np.diag([1, 1, 1, 1, 0, 0]), atol=1e-4)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-5)

@@ -39,17 +39,17 @@ def forged(run, name, change):
     path = run.path / f"{name}.json"
     made = json.loads(path.read_text())
     change(made)
-    path.write_text(json.dumps(storage.sealed(made)))
+    path.write_text(json.dumps(storage.seal(made)))
 
 
 READERS = {
-    "table": lambda run: significance.table(run),
-    "lists": lambda run: significance.lists(run, [NAME]),
-    "values": lambda run: significance.sample_values(run, "toy", ROWS[0], "mrr", SEEDS),
+    "table": lambda run: significance.tabulate(run),
+    "lists": lambda run: significance.tabulate_lists(run, [NAME]),
+    "values": lambda run: significance.read_sample_values(run, "toy", ROWS[0], "mrr", SEEDS),
     "compare": lambda run: significance.compare(run, "toy", [tuple(ROWS)], seeds=SEEDS),
-    "gains": lambda run: slices.gains(run, "toy", make_corpus(users=80), *ROWS, seeds=SEEDS),
-    "extremes": lambda run: slices.extremes(run, "toy", make_corpus(users=80), *ROWS, seeds=SEEDS),
-    "recorded": lambda run: significance.recorded(run, "evaluation/toy/comparisons"),
+    "gains": lambda run: slices.tabulate_gains(run, "toy", make_corpus(users=80), *ROWS, seeds=SEEDS),
+    "extremes": lambda run: slices.find_extremes(run, "toy", make_corpus(users=80), *ROWS, seeds=SEEDS),
+    "recorded": lambda run: significance.read_recorded(run, "evaluation/toy/comparisons"),
 }
 
 
@@ -83,12 +83,12 @@ def test_a_digit_that_was_changed_is_found_by_whoever_reads(run, reader):
 
 def test_what_is_read_are_the_ranks_and_their_metrics_to_the_bit(run):
     record, ranks = kept.read(run, NAME)
-    assert record["metrics"] == run.record(NAME)["metrics"] == metrics.summary(ranks, [10])
+    assert record["metrics"] == run.record(NAME)["metrics"] == metrics.summarise(ranks, [10])
     assert {k: v for k, v in record.items() if k != "metrics"} == {
         k: v for k, v in run.record(NAME).items() if k != "metrics"
     }
     forged(run, NAME, lambda made: made["record"]["metrics"].update(mrr=record["metrics"]["mrr"] * (1 + 1e-14)))
-    assert kept.record(run, NAME)["metrics"]["mrr"] == record["metrics"]["mrr"]  # as another machine may round
+    assert kept.read_record(run, NAME)["metrics"]["mrr"] == record["metrics"]["mrr"]  # as another machine may round
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_a_record_that_is_not_of_its_ranks_or_name_is_refused(run, change, words
 
 def test_ranks_that_were_changed_are_refused_though_the_record_would_fit(run):
     np.save(run.path / f"{NAME}.npy", np.ones(80, dtype=np.int32))
-    forged(run, NAME, lambda made: made["record"].update(metrics=metrics.summary(np.ones(80), [10])))
+    forged(run, NAME, lambda made: made["record"].update(metrics=metrics.summarise(np.ones(80), [10])))
     with pytest.raises(ArtefactError, match=r"SASRec-raw-seed1\.npy is damaged"):
         kept.read(run, NAME)
 
 
 def test_the_tests_that_were_kept_are_those_of_the_ranks(run):
     name = "evaluation/toy/comparisons"
-    assert significance.recorded(run, name) == run.record(name)["rows"]
+    assert significance.read_recorded(run, name) == run.record(name)["rows"]
     verdict = run.record(name)["rows"][0]["verdict"]
     assert verdict == "better"
 
@@ -135,7 +135,7 @@ def test_a_verdict_that_was_changed_is_refused(run, column, value):
     with pytest.raises(
         ArtefactError, match=re.escape(f"{name}.json") + ".*not those that the ranks give.*04_downstream_eval"
     ):
-        significance.recorded(run, name)
+        significance.read_recorded(run, name)
     forged(run, name, lambda made: made["record"]["rows"].pop())
     with pytest.raises(ArtefactError, match="not those that the ranks give"):
-        significance.recorded(run, name)
+        significance.read_recorded(run, name)

@@ -21,20 +21,20 @@ def test_gbce_by_hand():
     states, classes = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 0], [1, 1], [2, -1], [0, 3]])
     scores = [1.5, 1.5, 1.5]  # items 1, 2, 3
     for power in (1.0, 0.3):
-        found = losses.sampled(states, classes, torch.tensor([1]), torch.tensor([[2, 3]]), power)
+        found = losses.compute_sampled_loss(states, classes, torch.tensor([1]), torch.tensor([[2, 3]]), power)
         wanted = -(math.log(sigmoid(scores[0]) ** power) + sum(math.log(1 - sigmoid(s)) for s in scores[1:])) / 3
         assert found.item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_beta_between_plain_and_calibrated():
-    assert losses.beta(10, 101, 0.0) == pytest.approx(1)  # plain BCE
-    assert losses.beta(10, 101, 1.0) == pytest.approx(0.1)  # alpha, the share of negatives that is sampled
-    assert losses.beta(10, 101, 0.75) == pytest.approx(0.1 * (0.75 * (1 - 10) + 10))
+    assert losses.compute_beta(10, 101, 0.0) == pytest.approx(1)  # plain BCE
+    assert losses.compute_beta(10, 101, 1.0) == pytest.approx(0.1)  # alpha, the share of negatives that is sampled
+    assert losses.compute_beta(10, 101, 0.75) == pytest.approx(0.1 * (0.75 * (1 - 10) + 10))
 
 
 def test_negatives_are_every_other_item_and_never_the_label():
     labels = torch.tensor([1, 3, 5])
-    found = losses.negatives(labels, 5, 4000, torch.Generator().manual_seed(0))
+    found = losses.draw_negatives(labels, 5, 4000, torch.Generator().manual_seed(0))
     for label, row in zip(labels.tolist(), found.numpy(), strict=True):
         counts = np.bincount(row, minlength=6)
         assert counts[0] == counts[label] == 0
@@ -56,7 +56,7 @@ def test_gbce_learns_calibrated_probabilities_where_bce_is_overconfident():
         for step in range(120):
             optimizer.zero_grad()
             generator = torch.Generator().manual_seed(step)
-            losses.of(settings, torch.ones(6000, 1), classes, labels, generator).backward()
+            losses.compute_loss(settings, torch.ones(6000, 1), classes, labels, generator).backward()
             optimizer.step()
         found[name] = torch.sigmoid(classes.detach()[1:6, 0]).numpy()
     assert np.abs(found["gbce"] - truth[:5]).max() < 0.05
@@ -66,4 +66,4 @@ def test_gbce_learns_calibrated_probabilities_where_bce_is_overconfident():
 def test_the_default_is_the_softmax_over_the_catalogue():
     states, classes, labels = torch.randn(4, 3), torch.randn(6, 3), torch.tensor([1, 2, 3, 5])
     wanted = torch.nn.functional.cross_entropy(states @ classes[1:].T, labels - 1)
-    torch.testing.assert_close(losses.of(Evaluation(), states, classes, labels), wanted)
+    torch.testing.assert_close(losses.compute_loss(Evaluation(), states, classes, labels), wanted)

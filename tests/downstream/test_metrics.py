@@ -17,11 +17,11 @@ RANKS = np.array([1, 2, 10, 11, 500])
 
 
 def test_by_hand():
-    assert metrics.per_sample(RANKS, "recall@10").tolist() == [1, 1, 1, 0, 0]
-    np.testing.assert_allclose(metrics.per_sample(RANKS, "ndcg@10"), [1, 1 / math.log2(3), 1 / math.log2(11), 0, 0])
-    np.testing.assert_allclose(metrics.per_sample(RANKS, "mrr"), 1 / RANKS)
-    assert metrics.per_sample(RANKS, "mrr@5").tolist() == [1, 0.5, 0, 0, 0]
-    found = metrics.summary(RANKS, [1, 20])
+    assert metrics.compute_per_sample(RANKS, "recall@10").tolist() == [1, 1, 1, 0, 0]
+    np.testing.assert_allclose(metrics.compute_per_sample(RANKS, "ndcg@10"), [1, 1 / math.log2(3), 1 / math.log2(11), 0, 0])
+    np.testing.assert_allclose(metrics.compute_per_sample(RANKS, "mrr"), 1 / RANKS)
+    assert metrics.compute_per_sample(RANKS, "mrr@5").tolist() == [1, 0.5, 0, 0, 0]
+    found = metrics.summarise(RANKS, [1, 20])
     assert found["recall@1"] == 0.2
     assert found["recall@20"] == 0.8
     assert list(found) == ["recall@1", "ndcg@1", "recall@20", "ndcg@20", "mrr"]
@@ -30,33 +30,33 @@ def test_by_hand():
 @pytest.mark.parametrize("metric", ["recall@3", "recall@10", "ndcg@3", "ndcg@10", "mrr@5", "mrr"])
 def test_of_equal_scores_a_metric_is_its_mean_over_every_place(metric):
     places = np.array([[a, b] for a in range(1, 14) for b in range(a, 14)], dtype=np.int32)
-    wanted = [metrics.per_sample(np.arange(a, b + 1), metric).mean() for a, b in places]
-    np.testing.assert_allclose(metrics.per_sample(places, metric), wanted, rtol=1e-12)
+    wanted = [metrics.compute_per_sample(np.arange(a, b + 1), metric).mean() for a, b in places]
+    np.testing.assert_allclose(metrics.compute_per_sample(places, metric), wanted, rtol=1e-12)
     alone = np.stack([RANKS, RANKS], 1)
-    assert metrics.per_sample(alone, metric).tolist() == metrics.per_sample(RANKS, metric).tolist()
-    assert metrics.per_sample(np.empty((0, 2), dtype=np.int32), metric).shape == (0,)
+    assert metrics.compute_per_sample(alone, metric).tolist() == metrics.compute_per_sample(RANKS, metric).tolist()
+    assert metrics.compute_per_sample(np.empty((0, 2), dtype=np.int32), metric).shape == (0,)
 
 
 def test_a_first_place_behind_the_last_is_refused():
     with pytest.raises(ValueError, match="behind its last"):
-        metrics.per_sample(np.array([[3, 2]]), "recall@10")
+        metrics.compute_per_sample(np.array([[3, 2]]), "recall@10")
 
 
 @pytest.mark.parametrize("name", ["recall", "recall@0", "precision@10", "ndcg@-1", "recall@1.5", ""])
 def test_an_unknown_metric_is_named(name):
     with pytest.raises(ValueError, match="none of recall@k"):
-        metrics.per_sample(RANKS, name)
+        metrics.compute_per_sample(RANKS, name)
 
 
 def test_rank_zero_is_refused():
     with pytest.raises(ValueError, match="begin at 1; found 0"):
-        metrics.per_sample(np.array([0, 3]), "recall@10")
+        metrics.compute_per_sample(np.array([0, 3]), "recall@10")
 
 
 def test_with_one_sample_a_user_the_paired_test_is_students():
     rng = np.random.default_rng(0)
     before, after = rng.random((2, 300, 3)) + np.array([[[0]], [[0.05]]])
-    found = metrics.paired_tests(before, after, rng.permutation(300), seed=1)
+    found = metrics.test_pairs(before, after, rng.permutation(300), seed=1)
     for k, one in enumerate(found):
         difference = after[:, k] - before[:, k]
         assert one["p"] == stats.ttest_1samp(difference, 0).pvalue
@@ -68,9 +68,9 @@ def test_with_one_sample_a_user_the_paired_test_is_students():
 
 def test_nothing_is_said_of_equal_samples_or_of_one_user():
     values = np.random.default_rng(0).random((300, 1))
-    (same,) = metrics.paired_tests(values, values, np.arange(300), seed=1)
+    (same,) = metrics.test_pairs(values, values, np.arange(300), seed=1)
     assert (same["difference"], same["p"], same["effect"]) == (0, 1, 0)
-    (one,) = metrics.paired_tests(values, values + 1, np.zeros(300), seed=1)
+    (one,) = metrics.test_pairs(values, values + 1, np.zeros(300), seed=1)
     assert (one["difference"], one["p"], one["effect"]) == (pytest.approx(1), 1, 0)
 
 
@@ -78,9 +78,9 @@ def test_nothing_is_said_of_equal_samples_or_of_one_user():
 def test_a_test_needs_the_same_samples_and_their_users(rows, users):
     before, after = (np.zeros((n, 1)) for n in rows)
     with pytest.raises(ValueError, match=f"same users.*{rows[0]}, 1.*{rows[1]}, 1.* of {users} samples"):
-        metrics.paired_tests(before, after, np.arange(users), seed=1)
+        metrics.test_pairs(before, after, np.arange(users), seed=1)
     with pytest.raises(ValueError, match="found 9 samples and 8 users"):
-        metrics.bootstrap_intervals(np.zeros((9, 1)), np.arange(8), seed=1)
+        metrics.compute_intervals(np.zeros((9, 1)), np.arange(8), seed=1)
 
 
 def test_with_one_sample_a_user_the_interval_is_the_plain_bootstraps_to_the_bit():
@@ -89,12 +89,12 @@ def test_with_one_sample_a_user_the_interval_is_the_plain_bootstraps_to_the_bit(
     means = np.bincount(drawn.ravel(), minlength=300 * 70).reshape(300, 70) @ values / 70
     wanted = np.quantile(means, [0.025, 0.975], axis=0)
     users = np.random.default_rng(1).permutation(70)  # in whatever order they come
-    assert (metrics.bootstrap_intervals(values, users, seed=9, draws=300) == wanted).all()
+    assert (metrics.compute_intervals(values, users, seed=9, draws=300) == wanted).all()
 
 
 def test_the_bootstrap_interval_is_about_the_normal_one():
     values = np.random.default_rng(0).normal(3, 2, (4000, 1))
-    low, high = metrics.bootstrap_intervals(values, np.arange(4000), seed=0, draws=4000)[:, 0]
+    low, high = metrics.compute_intervals(values, np.arange(4000), seed=0, draws=4000)[:, 0]
     half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
     assert low == pytest.approx(values.mean() - half, abs=0.006)
     assert high == pytest.approx(values.mean() + half, abs=0.006)
@@ -119,7 +119,7 @@ def test_the_interval_is_that_of_drawing_users_with_all_their_samples(seed, n):
     means = []
     for draw in rng.integers(0, n, (200, n)):
         means.append(np.concatenate([values[users == named[k]] for k in draw]).mean(0))
-    found = metrics.bootstrap_intervals(values, users, seed=7, draws=200)
+    found = metrics.compute_intervals(values, users, seed=7, draws=200)
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975], axis=0), rtol=1e-12)
 
 
@@ -128,7 +128,7 @@ def test_the_interval_is_that_of_drawing_users_with_all_their_samples(seed, n):
 def test_the_p_is_that_of_a_regression_on_a_constant_with_clustered_errors(seed, n):
     """The sandwich by hand: (X'X)^-1 (sum over users of X_u' e_u e_u' X_u) (X'X)^-1, times users / (users - 1)."""
     before, after, users = sampled(seed, users=n)
-    for k, found in enumerate(metrics.paired_tests(before, after, users, seed=0)):
+    for k, found in enumerate(metrics.test_pairs(before, after, users, seed=0)):
         y, x = (after - before)[:, k], np.ones((len(users), 1))
         bread = np.linalg.inv(x.T @ x)
         slope = bread @ x.T @ y
@@ -147,11 +147,9 @@ def test_more_copies_of_every_sample_tell_nothing_new(seed, copies):
     """What takes each sample for a user would make intervals narrower by the root of `copies`."""
     before, after, users = sampled(seed)
     more = [np.concatenate([x] * copies) for x in (before, after, users)]
-    for one, many in zip(
-        metrics.paired_tests(before, after, users, seed=3), metrics.paired_tests(*more, seed=3), strict=True
-    ):
+    for one, many in zip(metrics.test_pairs(before, after, users, seed=3), metrics.test_pairs(*more, seed=3), strict=True):
         assert many == pytest.approx(one)
-    intervals = [metrics.bootstrap_intervals(b, u, seed=3) for b, u in ((before, users), (more[0], more[2]))]
+    intervals = [metrics.compute_intervals(b, u, seed=3) for b, u in ((before, users), (more[0], more[2]))]
     np.testing.assert_allclose(*intervals, rtol=1e-12)
 
 
@@ -163,26 +161,26 @@ def test_where_users_are_alike_in_themselves_a_twentieth_of_the_tests_is_wrong()
     nothing = np.zeros_like(differences)
     rates = []
     for whose in (users, np.arange(len(users))):
-        p = [row["p"] for row in metrics.paired_tests(nothing, differences, whose, seed=0)]
+        p = [row["p"] for row in metrics.test_pairs(nothing, differences, whose, seed=0)]
         rates.append(np.mean(np.array(p) < 0.05))
     assert 0.035 < rates[0] < 0.075
     assert rates[1] > 0.2
 
 
 def test_holm_by_hand():
-    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert metrics.holm([0.9, 0.8]) == [1, 1]
+    assert metrics.correct_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.correct_holm([0.9, 0.8]) == [1, 1]
 
 
 def test_an_interval_of_nobody_is_refused():
     with pytest.raises(ValueError, match="at least one user"):
-        metrics.bootstrap_intervals(np.empty((0, 1)), np.empty(0), seed=0)
+        metrics.compute_intervals(np.empty((0, 1)), np.empty(0), seed=0)
 
 
 def test_coverage_and_novelty_by_hand():
     """Three lists of two over four items; counts plus one are 4, 2, 1, 1 of 8: surprise 1, 2, 3, 3 bits."""
     listed = np.array([[2, 1, 0, 0], [3, 2, 1, 0]])
-    found = metrics.of_lists(listed, [1, 2], np.array([3, 1, 0, 0]))
+    found = metrics.measure_lists(listed, [1, 2], np.array([3, 1, 0, 0]))
     assert found == pytest.approx(
         {"coverage@1": 0.5, "novelty@1": 4 / 3, "coverage@2": 0.75, "novelty@2": (3 * 1 + 2 * 2 + 3) / 6}
     )
@@ -190,14 +188,14 @@ def test_coverage_and_novelty_by_hand():
 
 def test_intervals_of_many_columns_are_those_of_each():
     values, _, users = sampled(0)
-    both = metrics.bootstrap_intervals(values, users, seed=4, draws=200)
+    both = metrics.compute_intervals(values, users, seed=4, draws=200)
     for k in range(2):
-        np.testing.assert_allclose(metrics.bootstrap_intervals(values[:, [k]], users, seed=4, draws=200)[:, 0], both[:, k])
+        np.testing.assert_allclose(metrics.compute_intervals(values[:, [k]], users, seed=4, draws=200)[:, 0], both[:, k])
 
 
 def test_several_paired_tests_are_those_of_each():
     before, after, users = sampled(0)
-    found = metrics.paired_tests(before, after, users, seed=1)
+    found = metrics.test_pairs(before, after, users, seed=1)
     for k in range(2):
-        (one,) = metrics.paired_tests(before[:, [k]], after[:, [k]], users, seed=1)
+        (one,) = metrics.test_pairs(before[:, [k]], after[:, [k]], users, seed=1)
         assert found[k] == pytest.approx(one)

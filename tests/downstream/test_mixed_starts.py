@@ -99,7 +99,7 @@ def test_what_is_measured_of_a_start_is_what_its_numbers_say():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(401, 64)).astype(np.float32)
     settings = replace(SETTINGS, normalise="unit", initialisation="official")
-    both = drawn(lambda: evaluation.make_both("SASRec", 400, 10, vectors, settings))
+    both = drawn(lambda: evaluation.make_model_and_table("SASRec", 400, 10, vectors, settings))
     with torch.no_grad():
         both[1].adapter.weight.copy_(2 * torch.eye(64))
     histories = torch.from_numpy(rng.integers(1, 401, size=(300, 10)))

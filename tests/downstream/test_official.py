@@ -57,7 +57,7 @@ def test_loss_gradients_and_steps_equal_the_official_codes(recommender, shared):
     both = official_side.recorded_both(recommender).train()
     optimizer = torch.optim.AdamW(both.parameters(), lr=asked["lr"], weight_decay=asked["weight_decay"], fused=True)
     for step, loss in enumerate(recorded["losses"]):
-        value = evaluation.loss(both, rows.histories, rows.labels, SETTINGS)
+        value = evaluation.compute_loss(both, rows.histories, rows.labels, SETTINGS)
         assert_near(value.item(), loss, loss)
         optimizer.zero_grad()
         value.backward()
@@ -80,5 +80,5 @@ def test_ranks_equal_the_official_codes(recommender):
 
 def test_the_recorded_losses_have_padding_as_a_class():
     rows, settings = a_row_each(), official_side.settings_of(dropout=0.0, padding_class=False)
-    value = evaluation.loss(official_side.recorded_both("SASRec"), rows.histories, rows.labels, settings)
+    value = evaluation.compute_loss(official_side.recorded_both("SASRec"), rows.histories, rows.labels, settings)
     assert abs(value.item() - RECORDED["SASRec"]["losses"][0]) > 1e-3

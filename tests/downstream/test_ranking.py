@@ -52,7 +52,7 @@ def test_any_scores_any_block_any_exclusion(seed, what, block):
     rng = np.random.default_rng(seed)
     targets = corpus.samples("test")
     scores = rng.integers(0, 4, (len(targets), 7)).astype(float)
-    barred = ranking.excluded(corpus, targets, what)
+    barred = ranking.find_excluded(corpus, targets, what)
     before, ranking.SCORES, ranking.LEAST = (ranking.SCORES, ranking.LEAST), 0, block
     try:
         found = ranking.rank(
@@ -89,17 +89,19 @@ def test_metrics_are_those_of_scikit_learn():
     ranks = of_scores(scores.tolist(), targets).ranks
     for k in (1, 3, 10, 50):
         recall = top_k_accuracy_score(targets - 1, scores, k=k, labels=np.arange(50)) if k < 50 else 1.0
-        assert metrics.per_sample(ranks, f"recall@{k}").mean() == pytest.approx(recall)
-        assert metrics.per_sample(ranks, f"ndcg@{k}").mean() == pytest.approx(
+        assert metrics.compute_per_sample(ranks, f"recall@{k}").mean() == pytest.approx(recall)
+        assert metrics.compute_per_sample(ranks, f"ndcg@{k}").mean() == pytest.approx(
             ndcg_score(truth, scores, k=k, ignore_ties=True)
         )
-    assert metrics.per_sample(ranks, "mrr").mean() == pytest.approx(label_ranking_average_precision_score(truth, scores))
+    assert metrics.compute_per_sample(ranks, "mrr").mean() == pytest.approx(
+        label_ranking_average_precision_score(truth, scores)
+    )
     tied = rng.integers(0, 5, (40, 50)).astype(float)
-    found = metrics.per_sample(of_scores(tied.tolist(), targets).ranks, "mrr").mean()
+    found = metrics.compute_per_sample(of_scores(tied.tolist(), targets).ranks, "mrr").mean()
     assert found == pytest.approx(label_ranking_average_precision_score(truth, tied))
     of_all = of_scores(tied.tolist(), targets, ties="mean").ranks
     for k in (1, 3, 10, 50):  # its NDCG is the expectation over the order of equal scores
-        assert metrics.per_sample(of_all, f"ndcg@{k}").mean() == pytest.approx(ndcg_score(truth, tied, k=k))
+        assert metrics.compute_per_sample(of_all, f"ndcg@{k}").mean() == pytest.approx(ndcg_score(truth, tied, k=k))
 
 
 class Repeat(torch.nn.Module):

@@ -73,7 +73,7 @@ def test_a_mixed_corpus_is_answered_in_its_own_ids(kept):
     both = mix([first, part[0]])
     table = np.concatenate([np.zeros((17, 6)), tables["raw"][1:]]).astype(np.float32)
     run.make("embeddings/raw", lambda folder: np.save(folder / "raw.npy", table), settings={}, quiet=True)
-    recommend = saved_recommender.across_domains(run, both, "SASRec", "raw", k=4)
+    recommend = saved_recommender.recommend_across_domains(run, both, "SASRec", "raw", k=4)
     history = part[0].history(part[0].samples("test")[0])
     alone = saved_recommender.load(run, "toy", "SASRec", "raw", part, tables).top(history, 4, exclude_seen=True)
     assert recommend(history + 16).tolist() == (alone["item"] + 16).to_list()
@@ -102,7 +102,7 @@ def test_side_by_side_marks_the_truth(kept):
     run, part, tables, _ = kept
     models = {name: saved_recommender.load(run, "toy", "SASRec", name, part, tables) for name in ("raw", "id")}
     target = part[0].samples("test")[0]
-    found = saved_recommender.side_by_side(models, target, 16)
+    found = saved_recommender.compare_top(models, target, 16)
     truth = part[0].titles[part[0].sequence[target] - 1]
     assert [sum(title.startswith("> ") for title in found[name]) for name in models] == [1, 1]
     assert f"> {truth}" in found["raw"].to_list()
@@ -125,10 +125,10 @@ def again(tmp_path):
         settings = replace(SETTINGS, seeds=seeds, **changes)
         run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", table), settings={"sum": float(table.sum())}, quiet=True)
         jobs = [evaluation.Job("toy", "SASRec", "raw", seed) for seed in seeds]
-        todo = [job for job in jobs if run.stale(job.name, settings=evaluation.key(settings), inputs=job.inputs)]
+        todo = [job for job in jobs if run.stale(job.name, settings=evaluation.list_settings(settings), inputs=job.inputs)]
         for job, result in evaluation.train_many(todo, {"toy": part}, {"raw": table}, replace(settings, workers=1)):
-            evaluation.keep(run, job, result, settings, counts)
-        evaluations.note_series(run, evaluation.key(settings), seeds, [job.name for job in jobs])
+            evaluation.keep_result(run, job, result, settings, counts)
+        evaluations.note_series(run, evaluation.list_settings(settings), seeds, [job.name for job in jobs])
         return run, part, {"raw": table}
 
     return call
@@ -182,7 +182,7 @@ def test_weights_left_beside_an_evaluation_that_has_none_are_no_one_s(again):
 
 def test_damaged_weights_are_named(again):
     run, part, table = again(tables(0), [3])
-    file = weights.file(run, "evaluation/toy/SASRec-raw-seed3")
+    file = weights.find_file(run, "evaluation/toy/SASRec-raw-seed3")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
@@ -306,8 +306,8 @@ def test_the_adapters_numbers_on_spaces_that_are_known():
 def test_similarity_of_spaces_does_not_see_a_rotation_or_scale():
     rng = np.random.default_rng(0)
     rows, turn = rng.normal(size=(50, 5)), np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    assert adapter.similarity_of_spaces(rows, 7 * rows @ turn + 3) == pytest.approx(1)
-    assert adapter.neighbours_kept(rows, 7 * rows @ turn + 3) == pytest.approx(1)
+    assert adapter.compare_spaces(rows, 7 * rows @ turn + 3) == pytest.approx(1)
+    assert adapter.measure_neighbours_kept(rows, 7 * rows @ turn + 3) == pytest.approx(1)
 
 
 def test_a_deeper_adapter_has_no_matrix():
@@ -319,14 +319,14 @@ def test_a_deeper_adapter_has_no_matrix():
 
 def test_the_pretrained_row():
     titles = ["Star Harbor Racing", "Iron Vale Puzzle"]
-    if minilm.available():
-        table = minilm.table(titles)
+    if minilm.is_available():
+        table = minilm.encode_titles(titles)
         assert table.shape == (3, 384)
         assert not table[0].any()
         np.testing.assert_allclose(np.linalg.norm(table[1:], axis=1), 1, atol=1e-5)
         return
     with pytest.raises(ValueError, match=r"llm2rec-kit\[pretrained\]"):
-        minilm.table(titles)
+        minilm.encode_titles(titles)
 
 
 def test_settings_of_a_run_are_enough_to_read_it_back():

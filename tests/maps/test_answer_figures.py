@@ -7,7 +7,7 @@ import itertools
 import polars as pl
 import pytest
 
-from llm2rec_kit.figures import answer_figures, figures
+from llm2rec_kit.figures import answer_figures, training_figures
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ def frames():
 
 
 def test_answer(frames, tmp_path):
-    figure = answer_figures.answer(*frames, title="Is b better?", metric="ndcg@10", counted="ndcg@10, n = 7 users, 2 seeds")
+    figure = answer_figures.draw_answer(
+        *frames, title="Is b better?", metric="ndcg@10", counted="ndcg@10, n = 7 users, 2 seeds"
+    )
     assert len(figure.axes) == 4
     left, right = figure.axes[:2]
     assert [t.get_text() for t in left.get_yticklabels()] == ["a", "b", "c"]
@@ -34,16 +36,16 @@ def test_answer(frames, tmp_path):
     dots = [line for line in right.lines if line.get_marker() == "o"]
     assert [line.get_markerfacecolor() != "white" for line in dots] == [True, False]
     assert "n = 7 users" in figure._supxlabel.get_text()
-    figures.save(figure, tmp_path / "a")
+    training_figures.save(figure, tmp_path / "a")
     first = (tmp_path / "a.svg").read_bytes()
-    figures.save(figure, tmp_path / "a")
+    training_figures.save(figure, tmp_path / "a")
     assert (tmp_path / "a.svg").read_bytes() == first
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01, 0.003])
 def test_numbers_under_an_axis_do_not_lie_over_one_another(frames, scale):
     arms, tests = (f.with_columns(pl.col(pl.Float64) * scale) for f in frames)
-    figure = answer_figures.answer(arms, tests, title="Is b better?", metric="ndcg@10", counted="n = 7 users")
+    figure = answer_figures.draw_answer(arms, tests, title="Is b better?", metric="ndcg@10", counted="n = 7 users")
     figure.canvas.draw()
     for ax in figure.axes[-2:]:  # those above share their numbers
         boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]

@@ -80,8 +80,8 @@ def test_travelled_is_ordered_by_distance_and_checks_the_space(atlas):
     steps = np.linalg.norm(atlas.aligned["contrastive"] - atlas.aligned["raw"], axis=1)
     assert found["item"].to_list() == (np.argsort(-steps, kind="stable") + 1).tolist()
     assert found["kept"].is_between(0, 1).all()
-    near = [projection.neighbours(atlas.tables[s][1:], 10) for s in ("raw", "contrastive")]
-    assert found.sort("item")["kept"].to_numpy() == pytest.approx(projection.shared_by_row(*near))
+    near = [projection.find_neighbours(atlas.tables[s][1:], 10) for s in ("raw", "contrastive")]
+    assert found.sort("item")["kept"].to_numpy() == pytest.approx(projection.measure_shared_by_row(*near))
 
 
 def evaluated(run, domain, embedding, seed, weights=True, **settings):
@@ -136,7 +136,7 @@ def test_the_adapted_space_is_each_domains_own_adapter(tmp_path):
     for rows, block, domain in ((slice(1, 13), slice(0, 3), "toy"), (slice(13, 21), slice(3, 6), "other")):
         expected[rows, block] = behind(kept[domain, 2024], table[rows])
     np.testing.assert_allclose(tables["adapted"], expected, rtol=1e-6)
-    assert projection.cosines(tables["adapted"], np.array([[1, 20]]))[0] == 0
+    assert projection.compute_cosines(tables["adapted"], np.array([[1, 20]]))[0] == 0
 
 
 def test_without_weights_the_adapted_space_is_left_out_and_said(tmp_path, capsys):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm2rec_kit.figures import figures
+from llm2rec_kit.figures import training_figures
 from llm2rec_kit.maps import cooccurrence
 
 
@@ -31,10 +31,10 @@ def by_loop(corpus) -> dict[tuple[int, int], int]:
 def test_counts_and_pairs_are_what_a_loop_finds(seed, users, items):
     corpus = make_corpus(users=users, items=items, seed=seed)
     wanted = by_loop(corpus)
-    counted = cooccurrence.counts(corpus)
+    counted = cooccurrence.count_pairs(corpus)
     found = {(int(i), int(j)): int(n) for i, j, n in zip(*counted.coords, counted.data, strict=True)}
     assert found == wanted
-    drawn = cooccurrence.pairs(corpus, most=7, seed=seed)
+    drawn = cooccurrence.list_pairs(corpus, most=7, seed=seed)
     assert drawn.group_by("level").len()["len"].max() <= 7 if len(drawn) else True
     assert drawn.select("first", "second").is_unique().all()
     for first, second, n, level in drawn.iter_rows():
@@ -46,10 +46,10 @@ def test_counts_and_pairs_are_what_a_loop_finds(seed, users, items):
 
 def test_closeness_is_measured_from_pairs_never_together():
     corpus = make_corpus(users=12, items=40, seed=1)
-    drawn = cooccurrence.pairs(corpus, seed=1)
+    drawn = cooccurrence.list_pairs(corpus, seed=1)
     rng = np.random.default_rng(0)
     table = rng.normal(size=(41, 5)).astype(np.float32)
-    found = cooccurrence.closeness(drawn, {"a": table, "b": table})
+    found = cooccurrence.measure_closeness(drawn, {"a": table, "b": table})
     assert found.filter(stage="a").drop("stage").equals(found.filter(stage="b").drop("stage"))
     assert found.filter(level="0")["above"].to_list() == pytest.approx([0, 0], abs=1e-5)
     part = found.filter(stage="a", level="1")
@@ -58,19 +58,19 @@ def test_closeness_is_measured_from_pairs_never_together():
     cosine = (unit[at[:, 0]] * unit[at[:, 1]]).sum(1)
     assert part["cosine"].item() == pytest.approx(cosine.mean(), abs=1e-6)
     assert part["pairs"].item() == len(at)
-    figure = figures.closer_together(found)
+    figure = training_figures.draw_closeness(found)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == drawn["level"].unique(maintain_order=True).to_list()
 
 
 def test_only_the_latest_items_of_a_user_count(monkeypatch):
     corpus = make_corpus(users=5, items=30, longest=9, seed=4)
     monkeypatch.setattr(cooccurrence, "MOST_ITEMS", 2)
-    assert cooccurrence.counts(corpus).data.sum() <= 5
+    assert cooccurrence.count_pairs(corpus).data.sum() <= 5
 
 
 def test_where_all_pairs_are_together_they_are_measured_from_each_other():
     corpus = make_corpus(users=60, items=4, seed=1)
-    drawn = cooccurrence.pairs(corpus, seed=1)
+    drawn = cooccurrence.list_pairs(corpus, seed=1)
     assert "0" not in drawn["level"].to_list()
-    found = cooccurrence.closeness(drawn, {"a": np.random.default_rng(0).normal(size=(5, 3))})
+    found = cooccurrence.measure_closeness(drawn, {"a": np.random.default_rng(0).normal(size=(5, 3))})
     assert (found["above"] * found["pairs"]).sum() == pytest.approx(0, abs=1e-5)

@@ -17,7 +17,7 @@ import torch
 import traitlets
 
 from llm2rec_kit.corpus import TEST
-from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder, key, variant
+from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder, list_settings, parse_variant
 from llm2rec_kit.maps import projection
 from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.models import backbone
@@ -38,10 +38,10 @@ def view(atlas):
 
 
 def test_positions_titles_and_columns_are_the_atlas_s(atlas):
-    data = explorer_page.contents(atlas, encodes=False)
+    data = explorer_page.make_contents(atlas, encodes=False)
     assert data["n"] == 40
     assert zlib.decompress(data["titles"]).decode().split("\n") == atlas.corpus.titles
-    corner, side = answers.box_of(atlas)
+    corner, side = answers.find_box(atlas)
     for stage in data["stages"]:
         places = np.frombuffer(stage["xy"], np.uint16).reshape(-1, 2) / 65535 * side + corner
         np.testing.assert_allclose(places, atlas.aligned[stage["name"]], atol=side / 60000)
@@ -57,7 +57,7 @@ def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_s
     year = pl.Series([None, *range(1981, 2020)], dtype=pl.Int64)
     sold = pl.Series([0.5] * 39 + [90.0])
     items = atlas.items.with_columns(year=year, sold=sold, nothing=pl.lit(None, dtype=pl.Float64))
-    columns = explorer_page.contents(explorer.Atlas(**{**vars(atlas), "items": items}), encodes=False)["columns"]
+    columns = explorer_page.make_contents(explorer.Atlas(**{**vars(atlas), "items": items}), encodes=False)["columns"]
     found = {c["name"]: c for c in columns}
     assert [(found[name]["scale"], found[name]["low"], found[name]["high"]) for name in ("year", "sold", "nothing")] == [
         ("linear", 1981.0, 2019.0),
@@ -72,7 +72,7 @@ def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_s
 
 def test_a_line_break_in_a_title_does_not_shift_the_others(atlas):
     broken = atlas.items.with_columns(title=pl.lit("two\nlines"))
-    data = explorer_page.contents(Atlas(**{**vars(atlas), "items": broken}), encodes=False)
+    data = explorer_page.make_contents(Atlas(**{**vars(atlas), "items": broken}), encodes=False)
     assert zlib.decompress(data["titles"]).decode().split("\n") == ["two lines"] * 40
 
 
@@ -103,7 +103,7 @@ def test_a_text_is_placed_among_its_neighbours_at_each_stage(view, atlas):
     assert [c for _, c in view.placed["nearest"]["csft"][1:]] == pytest.approx(others["cosine"].to_list(), abs=1e-6)
     assert view.placed["far"] == {}
     assert view.placed["near"] == dict.fromkeys(atlas.stages, 3)
-    corner, side = answers.box_of(atlas)
+    corner, side = answers.find_box(atlas)
     np.testing.assert_allclose(np.array(view.placed["at"]["raw"]) * side + corner, atlas.aligned["raw"][2], atol=1e-4)
     view.text = " "
     assert view.placed == {}
@@ -111,11 +111,11 @@ def test_a_text_is_placed_among_its_neighbours_at_each_stage(view, atlas):
 
 def test_a_text_between_two_items_stands_between_their_places(atlas):
     vector = atlas.tables["raw"][3] + atlas.tables["raw"][9]
-    ids, distances = projection.nearest(vector[None], 2, among=atlas.tables["raw"][1:])
+    ids, distances = projection.find_nearest(vector[None], 2, among=atlas.tables["raw"][1:])
     gap = distances[0] - distances[0, 0]
     weight = np.exp(-gap / gap.mean())
     expected = sum(w * atlas.aligned["raw"][i] for w, i in zip(weight, ids[0], strict=True)) / weight.sum()
-    corner, side = answers.box_of(atlas)
+    corner, side = answers.find_box(atlas)
     placed = answers.place(atlas, "t", {"raw": vector}, k=2)
     np.testing.assert_allclose(np.array(placed["at"]["raw"]) * side + corner, expected, atol=1e-4)
     assert placed["near"] == {"raw": ids[0, 0] + 1}
@@ -141,13 +141,13 @@ def kinds(tmp_path, tiny, atlas):
 
     def embed(name, encoder, how, inputs=(), **settings):
         tables[name] = Encoder.load(run.require(encoder) if inputs else encoder, how).table(corpus.titles)
-        settings |= key(how, Backbone(device="cpu"), str(encoder))
+        settings |= list_settings(how, Backbone(device="cpu"), str(encoder))
         record = {"encoder": str(encoder), "pooling": how.pooling}
         run.make(f"embeddings/{name}", lambda f: record, settings=settings, inputs=inputs, quiet=True)
 
     embed("contrastive", "contrastive", Encoding(), ["contrastive"])
-    embed(name := "contrastive-last-causal", "contrastive", variant(name, Encoding())[1], ["contrastive"])
-    embed("other", tmp_path / "other", AS_SAVED, **backbone.contents(tmp_path / "other"))
+    embed(name := "contrastive-last-causal", "contrastive", parse_variant(name, Encoding())[1], ["contrastive"])
+    embed("other", tmp_path / "other", AS_SAVED, **backbone.hash_contents(tmp_path / "other"))
     run.make("embeddings/minilm", lambda f: {"encoder": "all-MiniLM-L6-v2"}, settings={}, quiet=True)
     tables |= {"minilm": atlas.tables["raw"], "adapted": atlas.tables["csft"]}
     planes = dict.fromkeys(tables, atlas.aligned["raw"])
@@ -159,7 +159,7 @@ def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds
     run, atlas = kinds
     tables = list(atlas.tables.values())[:3]
     assert not any(np.allclose(a, b, atol=0.01) for a, b in itertools.combinations(tables, 2))
-    encode = explorer.encoders(run, atlas.stages)
+    encode = explorer.make_encoders(run, atlas.stages)
     title = atlas.corpus.titles[8]
     for stage, vector in list(encode(title).items())[:3]:
         np.testing.assert_allclose(vector, atlas.tables[stage][9], atol=1e-5)
@@ -173,13 +173,13 @@ def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds
 def test_an_encoder_that_is_gone_or_another_by_now_is_said(kinds, tmp_path, tiny):
     run, atlas = kinds
     (tmp_path / "other" / "llm2rec.json").write_text("{}")
-    found = explorer.encoders(run, ["other"])("a text")
+    found = explorer.make_encoders(run, ["other"])("a text")
     assert found["other"].endswith("other is not what it was when its table was made")
     tiny[0].model.norm.weight.data.mul_(2)
     run.make("contrastive", lambda f: backbone.save(*tiny, f), settings={"again": True}, quiet=True)
-    assert "not what it was" in explorer.encoders(run, ["contrastive"])("a text")["contrastive"]
+    assert "not what it was" in explorer.make_encoders(run, ["contrastive"])("a text")["contrastive"]
     run.forget("contrastive")
-    view = explorer.Explorer(atlas, encode=explorer.encoders(run, atlas.stages))
+    view = explorer.Explorer(atlas, encode=explorer.make_encoders(run, atlas.stages))
     view.text = "a text"
     assert "has no 'contrastive' yet" in view.placed["without"]["contrastive"]
     assert (view.message, view.placed["near"]) == ("", {})
@@ -229,7 +229,7 @@ def test_a_user_is_found_by_the_source_s_own_id_and_an_unknown_one_is_said(atlas
 
 
 def test_a_text_far_from_everything_is_said_to_be(atlas):
-    usual = answers.usual_cosine(atlas)
+    usual = answers.compute_usual_cosines(atlas)
     nearest = [atlas.nearest(i, 1).filter(stage="raw")["cosine"][0] for i in range(1, 41)]
     assert usual["raw"] == pytest.approx(np.percentile(nearest, 5), abs=1e-5)
     away = {"raw": -atlas.tables["raw"][1:].mean(0), "csft": atlas.tables["csft"][3]}
@@ -260,14 +260,14 @@ def test_rarer_values_of_a_column_keep_their_names_and_gaps_stay_gaps(atlas):
     few = dataclasses.replace(
         atlas, items=atlas.items.with_columns(domain=pl.Series(kinds), price=pl.Series([None, *range(39)]))
     )
-    columns = {c["name"]: c for c in explorer_page.contents(few, encodes=False)["columns"]}
+    columns = {c["name"]: c for c in explorer_page.make_contents(few, encodes=False)["columns"]}
     prices = np.frombuffer(columns["price"]["values"], np.float32)
     assert np.isnan(prices[0])
     assert (columns["price"]["low"], columns["price"]["high"]) == (0, 38)
     many = dataclasses.replace(
         atlas, items=atlas.items.with_columns(domain=pl.Series([f"d{k:02}" for k in range(39)] + [None]))
     )
-    column = next(c for c in explorer_page.contents(many, encodes=False)["columns"] if c["name"] == "domain")
+    column = next(c for c in explorer_page.make_contents(many, encodes=False)["columns"] if c["name"] == "domain")
     codes = np.frombuffer(column["values"], np.int32)
     assert (column["drawn"], len(column["names"])) == (24, 39)
     assert [column["names"][k] for k in codes[:39]] == many.items["domain"].to_list()[:39]
@@ -275,7 +275,7 @@ def test_rarer_values_of_a_column_keep_their_names_and_gaps_stay_gaps(atlas):
 
 
 def test_the_program_is_one_module_without_names_twice():
-    program = explorer_page.program()
+    program = explorer_page.read_program()
     assert program.count("export ") == 1
     assert not re.search(r"^import ", program, re.M)
     both = program + (explorer_page.STATIC / "page_host.js").read_text()
@@ -327,7 +327,7 @@ def behind(page, name):
 
 
 def test_a_page_carries_all_answers_and_asks_nobody(atlas):
-    page = explorer_page.page(atlas, "run <b>&")
+    page = explorer_page.render_page(atlas, "run <b>&")
     assert "<title>run &lt;b&gt;&amp;</title>" in page
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|@import|url\(", page)
     assert "export default" not in page
@@ -348,7 +348,7 @@ def test_a_page_carries_all_answers_and_asks_nobody(atlas):
 
 def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
     monkeypatch.setattr(explorer_page, "PAGE_USERS", 7)
-    known = known_of(explorer_page.page(atlas, "t"))
+    known = known_of(explorer_page.render_page(atlas, "t"))
     data, carried = known["state"]["data"], known["state"]["data"]["carried"]
     assert (data["users"], len(carried)) == (40, 7)
     assert [own for _, own in carried] == [atlas.corpus.users["source_id"][user] for user, _ in carried]
@@ -368,9 +368,9 @@ def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
     ["</script><b>", "<!--", "<!-- <script>", "/*EXPLORER*/", "/*STATE*/", "<!--TITLE-->", "base64,no", "\\1", "\\u003c"],
 )
 def test_words_of_the_data_are_data_in_the_page(atlas, word):
-    plain = explorer_page.page(atlas, "t")
+    plain = explorer_page.render_page(atlas, "t")
     odd = atlas.items.with_columns(domain=pl.lit(word))
-    page = explorer_page.page(Atlas(**{**vars(atlas), "items": odd}), "t")
+    page = explorer_page.render_page(Atlas(**{**vars(atlas), "items": odd}), "t")
     assert known_of(page)["state"]["data"]["columns"][-1]["names"] == [word]
     assert re.findall("<[!a-z/][^>]*>", page) == re.findall("<[!a-z/][^>]*>", plain)  # no tag more, none less
-    assert known_of(explorer_page.page(atlas, word)) == known_of(plain)
+    assert known_of(explorer_page.render_page(atlas, word)) == known_of(plain)

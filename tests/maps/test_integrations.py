@@ -56,7 +56,7 @@ def test_a_tab_in_a_title_shifts_no_column(atlas, tmp_path):
 
 
 def test_a_frame_has_places_and_names(atlas):
-    table = integrations.frame(atlas, "raw")
+    table = integrations.make_frame(atlas, "raw")
     assert table.select("x", "y").to_numpy() == pytest.approx(atlas.aligned["raw"])
 
 
@@ -70,5 +70,5 @@ def test_a_missing_program_is_named(name, atlas):
 
 
 def test_advice_names_every_call(tmp_path):
-    said = integrations.advice(Run("r", tmp_path))
+    said = integrations.describe_programs(Run("r", tmp_path))
     assert all(f"integrations.{c}(" in said for c in ("datamapplot", "jupyter_scatter", "embedding_atlas"))

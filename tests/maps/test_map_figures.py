@@ -17,14 +17,14 @@ from llm2rec_kit.figures import map_figures
 from llm2rec_kit.maps import groups
 
 DRAWN = {
-    "kind": lambda a: map_figures.stage_maps(a, colour=a.kind),
-    "cluster": lambda a: map_figures.stage_maps(a, colour="cluster"),
-    "popularity": lambda a: map_figures.stage_maps(a, colour="popularity"),
-    "labelled": lambda a: map_figures.labelled_map(a, "contrastive"),
-    "travel": lambda a: map_figures.travel_map(a, "raw", "contrastive"),
-    "together": lambda a: map_figures.co_purchase_map(a, ["raw", "csft"]),
-    "overlap": map_figures.overlap_matrix,
-    "around": lambda a: map_figures.around(a, 3, k=4),
+    "kind": lambda a: map_figures.draw_stage_maps(a, colour=a.kind),
+    "cluster": lambda a: map_figures.draw_stage_maps(a, colour="cluster"),
+    "popularity": lambda a: map_figures.draw_stage_maps(a, colour="popularity"),
+    "labelled": lambda a: map_figures.draw_labelled_map(a, "contrastive"),
+    "travel": lambda a: map_figures.draw_travel_map(a, "raw", "contrastive"),
+    "together": lambda a: map_figures.draw_co_purchase_map(a, ["raw", "csft"]),
+    "overlap": map_figures.draw_overlaps,
+    "around": lambda a: map_figures.draw_neighbourhood(a, 3, k=4),
 }
 
 
@@ -62,7 +62,7 @@ def test_stage_maps_name_axes_stages_and_their_loss(name, atlas):
 
 
 def test_all_panels_show_the_same_part_of_the_frame(atlas):
-    first, *others = map_figures.stage_maps(atlas, colour="cluster").axes[:3]
+    first, *others = map_figures.draw_stage_maps(atlas, colour="cluster").axes[:3]
     assert all(ax.get_xlim() == first.get_xlim() and ax.get_ylim() == first.get_ylim() for ax in others)
 
 
@@ -79,7 +79,7 @@ def test_no_label_covers_another_or_leaves_the_axes(name, atlas):
 
 
 def test_named_trails_and_their_labels_share_a_colour(atlas):
-    ax = map_figures.travel_map(atlas, "raw", "contrastive").axes[0]
+    ax = map_figures.draw_travel_map(atlas, "raw", "contrastive").axes[0]
     written = [t for t in ax.texts if t.get_text()]
     edges = [matplotlib.colors.to_hex(t.get_bbox_patch().get_edgecolor()) for t in written]
     ends = {matplotlib.colors.to_hex(t.arrow_patch.get_edgecolor()): tuple(t.xy) for t in ax.texts if not t.get_text()}
@@ -97,19 +97,19 @@ def test_a_title_is_cut_between_words_and_not_at_a_dash():
 def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):
     names = [f"kind {k % 30:02}" for k in range(40)]
     many = dataclasses.replace(atlas, items=atlas.items.with_columns(category=pl.Series(names)))
-    codes, shown = map_figures.coded(many, "category")
+    codes, shown = map_figures.encode_groups(many, "category")
     assert len(shown) == 24
     assert (codes == -1).sum() == 6
-    handles = map_figures.stage_maps(many, colour="category").legends[0].legend_handles
+    handles = map_figures.draw_stage_maps(many, colour="category").legends[0].legend_handles
     assert [h.get_label() for h in handles][-1] == "other"
     looks = {(h.get_color(), h.get_marker()) for h in handles}
     assert len(looks) == 25
 
 
 def test_pairs_often_bought_together_by_hand(atlas):
-    counts = groups.co_purchases(atlas.corpus).toarray()
+    counts = groups.count_co_purchases(atlas.corpus).toarray()
     both = counts + counts.T
-    pairs = map_figures.often_together(atlas, 10)
+    pairs = map_figures.find_often_together(atlas, 10)
     assert len(pairs) == 10
     found = [both[a, b] for a, b in pairs]
     assert found == sorted(np.triu(both)[np.triu(both) > 0], reverse=True)[:10]
@@ -117,7 +117,7 @@ def test_pairs_often_bought_together_by_hand(atlas):
 
 def test_co_purchases_say_how_long_their_lines_are(atlas):
     near = atlas.aligned["raw"] * 1.0
-    pairs = map_figures.often_together(atlas, 300)
+    pairs = map_figures.find_often_together(atlas, 300)
     assert map_figures._length(near, pairs) == pytest.approx(np.median([np.hypot(*(near[a] - near[b])) for a, b in pairs]))
     titles = [ax.get_title() for ax in DRAWN["together"](atlas).axes]
     assert titles[0].startswith("raw: ")
@@ -154,7 +154,7 @@ def test_a_column_of_numbers_has_its_own_scale_and_grey_gaps(atlas, column, labe
     items = atlas.items.with_columns(
         year=pl.Series([None, *range(1981, 2020)], dtype=pl.Int64), nothing=pl.lit(None, dtype=pl.Float64)
     )
-    figure = map_figures.stage_maps(dataclasses.replace(atlas, items=items), colour=column)
+    figure = map_figures.draw_stage_maps(dataclasses.replace(atlas, items=items), colour=column)
     said = [t.get_text() for t in texts(figure)]
     assert label in said
     assert f"{label}, log scale" not in said

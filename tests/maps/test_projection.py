@@ -24,22 +24,22 @@ SPACES = {"raw": VECTORS, "csft": VECTORS + 0.2 * RNG.normal(size=VECTORS.shape)
 def test_neighbours_are_scikit_learns(metric, dims):
     rows = VECTORS[:, :dims]
     distances, ids = NearestNeighbors(n_neighbors=7, metric=metric).fit(rows).kneighbors()
-    found, apart = projection.nearest(rows, 7, metric)
+    found, apart = projection.find_nearest(rows, 7, metric)
     np.testing.assert_allclose(apart, distances, atol=2e-3 if metric == "euclidean" else 1e-6)
     assert np.mean(found == ids) > 0.99  # equal but for ties in float32
-    assert (projection.neighbours(rows, 7, metric) == found).all()
+    assert (projection.find_neighbours(rows, 7, metric) == found).all()
 
 
 def test_neighbours_among_others_are_scikit_learns():
     few = RNG.normal(size=(9, 6)).astype(np.float32)
     expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(VECTORS).kneighbors(few, return_distance=False)
-    assert (projection.nearest(few, 4, among=VECTORS)[0] == expected).all()
+    assert (projection.find_nearest(few, 4, among=VECTORS)[0] == expected).all()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_item_is_not_its_own_neighbour_even_among_twins(metric):
     rows = np.repeat(VECTORS[:5, :2], 6, axis=0)
-    found, apart = projection.nearest(rows, 5, metric)
+    found, apart = projection.find_nearest(rows, 5, metric)
     assert not (found == np.arange(30)[:, None]).any()
     assert (found // 6 == (np.arange(30) // 6)[:, None]).all()
     assert np.abs(apart).max() < 1e-3
@@ -58,9 +58,9 @@ def test_what_descent_finds_is_read_without_the_item_itself(monkeypatch):
 
     monkeypatch.setattr(pynndescent, "NNDescent", Found)
     monkeypatch.setattr(projection, "EXACT_UP_TO", 10)
-    found, _ = projection.nearest(VECTORS, 6)
+    found, _ = projection.find_nearest(VECTORS, 6)
     monkeypatch.undo()
-    exact, _ = projection.nearest(VECTORS, 6)
+    exact, _ = projection.find_nearest(VECTORS, 6)
     assert (np.delete(found, 1, axis=0) == np.delete(exact, 1, axis=0)).all()
     assert found.shape == (60, 6)
     assert 1 not in found[1]
@@ -68,9 +68,9 @@ def test_what_descent_finds_is_read_without_the_item_itself(monkeypatch):
 
 def test_shared_neighbours_by_hand():
     near = np.array([[1, 2], [0, 2], [3, 1]]), np.array([[2, 1], [0, 3], [0, 2]])
-    assert projection.shared_by_row(*near).tolist() == [1, 0.5, 0]
-    assert projection.shared(*near) == 0.5
-    assert projection.shared(projection.neighbours(VECTORS, 5), projection.neighbours(3 * VECTORS, 5)) == 1
+    assert projection.measure_shared_by_row(*near).tolist() == [1, 0.5, 0]
+    assert projection.measure_shared(*near) == 0.5
+    assert projection.measure_shared(projection.find_neighbours(VECTORS, 5), projection.find_neighbours(3 * VECTORS, 5)) == 1
 
 
 @pytest.mark.parametrize("min_dist", [Maps().min_dist, 0.6])
@@ -79,10 +79,10 @@ def test_the_aligned_layout_is_umap_learns_bit_for_bit(min_dist):
     from umap.layouts import optimize_layout_aligned_euclidean
     from umap.umap_ import find_ab_params, make_epochs_per_sample
 
-    models = [projection.umap_model(v, SETTINGS) for v in SPACES.values()]
+    models = [projection.fit_umap(v, SETTINGS) for v in SPACES.values()]
     graphs = [m.graph_ for m in models]
     starts = np.stack([m.embedding_ for m in models])
-    held = aligned.ties(graphs)
+    held = aligned.weigh_ties(graphs)
     relations = np.full(held.shape, -1, dtype=np.int32)  # every stage knows every item of every other
     for m, offset in np.ndindex(3, 2 * aligned.WINDOW + 1):
         if 0 <= m + offset - aligned.WINDOW < 3 and offset != aligned.WINDOW:
@@ -104,14 +104,14 @@ def test_the_aligned_layout_is_umap_learns_bit_for_bit(min_dist):
         **({} if min_dist == Maps().min_dist else dict(zip("ab", find_ab_params(1.0, min_dist), strict=True))),
         parallel=False,  # changes nothing but the seconds that it compiles
     )
-    found = aligned.optimise(starts, graphs, held, epochs=5, seed=3, shape=aligned.curve(min_dist))
+    found = aligned.optimise(starts, graphs, held, epochs=5, seed=3, shape=aligned.fit_curve(min_dist))
     assert (found == np.stack(list(expected))).all()
     assert not (found == starts).all()
 
 
 def test_ties_are_what_two_stages_neighbourhoods_have_in_common():
-    graphs = [projection.umap_model(v, SETTINGS).graph_ for v in SPACES.values()]
-    held = aligned.ties(graphs)
+    graphs = [projection.fit_umap(v, SETTINGS).graph_ for v in SPACES.values()]
+    held = aligned.weigh_ties(graphs)
     for m, offset in ((0, 1), (0, 2), (1, -1), (2, -2)):
         for i in (0, 17, 59):
             a, b = (set(graphs[stage][i].indices) for stage in (m, m + offset))
@@ -133,11 +133,11 @@ def test_layouts_repeat_by_seed_and_align():
 
 
 def test_min_dist_keeps_items_apart_in_the_common_frame_too():
-    models = {stage: projection.umap_model(v, SETTINGS) for stage, v in SPACES.items()}
+    models = {stage: projection.fit_umap(v, SETTINGS) for stage, v in SPACES.items()}
     gaps = {}
     for min_dist in (0.0, SETTINGS.min_dist, 0.9):
         planes = projection.align(models, dataclasses.replace(SETTINGS, min_dist=min_dist))
-        gaps[min_dist] = np.mean([projection.nearest(p, 1, "euclidean")[1].mean() for p in planes.values()])
+        gaps[min_dist] = np.mean([projection.find_nearest(p, 1, "euclidean")[1].mean() for p in planes.values()])
     assert gaps[0.9] > 1.5 * gaps[SETTINGS.min_dist] > 1.5 * gaps[0.0]
 
 
@@ -145,12 +145,12 @@ def test_min_dist_keeps_items_apart_in_the_common_frame_too():
 def test_neighbours_and_metric_reach_the_common_frame(changed):
     found = {}
     for name, settings in (("usual", SETTINGS), ("changed", dataclasses.replace(SETTINGS, **changed))):
-        models = {stage: projection.umap_model(v, settings) for stage, v in SPACES.items()}
+        models = {stage: projection.fit_umap(v, settings) for stage, v in SPACES.items()}
         for model in models.values():
             model.embedding_ = SPACES["raw"][:, :2]  # the same start, so that what differs comes from their graphs
         found[name] = projection.align(models, settings)
         for stage, model in models.items():
-            near, _ = projection.nearest(SPACES[stage], settings.neighbours - 1, settings.metric)
+            near, _ = projection.find_nearest(SPACES[stage], settings.neighbours - 1, settings.metric)
             assert (model.graph_.toarray()[np.arange(60)[:, None], near] > 0).mean() > 0.95
     assert not np.allclose(found["usual"]["csft"], found["changed"]["csft"], atol=0.1)
 
@@ -189,10 +189,10 @@ def test_effective_rank_counts_directions():
 def test_pairs_come_from_training_histories_and_random_ones_differ():
     corpus = make_corpus(users=30)
     allowed = {tuple(corpus.sequence[t - 1 : t + 1]) for t in corpus.samples("train")}
-    pairs = projection.co_consumed_pairs(corpus, 50, seed=0)
+    pairs = projection.list_co_consumed_pairs(corpus, 50, seed=0)
     assert {tuple(p) for p in pairs} <= allowed
     assert (pairs[:, 0] != pairs[:, 1]).all()
-    drawn = projection.random_pairs(5, 1000, seed=0)
+    drawn = projection.draw_random_pairs(5, 1000, seed=0)
     assert (drawn[:, 0] != drawn[:, 1]).all()
     assert set(drawn.ravel()) == {1, 2, 3, 4, 5}
 

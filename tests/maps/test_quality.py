@@ -13,7 +13,7 @@ from llm2rec_kit.maps import projection, quality
 RNG = np.random.default_rng(1)
 VECTORS = RNG.normal(size=(50, 5)).astype(np.float32)
 TABLE = np.concatenate([np.zeros((1, 5), np.float32), VECTORS])
-PAIRS = projection.random_pairs(50, 300, seed=0)
+PAIRS = projection.draw_random_pairs(50, 300, seed=0)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -32,14 +32,17 @@ def test_anchors_give_the_mean_over_themselves():
 def test_a_faithful_map_keeps_everything_and_a_shuffled_one_little():
     plane = VECTORS[:, :2]
     all_of_them = np.arange(50)
-    assert quality.of_projection(plane, plane, "euclidean", anchors=all_of_them) == {"trustworthiness": 1.0, "kept": 1.0}
-    shuffled = quality.of_projection(plane, RNG.permutation(plane), "euclidean", anchors=all_of_them)
+    assert quality.measure_projection(plane, plane, "euclidean", anchors=all_of_them) == {
+        "trustworthiness": 1.0,
+        "kept": 1.0,
+    }
+    shuffled = quality.measure_projection(plane, RNG.permutation(plane), "euclidean", anchors=all_of_them)
     assert shuffled["kept"] < 0.5
     assert shuffled["trustworthiness"] < 0.7
 
 
 def test_of_space_by_the_formulas():
-    found = quality.of_space(TABLE, PAIRS[:100], PAIRS)
+    found = quality.measure_space(TABLE, PAIRS[:100], PAIRS)
     unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     apart = [unit[a - 1] - unit[b - 1] for a, b in PAIRS]
     squares = np.array([d @ d for d in apart], dtype=np.float64)
@@ -60,16 +63,16 @@ def test_isotropy_by_the_formula_and_at_its_ends():
 
 
 def test_overlaps_are_symmetric_with_ones():
-    values = np.array(quality.overlaps({"a": VECTORS, "b": VECTORS[:, :3]}, anchors=np.arange(50)))
+    values = np.array(quality.measure_overlaps({"a": VECTORS, "b": VECTORS[:, :3]}, anchors=np.arange(50)))
     assert values[0, 0] == values[1, 1] == 1
-    near = [projection.neighbours(space, 10) for space in (VECTORS, VECTORS[:, :3])]
-    assert values[0, 1] == values[1, 0] == pytest.approx(projection.shared(*near))
+    near = [projection.find_neighbours(space, 10) for space in (VECTORS, VECTORS[:, :3])]
+    assert values[0, 1] == values[1, 0] == pytest.approx(projection.measure_shared(*near))
     assert 0 < values[0, 1] < 1
 
 
 def test_pairs_that_are_neighbours_are_all_found():
-    near = projection.neighbours(VECTORS, 10) + 1
+    near = projection.find_neighbours(VECTORS, 10) + 1
     pairs = np.array([(i + 1, j) for i, row in enumerate(near) for j in row])
-    assert quality.recall_of_pairs(TABLE, pairs) == 1
+    assert quality.measure_pair_recall(TABLE, pairs) == 1
     others = np.array([(a, b) for a, b in itertools.permutations(range(1, 51), 2) if b not in near[a - 1]])
-    assert quality.recall_of_pairs(TABLE, others) == 0
+    assert quality.measure_pair_recall(TABLE, others) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llm2rec_kit.figures import figures, results_figures
+from llm2rec_kit.figures import results_figures, training_figures
 
 NAMES = ("raw", "csft", "id")
 
@@ -30,16 +30,18 @@ def table():
 
 def test_results(table, tmp_path):
     best = {("games", "SASRec", "id"): "best", ("games", "GRU4Rec", "raw"): "tied for best"}
-    figure = results_figures.results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"], best=best)
+    figure = results_figures.draw_results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"], best=best)
     left, right = figure.axes
     assert [t.get_text() for t in left.get_yticklabels()] == list(NAMES)
     assert [t.get_text() for t in left.texts] == ["best"]
     assert [t.get_text() for t in right.texts] == ["tied for best"]
     drawn = [float(line.get_xdata()[0]) for line in left.lines if line.get_marker() in results_figures.MARKERS]
     assert sorted(drawn)[:3] == pytest.approx([0.1, 0.12, 0.14])
-    figures.save(figure, tmp_path / "a")
+    training_figures.save(figure, tmp_path / "a")
     first = (tmp_path / "a.png").read_bytes()
-    figures.save(results_figures.results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"], best=best), tmp_path / "a")
+    training_figures.save(
+        results_figures.draw_results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"], best=best), tmp_path / "a"
+    )
     assert (tmp_path / "a.png").read_bytes() == first
 
 
@@ -48,7 +50,7 @@ def test_curves():
         {"domain": "games", "recommender": r, "embedding": e, "seed": s, "losses": [3.0, 2.0, 1.5], "curve": [(1, 0.1), (3, 0.2)], "best_epoch": 3}
         for r, e, s in itertools.product(("SASRec", "GRU4Rec"), NAMES, (1, 2))
     ]  # fmt: skip
-    figure = results_figures.curves(records, metric="recall@20")
+    figure = results_figures.draw_curves(records, metric="recall@20")
     losses, _, values, _ = figure.axes
     assert len(losses.lines) == 6
     assert losses.lines[0].get_ydata().tolist() == [3.0, 2.0, 1.5]
@@ -67,7 +69,7 @@ def sliced(domain="games"):
 
 
 def test_slices_leave_out_labels_with_hardly_a_sample():
-    figure = results_figures.slices(sliced(), ["target"], metric="ndcg@10", title="t")
+    figure = results_figures.draw_slices(sliced(), ["target"], metric="ndcg@10", title="t")
     (ax,) = figure.axes
     assert [t.get_text() for t in ax.get_xticklabels()] == ["repeat\n300", "novel\n50"]
     assert "20 at least" in figure._supxlabel.get_text()
@@ -84,7 +86,7 @@ def test_gains_stand_at_their_own_label_in_every_panel():
             ]
         )  # fmt: skip
 
-    figure = results_figures.gains({"a": frame([0, 2]), "b": frame([0, 1, 2])}, before="id", after="csft", metric="mrr")
+    figure = results_figures.draw_gains({"a": frame([0, 2]), "b": frame([0, 1, 2])}, before="id", after="csft", metric="mrr")
     for ax, places in zip(figure.axes, ([0, 2], [0, 1, 2]), strict=True):
         labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
         assert labels == ["s: l0", "s: l1", "s: l2"]
@@ -98,11 +100,11 @@ def test_gains_stand_at_their_own_label_in_every_panel():
 
 def test_adapters_and_top_lists():
     parts = {"raw": {"space": np.array([0.7, 0.3]), "adapter": np.array([0.6, 0.4]), "angles": np.array([10.0, 80.0])}}
-    space, _, angles = results_figures.adapters(parts).axes
+    space, _, angles = results_figures.draw_adapters(parts).axes
     assert space.lines[0].get_ydata().tolist() == pytest.approx([0.7, 1.0])
     assert angles.lines[0].get_ydata().tolist() == [10.0, 80.0]
     top = pl.DataFrame({"rank": [1, 2], "item": [7, 9], "title": ["Costs $5 and $6", "x" * 90], "score": [2.0, 1.0]})
-    figure = results_figures.top_lists({"raw": top}, 9, history=["a $ b"])
+    figure = results_figures.draw_top_lists({"raw": top}, 9, history=["a $ b"])
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts[0] == r" 1  Costs \$5 and \$6"
     assert texts[2].endswith("…")

@@ -8,7 +8,7 @@ from conftest import held, no_room
 from matplotlib.figure import Figure
 
 from llm2rec_kit.export import integrations
-from llm2rec_kit.figures import figures, map_figures
+from llm2rec_kit.figures import map_figures, training_figures
 from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.runs import Run
 from llm2rec_kit.widgets import explorer_page
@@ -21,7 +21,7 @@ def figure() -> Figure:
 
 
 WRITERS = {
-    "figure": lambda folder: figures.save(figure(), folder / "drawn"),
+    "figure": lambda folder: training_figures.save(figure(), folder / "drawn"),
     "map": lambda folder: map_figures.save(figure(), folder / "drawn"),
     "projector": lambda folder: integrations.tensorboard(small_atlas.atlas(), folder),
     "page": lambda folder: explorer_page.write_page(Run("r", folder / "runs"), folder / "page.html"),

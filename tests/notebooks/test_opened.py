@@ -15,7 +15,7 @@ from nbclient.exceptions import CellExecutionError
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
-SERIES = notebooks.series()
+SERIES = notebooks.list_series()
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import sys
 import numpy as np
 import pytest
 
-from llm2rec_kit.reproduction.report import brief, report
+from llm2rec_kit.reproduction.report import brief, document
 from llm2rec_kit.reproduction.runner import notebooks
-from llm2rec_kit.reproduction.studies import studied
+from llm2rec_kit.reproduction.studies import study_records
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run, read_records
-from llm2rec_kit.runs.places import project_root
+from llm2rec_kit.runs.places import find_project_root
 
-PROFILE = project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
+PROFILE = find_project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
 
 
 def test_the_terminal_ends_with_the_table_and_where_to_look(finished):
@@ -29,8 +29,8 @@ def test_the_terminal_ends_with_the_table_and_where_to_look(finished):
 
 
 def test_the_terminal_follows_every_notebook_through_its_headings(finished):
-    for k, book in enumerate(notebooks.series(), 1):
-        start = f"[{k}/{len(notebooks.series())}] {book.stem}\n"
+    for k, book in enumerate(notebooks.list_series(), 1):
+        start = f"[{k}/{len(notebooks.list_series())}] {book.stem}\n"
         part = finished.said.split(start)[1].split(f"{book.stem} done in")[0]
         assert part.count("  cell ") >= 5
         assert f"  cell 1/{len(json.loads(book.read_text())['cells']) + 1}: " in part
@@ -56,7 +56,7 @@ def test_every_stage_left_its_artefacts(finished):
 def test_notebooks_recorded_numbers_and_pictures(finished):
     run = finished.run
     pictures = 0
-    for book in notebooks.series():
+    for book in notebooks.list_series():
         executed = run.path / "notebooks" / book.name
         assert read_records(executed), book
         cells = json.loads(executed.read_text())["cells"]
@@ -69,10 +69,10 @@ def test_notebooks_recorded_numbers_and_pictures(finished):
 
 
 def test_run_json_tells_what_it_was_and_what_it_cost(finished):
-    about = finished.run.about()
+    about = finished.run.read_info()
     assert about["asked"]["profile"] == "smoke"
     assert about["asked"]["parameters"]["csft_save_every"] == 3
-    assert set(about["notebooks"]) == {book.stem for book in notebooks.series()}
+    assert set(about["notebooks"]) == {book.stem for book in notebooks.list_series()}
     assert all(n["cpu_seconds"] > 0.5 for n in about["notebooks"].values())
     assert about["seeds"] == {"corpus": 2024, "backbone": 42, "csft": 42, "mntp": 42, "contrastive": 42, "maps": 42}
     for name in ("csft", "mntp", "contrastive"):
@@ -81,9 +81,9 @@ def test_run_json_tells_what_it_was_and_what_it_cost(finished):
 
 
 def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(finished):
-    held = evaluations.of(finished.run)
-    results = report.collect(finished.run, held)
-    places = brief.standings(finished.run, results, held)
+    held = evaluations.find_evaluations(finished.run)
+    results = document.collect(finished.run, held)
+    places = brief.judge_standings(finished.run, results, held)
     assert set(places) == set(results["results"])
     for domain, rows in results["results"].items():
         marks = list(places[domain].values())
@@ -94,17 +94,17 @@ def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(
         ]
         assert places[domain][rows[top]["recommender"], rows[top]["embedding"]]
     page = (finished.run.path / "report.html").read_text()
-    assert all(a["question"] in page for a in brief.answers(results, places))
+    assert all(a["question"] in page for a in brief.answer_questions(results, places))
 
 
 @pytest.mark.parametrize(("name", "rows"), [("06_paper_tables", 5), ("07_beyond_the_paper", 9)])
 def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, name, rows):
-    found = studied.summary(finished.run, name)
+    found = study_records.summarise(finished.run, name)
     assert len(found) >= rows
     path = finished.run.path / "notebooks" / f"{name}.json"
     kept, away = path.read_bytes(), path.with_suffix(".away")
     path.rename(away)  # as in a run of an earlier version: what the executed notebook recorded
-    recorded = studied.summary(finished.run, name)
+    recorded = study_records.summarise(finished.run, name)
     away.rename(path)
     assert path.read_bytes() == kept
     assert found.filter(~found["question"].str.contains(r"^(Table|Figure) ")).equals(recorded)
@@ -120,7 +120,7 @@ REUSED = {
 @pytest.mark.parametrize("number", REUSED)  # test_opened has 01 to 05 as a reader opens them
 def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(finished, number, tmp_path):
     shutil.copytree(finished.run.path, tmp_path / "outputs" / "toy")
-    (book,) = (b for b in notebooks.series() if b.name.startswith(number))
+    (book,) = (b for b in notebooks.list_series() if b.name.startswith(number))
     words = [sys.executable, "-m", "papermill", str(book), "out.ipynb", "-f", str(PROFILE), "-p", "run", "toy"]
     words += ["-p", "outputs", str(tmp_path / "outputs")]
     words += [w for name, value in finished.changed.items() for w in ("-p", name.replace(".", "_"), str(value))]
@@ -136,7 +136,7 @@ def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_wh
         assert set(re.findall(r"(\d+) recommenders to train", said)) == {"0"}
     run = Run("toy", tmp_path / "outputs")
     before = (run.path / "results.json").read_bytes()
-    report.write(run)
+    document.write(run)
     assert (run.path / "results.json").read_bytes() == before
 
 

@@ -23,7 +23,7 @@ from llm2rec_kit.reproduction.runner import notebooks
     ],
 )
 def test_known_shapes_have_the_published_number_of_parameters(name, millions):
-    assert assets.shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=1e-3)
+    assert assets.find_shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -37,31 +37,33 @@ def test_known_shapes_have_the_published_number_of_parameters(name, millions):
     ],
 )
 def test_known_encoders_have_the_published_number_of_parameters(name, millions):
-    assert assets.shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=0.02)
+    assert assets.find_shape(S.Backbone(name=name)).parameters / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def test_a_local_encoders_feed_forward_has_two_matrices_and_another_kind_of_config_is_not_known(tmp_path):
     bert = {"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
     bert |= {"intermediate_size": 3072, "vocab_size": 30522}
     (tmp_path / "config.json").write_text(json.dumps(bert))
-    assert assets.shape(S.Backbone(name=str(tmp_path))) == assets.shape(S.Backbone(name="google-bert/bert-base-uncased"))
+    assert assets.find_shape(S.Backbone(name=str(tmp_path))) == assets.find_shape(
+        S.Backbone(name="google-bert/bert-base-uncased")
+    )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768}))
-    assert assets.shape(S.Backbone(name=str(tmp_path))) is None
+    assert assets.find_shape(S.Backbone(name=str(tmp_path))) is None
 
 
 def test_tinys_shape_is_that_of_the_model_that_is_made(tiny):
     model, tokenizer = tiny
-    found = assets.shape(S.Backbone(hidden=32, layers=2, heads=2, vocabulary=len(tokenizer)))
-    assert found.parameters == pytest.approx(backbones.parameters(model), rel=0.02)
+    found = assets.find_shape(S.Backbone(hidden=32, layers=2, heads=2, vocabulary=len(tokenizer)))
+    assert found.parameters == pytest.approx(backbones.count_parameters(model), rel=0.02)
     assert found.head == model.config.vocab_size * 32
 
 
 def test_a_local_folder_s_shape_comes_from_its_config(tiny, tmp_path):
     model, tokenizer = tiny
     backbones.save(model, tokenizer, tmp_path / "mine")
-    found = assets.shape(S.Backbone(name=str(tmp_path / "mine")))
+    found = assets.find_shape(S.Backbone(name=str(tmp_path / "mine")))
     assert (found.hidden, found.layers, found.inner, found.tied) == (32, 2, 96, True)
-    assert assets.shape(S.Backbone(name="someone/unknown")) is None
+    assert assets.find_shape(S.Backbone(name="someone/unknown")) is None
 
 
 def test_local_folders_are_looked_at_not_the_hub(tmp_path, tiny, monkeypatch):
@@ -81,12 +83,12 @@ def test_a_damaged_folder_stops_before_the_first_notebook(tmp_path, tiny, name):
     folder = tmp_path / "mine"
     backbones.save(*tiny, folder)
     asked = {name: str(folder) if name == "backbone_name" else [str(folder)]}
-    notebooks.prepared("smoke", overrides=asked, only=["02", "03", "06"])
+    notebooks.prepare("smoke", overrides=asked, only=["02", "03", "06"])
     weights = load_file(folder / "model.safetensors")
     save_file({k: t for k, t in weights.items() if k != "model.norm.weight"}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"not in the weights \(model\.norm\.weight\)"):
-        notebooks.prepared("smoke", overrides=asked, only=["02", "03", "06"])
-    notebooks.prepared("smoke", overrides=asked, only=["01"])  # which needs no model
+        notebooks.prepare("smoke", overrides=asked, only=["02", "03", "06"])
+    notebooks.prepare("smoke", overrides=asked, only=["01"])  # which needs no model
 
 
 def test_the_longest_text_of_a_stage_is_compared_with_the_positions(tmp_path):
@@ -97,9 +99,9 @@ def test_the_longest_text_of_a_stage_is_compared_with_the_positions(tmp_path):
     backbones.save(GPT2LMHeadModel(config), tokenizer, tmp_path)
     asked = {"backbone_name": str(tmp_path)}
     with pytest.raises(ValueError, match=r"csft_max_tokens is 1024, .* 600 positions only"):
-        notebooks.prepared("smoke", overrides=asked)
-    notebooks.prepared("smoke", overrides=asked | {"csft_max_tokens": 600})
-    assert assets.shape(S.Backbone(name=str(tmp_path))).hidden == 8
+        notebooks.prepare("smoke", overrides=asked)
+    notebooks.prepare("smoke", overrides=asked | {"csft_max_tokens": 600})
+    assert assets.find_shape(S.Backbone(name=str(tmp_path))).hidden == 8
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_what_cannot_be_had_says_what_to_download_to_where_and_how_large(nothing
         "`tiny`",
     ):
         assert part in text
-    assert str(assets.hub_cache()) in text
+    assert str(assets.find_hub_cache()) in text
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
         assets.check_backbone("some/model")
@@ -168,7 +170,7 @@ def test_the_runner_looks_before_the_first_notebook(nothing_cached, monkeypatch,
     with pytest.raises(ValueError, match="hf download some/model"):
         notebooks.reproduce("smoke", overrides={"backbone_name": "some/model"}, outputs=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    values, _ = notebooks.prepared("smoke", overrides={"backbone_name": "some/model"}, only=["01"])  # 01 needs no weights
+    values, _ = notebooks.prepare("smoke", overrides={"backbone_name": "some/model"}, only=["01"])  # 01 needs no weights
     assert values["backbone_name"] == "some/model"
 
 
@@ -178,6 +180,6 @@ def test_without_data_the_papers_profiles_say_where_it_is():
 
 
 def test_every_known_thing_is_whole():
-    known = json.loads(json.dumps(assets.known()))
+    known = json.loads(json.dumps(assets.read_assets()))
     assert all(a["tflops"] > 0 and a["gib"] > 0 for a in known["accelerators"].values())
     assert known["data"]["released"]["bytes"] == 406_437_924

@@ -29,7 +29,7 @@ def sized(items, domain, source="amazon"):
     ],
 )
 def test_a_data_set_is_the_papers_by_name_and_size(items, domain, source, is_):
-    assert printed_gaps.dataset_of(sized(items, domain, source), domain) == is_
+    assert printed_gaps.find_dataset(sized(items, domain, source), domain) == is_
 
 
 def test_differences_by_hand():
@@ -43,7 +43,7 @@ def test_differences_by_hand():
         }
     )
     printed = pl.DataFrame({"model": ["A", "B"], "recall@10": [0.1, 0.2], "ndcg@10": [0.06, 0.05], "recall@20": [0.3, 0.4]})
-    found = printed_gaps.in_units_of_std(ours, printed, ["model"])
+    found = printed_gaps.compare_in_std(ours, printed, ["model"])
     assert found.select("model", "metric").rows() == [
         ("A", "recall@10"),
         ("A", "ndcg@10"),
@@ -56,11 +56,11 @@ def test_differences_by_hand():
 
 def test_nothing_in_common_is_an_empty_frame():
     ours = pl.DataFrame({"model": ["C"], "recall@10": [0.1], "recall@10 std": [0.1]})
-    assert len(printed_gaps.in_units_of_std(ours, pl.DataFrame({"model": ["A"], "recall@10": [0.1]}), ["model"])) == 0
+    assert len(printed_gaps.compare_in_std(ours, pl.DataFrame({"model": ["A"], "recall@10": [0.1]}), ["model"])) == 0
 
 
 def test_the_public_reproduction():
-    found = printed_gaps.public()
+    found = printed_gaps.compare_reproduction()
     assert len(found) == 18 * 4
     (cell,) = found.filter(dataset="Baby", model="LLM2Rec 1000", metric="ndcg@10").to_dicts()
     assert cell["in stds"] == pytest.approx((0.0533 - 0.0503) / 0.0005)
@@ -69,7 +69,7 @@ def test_the_public_reproduction():
 
 
 def test_the_printed_llm2vec_is_the_untrained_backbone():
-    same = printed_gaps.untrained_llm2vec()
+    same = printed_gaps.compare_untrained()
     assert same["dataset"].to_list() == ["Games", "Sports", "Goodreads"]
     assert same["equal"].all()
 
@@ -88,14 +88,17 @@ def test_a_mix_stands_beside_the_row_with_as_many_training_sets(sets, row, line)
     arms = {"raw": [], "csft_single": several[:1], "csft_mixed": several}
     rest = {"raw": "backbone", "csft_single": "single"}
     whole = rest | ({"csft_mixed": row} if row else {})
-    assert printed_gaps.mixing(arms, "set 0") == (whole, "in-domain")
-    assert printed_gaps.mixing(arms, "nobody's") == (whole, "out-of-domain")
-    assert printed_gaps.mixing(arms, "set 1") == (rest, "out-of-domain")  # the paper has no set that only its mixes saw
-    assert printed_gaps.mixed(sets) == line
+    assert printed_gaps.compare_mixing(arms, "set 0") == (whole, "in-domain")
+    assert printed_gaps.compare_mixing(arms, "nobody's") == (whole, "out-of-domain")
+    assert printed_gaps.compare_mixing(arms, "set 1") == (
+        rest,
+        "out-of-domain",
+    )  # the paper has no set that only its mixes saw
+    assert printed_gaps.match_mix(sets) == line
 
 
 def test_the_rows_of_table_5_are_told_by_their_training_sets():
     """By hand from the paper: CSFT on nothing, on Games, on Games and Arts, on all six."""
     arms = {str(n): ["Games", "Arts", "Movies", "Home", "Electronics", "Tools"][:n] for n in range(7)}
     names = {"0": "backbone", "1": "single", "2": "mix-2", "6": "mix-6"}
-    assert printed_gaps.mixing(arms, "Games") == (names, "in-domain")
+    assert printed_gaps.compare_mixing(arms, "Games") == (names, "in-domain")

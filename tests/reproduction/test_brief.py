@@ -44,7 +44,7 @@ def results():
 
 
 def test_verdicts_that_differ_are_told_apart_with_sign_and_p(results):
-    assert brief.against(results, "raw", "csft") == (
+    assert brief.describe_tests(results, "raw", "csft") == (
         "It depends: on games (seen by CSFT) better under SASRec (+0.1000, p 0.0006), "
         "no detectable difference under GRU4Rec (+0.0100, p 0.4) (ndcg@10)."
     )
@@ -55,7 +55,7 @@ def test_verdicts_that_differ_are_told_apart_with_sign_and_p(results):
 )
 def test_verdicts_that_agree_are_said_once(results, verdict, head):
     results["comparisons"]["games"] = [compared(r, "raw", "csft", 0.1, 1e-12, verdict) for r in brief.TRAINED]
-    said = brief.against(results, "raw", "csft")
+    said = brief.describe_tests(results, "raw", "csft")
     assert (
         said
         == f"{head}on games (seen by CSFT) under SASRec (+0.1000, p below 1e-10) and GRU4Rec (+0.1000, p below 1e-10) (ndcg@10)."
@@ -63,7 +63,7 @@ def test_verdicts_that_agree_are_said_once(results, verdict, head):
 
 
 def test_what_was_not_tested_is_said_not_to_be(results):
-    assert brief.against(results, "raw", "contrastive").startswith("Not tested in this run")
+    assert brief.describe_tests(results, "raw", "contrastive").startswith("Not tested in this run")
 
 
 def test_of_many_domains_verdicts_are_counted(results):
@@ -72,7 +72,7 @@ def test_of_many_domains_verdicts_are_counted(results):
         "d4": [compared("SASRec", "raw", "csft", 0.1, 1.0, NOTHING)]
     }
     results["results"] = dict.fromkeys(results["comparisons"], GAMES)
-    said = brief.against(results, "raw", "csft")
+    said = brief.describe_tests(results, "raw", "csft")
     assert said == "It depends. Of 5 tests, one a domain and recommender: 4 better, 1 no detectable difference (ndcg@10)."
 
 
@@ -87,12 +87,12 @@ def test_of_many_domains_verdicts_are_counted(results):
 def test_the_highest_of_all_rows_is_best_only_by_a_test(results, marks, said):
     keys = [(r["recommender"], r["embedding"]) for r in GAMES]
     places = {} if marks is None else {"games": dict(zip(keys, marks, strict=False))}
-    assert brief.winners(results, places) == f"On games, nearest over csft has the highest ndcg@10 (0.3000), {said}."
+    assert brief.name_winners(results, places) == f"On games, nearest over csft has the highest ndcg@10 (0.3000), {said}."
 
 
 def test_the_compact_table_has_embeddings_by_recommenders_and_the_rest_below(results):
     places = {(r["recommender"], r["embedding"]): "" for r in GAMES} | {("nearest", "csft"): "best"}
-    found = brief.compact(results, "games", places)
+    found = brief.make_compact(results, "games", places)
     assert (found["metric"], found["columns"]) == ("ndcg@10", ["SASRec", "nearest"])
     assert [(r["embedding"], [c and (c["mean"], c["place"]) for c in r["cells"]]) for r in found["rows"]] == [
         ("raw", [(0.1, ""), None]),
@@ -102,11 +102,11 @@ def test_the_compact_table_has_embeddings_by_recommenders_and_the_rest_below(res
 
 
 def test_without_tests_the_highest_mean_but_the_ceiling_is_marked(results):
-    found = brief.compact(results, "games", None)
+    found = brief.make_compact(results, "games", None)
     marked = [c["mean"] for r in found["rows"] for c in r["cells"] if c and c["place"]]
     assert marked == [0.3]
 
 
 def test_a_row_that_lacks_a_seed_is_compared_with_none(results):
     rows = [*GAMES, ranked("SASRec", "mine", 0.5, seeds=1)]
-    assert [r["embedding"] for r in brief.compared(rows, [1, 2])] == ["raw", "csft", "csft", "none"]
+    assert [r["embedding"] for r in brief.select_compared(rows, [1, 2])] == ["raw", "csft", "csft", "none"]

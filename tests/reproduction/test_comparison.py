@@ -14,7 +14,7 @@ from test_report_faults import PNG, evaluated, made
 
 from llm2rec_kit import cli
 from llm2rec_kit.figures import report_figures
-from llm2rec_kit.reproduction.report import comparison, report
+from llm2rec_kit.reproduction.report import comparison, document
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_settings_and_metrics_that_differ(two):
 
 
 def test_a_difference_in_units_of_the_spread_over_seeds(two):
-    rows = comparison.results([report.collect(run) for run in two])["games"]
+    rows = comparison.collect_results([document.collect(run) for run in two])["games"]
     raw = next(r for r in rows if r["embedding"] == "raw")
     cell = raw["cells"][1]["recall@10"]
     # population std of two seeds: raw .05 and .1, csft .1 twice (its recalls are twice raw's); times 2 unbiased
@@ -51,8 +51,8 @@ def test_a_difference_in_units_of_the_spread_over_seeds(two):
 
 
 def test_runs_are_compared_by_the_metrics_that_the_first_has(two):
-    collected = [report.collect(run) for run in two]
-    rows = comparison.results([collected[0] | {"results": renamed(collected[0], "5")}, collected[1]])["games"]
+    collected = [document.collect(run) for run in two]
+    rows = comparison.collect_results([collected[0] | {"results": renamed(collected[0], "5")}, collected[1]])["games"]
     assert set(rows[0]["cells"][0]) == {"recall@5", "ndcg@5"}
     assert rows[0]["cells"][0]["recall@5"]["mean"] == pytest.approx(0.15)
     assert rows[0]["cells"][1]["recall@5"] is None  # evaluated at 10 and 20 alone
@@ -65,7 +65,7 @@ def renamed(results, cutoff):
 
 def test_a_row_of_one_run_alone_is_shown_as_such(two):
     evaluated(two[1], "games", "GRU4Rec", "csft", 1, 0.2)
-    rows = comparison.results([report.collect(run) for run in two])["games"]
+    rows = comparison.collect_results([document.collect(run) for run in two])["games"]
     (only,) = [r for r in rows if r["recommender"] == "GRU4Rec"]
     assert only["cells"][0]["recall@10"] is None
     assert only["cells"][1]["recall@10"]["difference"] is None
@@ -99,11 +99,11 @@ def test_each_figure_is_shown_once(two):
     (run.path / "maps").mkdir()
     (run.path / "maps" / "stages.png").write_bytes(PNG)  # the picture that by_kind.png is, too
     (run.path / "figures" / "extra_one.png").write_bytes(PNG + b"other")
-    assert [(caption, path.name) for caption, path in report.kept_figures(run)] == [
+    assert [(caption, path.name) for caption, path in document.find_figures(run)] == [
         ("Maps of the embeddings, coloured by kind of item", "by_kind.png"),
         ("extra one", "extra_one.png"),
     ]
-    report.write(run)
+    document.write(run)
     text = (run.path / "report.md").read_text()
     assert text.count("by_kind.png") == 1
     assert "stages.png" not in text
@@ -113,10 +113,10 @@ def test_curves_are_drawn_from_the_runs_own_history(two):
     run = two[0]
     history = [{"step": 1, "loss": 3.0, "learning_rate": 0.1}, {"step": 2, "loss": 2.0}, {"step": 2, "validation_loss": 2.5}]
     run.make("csft", lambda f: (f / "history.json").write_text(json.dumps(history)) and {}, settings={}, quiet=True)
-    (ax,) = report_figures.losses(run).axes
+    (ax,) = report_figures.draw_losses(run).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn == {"loss": [[1, 3.0], [2, 2.0]], "validation": [[2, 2.5]]}
-    report.write(run)
+    document.write(run)
     assert (run.path / "figures" / "losses.png").read_bytes().startswith(PNG[:4])
     assert "Losses of the training stages" in (run.path / "report.html").read_text()
 
@@ -126,9 +126,9 @@ def test_a_mean_curve_ends_where_the_first_seed_stopped():
         {"domain": "games", "recommender": "SASRec", "embedding": "raw", "curve": curve}
         for curve in ([(2, 0.1), (4, 0.3)], [(2, 0.3), (4, 0.5), (6, 0.9)])
     ]
-    (ax,) = report_figures.validation(records, ["games"], "recall@20").axes
+    (ax,) = report_figures.draw_validation(records, ["games"], "recall@20").axes
     assert np.allclose(ax.lines[-1].get_xydata(), [[2, 0.2], [4, 0.4]])
-    assert report_figures.validation([], ["games"], "recall@20") is None
+    assert report_figures.draw_validation([], ["games"], "recall@20") is None
 
 
 def test_a_drawing_takes_the_pages_colour_and_repeats(two):
@@ -137,7 +137,7 @@ def test_a_drawing_takes_the_pages_colour_and_repeats(two):
         ax = figure.subplots()
         ax.plot([1, 2], [1, 2], color="#0072B2")
         ax.set_title("<b> & co")
-        return report_figures.svg(figure)
+        return report_figures.render_svg(figure)
 
     text = draw()
     assert text == draw()
@@ -150,10 +150,11 @@ def test_a_drawing_takes_the_pages_colour_and_repeats(two):
 def test_a_kept_figure_is_an_image_in_which_nothing_acts(tmp_path):
     """Whatever stands in the file; the browser test has it opened."""
     (tmp_path / "a.png").write_bytes(PNG)
-    assert "data:image/png;base64," + base64.b64encode(PNG).decode() in report_figures.element(tmp_path / "a.png")
+    assert "data:image/png;base64," + base64.b64encode(PNG).decode() in report_figures.read_element(tmp_path / "a.png")
     drawn = '<svg xmlns="http://www.w3.org/2000/svg"><script>document.title = "acted"</script><path style="fill: #ffffff"/></svg>'
     (tmp_path / "a.svg").write_text(drawn)
     found = re.fullmatch(
-        r'<img class="paper" src="data:image/svg\+xml;base64,([\w+/=]*)" alt="">', report_figures.element(tmp_path / "a.png")
+        r'<img class="paper" src="data:image/svg\+xml;base64,([\w+/=]*)" alt="">',
+        report_figures.read_element(tmp_path / "a.png"),
     )
     assert base64.b64decode(found[1]).decode() == drawn

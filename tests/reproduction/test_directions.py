@@ -10,7 +10,7 @@ from llm2rec_kit.results.significance import NOTHING
 
 
 def pair(metric="ndcg@10", **which):
-    (row,) = directions.printed().filter(metric=metric, **which).to_dicts()
+    (row,) = directions.read_printed().filter(metric=metric, **which).to_dicts()
     return row
 
 
@@ -32,12 +32,12 @@ def test_printed_pairs_are_counted_over_the_data_sets_by_hand():
 
 def test_every_table_is_there_in_the_metrics_that_it_prints():
     four = ["recall@10", "ndcg@10", "recall@20", "ndcg@20"]
-    found = {table: directions.metrics_of(table) for table in ("Table 3", "Table 4", "Table 5", "Figure 4")}
+    found = {table: directions.list_metrics(table) for table in ("Table 3", "Table 4", "Table 5", "Figure 4")}
     assert found == {"Table 3": four, "Table 4": four[:2], "Table 5": four[:2], "Figure 4": four[:1]}
 
 
 def test_llm2rec_is_above_every_rival_in_table_3():
-    rows = directions.printed().filter(table="Table 3", after="LLM2Rec")
+    rows = directions.read_printed().filter(table="Table 3", after="LLM2Rec")
     assert len(rows) == 4 * 2 * 7 * 2  # metrics, recommenders, rivals, kinds
     assert set(rows["paper"]) == {"higher"}
 
@@ -55,7 +55,7 @@ def test_llm2rec_is_above_every_rival_in_table_3():
     ],
 )
 def test_agreement(way, verdict, says):
-    assert directions.agreement(way, verdict) == says
+    assert directions.judge_agreement(way, verdict) == says
 
 
 def verdicts(*rows, metric="ndcg@10"):
@@ -64,7 +64,7 @@ def verdicts(*rows, metric="ndcg@10"):
 
 
 def test_verdicts_stand_beside_what_is_printed_and_the_rest_stays_empty():
-    found = directions.beside(
+    found = directions.put_beside_paper(
         verdicts(
             ("SASRec", "raw", "contrastive", "better"),
             ("GRU4Rec", "mine", "contrastive", "worse"),
@@ -78,7 +78,7 @@ def test_verdicts_stand_beside_what_is_printed_and_the_rest_stays_empty():
     assert found["agreement"].to_list() == [directions.SAME, directions.OTHER, None, None]
     assert found["paper"][0] == "LLM2Vec to LLM2Rec: +21.9%, higher in 3 of 3"
     printed = found.drop_nulls("agreement")
-    assert directions.tally([printed, printed]) == {
+    assert directions.count_agreements([printed, printed]) == {
         directions.SAME: 2,
         directions.OTHER: 2,
         NOTHING: 0,
@@ -90,11 +90,14 @@ def test_verdicts_stand_beside_what_is_printed_and_the_rest_stays_empty():
 def test_a_verdict_stands_beside_what_is_printed_in_its_own_metric(metric, says):
     # Recall@20 of Table 3, SASRec, Games, Arts, Movies: LLM2Vec 0.1029, 0.1007, 0.0874; LLM2Rec 0.1157, 0.1142, 0.0895.
     names = {"raw": "LLM2Vec", "contrastive": "LLM2Rec"}
-    found = directions.beside(
+    found = directions.put_beside_paper(
         verdicts(("SASRec", "raw", "contrastive", "better"), metric=metric), "Table 3", "in-domain", names
     )
     change = 100 * (0.1157 / 0.1029 + 0.1142 / 0.1007 + 0.0895 / 0.0874 - 3) / 3
     assert found["paper"][0] == (says and f"LLM2Vec to LLM2Rec: {change:+.1f}%, higher in 3 of 3")
     assert found["agreement"][0] == (says and directions.SAME)
     table_4 = verdicts(("SASRec", "raw", "csft", "better"), metric=metric)
-    assert directions.beside(table_4, "Table 4", "in-domain", {"raw": "bidirectional", "csft": "csft"})["paper"][0] is None
+    assert (
+        directions.put_beside_paper(table_4, "Table 4", "in-domain", {"raw": "bidirectional", "csft": "csft"})["paper"][0]
+        is None
+    )

@@ -79,7 +79,7 @@ def again(tmp_path_factory) -> Again:
     run = unpack(outputs)
     before, results = manifests(run), json.loads((run.path / "results.json").read_text())
     # Its parameters as they were, whatever its profile says by now.
-    parameters = run.about()["asked"]["parameters"]
+    parameters = run.read_info()["asked"]["parameters"]
     profile = outputs / "as_then.yaml"
     profile.write_text(json.dumps({k: v for k, v in parameters.items() if k not in ("run", "outputs")}))
     words = ["reproduce", "--profile", str(profile), "--run", RUN, "--outputs", str(outputs)]
@@ -113,7 +113,7 @@ def test_the_corpus_and_the_tables_are_read(earlier):
 
 
 def test_run_json_tells_what_it_was(earlier):
-    about = earlier.about()
+    about = earlier.read_info()
     held = json.loads((earlier.path / "run.json").read_text())
     assert about == {k: v for k, v in held.items() if k != "seal"}
     assert {*about["stages"]} >= {"corpus", "backbone", *STAGES, "encoder", "maps"}

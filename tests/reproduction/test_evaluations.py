@@ -9,8 +9,8 @@ import pytest
 from test_report_faults import evaluated, made
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction.report import expected, report
-from llm2rec_kit.reproduction.studies.study import open_study, settings_of
+from llm2rec_kit.reproduction.report import document, expected
+from llm2rec_kit.reproduction.studies.study import open_study, read_settings
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import ArtefactError
 
@@ -51,35 +51,35 @@ def compared(run, domain, names, metric):
 
 def test_the_settings_are_those_of_the_latest_training(run):
     assert run.names("evaluation")[0] == "evaluation/games/GRU4Rec-raw-seed1"
-    found = settings_of(run)["evaluation"]
+    found = read_settings(run)["evaluation"]
     assert (found.epochs, found.hidden, found.cutoffs) == (9, 16, [5])
-    assert report.collect(run)["settings"]["evaluation"] == NEW
+    assert document.collect(run)["settings"]["evaluation"] == NEW
 
 
 def test_an_evaluation_of_what_is_gone_does_not_count_however_late(run):
     evaluated(run, "games", "SASRec", "csft_add_id", 7, 0.2, settings=NEW | {"epochs": 99}, inputs=("csft",))
-    assert settings_of(run)["evaluation"].epochs == 99
+    assert read_settings(run)["evaluation"].epochs == 99
     run.make("csft", lambda folder: (folder / "file").write_text("new") and {}, settings={"steps": 20}, quiet=True)
-    assert settings_of(run)["evaluation"].epochs == 9
+    assert read_settings(run)["evaluation"].epochs == 9
 
 
 def test_what_was_reused_and_tested_last_is_what_was_asked_last(run):
     """The last call had the older settings again and made nothing anew but its tests."""
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "recall@5")
-    assert (settings_of(run)["evaluation"].epochs, settings_of(run)["evaluation"].tested) == (9, "recall@5")
+    assert (read_settings(run)["evaluation"].epochs, read_settings(run)["evaluation"].tested) == (9, "recall@5")
     compared(run, "games", ["GRU4Rec-raw-seed1"], "mrr")
-    assert (settings_of(run)["evaluation"].epochs, settings_of(run)["evaluation"].tested) == (3, "mrr")
-    assert "tested" not in report.collect(run)["settings"]["evaluation"]
+    assert (read_settings(run)["evaluation"].epochs, read_settings(run)["evaluation"].tested) == (3, "mrr")
+    assert "tested" not in document.collect(run)["settings"]["evaluation"]
 
 
 def test_baselines_have_no_settings_of_a_training(run):
     evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [5]})
-    assert settings_of(run)["evaluation"].epochs == 9
+    assert read_settings(run)["evaluation"].epochs == 9
     for name in [n for n in run.names("evaluation") if "popularity" not in n]:
         run.forget(name)
-    assert evaluations.of(run).settings is None
+    assert evaluations.find_evaluations(run).settings is None
     with pytest.raises(ArtefactError, match="04_downstream_eval"):
-        settings_of(run)
+        read_settings(run)
 
 
 def test_a_table_has_the_metrics_of_the_last_call_alone(run):
@@ -93,7 +93,7 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
         "metrics": {"recall@5": 0.1, "ndcg@5": 0.1},
     }
     run.make(name, lambda f: (f / "SASRec-id-seed7.npy").touch() or record, settings=NEW, quiet=True)
-    held = evaluations.of(run)
+    held = evaluations.find_evaluations(run)
     kept, others = held.made, held.left_out
     assert list(kept) == [name]
     assert others == [
@@ -102,17 +102,17 @@ def test_a_table_has_the_metrics_of_the_last_call_alone(run):
         "evaluation/games/SASRec-raw-seed7",
     ]
     evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=OLD)
-    assert evaluations.of(run).left_out == [name]
-    report.write(run)
+    assert evaluations.find_evaluations(run).left_out == [name]
+    document.write(run)
     compared(run, "games", ["SASRec-id-seed7"], "ndcg@5")
-    assert list(evaluations.of(run).made) == [name]
+    assert list(evaluations.find_evaluations(run).made) == [name]
 
 
 def test_whether_a_models_own_code_may_run_is_not_for_the_run_to_say(run):
     """It may have come from elsewhere: only who opens a study says so."""
     theirs = run.manifest("backbone")["settings"] | {"trust_remote_code": True}
     run.make("backbone", lambda folder: (folder / "file").touch(), settings=theirs, quiet=True)
-    assert not settings_of(run)["backbone"].trust_remote_code
+    assert not read_settings(run)["backbone"].trust_remote_code
     assert not open_study(run, "one").settings["backbone"].trust_remote_code
     assert open_study(run, "one", trust_remote_code=True).settings["backbone"].trust_remote_code
 
@@ -129,16 +129,16 @@ def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
     counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7"])
     evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10, 20]})
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7", "popularity-none-seed0"], "ndcg@10")
-    whole = report.collect(run)
+    whole = document.collect(run)
     assert (whole["missing"], set(whole["comparisons"])) == ([], {"games"})
     for name in ("SASRec-raw-seed7", "popularity-none-seed0"):
         run.forget(f"evaluation/games/{name}")
-        results = report.write(run)
+        results = document.write(run)
         assert results["missing"][-1] == f"evaluation/games/{name}"
         assert results["comparisons"] == {}  # made from what is gone
         line = f"missing: evaluation/games/{name}"
-        assert line in report.terminal_table(results).splitlines()
-        assert max(map(len, report.terminal_table(results).splitlines())) <= 110
+        assert line in document.render_table(results).splitlines()
+        assert max(map(len, document.render_table(results).splitlines())) <= 110
         for kind in ("md", "html"):
             page = (run.path / f"report.{kind}").read_text()
             assert page.index(line) < page.index("Backbone:")
@@ -148,23 +148,23 @@ def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
     assert results["missing"] == ["evaluation/games/SASRec-raw-seed7", "evaluation/games/popularity-none-seed0"]
     evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=NEW)
     evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10, 20]})
-    again = report.collect(run)
+    again = document.collect(run)
     assert (again["missing"], set(again["comparisons"])) == ([], {"games"})  # the same files: the tests are of them
 
 
 def test_tests_that_are_gone_are_missing(run):
     counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7", "comparisons"])
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
-    assert report.collect(run)["missing"] == []
+    assert document.collect(run)["missing"] == []
     run.forget("evaluation/games/comparisons")
-    assert report.collect(run)["missing"] == ["evaluation/games/comparisons"]
-    assert len(evaluations.of(run).made) > 1
+    assert document.collect(run)["missing"] == ["evaluation/games/comparisons"]
+    assert len(evaluations.find_evaluations(run).made) > 1
 
 
 def test_tests_over_what_was_made_anew_since_are_left_out(run):
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
     evaluated(run, "games", "SASRec", "raw", 7, 0.3, settings=NEW | {"dropout": 0.5})
-    results = report.collect(run)
+    results = document.collect(run)
     assert results["comparisons"] == {}
     assert "evaluation/games/comparisons" in results["left_out"]
     assert results["missing"] == []
@@ -175,43 +175,43 @@ def test_a_copy_is_no_further_seed(run):
     for ending in (".npy", ".json"):
         shutil.copy(folder / f"SASRec-raw-seed7{ending}", folder / f"{copy}{ending}")
     with pytest.raises(ArtefactError, match=rf"{copy}\.json"):
-        report.collect(run)
+        document.collect(run)
     made = json.loads((folder / f"{copy}.json").read_text().replace("seed7.npy", "seed8.npy"))
     made["artefact"] = f"evaluation/games/{copy}"
-    (folder / f"{copy}.json").write_text(json.dumps(storage.sealed(made)))
+    (folder / f"{copy}.json").write_text(json.dumps(storage.seal(made)))
     with pytest.raises(
         ArtefactError, match=rf"{copy}\.json is not what its name says.*SASRec-raw-seed7.*04_downstream_eval"
     ):
-        report.collect(run)
+        document.collect(run)
 
 
 def test_an_input_that_is_gone_is_one_that_changed(run):
     evaluated(run, "games", "SASRec", "extra", 7, 0.2, settings=NEW, inputs=("csft",))
     name = "evaluation/games/SASRec-extra-seed7"
-    assert name in evaluations.of(run).made
+    assert name in evaluations.find_evaluations(run).made
     run.forget("csft")
     assert run.changed_inputs(name) == ["csft"]
-    assert evaluations.of(run).left_out == [name]
+    assert evaluations.find_evaluations(run).left_out == [name]
 
 
 def test_a_row_has_the_settings_of_the_last_series_or_its_latest(run):
     """Nothing was trained again in the last call, and what was made latest is of the call before it."""
     evaluated(run, "games", "SASRec", "raw", 5, 0.2, settings=NEW | {"hidden": 99})
-    assert "evaluation/games/SASRec-raw-seed5" in evaluations.of(run).made
+    assert "evaluation/games/SASRec-raw-seed5" in evaluations.find_evaluations(run).made
     counted(run, ["SASRec-raw-seed7"])
-    held = evaluations.of(run)
+    held = evaluations.find_evaluations(run)
     assert "evaluation/games/SASRec-raw-seed7" in held.made
     assert "evaluation/games/SASRec-raw-seed5" in held.left_out
     assert "evaluation/games/GRU4Rec-raw-seed1" in held.made  # a row that the series did not have
     assert held.settings["hidden"] == NEW["hidden"]
     counted(run, ["SASRec-raw-seed5"], seeds=(5,), settings=NEW | {"hidden": 99})
-    assert evaluations.of(run).settings["hidden"] == 99
+    assert evaluations.find_evaluations(run).settings["hidden"] == 99
 
 
 def test_a_damaged_evaluation_is_named_and_passed_over_where_only_sound_ones_are_asked_for(run):
     (run.path / "evaluation/games/SASRec-raw-seed7.json").write_text("{")
     with pytest.raises(ArtefactError, match=r"SASRec-raw-seed7\.json"):
-        evaluations.of(run)
-    held = evaluations.of(run, sound=True)
+        evaluations.find_evaluations(run)
+    held = evaluations.find_evaluations(run, sound=True)
     assert "evaluation/games/SASRec-csft-seed7" in held.made
     assert held.missing == []

@@ -95,7 +95,7 @@ def test_the_same_run_is_reproduced_to_the_last_digit(results, kept):
     lines, changed = expected.compare(results, kept)
     assert changed == []
     assert {x["verdict"] for x in lines} == {"reproduced"}
-    assert expected.summary(lines) == "5 lines: 5 reproduced; 5 equal to the last digit kept."
+    assert expected.count_verdicts(lines) == "5 lines: 5 reproduced; 5 equal to the last digit kept."
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_number_that_is_none_differs(results, kept):
 def test_a_missing_row_is_told_not_dropped(results, kept):
     del results["results"]["games"][1]
     assert verdicts(results, kept)["games SASRec csft"] == "missing"
-    text = expected.text(results, "toy", kept)
+    text = expected.render_text(results, "toy", kept)
     assert "5 lines: 4 reproduced, 1 missing" in text
     assert max(map(len, text.splitlines())) <= 125
 
@@ -131,7 +131,7 @@ def test_other_settings_are_not_compared_as_if_they_were_the_same(results, kept)
         {"name": "csft.steps", "values": [300, 100]},
         {"name": "mntp.steps", "values": ["none", 5]},
     ]
-    text = expected.text(results, "toy", kept)
+    text = expected.render_text(results, "toy", kept)
     assert "settings differ" in text
     assert "csft.steps: 300 there, 100 here" in text
 
@@ -148,9 +148,9 @@ def test_only_a_clean_run_is_kept(results, about, tmp_path, spoil):
 
 
 def test_a_profile_of_ones_own_has_its_expected_numbers_beside_it(tmp_path):
-    assert expected.path_of(str(tmp_path / "mine.yaml")) == tmp_path / "expected" / "mine.yaml"
+    assert expected.locate(str(tmp_path / "mine.yaml")) == tmp_path / "expected" / "mine.yaml"
     assert expected.load(str(tmp_path / "mine.yaml")) is None
-    assert expected.path_of("demo").parts[-3:] == ("profiles", "expected", "demo.yaml")
+    assert expected.locate("demo").parts[-3:] == ("profiles", "expected", "demo.yaml")
 
 
 def test_a_run_at_other_cutoffs_is_kept_and_compared_by_its_own(results, about, tmp_path):
@@ -160,8 +160,8 @@ def test_a_run_at_other_cutoffs_is_kept_and_compared_by_its_own(results, about, 
     expected.keep(results, about, tmp_path / "five.yaml")
     kept = yaml.safe_load((tmp_path / "five.yaml").read_text())
     assert set(kept["results"]["games SASRec raw"]) == {"recall@5", "ndcg@5"}
-    assert "recall@5 0.1400 (0.1400 +- " in expected.text(results, "five", kept)
+    assert "recall@5 0.1400 (0.1400 +- " in expected.render_text(results, "five", kept)
     results["results"]["games"][0]["mean"]["ndcg@5"] += 0.1
     lines, _ = expected.compare(results, kept)
     assert [line["verdict"] for line in lines] == ["differs"] + ["reproduced"] * 4
-    assert expected.summary(lines) == "5 lines: 4 reproduced, 1 differs; 4 equal to the last digit kept."
+    assert expected.count_verdicts(lines) == "5 lines: 4 reproduced, 1 differs; 4 equal to the last digit kept."

@@ -52,11 +52,11 @@ def test_a_training_may_skip_a_stage(study):
 
 
 def test_a_share_of_the_steps_scales_the_warm_up_too(study):
-    found = experiments.scaled(study.settings["csft"], 0.5)
+    found = experiments.scale_steps(study.settings["csft"], 0.5)
     assert (found.steps, found.warmup_steps) == (5, 1)
-    assert experiments.scaled(study.settings["csft"], 0.01).steps == 1
+    assert experiments.scale_steps(study.settings["csft"], 0.01).steps == 1
     with pytest.raises(ValueError, match=r"found 1\.5"):
-        experiments.scaled(study.settings["csft"], 1.5)
+        experiments.scale_steps(study.settings["csft"], 1.5)
 
 
 def test_evaluations_are_compared_as_a_runs_own(study):
@@ -64,7 +64,7 @@ def test_evaluations_are_compared_as_a_runs_own(study):
         experiments.embed(study, name)
     domain = study.corpus.domains[0]
     names = experiments.evaluate(study, ["backbone", "csft", "id"], recommenders=["SASRec"], seeds=[1], domains=[domain])
-    assert sorted(significance.table(study.run, names)["embedding"]) == ["backbone", "csft", "id"]
+    assert sorted(significance.tabulate(study.run, names)["embedding"]) == ["backbone", "csft", "id"]
     found = significance.compare(study.run, domain, [(("SASRec", "backbone"), ("SASRec", "csft"))], seeds=[1])
     assert found["verdict"][0] in ("better", "worse", significance.NOTHING)
 
@@ -122,7 +122,7 @@ def test_csft_may_see_other_domains_with_all_else_equal(finished, study):
 
 def test_llmemb_is_contrasted_and_encoded_by_its_attributes(study):
     name = experiments.train(study, "contrastive", "backbone", "llmemb", text="attributes", mask_rate=0.4)
-    prompts = experiments.texts(study, "attributes")
+    prompts = experiments.read_texts(study, "attributes")
     assert "category is" in prompts[0]
     table = experiments.embed(study, name, text="attributes", attention="causal")
     vectors = np.load(study.run.path_of(f"embeddings/{table}.npy"))
@@ -132,8 +132,8 @@ def test_llmemb_is_contrasted_and_encoded_by_its_attributes(study):
 
 def test_another_backbone_is_made_and_the_runs_own_is_taken(finished):
     wide = finished.run.manifest("backbone")["settings"]["hidden"]
-    same = experiments.open_study(finished.run, "same_width", **experiments.backbone_changes(f"tiny-{wide}"))
-    other = experiments.open_study(finished.run, "narrow", **experiments.backbone_changes("tiny-16"))
+    same = experiments.open_study(finished.run, "same_width", **experiments.choose_backbone_settings(f"tiny-{wide}"))
+    other = experiments.open_study(finished.run, "narrow", **experiments.choose_backbone_settings("tiny-16"))
     assert same.run.digest("backbone") == finished.run.digest("backbone")
     assert 0 < other.run.record("backbone")["parameters"] < finished.run.record("backbone")["parameters"]
     assert experiments.embed(other, "backbone", "raw") == "raw"

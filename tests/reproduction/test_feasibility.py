@@ -14,7 +14,7 @@ ALL = ["01", "02", "03", "04", "05", "06", "07"]
 
 
 def across(numbers=ALL, there=(), **values):
-    feasibility.across(values, numbers, there)
+    feasibility.check_across_stages(values, numbers, there)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_stages_that_do_not_go_together(values, says):
         across(**values)
     across(["01"], **values)  # nothing of it is asked of this notebook
     with pytest.raises(S.SettingsError, match=says):
-        notebooks.prepared("smoke", overrides={"backbone_heads": 6, "backbone_hidden": 96} | values, only=ALL)
+        notebooks.prepare("smoke", overrides={"backbone_heads": 6, "backbone_hidden": 96} | values, only=ALL)
 
 
 def test_tables_that_notebook_03_makes_or_the_run_has_are_known():
@@ -52,17 +52,17 @@ def test_notebook_04_has_something_to_train(name):
 
 
 def test_a_table_whose_package_is_not_installed_is_named_at_the_start_unless_the_run_has_it(monkeypatch):
-    monkeypatch.setattr(minilm, "available", lambda: False)
+    monkeypatch.setattr(minilm, "is_available", lambda: False)
     asked = {"evaluation_embeddings": ["minilm_add_id"]}
     with pytest.raises(S.SettingsError, match=r"evaluation_embeddings names 'minilm', which needs optional packages"):
-        feasibility.on_this_machine(asked, ["01", "04"])
-    feasibility.on_this_machine(asked, ["01"])
-    feasibility.on_this_machine(asked, ["04"], ["minilm"])
+        feasibility.check_machine(asked, ["01", "04"])
+    feasibility.check_machine(asked, ["01"])
+    feasibility.check_machine(asked, ["04"], ["minilm"])
 
 
-@pytest.mark.parametrize("name", notebooks.profiles())
+@pytest.mark.parametrize("name", notebooks.list_profiles())
 def test_the_profiles_can_work(name):
-    notebooks.prepared(name, only=ALL, look=False)
+    notebooks.prepare(name, only=ALL, look=False)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +88,21 @@ def test_what_cannot_work_on_a_corpus(stage, says):
     corpus = make_corpus(users=20, items=16)
     assert corpus.n_items == 16
     with pytest.raises(S.SettingsError, match=says):
-        feasibility.of_corpus(corpus, stage)
+        feasibility.check_corpus(corpus, stage)
 
 
 def test_a_warm_up_is_held_against_the_samples_that_csft_sees():
     corpus = make_corpus(users=20, items=16)
-    assert feasibility.of_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=1)) == []
+    assert feasibility.check_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=1)) == []
     with pytest.raises(S.SettingsError, match=f"makes of {len(corpus.samples('train'))} samples at 128"):
-        feasibility.of_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=200))
+        feasibility.check_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=200))
 
 
 def test_what_works_otherwise_than_asked_is_told():
     corpus = make_corpus(users=20, items=16)
     works = [S.Evaluation(cutoffs=[3, 16], metric="recall@15", tested="ndcg@16"), S.MNTP(), S.Maps(), S.Questions()]
-    assert feasibility.of_corpus(corpus, *works) == []
-    notes = feasibility.of_corpus(corpus, S.Contrastive(batch_size=17), S.Maps(neighbours=16), S.MNTP(held_out=0.01))
+    assert feasibility.check_corpus(corpus, *works) == []
+    notes = feasibility.check_corpus(corpus, S.Contrastive(batch_size=17), S.Maps(neighbours=16), S.MNTP(held_out=0.01))
     assert [note.split(" ")[0].rstrip(":") for note in notes] == [
         "contrastive_batch_size",
         "maps_neighbours",
@@ -123,11 +123,11 @@ def test_what_this_machine_has_not_is_named_where_it_is_asked_for(monkeypatch, v
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    monkeypatch.setattr(fast_ops, "bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr(fast_ops, "has_fast_bfloat16", lambda: False)
     with pytest.raises(S.SettingsError, match=says):
-        notebooks.prepared("smoke", overrides=values, only=["01", book])
-    notebooks.prepared("smoke", overrides=values, only=["01"])
-    notebooks.prepared("smoke", overrides=values, only=["01", book], look=False)  # a plan may be made anywhere
+        notebooks.prepare("smoke", overrides=values, only=["01", book])
+    notebooks.prepare("smoke", overrides=values, only=["01"])
+    notebooks.prepare("smoke", overrides=values, only=["01", book], look=False)  # a plan may be made anywhere
 
 
 # -- where it is asked ------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ WRONG = {  # of each notebook one that it would find late
 }
 
 
-@pytest.mark.parametrize("book", notebooks.series(), ids=lambda book: book.name[:2])
+@pytest.mark.parametrize("book", notebooks.list_series(), ids=lambda book: book.name[:2])
 def test_the_first_cell_of_a_notebook_stops_before_a_folder_is_made(book, tmp_path):
     """As papermill runs it: imports, parameters, those that are given, and the cell after them."""
     cells = ["".join(c["source"]) for c in json.loads(book.read_text())["cells"] if c["cell_type"] == "code"]

@@ -96,7 +96,7 @@ def test_force_outside_a_series_always_redoes(tmp_path):
     for _ in range(2):
         run.make("corpus", lambda folder: made.append(1), settings={}, force=True)
     assert len(made) == 2
-    assert not run.redone("corpus")
+    assert not run.made_by_this_force("corpus")
 
 
 def test_what_a_notebook_makes_carries_the_series(tmp_path):

@@ -14,7 +14,7 @@ from conftest import make_corpus
 from nbformat.v4 import new_code_cell, new_notebook
 
 from llm2rec_kit import runs
-from llm2rec_kit.reproduction.grid import cluster, grid, outcome
+from llm2rec_kit.reproduction.grid import cluster, graph, summary
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import SettingsError
@@ -28,7 +28,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def nodes_of(asked: grid.Grid, number: str) -> list[str]:
+def nodes_of(asked: graph.Grid, number: str) -> list[str]:
     return [n for n in asked.nodes if n.startswith(number)]
 
 
@@ -44,7 +44,7 @@ axes:
 
 
 def test_cells_share_every_notebook_that_knows_no_difference(tmp_path):
-    asked = grid.load(written(tmp_path, AXES), str(tmp_path))
+    asked = graph.load(written(tmp_path, AXES), str(tmp_path))
     assert len(asked.cells) == 4 * 2 * 2
     counts = {number: len(nodes_of(asked, number)) for number in ("01", "02", "03", "04", "05")}
     # 04: only `contrastive` knows the temperature
@@ -69,7 +69,7 @@ def test_cells_share_every_notebook_that_knows_no_difference(tmp_path):
 )
 def test_a_setting_makes_anew_what_depends_on_it_and_nothing_else(tmp_path, name, value, anew):
     text = f"profile: smoke\naxes: {{settings: {{a: {{}}, b: {{{name}: {value}}}}}}}\n"
-    asked = grid.load(written(tmp_path, text), str(tmp_path))
+    asked = graph.load(written(tmp_path, text), str(tmp_path))
     assert {number for number in ("01", "02", "03", "04") if len(nodes_of(asked, number)) == 2} == anew
 
 
@@ -103,7 +103,7 @@ def files(tmp_path, monkeypatch):
 )
 def test_a_file_that_changed_makes_anew_what_depends_on_it_and_nothing_else(files, changed, anew):
     def nodes() -> dict[str, str]:
-        asked = grid.load(files, str(files.parent / "out"))
+        asked = graph.load(files, str(files.parent / "out"))
         by_label = {f"04 {cell.labels['stages']}": cell.nodes[-1] for cell in asked.cells}
         return {name[:2]: name for name in asked.nodes if not name.startswith("04")} | by_label
 
@@ -121,8 +121,8 @@ def test_a_mix_names_runs_among_the_outputs_and_folders_beside_the_file_and_its_
     file = written(tmp_path / "beside", text)
     monkeypatch.chdir(tmp_path / "outputs")
 
-    def node() -> grid.Node:
-        (found,) = grid.load(file, str(tmp_path / "outputs")).nodes.values()
+    def node() -> graph.Node:
+        (found,) = graph.load(file, str(tmp_path / "outputs")).nodes.values()
         return found
 
     first = node()
@@ -131,16 +131,16 @@ def test_a_mix_names_runs_among_the_outputs_and_folders_beside_the_file_and_its_
     make_corpus(seed=2).save(tmp_path / "beside" / "parts" / "arts")
     assert node().name != first.name
     with pytest.raises(ValueError, match=r"data_mix names .*outputs/none'"):
-        grid.load(written(tmp_path / "beside", text.replace("games", "none")), str(tmp_path / "outputs"))
+        graph.load(written(tmp_path / "beside", text.replace("games", "none")), str(tmp_path / "outputs"))
 
 
 def test_nodes_come_after_what_they_begin_with(tmp_path):
-    asked = grid.load(written(tmp_path, AXES), str(tmp_path))
+    asked = graph.load(written(tmp_path, AXES), str(tmp_path))
     seen = set()
     for name, node in asked.nodes.items():
         assert not node.before or node.before in seen
         seen.add(name)
-    assert all(grid.ancestors(asked, c.nodes[-1]) for c in asked.cells)
+    assert all(graph.list_ancestors(asked, c.nodes[-1]) for c in asked.cells)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_nodes_come_after_what_they_begin_with(tmp_path):
 )
 def test_what_cannot_be_run_is_named_before_anything_is(tmp_path, text, says):
     with pytest.raises((SettingsError, ValueError), match=says):
-        grid.load(written(tmp_path, text), str(tmp_path))
+        graph.load(written(tmp_path, text), str(tmp_path))
 
 
 def test_the_grid_of_the_docs_is_what_they_say(tmp_path):
     (tmp_path / "data").mkdir()
     text = re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)[1].replace("../data/games_2018", "data")
-    asked = grid.load(written(tmp_path, text), str(tmp_path))
+    asked = graph.load(written(tmp_path, text), str(tmp_path))
     assert len(asked.cells) == 72
     assert [len(nodes_of(asked, n)) for n in ("01", "02", "03")] == [2, 4, 8]
     assert asked.cells[0].labels == {
@@ -178,7 +178,7 @@ def test_the_grid_of_the_docs_is_what_they_say(tmp_path):
         "seeds": "2024",
         "settings": "tau 0.2",
     }
-    assert f"{len(asked.nodes)} notebooks to run instead of 288" in outcome.describe(asked)
+    assert f"{len(asked.nodes)} notebooks to run instead of 288" in summary.describe(asked)
 
 
 # -- on a cluster -----------------------------------------------------------------------------------------------------
@@ -248,16 +248,16 @@ axes:
 """
 
 
-def counted(asked: grid.Grid) -> dict[str, int]:
+def counted(asked: graph.Grid) -> dict[str, int]:
     lines = (asked.runs / "count.txt").read_text().splitlines()
     return {line: lines.count(line) for line in lines}
 
 
 def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_resumed(root):
     pytest.importorskip("distributed")
-    asked = grid.load(written(root, TOY), str(root / "out"), root=root)
+    asked = graph.load(written(root, TOY), str(root / "out"), root=root)
     said = io.StringIO()
-    assert cluster.run(asked, workers=2, retries=1, stream=said) == 1
+    assert cluster.run_grid(asked, workers=2, retries=1, stream=said) == 1
     first = counted(asked)
     assert first["corpus"] == first["backbone"] == 1  # shared by all, though three notebooks needed the backbone at once
     assert first["csft 5"] == first["csft 7 resumed"] == 1  # what the killed worker had begun was gone on with
@@ -268,7 +268,7 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
     assert text.count("not run: what it begins with failed") == 2
     assert re.search(r"unlucky, 1 +x   F   -\n", text)
     assert re.search(r"killed, 1 +x   x   x\n", text)
-    rows = outcome.read(asked.folder)
+    rows = summary.read(asked.folder)
     assert sorted(rows.select("settings", "seed", "recall@10").rows()) == [
         ("killed", 1, 0.07),
         ("killed", 2, 0.07),
@@ -278,31 +278,31 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
 
     (asked.runs / "mended").touch()
     again = io.StringIO()
-    assert cluster.run(asked, workers=2, stream=again) == 0
+    assert cluster.run_grid(asked, workers=2, stream=again) == 0
     second = counted(asked)
     assert {k: second[k] - first.get(k, 0) for k in second if second[k] != first.get(k, 0)} == {
         "csft 13": 1,
         "evaluation": 2,
     }
     assert "7 of 10 are done already" in again.getvalue()
-    assert len(outcome.read(asked.folder)) == 6
+    assert len(summary.read(asked.folder)) == 6
     assert re.search(
         r"\| unlucky \| toy \| SASRec \| csft \| 2 \| 0\.1300 ± 0\.0000", (asked.folder / "grid.md").read_text()
     )
 
 
 def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):
-    asked = grid.load(written(root, "profile: base.yaml\nnotebooks: 1\n"), str(root / "out"), root=root)
-    grid.prepare(asked)
+    asked = graph.load(written(root, "profile: base.yaml\nnotebooks: 1\n"), str(root / "out"), root=root)
+    graph.prepare(asked)
     (node,) = asked.nodes.values()
-    grid.run_node(node, str(asked.folder), root)
-    grid.run_node(node, str(asked.folder), root)
-    book = notebooks.series(root)[0]
+    graph.run_node(node, str(asked.folder), root)
+    graph.run_node(node, str(asked.folder), root)
+    book = notebooks.list_series(root)[0]
     content = nbformat.read(book, 4)
     content.cells.append(new_code_cell("count('changed')"))
     nbformat.write(content, book)
-    assert cluster.first_states(asked) == {node.name: "waiting"}
-    grid.run_node(node, str(asked.folder), root)
+    assert cluster.read_states(asked) == {node.name: "waiting"}
+    graph.run_node(node, str(asked.folder), root)
     assert counted(asked) == {"corpus": 1, "changed": 1}
     assert "corpus: reused" in (asked.runs / node.name / "log.txt").read_text()
 
@@ -310,9 +310,9 @@ def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):
 def test_a_scheduler_that_does_not_answer_is_named(root, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
-    asked = grid.load(written(root, TOY), str(root / "out"), root=root)
+    asked = graph.load(written(root, TOY), str(root / "out"), root=root)
     with pytest.raises(ValueError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        cluster.run(asked, address="tcp://127.0.0.1:9", stream=io.StringIO())
+        cluster.run_grid(asked, address="tcp://127.0.0.1:9", stream=io.StringIO())
 
 
 def test_the_extra_for_grids_is_part_of_what_the_tests_need():
@@ -326,7 +326,7 @@ class Terminal(io.StringIO):
 
 
 def test_on_a_terminal_the_table_is_drawn_over_itself(root):
-    asked = grid.load(written(root, TOY), str(root / "out"), root=root)
+    asked = graph.load(written(root, TOY), str(root / "out"), root=root)
     stream = Terminal()
     board = cluster.Board(asked, dict.fromkeys(asked.nodes, "waiting"), stream)
     for name in list(asked.nodes)[:2]:
@@ -366,7 +366,7 @@ def test_what_one_run_made_another_takes(two, name, capsys):
         assert run.record(name) == {"dim": 3}
     assert len(calls) == 1
     assert f"{name}: taken from the store" in capsys.readouterr().out
-    assert two[1].about()["stages"][name]["settings"] == {"k": 1}
+    assert two[1].read_info()["stages"][name]["settings"] == {"k": 1}
     two[1].make(name, build(calls), settings={"k": 2})
     assert len(calls) == 2
     assert two[0].require(name)  # replaced there, not here
@@ -405,7 +405,7 @@ def test_links_become_copies_where_there_are_none(two, monkeypatch):
 
     monkeypatch.setattr("os.link", refuse)
     two[0].make("corpus", build([]), settings={})
-    two[1].take(two[0], "corpus")
+    two[1].link_from(two[0], "corpus")
     assert json.loads((two[1].path / "corpus" / "manifest.json").read_text())["files"]
     assert two[1].require("corpus")
     assert two[1].artefacts() == ["corpus"]

@@ -28,10 +28,10 @@ def run(tmp_path):
     run.make(
         "csft",
         write,
-        **artefact.key(S.CSFT(steps=12, warmup_steps=2, save_every=3), S.Backbone(device="cpu")),
+        **artefact.split_settings(S.CSFT(steps=12, warmup_steps=2, save_every=3), S.Backbone(device="cpu")),
         inputs=["corpus"],
     )
-    run.make("mntp", write, **artefact.key(S.MNTP(steps=5), S.Backbone()), inputs=["csft"])
+    run.make("mntp", write, **artefact.split_settings(S.MNTP(steps=5), S.Backbone()), inputs=["csft"])
     return run
 
 
@@ -56,7 +56,10 @@ def sources(found, *names):
 
 def make_csft(run, values):
     return run.make(
-        "csft", write, **artefact.key(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)), inputs=["corpus"]
+        "csft",
+        write,
+        **artefact.split_settings(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)),
+        inputs=["corpus"],
     )
 
 
@@ -107,12 +110,12 @@ def test_papermill_without_a_profile_stands_over_the_defaults(run):
 def test_papermill_may_give_the_parameters_of_other_notebooks(run):
     there = cells(run, CELL, PAPERMILL + "mntp_steps = 3\nbackbone_name = 'x'") | {"mntp_steps": 3, "backbone_name": "x"}
     assert "mntp_steps" not in in_force.resolve(there, run)
-    _, values = in_force.opened(there)
+    _, values = in_force.open_notebook_run(there)
     assert (values["backbone_name"], values["backbone_device"], "mntp_steps" in values) == ("x", "cpu", False)
 
 
 def test_a_run_of_another_profile_keeps_to_it_until_one_is_typed(run):
-    run.note(
+    run.write_info(
         "asked",
         {
             "profile": "games",
@@ -150,7 +153,7 @@ def test_a_series_takes_what_it_gives_and_the_defaults_and_may_replace(run, monk
         (0.5, "typed"),
         (200, "default"),
     ]
-    opened, values = in_force.opened(given)
+    opened, values = in_force.open_notebook_run(given)
     make_csft(opened, values)
     assert run.manifest("csft")["settings"]["steps"] == 10
 
@@ -163,7 +166,7 @@ def test_a_grid_gives_all_of_a_node_and_no_profile(run, monkeypatch):
 
 def test_opened_on_a_finished_run_everything_is_reused(run, capsys):
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.path.rglob("*.json")}
-    opened, values = in_force.opened(cells(run, CELL))
+    opened, values = in_force.open_notebook_run(cells(run, CELL))
     make_csft(opened, values)
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.path.rglob("*.json")} == before
     said = capsys.readouterr().out
@@ -172,8 +175,10 @@ def test_opened_on_a_finished_run_everything_is_reused(run, capsys):
 
 
 def test_what_is_typed_and_would_replace_stops_with_what_would_be_lost_and_the_ways_on(run):
-    opened, values = in_force.opened(cells(run, CELL, csft_steps=9))
-    key = artefact.key(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)) | {"inputs": ["corpus"]}
+    opened, values = in_force.open_notebook_run(cells(run, CELL, csft_steps=9))
+    key = artefact.split_settings(S.CSFT.from_parameters(values), S.Backbone.from_parameters(values)) | {
+        "inputs": ["corpus"]
+    }
     for act in (lambda: make_csft(opened, values), lambda: opened.stale("csft", **key)):
         with pytest.raises(in_force.WouldReplace) as stop:
             act()
@@ -194,15 +199,15 @@ def test_a_copy_that_a_forced_series_left_forces_nothing_when_it_is_run_again(ru
     for folder, force in ((run.path, True), (run.path / "notebooks", False)):
         monkeypatch.chdir(folder)
         there = cells(run, CELL, PAPERMILL + "force = True", force=True)
-        in_force.opened(there)
+        in_force.open_notebook_run(there)
         assert there["force"] is force
     there = cells(run, CELL + "\nforce: bool = True", force=True)
-    in_force.opened(there)
+    in_force.open_notebook_run(there)
     assert there["force"] is True  # typed there
 
 
 def test_other_inputs_damage_and_settings_aside_are_no_reason_to_stop(run, capsys):
-    opened, values = in_force.opened(cells(run, CELL, csft_save_every=7))
+    opened, values = in_force.open_notebook_run(cells(run, CELL, csft_save_every=7))
     make_csft(opened, values)
     run.make("corpus", lambda f: (f / "data.txt").write_text("other") and {}, settings={"k": 1}, force=True)
     make_csft(opened, values)
@@ -214,7 +219,7 @@ def test_other_inputs_damage_and_settings_aside_are_no_reason_to_stop(run, capsy
 
 
 def test_files_that_changed_since_stop_too(run):
-    opened, _ = in_force.opened(cells(run, CELL))
+    opened, _ = in_force.open_notebook_run(cells(run, CELL))
     with pytest.raises(
         in_force.WouldReplace,
         match=r"its files changed since.* What stands on it would be outdated: csft, mntp|csft and mntp",
@@ -223,7 +228,7 @@ def test_files_that_changed_since_stop_too(run):
 
 
 def test_what_only_says_what_there_is_is_written_anew(run):
-    opened, _ = in_force.opened(cells(run, CELL))
+    opened, _ = in_force.open_notebook_run(cells(run, CELL))
     for seeds in ([1], [1, 2]):
         evaluations.note_series(opened, {"epochs": 2}, seeds, [])
         opened.make("embeddings/mine", lambda f: (f / "mine.npy").touch() or {"stage": "own"}, settings={"own": str(seeds)})
@@ -232,22 +237,22 @@ def test_what_only_says_what_there_is_is_written_anew(run):
 
 def test_a_name_that_is_no_setting_is_still_refused(run):
     with pytest.raises(SettingsError, match="Did you mean 'csft_steps'"):
-        in_force.opened(cells(run, CELL, csft_stepz=3))
+        in_force.open_notebook_run(cells(run, CELL, csft_stepz=3))
     with pytest.raises(SettingsError, match="profile takes str"):
-        in_force.opened(cells(run, CELL, profile=3))
+        in_force.open_notebook_run(cells(run, CELL, profile=3))
 
 
 def test_what_was_evaluated_is_read_off_the_series(tmp_path):
     run = Run("toy", tmp_path)
-    names = [evaluations.name_of("games", "SASRec", e, s) for e in ("csft-last-causal", "id") for s in (1, 2)]
-    references = [evaluations.name_of("games", b, "none", 0) for b in ("popularity", "oracle")]
+    names = [evaluations.make_name("games", "SASRec", e, s) for e in ("csft-last-causal", "id") for s in (1, 2)]
+    references = [evaluations.make_name("games", b, "none", 0) for b in ("popularity", "oracle")]
     for name in (*names, *references):
         rec = name.split("/")[-1].split("-")[0]
         run.make(name, lambda f, rec=rec: {"recommender": rec, "metrics": {}}, settings={})
     test = "evaluation/games/comparisons"
     run.make(test, lambda f: {"rows": []}, settings={"tested": "mrr"}, inputs=[*names, *references])
     evaluations.note_series(run, {"epochs": 3}, [1, 2], [*names, test])
-    found = {k: v.value for k, v in recorded.held(run).items()}
+    found = {k: v.value for k, v in recorded.read_held(run).items()}
     assert found == {
         "evaluation_epochs": 3,
         "evaluation_seeds": [1, 2],
@@ -260,10 +265,10 @@ def test_what_was_evaluated_is_read_off_the_series(tmp_path):
 
 def test_of_a_run_from_before_there_was_a_series_the_last_evaluation_tells(tmp_path):
     run = Run("toy", tmp_path)
-    name = evaluations.name_of("games", "SASRec", "id", 1)
+    name = evaluations.make_name("games", "SASRec", "id", 1)
     record = {"domain": "games", "recommender": "SASRec", "embedding": "id", "seed": 1, "metrics": {}}
     run.make(name, lambda folder: record, settings={"epochs": 3})
-    assert {k: v.value for k, v in recorded.held(run).items()} == {"evaluation_epochs": 3}
+    assert {k: v.value for k, v in recorded.read_held(run).items()} == {"evaluation_epochs": 3}
 
 
 def test_a_damaged_manifest_tells_nothing(run):
@@ -272,23 +277,23 @@ def test_a_damaged_manifest_tells_nothing(run):
 
 
 def test_reproduce_says_before_it_starts_what_it_will_replace(run):
-    books = notebooks.series()
+    books = notebooks.list_series()
     same = {"data_synthetic_users": 300, "csft_steps": 12, "csft_warmup_steps": 2, "mntp_steps": 5, "backbone_device": "cpu"}
-    said = recorded.notice(run, same | {"csft_steps": 9}, books[:2])
+    said = recorded.describe_replacement(run, same | {"csft_steps": 9}, books[:2])
     assert "csft (csft_steps 12 -> 9)" in said
     assert "made anew by the notebooks that make them: mntp." in said
-    assert recorded.notice(run, same, books[:2]) == ""
-    assert "mntp (backbone_device 'auto' -> 'cpu')" in recorded.notice(run, same, books)
-    assert "forced: this makes anew, in run 'toy': corpus and csft." in recorded.notice(
+    assert recorded.describe_replacement(run, same, books[:2]) == ""
+    assert "mntp (backbone_device 'auto' -> 'cpu')" in recorded.describe_replacement(run, same, books)
+    assert "forced: this makes anew, in run 'toy': corpus and csft." in recorded.describe_replacement(
         run, same | {"force": True}, books[:2]
     )
-    assert recorded.notice(Run("fresh", run.path.parent), same, books) == ""
+    assert recorded.describe_replacement(Run("fresh", run.path.parent), same, books) == ""
 
 
 def test_every_notebook_opens_the_run_right_after_its_parameters():
     import nbformat
 
-    for book in notebooks.series():
+    for book in notebooks.list_series():
         code = [c for c in nbformat.read(book, as_version=4).cells if c.cell_type == "code"]
         (k,) = [k for k, c in enumerate(code) if "parameters" in c.metadata.get("tags", [])]
         assert code[k].source.startswith('profile: str = "demo"')

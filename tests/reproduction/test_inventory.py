@@ -11,7 +11,7 @@ from conftest import make_corpus
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream.recommenders import MODELS
 from llm2rec_kit.encoding import encoder
-from llm2rec_kit.reproduction.plan import inventory, rehearsal, sizes
+from llm2rec_kit.reproduction.plan import dry_study, inventory, sizes
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.reproduction.studies import question_arms
 from llm2rec_kit.reproduction.studies.study import FOLDER
@@ -22,8 +22,8 @@ ALL = ["01", "02", "03", "04", "05", "06", "07"]
 
 
 def listed(profile, outputs, numbers=ALL, run="", **overrides):
-    values, _ = notebooks.prepared(profile, overrides=overrides, run=run, outputs=str(outputs), look=False)
-    return inventory.of(values, sizes.of(values), numbers)
+    values, _ = notebooks.prepare(profile, overrides=overrides, run=run, outputs=str(outputs), look=False)
+    return inventory.list_artefacts(values, sizes.find_sizes(values), numbers)
 
 
 def made_for(found, number, kind=S.Stage):
@@ -144,7 +144,7 @@ def test_encoders_from_elsewhere_are_read_at_both_lengths_and_once_more_for_figu
     ]
     assert [a.kept for a in bge] == [True, True, False]
     assert [a.settings.normalise for a in bge[:2]] == ["none", "unit"]
-    assert rehearsal.AS_SAVED == encoder.AS_SAVED
+    assert dry_study.AS_SAVED == encoder.AS_SAVED
 
 
 def test_variants_and_encoders_of_the_run_are_its_own(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from llm2rec_kit import runs
 from llm2rec_kit.reproduction.report import expected
 from llm2rec_kit.reproduction.runner import notebooks
-from llm2rec_kit.reproduction.runner.laid_out import lay_out
+from llm2rec_kit.reproduction.runner.notebook_copies import lay_out
 from llm2rec_kit.runs import info, places
 
 
@@ -63,14 +63,14 @@ def test_the_kit_s_own_notebooks_are_no_place_for_them(installed, tmp_path, forc
 
 def test_runs_are_where_the_user_is_or_where_the_notebooks_were_laid_out_from(installed, tmp_path, monkeypatch):
     here = tmp_path / "here"
-    assert places.checkout() is None
-    assert runs.outputs_folder() == here / "outputs"
+    assert places.find_checkout() is None
+    assert runs.find_outputs() == here / "outputs"
     lay_out("deep/books")
     monkeypatch.chdir(here / "deep" / "books")
-    assert runs.outputs_folder() == here / "outputs"
+    assert runs.find_outputs() == here / "outputs"
     monkeypatch.chdir(here / "deep")
-    assert runs.outputs_folder() == here / "deep" / "outputs"
-    assert [b.name for b in notebooks.series()] == ["01_one.ipynb", "02_two.ipynb"]
+    assert runs.find_outputs() == here / "deep" / "outputs"
+    assert [b.name for b in notebooks.list_series()] == ["01_one.ipynb", "02_two.ipynb"]
 
 
 def test_a_checkout_that_the_user_is_in_keeps_the_runs_but_not_its_notebooks(installed, tmp_path, monkeypatch):
@@ -78,12 +78,12 @@ def test_a_checkout_that_the_user_is_in_keeps_the_runs_but_not_its_notebooks(ins
     for part in ("notebooks", "llm2rec_kit", "pyproject.toml"):
         (checkout / part).mkdir(parents=True)
     monkeypatch.chdir(checkout / "notebooks")
-    assert runs.outputs_folder() == checkout / "outputs"
-    assert notebooks.series()[0].parent == installed / "notebooks"
+    assert runs.find_outputs() == checkout / "outputs"
+    assert notebooks.list_series()[0].parent == installed / "notebooks"
 
 
 def test_expected_numbers_are_kept_beside_the_runs_and_come_before_the_kit_s(installed, tmp_path):
-    path = expected.path_of("demo", tmp_path / "runs")
+    path = expected.locate("demo", tmp_path / "runs")
     assert path == tmp_path / "runs" / "expected" / "demo.yaml"
     assert expected.load("demo", tmp_path / "runs")["settings"]  # the kit's own
     path.parent.mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_the_commit_of_a_wheel_is_the_one_that_pip_noted(installed, monkeypatch,
             return told
 
     monkeypatch.setattr(info.importlib.metadata, "distribution", lambda name: Distribution())
-    found = info.git.__wrapped__()
+    found = info.read_git.__wrapped__()
     assert found == ({"commit": commit, "dirty": False} if commit else None)
 
 

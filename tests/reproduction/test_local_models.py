@@ -12,13 +12,13 @@ from conftest import make_corpus
 from llm2rec_kit import pipeline, storage
 from llm2rec_kit import settings as S
 from llm2rec_kit.models import backbone
-from llm2rec_kit.reproduction.grid import grid
+from llm2rec_kit.reproduction.grid import graph
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.reproduction.studies import experiments
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import Run
-from llm2rec_kit.storage import file_digest
+from llm2rec_kit.storage import hash_file
 
 
 @pytest.fixture
@@ -39,33 +39,33 @@ def test_folders_are_the_callers_and_other_names_stay(models):
         "tables_encoders": ["./models/bge"],
         "tables_backbones": ["tiny", "tiny-96", "models/mine"],
     }
-    values, _ = notebooks.prepared("demo", overrides=asked)
+    values, _ = notebooks.prepare("demo", overrides=asked)
     mine, bge = str(models / "mine"), str(models / "bge")
     assert values["backbone_name"] == mine
     assert values["encoding_baselines"] == ["BAAI/bge-large-en-v1.5", bge]
     assert values["tables_encoders"] == [bge]
     assert values["tables_backbones"] == ["tiny", "tiny-96", mine]
-    assert notebooks.prepared("demo")[0]["backbone_name"] == "tiny"
+    assert notebooks.prepare("demo")[0]["backbone_name"] == "tiny"
 
 
 def test_a_grid_s_folders_are_those_beside_its_file(models, monkeypatch):
     file = models / "grid.yaml"
     file.write_text(json.dumps({"notebooks": 2, "axes": {"backbones": {"a": {"backbone.name": "mine"}, "b": {}}}}))
     monkeypatch.chdir(models.parent.parent)
-    made = grid.load(file, str(models / "out"))
+    made = graph.load(file, str(models / "out"))
     names = {node.values["backbone_name"] for node in made.nodes.values() if node.book.startswith("02")}
     assert names == {str(models / "mine"), "tiny"}
 
 
 def test_contents(models):
-    first = backbone.contents(str(models / "mine"))
+    first = backbone.hash_contents(str(models / "mine"))
     assert set(first) == {"files"}
     (models / "mine" / "README.md").write_text("a card")
     (models / "mine" / "manifest.json").write_text("{}")
-    assert backbone.contents(str(models / "mine")) == first
+    assert backbone.hash_contents(str(models / "mine")) == first
     (models / "mine" / "model.safetensors").write_bytes(b"other weights")
-    assert backbone.contents(str(models / "mine")) != first
-    assert backbone.contents("tiny") == backbone.contents("Qwen/Qwen2-0.5B") == {}
+    assert backbone.hash_contents(str(models / "mine")) != first
+    assert backbone.hash_contents("tiny") == backbone.hash_contents("Qwen/Qwen2-0.5B") == {}
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_encoders_of_one_name_have_a_table_each_and_a_folder_is_hashed_once(tmp_
         shutil.copytree(saved, folder)
     retrain(folders[1], tiny)
     read = []
-    monkeypatch.setattr(storage, "file_digest", lambda path: (read.append(path), file_digest(path))[1])
+    monkeypatch.setattr(storage, "hash_file", lambda path: (read.append(path), hash_file(path))[1])
     names = [experiments.embed(study, str(folder)) for folder in folders]
     assert names == ["model_v1", "b-model_v1"]
     assert study.run.digest(f"embeddings/{names[0]}") != study.run.digest(f"embeddings/{names[1]}")

@@ -26,7 +26,7 @@ def cells(text):
 @example("a | b `c` **d** &lt; \\| \n second")
 def test_a_cell_shows_the_text_and_holds_nothing_else(text):
     shown = text.replace("_", "-")  # left as it is: in words it means nothing, at their ends it is only slanted
-    kinds, seen = cells(markdown.escaped(shown))
+    kinds, seen = cells(markdown.escape(shown))
     assert kinds <= {"text", "text_special"}
     assert seen == f"x{' '.join(shown.splitlines())}x"
 
@@ -34,11 +34,11 @@ def test_a_cell_shows_the_text_and_holds_nothing_else(text):
 @given(ALPHABET.filter(lambda text: text.strip()))
 @example("llm2rec reproduce --set 'csft.joiner=`' --data \"a|b\"")
 def test_a_command_is_shown_to_the_letter(text):
-    tokens = READ.parse(f"Command: {markdown.code(markdown.escaped(text))}")
+    tokens = READ.parse(f"Command: {markdown.as_code(markdown.escape(text))}")
     (code,) = [t for t in tokens[1].children if t.type == "code_inline"]
     assert code.content.strip() == " ".join(text.splitlines()).strip()
 
 
 def test_texts_in_lists_and_dicts_are_reached_and_numbers_are_left():
-    found = markdown.escaped({"a|b": [("<", 1.5)], "c": None})
+    found = markdown.escape({"a|b": [("<", 1.5)], "c": None})
     assert found == {"a\\|b": [["&lt;", 1.5]], "c": None}

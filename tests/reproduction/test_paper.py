@@ -27,39 +27,39 @@ def test_every_table_is_complete_and_says_where_it_stands(name, rows):
     table = getattr(paper, name)()
     assert len(table) == rows
     assert table.is_unique().all()
-    assert len(paper.where(name)) > 20
+    assert len(paper.cite_table(name)) > 20
     for metric in set(paper.METRICS) & set(table.columns):
         assert table[metric].dtype == pl.Float64
         assert table[metric].drop_nulls().is_between(0.0, 40.0 if name == "improvements" else 0.3).all()
 
 
 def test_table_1_adds_up_and_its_printed_total_does_not():
-    pretraining = paper.datasets().filter("pretraining")
-    total = paper.printed_total()
+    pretraining = paper.read_datasets().filter("pretraining")
+    total = paper.read_printed_total()
     assert pretraining["items"].sum() == total["items"] == 108_753
     assert pretraining["interactions"].sum() == 1_036_212 == total["interactions"] + 1_000
 
 
 def test_table_2_adds_up_for_all_six():
-    downstream = paper.datasets().drop_nulls("downstream")
+    downstream = paper.read_datasets().drop_nulls("downstream")
     assert len(downstream) == 6
     assert downstream["downstream"].value_counts().sort("downstream")["count"].to_list() == [3, 3]
     assert (downstream["train"] + 2 * downstream["valid_and_test_each"] == downstream["interactions"]).all()
 
 
 def test_the_released_games_are_those_of_table_2_but_for_one_row():
-    games = paper.released().filter(corpus="Games").row(0, named=True)
-    printed = paper.datasets().filter(dataset="Games").row(0, named=True)
+    games = paper.read_released().filter(corpus="Games").row(0, named=True)
+    printed = paper.read_datasets().filter(dataset="Games").row(0, named=True)
     assert games["items"] == printed["items"]
     assert games["train"] == printed["train"]
     assert games["train"] + games["valid"] + games["test"] - printed["interactions"] == 1
-    mix = paper.released().filter(corpus="AmazonMix-6").row(0, named=True)
+    mix = paper.read_released().filter(corpus="AmazonMix-6").row(0, named=True)
     assert mix["train"] + mix["valid"] + mix["test"] == 1_200_951
     assert mix["history_items"] / mix["train"] == pytest.approx(4.19, abs=0.005)
 
 
 def test_table_3_has_every_model_in_every_cell():
-    cells = paper.overall().group_by("recommender", "dataset").agg("model")
+    cells = paper.read_overall().group_by("recommender", "dataset").agg("model")
     assert len(cells) == 12
     assert all(models == [*BASELINES, "LLM2Rec"] for models in cells["model"].to_list())
 
@@ -78,9 +78,9 @@ def test_no_metric_breaks_its_own_order(name):
 
 
 def test_the_48_printed_improvements_agree_with_the_numbers_within_rounding():
-    table = paper.overall()
+    table = paper.read_overall()
     found = 0
-    for row in paper.improvements().iter_rows(named=True):
+    for row in paper.read_improvements().iter_rows(named=True):
         cell = table.filter(recommender=row["recommender"], dataset=row["dataset"])
         ours = cell.filter(model="LLM2Rec").row(0, named=True)
         for metric in paper.METRICS:
@@ -103,7 +103,7 @@ def test_the_improvements_check_can_fail():
 
 
 def test_mean_improvements_are_those_derived_from_the_paper():
-    means = paper.improvements().select("recommender", "dataset", mean=pl.mean_horizontal(*paper.METRICS).round(2))
+    means = paper.read_improvements().select("recommender", "dataset", mean=pl.mean_horizontal(*paper.METRICS).round(2))
     known = {
         ("GRU4Rec", "Games"): 13.72,
         ("GRU4Rec", "Arts"): 25.59,
@@ -122,7 +122,7 @@ def of(table: pl.DataFrame, metrics: list[str], **where: str) -> dict[str, float
 @pytest.mark.parametrize("dataset", ["Games", "Sports", "Goodreads"])
 def test_rows_printed_in_several_tables_are_equal(dataset):
     both = ["recall@10", "ndcg@10"]
-    third, fourth, fifth = paper.overall().filter(recommender="SASRec"), paper.ablation(), paper.mixing()
+    third, fourth, fifth = paper.read_overall().filter(recommender="SASRec"), paper.read_ablation(), paper.read_mixing()
     for model, row in (("LLM2Vec", "bidirectional"), ("LLM2Rec", "contrastive")):
         assert of(third, both, dataset=dataset, model=model) == of(fourth, both, dataset=dataset, row=row)
     assert of(fourth, both, dataset=dataset, row="bidirectional") == of(fifth, both, dataset=dataset, row="backbone")
@@ -130,28 +130,28 @@ def test_rows_printed_in_several_tables_are_equal(dataset):
 
 
 def test_table_5s_improvements_agree_with_its_numbers():
-    base = paper.mixing().filter(row="backbone")
-    for row in paper.mixing().filter(pl.col("row") != "backbone").iter_rows(named=True):
+    base = paper.read_mixing().filter(row="backbone")
+    for row in paper.read_mixing().filter(pl.col("row") != "backbone").iter_rows(named=True):
         backbone = base.filter(dataset=row["dataset"]).row(0, named=True)
         for metric in ("recall@10", "ndcg@10"):
             assert _can_be(row[f"{metric} improvement"], row[metric], backbone[metric]), (row["row"], row["dataset"], metric)
 
 
 def test_figures_4_and_5_repeat_what_is_printed_elsewhere():
-    figure, third = paper.backbones().filter(backbone="Qwen2-0.5B"), paper.overall().filter(recommender="SASRec")
+    figure, third = paper.read_backbones().filter(backbone="Qwen2-0.5B"), paper.read_overall().filter(recommender="SASRec")
     for dataset in ("Games", "Sports"):
         for drawn, printed in (("LLM2Vec", "LLM2Vec"), ("LLMEmb", "LLMEmb"), ("contrastive", "LLM2Rec")):
             assert of(figure, ["recall@10"], dataset=dataset, model=drawn) == of(
                 third, ["recall@10"], dataset=dataset, model=printed
             )
-    for row in paper.encoding_times().iter_rows(named=True):
+    for row in paper.read_encoding_times().iter_rows(named=True):
         assert third.filter(dataset="Games", model=row["model"])["recall@10"].item() == row["recall@10"]
 
 
 def test_the_public_reproduction_is_as_near_as_reported():
     """Step 1000 of LLM2Rec against the paper: +0.8% on average over 24 cells, 1.6% in absolute value."""
-    ours = paper.reproduction().filter(model="LLM2Rec", step=1000)
-    printed = paper.overall().filter(recommender="SASRec", model="LLM2Rec")
+    ours = paper.read_reproduction().filter(model="LLM2Rec", step=1000)
+    printed = paper.read_overall().filter(recommender="SASRec", model="LLM2Rec")
     both = ours.join(printed, on="dataset", suffix=" paper")
     change = both.select(pl.col(m) / pl.col(f"{m} paper") - 1 for m in paper.METRICS).to_numpy()
     assert change.size == 24

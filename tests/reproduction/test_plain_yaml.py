@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm2rec_kit import cli
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.grid import grid
+from llm2rec_kit.reproduction.grid import graph
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.settings import plain_yaml
 
@@ -59,7 +59,7 @@ def one_paragraph(error, text):
 
 def read(text):
     """The text as a file and as a word of the command line: values, or one paragraph."""
-    for what in (lambda: plain_yaml.mapping(text, "Profile 'x'"), lambda: cli._overrides([f"csft.joiner={text}"])):
+    for what in (lambda: plain_yaml.read_mapping(text, "Profile 'x'"), lambda: cli._overrides([f"csft.joiner={text}"])):
         try:
             assert all(isinstance(key, str) for key in what())
         except S.SettingsError as error:
@@ -103,7 +103,7 @@ def test_any_value_of_a_parameter_is_taken_or_refused_in_one_paragraph(name, tex
 @effort(max_examples=200, deadline=None)
 def test_what_yaml_writes_is_read_back(value):
     """The library's own writer quotes whatever YAML 1.1 would read otherwise; dates alone it reads as dates."""
-    assert plain_yaml.value(yaml.dump(value, Dumper=WrittenOut), "it") == value
+    assert plain_yaml.read_value(yaml.dump(value, Dumper=WrittenOut), "it") == value
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_yaml_writes_is_read_back(value):
     ],
 )
 def test_only_what_reads_one_way_is_a_number(text, value):
-    found = plain_yaml.value(text, "it")
+    found = plain_yaml.read_value(text, "it")
     assert (found, type(found)) == (value, type(value))
 
 
@@ -197,7 +197,7 @@ def test_a_list_that_is_none_shows_how_it_is_written(values, says):
 
 def test_a_profile_may_write_a_float_without_its_point(tmp_path):
     (tmp_path / "mine.yaml").write_text("csft_learning_rate: 1e-3\ncsft_steps: 1_000\n")
-    values, _ = notebooks.prepared(str(tmp_path / "mine.yaml"), look=False)
+    values, _ = notebooks.prepare(str(tmp_path / "mine.yaml"), look=False)
     assert (values["csft_learning_rate"], values["csft_steps"]) == (0.001, 1000)
 
 
@@ -226,7 +226,7 @@ def test_a_profile_that_cannot_be_meant_is_refused_in_one_paragraph(tmp_path, te
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(S.SettingsError, match=says) as found:
-        notebooks.prepared(str(path), look=False)
+        notebooks.prepare(str(path), look=False)
     one_paragraph(found.value, text)
 
 
@@ -253,7 +253,7 @@ def test_what_is_no_file_is_never_opened(tmp_path, monkeypatch):
         with pytest.raises(S.SettingsError, match=f"Profile .* is {kind}"):
             notebooks._read_profile(str(path))
         with pytest.raises(ValueError, match=f"Grid '{name}.yaml' is {kind}"):
-            grid.load(path, str(tmp_path))
+            graph.load(path, str(tmp_path))
         if kind != "a folder":
             values = {"data_source": "table", "data_path": str(path)}
             with pytest.raises(ValueError, match=f"is {kind}, and the source 'table' reads a folder or a file"):
@@ -296,7 +296,7 @@ GRIDS = st.fixed_dictionaries(
         "profile": ANY,
         "notebooks": ANY,
         "set": CHOICE | ANY,
-        "axes": st.dictionaries(st.sampled_from(grid.AXES) | PLAIN, AXIS, max_size=3) | ANY,
+        "axes": st.dictionaries(st.sampled_from(graph.AXES) | PLAIN, AXIS, max_size=3) | ANY,
     },
 )
 
@@ -308,7 +308,7 @@ def test_any_grid_is_a_grid_or_one_paragraph(tmp_path, asked):
     path.write_text(yaml.dump(asked, Dumper=WrittenOut))
     said = ""
     try:
-        grid.load(path, str(tmp_path))
+        graph.load(path, str(tmp_path))
     except ValueError as error:
         said = str(error)
     assert len(said.splitlines()) <= 1
@@ -319,10 +319,10 @@ def test_a_grid_of_too_many_cells_is_refused_before_they_are_made(tmp_path):
     axis = {f"l{k}": {} for k in range(200)}
     (tmp_path / "g.yaml").write_text(json.dumps({"axes": {name: axis for name in ("datasets", "backbones", "settings")}}))
     with pytest.raises(S.SettingsError, match="`axes` make 8,000,000 cells; a grid has at most 10,000"):
-        grid.load(tmp_path / "g.yaml", str(tmp_path))
+        graph.load(tmp_path / "g.yaml", str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["{title}", "{title}, {brand}", "{title} [{brand}]", "yes", "010", "*new*", "&more: x"])
 def test_a_text_on_the_command_line_needs_no_quotes(text):
-    assert plain_yaml.of_a_word("data_text", f" {text}", "--set") == text
-    assert plain_yaml.of_a_word("data_text", f'"{text}"', "--set") == text
+    assert plain_yaml.read_word("data_text", f" {text}", "--set") == text
+    assert plain_yaml.read_word("data_text", f'"{text}"', "--set") == text

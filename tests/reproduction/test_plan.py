@@ -8,16 +8,16 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import cli
-from llm2rec_kit.reproduction.plan import plan, plan_text
+from llm2rec_kit.reproduction.plan import estimate, plan_text
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
 
 def planned(profile, tmp_path, only=(), start="", **overrides):
-    values, books = notebooks.prepared(
+    values, books = notebooks.prepare(
         profile, overrides=overrides, only=list(only), start=start, outputs=str(tmp_path), look=False
     )
-    return plan.make(values, [book.name[:2] for book in books])
+    return estimate.make_plan(values, [book.name[:2] for book in books])
 
 
 def rows(made):
@@ -64,7 +64,7 @@ def test_figure_4_counts_each_backbone_at_its_own_size(tmp_path):
     body, head = 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960), 151936 * 1536
     assert larger.flops == pytest.approx((1_280_000 * 6 + 10_000 * 2) * (104 * body + 20 * head))
     assert made.memory == pytest.approx(4 * 1543.7e6 * 2, rel=1e-3)
-    text = plan_text.text(made)
+    text = plan_text.render_plan(made)
     assert "Memory of a training (of the largest model, 1,544 M parameters): 12.3 GB" in text
     assert re.search(r"Qwen/Qwen2-1.5B is (to be downloaded, 3.1 GB|in the hub's cache)", text)
 
@@ -74,13 +74,13 @@ def test_a_model_of_unknown_size_is_left_out_and_named(tmp_path):
     with_it, without = planned("smoke", tmp_path, **asked), planned("smoke", tmp_path)
     assert flops(with_it, "06") == pytest.approx(flops(without, "06"))
     assert with_it.memory == without.memory
-    text = re.sub(r"\s+", " ", plan_text.text(with_it))
+    text = re.sub(r"\s+", " ", plan_text.render_plan(with_it))
     assert (
         "Left out of every sum, as its size is not known here: some/model (06 Figure 4: 1 training, 2 encodings of the items, "
         "4 recommenders)"
     ) in text
     assert "an/encoder (06 Table 3, 06 Figure 5: 0 trainings, 3 encodings of the items, 4 recommenders)" in text
-    assert "Left out" not in plan_text.text(without)
+    assert "Left out" not in plan_text.render_plan(without)
     with pytest.raises(ValueError, match="size of backbone 'someone/unknown' is not known"):
         planned("smoke", tmp_path, backbone_name="someone/unknown")
 
@@ -97,26 +97,27 @@ def test_the_papers_encoders_and_backbones_are_all_known(tmp_path, profile):
         "Figure 5",
         "start and length",
     }
-    assert max(map(len, plan_text.text(made).splitlines())) <= 112
+    assert max(map(len, plan_text.render_plan(made).splitlines())) <= 112
 
 
 def test_sums_are_those_of_the_rows(tmp_path):
     made = planned("smoke", tmp_path)
-    lines = plan_text.text(made).splitlines()
+    lines = plan_text.render_plan(made).splitlines()
     sums = {m[1].strip(): float(m[2]) for line in lines if (m := re.match(r"(sum[^.]*?) +(\d\.\de[+]\d+)", line))}
     assert list(sums) == ["sum of 01 to 05", "sum of 06", "sum of 07", "sum"]
     assert sums["sum"] == pytest.approx(sum(w.flops for row in made.rows for w in row.work), rel=0.05)
     assert sums["sum of 06"] == pytest.approx(flops(made, "06"), rel=0.05)
-    assert "06 makes llm2vec_mntp (10 steps); llm2vec (5 steps); llmemb (5 steps); csft_mixed (10 steps)" in plan_text.text(
-        made
+    assert (
+        "06 makes llm2vec_mntp (10 steps); llm2vec (5 steps); llmemb (5 steps); csft_mixed (10 steps)"
+        in plan_text.render_plan(made)
     )
 
 
 def test_what_is_kept_on_the_cpu_is_in_no_gpus_sum(tmp_path):
     made = planned("smoke", tmp_path, ["04"], evaluation_device="cpu")
     assert sum(map(len, (row.work for row in made.rows))) == 2 * 2 * 5  # domains, recommenders, tables; one seed
-    assert re.search(r"evaluation +\S+ +on the CPU  ", plan_text.text(made))
-    mixed = plan_text.text(planned("smoke", tmp_path, ["02", "04"], evaluation_device="cpu"))
+    assert re.search(r"evaluation +\S+ +on the CPU  ", plan_text.render_plan(made))
+    mixed = plan_text.render_plan(planned("smoke", tmp_path, ["02", "04"], evaluation_device="cpu"))
     assert "What evaluation_device keeps on the CPU is in no sum of a GPU" in mixed
 
 
@@ -136,16 +137,16 @@ def test_a_run_that_has_its_corpus_is_counted_from_it(tmp_path):
     Run("games", tmp_path).make("corpus", lambda f: corpus.save(f) or {"statistics": statistics}, settings={}, quiet=True)
     made = planned("games", tmp_path)
     assert [(d.name, d.items, d.train) for d in made.sizes.domains] == [("toy", 16, statistics[0]["train"])]
-    assert str(tmp_path / "games") in plan_text.text(made)
+    assert str(tmp_path / "games") in plan_text.render_plan(made)
 
 
 def test_what_is_not_known_is_said_not_guessed(tmp_path):
-    text = plan_text.text(planned("games", tmp_path, start="02"))
+    text = plan_text.render_plan(planned("games", tmp_path, start="02"))
     assert "not counted yet. Run notebook 01" in text
     assert "evaluation  " not in text
     assert " 0 recommenders" not in text
     assert "As long as there is no corpus" in text
-    assert "As long as there is no corpus" not in plan_text.text(planned("games", tmp_path, ["02"]))
+    assert "As long as there is no corpus" not in plan_text.render_plan(planned("games", tmp_path, ["02"]))
 
 
 def test_the_command_prints_and_makes_nothing(tmp_path, capsys):

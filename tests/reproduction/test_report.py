@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.reproduction.report import document
 from llm2rec_kit.runs import Run
 
 
@@ -61,7 +61,7 @@ def evaluation(name, domain, recommender, embedding, seed, value):
 
 
 def test_means_and_standard_deviations(run):
-    results = report.write(run)
+    results = document.write(run)
     raw, csft, oracle = results["results"]["games"]
     assert (raw["embedding"], csft["embedding"], oracle["recommender"]) == ("raw", "csft", "oracle")
     assert raw["mean"]["recall@10"] == pytest.approx(0.115)
@@ -70,16 +70,16 @@ def test_means_and_standard_deviations(run):
 
 
 def test_results_hold_no_time_and_repeat(run):
-    report.write(run)
+    document.write(run)
     first = (run.path / "results.json").read_bytes()
-    report.write(run)
+    document.write(run)
     assert (run.path / "results.json").read_bytes() == first
     assert b"seconds" not in first
     assert str(run.path).encode() not in first
 
 
 def test_the_page_is_whole_and_escaped(run):
-    report.write(run)
+    document.write(run)
     page = (run.path / "report.html").read_text()
     assert "synthetic" in page
     assert "&lt;tiny&gt;" in page
@@ -100,12 +100,12 @@ def test_the_page_is_whole_and_escaped(run):
 
 
 def test_expected_numbers_stand_in_the_report_by_the_metrics_that_they_have(run, monkeypatch):
-    settings = report.collect(run)["settings"]
+    settings = document.collect(run)["settings"]
     wanted = {"date": "2026-11-24", "machine": "CPU", "settings": settings}
     wanted["results"] = {"games SASRec raw": {"recall@10": [0.1, 0.01], "ndcg@10": [0.115, 0.01]}}
-    monkeypatch.setattr(report.expected, "load", lambda profile, outputs: wanted)
-    run.note("asked", {"profile": "mine", "command": "llm2rec"})
-    report.write(run)
+    monkeypatch.setattr(document.expected, "load", lambda profile, outputs: wanted)
+    run.write_info("asked", {"profile": "mine", "command": "llm2rec"})
+    document.write(run)
     text, page = ((run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
     head, _, line = text.split("## Against the expected numbers of profile mine")[1].splitlines()[4:7]
     assert head == "| line | recall@10 | expected | ndcg@10 | expected | verdict |"
@@ -114,7 +114,7 @@ def test_expected_numbers_stand_in_the_report_by_the_metrics_that_they_have(run,
 
 
 def test_the_terminal_table_fits(run):
-    lines = report.terminal_table(report.write(run)).splitlines()
+    lines = document.render_table(document.write(run)).splitlines()
     assert max(map(len, lines)) <= 110
     assert any("oracle" in line and "0.9000" in line for line in lines)
 
@@ -123,4 +123,4 @@ def test_a_run_without_evaluation_says_what_to_run(tmp_path):
     run = Run("r", tmp_path)
     run.make("corpus", lambda f: {"source": "x", "statistics": []}, settings={})
     with pytest.raises(ValueError, match="04_downstream_eval"):
-        report.write(run)
+        document.write(run)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from llm2rec_kit.reproduction.report import report
+from llm2rec_kit.reproduction.report import document
 from llm2rec_kit.results import metrics
 from llm2rec_kit.runs import ArtefactError, Run
 
@@ -24,7 +24,7 @@ def evaluated(run, domain, recommender, embedding, seed, recall, *, settings=Non
     def build(folder):
         np.save(folder / f"{name}.npy", ranks := ranks_of(recall))
         facts = {"domain": domain, "recommender": recommender, "embedding": embedding, "seed": seed}
-        return facts | {"metrics": metrics.summary(ranks, [10, 20])}
+        return facts | {"metrics": metrics.summarise(ranks, [10, 20])}
 
     run.make(f"evaluation/{domain}/{name}", build, settings=settings or {"hidden": 8}, inputs=inputs, quiet=True)
 
@@ -85,17 +85,17 @@ def row(results, domain, recommender, embedding):
 
 
 def test_mean_and_population_std_over_seeds(run):
-    found = row(report.collect(run), "games", "SASRec", "raw")
+    found = row(document.collect(run), "games", "SASRec", "raw")
     assert found["seeds"] == 2
     assert found["mean"]["recall@10"] == pytest.approx(0.15)
     assert found["std"]["recall@10"] == pytest.approx(0.05)  # the sample std would be 0.0707
 
 
 def test_results_json_holds_no_time_date_or_path_and_repeats(run, tmp_path):
-    report.write(run)
+    document.write(run)
     text = (run.path / "results.json").read_text()
     again = made(tmp_path / "other")
-    report.write(again)
+    document.write(again)
     assert (again.path / "results.json").read_text() == text
     assert not re.search(r"/secret|finished|seconds|\d{4}-\d\d-\d\d", text)
     assert json.loads(text)["settings"]["csft"] == {"steps": 10}
@@ -104,27 +104,27 @@ def test_results_json_holds_no_time_date_or_path_and_repeats(run, tmp_path):
 def test_results_json_does_not_know_the_order_in_which_numbers_came(run):
     """A training that was resumed from a checkpoint logs the same numbers in another order."""
     run.make("mntp", lambda f: {"validation_loss": 1.0, "validation_accuracy": 0.5}, settings={}, quiet=True)
-    report.write(run)
+    document.write(run)
     text = (run.path / "results.json").read_text()
     run.make("mntp", lambda f: {"validation_accuracy": 0.5, "validation_loss": 1.0}, settings={}, force=True, quiet=True)
-    report.write(run)
+    document.write(run)
     assert (run.path / "results.json").read_text() == text
 
 
 def test_baselines_and_ceiling_come_last(run):
-    names = [r["recommender"] for r in report.collect(run)["results"]["games"]]
+    names = [r["recommender"] for r in document.collect(run)["results"]["games"]]
     assert names == ["SASRec", "SASRec", "popularity", "oracle"]
 
 
 def test_seeds_of_another_experiment_are_left_out_and_named(run, monkeypatch):
     monkeypatch.setattr("llm2rec_kit.runs.run._now", lambda: "2999-01-01T00:00:00+00:00")
     evaluated(run, "games", "SASRec", "raw", 3, 0.5, settings={"hidden": 99})
-    results = report.collect(run)
+    results = document.collect(run)
     found = row(results, "games", "SASRec", "raw")
     assert (found["seeds"], found["mean"]["recall@10"]) == (1, 0.5)
     assert results["left_out"] == [f"evaluation/games/SASRec-raw-seed{k}" for k in (1, 2)]
-    assert "Left out: 2 older" in report.terminal_table(results)
-    report.write(run)
+    assert "Left out: 2 older" in document.render_table(results)
+    document.write(run)
     assert all("Left out: 2 older" in (run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
 
 
@@ -132,28 +132,28 @@ def test_evaluations_of_an_older_corpus_are_left_out(run):
     record = run.record("corpus")
     run.make("corpus", lambda folder: (folder / "file").write_text("new") and record, settings={"seed": 2}, quiet=True)
     with pytest.raises(ValueError, match="04_downstream_eval"):
-        report.collect(run)
+        document.collect(run)
     evaluated(run, "games", "SASRec", "raw", 1, 0.4)
-    results = report.collect(run)
+    results = document.collect(run)
     assert list(results["results"]) == ["games"]  # `tools` was not evaluated again: no row, and no crash
     assert len(results["left_out"]) == 11
-    report.write(run)
+    document.write(run)
 
 
 def test_a_damaged_input_is_named(run):
     (run.path / "corpus" / "file").write_text("!")
     with pytest.raises(ArtefactError, match="corpus/file is damaged"):
-        report.collect(run)
+        document.collect(run)
 
 
 def test_without_evaluation_it_says_which_notebook(tmp_path):
     run = Run("empty", tmp_path)
     with pytest.raises(ArtefactError, match="01_data_prep"):
-        report.write(run)
+        document.write(run)
 
 
 def test_the_terminal_table_is_narrow_and_says_synthetic(run):
-    text = report.terminal_table(report.write(run))
+    text = document.render_table(document.write(run))
     assert max(map(len, text.splitlines())) <= 110
     assert text.count("synthetic") == 2
     assert re.search(r"SASRec +csft +2 +0\.3000 \+- 0\.1000", text)
@@ -161,13 +161,13 @@ def test_the_terminal_table_is_narrow_and_says_synthetic(run):
 
 def test_real_data_is_not_called_synthetic(tmp_path):
     run = made(tmp_path, source="recbole")
-    assert "synthetic" not in report.terminal_table(report.write(run))
+    assert "synthetic" not in document.render_table(document.write(run))
     for kind in ("md", "html"):
         assert "synthetic" not in (run.path / f"report.{kind}").read_text()
 
 
 def test_the_page_stands_alone(run):
-    report.write(run)
+    document.write(run)
     page = (run.path / "report.html").read_text()
     assert "data:image/png;base64,iVBORw0KGgo" in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
@@ -179,12 +179,12 @@ def test_the_page_stands_alone(run):
 
 def test_the_page_escapes_what_comes_from_data(tmp_path):
     run = made(tmp_path, source="<script>alert(1)</script>")
-    report.write(run)
+    document.write(run)
     assert "<script>" not in (run.path / "report.html").read_text()
 
 
 def test_markdown_tables_have_as_many_cells_as_heads(run):
-    report.write(run)
+    document.write(run)
     lines = (run.path / "report.md").read_text().splitlines()
     tables = [k for k, line in enumerate(lines) if re.fullmatch(r"\|[-:|]+\|", line)]
     assert len(tables) == 7  # two in short, data, two domains, one comparison, times

@@ -81,17 +81,17 @@ def test_a_bad_parameter_stops_before_anything_runs(root, overrides, words):
 
 
 def test_profiles_of_the_kit_fit_the_notebooks():
-    known = sorted({name for book in notebooks.series() for name in notebooks.parameters(book)})
-    for name in notebooks.profiles():
+    known = sorted({name for book in notebooks.list_series() for name in notebooks.read_parameters(book)})
+    for name in notebooks.list_profiles():
         values = notebooks.load_profile(name)
         notebooks.check(values, known)
-    assert set(notebooks.profiles()) >= {"demo", "games", "smoke"}
+    assert set(notebooks.list_profiles()) >= {"demo", "games", "smoke"}
 
 
 def test_every_line_of_a_profile_says_what_it_means():
     from importlib import resources
 
-    for name in notebooks.profiles():
+    for name in notebooks.list_profiles():
         lines = resources.files("llm2rec_kit.reproduction").joinpath("profiles", f"{name}.yaml").read_text().splitlines()
         assert all(line.startswith("#") or "  # " in line for line in lines), name
 

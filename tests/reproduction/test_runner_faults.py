@@ -66,7 +66,7 @@ def seen(root):
 def test_parameters_are_read_with_type_default_and_help(tmp_path):
     cell = "csft_joiner: str = ', '  # text\ncsft_seeds: list = [1, 2]  # a, b\ncsft_rate: float = -0.5  # a = b\n"
     path = book(tmp_path, "01_x.ipynb", cell)
-    found = notebooks.parameters(path)
+    found = notebooks.read_parameters(path)
     assert list(found) == ["run", "outputs", "force", "csft_joiner", "csft_seeds", "csft_rate"]
     assert found["csft_joiner"] == notebooks.Parameter("csft_joiner", ", ", "str", "text")
     assert (found["csft_seeds"].default, found["csft_seeds"].type) == ([1, 2], "list")
@@ -79,7 +79,7 @@ def test_without_one_tagged_cell_there_is_an_error(tmp_path):
     node.cells[0].metadata["tags"] = []
     nbformat.write(node, path)
     with pytest.raises(ValueError, match="one cell tagged `parameters`; found 0"):
-        notebooks.parameters(path)
+        notebooks.read_parameters(path)
 
 
 def test_the_series_runs_in_order_each_with_its_own_parameters(root, capsys, monkeypatch):
@@ -93,7 +93,7 @@ def test_the_series_runs_in_order_each_with_its_own_parameters(root, capsys, mon
     assert out.index("[1/2] 01_data") < out.index("from 01") < out.index("[2/2] 02_csft") < out.index("02_csft done in")
     executed = nbformat.read(run.path / "notebooks" / "01_data.ipynb", 4)
     assert executed.metadata.kernelspec.name == "python3"
-    assert notebooks.parameters(root / "notebooks" / "01_data.ipynb")["data_source"].default == "synthetic"
+    assert notebooks.read_parameters(root / "notebooks" / "01_data.ipynb")["data_source"].default == "synthetic"
 
 
 def test_a_failure_keeps_the_notebook_and_says_how_to_go_on(root):

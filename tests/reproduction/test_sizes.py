@@ -15,14 +15,14 @@ from llm2rec_kit.settings import Data
 
 
 def of(tmp_path, **parameters):
-    return sizes.of({"run": "none", "outputs": str(tmp_path), **parameters})
+    return sizes.find_sizes({"run": "none", "outputs": str(tmp_path), **parameters})
 
 
 def test_the_synthetic_stores_domains_are_those_of_its_corpus(tmp_path):
     """The items exactly where no k-core removes any; the samples by the assumed length of a history."""
     found = of(tmp_path, data_source="synthetic", data_synthetic_users=600, data_synthetic_items=150)
     data = Data(source="synthetic", synthetic_users=600, synthetic_items=150, min_interactions=0)
-    made = cleaning.build(sources.load(data), data)
+    made = cleaning.build_corpus(sources.load(data), data)
     rows = made.statistics().filter(made.statistics()["domain"] != "total").to_dicts()
     assert [d.name for d in found.domains] == made.domains
     assert found.train_domains == made.train_domains

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import paper
-from llm2rec_kit.reproduction.studies import question_arms, starts
+from llm2rec_kit.reproduction.studies import initialisations, question_arms
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation, Tables
@@ -22,27 +22,27 @@ def test_the_studies_differ_in_start_and_form_alone():
         opened[name] = changes
         return name
 
-    studies = starts.open_studies("base", asked, open_study, force=True)
+    studies = initialisations.open_studies("base", asked, open_study, force=True)
     assert len(set(studies.values())) == len(studies) == 2 * (2 + 2)
     common = {"force": True, "evaluation_epochs": 7, "evaluation_evaluate_every": 5, "evaluation_patience": 20}
     for (start, form), name in studies.items():
-        given = {"evaluation_" + k: v for k, v in starts.forms(asked.lengths)[form].items()}
+        given = {"evaluation_" + k: v for k, v in initialisations.list_forms(asked.lengths)[form].items()}
         assert opened[name] == common | given | {"evaluation_initialisation": start}
 
 
 def test_a_table_that_the_run_lacks_is_named_with_those_it_has(tmp_path):
     run = Run("r", tmp_path)
     run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", np.ones((2, 2))), settings={})
-    starts.check(run, Tables(starts=["raw", "id", "raw_add_id"]))
+    initialisations.check(run, Tables(starts=["raw", "id", "raw_add_id"]))
     with pytest.raises(ArtefactError, match="no embeddings 'minilm', which tables_starts names; it has raw"):
-        starts.check(run, Tables(starts=["minilm"]))
+        initialisations.check(run, Tables(starts=["minilm"]))
 
 
 @pytest.mark.parametrize("metric", paper.METRICS)
 def test_the_gain_over_the_best_row_is_the_papers_improvement(metric):
     """The paper prints %Improv. over the best of all rows, which is one of the two kinds; both of its numbers are rounded."""
-    printed = {(r["recommender"], r["dataset"]): r[metric] for r in paper.improvements().iter_rows(named=True)}
-    found = starts.printed_gains(metric)
+    printed = {(r["recommender"], r["dataset"]): r[metric] for r in paper.read_improvements().iter_rows(named=True)}
+    found = initialisations.compute_printed_gains(metric)
     assert len(found) == len(printed)
     for row in found.iter_rows(named=True):
         of_all = row[f"over it, {row['best of all']} (%)"]
@@ -58,13 +58,13 @@ def test_the_length_is_that_of_what_the_adapter_reads(tmp_path):
     run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", vectors), settings={})
     for given, length in (({}, 3.5), ({"normalise": "unit", "scale": 10.0}, 10.0)):
         study = Study(run, run, {"evaluation": Evaluation(**given)})
-        assert starts._length(study, "toy", "raw") == pytest.approx(length)
-        assert starts._length(study, "toy", "raw_add_id") == pytest.approx(length)
-    assert np.isnan(starts._length(study, "toy", "id"))
+        assert initialisations._length(study, "toy", "raw") == pytest.approx(length)
+        assert initialisations._length(study, "toy", "raw_add_id") == pytest.approx(length)
+    assert np.isnan(initialisations._length(study, "toy", "id"))
 
 
 def measured(values: dict[tuple[str, str], float]) -> pl.DataFrame:
-    """As `starts.results`, of one row: {(start, form): value}."""
+    """As `starts.collect_results`, of one row: {(start, form): value}."""
     return pl.DataFrame(
         [
             {"domain": "d", "recommender": "SASRec", "embedding": "raw", "start": s, "form": f, "recall@10 mean": v}
@@ -75,7 +75,7 @@ def measured(values: dict[tuple[str, str], float]) -> pl.DataFrame:
 
 def test_what_length_alone_makes():
     values = {("official", "length 1"): 0.08, ("official", "length 50"): 0.12, ("scaled", "length 1"): 0.16}
-    found = starts.gains(measured(values | {("scaled", "length 50"): 0.12}), [1.0, 7.0, 50.0], "recall@10")
+    found = initialisations.compute_gains(measured(values | {("scaled", "length 50"): 0.12}), [1.0, 7.0, 50.0], "recall@10")
     assert found.drop("domain", "recommender", "embedding").to_dicts() == [
         {
             "official: length 1 to length 50 (%)": 50.0,
@@ -86,10 +86,10 @@ def test_what_length_alone_makes():
 
 
 def test_embeddings_are_asked_about_under_both_starts():
-    arms = question_arms.normalised(Evaluation(normalise="unit", initialisation="official"))
+    arms = question_arms.list_normalise_arms(Evaluation(normalise="unit", initialisation="official"))
     assert [name for name, _, changes in arms if not changes] == ["unit"]
     assert len({study for _, study, _ in arms}) == len(arms) == 8
-    pairs = question_arms.against_none([name for name, _, _ in arms])
+    pairs = question_arms.pair_against_none([name for name, _, _ in arms])
     assert ("none", "whitened") in pairs
     assert ("none, scaled start", "unit, scaled start") in pairs
     assert all(before.endswith("scaled start") == after.endswith("scaled start") for before, after in pairs)

@@ -10,7 +10,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.plan import cost
-from llm2rec_kit.reproduction.plan.rehearsal import Artefact
+from llm2rec_kit.reproduction.plan.dry_study import Artefact
 from llm2rec_kit.reproduction.plan.sizes import Domain, Sizes
 
 QWEN = S.Backbone(name="Qwen/Qwen2-0.5B")
@@ -24,26 +24,28 @@ def artefact(settings, model=QWEN, *, domains=(), data=None, inputs=(), text="ti
 
 
 def test_trainings_counted_by_hand():
-    csft = cost.of(artefact(S.CSFT(steps=10_000, batch_size=128, evaluate_every=2000, evaluate_samples=2000)), SIZES)
+    csft = cost.estimate_work(
+        artefact(S.CSFT(steps=10_000, batch_size=128, evaluate_every=2000, evaluate_samples=2000)), SIZES
+    )
     sample = 5.2 * 20
     read = 5 * 2000  # five validations of 2,000 samples
     assert csft.flops == pytest.approx((1_280_000 * 6 + read * 2) * (sample * BODY + 20 * HEAD))
     assert csft.passes == 10_000 * 4  # 128 x 104 tokens in passes of 4,096
     assert csft.pass_ms == 24 * cost.LAYER_MS
-    mntp = cost.of(artefact(S.MNTP(steps=1000, batch_size=32, rate=0.2)), SIZES)
+    mntp = cost.estimate_work(artefact(S.MNTP(steps=1000, batch_size=32, rate=0.2)), SIZES)
     assert mntp.flops == pytest.approx(1000 * 32 * 20 * 6 * (BODY + 0.2 * HEAD))
-    contrast = cost.of(artefact(S.Contrastive(steps=1000, batch_size=256, batch_tokens=4096)), SIZES)
+    contrast = cost.estimate_work(artefact(S.Contrastive(steps=1000, batch_size=256, batch_tokens=4096)), SIZES)
     assert contrast.flops == pytest.approx(1000 * 256 * 2 * 20 * 6 * BODY)
     assert contrast.passes == 1000 * 3  # 2 views x 256 x 20 tokens in passes of 4,096
-    attributes = cost.of(artefact(S.Contrastive(steps=1000, batch_size=256), text="attributes"), SIZES)
+    attributes = cost.estimate_work(artefact(S.Contrastive(steps=1000, batch_size=256), text="attributes"), SIZES)
     assert attributes.flops == pytest.approx(contrast.flops * 40 / 12)
 
 
 def test_a_table_is_read_with_the_size_of_its_own_encoder():
-    assert cost.of(artefact(S.Encoding()), SIZES).flops == pytest.approx(200 * 20 * 2 * BODY)
-    bge = cost.of(artefact(S.Encoding(), S.Backbone(name="BAAI/bge-large-en-v1.5")), SIZES)
+    assert cost.estimate_work(artefact(S.Encoding()), SIZES).flops == pytest.approx(200 * 20 * 2 * BODY)
+    bge = cost.estimate_work(artefact(S.Encoding(), S.Backbone(name="BAAI/bge-large-en-v1.5")), SIZES)
     assert bge.flops == pytest.approx(200 * 20 * 2 * 24 * (4 * 1024**2 + 2 * 1024 * 4096))
-    assert cost.of(artefact(S.Encoding(), S.Backbone(name="someone/unknown")), SIZES) is None
+    assert cost.estimate_work(artefact(S.Encoding(), S.Backbone(name="someone/unknown")), SIZES) is None
 
 
 def test_a_recommender_counted_by_hand():
@@ -52,13 +54,13 @@ def test_a_recommender_counted_by_hand():
     layer = layers * (4 * hidden**2 + 2 * hidden * inner)
     epoch = 6 * 900 * (hidden * 160 + layer)
     validation = 2 * 300 * (hidden * 160 + 4.2 * layer)
-    ids = cost.of(artefact(e, domains=["games"]), SIZES)
+    ids = cost.estimate_work(artefact(e, domains=["games"]), SIZES)
     assert ids.flops == pytest.approx(3 * (epoch + validation / 2))
     assert (ids.passes, ids.pass_ms, ids.gflops) == (3 * steps, cost.STEP_MS, cost.THREAD_GFLOPS)
-    over_text = cost.of(artefact(e, domains=["games"], inputs=[artefact(S.Encoding())]), SIZES)
+    over_text = cost.estimate_work(artefact(e, domains=["games"], inputs=[artefact(S.Encoding())]), SIZES)
     assert over_text.flops - ids.flops == pytest.approx(3 * 6 * steps * 160 * 896 * hidden)  # the adapter
     assert ids.on_gpu
-    assert not cost.of(artefact(dataclasses.replace(e, device="cpu"), domains=["games"]), SIZES).on_gpu
+    assert not cost.estimate_work(artefact(dataclasses.replace(e, device="cpu"), domains=["games"]), SIZES).on_gpu
 
 
 def test_richer_text_is_counted_in_the_words_of_the_corpus():
@@ -67,17 +69,17 @@ def test_richer_text_is_counted_in_the_words_of_the_corpus():
     corpus = dataclasses.replace(corpus, items=corpus.items.with_columns(**{k: pl.Series(v) for k, v in columns.items()}))
     here = dataclasses.replace(SIZES, corpus=corpus)
     richer = S.Data(text="{title}. {brand}", text_words=5)  # 2 words, and 6 cut at 5; titles have 3 on average
-    plain = cost.tokens(artefact(S.CSFT()), here)
+    plain = cost.count_tokens(artefact(S.CSFT()), here)
     assert plain == 20
-    assert cost.tokens(artefact(S.CSFT(), data=richer), here) == pytest.approx(20 * 3.5 / 3)
-    assert cost.tokens(artefact(S.CSFT(), data=richer), SIZES) == pytest.approx(20 * 5 / 12)
+    assert cost.count_tokens(artefact(S.CSFT(), data=richer), here) == pytest.approx(20 * 3.5 / 3)
+    assert cost.count_tokens(artefact(S.CSFT(), data=richer), SIZES) == pytest.approx(20 * 5 / 12)
 
 
 def test_hours_from_operations_and_peak():
-    low, high = cost.hours(cost.Work(150e12 * 3600), "A40")
+    low, high = cost.estimate_hours(cost.Work(150e12 * 3600), "A40")
     assert (low, high) == (pytest.approx(1 / 0.4), pytest.approx(1 / 0.1))
     launch = 3600 / (24 * cost.LAYER_MS / 1e3)  # as many passes as fit into an hour
-    low, high = cost.hours(cost.Work(1.0, int(launch), 24 * cost.LAYER_MS), "H100")
+    low, high = cost.estimate_hours(cost.Work(1.0, int(launch), 24 * cost.LAYER_MS), "H100")
     assert low == pytest.approx(1, rel=1e-3)
     assert high == pytest.approx(1, rel=1e-3)
-    assert cost.cpu_hours(cost.Work(cost.CORE_GFLOPS * 1e9 * 7200), 2) == pytest.approx(1)
+    assert cost.estimate_cpu_hours(cost.Work(cost.CORE_GFLOPS * 1e9 * 7200), 2) == pytest.approx(1)

@@ -25,7 +25,7 @@ ITEMS = pl.DataFrame(
 
 def test_an_item_is_its_text_columns_without_empty_values():
     assert llmemb.columns(ITEMS) == ["title", "category", "brand"]
-    found = llmemb.of(ITEMS)
+    found = llmemb.list_attributes(ITEMS)
     assert found[0] == ("games", ["title is Chess", "category is Board", "brand is Oak"])
     assert found[1] == ("games", ["title is Go", "category is Board"])
     assert found[3] == ("games", ["title is Darts"])
@@ -33,14 +33,14 @@ def test_an_item_is_its_text_columns_without_empty_values():
 
 def test_of_a_templated_text_the_plain_title_counts():
     items = ITEMS.with_columns(plain_title=pl.col("title"), title=pl.lit("Chess. Oak"))
-    assert llmemb.of(items)[0][1][0] == "title is Chess"
+    assert llmemb.list_attributes(items)[0][1][0] == "title is Chess"
 
 
 def test_titles_alone_are_no_attributes():
     bare = ITEMS.drop("category", "brand")
     assert llmemb.columns(bare) == []
     with pytest.raises(ValueError, match="no attributes besides their titles"):
-        llmemb.of(bare)
+        llmemb.list_attributes(bare)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_titles_alone_are_no_attributes():
 def test_a_view_leaves_out_a_share_of_the_attributes(count, share, kept):
     """int(count * share), one at least of two or more, and one stays."""
     item = ("games", [f"{k} is {k}" for k in range(count)])
-    views = [llmemb.view(item, share, np.random.default_rng(seed)) for seed in range(60)]
+    views = [llmemb.make_view(item, share, np.random.default_rng(seed)) for seed in range(60)]
     assert {len(v[1]) for v in views} == {kept}
     assert all(set(v[1]) <= set(item[1]) and len(set(v[1])) == kept for v in views)
     assert {tuple(v[1]) for v in views} > {tuple(views[0][1])} or count == 1  # order and choice are drawn
@@ -59,7 +59,7 @@ def test_a_view_leaves_out_a_share_of_the_attributes(count, share, kept):
 def test_items_of_one_text_are_taken_once_and_equal_second_views_do_not_repel(tiny):
     _, tokenizer = tiny
     settings = Contrastive(batch_size=3, mask_rate=0.4, steps=1)
-    batches = llmemb.Batches(llmemb.of(ITEMS), tokenizer, settings)
+    batches = llmemb.Batches(llmemb.list_attributes(ITEMS), tokenizer, settings)
     assert [item[1][0] for item in batches.items] == ["title is Chess", "title is Go", "title is Darts"]
     for seed in range(20):
         tokens, same = batches.views(np.array([0, 1, 2]), np.random.default_rng(seed))
@@ -69,12 +69,12 @@ def test_items_of_one_text_are_taken_once_and_equal_second_views_do_not_repel(ti
 
 def test_training_keeps_the_causal_mask_and_brings_views_together(tiny, tmp_path):
     model, tokenizer = tiny
-    items = llmemb.of(pl.concat([ITEMS.with_columns(title=pl.col("title") + f" {k}") for k in range(8)]))
+    items = llmemb.list_attributes(pl.concat([ITEMS.with_columns(title=pl.col("title") + f" {k}") for k in range(8)]))
     settings = Contrastive(steps=4, batch_size=8, warmup_steps=0, learning_rate=1e-3, mask_rate=0.4, symmetric=True)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     history = llmemb.train(items, model, tokenizer, settings, tmp_path)
     assert not backbone.is_bidirectional(model)
-    assert backbone.leak(model) == 0
+    assert backbone.measure_leak(model) == 0
     assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
     losses = [row["validation_loss"] for row in history if "validation_loss" in row]
     assert losses[-1] < losses[0]
@@ -82,4 +82,4 @@ def test_training_keeps_the_causal_mask_and_brings_views_together(tiny, tmp_path
 
 def test_other_views_are_refused(tiny, tmp_path):
     with pytest.raises(SettingsError, match="found 'dropout'"):
-        llmemb.train(llmemb.of(ITEMS), *tiny, Contrastive(views="dropout"), tmp_path)
+        llmemb.train(llmemb.list_attributes(ITEMS), *tiny, Contrastive(views="dropout"), tmp_path)

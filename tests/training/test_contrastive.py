@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.settings import Contrastive
 from llm2rec_kit.training import contrastive
-from llm2rec_kit.training.titles import drawn
+from llm2rec_kit.training.titles import draw_rows
 
 TITLES = make_corpus().titles
 
@@ -45,19 +45,19 @@ def test_info_nce_is_multiple_negatives_ranking_loss():
 def test_mask_views_differ_and_keep_a_token(tiny):
     rng = np.random.default_rng(0)
     ids = np.arange(10, 15)
-    views = [contrastive.view(ids, 3, Contrastive(mask_rate=0.95), rng) for _ in range(200)]
+    views = [contrastive.make_view(ids, 3, Contrastive(mask_rate=0.95), rng) for _ in range(200)]
     assert all((v != 3).any() for v in views)
     assert all(np.isin(v, [3, *ids]).all() for v in views)
-    assert (contrastive.view(ids, 3, Contrastive(views="dropout"), rng) == ids).all()
+    assert (contrastive.make_view(ids, 3, Contrastive(views="dropout"), rng) == ids).all()
 
 
 def test_dropout_views_differ_in_training_only_and_dropout_is_put_back(tiny):
     model, tokenizer = tiny
-    backbone.bidirectional(model)
+    backbone.lift_causal_mask(model)
     settings = Contrastive(views="dropout", batch_size=4)
     (micro,) = contrastive.Batches(TITLES, tokenizer, settings)[0]
-    loss = contrastive.loss_of(settings)
-    with contrastive.dropout(model, settings):
+    loss = contrastive.make_loss(settings)
+    with contrastive.use_dropout(model, settings):
         assert model.train().base_model.layers[0].self_attn.attention_dropout == 0.2
         trained = [loss(model, micro)[0].item() for _ in range(2)]
         rested = [loss(model.eval(), micro)[0].item() for _ in range(2)]
@@ -83,7 +83,7 @@ def test_a_title_does_not_repel_itself_whatever_its_case_and_spacing():
     """Rows 0 and 2 are one title: by hand, neither is in the other's denominator."""
     torch.manual_seed(0)
     first, second = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
-    same = torch.from_numpy(contrastive.same_title(["Iron Vale", "Moss", " iron  VALE"]))
+    same = torch.from_numpy(contrastive.number_titles(["Iron Vale", "Moss", " iron  VALE"]))
     unit = torch.nn.functional.normalize
     scores = (unit(first) @ unit(second).T / 0.2).exp()
     rows = [
@@ -128,22 +128,22 @@ def test_a_repeated_title_leaves_the_loss_of_the_others_denominators(keys, symme
 @pytest.mark.parametrize("batch_tokens", [1, 60, 16384])
 def test_the_loss_is_info_nce_of_the_two_views_however_they_are_read(tiny, batch_tokens):
     model, tokenizer = tiny
-    backbone.bidirectional(model)
+    backbone.lift_causal_mask(model)
     settings = Contrastive(batch_size=6, batch_tokens=batch_tokens)
     batches = contrastive.Batches(TITLES, tokenizer, settings)
     rng = np.random.default_rng([settings.seed, 2, 0])
-    chosen = [batches.tokens[i] for i in drawn(len(TITLES), 6, settings.seed, 0)]
-    views = [contrastive.view(t, batches.mask_id, settings, rng) for _ in range(2) for t in chosen]
+    chosen = [batches.tokens[i] for i in draw_rows(len(TITLES), 6, settings.seed, 0)]
+    views = [contrastive.make_view(t, batches.mask_id, settings, rng) for _ in range(2) for t in chosen]
     alone = torch.cat([model.base_model(input_ids=torch.tensor(v[None])).last_hidden_state.mean(1) for v in views])
     expected = contrastive.info_nce(alone[:6], alone[6:], settings.temperature)
-    found, count = contrastive.loss_of(settings)(model, batches[0][0])
+    found, count = contrastive.make_loss(settings)(model, batches[0][0])
     assert count == 6
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def gradients(model, micro, settings):
     torch.manual_seed(3)
-    value, count = contrastive.loss_of(settings)(model, micro)
+    value, count = contrastive.make_loss(settings)(model, micro)
     (value / count).backward()
     found = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
@@ -155,12 +155,12 @@ def gradients(model, micro, settings):
 def test_the_cached_gradient_is_that_of_the_plain_large_batch(tiny, views, symmetric):
     """Chunk by chunk with dropout on, against one graph over all chunks: the same random state gives the same views."""
     model, tokenizer = tiny
-    backbone.bidirectional(model).train()
+    backbone.lift_causal_mask(model).train()
     plain = Contrastive(views=views, batch_size=16, batch_tokens=64, symmetric=symmetric)
     cached = dataclasses.replace(plain, gradient_cache=True)
     (micro,) = contrastive.Batches(TITLES, tokenizer, plain)[0]
     assert len(micro["chunks"]) > 3
-    with contrastive.dropout(model, plain), kernels.fast_linears(model):
+    with contrastive.use_dropout(model, plain), kernels.use_fast_linears(model):
         value, expected = gradients(model, micro, plain)
         cached_value, found = gradients(model, micro, cached)
     assert cached_value == pytest.approx(value, rel=1e-6)
@@ -170,7 +170,7 @@ def test_the_cached_gradient_is_that_of_the_plain_large_batch(tiny, views, symme
 
 def test_the_cached_gradient_without_dropout_is_that_of_one_undivided_batch(tiny):
     model, tokenizer = tiny
-    backbone.bidirectional(model).train()
+    backbone.lift_causal_mask(model).train()
     whole = Contrastive(batch_size=16)
     cut = dataclasses.replace(whole, gradient_cache=True, batch_tokens=40)
     (one,), (many,) = (contrastive.Batches(TITLES, tokenizer, s)[0] for s in (whole, cut))
@@ -196,7 +196,7 @@ def test_the_cache_keeps_one_chunk_s_activations(tiny):
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            contrastive.loss_of(settings)(model.train(), micro)
+            contrastive.make_loss(settings)(model.train(), micro)
         held[cache] = sum(kept.values())
     assert held[True] < 0.1 * held[False]
 
@@ -217,7 +217,7 @@ def test_the_probe_repeats_and_leaves_training_as_it_was(tiny):
     model, tokenizer = tiny
     settings = Contrastive(views="dropout")
     batches = contrastive.Batches(TITLES, tokenizer, settings)
-    with contrastive.dropout(backbone.bidirectional(model).train(), settings):
+    with contrastive.use_dropout(backbone.lift_causal_mask(model).train(), settings):
         torch.manual_seed(5)
         expected = torch.rand(1)
         torch.manual_seed(5)

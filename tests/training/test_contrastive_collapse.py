@@ -47,7 +47,7 @@ def test_a_planted_collapse_stops_and_leaves_the_last_good_checkpoint(tiny, tmp_
     good = Path(re.search(r"last good checkpoint is (\S+);", text)[1])
     assert good.is_dir()
     assert 0 < int(good.name.split("-")[1]) <= 30
-    assert checkpoints.last(tmp_path / "checkpoints") == good
+    assert checkpoints.find_last(tmp_path / "checkpoints") == good
     assert re.search(r"gradient norm was \d+\.\d+, with a median of \d+\.\d+", text)
     assert f"contrastive_steps={good.name.split('-')[1]} with contrastive_schedule_steps=100" in text
 

@@ -35,7 +35,7 @@ def dense(model, states, labels):
 
 def compare(model, states, labels, tolerance, factor=0.37):
     found = []
-    for way in (dense, cross_entropy.summed):
+    for way in (dense, cross_entropy.sum_cross_entropy):
         x = states.detach().clone().requires_grad_(states.requires_grad)
         model.head.zero_grad()
         value = way(model, x, labels)
@@ -69,7 +69,7 @@ def test_narrow_dtypes_are_summed_in_float32(dtype, tolerance):
     model = Model(16, 50, dtype=dtype)
     states = torch.randn(700, 16, dtype=dtype, requires_grad=True)
     labels = torch.randint(50, (700,))
-    value = cross_entropy.summed(model, states, labels)
+    value = cross_entropy.sum_cross_entropy(model, states, labels)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(dense(model, states, labels).item(), rel=tolerance)
     value.backward()
@@ -81,9 +81,9 @@ def test_under_autocast_products_are_narrow_and_gradients_wide():
     torch.manual_seed(0)
     model = Model(16, 50, dtype=torch.float32)
     states, labels = torch.randn(40, 16, requires_grad=True), torch.randint(50, (40,))
-    exact = cross_entropy.summed(model, states, labels).item()
+    exact = cross_entropy.sum_cross_entropy(model, states, labels).item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = cross_entropy.summed(model, states.to(torch.bfloat16), labels)
+        value = cross_entropy.sum_cross_entropy(model, states.to(torch.bfloat16), labels)
     value.backward()
     assert value.item() != exact
     assert value.item() == pytest.approx(exact, rel=1e-2)
@@ -93,7 +93,7 @@ def test_under_autocast_products_are_narrow_and_gradients_wide():
 
 def test_gradients_are_handed_out_once():
     model, states = Model(4, 6), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    value = cross_entropy.summed(model, states, torch.tensor([1, 2, 3]))
+    value = cross_entropy.sum_cross_entropy(model, states, torch.tensor([1, 2, 3]))
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="handed out already"):
         value.backward()
@@ -105,6 +105,6 @@ def test_without_gradients_none_are_computed(monkeypatch):
     monkeypatch.setattr(cross_entropy, "_block", lambda *a: (asked.append(a[3]), really(*a))[1])
     model, states = Model(4, 6), torch.randn(3, 4, dtype=torch.float64)
     with torch.no_grad():
-        value = cross_entropy.summed(model, states, torch.tensor([1, 2, 3]))
+        value = cross_entropy.sum_cross_entropy(model, states, torch.tensor([1, 2, 3]))
     assert value.item() == pytest.approx(dense(model, states, torch.tensor([1, 2, 3])).item())
     assert asked == [False]

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm2rec_kit.fitting.ragged import spans
+from llm2rec_kit.fitting.ragged import index_spans
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import csft, prefix_attention, samples
+from llm2rec_kit.training import csft, csft_samples, prefix_attention
 
 BRACKETED = ["Chess (PC)", "Go [Wii]", "Race!", "Ink, Pen", "A (B), C (D)", "Ludo 3", "Iron Vale (PC), Race!", "Café!"]
 
@@ -91,10 +91,10 @@ def check_equal(model, tokenizer, corpus, settings, tolerance=1e-9):
     expected.backward()
     wanted = grads(model)
     model.zero_grad()
-    prepared = samples.prepare(corpus, targets, tokenizer, settings)
+    prepared = csft_samples.prepare(corpus, targets, tokenizer, settings)
     found, seen = 0, 0
-    for micro in csft.micro_batches(prepared, np.arange(len(prepared.counts)), settings, tokenizer.pad_token_id):
-        value, n = csft.loss(model, micro)
+    for micro in csft.cut_micro_batches(prepared, np.arange(len(prepared.counts)), settings, tokenizer.pad_token_id):
+        value, n = csft.compute_loss(model, micro)
         value.backward()
         found, seen = found + value.item(), seen + n
     assert seen == count
@@ -111,9 +111,9 @@ def losses_of_samples(model, prepared, pad_id) -> dict[int, float]:
     """The loss of each sample by its target, all rows read as one padded batch."""
     rows = np.random.default_rng(0).permutation(len(prepared.counts))
     micro = csft.collate(prepared, rows, pad_id)
-    states = prefix_attention.body_states(model, micro).flatten(0, 1)[micro["sources"]]
+    states = prefix_attention.compute_states(model, micro).flatten(0, 1)[micro["sources"]]
     losses = F.cross_entropy(model.get_output_embeddings()(states), micro["labels"], reduction="none")
-    chosen = spans(prepared.first[rows], prepared.counts[rows])
+    chosen = index_spans(prepared.first[rows], prepared.counts[rows])
     parts = losses.split(prepared.answers.lengths[prepared.item[chosen]].tolist())
     return {int(prepared.target[s]): part.sum().item() for s, part in zip(chosen, parts, strict=True)}
 
@@ -156,23 +156,23 @@ def test_the_eager_kernel_reads_the_mask_too(tiny, exact_norm):
 def test_the_last_feed_forward_block_is_spared_where_it_can_be(tiny, exact_norm, way):
     model, tokenizer = tiny
     settings, corpus = CSFT(batch_tokens=10**6), make_corpus(users=5)
-    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
-    (micro,) = csft.micro_batches(prepared, np.arange(len(prepared.counts)), settings, tokenizer.pad_token_id)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    (micro,) = csft.cut_micro_batches(prepared, np.arange(len(prepared.counts)), settings, tokenizer.pad_token_id)
     model = model.double()
     seen = []
     hook = model.model.layers[-1].mlp.down_proj.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[:-1]))
     if way == "validation":
-        found = csft.validation(model, prepared, settings, tokenizer.pad_token_id)["loss"] * len(micro["labels"])
+        found = csft.validate(model, prepared, settings, tokenizer.pad_token_id)["loss"] * len(micro["labels"])
         assert seen == [micro["labels"].shape]
     else:
-        backbone.recompute(model).train()
-        value, _ = csft.loss(model, micro)
+        backbone.set_recomputing(model).train()
+        value, _ = csft.compute_loss(model, micro)
         value.backward()
         found, checkpointed = value.item(), grads(model)
         assert set(seen) == {micro["input_ids"].shape}
     hook.remove()
-    backbone.recompute(model, False).zero_grad()
-    value, _ = csft.loss(model, micro)
+    backbone.set_recomputing(model, False).zero_grad()
+    value, _ = csft.compute_loss(model, micro)
     value.backward()
     assert found == pytest.approx(value.item(), rel=1e-12)
     if way == "checkpointed":
@@ -186,7 +186,7 @@ def test_every_label_has_a_source_of_its_own(tiny):
         (CSFT(), make_corpus(), tiny[1]),
         (CSFT(tokenisation="joined"), bracketed_corpus(), bracketed_backbone()[1]),
     ):
-        prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+        prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
         for r in range(len(prepared.counts)):
             micro = csft.collate(prepared, np.array([r]), tokenizer.pad_token_id)
             assert micro["input_ids"].shape[1] == prepared.lengths[r]
@@ -198,18 +198,18 @@ def test_attention_is_the_same_rule_for_every_kernel(tiny):
 
     corpus, settings = bracketed_corpus(), CSFT(tokenisation="joined")
     model, tokenizer = bracketed_backbone()
-    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
     visible, branch = micro["visible"], micro["branch"]
-    wanted = prefix_attention.allowed(visible, branch)
-    found = create_mask(prefix_attention.rule(visible, branch), len(branch), None, *wanted.shape[1:], device="cpu")
+    wanted = prefix_attention.make_allowed(visible, branch)
+    found = create_mask(prefix_attention.make_rule(visible, branch), len(branch), None, *wanted.shape[1:], device="cpu")
     assert torch.equal(found[:, 0], wanted)
     assert torch.equal(prefix_attention.mask(model, micro)[:, 0] == 0, wanted)
     for b, i in zip(*np.nonzero(branch.numpy() >= 0), strict=True):  # the rule in words, token by token
         sees = {j for j in range(len(branch[b])) if wanted[b, i, j]}
         own = set(range(visible[b, i])) if branch[b, i] else set(range(i + 1))
         assert sees == own | {j for j in range(i + 1) if branch[b, i] and branch[b, j] == branch[b, i]}
-    name, why = prefix_attention.kernel(model, micro)
+    name, why = prefix_attention.choose_kernel(model, micro)
     assert name == "sdpa"
     assert "cpu" in why
 
@@ -220,11 +220,11 @@ def test_flex_attention_gives_what_sdpa_gives():
     """Forward only and uncompiled: on a CPU it has no backward pass, which is why it is not chosen there."""
     corpus, settings = bracketed_corpus(), CSFT(tokenisation="joined")
     model, tokenizer = bracketed_backbone()
-    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
-    wanted = prefix_attention.body_states(model, micro)
-    with prefix_attention.using(model, "flex_attention"), torch.compiler.set_stance("force_eager"):
-        found = prefix_attention.body_states(model, micro)
+    wanted = prefix_attention.compute_states(model, micro)
+    with prefix_attention.use_kernel(model, "flex_attention"), torch.compiler.set_stance("force_eager"):
+        found = prefix_attention.compute_states(model, micro)
     real = micro["branch"] >= 0
     torch.testing.assert_close(found[real], wanted[real], rtol=1e-4, atol=1e-5)
 
@@ -242,9 +242,12 @@ class OnCard:
 def test_the_kernel_of_a_card_is_chosen_with_a_reason(monkeypatch):
     for fault, name, said in (("", "flex_attention", "skips"), ("RuntimeError: no triton", "sdpa", "no triton")):
         monkeypatch.setattr(prefix_attention, "_fault", lambda model, micro, fault=fault: fault)
-        assert (prefix_attention.kernel(OnCard(), {})[0], said in prefix_attention.kernel(OnCard(), {})[1]) == (name, True)
+        assert (
+            prefix_attention.choose_kernel(OnCard(), {})[0],
+            said in prefix_attention.choose_kernel(OnCard(), {})[1],
+        ) == (name, True)
     for config, said in (({"sliding_window": 512}, "sliding window"), ({"attention_dropout": 0.1}, "drops")):
-        name, why = prefix_attention.kernel(OnCard(**config), {})
+        name, why = prefix_attention.choose_kernel(OnCard(**config), {})
         assert name == "sdpa"
         assert said in why
 
@@ -252,7 +255,7 @@ def test_the_kernel_of_a_card_is_chosen_with_a_reason(monkeypatch):
 def test_a_kernel_that_fails_is_not_used_and_said(tiny):
     """Flex attention really fails here: it has no backward pass on a CPU."""
     model, tokenizer = tiny
-    prepared = samples.prepare(make_corpus(), make_corpus().samples("train"), tokenizer, CSFT())
+    prepared = csft_samples.prepare(make_corpus(), make_corpus().samples("train"), tokenizer, CSFT())
     micro = csft.collate(prepared, np.arange(2), tokenizer.pad_token_id)
     with torch.compiler.set_stance("force_eager"):
         why = prefix_attention._fault(model, micro)
@@ -263,7 +266,7 @@ def test_a_kernel_that_fails_is_not_used_and_said(tiny):
 
 def test_a_kernel_is_used_inside_and_not_after(tiny):
     model, _ = tiny
-    with prefix_attention.using(model, "eager"):
+    with prefix_attention.use_kernel(model, "eager"):
         assert model.config._attn_implementation == "eager"
     assert model.config._attn_implementation == "sdpa"
 
@@ -273,7 +276,7 @@ def test_a_kernel_is_used_inside_and_not_after(tiny):
 def test_rows_hold_every_sample_once_and_tokens_are_counted_right(seed, max_history, max_tokens, shared):
     corpus = make_corpus(users=5, max_history=max_history, seed=seed)
     settings = CSFT(max_tokens=max_tokens, shared_prefix=shared)
-    prepared = samples.prepare(corpus, corpus.samples("train"), FakeTokenizer(), settings)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), FakeTokenizer(), settings)
     assert prepared.target.tolist() == sorted(corpus.samples("train"))
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), 0)
     assert (micro["branch"] >= 0).sum(1).tolist() == prepared.lengths.tolist()
@@ -304,7 +307,7 @@ def test_the_text_is_the_official_one(tokenisation):
     _, tokenizer = bracketed_backbone()
     corpus, settings = bracketed_corpus(), CSFT(tokenisation=tokenisation)
     titles = corpus.titles
-    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     for s, target in enumerate(prepared.target):
         history, answer = prepared.alone(s)
         assert (history.tolist(), answer.tolist()) == official(tokenizer, corpus, target, settings)
@@ -314,7 +317,7 @@ def test_the_text_is_the_official_one(tokenisation):
 
 def test_an_epoch_reads_every_row_once_and_repeats_by_seed(corpus, tiny):
     settings = CSFT(batch_size=5)
-    prepared = samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
     batches = csft.Batches(prepared, settings, 0)
     for epoch in (0, 1):
         plan = batches.plan(epoch)
@@ -347,7 +350,7 @@ def test_no_step_is_empty_though_a_row_holds_more_samples_than_a_step(counts, ba
 def test_steps_hold_the_set_number_of_samples_and_pad_little(tiny):
     corpus = make_corpus(users=3000, max_history=8, longest=25)
     settings = CSFT(batch_size=64, batch_tokens=2000)
-    prepared = samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
     batches = csft.Batches(prepared, settings, 0)
     facts = batches.facts()
     steps = [batches[k] for k in range(batches.steps_per_epoch)]
@@ -362,6 +365,6 @@ def test_steps_hold_the_set_number_of_samples_and_pad_little(tiny):
 
 
 def test_no_sample_is_an_error(corpus, tiny):
-    prepared = samples.prepare(corpus, np.array([], dtype=np.int64), tiny[1], CSFT())
+    prepared = csft_samples.prepare(corpus, np.array([], dtype=np.int64), tiny[1], CSFT())
     with pytest.raises(ValueError, match="no training sample"):
         csft.Batches(prepared, CSFT(), 0)

@@ -55,9 +55,9 @@ def test_an_epoch_costs_what_the_models_own_forward_says(family, checkpointing, 
     plain = sum(one_row_a_sample(model, tokenizer, corpus, t) for t in corpus.samples("train"))
     expected = torch.autograd.grad(plain, list(model.parameters()))
     if checkpointing:
-        backbone.recompute(model)
+        backbone.set_recomputing(model)
         model.train()
-    shared = sum(csft.loss(model, micro)[0] for micro in micros)
+    shared = sum(csft.compute_loss(model, micro)[0] for micro in micros)
     assert shared.item() == pytest.approx(plain.item(), rel=1e-9)
     for found, wanted in zip(torch.autograd.grad(shared, list(model.parameters())), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-8)

@@ -67,4 +67,4 @@ def test_the_bar_tells_steps_tokens_and_time_left_where_somebody_looks(monkeypat
 def test_a_series_that_runs_headless_has_no_bar(monkeypatch):
     monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
     monkeypatch.setenv(SERIES, "1")
-    assert not live.looked_at()
+    assert not live.is_watched()

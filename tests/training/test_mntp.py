@@ -17,13 +17,13 @@ TITLES = make_corpus().titles
 
 def test_loss_equals_the_dense_loss_with_masked_labels(tiny):
     model, tokenizer = tiny
-    backbone.bidirectional(model)
+    backbone.lift_causal_mask(model)
     batches = mntp.Batches(TITLES, tokenizer, model.config.vocab_size, MNTP(rate=0.4, batch_size=16))
     (micro,) = batches[0]
     labels = torch.full_like(micro["input_ids"], -100)
     labels.view(-1)[micro["sources"] + 1] = micro["labels"]  # the label stands one after the position that predicts it
     dense = model(input_ids=micro["input_ids"], attention_mask=micro["attention_mask"], labels=labels).loss
-    total, count = mntp.loss(model, micro)
+    total, count = mntp.compute_loss(model, micro)
     assert count > 10
     assert (total / count).item() == pytest.approx(dense.item(), abs=1e-6)
 
@@ -48,7 +48,7 @@ def test_loss_equals_transformers_own_collator_and_dense_loss(tiny, how):
         "labels": given["labels"][rows, places + 1],
     }
     with torch.no_grad():
-        total, count = mntp.loss(model, micro)
+        total, count = mntp.compute_loss(model, micro)
     assert count > 20
     assert (total / count).item() == pytest.approx(dense.item(), abs=1e-6)
 
@@ -107,9 +107,9 @@ def test_rows_are_padded_on_the_right_and_predicted_from_the_position_before(tin
 
 def test_validation_by_hand(tiny):
     model, tokenizer = tiny
-    backbone.bidirectional(model)
+    backbone.lift_causal_mask(model)
     batches = mntp.Batches(TITLES, tokenizer, len(tokenizer), MNTP(rate=0.4, batch_tokens=60))
-    found = mntp.validation(model, batches)
+    found = mntp.validate(model, batches)
     total, right, count = 0.0, 0, 0
     for micro in batches.micro_batches(np.arange(len(TITLES)), np.random.default_rng(42)):
         with torch.no_grad():
@@ -121,7 +121,7 @@ def test_validation_by_hand(tiny):
     assert found["loss"] == pytest.approx(total / count, rel=1e-5)
     assert found["accuracy"] == right / count
     assert found["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
-    assert found == mntp.validation(model, batches)
+    assert found == mntp.validate(model, batches)
 
 
 def test_training_learns_the_titles_and_the_new_token_is_saved_with_it(tiny, tmp_path):
@@ -131,7 +131,7 @@ def test_training_learns_the_titles_and_the_new_token_is_saved_with_it(tiny, tmp
     seen = [row["validation_loss"] for row in history if "validation_loss" in row]
     assert seen[-1] < seen[0]
     assert {"validation_accuracy", "validation_perplexity"} <= {k for row in history for k in row}
-    assert backbone.leak(model, padded=True) > 0
+    assert backbone.measure_leak(model, padded=True) > 0
     backbone.save(model, tokenizer, tmp_path / "stage")
     again, tokens = backbone.load(tmp_path / "stage", Backbone(device="cpu"))
     assert tokens.mask_token_id == tokenizer.mask_token_id == len(tokens) - 1

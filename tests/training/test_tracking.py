@@ -118,10 +118,10 @@ def test_one_that_is_not_installed_is_refused_with_how_to_install_it(tracker, tm
     said = rf"mntp_report_to is '{tracker}', which is not installed here: pip install {tracker}\. Or set it to none"
     values = {"mntp_report_to": tracker}
     with pytest.raises(SettingsError, match=said):
-        feasibility.on_this_machine(values, ["03"])
-    feasibility.on_this_machine(values, ["02", "04"])
+        feasibility.check_machine(values, ["03"])
+    feasibility.check_machine(values, ["02", "04"])
     with pytest.raises(SettingsError, match=said):
-        feasibility.of_corpus(make_corpus(), MNTP(report_to=tracker))
+        feasibility.check_corpus(make_corpus(), MNTP(report_to=tracker))
     with pytest.raises(SettingsError, match=rf"csft_report_to is '{tracker}'"):
         train(tmp_path / "run", report_to=tracker)
 
@@ -133,8 +133,10 @@ def test_an_unknown_one_is_refused():
 
 def test_it_stands_in_no_key():
     place = Backbone()
-    assert artefact.key(SETTINGS, place) == artefact.key(CSFT(**{**SETTINGS.as_dict(), "report_to": "wandb"}), place)
-    assert "report_to" not in artefact.key(SETTINGS, place)["settings"]
+    assert artefact.split_settings(SETTINGS, place) == artefact.split_settings(
+        CSFT(**{**SETTINGS.as_dict(), "report_to": "wandb"}), place
+    )
+    assert "report_to" not in artefact.split_settings(SETTINGS, place)["settings"]
 
 
 def test_what_a_tracker_keeps_here_lies_in_the_run_s_folder_unless_its_own_variable_says_otherwise(monkeypatch, tmp_path):

@@ -18,11 +18,11 @@ from transformers import TrainerCallback
 
 from llm2rec_kit.corpus import mix
 from llm2rec_kit.fitting import checkpoints, trainer
-from llm2rec_kit.fitting.history import final, read_history, write_history
+from llm2rec_kit.fitting.history import read_history, take_last_values, write_history
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
 from llm2rec_kit.training import contrastive, csft, mntp
-from llm2rec_kit.training.titles import drawn, train_titles
+from llm2rec_kit.training.titles import draw_rows, train_titles
 
 
 def losses(history, name="loss"):
@@ -70,7 +70,7 @@ def test_a_step_is_what_a_plain_loop_with_torch_alone_does(tmp_path):
         rate = 3e-3 * min(step / 2, (5 - step) / 3)
         micros = batches[step]
         count = sum(int(m["count"]) for m in micros)
-        value = sum(csft.loss(model, m)[0] for m in micros) / count
+        value = sum(csft.compute_loss(model, m)[0] for m in micros) / count
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = rate
@@ -102,8 +102,8 @@ def test_the_official_horizons_of_stage_two():
         def __init__(self, n, size):
             self.steps_per_epoch = -(-n // size)
 
-    assert trainer.planned_steps(Contrastive(schedule_epochs=5), Tokens(108_753, 256)) == 2125
-    assert trainer.planned_steps(MNTP(schedule_epochs=3), Tokens(97_878, 32)) == 9177
+    assert trainer.plan_steps(Contrastive(schedule_epochs=5), Tokens(108_753, 256)) == 2125
+    assert trainer.plan_steps(MNTP(schedule_epochs=3), Tokens(97_878, 32)) == 9177
     model, tokenizer = tiny()
     titles = [f"title {i}" for i in range(20)]
     assert contrastive.Batches(titles, tokenizer, Contrastive(batch_size=8)).steps_per_epoch == 3
@@ -147,7 +147,9 @@ def fit_overfitting(folder, callback, **changes):
     settings = replace(SETTINGS, evaluate_every=1, **changes)
     model, batches, _ = csft_parts(settings)
     validate = overfitting(settings)
-    history = trainer.fit("csft", model, batches, csft.loss, settings, folder, validate=validate, callbacks=[callback])
+    history = trainer.fit(
+        "csft", model, batches, csft.compute_loss, settings, folder, validate=validate, callbacks=[callback]
+    )
     return model.state_dict(), history
 
 
@@ -156,7 +158,9 @@ def test_the_best_weights_come_back_where_they_are_asked_for(tmp_path):
     kept, history = fit_overfitting(tmp_path, seen, keep="best")
     assert same(kept, seen.at[4])
     assert max(seen.at) == 12
-    assert final(history) | {"best_step": 4, "best_validation_loss": 1.0, "kept_step": 4} == final(history)
+    assert take_last_values(history) | {"best_step": 4, "best_validation_loss": 1.0, "kept_step": 4} == take_last_values(
+        history
+    )
 
 
 def test_the_last_weights_are_kept_otherwise_and_the_best_is_recorded(tmp_path):
@@ -181,9 +185,9 @@ def test_patience_wants_a_validation_loss(tmp_path):
     model, batches, _ = csft_parts(SETTINGS)
     settings = replace(SETTINGS, patience=1)
     with pytest.raises(SettingsError, match="there is no validation sample"):
-        trainer.fit("csft", model, batches, csft.loss, settings, tmp_path)
+        trainer.fit("csft", model, batches, csft.compute_loss, settings, tmp_path)
     with pytest.raises(trainer.TrainingError, match="need a finite validation loss"):
-        trainer.fit("csft", model, batches, csft.loss, settings, tmp_path, validate=lambda m: {"other": 1.0})
+        trainer.fit("csft", model, batches, csft.compute_loss, settings, tmp_path, validate=lambda m: {"other": 1.0})
 
 
 def poisoned(what: str, row: torch.Tensor, step: int):
@@ -192,7 +196,7 @@ def poisoned(what: str, row: torch.Tensor, step: int):
 
     def loss(model, micro):
         nonlocal calls
-        value, n = csft.loss(model, micro)
+        value, n = csft.compute_loss(model, micro)
         calls += model.training
         if calls >= step and model.training and any(torch.equal(row, ids) for ids in micro["input_ids"]):
             zero = value * 0
@@ -214,7 +218,7 @@ def test_what_is_not_finite_stops_the_training_and_names_the_sample(tmp_path, wh
     assert "The last checkpoint is that of step 4." in message
     assert "micro-batch 1 of 1, row 2 of 2" in message
     assert repr(tokenizer.decode(row, skip_special_tokens=True)) in message
-    assert checkpoints.step_of(checkpoints.last(tmp_path / "checkpoints")) == 4
+    assert checkpoints.step_of(checkpoints.find_last(tmp_path / "checkpoints")) == 4
     whole, _ = train(tmp_path / "whole")
     mended, _ = train(tmp_path, save_every=2)
     assert same(whole, mended)
@@ -235,7 +239,7 @@ def test_a_title_that_breaks_the_contrast_is_named(tmp_path):
 
     found = rf"loss of step 2 is nan: micro-batch 1 of 1, row \d+ of 32: .*\b{token}\b"
     with pytest.raises(trainer.TrainingError, match=found):
-        trainer.fit("c", model, batches, contrastive.loss_of(settings), settings, tmp_path, callbacks=[Diverge()])
+        trainer.fit("c", model, batches, contrastive.make_loss(settings), settings, tmp_path, callbacks=[Diverge()])
 
 
 def test_a_model_that_is_broken_from_the_start_is_not_trained(tmp_path):
@@ -243,7 +247,7 @@ def test_a_model_that_is_broken_from_the_start_is_not_trained(tmp_path):
     with torch.no_grad():
         model.model.norm.weight[0] = float("inf")
     with pytest.raises(backbone.BackboneError, match="not finite before any training"):
-        trainer.fit("csft", model, batches, csft.loss, SETTINGS, tmp_path)
+        trainer.fit("csft", model, batches, csft.compute_loss, SETTINGS, tmp_path)
 
 
 class Interrupt(TrainerCallback):
@@ -293,7 +297,7 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_says_how_to_go_on(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", callbacks=[Interrupt(7, how)])
     assert "Run the same cell or command again to go on from there." in capsys.readouterr().out
-    assert checkpoints.step_of(checkpoints.last(tmp_path / "cut" / "checkpoints")) == saved
+    assert checkpoints.step_of(checkpoints.find_last(tmp_path / "cut" / "checkpoints")) == saved
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     warned = []
     monkeypatch.setattr(transformers.trainer.logger, "warning", warned.append)
@@ -312,9 +316,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_each_step_draws_distinct_titles_and_an_epoch_repeats_none():
-    steps = [drawn(10, 3, 7, step).tolist() for step in range(3)]
+    steps = [draw_rows(10, 3, 7, step).tolist() for step in range(3)]
     assert len({i for batch in steps for i in batch}) == 9
-    assert steps == [drawn(10, 3, 7, step).tolist() for step in range(3)]
+    assert steps == [draw_rows(10, 3, 7, step).tolist() for step in range(3)]
 
 
 def test_stage_two_learns_and_stays_bidirectional(tmp_path):

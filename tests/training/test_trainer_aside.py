@@ -11,7 +11,7 @@ import torch
 from trained import SETTINGS, csft_parts, tiny, train
 
 from llm2rec_kit.fitting import artefact, checkpoints, trainer
-from llm2rec_kit.fitting.history import final, read_history, write_history
+from llm2rec_kit.fitting.history import read_history, take_last_values, write_history
 from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
@@ -20,7 +20,7 @@ from llm2rec_kit.training import csft
 PLACE = Backbone(device="cpu")
 
 
-def make(run: Run, loss=csft.loss, **changes) -> Path:
+def make(run: Run, loss=csft.compute_loss, **changes) -> Path:
     """A small CSFT as notebook 02 makes it, from no inputs."""
     settings = replace(SETTINGS, **changes)
 
@@ -29,9 +29,9 @@ def make(run: Run, loss=csft.loss, **changes) -> Path:
         history = trainer.fit("csft", model, batches, loss, settings, folder, validate=validate)
         backbone.save(model, tiny()[1], folder)
         write_history(history, folder)
-        return final(history)
+        return take_last_values(history)
 
-    return run.make("csft", build, **artefact.key(settings, PLACE))
+    return run.make("csft", build, **artefact.split_settings(settings, PLACE))
 
 
 def out_of_memory(at: int):
@@ -42,7 +42,7 @@ def out_of_memory(at: int):
         calls.append(1)
         if len(calls) == at:
             raise MemoryError
-        return csft.loss(model, micro)
+        return csft.compute_loss(model, micro)
 
     return loss
 
@@ -55,7 +55,7 @@ def test_out_of_memory_goes_on_from_the_checkpoint_with_less(tmp_path, capsys):
     run = Run("r", tmp_path)
     with pytest.raises(MemoryError):
         make(run, out_of_memory(8))
-    left = checkpoints.last(run.path / ".csft.partial" / "checkpoints")
+    left = checkpoints.find_last(run.path / ".csft.partial" / "checkpoints")
     assert left is not None
     made = make(run, batch_tokens=64, gradient_checkpointing=True, save_every=2)
     assert f"csft: resuming from {left.name}" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_a_working_folder_of_an_older_version_is_resumed(tmp_path):
     older = json.loads(mark.read_text())
     del older["aside"], older["seal"]
     mark.write_text(json.dumps(older))
-    left = checkpoints.last(mark.parent / "checkpoints")
+    left = checkpoints.find_last(mark.parent / "checkpoints")
     with pytest.raises(MemoryError):
         make(run, out_of_memory(1), batch_tokens=64)
     assert left.is_dir()
@@ -102,7 +102,7 @@ def test_a_resumed_training_saves_as_often_as_it_is_set_now(tmp_path, monkeypatc
     saved = []
     seal = checkpoints.seal
     monkeypatch.setattr(checkpoints, "seal", lambda c, more: (saved.append(checkpoints.step_of(c)), seal(c, more)))
-    start = checkpoints.step_of(checkpoints.last(tmp_path / "checkpoints"))
+    start = checkpoints.step_of(checkpoints.find_last(tmp_path / "checkpoints"))
     train(tmp_path, save_every=1)
     assert saved == list(range(start + 1, SETTINGS.steps + 1))
 
@@ -118,7 +118,7 @@ def test_a_resumed_training_saves_as_often_as_it_is_set_now(tmp_path, monkeypatc
     ],
 )
 def test_what_counts(settings, aside):
-    key = artefact.key(settings, PLACE, domains=["toy"])
+    key = artefact.split_settings(settings, PLACE, domains=["toy"])
     assert set(key["aside"]) == aside
     kept = {name: value for name, value in settings.as_dict().items() if name not in artefact.UNKEPT}
     assert key["settings"] == kept | {"device": "cpu", "dtype": "auto", "domains": ["toy"]}
@@ -128,17 +128,17 @@ def test_runs_of_a_store_share_what_differs_in_memory_alone(tmp_path):
     (tmp_path / ".store").mkdir()
     made = []
     for name, tokens in (("a", 1), ("b", 2)):
-        key = artefact.key(CSFT(batch_tokens=tokens), PLACE)
+        key = artefact.split_settings(CSFT(batch_tokens=tokens), PLACE)
         run = Run(name, tmp_path)
         assert run.stale("csft", **key) == (name == "a")
         run.make("csft", lambda folder: made.append(folder), **key)
     assert len(made) == 1
     run.forget("csft")
-    assert Run("c", tmp_path).stale("csft", **artefact.key(CSFT(batch_tokens=3), PLACE))
+    assert Run("c", tmp_path).stale("csft", **artefact.split_settings(CSFT(batch_tokens=3), PLACE))
 
 
 def test_a_study_adopts_what_differs_in_memory_alone(tmp_path):
     base, study = Run("base", tmp_path), Run("study", tmp_path)
-    base.make("csft", lambda folder: None, **artefact.key(CSFT(), PLACE))
-    assert study.adopt(base, "csft", **artefact.key(CSFT(save_every=5), PLACE))
-    assert not study.adopt(base, "csft", **artefact.key(CSFT(steps=5), PLACE))
+    base.make("csft", lambda folder: None, **artefact.split_settings(CSFT(), PLACE))
+    assert study.reuse_from(base, "csft", **artefact.split_settings(CSFT(save_every=5), PLACE))
+    assert not study.reuse_from(base, "csft", **artefact.split_settings(CSFT(steps=5), PLACE))

@@ -93,7 +93,7 @@ def test_killed_at_any_point_it_resumes_to_the_same_bits(tmp_path, whole, capsys
     left = POINTS[point][1]
     assert ended(start_child(killed, train, tmp_path, point)) == -signal.SIGKILL
     capsys.readouterr()
-    found = checkpoints.last(tmp_path / "checkpoints")
+    found = checkpoints.find_last(tmp_path / "checkpoints")
     assert (checkpoints.step_of(found) if found else 0) == left
     resumed, history = train(tmp_path)
     assert history == whole[1]
@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_at_the_marker_counts_as_full(tmp_path, monkeypatch)
     monkeypatch.setattr(runs, "write_json", full)
     with pytest.raises(trainer.TrainingError, match=r"step 6 could not be written .* No space left on device"):
         train(tmp_path)
-    assert checkpoints.step_of(checkpoints.last(tmp_path / "checkpoints")) == 3
+    assert checkpoints.step_of(checkpoints.find_last(tmp_path / "checkpoints")) == 3
 
 
 def flip(file: Path) -> None:
@@ -207,17 +207,17 @@ def test_a_marker_names_every_file_with_size_and_hash(tmp_path):
     checkpoint = tmp_path / "checkpoints" / "checkpoint-12"
     files = json.loads((checkpoint / "complete").read_text())["files"]
     assert set(files) == {p.name for p in checkpoint.iterdir()} - {"complete"}
-    assert files["model.safetensors"][1] == runs.file_digest(checkpoint / "model.safetensors")
+    assert files["model.safetensors"][1] == runs.hash_file(checkpoint / "model.safetensors")
     assert safetensors.torch.load_file(checkpoint / "model.safetensors")
 
 
 def test_best_weights_that_are_damaged_are_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "fault", lambda c: "it is damaged")
+    monkeypatch.setattr(checkpoints, "find_fault", lambda c: "it is damaged")
     with pytest.raises(trainer.TrainingError, match=r"best weights, of step \d+, cannot be read"):
         train(tmp_path, keep="best", evaluate_every=4, loss=rising)
 
 
 def rising(model, micro):
     """A loss whose sign turns training round: the first validation is the best."""
-    value, n = csft.loss(model, micro)
+    value, n = csft.compute_loss(model, micro)
     return (-value if model.training else value), n

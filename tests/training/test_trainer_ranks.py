@@ -70,7 +70,7 @@ def test_two_processes_learn_what_one_does(tmp_path, work):
 
 def as_rank(monkeypatch, rank: int, world: int) -> None:
     monkeypatch.setattr(distributed, "rank", lambda: rank)
-    monkeypatch.setattr(distributed, "world", lambda: world)
+    monkeypatch.setattr(distributed, "world_size", lambda: world)
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -81,7 +81,7 @@ def test_every_row_is_seen_once_and_the_sums_add_up(monkeypatch, world):
     model, batches, _ = csft_parts(settings)
     model.double()
     for micro in batches[0]:
-        whole, n = csft.loss(model, micro)
+        whole, n = csft.compute_loss(model, micro)
         parts = []
         for rank in range(world):
             as_rank(monkeypatch, rank, world)
@@ -90,7 +90,7 @@ def test_every_row_is_seen_once_and_the_sums_add_up(monkeypatch, world):
         assert all(int(p["count"]) == n and len(p["input_ids"]) for p in parts)
         seen = [tuple(ids.tolist()) for p in parts if len(p["labels"]) for ids in p["input_ids"]]
         assert sorted(seen) == sorted(tuple(ids.tolist()) for ids in micro["input_ids"])
-        values = [csft.loss(model, p)[0] for p in parts]
+        values = [csft.compute_loss(model, p)[0] for p in parts]
         assert sum(values).item() == pytest.approx(whole.item(), rel=1e-6)
         assert all(v.requires_grad for v in values)
 
@@ -100,23 +100,23 @@ def test_contrast_shared_out_has_the_gradient_of_the_whole(monkeypatch, world):
     """In one process, the gathering played by hand: every rank's own rows carry the gradient, float64."""
     settings = Contrastive(batch_size=7, batch_tokens=80, symmetric=True)
     model, tokenizer = tiny()
-    backbone.bidirectional(model.double())
+    backbone.lift_causal_mask(model.double())
     (micro,) = contrastive.Batches([f"{w} of {i} {w}" for i, w in enumerate("abcdefghi")], tokenizer, settings)[0]
     assert len(micro["chunks"]) > 1
-    loss = contrastive.loss_of(settings)
+    loss = contrastive.make_loss(settings)
     value, n = loss(model, micro)
     wanted = torch.autograd.grad(value, list(model.model.parameters()))
     pooled, shares = [], []
     for rank in range(world):
         as_rank(monkeypatch, rank, world)
         shares.append(distributed.share(micro))
-        monkeypatch.setattr(distributed, "gathered", lambda own: pooled.append(own) or own.repeat(world, 1))
+        monkeypatch.setattr(distributed, "all_gather", lambda own: pooled.append(own) or own.repeat(world, 1))
         loss(model, shares[-1])
     assert len({len(p) for p in pooled}) == 1  # all_gather wants equal sizes
     total = [torch.zeros_like(g) for g in wanted]
     for rank in range(world):
         parts = [p if r == rank else p.detach() for r, p in enumerate(pooled)]
-        monkeypatch.setattr(distributed, "gathered", lambda own, parts=parts: torch.cat(parts))
+        monkeypatch.setattr(distributed, "all_gather", lambda own, parts=parts: torch.cat(parts))
         part, count = loss(model, shares[rank])
         assert (part.item(), count) == (pytest.approx(value.item(), rel=1e-6), n)
         gradients = torch.autograd.grad(part, list(model.model.parameters()), retain_graph=True)
@@ -147,7 +147,7 @@ def test_two_processes_that_were_killed_go_on_as_one(tmp_path):
     """The number of processes is no setting: what two began, one ends, within rounding."""
     alone, _ = train(tmp_path / "one")
     assert together(killed_after, 8, tmp_path / "two") == [-9, -9]
-    assert checkpoints.step_of(checkpoints.last(tmp_path / "two" / "checkpoints")) == 6
+    assert checkpoints.step_of(checkpoints.find_last(tmp_path / "two" / "checkpoints")) == 6
     resumed, _ = train(tmp_path / "two")
     for name in alone:
         torch.testing.assert_close(resumed[name], alone[name], rtol=0, atol=3e-4)
@@ -155,7 +155,7 @@ def test_two_processes_that_were_killed_go_on_as_one(tmp_path):
 
 def fails_on_one(folder: Path) -> None:
     def loss(model, micro):
-        value, n = csft.loss(model, micro)
+        value, n = csft.compute_loss(model, micro)
         return (value * np.nan if distributed.rank() == 1 and model.training else value), n
 
     with pytest.raises(trainer.TrainingError, match="The loss of step 1 is nan"):

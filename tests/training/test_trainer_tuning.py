@@ -60,14 +60,16 @@ def test_merged_weights_give_what_the_adapters_gave(tmp_path):
 
 def test_a_merged_model_is_still_bidirectional_after_it_is_loaded_again(tmp_path):
     model, tokenizer = tiny()
-    backbone.bidirectional(model)
+    backbone.lift_causal_mask(model)
     train(tmp_path / "t", tuning="lora", model=model)
     backbone.save(model, tokenizer, tmp_path / "saved")
     again, _ = backbone.load(tmp_path / "saved", Backbone(device="cpu"))
     assert backbone.is_bidirectional(again)
     for padded in (False, True):
-        assert backbone.leak(again, padded=padded) == pytest.approx(backbone.leak(model, padded=padded), abs=1e-6)
-        assert backbone.leak(again, padded=padded) > 1e-3
+        assert backbone.measure_leak(again, padded=padded) == pytest.approx(
+            backbone.measure_leak(model, padded=padded), abs=1e-6
+        )
+        assert backbone.measure_leak(again, padded=padded) > 1e-3
 
 
 def test_stage_two_takes_lora_too(tmp_path):
@@ -112,7 +114,7 @@ def test_an_untied_head_gets_no_adapter():
         tie_word_embeddings=False,
     )
     model = AutoModelForCausalLM.from_config(config)
-    assert "lm_head" not in lora.linear_layers(model)
+    assert "lm_head" not in lora.find_linear_layers(model)
     adapted = lora.attach(model, CSFT())
     assert not any("lm_head" in n for n, p in adapted.named_parameters() if p.requires_grad)
 
@@ -126,7 +128,7 @@ def test_mixed_precision_keeps_float32_weights_under_bfloat16_products(tmp_path)
         watch = Watch(lambda m: (m.dtype, m.model.norm.weight.detach().float().clone()))
         settings = CSFT(steps=4, batch_size=8, learning_rate=1e-4, warmup_steps=0, precision=precision)
         history = trainer.fit(
-            "csft", model, batches, csft.loss, settings, tmp_path / precision, validate=validate, callbacks=[watch]
+            "csft", model, batches, csft.compute_loss, settings, tmp_path / precision, validate=validate, callbacks=[watch]
         )
         assert model.dtype is torch.bfloat16
         seen[precision] = (*watch.seen, [row["loss"] for row in history if "loss" in row])
@@ -146,20 +148,20 @@ def test_mixed_precision_is_close_to_float32(tmp_path):
     assert {v.dtype for v in mixed.values()} == {torch.float32}
 
 
-@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("work", [train, train_mntp, train_contrastive])
 def test_mixed_precision_multiplies_in_bfloat16_and_attends_in_float32(tmp_path, monkeypatch, work):
     """`mixed` once did float32 throughout: our layers' forward was out of autocast's reach."""
     seen, attended, heads = set(), set(), set()
     rows = tiny()[0].config.vocab_size
-    product, blocked, attend = kernels.product, kernels.blocked, F.scaled_dot_product_attention
+    product, blocked, attend = kernels.multiply, kernels.multiply_blocked, F.scaled_dot_product_attention
 
     def watched(x, weight, *bias):
         heads.update({x.dtype} if len(weight) == rows else ())
         return blocked(x, weight, *bias)
 
-    monkeypatch.setattr(kernels, "product", lambda a, *rest: seen.add(a.dtype) or product(a, *rest))
-    monkeypatch.setattr(kernels, "blocked", watched)
+    monkeypatch.setattr(kernels, "multiply", lambda a, *rest: seen.add(a.dtype) or product(a, *rest))
+    monkeypatch.setattr(kernels, "multiply_blocked", watched)
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **k: attended.add(q.dtype) or attend(q, *a, **k))
     weights, _ = work(tmp_path, precision="mixed", steps=2)
     assert seen == {torch.bfloat16}
@@ -168,9 +170,9 @@ def test_mixed_precision_multiplies_in_bfloat16_and_attends_in_float32(tmp_path,
     assert {v.dtype for v in weights.values()} == {torch.float32}
 
 
-@pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
 def test_mixed_precision_is_refused_where_it_would_be_slower(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr(kernels, "has_fast_bfloat16", lambda: False)
     with pytest.raises(SettingsError, match="csft_precision: mixed multiplies in bfloat16, which this CPU has no"):
         train(tmp_path, precision="mixed")
     assert list(tmp_path.iterdir()) == []
@@ -202,11 +204,11 @@ def test_gradient_checkpointing_computes_activations_anew_and_is_off_afterwards(
     passes = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     settings = CSFT(steps=2, batch_size=8, gradient_checkpointing=True)
-    trainer.fit("csft", model, batches, csft.loss, settings, tmp_path)
+    trainer.fit("csft", model, batches, csft.compute_loss, settings, tmp_path)
     passes_in_training = len(passes) - 2  # two of them when the head is checked
     assert passes_in_training == 2 * 2
     passes.clear()
-    csft.loss(model.train(), batches[0][0])[0].backward()
+    csft.compute_loss(model.train(), batches[0][0])[0].backward()
     assert len(passes) == 1
 
 
@@ -215,4 +217,4 @@ def test_a_head_that_is_more_than_a_matrix_is_refused(tmp_path):
     own = model.forward
     model.forward = lambda *a, **k: type("Out", (), {"logits": own(*a, **k).logits * 2})
     with pytest.raises(backbone.BackboneError, match="head of this model"):
-        trainer.fit("csft", model, batches, csft.loss, SETTINGS, tmp_path)
+        trainer.fit("csft", model, batches, csft.compute_loss, SETTINGS, tmp_path)

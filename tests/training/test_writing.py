@@ -11,7 +11,7 @@ from conftest import make_corpus
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import csft, generation
-from llm2rec_kit.training.samples import prepare
+from llm2rec_kit.training.csft_samples import prepare
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def learned():
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
     for _ in range(120):
         optimizer.zero_grad()
-        value, n = csft.loss(model.train(), micro)
+        value, n = csft.compute_loss(model.train(), micro)
         (value / n).backward()
         optimizer.step()
     return corpus, model.eval(), tokenizer, prepared
@@ -35,7 +35,7 @@ def learned():
 def test_a_model_that_knows_the_sequence_writes_it(learned):
     corpus, model, tokenizer, prepared = learned
     every = np.arange(len(prepared))[::-1]
-    written = generation.continuations(model, tokenizer, corpus, prepared, every, CSFT(), beams=3)
+    written = generation.generate_titles(model, tokenizer, corpus, prepared, every, CSFT(), beams=3)
     assert written["sample"].to_list() == np.repeat(every, 3).tolist()
     assert written["rank"].to_list() == [1, 2, 3] * len(every)
     first = written.filter(rank=1)
@@ -54,7 +54,7 @@ def test_a_model_that_knows_the_sequence_writes_it(learned):
 def test_one_beam_is_the_likeliest_token_each_time_whatever_the_batch(learned):
     corpus, model, tokenizer, prepared = learned
     every = np.arange(len(prepared))
-    written = generation.continuations(model, tokenizer, corpus, prepared, every, CSFT(), beams=1)
+    written = generation.generate_titles(model, tokenizer, corpus, prepared, every, CSFT(), beams=1)
     for s, text in zip(every, written["written"], strict=True):
         ids = prepared.alone(s)[0].tolist()
         for _ in range(int(prepared.answers.lengths.max())):
@@ -72,13 +72,13 @@ def test_shares_count_histories():
             "next": [True, False, False, False, False, False],
         }
     )
-    assert generation.shares(written) == pytest.approx(
+    assert generation.measure_shares(written) == pytest.approx(
         {"first_real": 1 / 3, "any_real": 2 / 3, "next_first": 1 / 3, "next_any": 1 / 3}
     )
 
 
 def test_no_history_is_no_title(learned):
     corpus, model, tokenizer, prepared = learned
-    written = generation.continuations(model, tokenizer, corpus, prepared, np.array([], dtype=int), CSFT())
+    written = generation.generate_titles(model, tokenizer, corpus, prepared, np.array([], dtype=int), CSFT())
     assert written.is_empty()
-    assert generation.shares(written) == dict.fromkeys(("first_real", "any_real", "next_first", "next_any"), 0.0)
+    assert generation.measure_shares(written) == dict.fromkeys(("first_real", "any_real", "next_first", "next_any"), 0.0)

@@ -16,7 +16,7 @@ from conftest import make_corpus
 from llm2rec_kit.fitting import trainer
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import contrastive, csft, mntp, samples
+from llm2rec_kit.training import contrastive, csft, csft_samples, mntp
 
 TINY = Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
 SETTINGS = CSFT(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, save_every=3, evaluate_every=3)
@@ -31,12 +31,12 @@ def csft_parts(settings: CSFT):
     """(model, batches, validate) of a small CSFT."""
     corpus = make_corpus()
     model, tokenizer = tiny()
-    learned, valid = (samples.prepare(corpus, corpus.samples(s), tokenizer, settings) for s in ("train", "valid"))
+    learned, valid = (csft_samples.prepare(corpus, corpus.samples(s), tokenizer, settings) for s in ("train", "valid"))
     pad = tokenizer.pad_token_id
-    return model, csft.Batches(learned, settings, pad), lambda m: csft.validation(m, valid, settings, pad)
+    return model, csft.Batches(learned, settings, pad), lambda m: csft.validate(m, valid, settings, pad)
 
 
-def train(folder: Path, loss=csft.loss, callbacks=(), model=None, **changes) -> tuple[dict, list]:
+def train(folder: Path, loss=csft.compute_loss, callbacks=(), model=None, **changes) -> tuple[dict, list]:
     """A small CSFT from start (or its last checkpoint) to end: (weights, history)."""
     settings = replace(SETTINGS, **changes)
     made, batches, validate = csft_parts(settings)
@@ -50,9 +50,9 @@ def train_mntp(folder: Path, **changes) -> tuple[dict, list]:
     settings = replace(MNTP(steps=6, batch_size=8, learning_rate=3e-3, save_every=3, batch_tokens=120), **changes)
     model, tokenizer = tiny()
     batches = mntp.Batches(make_corpus().titles, tokenizer, model.config.vocab_size, settings)
-    backbone.bidirectional(model)
-    check = lambda m: mntp.validation(m, batches)  # noqa: E731
-    history = trainer.fit("mntp", model, batches, mntp.loss, settings, folder, validate=check)
+    backbone.lift_causal_mask(model)
+    check = lambda m: mntp.validate(m, batches)  # noqa: E731
+    history = trainer.fit("mntp", model, batches, mntp.compute_loss, settings, folder, validate=check)
     return model.state_dict(), history
 
 
@@ -62,9 +62,9 @@ def train_contrastive(folder: Path, **changes) -> tuple[dict, list]:
     settings = replace(start, **changes)
     model, tokenizer = tiny()
     batches = contrastive.Batches(make_corpus().titles, tokenizer, settings)
-    backbone.bidirectional(model)
-    with contrastive.dropout(model, settings):
-        history = trainer.fit("contrastive", model, batches, contrastive.loss_of(settings), settings, folder)
+    backbone.lift_causal_mask(model)
+    with contrastive.use_dropout(model, settings):
+        history = trainer.fit("contrastive", model, batches, contrastive.make_loss(settings), settings, folder)
     return model.state_dict(), history
 
 

@@ -1,7 +1,7 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
 A loader reads and says what it dropped; it does not clean, filter or split. That is `llm2rec_kit.data.cleaning`. What no
-source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `sound`, and counted too.
+source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `keep_sound_rows`, and counted too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
 from llm2rec_kit.settings import Data, own_parts
-from llm2rec_kit.settings.ranges import clipped
-from llm2rec_kit.storage import expanded, known_digest
+from llm2rec_kit.settings.ranges import clip
+from llm2rec_kit.storage import expand_home, hash_file_once
 
 MODULES = {
     "synthetic": "synthetic",
@@ -82,7 +82,7 @@ def load(settings: Data) -> Interactions:
     With `settings.strict` also where the loader had to leave a row out.
     """
     loads = _module(settings).load if settings.source in MODULES else _own
-    found = sound(loads(settings))
+    found = keep_sound_rows(loads(settings))
     faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
     items = [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
     if settings.strict and (faults or items):
@@ -120,7 +120,7 @@ def _own(settings: Data) -> Interactions:
     return tables.from_pair(*found, settings, what)
 
 
-def sound(found: Interactions) -> Interactions:
+def keep_sound_rows(found: Interactions) -> Interactions:
     """`found` without what no stage can use; every row left out is counted in `dropped` or in the facts.
 
     Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one name).
@@ -132,7 +132,7 @@ def sound(found: Interactions) -> Interactions:
     named = folder_names(found.items["domain"].unique(maintain_order=True))
     if renamed := {domain: name for domain, name in named.items() if domain != name}:
         facts["domains_renamed"] = renamed
-    items = first_of_each_item(found.items.with_columns(pl.col("domain").replace(renamed)), facts)
+    items = keep_first_of_each_item(found.items.with_columns(pl.col("domain").replace(renamed)), facts)
     items = _kept_items(items, ~pl.col("source_id").str.contains(CONTROL), "with control characters in the id", facts)
     short = pl.col("title").str.len_chars().fill_null(0) <= LONGEST_TITLE
     items = _kept_items(items, short, f"with a title of more than {LONGEST_TITLE:,} characters", facts)
@@ -152,14 +152,14 @@ def sound(found: Interactions) -> Interactions:
     return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
 
 
-def fingerprint(settings: Data) -> dict[str, str]:
+def hash_files(settings: Data) -> dict[str, str]:
     """sha256 of each file that the source reads, by name, and of a source of one's own: a corpus is stale once one changed."""
-    root = expanded(settings.path)
-    files = {p.relative_to(root.parent).as_posix(): known_digest(p) for p in _files(settings)}
-    return files | own_parts.contents("source", settings.source)
+    root = expand_home(settings.path)
+    files = {p.relative_to(root.parent).as_posix(): hash_file_once(p) for p in _files(settings)}
+    return files | own_parts.hash_part("source", settings.source)
 
 
-def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
+def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
     """The first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
 
     Empty for a source that reads no files; a file that is no text is named with its size.
@@ -169,7 +169,7 @@ def raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFram
         if path.suffix in (".parquet", ".zip"):
             rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
             continue
-        for number, text in enumerate(json_lines.first(path, lines), 1):
+        for number, text in enumerate(json_lines.read_first_lines(path, lines), 1):
             rows.append((path.name, number, text if len(text) <= longest else f"{text[:longest]} …"))
     return pl.DataFrame(rows, schema={"file": pl.String, "line": pl.Int64, "text": pl.String}, orient="row")
 
@@ -178,7 +178,7 @@ def _files(settings: Data) -> list[Path]:
     """The files that the source reads; a module may say which, else all under `settings.path` but hidden ones (parts of
     downloads under way) and the manifests of downloads.
     """
-    root = expanded(settings.path)
+    root = expand_home(settings.path)
     if not settings.path or not root.exists() or settings.source == "mix":
         return []
     if settings.source in MODULES and hasattr(module := _module(settings), "files"):
@@ -193,17 +193,17 @@ def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
         raise ValueError(f"{what} must have the columns {wanted}: {missing} missing, found {frame.columns}.")
 
 
-def first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
+def keep_first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
     """`items` without empty ids and with one row of each source_id, its first with a title; notes in `facts` how many rows
     that cost.
     """
     named = items.filter(pl.col("source_id").is_not_null() & (pl.col("source_id") != ""))
-    kept = first_titled(named)
+    kept = keep_first_titled(named)
     note_items(facts, len(items) - len(kept), "with no id or an id seen before")
     return kept
 
 
-def first_titled(items: pl.DataFrame) -> pl.DataFrame:
+def keep_first_titled(items: pl.DataFrame) -> pl.DataFrame:
     """Of each source_id the first row with a title, else its first row, in the order of the first rows."""
     first = items.unique("source_id", keep="first", maintain_order=True)
     if len(first) == len(items) or not _blank(first["title"]).any():
@@ -224,23 +224,23 @@ def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
         facts["item_rows_dropped"] = "; ".join([*filter(None, [facts.get("item_rows_dropped")]), f"{rows} rows {why}"])
 
 
-def mended(text: str) -> str:
+def mend_surrogates(text: str) -> str:
     """`text` with halves of surrogate pairs, which no UTF-8 can hold, as U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def folder_of(path: str, layout: str) -> Path:
+def require_folder(path: str, layout: str) -> Path:
     """The folder `path` (data_path); ValueError with the sentence `layout` where it is empty or no folder."""
     if not path:
         raise ValueError(f"{layout}; data_path is empty: set it to that folder.")
-    folder = expanded(path)
+    folder = expand_home(path)
     if not os.path.isdir(folder):
         kind = "is a file" if os.path.exists(folder) else "does not exist"
-        raise ValueError(f"{layout}; {clipped(str(folder))} {kind}. Set data_path to the folder of the files.")
+        raise ValueError(f"{layout}; {clip(str(folder))} {kind}. Set data_path to the folder of the files.")
     return folder
 
 
-def listing(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """The first 20 names in `folder`, for an error that says what was found instead."""
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
 

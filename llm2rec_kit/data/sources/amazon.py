@@ -25,10 +25,10 @@ import yaml
 
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
-from llm2rec_kit.data.sources import Interactions, first_of_each_item, note_items
-from llm2rec_kit.data.times import by_size
-from llm2rec_kit.settings import Data, unknown
-from llm2rec_kit.storage import expanded
+from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, note_items
+from llm2rec_kit.data.times import convert_by_size
+from llm2rec_kit.settings import Data, describe_unknown
+from llm2rec_kit.storage import expand_home
 
 LOOKED_AT = 100  # first lines among which one must be a review, to tell the edition
 WORDS_KEPT = 512  # words kept of a description: it may be a page long
@@ -82,7 +82,7 @@ def load(settings: Data) -> Interactions:
     return Interactions(items=items, events=positive, domains_in=[domain], facts=facts, dropped=dropped)
 
 
-def files(settings: Data) -> list[Path]:
+def find_files(settings: Data) -> list[Path]:
     """The two files that `load` reads; empty where they are not there."""
     try:
         return list(_found(settings)[1:])
@@ -91,21 +91,21 @@ def files(settings: Data) -> list[Path]:
 
 
 @cache
-def published() -> dict[str, Any]:
+def read_published() -> dict[str, Any]:
     """Addresses of the 2023 files, the paper's short names, and users, items and reviews of each category."""
     return yaml.safe_load(resources.files(__package__).joinpath("amazon_2023.yaml").read_text())
 
 
-def full_name(category: str) -> str:
+def expand_name(category: str) -> str:
     """`games` -> `Video_Games`; a full name stays."""
-    return published()["short_names"].get(category, category)
+    return read_published()["short_names"].get(category, category)
 
 
 # -- which files ------------------------------------------------------------------------------------------------------
 
 
 def _short_name(category: str) -> str:
-    return {full: short for short, full in published()["short_names"].items()}.get(category, category)
+    return {full: short for short, full in read_published()["short_names"].items()}.get(category, category)
 
 
 def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
@@ -114,13 +114,13 @@ def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
         _check_published(settings)
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty. Set it to that folder. {_how_to_get(settings.category)}")
-    path = expanded(settings.path)
+    path = expand_home(settings.path)
     if path.is_file():
         category = path.name.split(".")[0].removesuffix("_5")
         return category, path, _one_of(path.parent, "metadata", category, fetch)
     if not path.is_dir() and not fetch:
         raise ValueError(f"{LAYOUT}; {path} does not exist. {_how_to_get(settings.category)}")
-    category = full_name(settings.category) if settings.category else _only_category(path)
+    category = expand_name(settings.category) if settings.category else _only_category(path)
     return category, _one_of(path, "reviews", category, fetch), _one_of(path, "metadata", category, fetch)
 
 
@@ -128,9 +128,9 @@ def _check_published(settings: Data) -> None:
     """Raise ValueError where there is nothing to download by these settings."""
     if not settings.path or not settings.category:
         raise ValueError("data_download needs data_path, the folder to fetch into, and data_category, such as games.")
-    if full_name(settings.category) not in published()["categories"]:
-        known = [*published()["short_names"], *published()["categories"]]
-        raise ValueError(unknown(settings.category, known, "category of Amazon Reviews 2023"))
+    if expand_name(settings.category) not in read_published()["categories"]:
+        known = [*read_published()["short_names"], *read_published()["categories"]]
+        raise ValueError(describe_unknown(settings.category, known, "category of Amazon Reviews 2023"))
 
 
 def _only_category(folder: Path) -> str:
@@ -150,9 +150,11 @@ def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
     if fetch:
         from llm2rec_kit.data.sources import downloads
 
-        users, items, reviews = published()["categories"][category]
-        print(f"{category}: {reviews} reviews by {users} users of {items} items, from {published()['page']}", flush=True)
-        return downloads.fetch(published()[what].format(category=category), folder)
+        users, items, reviews = read_published()["categories"][category]
+        print(
+            f"{category}: {reviews} reviews by {users} users of {items} items, from {read_published()['page']}", flush=True
+        )
+        return downloads.fetch(read_published()[what].format(category=category), folder)
     there = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
     raise ValueError(
         f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {there}. {_how_to_get(category)}"
@@ -160,14 +162,14 @@ def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
 
 
 def _how_to_get(category: str) -> str:
-    name = full_name(category) if category else "<Category>"
-    addresses = " and ".join(published()[kind].format(category=name) for kind in ("reviews", "metadata"))
+    name = expand_name(category) if category else "<Category>"
+    addresses = " and ".join(read_published()[kind].format(category=name) for kind in ("reviews", "metadata"))
     return f"The files of 2023 are at {addresses}; data_download fetches them."
 
 
 def _edition(reviews: Path) -> Edition:
     """Whose fields the first review has."""
-    lines = json_lines.first(reviews, LOOKED_AT)
+    lines = json_lines.read_first_lines(reviews, LOOKED_AT)
     for line in lines:
         try:
             found = json.loads(line)
@@ -196,7 +198,9 @@ def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Repo
     columns = {
         "user": pl.col(edition.user).cast(users),
         "item": pl.col(edition.item).cast(items),
-        "time": by_size(pl.col(edition.time)),  # milliseconds of 2023, seconds of 2018, also where a copy has changed them
+        "time": convert_by_size(
+            pl.col(edition.time)
+        ),  # milliseconds of 2023, seconds of 2018, also where a copy has changed them
     }
     frames = [frame.select(**columns) for frame in json_lines.read(path, fields, report)]
     report.check(f"a review with {', '.join(fields)}")
@@ -218,7 +222,7 @@ def _items(
     if torn := table["title"].str.contains("�", literal=True).sum():
         facts["titles_with_replaced_characters"] = torn
     first = ["source_id", "title", "domain"]
-    return first_of_each_item(table.select(*first, *[c for c in table.columns if c not in first]), facts)
+    return keep_first_of_each_item(table.select(*first, *[c for c in table.columns if c not in first]), facts)
 
 
 def _item_frames(

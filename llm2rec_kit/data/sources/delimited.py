@@ -26,7 +26,7 @@ NO_TEXT = {
 }
 
 
-def texts(
+def read_texts(
     file: Path,
     *,
     separator: str = ",",
@@ -42,7 +42,7 @@ def texts(
     quotes refused. Raises ValueError, one paragraph, naming the file and the line, for whatever else would lose or change a
     row: too many cells, quotes that do not close, another separator or encoding, a NUL, a column named twice.
     """
-    lines, has_quotes = looked_through(file)
+    lines, has_quotes = look_through(file)
     names, start, before = (names, 0, 0) if names else _header(file, separator, quoted=quoted is True, fewest=fewest)
     try:
         if has_quotes and (quoted or (quoted is None and quotes.is_quoted(file, names, start, separator))):
@@ -64,7 +64,7 @@ def texts(
     return kept, len(few), why
 
 
-def numbers(
+def read_numbers(
     source: Path | bytes, schema: dict[str, pl.DataType], *, what: str, separator: str = ",", header: bool = True
 ) -> tuple[pl.DataFrame, int]:
     """The rows of a file (or of its bytes) whose cells are all numbers of the `schema`'s types, and how many are not.
@@ -100,7 +100,7 @@ def numbers(
     return whole, len(frame) - len(whole)
 
 
-def with_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
+def parse_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
     """A table of texts with each column whose every cell is a number (some may be empty) as Int64 or Float64, those in `but` not.
 
     What begins with a needless 0, or has more digits than a float keeps, is no number but a code: an article 007, a bar code.
@@ -117,7 +117,7 @@ def with_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
     return table.with_columns(**made)
 
 
-def decoded(file: Path, data: bytes, line: int = 1) -> str:
+def decode_line(file: Path, data: bytes, line: int = 1) -> str:
     """`data`, which begins at this line of the file, as text; ValueError naming the line where it is no UTF-8."""
     try:
         return data.decode()
@@ -130,7 +130,7 @@ def decoded(file: Path, data: bytes, line: int = 1) -> str:
         ) from None
 
 
-def looked_through(file: Path) -> tuple[int, bool]:
+def look_through(file: Path) -> tuple[int, bool]:
     """How many lines a file has, and whether a quote occurs in it; ValueError where it is empty or no text."""
     lines, has_quotes, last = 0, False, b""
     for block in _blocks(file):
@@ -159,7 +159,7 @@ def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[l
                 raise ValueError(f"{file} is empty.")
             line = line.removeprefix(BOM)
         start = opened.tell()
-    text = decoded(file, line, number).rstrip("\r\n")
+    text = decode_line(file, line, number).rstrip("\r\n")
     if "\r" in text:
         raise ValueError(f"{file}: its lines end with a carriage return alone. Save it with line ends of \\n or \\r\\n.")
     try:
@@ -196,7 +196,7 @@ def _named(source: Path | bytes, what: str, separator: str, columns: int, error:
         line = 1
         for block in _blocks(source):
             try:
-                decoded(source, block, line)
+                decode_line(source, block, line)
             except ValueError as named:
                 return named
             line += block.count(b"\n")

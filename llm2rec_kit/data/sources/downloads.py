@@ -32,7 +32,7 @@ import urllib3
 from tqdm.auto import tqdm
 
 from llm2rec_kit.data.sources import DOWNLOAD_MANIFEST
-from llm2rec_kit.storage import expanded, file_digest, note_or_nothing, write_note
+from llm2rec_kit.storage import expand_home, hash_file, read_note_or_nothing, write_note
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
@@ -65,7 +65,7 @@ class _Part:
 
     def recall(self) -> None:
         """What an earlier call left; a part of another address, or one without a note, is dropped."""
-        known = note_or_nothing(self.note, "The download begins anew.")
+        known = read_note_or_nothing(self.note, "The download begins anew.")
         if known.get("url") == self.url and {"total", "etag", "modified"} <= known.keys() and self.have:
             self.total, self.etag, self.modified = known["total"], known["etag"], known["modified"]
         else:
@@ -105,7 +105,7 @@ def fetch(
     name = name or unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not name or name != Path(name).name or name.startswith("."):
         raise DownloadError(f"A file's name is one plain name; found {name!r} for {url}. Give another by name=.")
-    folder = expanded(folder)
+    folder = expand_home(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     with _alone(folder):
@@ -168,14 +168,14 @@ def _there(target: Path, url: str, size: int | None, checksum: str, quiet: bool)
         return False
     note = target.parent / (target.name + DOWNLOAD_MANIFEST)
     by_hand = not os.path.lexists(note)
-    known = note_or_nothing(note, "What it tells of is fetched again.")
+    known = read_note_or_nothing(note, "What it tells of is fetched again.")
     if by_hand:
         _compare(target, "the file that is there already", size, checksum)
         state = "kept, it was there already (not fetched from here, so not compared with a hash)"
         why = ""
     elif known.get("url") != url:
         why = f"fetching again, the one there came from {known.get('url')}"
-    elif target.stat().st_size != known.get("bytes") or file_digest(target) != known.get("sha256"):
+    elif target.stat().st_size != known.get("bytes") or hash_file(target) != known.get("sha256"):
         why = "fetching again, the one there is damaged (its size or sha256 is not its manifest's)"
     else:
         state, why = f"reused, fetched {known.get('finished')}", ""
@@ -302,7 +302,7 @@ def _checked(part: _Part, name: str, size: int | None, checksum: str) -> str:
         raise DownloadError(f"{part.url}: {error}. Nothing was kept. {_by_hand(part)}") from None
     with part.path.open("rb+") as file:
         os.fsync(file.fileno())
-    return file_digest(part.path)
+    return hash_file(part.path)
 
 
 def _compare(file: Path, what: str, size: int | None, checksum: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import mended
+from llm2rec_kit.data.sources import mend_surrogates
 
 EXACT = 2**53  # whole numbers up to here have a float of their own
 
@@ -28,7 +28,7 @@ def as_polars(frame: Any) -> pl.DataFrame:
     return pl.DataFrame([_series(str(c), [_plain(v) for v in frame[c].tolist()]) for c in frame.columns])
 
 
-def ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
+def as_ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
     """A column of ids as text: whole floats, as pandas makes of whole numbers with gaps, as whole numbers, bytes as UTF-8.
 
     `what` names the frame in errors. Raises ValueError for numbers that are not whole or too large to be exact, and for types
@@ -107,7 +107,7 @@ def _series(name: str, cells: list[Any]) -> pl.Series:
 def _plain(value: Any) -> Any:
     """A cell of a pandas frame: a missing one as None, text that is no Unicode mended."""
     if isinstance(value, str):
-        return mended(value)
+        return mend_surrogates(value)
     try:
         return None if value is None or value != value else value
     except TypeError:  # pandas.NA: whether it differs from itself is NA again, which is neither true nor false

@@ -29,7 +29,16 @@ import polars as pl
 
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, TEXT
-from llm2rec_kit.data.sources import CHOSEN, LATEST, Interactions, delimited, downloads, folder_of, listing, note_items
+from llm2rec_kit.data.sources import (
+    CHOSEN,
+    LATEST,
+    Interactions,
+    delimited,
+    downloads,
+    list_names,
+    note_items,
+    require_folder,
+)
 from llm2rec_kit.settings import Data
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/"
@@ -63,7 +72,7 @@ def load(settings: Data) -> Interactions:
     """
     if settings.download:
         _download(settings)
-    folder = folder_of(settings.path, LAYOUT)
+    folder = require_folder(settings.path, LAYOUT)
     genre, file = _interactions_file(folder, settings.category)
     books_file = _books_file(folder, genre)
     facts: dict[str, Any] = {"source": "goodreads", "genre": genre, "files": [file.name, books_file.name]}
@@ -113,7 +122,7 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list) 
     """Events (user, item) of the CSV of the whole, in its order; the file has no times."""
     if settings.goodreads_time == "read_at":
         raise ValueError(f"{file} has no times, so goodreads_time 'read_at' cannot be had; use the .json.gz files.")
-    rows, bad = delimited.numbers(file, CSV, what=str(file))
+    rows, bad = delimited.read_numbers(file, CSV, what=str(file))
     if bad:
         dropped.append(("bad lines", bad, f"{file.name}: not five whole numbers"))
     chosen = rows.filter(_chosen(settings.goodreads_events, one=1))
@@ -121,7 +130,7 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list) 
     names = file.with_name("book_id_map.csv")
     if not names.is_file():
         raise ValueError(f"{names} is missing: it gives the book ids of {file.name}. {LAYOUT}.")
-    ids, lost = delimited.numbers(names, {"book_id_csv": pl.Int32, "book_id": pl.Int32}, what=str(names))
+    ids, lost = delimited.read_numbers(names, {"book_id_csv": pl.Int32, "book_id": pl.Int32}, what=str(names))
     if lost:
         note_items(facts, lost, f"of {names.name} that are not two whole numbers")
     ids = ids.unique("book_id_csv", keep="first").rename({"book_id_csv": "book_id", "book_id": "item"})
@@ -172,9 +181,9 @@ def _interactions_file(folder: Path, category: str) -> tuple[str, Path]:
             if match[2] == "json" or genre not in found:
                 found[genre] = file
     if category and category not in found:
-        raise ValueError(f"{LAYOUT}; {folder} has no interactions of {category!r}: it holds {listing(folder)}.")
+        raise ValueError(f"{LAYOUT}; {folder} has no interactions of {category!r}: it holds {list_names(folder)}.")
     if len(found) != 1 and not category:
-        what = f"has those of {sorted(found)}: set data_category to one" if found else f"holds {listing(folder)}"
+        what = f"has those of {sorted(found)}: set data_category to one" if found else f"holds {list_names(folder)}"
         raise ValueError(f"{LAYOUT}; {folder} {what}.")
     genre = category or next(iter(found))
     return genre, found[genre]
@@ -185,7 +194,7 @@ def _books_file(folder: Path, genre: str) -> Path:
     for name in (f"{stem}.json.gz", f"{stem}.json"):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"{LAYOUT}; {stem}.json.gz is not in {folder}, which holds {listing(folder)}.")
+    raise ValueError(f"{LAYOUT}; {stem}.json.gz is not in {folder}, which holds {list_names(folder)}.")
 
 
 def _download(settings: Data) -> None:

@@ -37,7 +37,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, folder_of, listing, mended, note_items
+from llm2rec_kit.data.sources import (
+    CONTROL,
+    Interactions,
+    delimited,
+    list_names,
+    mend_surrogates,
+    note_items,
+    require_folder,
+)
 from llm2rec_kit.settings import Data
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
@@ -74,7 +82,7 @@ def load(settings: Data) -> Interactions:
     ValueError where files are missing, empty or malformed as a whole, and where `settings.max_history` is more than the files'
     rows hold, since longer histories would not be the files' samples.
     """
-    folder = folder_of(settings.path, LAYOUT)
+    folder = require_folder(settings.path, LAYOUT)
     facts: dict[str, Any] = {"source": "llm2rec"}
     texts = next((f for f in (folder, folder / "downstream") if (f / TEXTS["train"]).is_file()), None)
     tables = _csv_files(folder)
@@ -85,7 +93,7 @@ def load(settings: Data) -> Interactions:
     elif tables:
         titles, samples = _from_csv(folder, tables, facts)
     else:
-        raise ValueError(f"{LAYOUT}; {folder} holds {listing(folder)}.")
+        raise ValueError(f"{LAYOUT}; {folder} holds {list_names(folder)}.")
     if not samples.rows:
         raise ValueError(f"{folder}: no row is a sample; left out: {samples.bad or 'none, the files are empty'}.")
     most = settings.max_history if settings.given_splits else 0
@@ -146,7 +154,7 @@ def _titles_json(file: Path) -> dict[int, str]:
     for key, title in found.items():
         if not (key.isascii() and key.isdigit() and int(key) > 0 and isinstance(title, str)):
             raise ValueError(f"{file} must give ids from 1 a title each; found {key[:40]!r}: {title!r:.80}.")
-    return {int(key): mended(title) for key, title in found.items()}
+    return {int(key): mend_surrogates(title) for key, title in found.items()}
 
 
 def _csv_files(folder: Path) -> dict[str, Path]:
@@ -198,7 +206,9 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
 
 
 def _table(file: Path, samples: Samples | None = None) -> pl.DataFrame:
-    table, few, why = delimited.texts(file, backslash=False)  # pandas wrote it, so backslashes are those of Python's lists
+    table, few, why = delimited.read_texts(
+        file, backslash=False
+    )  # pandas wrote it, so backslashes are those of Python's lists
     if samples is not None:
         samples.refuse(why, few)
     if missing := [c for c in COLUMNS[1:] if c not in table.columns]:
@@ -265,7 +275,7 @@ def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
             names = _literal(cell)
             if isinstance(names, list) and len(names) == len(ids) and all(isinstance(n, str) for n in names):
                 for i, n in zip(ids, names, strict=True):
-                    titles.setdefault(i, mended(n))
+                    titles.setdefault(i, mend_surrogates(n))
     return titles
 
 
@@ -376,7 +386,7 @@ def _distinct(owners: list[str]) -> list[str]:
 
 
 def _text(file: Path) -> str:
-    return delimited.decoded(file, file.read_bytes().removeprefix(delimited.BOM))
+    return delimited.decode_line(file, file.read_bytes().removeprefix(delimited.BOM))
 
 
 def _name(folder: Path, tables: dict[str, Path]) -> str:

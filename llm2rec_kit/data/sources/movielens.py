@@ -19,9 +19,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import Interactions, delimited, downloads, folder_of, listing, note_items
+from llm2rec_kit.data.sources import Interactions, delimited, downloads, list_names, note_items, require_folder
 from llm2rec_kit.settings import Data
-from llm2rec_kit.storage import expanded
+from llm2rec_kit.storage import expand_home
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/"
 PUBLISHED = {  # name: users, movies, ratings, as the README says (1m: "approximately 3,900" movies), and md5 of the zip
@@ -50,7 +50,7 @@ def load(settings: Data) -> Interactions:
     """
     if settings.download:
         _download(settings)
-    folder, (ratings, movies) = _layout(folder_of(settings.path, LAYOUT), settings.category)
+    folder, (ratings, movies) = _layout(require_folder(settings.path, LAYOUT), settings.category)
     domain = settings.domain or "movielens"
     facts: dict[str, Any] = {"source": "movielens", "files": [ratings, movies]}
     dropped = []
@@ -67,13 +67,13 @@ def load(settings: Data) -> Interactions:
 
 def _ratings(file: Path) -> tuple[pl.DataFrame, int]:
     if file.suffix == ".csv":
-        return delimited.numbers(file, RATINGS, what=str(file))
+        return delimited.read_numbers(file, RATINGS, what=str(file))
     if file.suffix == ".data":
-        return delimited.numbers(file, RATINGS, what=str(file), separator="\t", header=False)
+        return delimited.read_numbers(file, RATINGS, what=str(file), separator="\t", header=False)
     text = file.read_bytes()
     if text.strip() and b"::" not in text[:200]:
         raise ValueError(f"{file} must hold user::movie::rating::time; it begins with {text[:40]!r}.")
-    return delimited.numbers(
+    return delimited.read_numbers(
         text.replace(b"::", b"\t"), RATINGS, what=f"{file} (:: read as tabs)", separator="\t", header=False
     )
 
@@ -94,7 +94,7 @@ def _movies(file: Path, facts: dict[str, Any]) -> pl.DataFrame:
 
 
 def _movies_csv(file: Path) -> list[tuple | None]:
-    table, few, _ = delimited.texts(file)
+    table, few, _ = delimited.read_texts(file)
     if table.columns != ["movieId", "title", "genres"]:
         raise ValueError(f"{file} must have the columns ['movieId', 'title', 'genres']; found {table.columns}.")
     rows = [
@@ -150,7 +150,7 @@ def _layout(folder: Path, category: str) -> tuple[Path, tuple[str, str]]:
     found = [(p, names) for p in named or [folder, *below] for names in FILES if all((p / n).is_file() for n in names)]
     if len(found) != 1:
         many = f"holds several: {[str(p / names[0]) for p, names in found]}; set data_category or data_path to one"
-        raise ValueError(f"{LAYOUT}; {folder} {many if found else f'holds {listing(folder)}'}.")
+        raise ValueError(f"{LAYOUT}; {folder} {many if found else f'holds {list_names(folder)}'}.")
     return found[0]
 
 
@@ -160,7 +160,7 @@ def _download(settings: Data) -> None:
             f"data_download fetches one MovieLens set into data_path: set data_category to one of {list(PUBLISHED)} and "
             f"data_path to a folder; found {settings.category!r} and {settings.path!r}."
         )
-    folder, name = expanded(settings.path), f"ml-{settings.category}"
+    folder, name = expand_home(settings.path), f"ml-{settings.category}"
     if any(all((folder / name / n).is_file() for n in names) for names in FILES):
         return
     archive = downloads.fetch(f"{ADDRESS}{name}.zip", folder, checksum=f"md5:{PUBLISHED[settings.category][3]}")

@@ -25,10 +25,10 @@ from llm2rec_kit.data.sources import (
     Interactions,
     as_milliseconds,
     delimited,
-    first_of_each_item,
-    folder_of,
-    listing,
+    keep_first_of_each_item,
+    list_names,
     note_items,
+    require_folder,
 )
 from llm2rec_kit.settings import Data
 
@@ -66,14 +66,14 @@ def load(settings: Data) -> Interactions:
 
 def _stem(path: str) -> tuple[Path, str]:
     """The folder and the one stem of its .inter files."""
-    folder = folder_of(path, LAYOUT)
+    folder = require_folder(path, LAYOUT)
     stems = set()
     for file in folder.glob("*.inter"):
         part = Path(file.stem).suffix
         stems.add(file.stem.removesuffix(part) if part and part in PARTS else file.stem)
     if len(stems) != 1:
         many = f"has the .inter files of several data sets {sorted(stems)}; give each its own folder"
-        many = many if stems else f"has no .inter file; it holds {listing(folder)}"
+        many = many if stems else f"has no .inter file; it holds {list_names(folder)}"
         raise ValueError(f"{LAYOUT}; {folder} {many}.")
     return folder, stems.pop()
 
@@ -88,8 +88,8 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
         facts["titles_from"] = f"{file.name}, column {column}"
         others = [c for c in table.columns if c not in ("item_id", column, "source_id", "title", "domain")]
         named = [pl.col("item_id").alias("source_id"), pl.col(column).alias("title"), pl.lit(domain).alias("domain")]
-        return first_of_each_item(table.select(*named, *others), facts)
-    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {listing(folder)}.")
+        return keep_first_of_each_item(table.select(*named, *others), facts)
+    raise ValueError(f"{LAYOUT}; neither {stem}.item nor {stem}.text is in {folder}, which holds {list_names(folder)}.")
 
 
 def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> pl.DataFrame:
@@ -152,7 +152,7 @@ def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame
     """Events with the source's own ids where UniSRec's index file (id, tab, index; no header) stands beside."""
     if not file.is_file():
         return events
-    index, few, _ = delimited.texts(file, separator="\t", quoted=False, names=["id", "index"])
+    index, few, _ = delimited.read_texts(file, separator="\t", quoted=False, names=["id", "index"])
     if few or index["index"].is_null().any() or index["index"].is_duplicated().any():
         raise ValueError(f"{file} must hold an id, a tab and an index of its own in each line; some lack one, or share it.")
     return events.with_columns(pl.col(column).replace(index["index"], index["id"]))
@@ -162,7 +162,7 @@ def _read(file: Path) -> tuple[pl.DataFrame, int, str]:
     """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left out, and
     why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
     """
-    table, *lost = delimited.texts(file, separator="\t", quoted=None)
+    table, *lost = delimited.read_texts(file, separator="\t", quoted=None)
     names = {c: c.split(":")[0].strip() for c in table.columns}
     if len(set(names.values())) < len(names):
         raise ValueError(f"{file}: its header names a column twice: {list(names)}.")

@@ -25,17 +25,17 @@ from llm2rec_kit.data.sources import (
     Interactions,
     as_milliseconds,
     delimited,
-    first_of_each_item,
-    first_titled,
     frames,
-    listing,
+    keep_first_of_each_item,
+    keep_first_titled,
+    keep_sound_rows,
+    list_names,
     note_items,
     require_columns,
-    sound,
 )
 from llm2rec_kit.settings import Data, SettingsError
-from llm2rec_kit.settings.ranges import clipped
-from llm2rec_kit.storage import expanded, fault
+from llm2rec_kit.settings.ranges import clip
+from llm2rec_kit.storage import expand_home, find_fault
 
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
@@ -67,9 +67,9 @@ def load(settings: Data) -> Interactions:
     """
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
-    path = expanded(settings.path)
-    if (why := fault(path)) and not os.path.isdir(path):
-        raise ValueError(f"{LAYOUT}; {clipped(str(path))} {why}. Set data_path to a folder with them.")
+    path = expand_home(settings.path)
+    if (why := find_fault(path)) and not os.path.isdir(path):
+        raise ValueError(f"{LAYOUT}; {clip(str(path))} {why}. Set data_path to a folder with them.")
     names = _names(settings.columns)
     of_events = names["interactions"]
     events_file = _find(path, "interactions") if path.is_dir() else path
@@ -124,7 +124,7 @@ def from_frames(
     of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name `domain`. Ids are
     compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the items' further columns
     text, numbers and truth values are kept; what is left out of either frame is told. `what` names the frames in errors.
-    Raises ValueError naming missing columns; rows that `sources.sound` refuses are counted.
+    Raises ValueError naming missing columns; rows that `sources.keep_sound_rows` refuses are counted.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
@@ -134,11 +134,13 @@ def from_frames(
     item_of_items = item if alone else item_of_items or item
     require_columns(items, [item_of_items, title], name)
     facts: dict[str, Any] = {"source": "table"}
-    kept = pl.DataFrame({"user": frames.ids(events, user, what[0]), "item": frames.ids(events, item, what[0])})
+    kept = pl.DataFrame({"user": frames.as_ids(events, user, what[0]), "item": frames.as_ids(events, item, what[0])})
     if time:
         times = frames.as_text(events, time, what[0]) if events[time].dtype == pl.Binary else events[time]
         kept = kept.with_columns(time=as_milliseconds(times, f"the column {time!r} of {what[0]}", dates))
-    table = pl.DataFrame({"source_id": frames.ids(items, item_of_items, name), "title": frames.as_text(items, title, name)})
+    table = pl.DataFrame(
+        {"source_id": frames.as_ids(items, item_of_items, name), "title": frames.as_text(items, title, name)}
+    )
     domains = (
         frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
         if domain_column in items.columns
@@ -148,9 +150,9 @@ def from_frames(
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
-    table = first_of_each_item(first_titled(table) if alone else table, facts)
+    table = keep_first_of_each_item(keep_first_titled(table) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
-    return sound(Interactions(items=table, events=kept, domains_in=found, facts=facts))
+    return keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
@@ -189,7 +191,7 @@ def _tell_left_out(left_out: dict[str, list[str]], facts: dict[str, Any]) -> Non
 
 def _with_numbers(file: Path, table: pl.DataFrame, named: Collection[str]) -> pl.DataFrame:
     """`table`, of a CSV file with its columns of numbers as numbers; those `named`, and fields of a text, stay text."""
-    return delimited.with_numbers(table, but=[*named, *TEXTS, *TIMES]) if file.suffix == ".csv" else table
+    return delimited.parse_numbers(table, but=[*named, *TEXTS, *TIMES]) if file.suffix == ".csv" else table
 
 
 def _names(pairs: list[str]) -> dict[str, dict[str, str]]:
@@ -328,8 +330,8 @@ def _find(folder: Path, stem: str) -> Path:
     spark = ""
     if there is not None:
         folders = "is a folder, as Spark writes one: put its parts into one file"
-        spark = f" {there.name} {folders if there.is_dir() else fault(there)}."
-    raise ValueError(f"{LAYOUT}; no {stem}.csv or {stem}.parquet in {folder}, which holds {listing(folder)}.{spark}")
+        spark = f" {there.name} {folders if there.is_dir() else find_fault(there)}."
+    raise ValueError(f"{LAYOUT}; no {stem}.csv or {stem}.parquet in {folder}, which holds {list_names(folder)}.{spark}")
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, int, str]:
@@ -337,7 +339,7 @@ def _read(path: Path) -> tuple[pl.DataFrame, int, str]:
     if path.suffix not in KINDS:
         raise ValueError(f"{LAYOUT}; found the file {path.name}, which is neither .csv nor .parquet.")
     if path.suffix == ".csv":
-        return delimited.texts(path)
+        return delimited.read_texts(path)
     try:
         return pl.read_parquet(path), 0, ""
     except (pl.exceptions.PolarsError, OSError) as error:

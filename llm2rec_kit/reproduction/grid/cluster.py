@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-from llm2rec_kit.reproduction.grid import grid as grids
-from llm2rec_kit.reproduction.grid import outcome
-from llm2rec_kit.reproduction.grid.grid import Grid
+from llm2rec_kit.reproduction.grid import graph as grids
+from llm2rec_kit.reproduction.grid import summary
+from llm2rec_kit.reproduction.grid.graph import Grid
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 from llm2rec_kit.storage import check_writable
@@ -24,21 +24,21 @@ ANSWER_SECONDS = 20.0  # patience with a scheduler given by address
 LOOK_SECONDS = 2.0  # between two looks at what is running
 
 
-def run(grid: Grid, *, workers: int = 2, address: str = "", retries: int = 1, stream: IO[str] | None = None) -> int:
+def run_grid(grid: Grid, *, workers: int = 2, address: str = "", retries: int = 1, stream: IO[str] | None = None) -> int:
     """Run what is not done yet; returns 0, or 1 where a node failed. A failed node leaves all that do not need it unharmed.
 
     `address` is that of a scheduler whose workers have this kit and see the grid's folder; without, `workers` processes here.
     """
     check_writable(grid.folder)
     grids.prepare(grid)
-    board = Board(grid, first_states(grid), stream or sys.stdout)
+    board = Board(grid, read_states(grid), stream or sys.stdout)
     with _client(workers, address) as client:
         failures = _follow(_submit(client, grid, board.states, retries), board)
     board.close()
     for name, error in failures.items():
         board.say(f"\n{name} ({grid.nodes[name].book}) failed: {error}\n  its log: {grid.runs / name / 'log.txt'}")
-    rows = outcome.write(grid, board.states)
-    board.say(f"\n{outcome.text(rows)}" if rows is not None else "\nNo cell has an evaluation yet.")
+    rows = summary.write(grid, board.states)
+    board.say(f"\n{summary.render_text(rows)}" if rows is not None else "\nNo cell has an evaluation yet.")
     board.say(f"grid: {grid.folder / 'grid.md'}")
     if failures:
         board.say("The same command tries what failed again and keeps the rest.")
@@ -51,7 +51,7 @@ class Board:
     def __init__(self, grid: Grid, states: dict[str, str], stream: IO[str]) -> None:
         self.grid, self.states, self.stream, self.drawn = grid, states, stream, 0
         done = list(states.values()).count("done")
-        self.say(outcome.describe(grid) + (f"\n{done} of {len(states)} are done already." if done else ""))
+        self.say(summary.describe(grid) + (f"\n{done} of {len(states)} are done already." if done else ""))
 
     def say(self, text: str) -> None:
         """Print a line or more."""
@@ -64,9 +64,9 @@ class Board:
         self.states[name] = state
         over = sum(s not in ("waiting", "running") for s in self.states.values())
         line = (
-            f"[{over}/{len(self.states)}] {self.grid.nodes[name].book}, {outcome.cells_of(self.grid, name)}: {state}{more}"
+            f"[{over}/{len(self.states)}] {self.grid.nodes[name].book}, {summary.name_cells(self.grid, name)}: {state}{more}"
         )
-        table = [*outcome.progress(self.grid, self.states), line]
+        table = [*summary.draw_progress(self.grid, self.states), line]
         width, height = shutil.get_terminal_size()
         if self.stream.isatty() and len(table) < height:
             self._draw([row[: width - 1] for row in table])  # a row that wraps would be two
@@ -76,7 +76,7 @@ class Board:
     def close(self) -> None:
         """Show the table as it is in the end."""
         if not self.drawn:
-            self.say("\n".join(outcome.progress(self.grid, self.states)))
+            self.say("\n".join(summary.draw_progress(self.grid, self.states)))
 
     def _draw(self, lines: list[str]) -> None:
         over = f"\x1b[{self.drawn}A\x1b[J" if self.drawn else ""
@@ -85,12 +85,12 @@ class Board:
         self.drawn = len(lines)
 
 
-def first_states(grid: Grid) -> dict[str, str]:
+def read_states(grid: Grid) -> dict[str, str]:
     """{node: done or waiting} from what is on disk."""
-    books = {book.stem: book for book in notebooks.series(grid.root)}
+    books = {book.stem: book for book in notebooks.list_series(grid.root)}
     states = {}
     for name, node in grid.nodes.items():
-        there = (grid.runs / name).is_dir() and grids.finished(Run(name, grid.runs), node, books[node.book])
+        there = (grid.runs / name).is_dir() and grids.read_finished(Run(name, grid.runs), node, books[node.book])
         states[name] = "done" if there else "waiting"
     return states
 
@@ -150,7 +150,7 @@ def _follow(futures: dict[str, Any], board: Board) -> dict[str, str]:
             if future.status == "finished":
                 board.tell(name, "done", f" in {future.result()['seconds']:.0f} s")
             # A future whose predecessor failed has its predecessor's error.
-            elif any(futures[a].status == "error" for a in grids.ancestors(grid, name) if a in futures):
+            elif any(futures[a].status == "error" for a in grids.list_ancestors(grid, name) if a in futures):
                 board.tell(name, "not run", ": what it begins with failed")
             else:
                 failures[name] = _reason(future)

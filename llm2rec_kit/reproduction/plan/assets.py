@@ -62,12 +62,12 @@ class Shape:
         return self.body + self.head * (1 if self.tied else 2)
 
 
-def known() -> dict[str, Any]:
+def read_assets() -> dict[str, Any]:
     """The contents of assets.yaml: backbones, encoders, data, accelerators."""
     return _known()
 
 
-def shape(backbone: S.Backbone) -> Shape | None:
+def find_shape(backbone: S.Backbone) -> Shape | None:
     """The shape of `tiny`, of a known backbone or encoder, of a local folder with a config.json or a GGUF file; None where it is not known."""
     if backbone.name == "tiny":
         head_dim = backbone.hidden // backbone.heads
@@ -81,11 +81,11 @@ def shape(backbone: S.Backbone) -> Shape | None:
             vocabulary=backbone.vocabulary,
             tied=True,
         )
-    for models in (known()["backbones"], known()["encoders"]):
+    for models in (read_assets()["backbones"], read_assets()["encoders"]):
         if backbone.name in models:
             return Shape(**models[backbone.name])
-    if gguf.named(backbone.name):
-        return _from_config(gguf.config(Path(backbone.name))) if Path(backbone.name).is_file() else None
+    if gguf.is_gguf_name(backbone.name):
+        return _from_config(gguf.read_config(Path(backbone.name))) if Path(backbone.name).is_file() else None
     config = Path(backbone.name) / "config.json"
     return _from_config(read_json(config)) if config.is_file() else None
 
@@ -122,10 +122,10 @@ def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str
 
         backbone.check(name, place or S.Backbone(), lengths or {})
         return
-    if cached(name):
+    if is_cached(name):
         return
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise ValueError(how_to_get(name, "HF_HUB_OFFLINE is set, so the hub is not asked"))
+        raise ValueError(explain_download(name, "HF_HUB_OFFLINE is set, so the hub is not asked"))
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -133,13 +133,13 @@ def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except GatedRepoError:
         raise ValueError(
-            how_to_get(name, "the hub asks you to accept its licence and to log in (`hf auth login`)")
+            explain_download(name, "the hub asks you to accept its licence and to log in (`hf auth login`)")
         ) from None
     except RepositoryNotFoundError:
-        raise ValueError(how_to_get(name, "the hub has no model of this name, or does not show it to you")) from None
+        raise ValueError(explain_download(name, "the hub has no model of this name, or does not show it to you")) from None
     except Exception as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ValueError(how_to_get(name, f"the hub cannot be reached ({why})")) from None
+        raise ValueError(explain_download(name, f"the hub cannot be reached ({why})")) from None
 
 
 def _kept_here(name: str) -> bool:
@@ -147,27 +147,27 @@ def _kept_here(name: str) -> bool:
     return is_path(name) or name in packages.MODELS
 
 
-def how_to_get(name: str, why: str) -> str:
+def explain_download(name: str, why: str) -> str:
     """One paragraph: what to download, how large, to where, and the alternatives."""
-    entry = known()["backbones"].get(name)
+    entry = read_assets()["backbones"].get(name)
     size = f"about {entry['gb']:g} GB" if entry else "size unknown here; the model's page on the hub says it"
     return (
-        f"Backbone {name!r} is not in the hub's cache ({hub_cache()}) and {why}. To get it: on a machine with a network, "
+        f"Backbone {name!r} is not in the hub's cache ({find_hub_cache()}) and {why}. To get it: on a machine with a network, "
         f"`hf download {name} --local-dir {Path(name).name}` ({size}: config.json, tokenizer files, *.safetensors), bring the folder "
         f"here and give it as --set backbone.name=path/to/{Path(name).name}; or take `tiny`, which needs no download."
     )
 
 
-def data_notes() -> str:
+def describe_data() -> str:
     """One sentence on what the paper's data is, how large, and where it is to be had."""
-    released, raw = known()["data"]["released"], known()["data"]["raw"]
+    released, raw = read_assets()["data"]["released"], read_assets()["data"]["raw"]
     return (
         f"The paper's data: {released['what']} ({released['bytes'] / 1e6:.0f} MB, {released['from']}, sha256 {released['sha256']}), or "
         f"{raw['what']} ({raw['from']})."
     )
 
 
-def cached(name: str) -> bool:
+def is_cached(name: str) -> bool:
     """Whether the hub's cache holds the weights of a model."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -180,7 +180,7 @@ def cached(name: str) -> bool:
         ) from None
 
 
-def hub_cache() -> Path:
+def find_hub_cache() -> Path:
     """Where the hub keeps what it downloads."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -189,7 +189,7 @@ def hub_cache() -> Path:
 
 @cache
 def _known() -> dict[str, Any]:
-    return plain_yaml.of_the_kit(resources.files(__package__).joinpath("assets.yaml").read_text())
+    return plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
 
 
 def _from_config(config: dict[str, Any]) -> Shape | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.plan import assets
-from llm2rec_kit.reproduction.plan.rehearsal import Artefact
+from llm2rec_kit.reproduction.plan.dry_study import Artefact
 from llm2rec_kit.reproduction.plan.sizes import Domain, Sizes
 
 TITLE_TOKENS = {"tiny": 9.0, "": 20.0}  # a title of 12 words through the backbone's tokenizer; tiny's is made for its titles
@@ -35,16 +35,16 @@ class Work:
     on_gpu: bool = True
 
 
-def of(artefact: Artefact, sizes: Sizes) -> Work | None:
+def estimate_work(artefact: Artefact, sizes: Sizes) -> Work | None:
     """The work of one artefact; None where the shape of its model is not known."""
-    shape = assets.shape(artefact.model)
+    shape = assets.find_shape(artefact.model)
     if shape is None:
         return None
     match artefact.settings:
         case S.CSFT() | S.MNTP() | S.Contrastive():
-            return _training(artefact.settings, shape, tokens(artefact, sizes))
+            return _training(artefact.settings, shape, count_tokens(artefact, sizes))
         case S.Encoding():
-            read = sizes.items * tokens(artefact, sizes)
+            read = sizes.items * count_tokens(artefact, sizes)
             return _language_model(read * 2 * shape.body, _parts(read, artefact.settings.batch_tokens), shape)
         case S.Evaluation():
             (name,) = artefact.domains
@@ -53,7 +53,7 @@ def of(artefact: Artefact, sizes: Sizes) -> Work | None:
     return Work()  # the corpus and the backbone as it comes
 
 
-def tokens(artefact: Artefact, sizes: Sizes) -> float:
+def count_tokens(artefact: Artefact, sizes: Sizes) -> float:
     """Tokens of an item's text, as the artefact's model reads it."""
     title, words = TITLE_TOKENS.get(artefact.model.name, TITLE_TOKENS[""]), (TITLE_WORDS, TITLE_WORDS)
     if artefact.text != "title":
@@ -64,21 +64,21 @@ def tokens(artefact: Artefact, sizes: Sizes) -> float:
     return title * words[1] / words[0]
 
 
-def validated(csft: S.CSFT) -> int:
+def count_validated(csft: S.CSFT) -> int:
     """Validation samples that CSFT reads, all in all."""
     every = csft.evaluate_every or max(1, csft.steps // 10)
     return csft.steps // every * csft.evaluate_samples
 
 
-def hours(work: Work, accelerator: str) -> tuple[float, float]:
+def estimate_hours(work: Work, accelerator: str) -> tuple[float, float]:
     """Fewest and most hours on an accelerator of assets.yaml; the least time of a pass counts in both."""
-    peak = assets.known()["accelerators"][accelerator]["tflops"] * 1e12
+    peak = assets.read_assets()["accelerators"][accelerator]["tflops"] * 1e12
     launch = work.passes * work.pass_ms / 1e3
     low, high = (work.flops / (peak * share) for share in reversed(UTILISATION))
     return max(low, launch) / 3600, (high + launch) / 3600
 
 
-def cpu_hours(work: Work, cores: int) -> float:
+def estimate_cpu_hours(work: Work, cores: int) -> float:
     """Hours on this many CPU cores."""
     return work.flops / (work.gflops * 1e9 * cores) / 3600
 
@@ -89,7 +89,7 @@ def _training(settings: S.Training, shape: assets.Shape, title: float) -> Work:
         case S.CSFT():
             sample = (HISTORY + 1) * title
             each, read = sample * shape.body + title * shape.head, sample
-            more = validated(settings) * 2 * each
+            more = count_validated(settings) * 2 * each
         case S.MNTP():
             each, read, more = title * (shape.body + settings.rate * shape.head), title, 0.0
         case _:

@@ -15,10 +15,10 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.encoding import minilm
 from llm2rec_kit.pipeline import RAW, STARTS, TABLES
-from llm2rec_kit.reproduction.plan import rehearsal
-from llm2rec_kit.reproduction.plan.rehearsal import Artefact, Study, embed, evaluate, open_study, take_table, train
+from llm2rec_kit.reproduction.plan import dry_study
+from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, take_table, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
-from llm2rec_kit.reproduction.studies import paper_arms, question_arms, starts
+from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
 
 
@@ -30,10 +30,10 @@ class Inventory:
     studies: dict[str, Study]
 
 
-def of(values: dict[str, Any], sizes: Sizes, numbers: Collection[str]) -> Inventory:
+def list_artefacts(values: dict[str, Any], sizes: Sizes, numbers: Collection[str]) -> Inventory:
     """What a run makes with these (checked) parameters; of 06 and 07 where they are among the notebooks' `numbers`."""
     settings = {s.prefix: s.from_parameters(values) for s in S.STAGES if s.prefix in CHANGEABLE}
-    run = rehearsal.begin(settings, [d.name for d in sizes.domains])
+    run = dry_study.begin(settings, [d.name for d in sizes.domains])
     _of_run(run)
     studies = [run]
     if "06" in numbers:
@@ -63,9 +63,9 @@ def _further_tables(run: Study) -> None:
     """The tables of notebook 03 that are asked for by name."""
     encoding = run.settings["encoding"]
     for name in encoding.variants:
-        from llm2rec_kit.encoding.encoder import variant
+        from llm2rec_kit.encoding.encoder import parse_variant
 
-        stage, how = variant(name, encoding)
+        stage, how = parse_variant(name, encoding)
         embed(run, TABLES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
     for encoder, table in encoding.tables.items():
         embed(run, encoder, table, normalise="unit")
@@ -77,30 +77,30 @@ def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:
     """Notebook 06, its sections in their order; returns its studies."""
     study = open_study(run, "tables")
     _section(run, "Table 3")
-    paper_arms.stages(rehearsal, study)
+    paper_arms.make_stages(dry_study, study)
     arms = [paper_arms.BACKBONE, *_rivals(study, asked, sizes), paper_arms.OURS]
-    tables = [row["embedding"] for row in paper_arms.at_lengths(rehearsal, study, arms, asked)]
+    tables = [row["embedding"] for row in paper_arms.make_at_lengths(dry_study, study, arms, asked)]
     evaluate(study, tables, recommenders=asked.recommenders, seeds=asked.seeds)
     first = {"recommenders": asked.recommenders[:1], "seeds": asked.seeds}
     _section(run, "Table 4")
     evaluate(study, list(TABLES), **first)
-    evaluate(study, list(paper_arms.cells(rehearsal, study, asked).values()), **first)
+    evaluate(study, list(paper_arms.make_cells(dry_study, study, asked).values()), **first)
     _section(run, "Table 5")
-    several = paper_arms.mixed_domains(sizes.train_domains, study.domains)
+    several = paper_arms.choose_domains(sizes.train_domains, study.domains)
     if len(several) > 1 and study.domains:
-        sets = paper_arms.mixing(rehearsal, study, asked, sizes.train_domains, several)
+        sets = paper_arms.make_mixing(dry_study, study, asked, sizes.train_domains, several)
         evaluate(study, list(sets), **first)
     _section(run, "Figure 4")
     others = []
-    for name, label in S.table_names(asked.backbones).items():
-        other, tables = paper_arms.backbone(rehearsal, run, asked, name, label)
+    for name, label in S.name_tables(asked.backbones).items():
+        other, tables = paper_arms.make_backbone(dry_study, run, asked, name, label)
         evaluate(other, tables, **first)
         others.append(other)
     _section(run, "Figure 5")
     for arm in arms:
         embed(study, arm.encoder, arm.table, kept=False, **arm.how)
     _section(run, "start and length")
-    opened = starts.open_studies(run, asked, open_study).values() if asked.starts else []
+    opened = initialisations.open_studies(run, asked, open_study).values() if asked.starts else []
     for other in opened:
         tables = [take_table(other, table) for table in asked.starts]
         evaluate(other, tables, recommenders=asked.recommenders, seeds=asked.seeds)
@@ -113,10 +113,10 @@ def _section(run: Study, label: str) -> None:
 
 def _rivals(study: Study, asked: S.Tables, sizes: Sizes) -> list[paper_arms.Arm]:
     """The rivals of Table 3 that can be had; of LLMEmb that is not known as long as there is no corpus to look at."""
-    arms = [paper_arms.llm2vec(rehearsal, study)] if "LLM2Vec" in asked.models else []
+    arms = [paper_arms.make_llm2vec(dry_study, study)] if "LLM2Vec" in asked.models else []
     if "LLMEmb" in asked.models and (sizes.corpus is None or attribute_columns(sizes.corpus.items)):
-        arms.append(paper_arms.llmemb(rehearsal, study, asked))
-    return arms + [paper_arms.encoder(rehearsal, study, name, table) for name, table in asked.tables.items()]
+        arms.append(paper_arms.make_llmemb(dry_study, study, asked))
+    return arms + [paper_arms.make_encoder(dry_study, study, name, table) for name, table in asked.tables.items()]
 
 
 def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
@@ -125,11 +125,15 @@ def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
 
     run.made.section = ("07", "the run's own")
     domain = asked.domain or (sizes.train_domains or [""])[0]
-    at = question_arms.At(rehearsal, run, asked, domain, sizes.corpus)
-    paper_arms.stages(rehearsal, at.own)
+    at = question_arms.At(dry_study, run, asked, domain, sizes.corpus)
+    paper_arms.make_stages(dry_study, at.own)
     _ = at.short
     data = run.settings["data"]
-    known = questions.ruled_out(data, asked) if sizes.corpus is None else questions.why_not(sizes.corpus, data, asked)
+    known = (
+        questions.find_ruled_out(data, asked)
+        if sizes.corpus is None
+        else questions.find_unanswerable(sizes.corpus, data, asked)
+    )
     for question, arms in question_arms.ARMS.items():
         if question in asked.asked and question not in known:
             run.made.section = ("07", question)

@@ -14,9 +14,9 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.models import packages
 from llm2rec_kit.reproduction.plan import assets, cost
 from llm2rec_kit.reproduction.plan.cost import Work
-from llm2rec_kit.reproduction.plan.plan import Plan, Row, dtype
-from llm2rec_kit.reproduction.plan.rehearsal import Artefact
-from llm2rec_kit.runs import outputs_folder
+from llm2rec_kit.reproduction.plan.dry_study import Artefact
+from llm2rec_kit.reproduction.plan.estimate import Plan, Row, choose_dtype
+from llm2rec_kit.runs import find_outputs
 
 STUDIES = ("06", "07")  # notebooks that train models of their own
 KEPT = {  # what stays on disk: of one, of several
@@ -27,7 +27,7 @@ KEPT = {  # what stays on disk: of one, of several
 }
 
 
-def text(plan: Plan, missing: str = "") -> str:
+def render_plan(plan: Plan, missing: str = "") -> str:
     """The plan as lines of at most 112 columns; `missing` says what a run would not find now."""
     parts = [
         _head(plan),
@@ -44,10 +44,10 @@ def _head(plan: Plan) -> list[str]:
     lines = [
         f"Plan of run {plan.values['run']!r}, notebook{'s' * (len(plan.numbers) > 1)} {', '.join(plan.numbers)}: nothing is run or written.",
         f"Backbone {b.name}: {shape.parameters / 1e6:,.1f} M parameters ({shape.body / 1e6:,.1f} M in {shape.layers} layers, "
-        f"{shape.head / 1e6:,.1f} M in the head), {dtype(b)}.",
+        f"{shape.head / 1e6:,.1f} M in the head), {choose_dtype(b)}.",
     ]
     if weights := [_weights(name) for name in _hub_backbones(plan)]:
-        lines.append(f"Weights: {'; '.join(weights)} ({assets.hub_cache()}).")
+        lines.append(f"Weights: {'; '.join(weights)} ({assets.find_hub_cache()}).")
     if not counted.domains:
         return [
             *lines,
@@ -63,17 +63,19 @@ def _head(plan: Plan) -> list[str]:
 def _hub_backbones(plan: Plan) -> list[str]:
     """The run's backbone and those of Figure 4, where they are hub names of known size."""
     names = [plan.backbone.name, *(a.model.name for row in plan.rows for a in row.artefacts)]
-    return [name for name in dict.fromkeys(names) if name in assets.known()["backbones"] and name not in packages.MODELS]
+    return [
+        name for name in dict.fromkeys(names) if name in assets.read_assets()["backbones"] and name not in packages.MODELS
+    ]
 
 
 def _weights(name: str) -> str:
-    size = assets.known()["backbones"][name]["gb"]
-    return f"{name} is in the hub's cache already" if assets.cached(name) else f"{name} is to be downloaded, {size:g} GB"
+    size = assets.read_assets()["backbones"][name]["gb"]
+    return f"{name} is in the hub's cache already" if assets.is_cached(name) else f"{name} is to be downloaded, {size:g} GB"
 
 
 def _table(plan: Plan) -> list[str]:
     """Rows notebook by notebook; those of 06 and 07 have what they make told together, below them."""
-    names = list(assets.known()["accelerators"])
+    names = list(assets.read_assets()["accelerators"])
     lines = ["".join([f"{'stage':15}{'operations':>10}", *(f"{n:>16}" for n in names), f"{f'CPU, {_cores()} cores':>16}"])]
     for notebook, rows in ((n, list(part)) for n, part in groupby(plan.rows, key=lambda row: row.notebook)):
         studies = notebook in STUDIES
@@ -87,13 +89,13 @@ def _table(plan: Plan) -> list[str]:
 
 def _line(label: str, works: Sequence[Work]) -> str:
     """One line of the table: operations, hours on each accelerator of what computes there, hours on this CPU of all."""
-    names = list(assets.known()["accelerators"])
+    names = list(assets.read_assets()["accelerators"])
     there = [w for w in works if w.on_gpu]
     cells = f"{'on the CPU':>16}" + " " * 16 * (len(names) - 1)
     if there:
-        spans = [map(sum, zip(*(cost.hours(w, name) for w in there), strict=True)) for name in names]
+        spans = [map(sum, zip(*(cost.estimate_hours(w, name) for w in there), strict=True)) for name in names]
         cells = "".join(f"{_span(*span):>16}" for span in spans)
-    on_cpu = _time(sum(cost.cpu_hours(w, _cores()) for w in works))
+    on_cpu = _time(sum(cost.estimate_cpu_hours(w, _cores()) for w in works))
     return f"{label:15}{sum(w.flops for w in works):>10.1e}{cells}{on_cpu:>16}"
 
 
@@ -115,13 +117,11 @@ def _sums(plan: Plan) -> list[str]:
 def _what(row: Row, plan: Plan) -> str:
     """The size of a stage of the notebooks 02 to 04, in words."""
     one, n = row.artefacts[-1], len(row.artefacts)
-    s, title = one.settings, cost.tokens(one, plan.sizes)
+    s, title = one.settings, cost.count_tokens(one, plan.sizes)
     match s:
         case S.CSFT():
             sample = (cost.HISTORY + 1) * title
-            return (
-                f"{s.steps:,} steps x {s.batch_size} samples x {sample:.0f} tokens; {cost.validated(s):,} validation samples"
-            )
+            return f"{s.steps:,} steps x {s.batch_size} samples x {sample:.0f} tokens; {cost.count_validated(s):,} validation samples"
         case S.MNTP():
             return f"{s.steps:,} steps x {s.batch_size} titles x {title:.0f} tokens, {s.rate:.0%} of them predicted"
         case S.Contrastive():
@@ -172,9 +172,9 @@ def _cores() -> int:
 
 def _needs(plan: Plan) -> list[str]:
     kept = ", ".join(f"{n:,} {KEPT[kind][n > 1]} {_size(size)}" for kind, (n, size) in plan.disk.items())
-    folder = outputs_folder(plan.values.get("outputs", "")).absolute()
+    folder = find_outputs(plan.values.get("outputs", "")).absolute()
     at = next(p for p in (folder, *folder.parents) if p.exists())
-    biggest = assets.shape(plan.largest).parameters / 1e6
+    biggest = assets.find_shape(plan.largest).parameters / 1e6
     which = "" if plan.largest == plan.backbone else f" (of the largest model, {biggest:,.0f} M parameters)"
     return [
         f"Memory of a training{which}: {_size(plan.memory)} for weights, gradients and AdamW's two moments; activations come on "
@@ -187,7 +187,7 @@ def _needs(plan: Plan) -> list[str]:
 def _assumptions(plan: Plan) -> list[str]:
     title = cost.TITLE_TOKENS.get(plan.backbone.name, cost.TITLE_TOKENS[""])
     low, high = cost.UTILISATION
-    peaks = ", ".join(f"{n} {a['tflops']}" for n, a in assets.known()["accelerators"].items())
+    peaks = ", ".join(f"{n} {a['tflops']}" for n, a in assets.read_assets()["accelerators"].items())
     return [
         "How the times come about (estimates, good to a factor of two or three; no stage has been timed on these GPUs):",
         "- operations = 6 x parameters x tokens in training, 2 x in reading. Attention's own products are left out.",

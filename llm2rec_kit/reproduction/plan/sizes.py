@@ -17,7 +17,7 @@ from llm2rec_kit import paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus, CorpusError
 from llm2rec_kit.data import mixing
-from llm2rec_kit.runs import ArtefactError, Run, outputs_folder
+from llm2rec_kit.runs import ArtefactError, Run, find_outputs
 
 SYNTHETIC_LENGTH = 7.4  # interactions a user of the synthetic store
 
@@ -65,17 +65,17 @@ class Sizes:
         return counted[title].mean(), (long.clip(upper_bound=limit) if limit else long).mean()
 
 
-def of(values: dict[str, Any]) -> Sizes:
+def find_sizes(values: dict[str, Any]) -> Sizes:
     """The sizes of a run with these (checked) parameters."""
     data = S.Data.from_parameters(values)
-    run = outputs_folder(values.get("outputs", "")) / values["run"]
+    run = find_outputs(values.get("outputs", "")) / values["run"]
     if (found := _of_run(run)) is not None:
         return found
     if data.source == "synthetic":
         return _synthetic(data)
     if data.source == "mix" and (found := _of_parts(data, values.get("outputs", ""))) is not None:
         return found
-    printed = paper.datasets()
+    printed = paper.read_datasets()
     if data.train_domains and set(data.train_domains) <= set(printed["dataset"]):
         rows = [_printed(row) for row in printed.iter_rows(named=True)]
         return Sizes(rows, "the paper's Tables 1 and 2 (80/10/10 where not printed)", data.train_domains)
@@ -97,7 +97,7 @@ def _of_run(run: Path) -> Sizes | None:
 def _of_parts(data: S.Data, outputs: str) -> Sizes | None:
     """Counts of the corpora that are to be mixed; None where one of them is not there yet, or they do not go together."""
     try:
-        corpus = mixing.mixed(data, outputs)
+        corpus = mixing.mix_corpora(data, outputs)
     except (ValueError, OSError, PolarsError):
         return None
     return _counted(corpus, corpus.statistics().to_dicts(), f"the corpora of {' and '.join(data.mix)}")

@@ -30,63 +30,65 @@ CEILING = "oracle"
 FEW = 3  # domains that a sentence goes through one by one; of more it counts
 
 
-def standings(run: Run, results: dict[str, Any], held: evaluations.Evaluations) -> dict[str, dict[Row, str]]:
-    """{domain: {(recommender, embedding): "best", "tied for best" or ""}} over all rows but the ceiling, by `significance.standing`.
+def judge_standings(run: Run, results: dict[str, Any], held: evaluations.Evaluations) -> dict[str, dict[Row, str]]:
+    """{domain: {(recommender, embedding): "best", "tied for best" or ""}} over all rows but the ceiling, by `significance.judge_standing`.
 
     Without a domain that has no tests of notebook 04: whoever kept none, or an earlier version, kept nothing to test.
     """
     found = {}
     for name, made in held.tests.items():
         domain = name.split("/")[1]
-        rows = [(r["recommender"], r["embedding"]) for r in compared(results["results"].get(domain, []), results["seeds"])]
+        rows = [
+            (r["recommender"], r["embedding"]) for r in select_compared(results["results"].get(domain, []), results["seeds"])
+        ]
         if "pairs" in made["settings"] and rows:
-            metric = shown_metric(results, domain)
-            found[domain] = significance.standing(run, domain, rows, seeds=results["seeds"], metric=metric)
+            metric = choose_metric(results, domain)
+            found[domain] = significance.judge_standing(run, domain, rows, seeds=results["seeds"], metric=metric)
     return found
 
 
-def compared(rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+def select_compared(rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The rows that may be best: all but the ceiling, and those of trained recommenders with all of the seeds."""
     return [r for r in rows if r["recommender"] != CEILING and (r["recommender"] not in TRAINED or r["seeds"] == len(seeds))]
 
 
-def shown_metric(results: dict[str, Any], domain: str) -> str:
+def choose_metric(results: dict[str, Any], domain: str) -> str:
     """The metric by which a domain's rows are compared: the tests' own, or, where the rows do not have that, their first."""
     has = list(results["results"][domain][0]["mean"])
     tested = next((row["metric"] for row in results["comparisons"].get(domain, [])), has[0])
     return tested if tested in has else has[0]
 
 
-def brief(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> dict[str, Any]:
-    """What the templates need: `answers` [{"question", "answer"}], `tables` (`compact`) by domain, `glossary`, `beside`."""
+def make_brief(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> dict[str, Any]:
+    """What the templates need: `answer_questions` [{"question", "answer"}], `tables` (`make_compact`) by domain, `glossary`, `beside`."""
     return {
-        "answers": answers(results, places),
-        "tables": {domain: compact(results, domain, places.get(domain)) for domain in results["results"]},
+        "answers": answer_questions(results, places),
+        "tables": {domain: make_compact(results, domain, places.get(domain)) for domain in results["results"]},
         "glossary": GLOSSARY,
         "beside": BESIDE,
     }
 
 
-def answers(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> list[dict[str, str]]:
+def answer_questions(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> list[dict[str, str]]:
     """Does CSFT help, does the whole chain, what is best: a question and an answer each."""
-    chain = against(results, "raw", "contrastive")
-    versus = against(results, "id", "contrastive")
+    chain = describe_tests(results, "raw", "contrastive")
+    versus = describe_tests(results, "id", "contrastive")
     return [
-        {"question": "Does CSFT help?", "answer": against(results, "raw", "csft")},
+        {"question": "Does CSFT help?", "answer": describe_tests(results, "raw", "csft")},
         {
             "question": "Does the whole chain (CSFT, MNTP, contrast) help?",
             "answer": f"{chain} Is it better than trained ids? {versus}",
         },
-        {"question": "What is best, of all that was ranked?", "answer": winners(results, places)},
+        {"question": "What is best, of all that was ranked?", "answer": name_winners(results, places)},
     ]
 
 
-def against(results: dict[str, Any], before: str, after: str) -> str:
+def describe_tests(results: dict[str, Any], before: str, after: str) -> str:
     """What the tests of `after` against `before` say, each domain and recommender, with differences and corrected p."""
     rows = {}
     for domain in results["results"]:
         tests = [r for r in results["comparisons"].get(domain, []) if (r["before"], r["after"]) == (before, after)]
-        if tests := [r for r in tests if significance.within(r)]:
+        if tests := [r for r in tests if significance.is_within(r)]:
             rows[domain] = tests
     if not rows:
         return f"Not tested in this run: it takes {before} and {after} among evaluation_embeddings."
@@ -101,12 +103,12 @@ def against(results: dict[str, Any], before: str, after: str) -> str:
     return f"{head}: {'; '.join(told)} ({metric})."
 
 
-def winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> str:
+def name_winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> str:
     """The best row of each domain, where the tests let one be called so; else those that cannot be told apart."""
     told = []
     for domain, rows in list(results["results"].items())[: 2 * FEW]:
-        metric = shown_metric(results, domain)
-        ranked = sorted(compared(rows, results["seeds"]), key=lambda r: -r["mean"][metric])
+        metric = choose_metric(results, domain)
+        ranked = sorted(select_compared(rows, results["seeds"]), key=lambda r: -r["mean"][metric])
         if not ranked:
             told.append(f"{'on' if told else 'On'} {domain}, nothing was evaluated with all seeds")
             continue
@@ -124,15 +126,15 @@ def winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> str:
     return f"{'; '.join(told)}{f'; {more} more domains stand in the tables' if more else ''}."
 
 
-def compact(results: dict[str, Any], domain: str, places: dict[Row, str] | None) -> dict[str, Any]:
+def make_compact(results: dict[str, Any], domain: str, places: dict[Row, str] | None) -> dict[str, Any]:
     """The domain's rows by embedding and recommender, in one metric.
 
     metric, columns (recommenders that read an embedding), rows [{"embedding", "cells": [cell or None a column]}], others [{"name",
     "cell"}] that read none, best first and the ceiling last. A cell has mean, std, seeds and place ("best", "tied for best", "");
     without `places` the highest mean is the "highest", which no test says more of.
     """
-    rows, metric = results["results"][domain], shown_metric(results, domain)
-    most = max((r["mean"][metric] for r in compared(rows, results["seeds"])), default=None)
+    rows, metric = results["results"][domain], choose_metric(results, domain)
+    most = max((r["mean"][metric] for r in select_compared(rows, results["seeds"])), default=None)
 
     def cell(r: dict[str, Any]) -> dict[str, Any]:
         untested = "highest" if r["mean"][metric] == most and r["recommender"] != CEILING else ""

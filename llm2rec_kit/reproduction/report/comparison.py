@@ -6,43 +6,45 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction.report import report
-from llm2rec_kit.reproduction.report.spread import first_metrics, pooled_std, settings_that_differ
+from llm2rec_kit.reproduction.report import document
+from llm2rec_kit.reproduction.report.spread import choose_metrics, compare_settings, pool_std
 from llm2rec_kit.results.evaluations import is_trained
 from llm2rec_kit.runs import Run
 
 
 def write(runs: list[Run]) -> Path:
     """Write comparison-with-<others>.md and .html into the first run's folder; returns the page's path."""
-    collected = [report.collect(run) for run in runs]
+    collected = [document.collect(run) for run in runs]
     names = _names(runs)
-    about = [run.about() for run in runs]
+    about = [run.read_info() for run in runs]
     known = {
         "names": names,
-        "missing": [f"{name}: {line}" for name, c in zip(names, collected, strict=True) for line in report.missing_notes(c)],
-        "settings": settings_that_differ(*[{**c["settings"], "evaluation seeds": {"all": c["seeds"]}} for c in collected]),
+        "missing": [
+            f"{name}: {line}" for name, c in zip(names, collected, strict=True) for line in document.note_missing(c)
+        ],
+        "settings": compare_settings(*[{**c["settings"], "evaluation seeds": {"all": c["seeds"]}} for c in collected]),
         "statistics": _statistics(collected),
-        "results": results(collected),
+        "results": collect_results(collected),
         "costs": _costs(about),
         "provenance": _provenance(about),
-        "drawn": [report.drawings(run) for run in runs],
+        "drawn": [document.draw_figures(run) for run in runs],
         "kept": _kept(runs),
-        "metrics": first_metrics(collected[0]),
+        "metrics": choose_metrics(collected[0]),
     }
     target = runs[0].path / f"comparison-with-{'-'.join(n.replace('/', '_') for n in names[1:])}.html"
     for kind in ("md", "html"):
-        storage.write_text(target.with_suffix(f".{kind}"), report.render(f"comparison.{kind}.j2", **known))
+        storage.write_text(target.with_suffix(f".{kind}"), document.render(f"comparison.{kind}.j2", **known))
     return target
 
 
-def results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def collect_results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """{domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
 
     The metrics are the first run's first two; a run that was evaluated at other cutoffs has no cell of them.
     `in_std` is that difference over the seed std (pooled over the embeddings of the recommender in both runs); None where
     no seed tells of a spread.
     """
-    tables, metrics = {}, first_metrics(collected[0])
+    tables, metrics = {}, choose_metrics(collected[0])
     for domain in dict.fromkeys(d for c in collected for d in c["results"]):
         groups = [{(r["recommender"], r["embedding"]): r for r in c["results"].get(domain, [])} for c in collected]
         tables[domain] = [
@@ -74,7 +76,7 @@ def _cells(groups: list[dict], key: tuple[str, str], k: int, metrics: list[str])
         if k and first is not None and metric in first["mean"]:
             cell["difference"] = row["mean"][metric] - first["mean"][metric]
             rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]
-            std = pooled_std(rows, key[0], metric) if is_trained(key[0]) else None
+            std = pool_std(rows, key[0], metric) if is_trained(key[0]) else None
             cell["in_std"] = cell["difference"] / std if std else None
         cells[metric] = cell
     return cells
@@ -93,7 +95,7 @@ def _counted(s: dict[str, Any] | None) -> str:
 
 def _costs(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a stage: {"name", "values": [text a run]}."""
-    rows = [{r["stage"]: r for r in report.cost_rows(a)} for a in about]
+    rows = [{r["stage"]: r for r in document.list_cost_rows(a)} for a in about]
     return [{"name": s, "values": [_cost(r.get(s)) for r in rows]} for s in dict.fromkeys(s for r in rows for s in r)]
 
 
@@ -130,7 +132,7 @@ def _provenance(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _kept(runs: list[Run]) -> list[dict[str, Any]]:
     """A row a caption: {"name", "files": [path or None a run]}."""
-    found = [dict(report.kept_figures(run)) for run in runs]
+    found = [dict(document.find_figures(run)) for run in runs]
     return [{"name": c, "files": [f.get(c) for f in found]} for c in dict.fromkeys(c for f in found for c in f)]
 
 

@@ -17,16 +17,16 @@ from typing import Any
 import yaml
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction.report.spread import first_metrics, pooled_std, settings_that_differ
+from llm2rec_kit.reproduction.report.spread import choose_metrics, compare_settings, pool_std
 from llm2rec_kit.results.evaluations import TRAINED, is_trained
-from llm2rec_kit.runs import outputs_folder, places
+from llm2rec_kit.runs import find_outputs, places
 from llm2rec_kit.settings import plain_yaml
 
 ROUNDING = 5.1e-7  # of the six decimals that are kept
 WIDTH = 4.0  # standard deviations of the difference of two means: one false alarm in 16,000 lines
 
 
-def path_of(profile: str, outputs: str | Path = "") -> Path:
+def locate(profile: str, outputs: str | Path = "") -> Path:
     """Where the expected numbers of a profile are kept.
 
     Of a profile of one's own beside it; of one that comes with the kit in the checkout, or, where the kit was installed from a
@@ -34,15 +34,15 @@ def path_of(profile: str, outputs: str | Path = "") -> Path:
     """
     if profile.endswith((".yaml", ".yml")):
         return Path(profile).parent / "expected" / Path(profile).name
-    if places.checkout():
+    if places.find_checkout():
         return _of_the_kit(profile)
-    return outputs_folder(outputs) / "expected" / f"{profile}.yaml"
+    return find_outputs(outputs) / "expected" / f"{profile}.yaml"
 
 
 def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
     """The expected numbers of a profile with their provenance, one's own before the kit's; None where none are kept."""
-    found = [path for path in (path_of(profile, outputs), _of_the_kit(profile)) if path.is_file()]
-    return plain_yaml.of_the_kit(found[0].read_text()) if found else None
+    found = [path for path in (locate(profile, outputs), _of_the_kit(profile)) if path.is_file()]
+    return plain_yaml.load_own(found[0].read_text()) if found else None
 
 
 def _of_the_kit(profile: str) -> Path:
@@ -75,17 +75,17 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
         f"seconds: {sum(n['seconds'] for n in about['notebooks'].values()):.0f}  # wall time of the notebooks",
     ]
     text = "\n".join(head) + "\n" + _dump({"settings": results["settings"]}) + "results:\n"
-    metrics = first_metrics(results)
-    for row in rows(results):
+    metrics = choose_metrics(results)
+    for row in list_rows(results):
         text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
         text += "".join(f"    {m}: [{row[m]:.6f}, {row[f'{m} tolerance']:.6f}]\n" for m in metrics)
     storage.write_text(path, text)
 
 
-def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+def list_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a (domain, recommender, embedding): the metrics' means, and the tolerances that this run's seeds give."""
     samples = {s["domain"]: s["test"] for s in results["statistics"]}
-    metrics = first_metrics(results)
+    metrics = choose_metrics(results)
     found = []
     for domain, group in results["results"].items():
         for r in group:
@@ -103,9 +103,9 @@ def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dic
     (all within tolerance), `differs`, or `missing` where the run has no such line. Where settings differ the lines are none: two
     experiments are not compared as if they were one.
     """
-    if changed := settings_that_differ(expected["settings"], results["settings"]):
+    if changed := compare_settings(expected["settings"], results["settings"]):
         return [], changed
-    found = {f"{r['domain']} {r['recommender']} {r['embedding']}": r for r in rows(results)}
+    found = {f"{r['domain']} {r['recommender']} {r['embedding']}": r for r in list_rows(results)}
     lines = []
     for name, wanted in expected["results"].items():
         line: dict[str, Any] = {"line": name, "verdict": "missing" if name not in found else "reproduced"}
@@ -117,12 +117,12 @@ def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dic
     return lines, []
 
 
-def metrics_of(line: dict[str, Any]) -> list[str]:
+def list_metrics(line: dict[str, Any]) -> list[str]:
     """The metrics that are expected of a line of `compare`."""
     return [name.removesuffix(" expected") for name in line if name.endswith(" expected")]
 
 
-def text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str:
+def render_text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str:
     """The comparison for a terminal, a line a row, at most 110 columns."""
     lines, changed = compare(results, expected)
     source = f"the run of {expected['date']} ({expected['machine']})"
@@ -131,14 +131,14 @@ def text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str
         more = [f"  and {len(changed) - 8} more"] if len(changed) > 8 else []
         return "\n".join([f"Not compared with {source} of profile {profile}: settings differ.", *shown, *more])
     head = f"Against {source} of profile {profile}: found (expected +- tolerance)"
-    body = [f"  {x['line']:28}{''.join(f'  {m} {_cell(x, m):26}' for m in metrics_of(x))}  {x['verdict']}" for x in lines]
-    return "\n".join([head, *body, summary(lines)])
+    body = [f"  {x['line']:28}{''.join(f'  {m} {_cell(x, m):26}' for m in list_metrics(x))}  {x['verdict']}" for x in lines]
+    return "\n".join([head, *body, count_verdicts(lines)])
 
 
-def summary(lines: list[dict[str, Any]]) -> str:
+def count_verdicts(lines: list[dict[str, Any]]) -> str:
     """How many lines came out how."""
     verdicts = [x["verdict"] for x in lines]
-    same = sum(all(x[m] is not None and abs(x[m] - x[f"{m} expected"]) <= ROUNDING for m in metrics_of(x)) for x in lines)
+    same = sum(all(x[m] is not None and abs(x[m] - x[f"{m} expected"]) <= ROUNDING for m in list_metrics(x)) for x in lines)
     counts = [f"{verdicts.count(v)} {v}" for v in ("reproduced", "differs", "missing") if v in verdicts]
     return f"{len(lines)} lines: {', '.join(counts)}; {same} equal to the last digit kept."
 
@@ -155,9 +155,7 @@ def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, sa
     if not is_trained(row["recommender"]) and not learned:
         return least
     stds = [
-        s
-        for name in ([row["recommender"]] if not learned else TRAINED)
-        if (s := pooled_std(group, name, metric)) is not None
+        s for name in ([row["recommender"]] if not learned else TRAINED) if (s := pool_std(group, name, metric)) is not None
     ]
     if not stds:
         return max(least, 0.25 * row["mean"][metric])  # one seed tells nothing of the spread between seeds

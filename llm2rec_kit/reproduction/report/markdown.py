@@ -14,7 +14,7 @@ class _Told(str):
     plain: str
 
 
-def escaped(value: Any) -> Any:
+def escape(value: Any) -> Any:
     """`value` with every text in it, in dicts and lists too, as Markdown that shows it; anything else as it is.
 
     >>> escaped({"a|b": ["<i>", 3]})
@@ -23,11 +23,11 @@ def escaped(value: Any) -> Any:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, dict):
-        return {escaped(k): escaped(v) for k, v in value.items()}
-    return [escaped(v) for v in value] if isinstance(value, list | tuple) else value
+        return {escape(k): escape(v) for k, v in value.items()}
+    return [escape(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def code(text: str) -> str:
+def as_code(text: str) -> str:
     """A text, escaped before, as a span of code, in which nothing is to be."""
     plain = " ".join(getattr(text, "plain", text).splitlines())
     fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 
-def first_metrics(results: dict[str, Any]) -> list[str]:
+def choose_metrics(results: dict[str, Any]) -> list[str]:
     """Recall and NDCG at a run's first cutoff, as `results` (results.json) has them: what two runs are compared by."""
     rows = next(iter(results["results"].values()))
     return list(rows[0]["mean"])[:2]
 
 
-def pooled_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> float | None:
+def pool_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> float | None:
     """Sample standard deviation over seeds, pooled over the embeddings of a recommender; None where none has two seeds.
 
     `rows` are those of one domain in results.json: they hold the population std of s seeds, and s / (s - 1) makes its
@@ -24,7 +24,7 @@ def pooled_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> flo
     return math.sqrt(sum(r["std"][metric] ** 2 * r["seeds"] / (r["seeds"] - 1) for r in alike) / len(alike))
 
 
-def settings_that_differ(*settings: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def compare_settings(*settings: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """[{"name": "stage.key", "values": [one a run]}] of every setting that is not the same in all; "none" where absent."""
     rows = []
     for stage in dict.fromkeys(stage for s in settings for stage in s):

@@ -14,14 +14,14 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import preconditions
 from llm2rec_kit.encoding import own_tables
-from llm2rec_kit.reproduction.studies.study import backbone_changes
+from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
 from llm2rec_kit.settings import own_parts
-from llm2rec_kit.settings.ranges import shown
+from llm2rec_kit.settings.ranges import show_value
 
 MADE = ("raw", "csft", "mntp", "contrastive")  # the tables that notebook 03 makes of every run
 
 
-def across(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
+def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
     """Raise SettingsError where settings of several stages do not go together in the notebooks of these `numbers`.
 
     `there` are the tables that the run has already. A stage whose notebook is not to run may be another than `values` say.
@@ -40,21 +40,21 @@ def across(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[
         if "05" in numbers:
             _known_tables("maps_stages", of["maps"].stages, [*tables, "adapted"])
     if {"02", "06"} <= set(numbers):
-        backbones(of["tables"], of["backbone"])
+        check_backbones(of["tables"], of["backbone"])
 
 
-def backbones(asked: S.Tables, backbone: S.Backbone) -> None:
+def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
     """Raise SettingsError for a `tiny-<width>` of `tables_backbones` that the heads of the run's backbone do not divide."""
     for name in asked.backbones:
-        width = backbone_changes(name).get("backbone_hidden")
+        width = choose_backbone_settings(name).get("backbone_hidden")
         if width is not None and (not width or width % (2 * backbone.heads)):
             raise S.SettingsError(
-                f"tables_backbones names {shown(name)}, and the run's backbone has {backbone.heads} heads (backbone_heads): the "
+                f"tables_backbones names {show_value(name)}, and the run's backbone has {backbone.heads} heads (backbone_heads): the "
                 f"width must be a multiple of {2 * backbone.heads}."
             )
 
 
-def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
+def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
     """Raise SettingsError for a device, a precision or a package that the notebooks of these `numbers` ask for and that is not
     here. `there` are the tables that the run has already."""
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
@@ -75,7 +75,7 @@ def on_this_machine(values: Mapping[str, Any], numbers: Collection[str], there: 
     for name, device in asked.items():
         if not here.get(device, True):
             raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
-    if low and evaluation.device_of(recommenders)[0] == "cpu" and not fast_ops.bfloat16_is_fast():
+    if low and evaluation.choose_device(recommenders)[0] == "cpu" and not fast_ops.has_fast_bfloat16():
         raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
 
 
@@ -92,12 +92,12 @@ def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
     from llm2rec_kit.encoding import minilm
     from llm2rec_kit.settings import item_tables
 
-    texts = {item_tables.parse(name)[0] for name in asked.embeddings}
-    if minilm.NAME in texts - {*there} and not minilm.available():
+    texts = {item_tables.parse_name(name)[0] for name in asked.embeddings}
+    if minilm.NAME in texts - {*there} and not minilm.is_available():
         raise S.SettingsError(minilm.LACKING)
 
 
-def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
+def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
     """Raise SettingsError where settings cannot work, or would mislead, on this corpus; returns what their reader should know.
 
     Cut-offs and metrics are held against the smallest catalogue that is ranked, batches and what is held out against what the
@@ -124,7 +124,9 @@ def of_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
             case S.Maps():
                 notes += _mapped(corpus, stage)
             case S.Questions() if stage.domain and stage.domain not in corpus.domains:
-                raise S.SettingsError(f"questions_domain is {shown(stage.domain)}; the corpus has {shown(corpus.domains)}.")
+                raise S.SettingsError(
+                    f"questions_domain is {show_value(stage.domain)}; the corpus has {show_value(corpus.domains)}."
+                )
     return notes
 
 
@@ -140,7 +142,7 @@ def _embeddings(asked: S.Evaluation, tables: list[str]) -> None:
     from llm2rec_kit.encoding import minilm
     from llm2rec_kit.settings import item_tables
 
-    texts = [text for name in asked.embeddings if (text := item_tables.parse(name)[0])]
+    texts = [text for name in asked.embeddings if (text := item_tables.parse_name(name)[0])]
     _known_tables("evaluation_embeddings", texts, [*tables, minilm.NAME], "id")
 
 
@@ -148,8 +150,8 @@ def _known_tables(setting: str, names: list[str], tables: list[str], *more: str)
     for name in names:
         if name not in tables:
             raise S.SettingsError(
-                f"{setting} names {shown(name)}, and there are no embeddings {shown(name)} to be had. "
-                f"{S.unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants, encoding_baselines and encoding_own make more."
+                f"{setting} names {show_value(name)}, and there are no embeddings {show_value(name)} to be had. "
+                f"{S.describe_unknown(name, [*dict.fromkeys(tables), *more], 'table')} encoding_variants, encoding_baselines and encoding_own make more."
             )
 
 
@@ -171,14 +173,14 @@ def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
 
 def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:
     """Make each recommender of one's own among `names` and look at its states; raises SettingsError as in a training."""
-    for name in own_parts.digests(names):
+    for name in own_parts.hash_parts(names):
         from llm2rec_kit.downstream import recommenders
 
         recommenders.make(name, asked, max_history)
 
 
 def _own_baselines(asked: S.Evaluation, corpus: Corpus) -> None:
-    for name in own_parts.digests(asked.baselines):
+    for name in own_parts.hash_parts(asked.baselines):
         from llm2rec_kit.downstream import baselines
 
         baselines.probe(name, corpus.select(corpus.domains[:1])[0])
@@ -203,7 +205,7 @@ def _held_out(corpus: Corpus, asked: S.MNTP) -> list[str]:
     held = round(titles * asked.held_out)
     if held >= titles:
         raise S.SettingsError(
-            f"mntp_held_out {asked.held_out} leaves none of the {titles} titles of {shown(corpus.train_domains)} to learn from."
+            f"mntp_held_out {asked.held_out} leaves none of the {titles} titles of {show_value(corpus.train_domains)} to learn from."
         )
     if not held and (asked.patience or asked.keep == "best"):
         raise S.SettingsError(

@@ -21,9 +21,9 @@ import polars as pl
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.runner import notebooks, recorded
 from llm2rec_kit.results import evaluations
-from llm2rec_kit.runs import SERIES, ArtefactError, Run, check_name, outputs_folder
+from llm2rec_kit.runs import SERIES, ArtefactError, Run, check_name, find_outputs
 from llm2rec_kit.settings import plain_yaml
-from llm2rec_kit.settings.ranges import clipped, shown
+from llm2rec_kit.settings.ranges import clip, show_value
 from llm2rec_kit.settings.stage import COMMON, check_common
 
 PROFILE = "demo"  # what the parameters cells are written with
@@ -45,7 +45,7 @@ class WouldReplace(ArtefactError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def opened(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+def open_notebook_run(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run that a notebook's `globals()` name, guarded, and the values in force by flat name; shows where they come from.
 
     Names with a stage's prefix that are no setting stay among the values, for `from_parameters` to refuse. Raises SettingsError
@@ -55,7 +55,7 @@ def opened(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """
     check_common(parameters)
     check_name(parameters["run"])
-    there = (outputs_folder(parameters["outputs"]) / parameters["run"]).exists()
+    there = (find_outputs(parameters["outputs"]) / parameters["run"]).exists()
     run = Run(parameters["run"], parameters["outputs"]) if there else None
     found = resolve(parameters, run)
     settings = {name: v for name, v in found.items() if name not in COMMON}
@@ -82,7 +82,7 @@ def _check(values: Mapping[str, Any]) -> None:
 
 def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce]:
     """The profile and every setting among `parameters` (a notebook's `globals()`), each with its source; `run` if there is one."""
-    plain = recorded.defaults()
+    plain = recorded.read_defaults()
     own, given, by_papermill = _given(parameters)
     names = [name for name in parameters if name in plain and (name in own or not own)]
     typed = {name for name in names if name in given or not _same(parameters[name], plain[name])}
@@ -95,13 +95,13 @@ def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce
         under = {name: "profile" for name in typed if name in known and known[name] == parameters[name]}
         found = {n: InForce(parameters[n], under.get(n, "typed" if n in typed else "default")) for n in names}
         return {"profile": InForce(profile, "typed"), **found}
-    asked_profile, asked = recorded.asked(run) if run else ("", {})
+    asked_profile, asked = recorded.read_asked(run) if run else ("", {})
     if asked and not told:
         known, source, head = asked, "run", InForce(asked_profile, "run")
     else:
         known, source = _profile(profile), "profile"
         head = InForce(profile, "typed" if told or by_papermill else "default")
-    kept = recorded.held(run, names) if run else {}
+    kept = recorded.read_held(run, names) if run else {}
 
     def of(name: str) -> InForce:
         if name in typed:
@@ -167,8 +167,8 @@ def _profile(name: str) -> dict[str, Any]:
     """What a profile sets; nothing without one. SettingsError for one that does not exist or names no setting."""
     if not name:
         return {}
-    values = plain_yaml.meant(notebooks.load_profile(name))
-    notebooks.check(values, [*COMMON, *recorded.defaults()])
+    values = plain_yaml.convert_numbers(notebooks.load_profile(name))
+    notebooks.check(values, [*COMMON, *recorded.read_defaults()])
     return values
 
 
@@ -176,9 +176,9 @@ def _show(found: Mapping[str, InForce]) -> None:
     """A table of the profile, and of the values that are not the default that the cell shows."""
     from IPython.display import display
 
-    plain = recorded.defaults()
+    plain = recorded.read_defaults()
     rows = [
-        {"parameter": name, "in force": clipped(str(v.value) if v.value != "" else '""', 100), "from": v.source}
+        {"parameter": name, "in force": clip(str(v.value) if v.value != "" else '""', 100), "from": v.source}
         for name, v in found.items()
         if name == "profile" or v.source == "typed" or not _same(v.value, plain[name])
     ]
@@ -191,12 +191,12 @@ def _show(found: Mapping[str, InForce]) -> None:
 
 def _say(run: Run, found: Mapping[str, InForce]) -> None:
     """What the table leaves out, and where a profile was named that the run was not made with."""
-    plain = recorded.defaults()
+    plain = recorded.read_defaults()
     usual = [v.source for n, v in found.items() if n != "profile" and v.source != "typed" and _same(v.value, plain[n])]
     parts = [f"{usual.count(s)} {words}" for s, words in (("run", "of the run"), ("default", "by default")) if s in usual]
     if usual:
         print(f"The other {len(usual)} are as the cell above shows them" + (f": {', '.join(parts)}." if parts else "."))
-    (profile, source), (asked, _) = found["profile"], recorded.asked(run)
+    (profile, source), (asked, _) = found["profile"], recorded.read_asked(run)
     if source == "typed" and profile and asked not in ("", profile) and "run" in {v.source for v in found.values()}:
         print(
             f"Run {run.name!r} is of profile {asked!r}: what it has finished keeps its values; another `run` takes {profile!r}'s."
@@ -215,7 +215,7 @@ def _refuse(run: Run, name: str, changed: Mapping[str, tuple[Any, Any]], found: 
         (p for p, holders in recorded.HOLDERS.items() if name.split("/")[0] in {h.split("/")[0] for h in holders}), ""
     )
     prefix = "encoding" if name == "encoder" else prefix
-    known, told, back = recorded.defaults(), [], []
+    known, told, back = recorded.read_defaults(), [], []
     for key, (has, asked) in changed.items():
         full = f"{prefix}_{key}" if f"{prefix}_{key}" in known else f"backbone_{key}"
         if full not in known:
@@ -224,10 +224,10 @@ def _refuse(run: Run, name: str, changed: Mapping[str, tuple[Any, Any]], found: 
         has, asked = (
             known[full] if value is None else value for value in (has, asked)
         )  # later ones are kept where not usual
-        told.append(f"{full} = {shown(asked)} ({found[full].source if full in found else 'typed'})")
-        back.append(f"{full} = {shown(has)}")
-    after = recorded.standing_on(run, [name])
-    more = f" What stands on it would be outdated: {recorded.counted(after)}." if after else ""
+        told.append(f"{full} = {show_value(asked)} ({found[full].source if full in found else 'typed'})")
+        back.append(f"{full} = {show_value(has)}")
+    after = recorded.find_dependents(run, [name])
+    more = f" What stands on it would be outdated: {recorded.count_in_words(after)}." if after else ""
     has = f" ({', '.join(back)})" if back else ""
     raise WouldReplace(
         f"Run {run.name!r} has finished {name!r} ({made['finished'][:10]}), and this would replace it: {', '.join(told)}.{more} "

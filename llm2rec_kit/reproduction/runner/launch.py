@@ -32,7 +32,7 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
     """
     settings, place = STAGES[name].from_parameters(parameters), S.Backbone.from_parameters(parameters)
     tracking.check(settings)
-    distributed.join(backbone.placement(place)[0])
+    distributed.join(backbone.choose_placement(place)[0])
     recipe = pipeline.train_stage(run, settings, place)
     with _quiet_but_first():
         if distributed.rank() == 0:
@@ -41,15 +41,15 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
             begun = []
 
             def build(folder: Path) -> dict[str, Any]:
-                begun.append(distributed.told(str(folder)))
+                begun.append(distributed.broadcast(str(folder)))
                 return recipe.build(folder)
 
             dataclasses.replace(recipe, build=build).make(run, force=force)
             if not begun:
-                distributed.told("")
-        elif folder := distributed.told(""):
+                distributed.broadcast("")
+        elif folder := distributed.broadcast(""):
             recipe.build(Path(folder))
-        distributed.wait()
+        distributed.barrier()
     return run.path_of(name)
 
 

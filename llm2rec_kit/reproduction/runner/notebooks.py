@@ -26,9 +26,9 @@ from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import recorded
 from llm2rec_kit.reproduction.runner.progress import Progress
-from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, meter, outputs_folder, places, provenance
+from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, collect_provenance, find_outputs, meter, places
 from llm2rec_kit.settings import own_parts, plain_yaml
-from llm2rec_kit.settings.ranges import clipped, shown
+from llm2rec_kit.settings.ranges import clip, show_value
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
@@ -48,24 +48,24 @@ class Parameter:
     help: str
 
 
-def series(root: Path | None = None) -> list[Path]:
+def list_series(root: Path | None = None) -> list[Path]:
     """The numbered notebooks from 01 on, in order: those of this code, or those in `root`'s notebooks/. 00 says where to begin."""
-    folder = root / "notebooks" if root else places.notebooks_folder()
+    folder = root / "notebooks" if root else places.find_notebooks()
     found = sorted(book for book in folder.glob("[0-9][0-9]_*.ipynb") if not book.name.startswith("00"))
     if not found:
         raise FileNotFoundError(f"No numbered notebook in {folder}: the kit is not whole. Install it again.")
     return found
 
 
-def parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook by name, from its cell tagged `parameters`.
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """The parameters of a notebook by name, from its cell tagged `read_parameters`.
 
     Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
     """
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
-        raise ValueError(f"{notebook} must have one cell tagged `parameters`; found {len(tagged)}.")
+        raise ValueError(f"{notebook} must have one cell tagged `read_parameters`; found {len(tagged)}.")
     source = "".join(tagged[0]["source"])
     comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
     lines = [n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
@@ -77,20 +77,20 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     }
 
 
-def source_of(p: Parameter) -> str:
+def cite_default(p: Parameter) -> str:
     """Where a default comes from, from the marks in its help: "P 4.1.3, C"; "O" (ours) where there is none."""
     marks = [part.strip() for mark in re.findall(r"\[([PCO]\b[^\]]*)\]", p.help) for part in mark.split(",")]
     short = [m[0] for mark in marks if (m := re.match(r"[PCO]\b( [\d.]+)?", mark))]
     return ", ".join(dict.fromkeys(short)) or "O"
 
 
-def meaning_of(p: Parameter) -> str:
+def explain(p: Parameter) -> str:
     """The help text, with the values that the parameter may have."""
-    limits = S.limits_of(p.name)
+    limits = S.describe_limits(p.name)
     return f"{p.help}; {limits}" if limits else p.help
 
 
-def profiles() -> list[str]:
+def list_profiles() -> list[str]:
     """Names of the profiles that come with the kit."""
     return sorted(
         p.name.removesuffix(".yaml")
@@ -100,29 +100,31 @@ def profiles() -> list[str]:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The parameters that a profile sets: one of `profiles()`, or a path to a YAML file of the same form."""
+    """The parameters that a profile sets: one of `list_profiles()`, or a path to a YAML file of the same form."""
     return {k: v for k, v in _read_profile(name).items() if k != CHOSEN}
 
 
-def profile_notebooks(name: str) -> list[str]:
+def list_profile_notebooks(name: str) -> list[str]:
     """Numbers of the notebooks that a profile runs unless told otherwise; empty: all of them."""
     numbers = _read_profile(name).get(CHOSEN, [])
     if not isinstance(numbers, list) or not all(isinstance(n, str) for n in numbers):
         raise S.SettingsError(
-            f"Profile {shown(name)}: {CHOSEN} takes a list of texts, such as ['01', '02']; found {shown(numbers)}."
+            f"Profile {show_value(name)}: {CHOSEN} takes a list of texts, such as ['01', '02']; found {show_value(numbers)}."
         )
     return numbers
 
 
 def _read_profile(name: str) -> dict[str, Any]:
-    if name in profiles():
-        return plain_yaml.mapping(
+    if name in list_profiles():
+        return plain_yaml.read_mapping(
             resources.files("llm2rec_kit.reproduction").joinpath("profiles", f"{name}.yaml").read_text(), f"Profile {name!r}"
         )
-    path, what = Path(name), f"Profile {shown(name)}"
+    path, what = Path(name), f"Profile {show_value(name)}"
     if path.suffix not in (".yaml", ".yml") or not os.path.lexists(path):
-        raise S.SettingsError(S.unknown(name, profiles(), "profile") + " A path to a .yaml file is taken, too.")
-    return plain_yaml.mapping(plain_yaml.read_text(path, what), what)
+        raise S.SettingsError(
+            S.describe_unknown(name, list_profiles(), "profile") + " A path to a .yaml file is taken, too."
+        )
+    return plain_yaml.read_mapping(plain_yaml.read_text(path, what), what)
 
 
 def check(values: dict[str, Any], known: list[str]) -> None:
@@ -134,7 +136,7 @@ def check(values: dict[str, Any], known: list[str]) -> None:
         )
     for name in values:
         if name not in known:
-            raise S.SettingsError(S.unknown(name, known))
+            raise S.SettingsError(S.describe_unknown(name, known))
     S.Own.from_parameters(values).load()  # what its modules register may be named by the other stages
     for stage in S.STAGES:
         own = [name.removeprefix(f"{stage.prefix}_") for name in known if name.startswith(f"{stage.prefix}_")]
@@ -147,31 +149,31 @@ def check_data(values: dict[str, Any]) -> None:
     if data.source == "mix":
         from llm2rec_kit.data import mixing  # with polars, which a list of parameters does without
 
-        mixing.folders(data, values.get("outputs", ""))
+        mixing.find_folders(data, values.get("outputs", ""))
         return
     if data.source == "synthetic":
         if data.path:
             raise ValueError(
-                f"The source is synthetic and reads no files, but data was given: {clipped(data.path)}. Take a profile "
+                f"The source is synthetic and reads no files, but data was given: {clip(data.path)}. Take a profile "
                 "for real data, such as games, or set data.source to what the files are."
             )
         return
-    if not data.path and data.source in own_parts.names("source"):
+    if not data.path and data.source in own_parts.list_names("source"):
         return  # where it reads is its own affair
     if not data.path:
         raise ValueError(
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
-            + (f" {assets.data_notes()}" if set(data.train_domains) & set(PAPER_SETS) else "")
+            + (f" {assets.describe_data()}" if set(data.train_domains) & set(PAPER_SETS) else "")
         )
-    kind = plain_yaml.kind_at(Path(data.path))
+    kind = plain_yaml.describe_path(Path(data.path))
     if kind not in ("", "a folder", "a file"):
         raise ValueError(
-            f"The data at {clipped(data.path)} is {kind}, and the source {data.source!r} reads a folder or a file."
+            f"The data at {clip(data.path)} is {kind}, and the source {data.source!r} reads a folder or a file."
         )
     if not kind and not data.download:
         raise ValueError(
-            f"There is no data at {clipped(data.path)}. Give the folder (or file) that the source {data.source!r} reads; "
+            f"There is no data at {clip(data.path)}. Give the folder (or file) that the source {data.source!r} reads; "
             "notebooks/01_data_prep.ipynb says what it expects in it."
         )
 
@@ -194,16 +196,16 @@ def reproduce(
     NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder. With `force` what is
     finished is made again; where that was interrupted, the same call goes on and makes nothing twice.
     """
-    values, chosen = prepared(
+    values, chosen = prepare(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
     )
-    storage.check_writable(outputs_folder(values.get("outputs", "")) / values["run"])
+    storage.check_writable(find_outputs(values.get("outputs", "")) / values["run"])
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
-    result.note("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
-    named = {"profile": profile if profile in profiles() else str(Path(profile).resolve())}
+    result.write_info("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
+    named = {"profile": profile if profile in list_profiles() else str(Path(profile).resolve())}
     with _forced(result, values, chosen):
-        if replaced := recorded.notice(result, values, chosen):
+        if replaced := recorded.describe_replacement(result, values, chosen):
             print(replaced, flush=True)
         looked = False
         for k, book in enumerate(chosen, 1):
@@ -216,7 +218,7 @@ def reproduce(
     return result
 
 
-def prepared(
+def prepare(
     profile: str,
     *,
     data: str = "",
@@ -235,32 +237,32 @@ def prepared(
     """
     from llm2rec_kit.reproduction.runner import feasibility  # with polars, which the list of parameters does without
 
-    books = series(root)
-    values = {"run": Path(profile).stem, **plain_yaml.meant(load_profile(profile)), **(overrides or {})}
+    books = list_series(root)
+    values = {"run": Path(profile).stem, **plain_yaml.convert_numbers(load_profile(profile)), **(overrides or {})}
     # What the caller says comes before the profile.
     given = {"run": run, "outputs": outputs, "data_path": data, "force": force}
     values |= {name: value for name, value in given.items() if value}
-    own = {book: parameters(book) for book in books}
+    own = {book: read_parameters(book) for book in books}
     check(values, sorted({name for p in own.values() for name in p}))
     check_name(values["run"])
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
-    if not places.checkout():
-        values["outputs"] = str(outputs_folder(values.get("outputs", "")))
+    if not places.find_checkout():
+        values["outputs"] = str(find_outputs(values.get("outputs", "")))
     for name in ("data_path", "outputs"):
         if values.get(name):
-            values[name] = str(storage.expanded(values[name]).resolve())
-    values = local_folders(values, Path())
+            values[name] = str(storage.expand_home(values[name]).resolve())
+    values = resolve_folders(values, Path())
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
-        values["data_mix"] = [str(storage.expanded(m).resolve()) if "/" in m else m for m in values["data_mix"]]
+        values["data_mix"] = [str(storage.expand_home(m).resolve()) if "/" in m else m for m in values["data_mix"]]
     if values.get("own_parts"):
-        values["own_parts"] = own_parts.placed(values["own_parts"], Path())
+        values["own_parts"] = own_parts.resolve_parts(values["own_parts"], Path())
     if isinstance(values.get("encoding_own"), list):
         values["encoding_own"] = [_own_at_home(pair) for pair in values["encoding_own"]]
-    chosen = _chosen(books, only or ([] if start else profile_notebooks(profile)), start)
+    chosen = _chosen(books, only or ([] if start else list_profile_notebooks(profile)), start)
     numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
-    feasibility.across(values, numbers, there)
+    feasibility.check_across_stages(values, numbers, there)
     if look:
-        feasibility.on_this_machine(values, numbers, there)
+        feasibility.check_machine(values, numbers, there)
         look_for_files(values, {name for book in chosen for name in own[book]})
     return values, chosen
 
@@ -274,31 +276,31 @@ def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None
         corpus = Corpus.load(run.require("corpus"))
     except (ArtefactError, OSError):  # the notebook says so itself
         return
-    asked = {name.split("_")[0] for book in books for name in parameters(book)}
-    feasibility.of_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
+    asked = {name.split("_")[0] for book in books for name in read_parameters(book)}
+    feasibility.check_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
 
 
 def _own_at_home(pair: Any) -> Any:
     """`name=file` with the absolute path of the file; what is of no such form stays, to be refused by name."""
     name, equals, file = pair.partition("=") if isinstance(pair, str) else (pair, "", "")
-    return f"{name}={storage.expanded(file).resolve()}" if equals else pair
+    return f"{name}={storage.expand_home(file).resolve()}" if equals else pair
 
 
 def _tables_there(values: dict[str, Any]) -> list[str]:
     """The tables of embeddings that the run has already, perhaps made under other settings."""
-    folder = outputs_folder(values.get("outputs", "")) / values["run"] / "embeddings"
+    folder = find_outputs(values.get("outputs", "")) / values["run"] / "embeddings"
     return [path.stem for path in folder.glob("*.npy")] if folder.is_dir() else []
 
 
-def local_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
+def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
     """`values` with models that are folders or GGUF files, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
 
     def found(name: Any) -> Any:
         if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
             return name
-        model = base / storage.expanded(name)
-        kind = plain_yaml.kind_at(model)
-        return str(model.resolve()) if kind == "a folder" or (gguf.named(name) and kind == "a file") else name
+        model = base / storage.expand_home(name)
+        kind = plain_yaml.describe_path(model)
+        return str(model.resolve()) if kind == "a folder" or (gguf.is_gguf_name(name) and kind == "a file") else name
 
     known = {k: values[k] for k in assets.MODELS if k in values}
     return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
@@ -327,15 +329,15 @@ def run_one(
     """
     stream, label = stream or sys.stdout, label or book.stem
     print(label, file=stream, flush=True)
-    given = {name: value for name, value in values.items() if name in parameters(book)}
-    with meter.measured() as cost:
+    given = {name: value for name, value in values.items() if name in read_parameters(book)}
+    with meter.measure() as cost:
         what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
     if what:
         kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
         go_on = f" To go on from here:\n  {shlex.join(again)}" if again else ""
         raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
     # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
-    run.note("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
+    run.write_info("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
     print(f"{label} done in {cost['seconds']:.0f} s", file=stream, flush=True)
     return cost["seconds"]
 
@@ -345,7 +347,7 @@ def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
     for number in [*only, *([start] if start else [])]:
         if number not in numbers:
             raise S.SettingsError(
-                f"No notebook is left to run: there is no {shown(number)}; there are {', '.join(b.stem for b in books)}."
+                f"No notebook is left to run: there is no {show_value(number)}; there are {', '.join(b.stem for b in books)}."
             )
     chosen = [b for b in books if (not only or b.name[:2] in only) and b.name[:2] >= start]
     if not chosen:
@@ -383,8 +385,8 @@ def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[Non
         storage.clear(mark)
         yield
         return
-    known = storage.note_or_nothing(mark, "The forced series begins anew.")
-    asked = [values, [book.stem for book in books], provenance()["versions"], provenance()["git"]]
+    known = storage.read_note_or_nothing(mark, "The forced series begins anew.")
+    asked = [values, [book.stem for book in books], collect_provenance()["versions"], collect_provenance()["git"]]
     if known.get("asked") == asked:
         print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
     else:
@@ -441,7 +443,7 @@ def _execute(book: Path, target: Path, values: dict[str, Any], label: str, strea
             "is on: its draws depend on it); a smaller *_batch_size begins anew and changes the result"
         )
     except OSError as error:
-        if why := storage.cannot_write(error, target.parent):
+        if why := storage.explain_write_error(error, target.parent):
             return why
         raise
     return ""

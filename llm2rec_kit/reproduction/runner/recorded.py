@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from llm2rec_kit import settings as S
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import MADE_BY, ArtefactError, Run
-from llm2rec_kit.settings.ranges import shown
-from llm2rec_kit.settings.stage import default_of
+from llm2rec_kit.settings.ranges import show_value
+from llm2rec_kit.settings.stage import make_default
 
 HOLDERS = {  # by a stage's prefix the artefacts whose manifest tells its settings; the first that is there counts
     "data": ("corpus",),
@@ -42,12 +42,12 @@ class Held(NamedTuple):
     artefact: str
 
 
-def defaults() -> dict[str, Any]:
+def read_defaults() -> dict[str, Any]:
     """Every setting's own default, by its flat name."""
-    return {f"{s.prefix}_{f.name}": default_of(f) for s in S.STAGES for f in dataclasses.fields(s)}
+    return {f"{s.prefix}_{f.name}": make_default(f) for s in S.STAGES for f in dataclasses.fields(s)}
 
 
-def held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
+def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     """The parameters that finished artefacts of the run tell, by flat name; nothing of what is missing or damaged.
 
     `names` are the parameters of the notebook that asks: where a training among them has its own word on device and dtype,
@@ -70,21 +70,21 @@ def held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     return found | _of_the_series(run)
 
 
-def asked(run: Run) -> tuple[str, dict[str, Any]]:
+def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
     """The profile and the parameters of the run's last `reproduce`; ("", {}) where there was none."""
-    told = run.about()["asked"]
+    told = run.read_info()["asked"]
     parameters = told.get("parameters")
     known = parameters if isinstance(parameters, dict) else {}
     return str(told.get("profile", "")), {k: v for k, v in known.items() if k not in NEVER}
 
 
-def differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:
+def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:
     """What notebooks of these numbers would replace under `values` (defaults elsewhere): {artefact: {parameter: (has, asked)}}.
 
     By settings alone: whether files that it was made from changed, is seen when they are read.
     """
-    plain, found = defaults(), {}
-    for name, (has, artefact) in held(run).items():
+    plain, found = read_defaults(), {}
+    for name, (has, artefact) in read_held(run).items():
         if MADE_BY[artefact.split("/")[0]][:2] not in numbers or _is_of_the_series(name, artefact):
             continue
         wanted = values.get(name, plain[name])
@@ -97,7 +97,7 @@ def differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> 
     return found
 
 
-def standing_on(run: Run, names: Iterable[str]) -> list[str]:
+def find_dependents(run: Run, names: Iterable[str]) -> list[str]:
     """The finished artefacts that were made from `names`, directly or not, in the order of the notebooks."""
     inputs = {}
     for artefact in run.artefacts():
@@ -110,30 +110,34 @@ def standing_on(run: Run, names: Iterable[str]) -> list[str]:
     return sorted(reached - first, key=lambda a: (order.index(a.split("/")[0]) if a.split("/")[0] in order else 99, a))
 
 
-def counted(names: Iterable[str]) -> str:
+def count_in_words(names: Iterable[str]) -> str:
     """The artefacts in words, those of a folder by their number: "mntp, encoder, 4 tables of embeddings and maps"."""
     folders = Counter(KINDS.get(n.split("/")[0], n.split("/")[0]) if "/" in n else n for n in names)
     words = [kind if number == 1 and kind not in KINDS.values() else f"{number} {kind}" for kind, number in folders.items()]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def change(name: str, has: Any, wanted: Any) -> str:
+def describe_change(name: str, has: Any, wanted: Any) -> str:
     """A changed value in words."""
-    return f"{name} {shown(has)} -> {shown(wanted)}"
+    return f"{name} {show_value(has)} -> {show_value(wanted)}"
 
 
-def notice(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
+def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
     """What a `reproduce` with these values is about to replace, in a sentence or two; empty where that is nothing."""
     numbers = [book.name[:2] for book in books]
     if values.get("force"):
-        there = [n for n in run.artefacts() if MADE_BY.get(n.split("/")[0], "")[:2] in numbers and not run.redone(n)]
-        return f"forced: this makes anew, in run {run.name!r}: {counted(there)}." if there else ""
-    found = differing(run, values, numbers)
+        there = [
+            n for n in run.artefacts() if MADE_BY.get(n.split("/")[0], "")[:2] in numbers and not run.made_by_this_force(n)
+        ]
+        return f"forced: this makes anew, in run {run.name!r}: {count_in_words(there)}." if there else ""
+    found = find_differing(run, values, numbers)
     if not found:
         return ""
-    replaced = "; ".join(f"{_whole(run, a)} ({', '.join(change(n, *c) for n, c in of.items())})" for a, of in found.items())
-    after = standing_on(run, _members(run, found))
-    more = f" Outdated by that, and made anew by the notebooks that make them: {counted(after)}." if after else ""
+    replaced = "; ".join(
+        f"{_whole(run, a)} ({', '.join(describe_change(n, *c) for n, c in of.items())})" for a, of in found.items()
+    )
+    after = find_dependents(run, _members(run, found))
+    more = f" Outdated by that, and made anew by the notebooks that make them: {count_in_words(after)}." if after else ""
     return f"this replaces, in run {run.name!r}: {replaced}.{more} Another name for the run (--run) keeps them."
 
 
@@ -147,13 +151,13 @@ def _members(run: Run, found: Iterable[str]) -> list[str]:
 
 
 def _whole(run: Run, artefact: str) -> str:
-    return counted(_members(run, [artefact]))
+    return count_in_words(_members(run, [artefact]))
 
 
 def _settings(run: Run, artefact: str) -> dict[str, Any]:
     with contextlib.suppress(ArtefactError):
         if artefact == evaluations.SERIES and not run.has(artefact):  # a run from before there was one, or before its end
-            return evaluations.of(run, sound=True).settings or {}
+            return evaluations.find_evaluations(run, sound=True).settings or {}
         return run.manifest(artefact)["settings"]
     return {}
 

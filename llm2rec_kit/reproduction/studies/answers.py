@@ -26,7 +26,7 @@ PAIR = ("recommender", "before", "after")
 
 @dataclass(frozen=True)
 class Arm:
-    """What a reader calls it, the study that it was trained in, its item table as `item_tables.parse` names it."""
+    """What a reader calls it, the study that it was trained in, its item table as `item_tables.parse_name` names it."""
 
     name: str
     study: Study
@@ -99,17 +99,17 @@ def answer(
     """
     if not pairs:
         raise ValueError(f"The question {question!r} compares no pair of arms.")
-    same_targets(arms, domain)
+    require_same_targets(arms, domain)
     keys = [(r, a.name) for r in recommenders for a in arms]
     each = [_values(a, domain, r, metric, seeds) for r in recommenders for a in arms]  # (seeds, samples) a row
-    users = significance.users_of(arms[0].study.run, domain)
+    users = significance.read_users(arms[0].study.run, domain)
     if among is not None:
         each, users = [v[:, among] for v in each], users[among]
-    budgets = {a.name: budget(a.study.run, a.embedding) for a in arms}
-    return of_values(question, metric, keys, each, users, budgets, pairs, level, seed)
+    budgets = {a.name: describe_budget(a.study.run, a.embedding) for a in arms}
+    return make_answer(question, metric, keys, each, users, budgets, pairs, level, seed)
 
 
-def of_values(
+def make_answer(
     question: str,
     metric: str,
     keys: list[tuple[str, str]],
@@ -122,7 +122,7 @@ def of_values(
 ) -> Answer:
     """The frames of an answer from the values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
     values = np.stack([v.mean(0) for v in each], 1)
-    low, high = metrics.bootstrap_intervals(values, users, seed=seed)
+    low, high = metrics.compute_intervals(values, users, seed=seed)
     rows = [
         {"recommender": r, "arm": name, "trained": budgets[name]}
         | {"mean": float(values[:, k].mean()), "std": float(v.mean(1).std()), "low": float(low[k]), "high": float(high[k])}
@@ -138,9 +138,9 @@ def _tests(
 ) -> pl.DataFrame:
     """A row for each (recommender, before, after) of `asked`; `values` (n, keys) has a column a key (recommender, arm)."""
     before, after = ([keys.index((row[0], row[k])) for row in asked] for k in (1, 2))
-    found = metrics.paired_tests(values[:, before], values[:, after], users, seed=seed)
+    found = metrics.test_pairs(values[:, before], values[:, after], users, seed=seed)
     rows = [dict(zip(PAIR, row, strict=True)) | numbers for row, numbers in zip(asked, found, strict=True)]
-    for row, p in zip(rows, metrics.holm([row["p"] for row in rows]), strict=True):
+    for row, p in zip(rows, metrics.correct_holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
         row["verdict"] = NOTHING if p >= level else "better" if row["difference"] > 0 else "worse"
     return pl.DataFrame(rows)
@@ -149,22 +149,22 @@ def _tests(
 def _values(arm: Arm, domain: str, recommender: str, metric: str, seeds: Sequence[int]) -> np.ndarray:
     """The metric of each test sample with each seed: float64 (seeds, n_test)."""
     row = (recommender, arm.embedding)
-    return np.stack([significance.sample_values(arm.study.run, domain, row, metric, [s]) for s in seeds])
+    return np.stack([significance.read_sample_values(arm.study.run, domain, row, metric, [s]) for s in seeds])
 
 
-def same_targets(arms: Sequence[Arm], domain: str) -> None:
+def require_same_targets(arms: Sequence[Arm], domain: str) -> None:
     """Raise ValueError unless the test targets (user and item by the source's ids) of all arms are the same, in order."""
     first, *rest = {arm.study.run.path: arm for arm in arms}.values()
-    wanted = targets_of(first.study.corpus, domain)
+    wanted = list_targets(first.study.corpus, domain)
     for arm in rest:
-        if not wanted.equals(found := targets_of(arm.study.corpus, domain)):
+        if not wanted.equals(found := list_targets(arm.study.corpus, domain)):
             raise ValueError(
                 f"{first.name!r} and {arm.name!r} were tested on other targets ({len(wanted)} and {len(found)}), so no "
-                "paired test is possible; answer each alone and compare the verdicts with `side_by_side`."
+                "paired test is possible; answer each alone and compare the verdicts with `compare_answers`."
             )
 
 
-def targets_of(corpus: Corpus, domain: str) -> pl.DataFrame:
+def list_targets(corpus: Corpus, domain: str) -> pl.DataFrame:
     """user and item (source ids) of the domain's test samples, in their order."""
     part, _ = corpus.select([domain])
     targets = part.samples("test")
@@ -172,9 +172,9 @@ def targets_of(corpus: Corpus, domain: str) -> pl.DataFrame:
     return pl.DataFrame({"user": users, "item": part.items["source_id"][part.sequence[targets].astype(np.int64) - 1]})
 
 
-def budget(run: Run, embedding: str) -> str:
+def describe_budget(run: Run, embedding: str) -> str:
     """What the text of an item table was trained with: "csft 300 steps, mntp 500 steps"; "no text" for ids."""
-    text, kind = item_tables.parse(embedding)
+    text, kind = item_tables.parse_name(embedding)
     if text is None:
         return "no text"
     name = run.manifest(f"embeddings/{text}")["settings"].get("encoder", text)
@@ -187,7 +187,7 @@ def budget(run: Run, embedding: str) -> str:
     return (", ".join(reversed(steps)) or "no training") + (" + id" if kind != "text" else "")
 
 
-def side_by_side(first: Answer, second: Answer, names: tuple[str, str]) -> tuple[pl.DataFrame, str]:
+def compare_answers(first: Answer, second: Answer, names: tuple[str, str]) -> tuple[pl.DataFrame, str]:
     """The verdicts of the same pairs in two answers of different users, and one sentence: which order, what agrees.
 
     Columns recommender, before, after, a verdict each, agree: "same", "opposite", or "seen once" where one of the two cannot

@@ -16,7 +16,7 @@ from llm2rec_kit import paper
 from llm2rec_kit.results.significance import NOTHING
 
 SAME, OTHER, OPEN = "same way", "the other way", "the paper is of two minds"
-WAYS = (SAME, OTHER, NOTHING, OPEN)  # all that `agreement` says
+WAYS = (SAME, OTHER, NOTHING, OPEN)  # all that `judge_agreement` says
 LLM2REC = "LLM2Rec"
 STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
 MIXING = (("backbone", "single"), *((before, mix) for mix in ("mix-2", "mix-6") for before in ("single", "backbone")))
@@ -32,33 +32,33 @@ SCHEMA = {
 SCHEMA |= {"data sets": pl.Int64, "higher in": pl.Int64, "percent": pl.Float64, "paper": pl.String}
 
 
-def printed() -> pl.DataFrame:
+def read_printed() -> pl.DataFrame:
     """Every pair that the notebook asks about, in every metric that the paper prints of it.
 
     table, metric, recommender, before, after, where (in-domain, out-of-domain), data sets, higher in (how many of them `after`
     is higher in), percent (the mean change over them), paper (higher, lower, or both).
     """
-    overall = paper.overall()
+    overall = paper.read_overall()
     rivals = [m for m in overall["model"].unique(maintain_order=True) if m != LLM2REC]
     rows = []
     for recommender in ("SASRec", "GRU4Rec"):
         part = overall.filter(recommender=recommender).rename({"model": "row"})
         pairs = [*((m, LLM2REC) for m in rivals), ("LLM2Vec", "LLMEmb")]
         rows += _counted("Table 3", recommender, part, pairs)
-    rows += _counted("Table 4", "SASRec", paper.ablation(), STEPS)
-    rows += _counted("Table 5", "SASRec", paper.mixing(), MIXING)
-    figure = paper.backbones().rename({"model": "row"})
+    rows += _counted("Table 4", "SASRec", paper.read_ablation(), STEPS)
+    rows += _counted("Table 5", "SASRec", paper.read_mixing(), MIXING)
+    figure = paper.read_backbones().rename({"model": "row"})
     rows += _counted("Figure 4", "SASRec", figure, BACKBONES, by=["dataset", "backbone"])
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def metrics_of(table: str) -> list[str]:
+def list_metrics(table: str) -> list[str]:
     """The metrics that the paper prints in a table.
 
     >>> metrics_of("Table 4"), metrics_of("Figure 4")
     (['recall@10', 'ndcg@10'], ['recall@10'])
     """
-    return printed().filter(table=table)["metric"].unique(maintain_order=True).to_list()
+    return read_printed().filter(table=table)["metric"].unique(maintain_order=True).to_list()
 
 
 def _counted(
@@ -68,7 +68,7 @@ def _counted(
     pairs: Sequence[tuple[str, str]],
     by: Sequence[str] = ("dataset",),
 ) -> list[dict]:
-    where = paper.datasets().select("dataset", "downstream")
+    where = paper.read_datasets().select("dataset", "downstream")
     rows = []
     for metric, (before, after) in itertools.product([m for m in paper.METRICS if m in frame.columns], pairs):
         a, b = (frame.filter(row=name).select(*by, metric) for name in (before, after))
@@ -87,7 +87,7 @@ def _row(before: pl.Series, after: pl.Series) -> dict:
     return {"data sets": len(before), "higher in": higher, "percent": 100 * float((after / before - 1).mean()), "paper": way}
 
 
-def agreement(way: str, verdict: str) -> str:
+def judge_agreement(way: str, verdict: str) -> str:
     """Whether our verdict (`significance.compare`) points the paper's way (higher, lower, both).
 
     >>> agreement("higher", "better"), agreement("lower", "better"), agreement("both", "worse")
@@ -100,13 +100,13 @@ def agreement(way: str, verdict: str) -> str:
     return SAME if (way == "higher") == (verdict == "better") else OTHER
 
 
-def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str]) -> pl.DataFrame:
+def put_beside_paper(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str]) -> pl.DataFrame:
     """Our verdicts (`significance.compare`), each with what the paper prints of it and how the two agree; null where it does not.
 
     `names` are the paper's names of our embeddings; several may have one name. The printed pair is that of `table` and `where`
     (in-domain or out-of-domain) with the verdict's recommender, in the metric that was tested.
     """
-    known = printed().filter(table=table, where=where)
+    known = read_printed().filter(table=table, where=where)
     pairs = {tuple(r[k] for k in ("recommender", "metric", "before", "after")): r for r in known.iter_rows(named=True)}
     rows = []
     for v in verdicts.iter_rows(named=True):
@@ -117,19 +117,19 @@ def beside(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, s
             if there
             else None
         )
-        rows.append({"paper": said, "agreement": agreement(there["paper"], v["verdict"]) if there else None})
+        rows.append({"paper": said, "agreement": judge_agreement(there["paper"], v["verdict"]) if there else None})
     told = pl.DataFrame(rows, schema={"paper": pl.String, "agreement": pl.String})
     return pl.concat([verdicts, told], how="horizontal")
 
 
-def tally(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
+def count_agreements(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
     """How many printed comparisons agree in which way."""
     found = [a for f in frames for a in f["agreement"]]
     return {name: found.count(name) for name in WAYS}
 
 
-def by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """`tally` of each of the paper's tables, in their order; `rows` name theirs in the column `table`, as "Figure 4, tiny-96"."""
+def count_by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """`count_agreements` of each of the paper's tables, in their order; `rows` name theirs in the column `table`, as "Figure 4, tiny-96"."""
     named = rows.with_columns(table=pl.col("table").str.extract(r"^(\w+ \d+)")) if len(rows) else rows
     parts = named.partition_by("table", maintain_order=True) if len(rows) else []
-    return {part["table"][0]: tally([part]) for part in parts}
+    return {part["table"][0]: count_agreements([part]) for part in parts}

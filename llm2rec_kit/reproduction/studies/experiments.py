@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.studies.study import Study, backbone_changes, open_study, take
+from llm2rec_kit.reproduction.studies.study import Study, choose_backbone_settings, open_study, take
 from llm2rec_kit.results import evaluations
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Study",
-    "backbone_changes",
+    "choose_backbone_settings",
     "embed",
     "evaluate",
     "load_encoder",
     "open_study",
-    "scaled",
+    "read_texts",
+    "scale_steps",
     "take_table",
-    "texts",
     "train",
 ]
 
@@ -53,14 +53,14 @@ def train(
     `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts items by
     their attributes (`training.llmemb`).
     """
-    settings = scaled(dataclasses.replace(study.settings[stage], **changes), share)
+    settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     more = {"start": start, "domains": domains, "text": text}
     recipe = pipeline.train_stage(study.run, settings, study.settings["backbone"], name, **more)
     recipe.make(study.run, base=study.base if recipe.name == stage else None)
     return recipe.name
 
 
-def scaled(settings: S.Stage, share: float) -> S.Stage:
+def scale_steps(settings: S.Stage, share: float) -> S.Stage:
     """A training's settings with `share` of its steps (1 at least) and of its warm-up."""
     if not 0 < share <= 1:
         raise ValueError(f"A share of the training steps lies above 0 and is 1 at most; found {share}.")
@@ -72,7 +72,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     """Encode the study's items with artefact `start`, or with an encoder by hub name or folder; returns the table's name.
 
     `changes` are settings of the encoding without prefix. The table is `embeddings/<name>` (`start` unless given, or as
-    `settings.table_names` calls an encoder's), and taken from the run around the study where that has the very same: the
+    `settings.name_tables` calls an encoder's), and taken from the run around the study where that has the very same: the
     run's table of the backbone is `raw`. `text` "attributes" encodes the items' attributes instead of their titles.
     """
     name = name or (start.replace(".", "_") if study.run.has(start) else _table_name(study, start))
@@ -88,7 +88,7 @@ def take_table(study: Study, name: str) -> str:
     """
     from llm2rec_kit.settings import item_tables
 
-    text, _ = item_tables.parse(name)
+    text, _ = item_tables.parse_name(name)
     wanted = [f"embeddings/{text}"] if text else []
     for made in wanted:
         take(study.run, study.base, made)
@@ -100,7 +100,7 @@ def _table_name(study: Study, encoder: str) -> str:
     """What the table of an encoder by hub name or folder is called in a study: no stage's name, nor another encoder's."""
     tables = {n.split("/")[-1]: study.run.manifest(n)["settings"].get("encoder") for n in study.run.names("embeddings")}
     others = [table for table, made_by in tables.items() if made_by != encoder]
-    return S.table_names([encoder], [*S.NAMED, *study.run.artefacts(), *others])[encoder]
+    return S.name_tables([encoder], [*S.NAMED, *study.run.artefacts(), *others])[encoder]
 
 
 def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
@@ -111,9 +111,9 @@ def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
     return Encoder.load(path, _encoding(study, start, changes), study.settings["backbone"])
 
 
-def texts(study: Study, text: str = "title") -> list[str]:
+def read_texts(study: Study, text: str = "title") -> list[str]:
     """What `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
-    return pipeline.texts(study.corpus, text)
+    return pipeline.read_texts(study.corpus, text)
 
 
 def evaluate(
@@ -124,9 +124,9 @@ def evaluate(
     seeds: Sequence[int],
     domains: Sequence[str] = (),
 ) -> list[str]:
-    """Train each recommender over each table (as `item_tables.parse` names them) with each seed, in `domains` or in all.
+    """Train each recommender over each table (as `item_tables.parse_name` names them) with each seed, in `domains` or in all.
 
-    Returns the names of the evaluations, which `significance.table` and `significance.compare` take.
+    Returns the names of the evaluations, which `significance.tabulate` and `significance.compare` take.
     """
     from llm2rec_kit.downstream import evaluation
 
@@ -135,7 +135,7 @@ def evaluate(
     jobs = [evaluation.Job(d, r, e, s) for d in domains for r in recommenders for e in embeddings for s in seeds]
     pipeline.evaluate(study.run, jobs, settings, base=study.base, quiet=True)
     names = [job.name for job in jobs]
-    evaluations.note_series(study.run, evaluation.key(settings), settings.seeds, names)
+    evaluations.note_series(study.run, evaluation.list_settings(settings), settings.seeds, names)
     return names
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit.pipeline import RAW, STARTS, TABLES
 from llm2rec_kit.reproduction.studies import printed_gaps
-from llm2rec_kit.reproduction.studies.study import backbone_changes
+from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Arm:
     how: dict[str, Any] = field(default_factory=dict)
 
 
-def stages(do: Any, study: Any) -> None:
+def make_stages(do: Any, study: Any) -> None:
     """The run's own stages and their tables; made anew only where the study differs before them."""
     for stage, start in STARTS.items():
         do.train(study, stage, start)
@@ -39,28 +39,28 @@ BACKBONE = Arm(RAW, "backbone", "LLM2Vec")
 OURS = Arm("contrastive", "contrastive", "LLM2Rec")
 
 
-def llm2vec(do: Any, study: Any) -> Arm:
+def make_llm2vec(do: Any, study: Any) -> Arm:
     """MNTP and contrast from the backbone as it came, without CSFT."""
     do.train(study, "mntp", "backbone", "llm2vec_mntp")
     do.train(study, "contrastive", "llm2vec_mntp", "llm2vec")
     return Arm("llm2vec", "llm2vec", "LLM2Vec")
 
 
-def llmemb(do: Any, study: Any, asked: S.Tables) -> Arm:
+def make_llmemb(do: Any, study: Any, asked: S.Tables) -> Arm:
     """Contrast of the items' attributes, some left out of each view, under the causal mask."""
     drop = {"views": "mask", "mask_rate": asked.attribute_drop, "symmetric": True}
     do.train(study, "contrastive", "backbone", "llmemb", text="attributes", **drop)
     return Arm("llmemb", "llmemb", "LLMEmb", {"text": "attributes", "attention": "causal"})
 
 
-def encoder(do: Any, study: Any, name: str, table: str) -> Arm:
+def make_encoder(do: Any, study: Any, name: str, table: str) -> Arm:
     """An encoder by hub name or folder, pooled as the paper says. Raises BackboneError where it cannot be had."""
-    label, pooling = printed_gaps.encoder(name)
+    label, pooling = printed_gaps.find_encoder(name)
     do.embed(study, name, table, pooling=pooling, normalise="none")
     return Arm(table, name, label, {"pooling": pooling})
 
 
-def at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
+def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
     """Table 3: each arm as it comes and, where asked, at unit length; the tables' names (embedding), models and lengths."""
     labels = []
     for arm, length in itertools.product(arms, ("none", "unit") if asked.normalised else ("none",)):
@@ -71,7 +71,7 @@ def at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> lis
     return labels
 
 
-def cells(do: Any, study: Any, asked: S.Tables) -> dict[tuple[str, str, str], str]:
+def make_cells(do: Any, study: Any, asked: S.Tables) -> dict[tuple[str, str, str], str]:
     """Table 4 taken apart: {(stage, pooling, attention): table}, four of each of `tables_cells`."""
     own = (study.settings["encoding"].pooling, study.settings["encoding"].attention)
     found = {}
@@ -81,12 +81,12 @@ def cells(do: Any, study: Any, asked: S.Tables) -> dict[tuple[str, str, str], st
     return found
 
 
-def mixed_domains(seen: Sequence[str], domains: Sequence[str]) -> list[str]:
+def choose_domains(seen: Sequence[str], domains: Sequence[str]) -> list[str]:
     """Table 5: the domains to mix, those that CSFT saw where they are several, or all; one at most: there is nothing to mix."""
     return list(seen if len(seen) > 1 else domains)
 
 
-def mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], several: Sequence[str]) -> dict[str, list[str]]:
+def make_mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], several: Sequence[str]) -> dict[str, list[str]]:
     """Table 5: {table: domains that its CSFT saw}, of nothing, of the first of `several` and of all of them."""
     sets: dict[str, list[str]] = {RAW: []}
     for name, domains in (("csft_single", list(several[:1])), ("csft_mixed", list(several))):
@@ -96,8 +96,8 @@ def mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], several: S
     return sets
 
 
-def backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **opening: Any) -> tuple[Any, list[str]]:
-    """Figure 4: a study of another backbone, and its tables, with nothing trained and after CSFT. BackboneError as `encoder`."""
-    study = do.open_study(base, f"tables-{label}", **opening, **backbone_changes(name))
+def make_backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **opening: Any) -> tuple[Any, list[str]]:
+    """Figure 4: a study of another backbone, and its tables, with nothing trained and after CSFT. BackboneError as `make_encoder`."""
+    study = do.open_study(base, f"tables-{label}", **opening, **choose_backbone_settings(name))
     csft = do.train(study, "csft", "backbone", share=asked.share)
     return study, [do.embed(study, "backbone", RAW), do.embed(study, csft)]

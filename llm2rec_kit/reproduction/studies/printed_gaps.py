@@ -25,7 +25,7 @@ ENCODERS = {
 }
 
 
-def encoder(name: str) -> tuple[str, str]:
+def find_encoder(name: str) -> tuple[str, str]:
     """What the paper calls an encoder of this hub name or folder, and the pooling to read it with.
 
     >>> encoder("hyp1231/blair-roberta-base"), encoder("models/mine")
@@ -35,19 +35,19 @@ def encoder(name: str) -> tuple[str, str]:
     return ENCODERS.get(last, (last, "as_saved"))
 
 
-def dataset_of(corpus: Corpus, domain: str) -> str | None:
+def find_dataset(corpus: Corpus, domain: str) -> str | None:
     """The paper's data set that this domain of the corpus is: the same name and number of items; else None."""
     if corpus.facts.get("sources", {}).get(domain, corpus.facts.get("source")) == "synthetic":
         return None
     plain = _plain(domain)
     items = int((corpus.items["domain"] == domain).sum())
-    for row in paper.datasets().iter_rows(named=True):
+    for row in paper.read_datasets().iter_rows(named=True):
         if plain in (_plain(row["dataset"]), _plain(row["name"])) and row["items"] == items:
             return row["dataset"]
     return None
 
 
-def in_units_of_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> pl.DataFrame:
+def compare_in_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> pl.DataFrame:
     """One row a metric of each row that both have: `on`, metric, paper, ours, std, percent, and (ours - paper) / std.
 
     `printed` has the paper's metrics as columns, `ours` the same with each's spread over seeds as `<metric> std`. The last
@@ -66,28 +66,30 @@ def in_units_of_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) ->
     return pl.DataFrame(rows, schema_overrides={"in stds": pl.Float64}) if rows else pl.DataFrame()
 
 
-def public() -> pl.DataFrame:
+def compare_reproduction() -> pl.DataFrame:
     """The public reproduction against Table 3: a row a data set, model, step and metric, with the difference in its stds."""
-    found = paper.reproduction().with_columns(model_step=pl.concat_str("model", "step", separator=" ", ignore_nulls=True))
-    printed = paper.overall().filter(recommender="SASRec")
+    found = paper.read_reproduction().with_columns(
+        model_step=pl.concat_str("model", "step", separator=" ", ignore_nulls=True)
+    )
+    printed = paper.read_overall().filter(recommender="SASRec")
     parts = []
     for (named,), part in found.group_by(["model_step"], maintain_order=True):
-        rows = in_units_of_std(part, printed, ["dataset", "model"])
+        rows = compare_in_std(part, printed, ["dataset", "model"])
         parts.append(rows.with_columns(pl.lit(named).alias("model")))
     return pl.concat(parts).rename({"ours": "reproduced"})
 
 
-def untrained_llm2vec() -> pl.DataFrame:
+def compare_untrained() -> pl.DataFrame:
     """Recall@10 of Table 3's LLM2Vec and of the untrained backbone (Table 4), and whether they are equal: a row a data set."""
-    trained = paper.overall().filter(recommender="SASRec", model="LLM2Vec")
-    raw = paper.ablation().filter(row="bidirectional")
+    trained = paper.read_overall().filter(recommender="SASRec", model="LLM2Vec")
+    raw = paper.read_ablation().filter(row="bidirectional")
     both = trained.join(raw, on="dataset", suffix=" of the backbone", maintain_order="left")
     columns = [f"{m}{ending}" for m in ("recall@10", "ndcg@10") for ending in ("", " of the backbone")]
     same = [pl.col(m) == pl.col(f"{m} of the backbone") for m in ("recall@10", "ndcg@10")]
     return both.select("dataset", *columns, equal=pl.all_horizontal(same))
 
 
-def mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict[str, str], str]:
+def compare_mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict[str, str], str]:
     """Table 5's rows that our arms {embedding: domains that its CSFT saw} are, and whether `domain` is in- or out-of-domain there.
 
     An arm is the row with as many training sets; with another number it is none. The paper's in-domain set is in all of its
@@ -102,7 +104,7 @@ def mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict[str, st
     return names, "in-domain" if inside else "out-of-domain"
 
 
-def mixed(sets: int) -> str:
+def match_mix(sets: int) -> str:
     """Beside which row of Table 5 a mix of so many training sets stands, as a line."""
     if sets in (rows := _mixing_rows()):
         return f"{sets} training sets: they stand beside the paper's row {rows[sets]}."
@@ -112,7 +114,7 @@ def mixed(sets: int) -> str:
 
 def _mixing_rows() -> dict[int, str]:
     """Names of Table 5's rows by their number of training sets."""
-    return dict(paper.mixing().select("training_sets", "row").unique(maintain_order=True).iter_rows())
+    return dict(paper.read_mixing().select("training_sets", "row").unique(maintain_order=True).iter_rows())
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.pipeline import RAW
 from llm2rec_kit.reproduction.studies import paper_arms
-from llm2rec_kit.reproduction.studies.starts import STARTS
+from llm2rec_kit.reproduction.studies.initialisations import STARTS
 
 NORMALISED = ("none", "unit", "standardised", "whitened")
 
@@ -87,13 +87,13 @@ def views(at: At) -> list[Family]:
 def normalise(at: At) -> list[Family]:
     """Length and scale of what the recommender is given, under both starts; each start is compared within itself."""
     arms = []
-    for name, study, changes in normalised(at.own.settings["evaluation"]):
+    for name, study, changes in list_normalise_arms(at.own.settings["evaluation"]):
         given = at.own
         if changes:
             given = at.study(study, **changes)
-            paper_arms.stages(at.do, given)
+            paper_arms.make_stages(at.do, given)
         arms.append(Arm(name, given, "contrastive"))
-    return [Family("normalise", arms, against_none([arm.name for arm in arms]))]
+    return [Family("normalise", arms, pair_against_none([arm.name for arm in arms]))]
 
 
 def mntp(at: At) -> list[Family]:
@@ -132,7 +132,7 @@ def split(at: At) -> list[Family]:
 
 def text(at: At) -> list[Family]:
     """Titles alone and with further fields of the items."""
-    template = text_template(at.corpus, at.asked)
+    template = choose_template(at.corpus, at.asked)
     richer = at.study("questions_text", data_text=template, data_text_words=at.asked.text_words)
     arms = [Arm(name, study, at.fine_tuned(study)) for name, study in (("as in the run", at.short), ("richer text", richer))]
     return [Family("text", arms, [("as in the run", "richer text")])]
@@ -173,7 +173,7 @@ def rank(at: At, families: Sequence[Family]) -> None:
         at.do.evaluate(study, list(dict.fromkeys(arm.table for arm in arms if arm.study is study)), **asked)
 
 
-def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
+def list_normalise_arms(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
     """The arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
 
     >>> normalised(S.Evaluation())[0], normalised(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
@@ -190,8 +190,8 @@ def normalised(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
     return arms
 
 
-def against_none(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Of the arms that `normalised` names: of each start, every other against the embeddings as they come."""
+def pair_against_none(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the arms that `list_normalise_arms` names: of each start, every other against the embeddings as they come."""
     of_start = [names[k : k + len(NORMALISED)] for k in range(0, len(names), len(NORMALISED))]
     return [(first, other) for first, *others in of_start for other in others]
 
@@ -202,11 +202,11 @@ def splits(at: At) -> tuple[str, str]:
     return own, "global_time" if own == "leave_one_out" else "leave_one_out"
 
 
-def text_template(corpus: Corpus | None, asked: S.Questions) -> str:
+def choose_template(corpus: Corpus | None, asked: S.Questions) -> str:
     """What `data_text` is for the question of richer text: the fields that the corpus has, or, without one, all that are asked."""
     from llm2rec_kit.reproduction.studies import questions
 
-    fields = asked.text_fields if corpus is None else questions.fields(corpus, asked)
+    fields = asked.text_fields if corpus is None else questions.list_fields(corpus, asked)
     return "{title}" + "".join(f". {{{name}}}" for name in fields)
 
 

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 ASKED = S.QUESTIONS
 
 
-def why_not(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
+def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
     """The questions that this run's data cannot answer, each with the reason."""
     reasons = {}
     if corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
-    if not fields(corpus, asked):
+    if not list_fields(corpus, asked):
         reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
-    return reasons | ruled_out(data, asked)
+    return reasons | find_ruled_out(data, asked)
 
 
-def ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
+def find_ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
     """The questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
     reasons = {}
     if data.source == "llm2rec" and data.given_splits:
@@ -50,7 +50,7 @@ def ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
     return reasons
 
 
-def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
+def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
     """Those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
     items = corpus.items
     kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
@@ -58,10 +58,10 @@ def fields(corpus: Corpus, asked: S.Questions) -> list[str]:
     return [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
 
 
-def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
+def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
     """How much of a metric comes from targets that the user had before.
 
-    `by_kind` is `slices.table`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the targets),
+    `by_kind` is `slices.tabulate`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the targets),
     overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel targets).
     """
     rows = []
@@ -80,8 +80,8 @@ def from_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def of_repeats(found: pl.DataFrame, metric: str) -> str:
-    """`from_repeats` in one sentence."""
+def describe_repeats(found: pl.DataFrame, metric: str) -> str:
+    """`compare_repeats` in one sentence."""
     n, share = found["targets"][0], found["repeats"][0]
     if not share:
         return f"no test target repeats an item of its user (n = {n:,}): all of {metric} is of novel targets here"
@@ -89,7 +89,7 @@ def of_repeats(found: pl.DataFrame, metric: str) -> str:
     return f"{share:.1%} of {n:,} test targets are repeats and give {low:.1%} to {high:.1%} of {metric}"
 
 
-def without_seen(
+def compare_without_seen(
     question: str,
     study: Study,
     domain: str,
@@ -109,21 +109,21 @@ def without_seen(
     ties = study.settings["evaluation"].ties
     part, ids = study.corpus.select([domain])
     targets = part.samples("test")
-    rows = samples.rows_of(part, targets, shared=False)
-    texts = {text for table in tables.values() if (text := item_tables.parse(table)[0])}
+    rows = samples.make_rows(part, targets, shared=False)
+    texts = {text for table in tables.values() if (text := item_tables.parse_name(table)[0])}
     vectors = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
     keys, each, budgets = [], [], {}
     for recommender, (name, table) in itertools.product(recommenders, tables.items()):
         model = _kept(study, domain, recommender, table, (part, ids), vectors)
         for what, label in (("none", "all items"), ("seen", "unseen items")):
             found = ranking.rank_rows(
-                model.model, model.table, rows, exclude=ranking.excluded(part, targets, what), ties=ties
+                model.model, model.table, rows, exclude=ranking.find_excluded(part, targets, what), ties=ties
             )
             keys.append((recommender, f"{name}, {label}"))
-            each.append(metrics.per_sample(found.ranks, metric)[None])
-            budgets[keys[-1][1]] = answers.budget(study.run, table)
+            each.append(metrics.compute_per_sample(found.ranks, metric)[None])
+            budgets[keys[-1][1]] = answers.describe_budget(study.run, table)
     pairs = [(f"{name}, all items", f"{name}, unseen items") for name in tables]
-    return answers.of_values(question, metric, keys, each, part.owners(targets), budgets, pairs, level, seed)
+    return answers.make_answer(question, metric, keys, each, part.owners(targets), budgets, pairs, level, seed)
 
 
 def _kept(study: Study, *what) -> saved_recommender.Trained:

@@ -35,7 +35,7 @@ class Study:
         return self.settings["backbone"].where
 
 
-def settings_of(run: Run) -> dict[str, S.Stage]:
+def read_settings(run: Run) -> dict[str, S.Stage]:
     """The settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
 
     Raises ArtefactError naming a stage that did not run.
@@ -57,7 +57,7 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
     SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
     """
-    settings = settings_of(base)
+    settings = read_settings(base)
     settings["backbone"] = dataclasses.replace(settings["backbone"], trust_remote_code=trust_remote_code)
     _known(changes, settings)
     for prefix, stage in settings.items():
@@ -67,7 +67,7 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     (folder / ".store").mkdir(parents=True, exist_ok=True)
     study = Study(Run(name, folder), base, settings)
     for made in study.run.artefacts() if force else ():
-        if not study.run.redone(made):
+        if not study.run.made_by_this_force(made):
             study.run.forget(made)
     if any(k.startswith("data_") for k in changes):
         if settings["data"].source == "mix":
@@ -84,7 +84,7 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     return study
 
 
-def backbone_changes(name: str) -> dict[str, Any]:
+def choose_backbone_settings(name: str) -> dict[str, Any]:
     """What `open_study` takes for a backbone by name: `tiny-<width>`, or a hub name or folder.
 
     >>> backbone_changes("tiny-96"), backbone_changes("Qwen/Qwen2-1.5B")
@@ -99,11 +99,11 @@ def backbone_changes(name: str) -> dict[str, Any]:
 def take(run: Run, base: Run, name: str) -> None:
     """Take artefact `name` of the base as it is, unless the study has that very one."""
     if not run.has(name) or run.digest(name) != base.digest(name):
-        run.take(base, name)
+        run.link_from(base, name)
 
 
 def _evaluated(run: Run) -> dict[str, Any]:
-    if (kept := evaluations.of(run).settings) is None:
+    if (kept := evaluations.find_evaluations(run).settings) is None:
         raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
     return kept
 
@@ -112,4 +112,4 @@ def _known(changes: dict[str, Any], settings: dict[str, S.Stage]) -> None:
     known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
     for name in changes:
         if name not in known:
-            raise S.SettingsError(S.unknown(name, known))
+            raise S.SettingsError(S.describe_unknown(name, known))

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction.grid.grid import Grid
+from llm2rec_kit.reproduction.grid.graph import Grid
 from llm2rec_kit.results import evaluations, kept
 from llm2rec_kit.results.evaluations import is_trained
 from llm2rec_kit.runs import Run
@@ -25,7 +25,7 @@ def describe(grid: Grid) -> str:
     return "\n".join([head, *lines])
 
 
-def progress(grid: Grid, states: dict[str, str]) -> list[str]:
+def draw_progress(grid: Grid, states: dict[str, str]) -> list[str]:
     """A line a cell, a mark a notebook."""
     numbers = [name[:2] for name in max((c.nodes for c in grid.cells), key=len)]
     lines = [f"{'cell':42} {'  '.join(numbers)}"]
@@ -33,7 +33,7 @@ def progress(grid: Grid, states: dict[str, str]) -> list[str]:
     return [*lines, LEGEND]
 
 
-def cells_of(grid: Grid, node: str) -> str:
+def name_cells(grid: Grid, node: str) -> str:
     """The cell that a node is for, and how many more."""
     labels = [_label(c.labels) for c in grid.cells if node in c.nodes]
     return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
@@ -48,8 +48,8 @@ def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
                 continue
             run = Run(node, grid.runs)
             labels = {axis: label for axis, label in cell.labels.items() if axis not in ("stages", "seeds")}
-            for name in evaluations.of(run).made:
-                record = kept.record(run, name)
+            for name in evaluations.find_evaluations(run).made:
+                record = kept.read_record(run, name)
                 what = {k: record[k] for k in (*evaluations.OF, "seed")}
                 # Cells that differ in seed or stage have the same baselines: once is enough.
                 rows[tuple({**labels, **what}.items())] = {**labels, **what, **record["metrics"]}
@@ -73,15 +73,15 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
     summary = summarise(rows) if len(rows) else None
     lines = [f"# Grid {grid.name}", "", f"Profile {grid.profile}; mean and standard deviation over seeds.", ""]
     if summary is not None:
-        with storage.writing(grid.folder / "results.parquet") as part:
+        with storage.write_whole(grid.folder / "results.parquet") as part:
             rows.write_parquet(part)
         lines += _markdown(summary)
-    lines += ["", "```", *progress(grid, states), "```", ""]
+    lines += ["", "```", *draw_progress(grid, states), "```", ""]
     storage.write_text(grid.folder / "grid.md", "\n".join(lines))
     return summary
 
 
-def text(summary: pl.DataFrame) -> str:
+def render_text(summary: pl.DataFrame) -> str:
     """The summary for a terminal: trained recommenders, the first two metrics."""
     shown = summary.filter(
         pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)])

@@ -31,8 +31,8 @@ from transformers import PreTrainedTokenizerBase
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.fitting import checkpoints
-from llm2rec_kit.fitting.ragged import Ragged, common_prefix, equal, offsets_of, spans
-from llm2rec_kit.storage import alone, clear, write_json
+from llm2rec_kit.fitting.ragged import Ragged, compare_pieces, compute_offsets, count_common_prefix, index_spans
+from llm2rec_kit.storage import clear, hold_lock, write_json
 
 CHUNK = 20_000  # samples prepared at a time: bounds the memory
 TEXTS = 1_000  # texts given to the tokenizer at a time: it keeps some 20 KiB a text until its ids are read
@@ -79,7 +79,7 @@ class Samples:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, history and branches (int64)."""
-        branch = offsets_of(self.tails.lengths + self.answers.lengths[self.item])
+        branch = compute_offsets(self.tails.lengths + self.answers.lengths[self.item])
         return self.history.lengths + branch[self.first[1:]] - branch[self.first[:-1]]
 
     def row_of(self, sample: int) -> int:
@@ -106,7 +106,7 @@ def prepare(
     key = _key(corpus, targets, tokenizer, settings)
     place = folder / key[:16]
     if _fault(place, key):
-        with alone(folder.with_name(f".{folder.name}.lock")):
+        with hold_lock(folder.with_name(f".{folder.name}.lock")):
             if why := _fault(place, key):
                 if place.exists():
                     print(f"  csft: the samples in {place} are prepared again: {why}", flush=True)
@@ -123,7 +123,7 @@ def open_samples(folder: Path) -> Samples:
     return Samples(**pairs, **{k: arrays[k] for k in PLAIN}, facts=facts)
 
 
-def compared(
+def compare_tokenisations(
     corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT, most: int = 5000
 ) -> dict[str, Any]:
     """How often `apart` and `joined` differ, on at most `most` of the samples drawn by seed.
@@ -133,7 +133,7 @@ def compared(
     drawn = np.sort(np.random.default_rng(settings.seed).permutation(targets)[:most])
     joined = _joined(corpus, tokenizer, settings.joiner)(drawn)
     apart = _apart(corpus, tokenise(corpus, tokenizer, settings).history, drawn)
-    differ = int((~equal(joined, apart)).sum())
+    differ = int((~compare_pieces(joined, apart)).sum())
     return {
         "compared": len(drawn),
         "tokenised_otherwise": differ,
@@ -194,7 +194,7 @@ def _prepare(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizer
         "label_tokens": labels,
         **numbers,
     }
-    return Samples(history, offsets_of(counts), seen.astype(np.int32), tails, item, texts.answers, targets, facts)
+    return Samples(history, compute_offsets(counts), seen.astype(np.int32), tails, item, texts.answers, targets, facts)
 
 
 def _chunks(corpus: Corpus, targets: np.ndarray) -> Iterator[np.ndarray]:
@@ -215,7 +215,7 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, joined: Histories |
     numbers = {}
     if joined:
         apart, own = own, joined(targets)
-        numbers["tokenised_otherwise"] = int((~equal(own, apart)).sum())
+        numbers["tokenised_otherwise"] = int((~compare_pieces(own, apart)).sum())
     answer = texts.answers.lengths[corpus.sequence[targets]]
     skip = np.clip(own.lengths + answer - settings.max_tokens, 0, own.lengths - 1)
     alone = (skip > 0) | (not settings.shared_prefix)
@@ -225,7 +225,7 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, joined: Histories |
     longest = begins + counts - 1
     history = own.take(longest, skip[longest])
     every = np.arange(len(targets))
-    seen = common_prefix(own.take(every, skip), history, np.repeat(np.arange(len(counts)), counts))
+    seen = count_common_prefix(own.take(every, skip), history, np.repeat(np.arange(len(counts)), counts))
     tails = own.take(every, skip + seen)
     if joined:
         numbers["whole_prefix"] = int((tails.lengths == 0).sum())
@@ -237,8 +237,8 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, joined: Histories |
 def _apart(corpus: Corpus, pieces: Ragged, targets: np.ndarray) -> Ragged:
     """Each sample's history, its titles tokenised apart."""
     starts = corpus.starts(targets)
-    titles = offsets_of(targets - starts)
-    piece = corpus.sequence[spans(starts, targets - starts)] + len(pieces) // 2
+    titles = compute_offsets(targets - starts)
+    piece = corpus.sequence[index_spans(starts, targets - starts)] + len(pieces) // 2
     piece[titles[:-1]] -= len(pieces) // 2
     found = pieces.take(piece)
     return Ragged(found.flat, found.offsets[titles])
@@ -299,9 +299,9 @@ def _key(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase
 
 def _fault(place: Path, key: str) -> str:
     """Why the samples in `place` are not those of `key`, as a phrase; empty where they are, to the byte."""
-    if why := checkpoints.fault(place):
+    if why := checkpoints.find_fault(place):
         return why
-    mark = checkpoints.marker(place)
+    mark = checkpoints.read_marker(place)
     if mark.get("key") != key:
         return "they were made from something else"
     return "" if {f"{name}.npy" for name in ARRAYS} <= mark["files"].keys() else "not all of them are there"

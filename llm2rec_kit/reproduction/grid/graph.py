@@ -25,9 +25,9 @@ from llm2rec_kit import storage
 from llm2rec_kit.models import checkpoint, packages
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
-from llm2rec_kit.runs import STORE, Run, outputs_folder
+from llm2rec_kit.runs import STORE, Run, find_outputs
 from llm2rec_kit.settings import own_parts, plain_yaml
-from llm2rec_kit.settings.ranges import clipped, shown
+from llm2rec_kit.settings.ranges import clip, show_value
 
 KEYS = ("name", "profile", "notebooks", "set", "axes")
 AXES = ("datasets", "backbones", "stages", "seeds", "settings")
@@ -92,27 +92,27 @@ class Grid:
 def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     """Read a grid file, check every cell, order its nodes. SettingsError or ValueError for what cannot be run."""
     path = Path(path)
-    if not plain_yaml.kind_at(path):
-        raise ValueError(f"There is no grid file {clipped(str(path))}. docs/grid.md shows one.")
-    what = f"Grid {shown(path.name)}"
-    asked = plain_yaml.mapping(plain_yaml.read_text(path, what), what)
+    if not plain_yaml.describe_path(path):
+        raise ValueError(f"There is no grid file {clip(str(path))}. docs/grid.md shows one.")
+    what = f"Grid {show_value(path.name)}"
+    asked = plain_yaml.read_mapping(plain_yaml.read_text(path, what), what)
     if unknown := [key for key in asked if key not in KEYS]:
-        raise S.SettingsError(S.unknown(unknown[0], list(KEYS), "key of a grid file"))
+        raise S.SettingsError(S.describe_unknown(unknown[0], list(KEYS), "key of a grid file"))
     name, profile = asked.get("name", path.stem), asked.get("profile", "demo")
     if not isinstance(name, str) or not name or name != Path(name).name or name.startswith("."):
-        raise ValueError(f"A grid's name is one plain folder name; found {shown(name)}.")
-    folder = outputs_folder(outputs).resolve() / name
+        raise ValueError(f"A grid's name is one plain folder name; found {show_value(name)}.")
+    folder = find_outputs(outputs).resolve() / name
     books = _books(asked.get("notebooks", 4), root)
     base = {"evaluation_workers": 1, **_profile(profile, path.parent), **_named(asked.get("set", {}), "set")}
     nodes: dict[str, Node] = {}
     cells = []
     for labels, chosen in _choices(asked.get("axes", {})):
-        values = plain_yaml.meant(base | chosen | {"outputs": str(folder / "runs")})
+        values = plain_yaml.convert_numbers(base | chosen | {"outputs": str(folder / "runs")})
         if isinstance(values.get("own_parts"), list) and all(isinstance(part, str) for part in values["own_parts"]):
-            values["own_parts"] = own_parts.placed(values["own_parts"], path.parent)
+            values["own_parts"] = own_parts.resolve_parts(values["own_parts"], path.parent)
         _check(values, books, root)
-        values = _placed(values, path.parent, outputs_folder(outputs).resolve())
-        notebooks.look_for_files(values, {name for book in books for name in notebooks.parameters(book)})
+        values = _placed(values, path.parent, find_outputs(outputs).resolve())
+        notebooks.look_for_files(values, {name for book in books for name in notebooks.read_parameters(book)})
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
     return Grid(name, profile, folder, cells, nodes, root)
 
@@ -123,19 +123,19 @@ def run_node(node: Node, folder: str, root: Path | None = None, *before: Any) ->
     `before` are the results of the nodes before it: only there so that the cluster orders them. Raises NotebookFailed.
     """
     with _ONE_AT_A_TIME:
-        return _run_node(node, Path(folder), next(b for b in notebooks.series(root) if b.stem == node.book))
+        return _run_node(node, Path(folder), next(b for b in notebooks.list_series(root) if b.stem == node.book))
 
 
 def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
     run = Run(node.name, folder / "runs")
-    if (done := finished(run, node, book)) is not None:
+    if (done := read_finished(run, node, book)) is not None:
         return done
     if node.before:
         parent = Run(node.before, run.path.parent)
         for name in parent.artefacts():
             if not run.has(name):
-                run.take(parent, name)
-    run.note("asked", {"profile": "", "command": f"a node of the grid in {folder}", "parameters": node.values})
+                run.link_from(parent, name)
+    run.write_info("asked", {"profile": "", "command": f"a node of the grid in {folder}", "parameters": node.values})
     begun = run.path / BEGUN
     begun.touch()
     try:
@@ -148,9 +148,9 @@ def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
     return done
 
 
-def finished(run: Run, node: Node, book: Path) -> dict[str, Any] | None:
+def read_finished(run: Run, node: Node, book: Path) -> dict[str, Any] | None:
     """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise, also where it is damaged."""
-    done = storage.note_or_nothing(run.path / DONE, f"Node {node.name} is run again; what is finished in it is reused.")
+    done = storage.read_note_or_nothing(run.path / DONE, f"Node {node.name} is run again; what is finished in it is reused.")
     return done if done.get("node") == node.name and done.get("notebook") == _digest(book) else None
 
 
@@ -166,7 +166,7 @@ def prepare(grid: Grid) -> None:
     )
 
 
-def ancestors(grid: Grid, name: str) -> list[str]:
+def list_ancestors(grid: Grid, name: str) -> list[str]:
     """The nodes before a node, nearest first."""
     found = []
     while name := grid.nodes[name].before:
@@ -179,31 +179,33 @@ def ancestors(grid: Grid, name: str) -> list[str]:
 
 def _books(last: Any, root: Path | None) -> list[Path]:
     """The notebooks from 01 to number `last`."""
-    every = notebooks.series(root)
+    every = notebooks.list_series(root)
     numbers = [int(book.name[:2]) for book in every]
     if type(last) is not int or last not in numbers:
-        raise S.SettingsError(f"`notebooks` is the number of the last one to run, one of {numbers}; found {shown(last)}.")
+        raise S.SettingsError(
+            f"`notebooks` is the number of the last one to run, one of {numbers}; found {show_value(last)}."
+        )
     return [book for book, number in zip(every, numbers, strict=True) if number <= last]
 
 
 def _profile(profile: str, folder: Path) -> dict[str, Any]:
     """A profile by name, or by a path from the grid file's folder."""
     beside = folder / str(profile)
-    there = beside.suffix in (".yaml", ".yml") and plain_yaml.kind_at(beside)
+    there = beside.suffix in (".yaml", ".yml") and plain_yaml.describe_path(beside)
     return notebooks.load_profile(str(beside) if there else str(profile))
 
 
 def _named(chosen: Any, where: str) -> dict[str, Any]:
     """{flat name: value}: a grid file may write csft.steps or csft_steps."""
     if not isinstance(chosen, dict):
-        raise S.SettingsError(f"`{where}` must hold `parameter: value` lines; found {shown(chosen)}.")
+        raise S.SettingsError(f"`{where}` must hold `parameter: value` lines; found {show_value(chosen)}.")
     return {str(name).replace(".", "_", 1): value for name, value in chosen.items()}
 
 
 def _choices(axes: Any) -> list[tuple[dict[str, str], dict[str, Any]]]:
     """All combinations: ({axis: label}, {parameter: value})."""
     if not isinstance(axes, dict):
-        raise S.SettingsError(f"`axes` must hold some of {', '.join(AXES)}; found {shown(axes)}.")
+        raise S.SettingsError(f"`axes` must hold some of {', '.join(AXES)}; found {show_value(axes)}.")
     columns = [_options(axis, options) for axis, options in axes.items()]
     if (cells := math.prod(map(len, columns))) > MOST_CELLS:
         raise S.SettingsError(f"`axes` make {cells:,} cells; a grid has at most {MOST_CELLS:,}. Make several grids of it.")
@@ -212,7 +214,7 @@ def _choices(axes: Any) -> list[tuple[dict[str, str], dict[str, Any]]]:
         values: dict[str, Any] = {}
         for axis, label, chosen in row:
             if twice := sorted(values.keys() & chosen.keys()):
-                raise S.SettingsError(f"Two axes set {shown(twice[0])}; the second is {axis!r} ({clipped(label, 80)}).")
+                raise S.SettingsError(f"Two axes set {show_value(twice[0])}; the second is {axis!r} ({clip(label, 80)}).")
             values |= chosen
         combined.append(({axis: label for axis, label, _ in row}, values))
     return combined
@@ -221,17 +223,17 @@ def _choices(axes: Any) -> list[tuple[dict[str, str], dict[str, Any]]]:
 def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
     """(axis, label, {parameter: value}) of every option of an axis."""
     if axis not in AXES:
-        raise S.SettingsError(S.unknown(str(axis), list(AXES), "axis"))
+        raise S.SettingsError(S.describe_unknown(str(axis), list(AXES), "axis"))
     if isinstance(options, list) and axis in LISTS:
         if twice := next((one for k, one in enumerate(options) if one in options[:k]), None):
-            raise S.SettingsError(f"Axis {axis!r} holds {shown(twice)} twice.")
+            raise S.SettingsError(f"Axis {axis!r} holds {show_value(twice)} twice.")
         options = {str(one): {LISTS[axis]: [one]} for one in options}
     if not isinstance(options, dict) or not options:
         as_list = " (or a plain list)" if axis in LISTS else ""
         raise S.SettingsError(
-            f"Axis {axis!r} must hold `label: {{parameter: value}}` lines{as_list}; found {shown(options)}."
+            f"Axis {axis!r} must hold `label: {{parameter: value}}` lines{as_list}; found {show_value(options)}."
         )
-    return [(axis, str(label), _named(chosen, clipped(f"{axis}.{label}", 80))) for label, chosen in options.items()]
+    return [(axis, str(label), _named(chosen, clip(f"{axis}.{label}", 80))) for label, chosen in options.items()]
 
 
 def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
@@ -239,18 +241,18 @@ def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, An
     are those in `outputs`, and of models, seen from the grid file's folder or else from here."""
     values = dict(values)
     if values.get("data_path"):
-        values["data_path"] = str((beside / storage.expanded(values["data_path"])).resolve())
+        values["data_path"] = str((beside / storage.expand_home(values["data_path"])).resolve())
     if values.get("data_mix"):
-        folders = [beside / storage.expanded(m) if "/" in m else outputs / m for m in values["data_mix"]]
+        folders = [beside / storage.expand_home(m) if "/" in m else outputs / m for m in values["data_mix"]]
         values["data_mix"] = [str(folder.resolve()) for folder in folders]
-    return notebooks.local_folders(notebooks.local_folders(values, beside), Path())
+    return notebooks.resolve_folders(notebooks.resolve_folders(values, beside), Path())
 
 
 def _check(values: dict[str, Any], books: list[Path], root: Path | None) -> None:
     """Raise SettingsError for the values of a cell that cannot be, alone or together."""
-    every = {name for book in notebooks.series(root) for name in notebooks.parameters(book)}
+    every = {name for book in notebooks.list_series(root) for name in notebooks.read_parameters(book)}
     notebooks.check({k: v for k, v in values.items() if k in every or k not in NO_RESULT}, sorted(every))
-    feasibility.across(values, [book.name[:2] for book in books])
+    feasibility.check_across_stages(values, [book.name[:2] for book in books])
 
 
 def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]) -> list[str]:
@@ -258,7 +260,7 @@ def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]
     chain: list[str] = []
     known: dict[str, Any] = {}
     for book in books:
-        own = {k: values.get(k, p.default) for k, p in notebooks.parameters(book).items() if k != "profile"}
+        own = {k: values.get(k, p.default) for k, p in notebooks.read_parameters(book).items() if k != "profile"}
         known |= {k: v for k, v in own.items() if k not in NO_RESULT} | _contents(own)
         key = hashlib.sha256(json.dumps(_relevant(known, own), sort_keys=True).encode()).hexdigest()[:10]
         name = f"{book.name[:2]}-{key}"
@@ -275,19 +277,19 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
     found = {}
     if "data_source" in own:
         data = S.Data.from_parameters(own)
-        found["data_path"] = mixing.fingerprint(data) if data.source == "mix" else sources.fingerprint(data)
+        found["data_path"] = mixing.hash_parts(data) if data.source == "mix" else sources.hash_files(data)
     for name in assets.MODELS:
         asked = own.get(name, [])
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
-        found[name] = [checkpoint.contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
+        found[name] = [checkpoint.hash_contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
     asked = [
         name
         for key, value in own.items()
         if key.endswith("_recommenders") or key == "evaluation_baselines"
         for name in value
     ]
-    found["own_parts"] = own_parts.digests(asked)
+    found["own_parts"] = own_parts.hash_parts(asked)
     return {f"{name}, files": files for name, files in found.items() if files}
 
 

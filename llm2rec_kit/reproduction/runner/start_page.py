@@ -8,14 +8,14 @@ from urllib.parse import quote
 
 from IPython.display import Markdown
 
-from llm2rec_kit.runs import info, outputs_folder
+from llm2rec_kit.runs import find_outputs, info
 
 SHOWN = {"report.html": "report", "explorer.html": "explorer"}  # of a run's folder, where they are there
 
 
-def page(outputs: str = "") -> Markdown:
+def make_page(outputs: str = "") -> Markdown:
     """The runs under `outputs` with links, seen from the working folder, which is a notebook's own."""
-    folder = outputs_folder(outputs)
+    folder = find_outputs(outputs)
     runs = sorted(p.parent for p in folder.glob(f"*/{info.FILE}")) if folder.is_dir() else []
     if not runs:
         return Markdown(

@@ -2,7 +2,7 @@
 
 `open_study`, `train`, `embed` and `evaluate` take what those of `study` and `experiments` take. As there, an artefact is known
 by its name, its settings and what it is made from: what the run has, or another study has made, is not made again. Here that
-is one dictionary, `Made`; there it is `Run.adopt` and the store of the studies.
+is one dictionary, `Made`; there it is `Run.reuse_from` and the store of the studies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.studies.experiments import scaled
+from llm2rec_kit.reproduction.studies.experiments import scale_steps
 
 # As in `encoder`, which would load transformers for it.
 AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
@@ -120,7 +120,7 @@ def train(
     **changes: Any,
 ) -> str:
     """As `experiments.train`."""
-    settings = scaled(dataclasses.replace(study.settings[stage], **changes), share)
+    settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     inputs = (study.holds["corpus"], study.holds[start])
     return study.keep(name or stage, settings, study.settings["backbone"], inputs, tuple(domains), text)
 
@@ -147,7 +147,7 @@ def take_table(study: Study, name: str) -> str:
     """As `experiments.take_table`; a table that the base does not have is left to `evaluate` to name."""
     from llm2rec_kit.settings import item_tables
 
-    text, _ = item_tables.parse(name)
+    text, _ = item_tables.parse_name(name)
     there = study.base.holds if study.base else {}
     wanted = [there[f"embeddings/{text}"]] if f"embeddings/{text}" in there else []
     for made in wanted:
@@ -168,7 +168,7 @@ def evaluate(
     from llm2rec_kit.settings import item_tables
 
     for embedding in embeddings:
-        text, _ = item_tables.parse(embedding)
+        text, _ = item_tables.parse_name(embedding)
         if text and f"embeddings/{text}" not in study.holds:
             raise ValueError(
                 f"Recommenders are asked for over {embedding!r}, but there are no embeddings {text!r} to be had."

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 from llm2rec_kit.corpus import SPLITS, Corpus
-from llm2rec_kit.storage import writing
+from llm2rec_kit.storage import write_whole
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
@@ -50,7 +50,7 @@ class PlainFigure(Figure):
             super().draw(renderer)
 
 
-def plain_log(axis: Axis) -> None:
+def label_log_axis(axis: Axis) -> None:
     """Numbers instead of powers of ten on a log axis: matplotlib writes those as formulas."""
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
@@ -63,7 +63,7 @@ def save(
     how = {".png": (png_dpi, {"Software": None}), ".svg": (svg_dpi, {"Date": None, "Creator": None})}
     with mpl.rc_context(style):
         for suffix, (dpi, metadata) in how.items():
-            with writing(path.with_suffix(suffix)) as part:
+            with write_whole(path.with_suffix(suffix)) as part:
                 figure.savefig(part, dpi=dpi, metadata=metadata)
 
 
@@ -80,7 +80,7 @@ def _caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color="#444444")
 
 
-def loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
+def draw_loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     """Training and validation loss along the steps; further validation numbers get a panel each."""
     extra = sorted({k for row in history for k in row if k.startswith("validation_") and k != "validation_loss"})
     figure, axes = _figure(1 + len(extra), width=4.2)
@@ -104,7 +104,7 @@ def loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     return figure
 
 
-def attention_picture(allowed: np.ndarray, branch: np.ndarray) -> Figure:
+def draw_attention_mask(allowed: np.ndarray, branch: np.ndarray) -> Figure:
     """Which token sees which in one shared-prefix row: `allowed` bool (L, L), `branch` (L,) 0 for history."""
     figure, axes = _figure(1, width=4.6, height=4.4)
     shade = np.where(allowed, np.where(branch[:, None] > 0, 2, 1), 0)
@@ -114,13 +114,13 @@ def attention_picture(allowed: np.ndarray, branch: np.ndarray) -> Figure:
     return figure
 
 
-def similarity_histogram(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
+def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
     """Cosines of pairs consumed one after the other against random pairs, a panel a stage; tables are (N + 1, dim)."""
-    from llm2rec_kit.maps.projection import cosines
+    from llm2rec_kit.maps.projection import compute_cosines
 
     figure, axes = _figure(len(tables), height=2.6, sharey=False)
     for ax, (stage, table) in zip(axes[0], tables.items(), strict=True):
-        found = {"random pairs": cosines(table, at_random), "consumed together": cosines(table, together)}
+        found = {"random pairs": compute_cosines(table, at_random), "consumed together": compute_cosines(table, together)}
         bins = np.linspace(min(v.min() for v in found.values()), 1, 50)
         for (label, values), paint in zip(found.items(), (OTHER, PALETTE[0]), strict=True):
             ax.hist(values, bins=bins, density=True, color=paint, alpha=0.7, label=label)
@@ -134,7 +134,7 @@ def similarity_histogram(tables: dict[str, np.ndarray], together: np.ndarray, at
     return figure
 
 
-def cleaning_bars(steps: list[dict[str, Any]], kept: int | None = None) -> Figure:
+def draw_cleaning(steps: list[dict[str, Any]], kept: int | None = None) -> Figure:
     """What each cleaning step removed, a bar a step with its number; last, where given, how many interactions are left."""
     rows = [(s["step"], s["rows_dropped"], PALETTE[0]) for s in steps]
     rows += [] if kept is None else [("left", kept, PALETTE[2])]
@@ -153,7 +153,7 @@ def cleaning_bars(steps: list[dict[str, Any]], kept: int | None = None) -> Figur
     return figure
 
 
-def distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
+def draw_distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
     """How long sequences are, and how unequal items' popularity is."""
     figure, axes = _figure(2, width=4)
     axes[0, 0].hist(np.minimum(lengths, 50), bins=np.arange(0.5, 51.5), color=PALETTE[0])
@@ -164,14 +164,14 @@ def distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
     )
     ranked = np.sort(popularity)[::-1]
     axes[0, 1].loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color=PALETTE[0])
-    plain_log(axes[0, 1].xaxis)
-    plain_log(axes[0, 1].yaxis)
+    label_log_axis(axes[0, 1].xaxis)
+    label_log_axis(axes[0, 1].yaxis)
     top = ranked[: max(1, len(ranked) // 10)].sum() / max(1, ranked.sum())
     axes[0, 1].set(title=f"popularity: a tenth of the items has {top:.0%}", xlabel="rank of the item", ylabel="interactions")
     return figure
 
 
-def split_timeline(corpus: Corpus) -> Figure:
+def draw_split_timeline(corpus: Corpus) -> Figure:
     """Samples of each split along time; a panel that says so where the source has no times."""
     figure, axes = _figure(1, width=7, height=2.4)
     ax = axes[0, 0]
@@ -198,7 +198,7 @@ def split_timeline(corpus: Corpus) -> Figure:
     return figure
 
 
-def attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
+def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
     """How much each token of one title looks at each other, a panel a name: weights (L, L) in [0, 1], rows sum to one."""
     figure, axes = _figure(len(weights), width=3.6, height=3.6)
     top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
@@ -215,7 +215,7 @@ def attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figu
     return figure
 
 
-def contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
+def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     """Loss, gradient norm, alignment, uniformity and effective rank along the steps, and the path of the first two measures."""
     figure, axes = _figure(3, 2, height=2.6, width=3.8)
     panels = {
@@ -241,7 +241,7 @@ def contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     return figure
 
 
-def spectra(tables: dict[str, np.ndarray]) -> Figure:
+def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
     """How many directions each space uses: the share of its variance that its k largest hold; tables are (N + 1, dim)."""
     from llm2rec_kit.geometry import effective_rank
 
@@ -258,7 +258,7 @@ def spectra(tables: dict[str, np.ndarray]) -> Figure:
             linewidth=1.4,
             label=f"{stage}, effective rank {effective_rank(table[1:]):.0f}",
         )
-    plain_log(ax.xaxis)
+    label_log_axis(ax.xaxis)
     ax.set(
         title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
     )
@@ -267,8 +267,8 @@ def spectra(tables: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def closer_together(found: pl.DataFrame) -> Figure:
-    """How near items are that the same users consumed, a line a stage; `found` is `cooccurrence.closeness`."""
+def draw_closeness(found: pl.DataFrame) -> Figure:
+    """How near items are that the same users consumed, a line a stage; `found` is `cooccurrence.measure_closeness`."""
     figure, axes = _figure(1, width=5.4, height=3.4)
     ax = axes[0, 0]
     levels = found["level"].unique(maintain_order=True).to_list()

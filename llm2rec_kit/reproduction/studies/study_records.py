@@ -20,7 +20,7 @@ STANDS_ON = ("corpus", "csft", "mntp", "contrastive", "evaluation/series")
 Records = Mapping[str, Mapping[str, Any]]
 
 
-def summary(run: Run, name: str, records: Records | None = None) -> pl.DataFrame | None:
+def summarise(run: Run, name: str, records: Records | None = None) -> pl.DataFrame | None:
     """What notebook `name` found in `run`: question and answer, a row each; None, and a line that says why, where nothing is there.
 
     With `records`, those that the notebook has just made, the table is kept beside the run's executed notebooks. Without, it is
@@ -33,10 +33,10 @@ def summary(run: Run, name: str, records: Records | None = None) -> pl.DataFrame
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.write_note(path, {"made_of": _made_of(run), "rows": rows})
         return _table(rows)
-    kept = storage.note_or_nothing(path, "The summary is made again at the end of this notebook.")
+    kept = storage.read_note_or_nothing(path, "The summary is made again at the end of this notebook.")
     if kept and kept["made_of"] == _made_of(run):
         return _table(kept["rows"])
-    found = {} if kept else recorded(run).get(name)
+    found = {} if kept else read_recorded(run).get(name)
     if found:
         return _table(list(_rows(found)))
     why = "is of artefacts that the run no longer holds" if kept else "is not there yet"
@@ -44,14 +44,14 @@ def summary(run: Run, name: str, records: Records | None = None) -> pl.DataFrame
     return None
 
 
-def recorded(run: Run) -> dict[str, dict[str, Any]]:
+def read_recorded(run: Run) -> dict[str, dict[str, Any]]:
     """What the executed notebooks 06 and 07 recorded, by their names, where they ran to their end."""
     books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in LAST}
     found = {name: read_records(book) for name, book in books.items() if os.path.lexists(book)}
     return {name: records for name, records in found.items() if LAST[name] in records}
 
 
-def tallied(tally: Mapping[str, int]) -> str:
+def describe_tally(tally: Mapping[str, int]) -> str:
     """How many comparisons point which way, in words; a way that none points is not named.
 
     >>> tallied({"same way": 2, "the other way": 0, "no detectable difference": 1})
@@ -72,9 +72,9 @@ def _rows(records: Records) -> Iterator[dict[str, str]]:
         yield from ({"question": text, "answer": answers[name]} for name, text in QUESTIONS.items() if name in answers)
         return
     asked = "differences that the paper prints: which way do ours point?"
-    yield {"question": f"all {asked}", "answer": tallied(records["directions"])}
+    yield {"question": f"all {asked}", "answer": describe_tally(records["directions"])}
     for table, tally in records.get("by_table", {}).items():
-        yield {"question": f"{table}: {asked}", "answer": tallied(tally)}
+        yield {"question": f"{table}: {asked}", "answer": describe_tally(tally)}
     for name, record in records.items():
         if name.startswith("starts_") and "answer" in record:
             what = name.removeprefix("starts_").replace("_", " ")

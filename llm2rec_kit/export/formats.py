@@ -15,8 +15,8 @@ import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.export import projector, recommender_files
-from llm2rec_kit.runs import ArtefactError, Run, provenance
-from llm2rec_kit.storage import expanded, tab_separated, write_json, write_text, writing_folder
+from llm2rec_kit.runs import ArtefactError, Run, collect_provenance
+from llm2rec_kit.storage import expand_home, tab_separated, write_json, write_text, write_whole_folder
 
 
 def export(
@@ -32,7 +32,7 @@ def export(
     """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS; returns
     the folder.
 
-    `recommender` and `domain` say which of those trained over the embedding (`recommend.pick`), for the formats OF_A_RECOMMENDER.
+    `recommender` and `domain` say which of those trained over the embedding (`recommend.pick_recommender`), for the formats OF_A_RECOMMENDER.
     `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
     be another's.
 
@@ -49,8 +49,8 @@ def export(
     if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
         _require_embedding(run, stage)
     asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
-    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is sentence_transformers else {}
-    with writing_folder(to) as part:
+    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is export_sentence_transformers else {}
+    with write_whole_folder(to) as part:
         if told := FORMATS[kind](run, stage, part, to.name, **asked):
             print(f"{to}: {told}", flush=True)
     return to
@@ -69,7 +69,7 @@ def _require_embedding(run: Run, stage: str) -> None:
 def _folder(to: str | Path) -> Path:
     """The folder that an export becomes, without links and `..`; ValueError where it holds something, or is none."""
     try:
-        to = expanded(to).resolve()
+        to = expand_home(to).resolve()
         free = not to.exists() or (to.is_dir() and not any(to.iterdir()))
     except (OSError, RuntimeError) as error:  # a loop of links, a closed folder, a home that nobody has
         raise ValueError(f"Nothing can be written to {to}: {error}") from None
@@ -78,23 +78,23 @@ def _folder(to: str | Path) -> Path:
     return to
 
 
-def sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
+def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
     """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
-    encoder_of(run, stage, trust_remote_code=trust_remote_code).save(to, card(run, stage))
+    load_encoder(run, stage, trust_remote_code=trust_remote_code).save(to, write_card(run, stage))
     return ""
 
 
-def npy(run: Run, stage: str, to: Path, name: str) -> str:
+def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
     """embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how it
     was made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
     recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
-    about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": provenance()["versions"]}
+    about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
     write_json(to / "embeddings.json", about)
     return ""
 
 
-def recbole(run: Run, stage: str, to: Path, name: str) -> str:
+def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
     """RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
 
     Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
@@ -117,7 +117,7 @@ def recbole(run: Run, stage: str, to: Path, name: str) -> str:
     return told
 
 
-def tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
+def export_tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
     """What TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row an item;
     the padding row is left out."""
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
@@ -128,18 +128,18 @@ def tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 FORMATS: dict[str, Callable[..., str]] = {
-    "sentence-transformers": sentence_transformers,
-    "npy": npy,
-    "recbole": recbole,
-    "projector": tensorboard,
-    "adapted": recommender_files.adapted,
-    "recommender": recommender_files.recommender,
-    "faiss": recommender_files.index,
+    "sentence-transformers": export_sentence_transformers,
+    "npy": export_npy,
+    "recbole": export_recbole,
+    "projector": export_tensorboard,
+    "adapted": recommender_files.export_adapted,
+    "recommender": recommender_files.export_recommender,
+    "faiss": recommender_files.export_index,
 }
 OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
-def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
+def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False):
     """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
@@ -160,7 +160,7 @@ def encoder_of(run: Run, stage: str, *, trust_remote_code: bool = False):
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 
-def card(run: Run, stage: str) -> str:
+def write_card(run: Run, stage: str) -> str:
     """A model card in Markdown: what the encoder is, how and on what it was trained, with which results, how to load it.
 
     Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
@@ -201,7 +201,7 @@ def card(run: Run, stage: str) -> str:
         "",
         "## Written with",
         "",
-        ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items()),
+        ", ".join(f"{k} {v}" for k, v in collect_provenance()["versions"].items()),
         "",
     ]
     return "\n".join(lines)
@@ -323,10 +323,10 @@ def _training(run: Run, encoder: str) -> list[dict[str, Any]]:
 
 def _results(run: Run, stage: str) -> str:
     """The downstream results of this embedding, a row a (domain, recommender)."""
-    from llm2rec_kit.reproduction.report import report
+    from llm2rec_kit.reproduction.report import document
 
     try:
-        found = report.collect(run)["results"]
+        found = document.collect(run)["results"]
     except (ValueError, ArtefactError):
         found = {}
     rows = [

@@ -15,7 +15,7 @@ from llm2rec_kit.models import backbone
 Loss = Callable[[PreTrainedModel, MicroBatch], tuple[torch.Tensor, int]]
 
 
-def first_row(
+def find_first_row(
     what: str,
     micro_batches: Sequence[MicroBatch],
     model: PreTrainedModel,
@@ -40,7 +40,7 @@ def _is_finite(what: str, row: MicroBatch, model: PreTrainedModel, sum_loss: Los
     """Whether loss or gradient of one row is; of a title's view, its states."""
     if "labels" not in row:
         with torch.no_grad():
-            found = [backbone.body(model)(**row, use_cache=False).last_hidden_state]
+            found = [backbone.find_body(model)(**row, use_cache=False).last_hidden_state]
     else:
         loss = sum_loss(model, row)[0]
         found = [loss.detach()]

@@ -38,7 +38,7 @@ ROW = ["domain", "recommender", "embedding"]
 Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `rehearsal`
 
 
-def forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
+def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
     """How a recommender is given a table, by name: settings of its evaluation.
 
     >>> list(forms([1.0, 100.0]))
@@ -54,7 +54,7 @@ def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **o
     budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
     studies = {}
     for start in STARTS:
-        for form, given in forms(asked.lengths).items():
+        for form, given in list_forms(asked.lengths).items():
             changes = {f"evaluation_{k}": v for k, v in (budget | given | {"initialisation": start}).items()}
             name = f"tables-{start}-{form.replace(' ', '-').replace('.', '_')}"
             studies[start, form] = open_study(base, name, **opening, **changes)
@@ -65,19 +65,19 @@ def check(base: Run, asked: S.Tables) -> None:
     """Raise ArtefactError for a table of `tables_starts` that the run does not have."""
     there = [name.split("/")[-1] for name in base.names("embeddings")]
     for name in asked.starts:
-        if (text := item_tables.parse(name)[0]) and text not in there:
+        if (text := item_tables.parse_name(name)[0]) and text not in there:
             raise ArtefactError(
                 f"Run {base.name!r} has no embeddings {text!r}, which tables_starts names; it has {', '.join(there) or 'none'}. "
                 "Leave it out, or make it with notebooks/03_item_embedding.ipynb (minilm: 04)."
             )
 
 
-def results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
+def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
     """What the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the adapter
-    read), best epoch (mean over seeds), then the columns of `significance.table` with intervals."""
+    read), best epoch (mean over seeds), then the columns of `significance.tabulate` with intervals."""
     parts = []
     for (start, form), study in studies.items():
-        found = significance.table(study.run, list(names), metric_names=metric_names, intervals=True)
+        found = significance.tabulate(study.run, list(names), metric_names=metric_names, intervals=True)
         lengths = [_length(study, row["domain"], row["embedding"]) for row in found.iter_rows(named=True)]
         told = found.with_columns(start=pl.lit(start), form=pl.lit(form), length=pl.Series(lengths))
         parts.append(told.join(_best_epochs(study.run, names), on=ROW, maintain_order="left"))
@@ -87,7 +87,7 @@ def results(studies: Studies, names: Sequence[str], metric_names: Sequence[str])
 
 def _best_epochs(run: Run, names: Sequence[str]) -> pl.DataFrame:
     """The mean best epoch over seeds of each row."""
-    records = [kept.record(run, name) for name in names]
+    records = [kept.read_record(run, name) for name in names]
     rows = [{k: record[k] for k in ROW} | {"best epoch": float(record["best_epoch"])} for record in records]
     return pl.DataFrame(rows).group_by(ROW, maintain_order=True).agg(pl.col("best epoch").mean())
 
@@ -96,16 +96,16 @@ def _length(study: Study, domain: str, table: str) -> float:
     """Mean norm of the domain's vectors as the adapter reads them; NaN for a table without text."""
     from llm2rec_kit.downstream import item_table
 
-    settings, (text, _) = study.settings["evaluation"], item_tables.parse(table)
+    settings, (text, _) = study.settings["evaluation"], item_tables.parse_name(table)
     if not text:
         return float("nan")
     part, ids = study.corpus.select([domain])
     vectors = np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy"))[ids]
-    given = item_table.checked_embeddings(vectors, part.n_items, settings.normalise, settings.scale)
+    given = item_table.prepare_embeddings(vectors, part.n_items, settings.normalise, settings.scale)
     return float(np.linalg.norm(given[1:], axis=1).mean())
 
 
-def answer(
+def make_answer(
     studies: Studies, table: str, domain: str, *, recommenders: Sequence[str], seeds: Sequence[int], metric: str
 ) -> Answer:
     """Paired tests over one table: every form against the first length under each start, and the two starts at each form."""
@@ -118,7 +118,7 @@ def answer(
     return answers.answer(title, arms, pairs, domain=domain, recommenders=recommenders, seeds=seeds, metric=metric)
 
 
-def gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:
+def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:
     """What length alone makes: of each domain, table and recommender the percent that `metric` gains from the first to the last
     of `lengths`, under each start; and what the scaled start gains over the official one at the first."""
     low, high = (f"length {lengths[k]:g}" for k in (0, -1))
@@ -131,11 +131,11 @@ def gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.Data
     return pl.DataFrame(rows)
 
 
-def printed_gains(metric: str) -> pl.DataFrame:
+def compute_printed_gains(metric: str) -> pl.DataFrame:
     """Of Table 3, what LLM2Rec gains (percent) over the best of the rows at length one and over the best of those that come as
     they are, and which of the two holds the best baseline, against which the paper prints its %Improv."""
     rows = []
-    for (recommender, dataset), part in paper.overall().group_by("recommender", "dataset", maintain_order=True):
+    for (recommender, dataset), part in paper.read_overall().group_by("recommender", "dataset", maintain_order=True):
         ours = part.filter(model=OURS)[metric][0]
         others = part.filter(pl.col("model") != OURS)
         at_one = pl.col("model").is_in(AT_LENGTH_ONE)
@@ -150,9 +150,9 @@ def printed_gains(metric: str) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def comparable() -> pl.DataFrame:
+def list_comparable() -> pl.DataFrame:
     """Which printed rows differ in content alone, and which in length as well."""
-    qwen = [m for m in paper.overall()["model"].unique(maintain_order=True) if m not in AT_LENGTH_ONE]
+    qwen = [m for m in paper.read_overall()["model"].unique(maintain_order=True) if m not in AT_LENGTH_ONE]
     return pl.DataFrame(
         [
             {
@@ -183,11 +183,11 @@ def comparable() -> pl.DataFrame:
     )
 
 
-def sentence(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
+def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
     """How much of the printed difference to rows at length one could be length, on this data, in words."""
     under = f"official: length {lengths[0]:g} to length {lengths[-1]:g} (%)"
     parts = []
-    for (recommender,), part in gains(found, lengths, metric).group_by("recommender", maintain_order=True):
+    for (recommender,), part in compute_gains(found, lengths, metric).group_by("recommender", maintain_order=True):
         theirs = printed.filter(recommender=recommender)["over it, at length one (%)"]
         parts.append(
             f"{recommender}: length alone moves {metric} by {part[under].min():+.0f}% to {part[under].max():+.0f}% under the official "
@@ -201,7 +201,7 @@ def _percent(before: float, after: float) -> float:
 
 
 def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """`results` to read: one row a domain, table, recommender and form, the starts side by side as "mean ± std (best epoch)"."""
+    """`collect_results` to read: one row a domain, table, recommender and form, the starts side by side as "mean ± std (best epoch)"."""
     shown = found.with_columns(
         pl.format(
             "{} ± {} ({})", *(pl.col(c).round(4) for c in (f"{metric} mean", f"{metric} std")), pl.col("best epoch").round(0)

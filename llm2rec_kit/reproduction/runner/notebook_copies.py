@@ -16,14 +16,16 @@ def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list
     `force`, and where `folder` is none or is that of the kit itself; nothing is written then. A note in the folder says where
     its notebooks keep their runs: in the outputs/ that the command line has where this is called.
     """
-    folder, source = storage.expanded(folder).resolve(), places.notebooks_folder()
+    folder, source = storage.expand_home(folder).resolve(), places.find_notebooks()
     if folder.is_relative_to(places.PACKAGE) or (folder / "x").parent == source:
         raise ValueError(f"{folder} is where the kit itself has its notebooks. Give another folder.")
     if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"{folder} is no folder. Give a new one, or one to lay the notebooks out in.")
     pages = sorted(p for p in source.iterdir() if p.suffix in (".ipynb", ".md"))
-    note, digests = folder / places.LAID_OUT, {page.name: storage.file_digest(page) for page in pages}
-    before = storage.note_or_nothing(note, "Which of the notebooks were changed there is not known.").get("notebooks", {})
+    note, digests = folder / places.LAID_OUT, {page.name: storage.hash_file(page) for page in pages}
+    before = storage.read_note_or_nothing(note, "Which of the notebooks were changed there is not known.").get(
+        "notebooks", {}
+    )
     there = {name: _digest(folder / name) for name in digests if os.path.lexists(folder / name)}
     kept = [name for name, digest in there.items() if digest == digests[name]]
     changed = [name for name, digest in there.items() if name not in kept and digest != before.get(name)]
@@ -32,7 +34,7 @@ def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list
             f"{folder} has other notebooks of these names, changed or executed there: {', '.join(changed)}. Nothing was written. "
             "Take another folder, or --force to overwrite them."
         )
-    runs = os.path.relpath(places.project_root(), folder)
+    runs = os.path.relpath(places.find_project_root(), folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [page for page in pages if page.name not in kept]
     for page in written:
@@ -43,4 +45,4 @@ def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list
 
 def _digest(path: Path) -> str:
     """The hash of a file; of what is none a text that is no hash."""
-    return storage.file_digest(path) if path.is_file() else "no file"
+    return storage.hash_file(path) if path.is_file() else "no file"

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from llm2rec_kit import storage
 from llm2rec_kit.figures import report_figures
 from llm2rec_kit.reproduction.report import brief, expected, markdown
-from llm2rec_kit.reproduction.studies import studied
+from llm2rec_kit.reproduction.studies import study_records
 from llm2rec_kit.results import evaluations, kept, significance
 from llm2rec_kit.results.evaluations import is_trained
 from llm2rec_kit.runs import Run, meter, write_json
@@ -44,12 +44,12 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
     Raises ValueError where 04 has not run, ArtefactError where something is damaged, or an evaluation or a test is not what the
     ranks give.
     """
-    corpus, held = _record(run, "corpus"), held or evaluations.of(run)
+    corpus, held = _record(run, "corpus"), held or evaluations.find_evaluations(run)
     if not held.made:
         raise ValueError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb.")
     for name in dict.fromkeys(i for made in held.made.values() for i in made["inputs"]):
         run.require(name)
-    rows = [kept.record(run, name) for name in held.made]
+    rows = [kept.read_record(run, name) for name in held.made]
     domains = [d for row in corpus["statistics"] if (d := row["domain"]) in {r["domain"] for r in rows}]
     return {
         "run": run.name,
@@ -64,10 +64,10 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "settings": _settings(run, held),
         "seeds": sorted({r["seed"] for r in rows if is_trained(r["recommender"])}),
         "results": {d: _rows([r for r in rows if r["domain"] == d]) for d in domains},
-        "comparisons": {m["record"]["domain"]: significance.recorded(run, name) for name, m in held.tests.items()},
+        "comparisons": {m["record"]["domain"]: significance.read_recorded(run, name) for name, m in held.tests.items()},
         "left_out": held.left_out,
         "missing": held.missing,
-        "beyond": studied.recorded(run),
+        "beyond": study_records.read_recorded(run),
     }
 
 
@@ -115,12 +115,12 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
-def terminal_table(results: dict[str, Any]) -> str:
+def render_table(results: dict[str, Any]) -> str:
     """The results as aligned text, at most 110 columns."""
-    lines = [*missing_notes(results), ""] if results["missing"] else []
+    lines = [*note_missing(results), ""] if results["missing"] else []
     for domain, rows in results["results"].items():
         names = list(rows[0]["mean"])[:4]
-        lines.append(f"{domain} ({domain_note(results, domain)}), full ranking, mean +- std over seeds")
+        lines.append(f"{domain} ({describe_domain(results, domain)}), full ranking, mean +- std over seeds")
         lines.append(f"  {'recommender':12} {'embedding':12} {'seeds':>5}  " + "".join(f"{n:>18}" for n in names))
         for r in rows:
             cells = [f"{r['mean'][n]:.4f}" + (f" +- {r['std'][n]:.4f}" if r["seeds"] > 1 else " " * 10) for n in names]
@@ -129,17 +129,17 @@ def terminal_table(results: dict[str, Any]) -> str:
             )
         lines.append("")
     if results["left_out"]:
-        lines += [left_out_note(results), ""]
+        lines += [note_left_out(results), ""]
     return "\n".join(lines)
 
 
-def missing_notes(results: dict[str, Any]) -> list[str]:
+def note_missing(results: dict[str, Any]) -> list[str]:
     """What a reader is told, before all else, of evaluations that notebook 04 made and that are gone: a line each."""
     again = "Run notebooks/04_downstream_eval.ipynb again. Until then means are of what is left, without their tests."
     return [f"missing: {name}" for name in results["missing"]] + ([again] if results["missing"] else [])
 
 
-def left_out_note(results: dict[str, Any]) -> str:
+def note_left_out(results: dict[str, Any]) -> str:
     """What a reader is told of evaluations that do not count."""
     return (
         f"Left out: {len(results['left_out'])} older evaluations in the run's folder, made from other embeddings or "
@@ -147,7 +147,7 @@ def left_out_note(results: dict[str, Any]) -> str:
     )
 
 
-def domain_note(results: dict[str, Any], domain: str) -> str:
+def describe_domain(results: dict[str, Any], domain: str) -> str:
     """ "synthetic, out-of-domain" and the like."""
     seen = "seen by CSFT" if domain in results["train_domains"] else "out-of-domain: no training saw it"
     return ("synthetic data, " if results["synthetic"] else "") + seen
@@ -155,28 +155,28 @@ def domain_note(results: dict[str, Any], domain: str) -> str:
 
 def write(run: Run) -> dict[str, Any]:
     """Write results.json, report.md and report.html into the run's folder; returns the results."""
-    held = evaluations.of(run)
+    held = evaluations.find_evaluations(run)
     results = collect(run, held)
     write_json(run.path / "results.json", results, sort=True)
-    about = run.about()
+    about = run.read_info()
     known = {
         "results": results,
         "about": about,
-        "note": domain_note,
-        "best": best,
-        "brief": brief.brief(results, brief.standings(run, results, held)),
-        "left_out": left_out_note,
-        "missing": missing_notes(results),
-        "tallied": studied.tallied,
+        "note": describe_domain,
+        "best": is_best,
+        "brief": brief.make_brief(results, brief.judge_standings(run, results, held)),
+        "left_out": note_left_out,
+        "missing": note_missing(results),
+        "tallied": study_records.describe_tally,
         "check": _checked(results, about, run.path.parent),
-        "cost": cost_rows(about),
-        "keys": cost_keys(about),
-        "drawn": drawings(run, held),
-        "kept": kept_figures(run),
+        "cost": list_cost_rows(about),
+        "keys": list_costs(about),
+        "drawn": draw_figures(run, held),
+        "kept": find_figures(run),
         "asked": QUESTIONS,
     }
     for name, figure in known["drawn"].items():
-        storage.write_bytes(run.path / "figures" / f"{name}.png", report_figures.png(figure))
+        storage.write_bytes(run.path / "figures" / f"{name}.png", report_figures.render_png(figure))
     for kind in ("md", "html"):
         storage.write_text(run.path / f"report.{kind}", render(f"report.{kind}.j2", **known))
     return results
@@ -189,29 +189,29 @@ def render(template: str, **values: Any) -> str:
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page
     )
     environment.filters |= {
-        "drawn": lambda f: Markup(report_figures.svg(f)),
-        "kept": lambda path: Markup(report_figures.element(path)),
+        "drawn": lambda f: Markup(report_figures.render_svg(f)),
+        "kept": lambda path: Markup(report_figures.read_element(path)),
     }
-    environment.filters["code"] = markdown.code
-    return environment.get_template(template).render(**(values if page else markdown.escaped(values)))
+    environment.filters["code"] = markdown.as_code
+    return environment.get_template(template).render(**(values if page else markdown.escape(values)))
 
 
-def drawings(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
+def draw_figures(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
     """The report's own figures by name: tests, losses, validation."""
-    held = held or evaluations.of(run)
+    held = held or evaluations.find_evaluations(run)
     made = list(held.made.values())
     metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
     domains = [s["domain"] for s in run.record("corpus")["statistics"]]
     tests = {m["record"]["domain"]: m["record"]["rows"] for m in held.tests.values()}
     found = {
-        "tests": report_figures.tests({d: tests[d] for d in domains if d in tests}),
-        "losses": report_figures.losses(run),
-        "validation": report_figures.validation([m["record"] for m in made], domains, metric),
+        "tests": report_figures.draw_tests({d: tests[d] for d in domains if d in tests}),
+        "losses": report_figures.draw_losses(run),
+        "validation": report_figures.draw_validation([m["record"] for m in made], domains, metric),
     }
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def kept_figures(run: Run) -> list[tuple[str, Path]]:
+def find_figures(run: Run) -> list[tuple[str, Path]]:
     """Caption and file of every figure that the notebooks kept, each once however often it is there."""
     own = {f"{name}.png" for name in OWN}
     files = [p for p in sorted(run.path.glob("figures/*.png")) if p.name not in own] + sorted(run.path.glob("maps/*.png"))
@@ -232,18 +232,18 @@ COSTS = {
 }
 
 
-def cost_keys(about: dict[str, Any]) -> dict[str, str]:
+def list_costs(about: dict[str, Any]) -> dict[str, str]:
     """The costs that some stage of this run tells, with their names for a table."""
     told = {k for s in about["stages"].values() for k in s}
     return {k: name for k, name in COSTS.items() if k in told}
 
 
-def cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
+def list_cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a stage; the evaluations in one, their times added and their peaks the largest."""
     rows = {}
     for name, stage in about["stages"].items():
         label = "evaluation, all trainings" if name.startswith("evaluation/") else name
-        rows[label] = meter.added(rows.get(label, {}), {k: stage[k] for k in COSTS if k in stage})
+        rows[label] = meter.add_costs(rows.get(label, {}), {k: stage[k] for k in COSTS if k in stage})
     return [{"stage": label, **row} for label, row in rows.items()]
 
 
@@ -254,11 +254,11 @@ def _checked(results: dict[str, Any], about: dict[str, Any], outputs: Path) -> d
     if wanted is None:
         return None
     lines, changed = expected.compare(results, wanted)
-    metrics, said = expected.metrics_of(lines[0]) if lines else [], expected.summary(lines)
+    metrics, said = expected.list_metrics(lines[0]) if lines else [], expected.count_verdicts(lines)
     return {"profile": profile, "wanted": wanted, "lines": lines, "changed": changed, "metrics": metrics, "summary": said}
 
 
-def best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
+def is_best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
     """Whether `row` has the largest mean of all but the ceiling."""
     return row["recommender"] != brief.CEILING and row["mean"][metric] == max(
         r["mean"][metric] for r in rows if r["recommender"] != brief.CEILING
