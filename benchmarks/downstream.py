@@ -222,7 +222,7 @@ def timed(work: Callable[[], object]) -> np.ndarray:
 def speed(corpus: Corpus, table: np.ndarray, rounds: int) -> None:
     """Milliseconds a training step of 256 and an evaluation of 32 samples: medians over rounds taken in turn."""
     ways = {"plain": Plain(corpus, table, 0), "kit float32": Kit(corpus, table, 0)}
-    if evaluation.fast_ops.bfloat16_is_fast():
+    if evaluation.fast_ops.has_fast_bfloat16():
         ways["kit bfloat16"] = Kit(corpus, table, 0, precision="bfloat16")
     many = min(len(corpus.samples("test")), 8192)
     found: dict[tuple[str, int, str], list] = {}
@@ -265,7 +265,7 @@ def _work(task: tuple) -> float:
 def side_by_side(folder: str, users: int, steps: int) -> None:
     """Two trainings at a time in processes of their own, as notebook 04 runs them: milliseconds a step, shared."""
     for name, change in (("float32", {}), ("bfloat16", {"precision": "bfloat16"})):
-        if name == "float32" or evaluation.fast_ops.bfloat16_is_fast():
+        if name == "float32" or evaluation.fast_ops.has_fast_bfloat16():
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
                 each = list(pool.map(_work, [((folder, users, steps, change), seed) for seed in (1, 2)]))
             print(
@@ -276,7 +276,7 @@ def side_by_side(folder: str, users: int, steps: int) -> None:
 def quality(corpus: Corpus, table: np.ndarray, epochs: int, seeds: list[int]) -> None:
     """Test metrics after the same number of epochs, mean and std over seeds: what is faster must not be worse."""
     ways = {"plain": {}, "kit float32": {}, "kit bfloat16": {"precision": "bfloat16"}}
-    if not evaluation.fast_ops.bfloat16_is_fast():
+    if not evaluation.fast_ops.has_fast_bfloat16():
         del ways["kit bfloat16"]
     rows = []
     for name, change in ways.items():

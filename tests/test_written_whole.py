@@ -15,15 +15,15 @@ WRITERS = {
 OF_MODULE = {"os": {"replace", "rename"}, "np": {"save", "savez", "memmap"}, "shutil": {"copy"}, "torch": {"save"}}
 # Functions that write otherwise, and why each may.
 ALLOWED = {
-    "storage.writing": "the one way",
-    "storage.writing_folder": "the one way, for folders",
-    "storage.alone": "a lock, without content",
+    "storage.write_whole": "the one way",
+    "storage.write_whole_folder": "the one way, for folders",
+    "storage.hold_lock": "a lock, without content",
     "storage.check_writable": "a probe, removed at once",
     "storage.set_aside": "a damaged file, renamed",
     "storage.npy_writer.RowFile.finish": "its own hidden file, flushed block by block",
     "storage.npy_writer.RowFile._open": "the same",
     "reproduction.runner.launch._quiet_but_first": "to nowhere",
-    "training.samples._save": "a hidden folder, renamed when whole",
+    "training.csft_samples._save": "a hidden folder, renamed when whole",
     "fitting.history.write_history": "a build's folder",
     "models.backbone.save": "a build's folder, or an export's",
     "corpus.Corpus.save": "a build's folder",
@@ -35,17 +35,17 @@ ALLOWED = {
     "maps.atlas.write": "a build's folder",
     "runs.run.Run.link_from": "a hidden folder, renamed when whole",
     "runs.run.Run._settle": "a build's folder becomes the artefact, manifest last",
-    "export.exporting.npy": "an export's hidden folder",
-    "export.recommender_files.recommender": "an export's hidden folder",
-    "export.recommender_files.adapted": "an export's hidden folder",
+    "export.formats.export_npy": "an export's hidden folder",
+    "export.recommender_files.export_recommender": "an export's hidden folder",
+    "export.recommender_files.export_adapted": "an export's hidden folder",
     "export.recommender_files.write_items": "an export's hidden folder",
-    "export.exporting.recbole": "an export's hidden folder",
-    "storage.tab_separated.write": "to a path that writing or writing_folder gave",
+    "export.formats.export_recbole": "an export's hidden folder",
+    "storage.tab_separated.write": "to a path that write_whole or write_whole_folder gave",
     "export.llm2rec_files._write_csv": "an export's hidden folder",
     "export.llm2rec_files._lines": "an export's hidden folder",
-    "figures.report_figures.svg": "in memory",
-    "figures.report_figures.png": "in memory",
-    "reproduction.grid.grid._run_node": "a mark without content, and a log that grows",
+    "figures.report_figures.render_svg": "in memory",
+    "figures.report_figures.render_png": "in memory",
+    "reproduction.grid.graph._run_node": "a mark without content, and a log that grows",
     "runs.meter._reset_high_water": "the kernel's counter of this process",
     "models.gguf.fit": "a temporary folder",
     "models.fetching._download": "a hidden folder, renamed when whole",
@@ -62,7 +62,7 @@ def bare_writes(source: str, module: str) -> set[str]:
             name = f"{name}.{node.name}"
         if isinstance(node, ast.With):
             calls = [i for i in node.items if isinstance(i.context_expr, ast.Call) and isinstance(i.optional_vars, ast.Name)]
-            given |= {i.optional_vars.id for i in calls if ast.unparse(i.context_expr.func).endswith("writing")}
+            given |= {i.optional_vars.id for i in calls if ast.unparse(i.context_expr.func).endswith("write_whole")}
         if isinstance(node, ast.Call) and writes(node) and not touched(node) & given:
             found.add(name)
         for child in ast.iter_child_nodes(node):
@@ -113,9 +113,9 @@ def test_nothing_writes_files_by_itself():
         ("path.open('rb')", False),
         ("np.save(path, a)", True),
         ("table.write_parquet(path)", True),
-        ("with writing(path) as part:\n        table.write_parquet(part)", False),
-        ("with writing(path) as part:\n        table.write_parquet(path)", True),
-        ("with storage.writing(path) as part:\n        part.write_bytes(b'')", False),
+        ("with write_whole(path) as part:\n        table.write_parquet(part)", False),
+        ("with write_whole(path) as part:\n        table.write_parquet(path)", True),
+        ("with storage.write_whole(path) as part:\n        part.write_bytes(b'')", False),
         ("figure.savefig(path)", True),
         ("os.replace(a, b)", True),
         ("text.replace(a, b)", False),

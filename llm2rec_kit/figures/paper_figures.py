@@ -83,7 +83,7 @@ def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame, metric: str =
 def draw_lengths(found: pl.DataFrame, metric: str) -> Figure:
     """`metric` against the length of the vectors that a recommender reads: a row of panels a domain, a panel a recommender.
 
-    `found` is `starts.collect_results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
+    `found` is `initialisations.collect_results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
     """
     domains, recommenders, tables, starts = (
         found[c].unique(maintain_order=True).to_list() for c in ("domain", "recommender", "embedding", "start")

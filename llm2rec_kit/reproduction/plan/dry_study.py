@@ -1,4 +1,4 @@
-"""A rehearsal: what a run and its studies would make, written down instead of made.
+"""A dry study: what a run and its studies would make, written down instead of made.
 
 `open_study`, `train`, `embed` and `evaluate` take what those of `study` and `experiments` take. As there, an artefact is known
 by its name, its settings and what it is made from: what the run has, or another study has made, is not made again. Here that

@@ -35,7 +35,7 @@ OURS = "LLM2Rec"
 ROW = ["domain", "recommender", "embedding"]
 ROW = ["domain", "recommender", "embedding"]
 
-Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `rehearsal`
+Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `dry_study`
 
 
 def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
@@ -49,7 +49,7 @@ def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 
 def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
-    """A study for each start and form, trained to the paper's patience; `open_study` is that of `study` or of `rehearsal`."""
+    """A study for each start and form, trained to the paper's patience; `open_study` is that of `study` or of `dry_study`."""
     plain = S.Evaluation()  # the paper's patience
     budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
     studies = {}

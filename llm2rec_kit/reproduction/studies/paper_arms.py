@@ -1,6 +1,6 @@
 """The arms of notebook 06: what each of the paper's tables is made of, as calls.
 
-`do` makes what is called for: the module `experiments`, or, for a plan, `plan.rehearsal`, which writes it down. So what a plan counts is
+`do` makes what is called for: the module `experiments`, or, for a plan, `plan.dry_study`, which writes it down. So what a plan counts is
 what the notebook makes. `study` and `base` are those of `do`.
 """
 

@@ -1,7 +1,7 @@
 """The arms of notebook 07: of each question what is trained, as calls, and which pairs of arms answer it.
 
 A new question is its words in `settings.QUESTIONS` and one function here, under its name in ARMS. `At.do` makes what is called for: the module
-`experiments`, or, for a plan, `plan.rehearsal`, which writes it down.
+`experiments`, or, for a plan, `plan.dry_study`, which writes it down.
 """
 
 from __future__ import annotations

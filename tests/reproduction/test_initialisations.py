@@ -64,7 +64,7 @@ def test_the_length_is_that_of_what_the_adapter_reads(tmp_path):
 
 
 def measured(values: dict[tuple[str, str], float]) -> pl.DataFrame:
-    """As `starts.collect_results`, of one row: {(start, form): value}."""
+    """As `initialisations.collect_results`, of one row: {(start, form): value}."""
     return pl.DataFrame(
         [
             {"domain": "d", "recommender": "SASRec", "embedding": "raw", "start": s, "form": f, "recall@10 mean": v}

@@ -1,4 +1,4 @@
-"""A rehearsal: what is one thing and what is two."""
+"""A dry study: what is one thing and what is two."""
 
 from __future__ import annotations
 
