@@ -407,7 +407,7 @@ def test_a_renamed_run_keeps_all_and_a_stage_that_is_gone_is_not_shown(run, tmp_
 def test_a_run_without_run_json_is_still_found(run, tmp_path):
     make(run, "corpus", settings={"seed": 1})
     (run.path / "run.json").unlink()
-    assert runs.find("toy", tmp_path).about()["stages"]["corpus"]["settings"] == {"seed": 1}
+    assert runs.find("toy", tmp_path).read_info()["stages"]["corpus"]["settings"] == {"seed": 1}
     with pytest.raises(ValueError, match="There is no run 'none'"):
         runs.find("none", tmp_path)
     (tmp_path / "file").write_text("")

@@ -54,7 +54,7 @@ ALLOWED = {
 
 
 def bare_writes(source: str, module: str) -> set[str]:
-    """Names (module.function) of the functions that write files by themselves: not to what `with writing(...) as part` gave."""
+    """Names (module.function) of the functions that write files by themselves: not to what `with write_whole(...) as part` gave."""
     found = set()
 
     def visit(node: ast.AST, name: str, given: frozenset[str]) -> None:
