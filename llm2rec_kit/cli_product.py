@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llm2rec_kit.runs import Run
 
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` gives; it has no public name
+
 
 def _add_sources(c: argparse.ArgumentParser) -> None:
     """The options that say where the run lies and whose code may run: what a run says of code is never run."""
@@ -33,7 +35,7 @@ def _run_of(args: argparse.Namespace) -> Run:
     return run
 
 
-def add_recommend(commands: argparse._SubParsersAction) -> None:
+def add_recommend(commands: Commands) -> None:
     """The options of `llm2rec recommend`."""
     c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
@@ -49,7 +51,7 @@ def add_recommend(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_recommend)
 
 
-def add_export(commands: argparse._SubParsersAction) -> None:
+def add_export(commands: Commands) -> None:
     """The options of `llm2rec export`."""
     c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
     c.add_argument("run", help="name of the run under outputs/")
@@ -67,7 +69,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     c.set_defaults(command=_export)
 
 
-def add_push(commands: argparse._SubParsersAction) -> None:
+def add_push(commands: Commands) -> None:
     """The options of `llm2rec push`."""
     c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")

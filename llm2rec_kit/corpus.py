@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit.storage import make_safe_name
 
@@ -45,11 +46,11 @@ class Corpus:
 
     items: pl.DataFrame
     users: pl.DataFrame
-    offsets: np.ndarray
-    sequence: np.ndarray
-    times: np.ndarray | None
-    targets: np.ndarray
-    splits: np.ndarray
+    offsets: NDArray[np.int64]
+    sequence: NDArray[np.int32]
+    times: NDArray[np.int64] | None
+    targets: NDArray[np.int64]
+    splits: NDArray[np.uint8]
     max_history: int
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -84,24 +85,25 @@ class Corpus:
         rules, same = self.facts.get("split_rules", {}), self.facts.get("split") or ""
         return {d: rules.get(d, same) for d in self.domains}
 
-    def samples(self, split: str) -> np.ndarray:
+    def samples(self, split: str) -> NDArray[np.int64]:
         """Targets (int64, indices into `sequence`) of the samples of a split, in the corpus's order."""
-        return self.targets[self.splits == SPLITS[split]]
+        wanted: NDArray[np.bool_] = self.splits == SPLITS[split]
+        return self.targets[wanted]
 
-    def owners(self, targets: np.ndarray) -> np.ndarray:
+    def owners(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """User (int64) of each target."""
         return np.searchsorted(self.offsets, targets, side="right") - 1
 
-    def starts(self, targets: np.ndarray) -> np.ndarray:
+    def starts(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index into `sequence` at which each target's history begins (int64)."""
         return np.maximum(self.offsets[self.owners(targets)], targets - self.max_history)
 
-    def history(self, target: int) -> np.ndarray:
+    def history(self, target: int) -> NDArray[np.int32]:
         """Item ids (int32) before `target`, oldest first, at most `max_history`."""
         start = self.starts(np.asarray([target]))[0]
         return self.sequence[start:target]
 
-    def select(self, domains: list[str]) -> tuple[Corpus, np.ndarray]:
+    def select(self, domains: list[str]) -> tuple[Corpus, NDArray[np.int64]]:
         """The part of the corpus in `domains`, items renumbered 1..n, and their ids here.
 
         Returns (corpus, ids) with ids int64 (n+1,), ids[0] = 0: rows `ids` of an embedding table are the part's table.
@@ -180,7 +182,7 @@ class Corpus:
             _expect((self.starts(self.targets) < self.targets).all(), "a sample has an empty history")
         return self
 
-    def _foreign(self) -> np.ndarray:
+    def _foreign(self) -> NDArray[np.int64]:
         """Indices into `sequence` of items that are of another domain than their user."""
         codes = pl.concat([self.items["domain"], self.users["domain"]]).rank("dense").to_numpy()
         of_items, of_users = codes[: self.n_items][self.sequence - 1], codes[self.n_items :]
@@ -327,6 +329,6 @@ def _common(values: list[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else " + ".join(dict.fromkeys(map(str, values)))
 
 
-def _expect(holds: bool, what: str) -> None:
+def _expect(holds: bool | np.bool_, what: str) -> None:
     if not holds:
         raise CorpusError(f"Not a sound corpus: {what}.")

@@ -34,7 +34,8 @@ def effective_rank(vectors: np.ndarray) -> float:
 
 def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
     """Rows at length one; zero rows stay zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    scaled: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return scaled
 
 
 def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:

@@ -89,7 +89,8 @@ def read_disagreements() -> pl.DataFrame:
 
 @cache
 def _numbers() -> dict[str, Any]:
-    return plain_yaml.load_own(resources.files(__package__).joinpath("paper.yaml").read_text())
+    tables: dict[str, Any] = plain_yaml.load_own(resources.files(__package__).joinpath("paper.yaml").read_text())
+    return tables
 
 
 def _table(name: str) -> pl.DataFrame:

@@ -18,7 +18,8 @@ COLUMNS = ("items", "samples", *SPLITS)
 @cache
 def read_paper() -> dict[str, Any]:
     """What `paper_statistics.yaml` says: datasets, mix, total, windows."""
-    return yaml.safe_load(resources.files(__package__).joinpath("paper_statistics.yaml").read_text())
+    said: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath("paper_statistics.yaml").read_text())
+    return said
 
 
 def find_paper_name(domain: str) -> str | None:
@@ -55,7 +56,7 @@ def _counts(corpus: Corpus) -> dict[str, int]:
 
 def _row(data: str, of: str, about: dict[str, Any]) -> dict[str, Any]:
     counts = {c: about.get(c) for c in COLUMNS}
-    share = None if counts["train"] is None else round(counts["train"] / max(1, counts["samples"]), 3)
+    share = None if counts["train"] is None else round(counts["train"] / max(1, about["samples"]), 3)
     return {"data": data, "of": of, **counts, "train share": share}
 
 

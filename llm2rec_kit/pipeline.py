@@ -129,16 +129,18 @@ def train_stage(
         if domains:
             corpus = dataclasses.replace(corpus, facts=corpus.facts | {"train_domains": list(domains)})
         model, tokenizer = backbone.load(run.require(start), place)
-        if stage == "csft":
+        if isinstance(settings, S.CSFT):
             backbone.check_masks(model)  # causal here, lifted later: a family that cannot is refused before any training
             history = csft.train(corpus, model, tokenizer, settings, folder, prepared=prepared, callbacks=callbacks)
-        elif text == "attributes":
-            history = llmemb.train(
-                llmemb.list_attributes(corpus.select(corpus.train_domains)[0].items), model, tokenizer, settings, folder
-            )
+        elif isinstance(settings, S.MNTP):
+            history = mntp.train(train_titles(corpus), model, tokenizer, settings, folder)
         else:
-            objective = {"mntp": mntp, "contrastive": contrastive}[stage]
-            history = objective.train(train_titles(corpus), model, tokenizer, settings, folder)
+            assert isinstance(settings, S.Contrastive)  # there are these three
+            if text == "attributes":
+                items = llmemb.list_attributes(corpus.select(corpus.train_domains)[0].items)
+                history = llmemb.train(items, model, tokenizer, settings, folder)
+            else:
+                history = contrastive.train(train_titles(corpus), model, tokenizer, settings, folder)
         record = {**take_last_values(history), "steps": settings.steps}
         if distributed.world_size() > 1:
             record["processes"] = distributed.world_size()
@@ -155,7 +157,7 @@ def train_stage(
     return Recipe(name or stage, build, inputs=["corpus", start], **artefact.split_settings(settings, place, **other))
 
 
-def _whole(model: PreTrainedModel, history: list[dict], folder: Path, *, bidirectional: bool) -> PreTrainedModel:
+def _whole(model: PreTrainedModel, history: list[dict[str, float]], folder: Path, *, bidirectional: bool) -> PreTrainedModel:
     """`model` with the weights of the checkpoint that a sharded training (FSDP) keeps."""
     from safetensors.torch import load_file
 
@@ -242,7 +244,7 @@ def read_texts(corpus: Corpus, text: str = "title") -> list[str]:
 
 def _template(run: Run) -> str:
     """What of an item is its title."""
-    return run.manifest("corpus")["settings"].get("text", "{title}")
+    return str(run.manifest("corpus")["settings"].get("text", "{title}"))
 
 
 def _shape(vectors: np.ndarray) -> dict[str, Any]:
@@ -278,7 +280,7 @@ def evaluate(
     from llm2rec_kit.downstream import baselines, evaluation, item_table
 
     def reused(job: Job) -> bool:
-        same = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
+        same: dict[str, Any] = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
         taken = base is not None and not force and run.reuse_from(base, job.name, **same)
         return taken or not run.stale(job.name, **same, force=force)
 

@@ -12,7 +12,7 @@ from finished_recommenders import make_run
 from llm2rec_kit import cli
 from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.export import recommend
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 
 TITLES = make_corpus().titles
 
@@ -95,6 +95,8 @@ def test_ids_cannot_place_a_new_title_and_say_why(run):
         ) as said:
             model.after(**asked)
         assert "Titles that hold its words: Iron Vale Racing" in str(said.value)
+    with pytest.raises(ArtefactError, match=r"has no 'embeddings/id' yet"):  # no encoder made it
+        model.read(["Iron Vale"])
 
 
 def test_what_was_not_kept_is_refused_with_what_was(run, tmp_path):

@@ -14,9 +14,11 @@ from __future__ import annotations
 import html
 import re
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit import paper_statistics
 from llm2rec_kit.corpus import Corpus
@@ -37,7 +39,7 @@ class Steps:
     """The table of cleaning steps: what each dropped."""
 
     def __init__(self, interactions: Interactions) -> None:
-        self.rows: list[dict] = []
+        self.rows: list[dict[str, Any]] = []
         left = len(interactions.events) + sum(dropped for _, dropped, _ in interactions.dropped)
         for step, dropped, why in interactions.dropped:
             self.add(step, left, left - dropped, why)
@@ -158,7 +160,7 @@ def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) ->
     codes = distinct.to_physical()
     table = pl.DataFrame({"source_id": distinct.cast(pl.String), "code": codes})
     known = table.join(items.select("source_id", row=pl.int_range(pl.len())), on="source_id")
-    rows = np.full(int(codes.max() or 0) + 2, -1, dtype=np.int32)
+    rows = np.full(int(codes.to_numpy().max(initial=0)) + 2, -1, dtype=np.int32)
     rows[known["code"].to_numpy()] = known["row"].to_numpy()
     time = None
     if interactions.has_times:
@@ -223,13 +225,13 @@ def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
         after = pl.when(short).then(pl.lit("one character or less")).when(long).then(pl.lit(f"over {RELEASED_WORDS} words"))
         return marked.with_columns(title=cleaned).with_columns(refused=pl.coalesce("refused", after))
     texts = [html.unescape(t) if t and "&" in t else t for t in items["title"].to_list()]
-    cleaned = pl.Series("title", texts, dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
+    titles = pl.Series("title", texts, dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
     empty, long = title.is_null() | (title == ""), title.str.len_chars() > GENTLE_CHARACTERS
     refused = pl.when(empty).then(pl.lit("none")).when(long).then(pl.lit(f"over {GENTLE_CHARACTERS} characters"))
-    return items.with_columns(cleaned).with_columns(refused=refused)
+    return items.with_columns(titles).with_columns(refused=refused)
 
 
-def _only_items(items: pl.DataFrame, events: Events, wanted: np.ndarray) -> tuple[pl.DataFrame, Events]:
+def _only_items(items: pl.DataFrame, events: Events, wanted: NDArray[np.bool_]) -> tuple[pl.DataFrame, Events]:
     """The items in the mask `wanted`, and their events with the items' new rows."""
     left = events.keep(wanted[events.item])
     rows = (np.cumsum(wanted) - 1).astype(np.int32)
@@ -240,11 +242,11 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
     """Events with a time, and no repeats. With `keep` a user may still consume an item twice at different times, as in the
     released data, where 3 to 5% of the targets repeat the last item [R].
     """
-    timed = events.keep(events.time != NO_TIME)
+    timed = events.keep(events.times != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")
     same_time = settings.repeats == "keep" or (settings.repeats == "auto" and settings.source not in REVIEWS)
-    once = timed.keep(mark_first_events(timed.user, timed.item, timed.time, same_time=same_time))
+    once = timed.keep(mark_first_events(timed.user, timed.item, timed.times, same_time=same_time))
     if same_time:
         steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")
     else:
@@ -252,7 +254,7 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
     return once
 
 
-def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndarray]:
+def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, NDArray[np.bool_]]:
     """Events with a user for each domain of a user, and whether each new user (bool, by code) is one of several."""
     n_domains = items["domain"].n_unique()
     if n_domains < 2:
@@ -265,15 +267,15 @@ def _user_a_domain(events: Events, items: pl.DataFrame) -> tuple[Events, np.ndar
 
 
 def _dense_part(
-    events: Events, held: np.ndarray, window: tuple[datetime, datetime] | None, settings: Data, steps: Steps
+    events: Events, held: NDArray[np.bool_], window: tuple[datetime, datetime] | None, settings: Data, steps: Steps
 ) -> Events:
     """Events in the window that are left after the short users and the k-core; the window's start may move back."""
     if window is None:
         core, rows = _core(events, held, settings)
     else:
-        (start, end), tried = window, []
+        (start, end), times, tried = window, events.times, []
         while True:
-            inside = events.keep((events.time >= _milliseconds(start)) & (events.time < _milliseconds(end)))
+            inside = events.keep((times >= _milliseconds(start)) & (times < _milliseconds(end)))
             core, rows = _core(inside, held, settings)
             found = np.count_nonzero(np.bincount(core.item)) if len(core) else 0
             if found >= settings.min_items or start.year <= EARLIEST_YEAR:
@@ -288,7 +290,7 @@ def _dense_part(
     return core
 
 
-def _core(events: Events, held: np.ndarray, settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
+def _core(events: Events, held: NDArray[np.bool_], settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
     """Events left after the short users and the k-core, and the rows about both steps.
 
     `held` (bool, one an item): whether the item's domain is split leave-one-out, where a user needs three events.
@@ -307,7 +309,7 @@ def _core(events: Events, held: np.ndarray, settings: Data) -> tuple[Events, lis
     return events, rows
 
 
-def _in_core(events: Events, held: np.ndarray, k: int) -> np.ndarray:
+def _in_core(events: Events, held: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
     """Mask (bool) of the k-core; a user needs three events at least where `held` (bool, one an event)."""
     if held.all() or not held.any():
         return mark_k_core(events.user, events.item, max(k, LEAVE_ONE_OUT_LENGTH) if held.any() else k, k)
@@ -320,7 +322,7 @@ def _in_core(events: Events, held: np.ndarray, k: int) -> np.ndarray:
 def _corpus(
     items: pl.DataFrame,
     events: Events,
-    several: np.ndarray,
+    several: NDArray[np.bool_],
     interactions: Interactions,
     settings: Data,
     steps: Steps,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 NO_TIME = np.iinfo(np.int64).min
 
@@ -21,15 +22,22 @@ class Events:
     time  int64 milliseconds, NO_TIME where missing; None where the source has none.
     """
 
-    row: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray | None
+    row: NDArray[np.int64]
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    time: NDArray[np.int64] | None
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def keep(self, mask: np.ndarray) -> Events:
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """`time` of a source that has it; ValueError of one that has none."""
+        if self.time is None:
+            raise ValueError("The source's events have no times.")
+        return self.time
+
+    def keep(self, mask: NDArray[np.bool_]) -> Events:
         """Those where `mask` (bool) holds."""
         if mask.all():
             return self
@@ -37,7 +45,7 @@ class Events:
         return Events(self.row[mask], self.user[mask], self.item[mask], time)
 
 
-def mark_k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_least: int) -> np.ndarray:
+def mark_k_core(users: NDArray[np.int32], items: NDArray[np.int32], user_least: int, item_least: int) -> NDArray[np.bool_]:
     """Mask (bool) of the events left when users and items with fewer events are dropped again and again.
 
     `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
@@ -55,7 +63,9 @@ def mark_k_core(users: np.ndarray, items: np.ndarray, user_least: int, item_leas
     return mask
 
 
-def mark_first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *, same_time: bool = False) -> np.ndarray:
+def mark_first_events(
+    users: NDArray[np.int32], items: NDArray[np.int32], times: NDArray[np.int64], *, same_time: bool = False
+) -> NDArray[np.bool_]:
     """Mask (bool) of the events that are no repeats: of each user and item the earliest, of equal times the first row.
 
     With `same_time` only an event that is equal in time, too, is a repeat. Sorts only the pairs that come more than once.
@@ -75,13 +85,14 @@ def mark_first_events(users: np.ndarray, items: np.ndarray, times: np.ndarray, *
     return keep
 
 
-def find_first_positions(codes: np.ndarray) -> np.ndarray:
+def find_first_positions(codes: NDArray[np.int32]) -> NDArray[np.int64]:
     """Position of the first occurrence of each code from 0 to the largest (int64); -1 where a code does not occur."""
     first = np.full(int(codes.max(initial=-1)) + 1, -1)
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # of several assignments to one place the last holds
     return first
 
 
-def renumber(codes: np.ndarray) -> np.ndarray:
+def renumber(codes: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int32]:
     """The codes as 0, 1, 2, ... in their order, without gaps (int32)."""
-    return (np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1))[codes]
+    numbers: NDArray[np.int32] = np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1)
+    return numbers[codes]

@@ -30,7 +30,7 @@ FEW = 64  # lines judged one by one
 BOM = b"\xef\xbb\xbf"
 
 ID, TEXT, TEXTS, INTEGER = "id", "text", "texts", "integer"
-DTYPES = {ID: pl.String, TEXT: pl.String, TEXTS: pl.List(pl.String), INTEGER: pl.Int64}
+DTYPES = {ID: pl.String(), TEXT: pl.String(), TEXTS: pl.List(pl.String), INTEGER: pl.Int64()}
 NOT_JSON, MISSING, WRONG_TYPE = "not JSON", "missing field", "wrong type"
 
 
@@ -40,7 +40,7 @@ class Report:
 
     path: Path
     rows: int = 0
-    bad: Counter = field(default_factory=Counter)  # lines left out, by reason
+    bad: Counter[str] = field(default_factory=Counter)  # lines left out, by reason
     first: dict[str, str] = field(default_factory=dict)  # the first line of each reason, with its number
 
     @property
@@ -139,7 +139,7 @@ def _inflated(file: BinaryIO, data: bytes, path: Path) -> Iterator[bytes]:
             data = member.unconsumed_tail
             if member.eof:
                 data, member = member.unused_data, None
-    except isal_zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # isal's stub has the class as an instance
         raise ValueError(
             f"{path} is damaged: its gzip stream cannot be read after {file.tell():,} of {path.stat().st_size:,} bytes "
             f"({error}). Delete it and fetch it again."
@@ -213,7 +213,7 @@ def _one_by_one(block: bytes, number: int, fields: dict[str, str], report: Repor
     return pl.DataFrame(rows, schema={name: DTYPES[kind] for name, kind in fields.items()}, orient="row")
 
 
-def _judged(line: bytes, fields: dict[str, str]) -> tuple | str:
+def _judged(line: bytes, fields: dict[str, str]) -> tuple[Any, ...] | str:
     """The row of a line, or the reason why it has none."""
     try:
         found = json.loads(line.decode(), object_pairs_hook=_first_of_each)

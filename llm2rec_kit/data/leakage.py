@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit.corpus import SPLITS, Corpus
 from llm2rec_kit.data.events import NO_TIME
+
+Finding = tuple[str, str, int, int, str]  # what, split, count, of, meaning
 
 
 def find_leakage(corpus: Corpus) -> pl.DataFrame:
@@ -36,17 +39,17 @@ def find_leakage(corpus: Corpus) -> pl.DataFrame:
     alike = corpus.items.filter(pl.struct("domain", "title").is_duplicated()).height
     rows.append(("items with a title of another", "all", alike, corpus.n_items, "text cannot tell them apart"))
     rows += _leakage_in_time(corpus, samples)
-    rows = [(what, s, int(n), int(of), round(int(n) / max(1, int(of)), 4), meaning) for what, s, n, of, meaning in rows]
-    return pl.DataFrame(rows, schema=["finding", "split", "count", "of", "share", "meaning"], orient="row")
+    told = [(what, s, int(n), int(of), round(int(n) / max(1, int(of)), 4), meaning) for what, s, n, of, meaning in rows]
+    return pl.DataFrame(told, schema=["finding", "split", "count", "of", "share", "meaning"], orient="row")
 
 
-def _leakage_in_time(corpus: Corpus, samples: dict[str, np.ndarray]) -> list[tuple]:
+def _leakage_in_time(corpus: Corpus, samples: dict[str, NDArray[np.int64]]) -> list[Finding]:
     """Findings about times. A domain is cut by itself, so what a recommender may know is judged within it; a language model
     that trains on several domains sees the other domains' later events besides."""
     if corpus.times is None:
         return []
-    rows = []
-    own, others = _latest_training(corpus, samples["train"])
+    rows: list[Finding] = []
+    own, others = _latest_training(corpus, samples["train"], corpus.times[samples["train"]])
     for s in ("valid", "test"):
         users, when = corpus.owners(samples[s]), corpus.times[samples[s]]
         early = (when < own[users]).sum()
@@ -60,18 +63,22 @@ def _leakage_in_time(corpus: Corpus, samples: dict[str, np.ndarray]) -> list[tup
     return rows
 
 
-def _latest_training(corpus: Corpus, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,))."""
+def _latest_training(
+    corpus: Corpus, targets: NDArray[np.int64], times: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,)); `times` are
+    those of `targets`."""
     domains = corpus.users["domain"]
     of_target = domains.gather(corpus.owners(targets))
-    latest = dict(pl.DataFrame({"domain": of_target, "time": corpus.times[targets]}).group_by("domain").max().iter_rows())
+    latest: dict[str, int] = dict(pl.DataFrame({"domain": of_target, "time": times}).group_by("domain").max().iter_rows())
     seen = {d: t for d, t in latest.items() if d in corpus.train_domains}
     others = {d: max((t for e, t in seen.items() if e != d), default=NO_TIME) for d in corpus.domains}
     own = {d: latest.get(d, NO_TIME) for d in corpus.domains}
-    return tuple(domains.replace_strict(table, return_dtype=pl.Int64).to_numpy() for table in (own, others))
+    in_own, in_others = (domains.replace_strict(table, return_dtype=pl.Int64).to_numpy() for table in (own, others))
+    return in_own, in_others
 
 
-def _seen_in_training(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
+def _seen_in_training(corpus: Corpus, targets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each item (bool (N + 1,)) is the target, or in the history, of a training sample."""
     starts = corpus.starts(targets)
     # +1 where a sample's window of items begins, -1 after its target: the running sum is above 0 inside any window.
@@ -82,12 +89,12 @@ def _seen_in_training(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
     return seen
 
 
-def _text_codes(corpus: Corpus) -> np.ndarray:
+def _text_codes(corpus: Corpus) -> NDArray[np.int64]:
     """A number (int64 (N + 1,)) for each item, equal for equal texts; -1 for padding."""
     return np.concatenate([[-1], corpus.items["title"].rank("dense").to_numpy().astype(np.int64)])
 
 
-def _in_history(corpus: Corpus, targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def _in_history(corpus: Corpus, targets: NDArray[np.int64], codes: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each target's code is also that of an item of its history (bool)."""
     starts, found = corpus.starts(targets), np.zeros(len(targets), dtype=bool)
     for back in range(1, corpus.max_history + 1):

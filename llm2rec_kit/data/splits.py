@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit.corpus import SPLITS, TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.data.sources import Interactions
@@ -30,8 +31,8 @@ def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
 
 
 def split(
-    offsets: np.ndarray, times: np.ndarray | None, domains: pl.Series, rules: dict[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
+    offsets: NDArray[np.int64], times: NDArray[np.int64] | None, domains: pl.Series, rules: dict[str, str]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Targets (int64, ascending) and splits (uint8), each domain by itself and by its rule of `rules` (see `split_rules`).
 
     `domains` names the domain of each user (U,). Raises ValueError naming a domain that `split_global_time` cannot cut.
@@ -40,12 +41,13 @@ def split(
     samples = np.maximum(np.diff(offsets) - 1, 0)  # of each user: every event but the first is a target
     for domain in domains.unique(maintain_order=True):
         if rules[domain] == "global_time":
+            assert times is not None  # a cut by time is refused where there is none (`cleaning.build_corpus`)
             own = np.repeat((domains == domain).to_numpy(), samples)
             splits[own] = split_global_time(times[targets[own]], domain)
     return targets, splits
 
 
-def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Targets (int64) and splits (uint8): a user's last is test, the one before valid, the rest from the second train."""
     positions, lengths = _positions(offsets)
     splits = np.full(len(positions), TRAIN, dtype=np.uint8)
@@ -55,7 +57,7 @@ def leave_one_out(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return targets, splits[targets]
 
 
-def split_global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
+def split_global_time(times: NDArray[np.int64], domain: str = "") -> NDArray[np.uint8]:
     """Splits (uint8) of a domain's samples by the times of their targets (int64): sorted, stably, and cut 80/10/10 [C].
 
     Raises ValueError where there are too few samples for three parts.
@@ -73,7 +75,7 @@ def split_global_time(times: np.ndarray, domain: str = "") -> np.ndarray:
     return splits
 
 
-def take_given_splits(marks: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+def take_given_splits(marks: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
     targets = np.flatnonzero(marks.is_not_null().to_numpy())
     splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)
@@ -100,7 +102,7 @@ def split_times(corpus: Corpus) -> pl.DataFrame:
     return rules.join(found, on="domain", maintain_order="left")
 
 
-def _positions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _positions(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Position of each interaction within its user, and its user's length (int64, both (T,))."""
     lengths = np.repeat(np.diff(offsets), np.diff(offsets))
     return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)), lengths

@@ -8,15 +8,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.export import projector, recommender_files
 from llm2rec_kit.runs import ArtefactError, Run, collect_provenance
 from llm2rec_kit.storage import expand_home, tab_separated, write_json, write_text, write_whole_folder
+
+if TYPE_CHECKING:
+    from llm2rec_kit.encoding.encoder import Encoder
 
 
 def export(
@@ -139,7 +143,7 @@ FORMATS: dict[str, Callable[..., str]] = {
 OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
-def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False):
+def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
     """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
@@ -207,8 +211,9 @@ def write_card(run: Run, stage: str) -> str:
     return "\n".join(lines)
 
 
-def _table(run: Run, stage: str) -> np.ndarray:
-    return np.load(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), mmap_mode="r")
+def _table(run: Run, stage: str) -> NDArray[np.float32]:
+    table: NDArray[np.float32] = np.load(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), mmap_mode="r")
+    return table
 
 
 def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
@@ -255,7 +260,8 @@ def _texts(run: Run) -> str:
         return "Item titles"
     if made["source"] == "mix":  # each part has its own template
         return "Item texts, titles with further fields or cut,"
-    return f"Item texts of the form `{made['text']}`" + f" ({made['text_words']} words at most)" * (made["text_words"] > 0)
+    cut = f" ({made['text_words']} words at most)" if made["text_words"] > 0 else ""
+    return f"Item texts of the form `{made['text']}`{cut}"
 
 
 def _reading(how: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import polars as pl
 
 from llm2rec_kit.export import projector
 from llm2rec_kit.figures import map_figures
+from llm2rec_kit.figures.training_figures import PALETTE
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
 from llm2rec_kit.runs import Run
 
@@ -57,7 +58,7 @@ def datamapplot(atlas: Atlas, stage: str, *, column: str = "cluster", **options:
 def jupyter_scatter(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
     """A jupyter-scatter widget of a stage, coloured by a column."""
     module = _need("jscatter")
-    colours = [map_figures.choose_colour(k) for k in range(len(map_figures.PALETTE))]
+    colours = [map_figures.choose_colour(k) for k in range(len(PALETTE))]
     return module.Scatter(
         data=_pandas(make_frame(atlas, stage)), x="x", y="y", color_by=column, color_map=colours, **options
     )

@@ -12,9 +12,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm2rec_kit.export import formats
 from llm2rec_kit.runs import Run
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 KINDS = ("sentence-transformers", "recommender")  # formats with a model card
 FIRST = (".gitattributes",)  # what the hub puts into a repository that it makes
@@ -42,7 +46,7 @@ def push(
     if kind not in KINDS:
         raise ValueError(f"What is pushed has a model card: the format {' or '.join(KINDS)}; found {kind!r}.")
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its __init__ offers it by a __getattr__
 
     validate_repo_id(repo)
     if "/" not in repo:
@@ -68,7 +72,7 @@ def push(
     return str(url)
 
 
-def _check_free(api, repo: str, public: bool, replace: bool) -> None:
+def _check_free(api: HfApi, repo: str, public: bool, replace: bool) -> None:
     """Raise ValueError where the repository is there and may not be written to as asked."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -93,7 +97,8 @@ def _one_paragraph(repo: str, token: str) -> Iterator[None]:
     """Turn the hub's errors, and those of the way there, into a ValueError of one paragraph without the token."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    no_answer = HfHubHTTPError.__bases__[0]  # of the library that huggingface_hub asks with, which its versions differ in
+    # Of the library that huggingface_hub asks with, which its versions differ in.
+    no_answer: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
         yield
     except HfHubHTTPError as error:

@@ -147,7 +147,7 @@ def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) ->
 
     The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
     """
-    stage, made = item_table.parse_name(embedding)[0], run.manifest("corpus")["settings"]
+    stage, made = item_table.parse_name(embedding)[0] or embedding, run.manifest("corpus")["settings"]
 
     @cache
     def encoder() -> Any:
@@ -181,7 +181,7 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
 
 def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
     """Titles of `--history "title | title"`, which may be given several times; what is a title as a whole is not parted."""
-    out = []
+    out: list[str] = []
     for text in histories:
         out += [text.strip()] if is_title(text.strip()) else re.split(BETWEEN, text.strip())
     if not any(out):

@@ -50,6 +50,8 @@ def one_paragraph_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read our output has seen enough
         raise
     except (ArtefactError, ValueError, OSError) as error:
-        at = getattr(error, "filename", None)  # of the system's errors, whose text repeats the whole name
-        print(f"llm2rec: {f'{clip(str(at))}: {error.strerror}' if at else error}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and error.filename:  # the system's, whose text repeats the whole name
+            said = f"{clip(str(error.filename))}: {error.strerror}"
+        print(f"llm2rec: {said}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -7,6 +7,7 @@ Where run.json is damaged or another run's, it is kept beside and made anew, as 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import json
 import os
@@ -57,7 +58,7 @@ def collect_provenance() -> dict[str, Any]:
 
     Looked at once a process: that is when the code was imported that makes the numbers.
     """
-    return json.loads(json.dumps(_provenance()))
+    return copy.deepcopy(_provenance())
 
 
 def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -162,6 +163,6 @@ def read_git() -> dict[str, Any] | None:
 def _installed_from() -> dict[str, Any] | None:
     """The commit in the note that pip leaves of a package installed from a repository."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
-        told = json.loads(importlib.metadata.distribution("llm2rec-kit").read_text("direct_url.json"))
+        told = json.loads(importlib.metadata.distribution("llm2rec-kit").read_text("direct_url.json") or "")
         return {"commit": told["vcs_info"]["commit_id"], "dirty": False}
     return None

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,6 +77,8 @@ class PeakMemory:
 
     _open: ClassVar[list[PeakMemory]] = []
     _lock: ClassVar[threading.Lock] = threading.Lock()
+    kib: int
+    sampler: _Sampler | None
 
     def __enter__(self) -> PeakMemory:
         with self._lock:
@@ -112,7 +114,8 @@ class GpuSampler:
 
     def __enter__(self) -> GpuSampler:
         self.samples: list[tuple[str, float, float]] = []  # (GPU, utilisation in percent, watts)
-        self.began, self.process = time.perf_counter(), None
+        self.began = time.perf_counter()
+        self.process: subprocess.Popen[str] | None = None
         if command := shutil.which("nvidia-smi"):
             query = ["--query-gpu=index,utilization.gpu,power.draw", "--format=csv,noheader,nounits", "-lms", "500"]
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -120,16 +123,16 @@ class GpuSampler:
             self.process = subprocess.Popen(
                 [command, *query], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
             )
-            self.reader = threading.Thread(target=self._follow, daemon=True)
+            self.reader = threading.Thread(target=self._follow, args=(self.process.stdout,), daemon=True)
             self.reader.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.process:
-            self.process.terminate()
-            self.process.wait()
-            self.reader.join()
-            self.process.stdout.close()
+            with self.process:  # which closes its output in the end
+                self.process.terminate()
+                self.process.wait()
+                self.reader.join()
 
     def read(self) -> dict[str, Any]:
         """gpu_seconds and energy_gpu_joules so far, from the means of the samples."""
@@ -141,8 +144,8 @@ class GpuSampler:
         watts = cards * sum(w for _, _, w in self.samples) / len(self.samples)
         return {"gpu_seconds": round(seconds * busy / 100, 2), "energy_gpu_joules": round(seconds * watts, 1)}
 
-    def _follow(self) -> None:
-        for line in self.process.stdout:
+    def _follow(self, lines: Iterable[str]) -> None:
+        for line in lines:
             with contextlib.suppress(ValueError):  # a card that does not tell says [N/A]
                 card, utilisation, watts = line.split(",")
                 self.samples.append((card.strip(), float(utilisation), float(watts)))
@@ -206,7 +209,8 @@ def _resident_kib() -> int:
     with contextlib.suppress(ImportError):
         import psutil
 
-        return psutil.Process().memory_info().rss // 1024
+        resident: int = psutil.Process().memory_info().rss
+        return resident // 1024
     return 0
 
 
@@ -222,7 +226,7 @@ def _reset_high_water() -> bool:
 class _Sampler:
     """Calls `look` 20 times a second until stopped."""
 
-    def __init__(self, look) -> None:
+    def __init__(self, look: Callable[[], None]) -> None:
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, args=(look,), daemon=True)
         self.thread.start()
@@ -231,7 +235,7 @@ class _Sampler:
         self.ended.set()
         self.thread.join()
 
-    def _run(self, look) -> None:
+    def _run(self, look: Callable[[], None]) -> None:
         look()
         while not self.ended.wait(SAMPLE_SECONDS):
             look()

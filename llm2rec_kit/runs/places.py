@@ -33,7 +33,7 @@ def find_project_root() -> Path:
     if found := find_checkout() or next((f for f in (Path.cwd(), *Path.cwd().parents) if _is_checkout(f)), None):
         return found
     note = storage.read_note_or_nothing(Path(LAID_OUT), "Runs are kept in outputs/ of the working directory.")
-    return (Path.cwd() / note.get("runs", "")).resolve()
+    return Path.cwd().joinpath(note.get("runs", "")).resolve()
 
 
 def find_outputs(outputs: str | Path = "") -> Path:

@@ -235,7 +235,8 @@ class Run:
 
     def record(self, name: str) -> dict[str, Any]:
         """The numbers that the stage kept about artefact `name`."""
-        return self.manifest(name)["record"]
+        record: dict[str, Any] = self.manifest(name)["record"]
+        return record
 
     def has(self, name: str) -> bool:
         """Whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
@@ -296,7 +297,8 @@ class Run:
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
-        return json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=as_plain))
+        kept: dict[str, Any] = json.loads(json.dumps(key | ({"aside": sorted(aside)} if aside else {}), default=as_plain))
+        return kept
 
     def _stale(self, name: str, key: dict[str, Any]) -> str:
         """Why the artefact has to be made, as a phrase; empty where it can be reused."""

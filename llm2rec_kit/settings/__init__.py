@@ -11,6 +11,8 @@ plain (str, int, float, bool, list of those), because papermill passes nothing e
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from llm2rec_kit.settings.backbone import Backbone
 from llm2rec_kit.settings.data import ROLES, Data, parse_template
@@ -73,7 +75,8 @@ STAGES: tuple[type[Stage], ...] = (
 def describe_limits(name: str) -> str:
     """What the flat name may be, as in `contrastive_views`, for a reader: its choices or its range; empty where any of its type
     will do."""
-    known = {f"{stage.prefix}_{f.name}": f.metadata for stage in STAGES for f in dataclasses.fields(stage)}.get(name, {})
+    settings = {f"{stage.prefix}_{f.name}": f.metadata for stage in STAGES for f in dataclasses.fields(stage)}
+    known: Mapping[str, Any] = settings.get(name, {"within": ""})
     if choices := known.get("choices"):
         return f"one of {', '.join(map(str, choices))}" + (", or your own (own_parts)" if known["also"] else "")
-    return known.get("within", "")
+    return str(known["within"])

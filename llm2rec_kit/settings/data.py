@@ -30,7 +30,7 @@ def parse_template(template: str) -> list[str]:
     ['title', 'brand']
     """
     try:
-        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
+        parts = [(name, spec, kind) for _, name, spec, kind in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise SettingsError(
             f"data_text is no template: {error}; found {show_value(template)}. Write it as '{{title}}. {{brand}}'."
@@ -59,7 +59,7 @@ class Data(Stage):
     )
     download: bool = setting(False, "fetch what path lacks from the source's public address [O]")
     strict: bool = setting(False, "stop where the source holds rows that must be left out, instead of counting them [O]")
-    columns: list = setting(
+    columns: list[str] = setting(
         [],
         "table: column names, each a role (user, item, time, title, domain), an equals sign, the name; with interactions. or items. "
         "before the role in that file alone",
@@ -76,7 +76,7 @@ class Data(Stage):
     goodreads_time: str = setting(
         "date_added", "goodreads time: date_added, or read_at where it is given [O]", ("date_added", "read_at")
     )
-    mix: list = setting([], "source mix: runs, or folders (with a slash), whose corpora become one [P Mix-6]")
+    mix: list[str] = setting([], "source mix: runs, or folders (with a slash), whose corpora become one [P Mix-6]")
     domain: str = setting("", "name for the data's domain; empty: the source's own")
     users: int = setting(0, "users kept, drawn by seed; 0 keeps all [O]", within="x >= 0")
     synthetic_users: int = setting(4000, "users of the synthetic store [O]", within="x >= 2")
@@ -115,7 +115,7 @@ class Data(Stage):
     given_splits: bool = setting(
         True, "keep samples and splits that the source brings (llm2rec); False: clean and split anew"
     )
-    train_domains: list = setting(
+    train_domains: list[str] = setting(
         [],
         "domains that trainings see: CSFT their samples, MNTP and contrast their titles; empty: the source's in-domain ones",
     )

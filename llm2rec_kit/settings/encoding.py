@@ -48,11 +48,11 @@ class Encoding(Stage):
         within="x >= 0",
     )
     max_tokens: int = setting(512, "tokens of a title [C]; 0: as saved with the model", within="x >= 0")
-    variants: list = setting(
+    variants: list[str] = setting(
         [], "further tables, <stage>-<pooling>-<attention>, such as csft-last-causal [O]", form=_VARIANT
     )
-    baselines: list = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
-    own: list = setting(
+    baselines: list[str] = setting([], "other encoders by hub name or folder, as saved but at unit length [C], a table each")
+    own: list[str] = setting(
         [],
         "your own vectors, each a name, an equals sign and an .npy file: a row an item in the corpus's order, or with ids beside it [O]",
         form=_OWN,

@@ -21,22 +21,22 @@ class Evaluation(Stage):
 
     prefix: ClassVar[str] = "evaluation"
 
-    recommenders: list = setting(
+    recommenders: list[str] = setting(
         ["SASRec", "GRU4Rec"], "which to train [P]", RECOMMENDERS, also=partial(own_parts.list_names, "recommender")
     )
-    embeddings: list = setting(
+    embeddings: list[str] = setting(
         ["raw", "csft", "mntp", "contrastive", "id"],
         "item tables to compare: stages, minilm, id, csft_add_id, csft_concat_id, id_detached, any other that notebook 03 names [O]",
     )
-    baselines: list = setting(
+    baselines: list[str] = setting(
         list(BASELINES),
         "what is ranked without training a recommender [O]",
         BASELINES,
         also=partial(own_parts.list_names, "baseline"),
     )
-    seeds: list = setting([2024, 2025, 2026], "one training a seed [C]", within=SEED, least=1)
+    seeds: list[int] = setting([2024, 2025, 2026], "one training a seed [C]", within=SEED, least=1)
     hidden: int = setting(128, "width of the recommender and of the adapter's output [P 4.1.3]", within="x >= 1")
-    adapter_widths: list = setting(
+    adapter_widths: list[int] = setting(
         [],
         "widths of adapter layers before the last; none: one linear layer [P 4.1.3]",
         of=int,
@@ -86,7 +86,7 @@ class Evaluation(Stage):
         "place of the target among equal scores: worst, best, or mean, the metrics' expectation over their order [O]; any one in [C]",
         ("worst", "mean", "best"),
     )
-    cutoffs: list = setting([10, 20], "k of Recall@k and NDCG@k [P]", within="x >= 1", least=1)
+    cutoffs: list[int] = setting([10, 20], "k of Recall@k and NDCG@k [P]", within="x >= 1", least=1)
     tested: str = setting("ndcg@10", "metric that the paired tests compare [O]", form=_METRIC)
     cold: float = setting(
         0.0,

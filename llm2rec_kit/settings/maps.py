@@ -15,7 +15,7 @@ class Maps(Stage):
 
     prefix: ClassVar[str] = "maps"
 
-    stages: list = setting(
+    stages: list[str] = setting(
         ["raw", "csft", "mntp", "contrastive", "adapted"],
         "embeddings to map, and adapted: behind SASRec's adapter, where notebook 04 kept its weights",
         least=1,

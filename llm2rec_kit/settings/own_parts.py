@@ -45,7 +45,7 @@ TAKES = {
     "source": "(settings) and gives two frames, of events and of items, or Interactions",
 }
 _NAMED_PART = (r".*\S.*", "{name} takes modules such as package.module, or files such as path/to/mine.py; found {found}.")
-Made = TypeVar("Made", bound=Callable)
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Part:
 
     kind: str
     name: str
-    make: Callable
+    make: Callable[..., Any]
     module: str
     file: str
     digest: str
@@ -173,7 +173,7 @@ def can_travel(kind: str, name: str) -> bool:
     return (kind, name) not in _PARTS or bool(_PARTS[kind, name].origin)
 
 
-def call(part: Part, what: Callable, *given: Any) -> Any:
+def call(part: Part, what: Callable[..., Any], *given: Any) -> Any:
     """`what(*given)`, of an own part's code; an error in it becomes a SettingsError that names the part, the line and the error."""
     try:
         return what(*given)
@@ -181,7 +181,7 @@ def call(part: Part, what: Callable, *given: Any) -> Any:
         raise SettingsError(f"The {part} failed{_line(error, part.file)}: {_said(error)}.") from error
 
 
-def accepts(what: Callable, *given: str) -> bool:
+def accepts(what: Callable[..., Any], *given: str) -> bool:
     """Whether a callable can be called with so many arguments."""
     try:
         inspect.signature(what).bind(*given)
@@ -198,7 +198,7 @@ class Own(Stage):
 
     prefix: ClassVar[str] = "own"
 
-    parts: list = setting(
+    parts: list[str] = setting(
         [],
         "your own recommenders, baselines and sources: modules or .py files, which are imported and so run (docs/own_parts.md) [O]",
         form=_NAMED_PART,
@@ -254,9 +254,9 @@ def _example(kind: str) -> str:
     return "Mine" if kind == "recommender" else "mine"
 
 
-def _file_of(made: Callable) -> str:
-    module = sys.modules.get(made.__module__)
-    return str(Path(module.__file__).resolve()) if getattr(module, "__file__", None) else f"<{made.__module__}>"
+def _file_of(made: Callable[..., Any]) -> str:
+    file = getattr(sys.modules.get(made.__module__), "__file__", None)
+    return str(Path(file).resolve()) if file else f"<{made.__module__}>"
 
 
 def _import(part: str, where: str) -> None:
@@ -280,19 +280,21 @@ def _import(part: str, where: str) -> None:
             f"own_parts names {show_value(part)}, and nothing in it is registered: put @recommender, @baseline or @source of "
             "llm2rec_kit.settings.own_parts over what is to be used (docs/own_parts.md)."
         )
-    if getattr(module, "__file__", None):
-        _LOADED[name] = storage.hash_file_once(Path(module.__file__))
+    if file := getattr(module, "__file__", None):
+        _LOADED[name] = storage.hash_file_once(Path(file))
 
 
 def _executed(name: str, where: str) -> ModuleType:
     """The module of a file, which is run unless it has been, as it is now."""
     if name in sys.modules and _LOADED.get(name) == storage.hash_file_once(Path(where)):
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, where, loader=_Fresh(name, where))
+    loader = _Fresh(name, where)
+    spec = importlib.util.spec_from_file_location(name, where, loader=loader)
+    assert spec is not None  # none is only where no loader is known
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and decorators look their module up
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

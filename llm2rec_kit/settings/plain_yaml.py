@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import re
 import stat
+from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -22,6 +23,7 @@ from llm2rec_kit.settings.ranges import clip, show_value
 from llm2rec_kit.settings.stage import LISTS, find_element_kind, make_default
 
 MOST_BYTES, MOST_VALUES, DEEPEST = 2**20, 20_000, 20
+Kind = tuple[type | None, type | None]  # a parameter's, and of a list that of its elements; None where nothing is known
 
 
 def load_own(text: str) -> Any:
@@ -92,7 +94,7 @@ def read_word(name: str, text: str, what: str) -> Any:
     read = _meant(kind or float, of, read_value(text, what))
     if kind is str and not isinstance(read, str | list | dict):
         return text.strip()
-    if kind is not list or isinstance(read, list):
+    if of is None or isinstance(read, list):
         return read
     if read is None or isinstance(read, dict) or ("," in text and text.strip()[:1] not in ("'", '"')):
         written = LISTS[of] if read is None or isinstance(read, dict) else f"[{clip(text.strip(), 80)}]"
@@ -104,8 +106,8 @@ def read_word(name: str, text: str, what: str) -> Any:
 
 
 @cache
-def _kinds() -> dict[str, tuple[type, type | None]]:
-    """{flat name: (its type, of a list that of its elements)} of every setting."""
+def _kinds() -> dict[str, Kind]:
+    """{flat name: its kind} of every setting."""
     fields = {f"{stage.prefix}_{f.name}": f for stage in S.STAGES for f in dataclasses.fields(stage)}
     kinds = {name: (f, type(make_default(f))) for name, f in fields.items()}
     return {name: (kind, find_element_kind(f) if kind is list else None) for name, (f, kind) in kinds.items()}
@@ -133,10 +135,10 @@ def _look_over(text: str) -> None:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and a few lines are wanted")
     deep = values = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if getattr(event, "anchor", None):
-            raise yaml.YAMLError(f"anchors and aliases are not taken, write the value out; found {show_value(event.anchor)}")
-        if getattr(event, "tag", None) not in (None, "!"):
-            raise yaml.YAMLError(f"tags are not taken; found {show_value(event.tag)}")
+        if anchor := getattr(event, "anchor", None):
+            raise yaml.YAMLError(f"anchors and aliases are not taken, write the value out; found {show_value(anchor)}")
+        if (tag := getattr(event, "tag", None)) not in (None, "!"):
+            raise yaml.YAMLError(f"tags are not taken; found {show_value(tag)}")
         values += isinstance(event, yaml.NodeEvent)
         deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if deep > DEEPEST or values > MOST_VALUES:
@@ -147,9 +149,7 @@ class _Plain(yaml.SafeLoader):
     """SafeLoader that tells numbers, true, false and null alone from text, and refuses a key given twice, where YAML would take
     the last."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
@@ -161,6 +161,7 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Plain.yaml_implicit_resolvers = {}
 for _tag, _form, _first in (  # as YAML 1.1, without what only a machine would mean
     ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
     ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]{1,16}", "-+0123456789"),

@@ -32,7 +32,7 @@ class SettingsError(ValueError):
 def setting(
     default: Any,
     help: str,
-    choices: tuple = (),
+    choices: tuple[str, ...] = (),
     of: type | None = None,
     *,
     within: str = "",
@@ -49,8 +49,8 @@ def setting(
     cannot show it. `also` gives further choices, the names of one's own parts; with `later` the stage's `conflicts` ask for
     the choices, since what a run has noted may name a part that is not here.
     """
-    known = {"help": help, "choices": choices, "of": of, "within": within, "form": form, "least": least, "repeats": repeats}
-    known |= {"also": also, "later": later}
+    known: dict[str, Any] = {"help": help, "choices": choices, "of": of, "also": also, "later": later}
+    known |= {"within": within, "form": form, "least": least, "repeats": repeats}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=known)
     return field(default=default, metadata=known)
@@ -104,15 +104,14 @@ class Stage:
         return dataclasses.asdict(self)
 
 
-def make_default(f: dataclasses.Field) -> Any:
+def make_default(f: dataclasses.Field[Any]) -> Any:
     """The default of a setting, a list anew."""
-    return f.default if f.default is not dataclasses.MISSING else f.default_factory()
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
-def find_element_kind(f: dataclasses.Field) -> type:
+def find_element_kind(f: dataclasses.Field[Any]) -> type:
     """The type of the elements of a list setting."""
-    default = make_default(f)
-    return f.metadata["of"] or (type(default[0]) if default else str)
+    return _element_kind(make_default(f), f.metadata["of"])
 
 
 def check_common(parameters: Mapping[str, Any]) -> None:
@@ -164,7 +163,7 @@ def _check_text(name: str, value: str) -> None:
         raise SettingsError(f"{name} holds a character that is none of a text; found {show_value(value)}.")
 
 
-def _check_list(known: Mapping[str, Any], value: list, name: str) -> None:
+def _check_list(known: Mapping[str, Any], value: list[Any], name: str) -> None:
     if len(value) < known["least"]:
         raise SettingsError(f"{name} takes a list of {known['least']} at least; found {show_value(value)}.")
     if not known["repeats"] and len(set(value)) < len(value):
@@ -187,9 +186,9 @@ def _as_kind_of(default: Any, value: Any, name: str, of: type | None) -> Any:
     return value
 
 
-def _list_like(default: list, value: list | tuple, name: str, of: type | None) -> list:
+def _list_like(default: list[Any], value: list[Any] | tuple[Any, ...], name: str, of: type | None) -> list[Any]:
     """A copy of `value`, its elements of type `of`, or of the default's (text where the default is empty)."""
-    kind = of or (type(default[0]) if default else str)
+    kind = _element_kind(default, of)
     if kind is float:
         return [_as_kind_of(default[0] if default else 0.0, one, name, None) for one in value]
     for one in value:
@@ -199,6 +198,10 @@ def _list_like(default: list, value: list | tuple, name: str, of: type | None) -
                 f"{show_value(value)}.{_advice(name, kind, one) or f' A list is written {LISTS[kind]}.'}"
             )
     return list(value)
+
+
+def _element_kind(default: list[Any], of: type | None) -> type:
+    return of or (type(default[0]) if default else str)
 
 
 def _other_kind(name: str, kind: type, value: Any, default: str = "") -> str:

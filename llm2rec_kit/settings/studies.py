@@ -19,24 +19,24 @@ class Tables(Stage):
 
     prefix: ClassVar[str] = "tables"
 
-    recommenders: list = setting(
+    recommenders: list[str] = setting(
         ["SASRec", "GRU4Rec"],
         "Table 3's; the other tables take the first, SASRec [P]",
         RECOMMENDERS,
         also=partial(own_parts.list_names, "recommender"),
         least=1,
     )
-    seeds: list = setting(
+    seeds: list[int] = setting(
         [2024, 2025, 2026], "one training a seed; those of the run are not trained again [C]", within=SEED, least=1
     )
-    models: list = setting(
+    models: list[str] = setting(
         ["LLM2Vec", "LLMEmb"],
         "Table 3: rivals that are trained here, with the run's steps of stage 2",
         ("LLM2Vec", "LLMEmb"),
     )
-    encoders: list = setting([], "Table 3: further encoders by hub name or folder, as BAAI/bge-large-en-v1.5 [O]")
+    encoders: list[str] = setting([], "Table 3: further encoders by hub name or folder, as BAAI/bge-large-en-v1.5 [O]")
     normalised: bool = setting(True, "Table 3: every row a second time over embeddings of unit length [C, baselines]")
-    cells: list = setting(
+    cells: list[str] = setting(
         ["raw", "contrastive"],
         "Table 4: stages read under both masks and both poolings [O]",
         choices=("raw", "csft", "mntp", "contrastive"),
@@ -44,16 +44,16 @@ class Tables(Stage):
     attribute_drop: float = setting(
         0.4, "LLMEmb: share of an item's attributes that a view lacks [its released script]", within="0 <= x <= 1"
     )
-    backbones: list = setting(
+    backbones: list[str] = setting(
         ["tiny-96", "tiny-192"], "Figure 4: tiny of a width [O], or a hub name or folder, as Qwen/Qwen2-1.5B"
     )
     share: float = setting(
         1.0, "Table 5 and Figure 4: share of the run's CSFT steps that each of their arms gets [O]", within="0 < x <= 1"
     )
-    starts: list = setting(
+    starts: list[str] = setting(
         ["contrastive"], "start and length: item tables asked, of those the run has; [] leaves it out [O]"
     )
-    lengths: list = setting(
+    lengths: list[float] = setting(
         [1.0, 100.0],
         "start and length: lengths that their vectors get, besides as they come and whitened [O]",
         within="x > 0",
@@ -91,12 +91,12 @@ class Questions(Stage):
 
     prefix: ClassVar[str] = "questions"
 
-    asked: list = setting(list(QUESTIONS), "questions to ask [O]", tuple(QUESTIONS))
+    asked: list[str] = setting(list(QUESTIONS), "questions to ask [O]", tuple(QUESTIONS))
     domain: str = setting("", "domain whose users answer; empty: the first that training sees [O]")
-    recommenders: list = setting(
+    recommenders: list[str] = setting(
         ["SASRec"], "recommenders that answer [O]", RECOMMENDERS, least=1, also=partial(own_parts.list_names, "recommender")
     )
-    seeds: list = setting(
+    seeds: list[int] = setting(
         [2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]", within=SEED, least=1
     )
     share: float = setting(
@@ -104,8 +104,8 @@ class Questions(Stage):
         "split, text, history: share of the run's CSFT steps, for the arm and its control alike [O]",
         within="0 < x <= 1",
     )
-    histories: list = setting([10, 20, 50], "history: items of history in a sample; 10 in [P 4.1.1]", within="x >= 1")
-    text_fields: list = setting(
+    histories: list[int] = setting([10, 20, 50], "history: items of history in a sample; 10 in [P 4.1.1]", within="x >= 1")
+    text_fields: list[str] = setting(
         ["category", "brand", "description"], "text: fields added to the title, those that the source has [O]"
     )
     text_words: int = setting(

@@ -30,7 +30,7 @@ class Training(Stage):
     lora_r: int = setting(16, "LoRA: rank [LLM2Vec]; 8 in the official CSFT's option [C]", within="x >= 1")
     lora_alpha: int = setting(32, "LoRA: the update is scaled by alpha / r [LLM2Vec]; 16 in [C]", within="x >= 1")
     lora_dropout: float = setting(0.05, "LoRA: dropout before the adapters [C, LLM2Vec]", within="0 <= x < 1")
-    lora_targets: list = setting([], "LoRA: names of the linear layers that get adapters; empty: all of the blocks [C]")
+    lora_targets: list[str] = setting([], "LoRA: names of the linear layers that get adapters; empty: all of the blocks [C]")
     precision: str = setting(
         "pure",
         "pure: weights and AdamW in the backbone's dtype [C]; mixed: both float32, products in bfloat16 [O]",

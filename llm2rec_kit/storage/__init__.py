@@ -144,7 +144,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
     """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
-    kept = json.loads(json.dumps(value, default=as_plain, allow_nan=False))  # numbers and keys as they are read back
+    # Numbers and keys as they are read back.
+    kept: dict[str, Any] = json.loads(json.dumps(value, default=as_plain, allow_nan=False))
     return kept | {SEAL: _seal(kept)}
 
 
@@ -166,7 +167,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
     A note without a seal is one of an earlier version, and taken as it is.
     """
-    found = read_json(path)
+    found: dict[str, Any] = read_json(path)
     if not is_sealed(found):
         raise ValueError(f"{path} is damaged: it is not what was written (its hash is another).")
     return found
@@ -299,7 +300,8 @@ def explain_write_error(error: BaseException, folder: Path, advice: str = ADVICE
 
     Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
     """
-    chain, at = [], error
+    chain: list[BaseException] = []
+    at: BaseException | None = error
     while at is not None and at not in chain:
         chain.append(at)
         at = at.__cause__ or at.__context__
@@ -310,7 +312,7 @@ def explain_write_error(error: BaseException, folder: Path, advice: str = ADVICE
     if codes & FULL or "No space left on device" in said or nothing_left:
         return f"the disk of {folder} is full ({measure_free_mib(folder):.0f} MiB free). Make room there and run again. Or: {advice}"
     if codes & REFUSED or "Read-only file system" in said:
-        why = next((os.strerror(code) for code in sorted(codes & REFUSED)), "Read-only file system")
+        why = next((os.strerror(code) for code in sorted(REFUSED & codes)), "Read-only file system")
         return f"{folder} cannot be written to ({why}). {advice}"
     if errno.EFBIG in codes or "File too large" in said:
         return f"a file in {folder} may not grow as large as it must (`ulimit -f`, or the file system's limit). {advice}"
@@ -389,7 +391,7 @@ def describe_kind(mode: int) -> str:
     return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 
-def _is_at(file: IO, path: Path) -> bool:
+def _is_at(file: IO[str], path: Path) -> bool:
     """Whether the open `file` is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())

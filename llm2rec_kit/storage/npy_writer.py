@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm2rec_kit.storage import check_target, read_note_or_nothing, write_note
 
@@ -52,7 +53,7 @@ class RowFile:
         """Rows start.. of all, on the disk when this returns. Not through a memory map: its pages would count
         as this process's memory until the system takes them back."""
         block = np.ascontiguousarray(block, dtype="<f4")
-        data, at = block.reshape(-1).view(np.uint8), self._data + start * self.dim * 4
+        data, at = block.reshape(-1).view(np.uint8).data, self._data + start * self.dim * 4
         while len(data):  # a disk that runs full takes a part of them without an error
             written = os.pwrite(self._file, data, at)
             data, at = data[written:], at + written
@@ -62,14 +63,15 @@ class RowFile:
         made = {"rows": self.done, "inode": self._inode, "sha256": self._seen.hexdigest()}
         write_note(self.marks[self.shard[0]], made)
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows that are written already, float32 (len(rows), dim)."""
         return np.array(np.load(self.partial, mmap_mode="r")[self.lead + rows])
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> NDArray[np.float32]:
         """This process's rows, read-only and memory-mapped; the last process to finish gives the file its name."""
         os.close(self._file)
-        mapped = np.load(self.partial, mmap_mode="r")[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
+        whole: NDArray[np.float32] = np.load(self.partial, mmap_mode="r")
+        mapped = whole[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
         if [self._read_mark(m)[0] for m in self.marks] == [b - a for a, b in self._shares()]:
             with contextlib.suppress(FileNotFoundError):  # two may finish together; then the other one did it
                 os.replace(self.partial, self.path)
@@ -129,11 +131,11 @@ class RowArray:
         """Rows start.. of the whole."""
         self.rows[start - self.start : start - self.start + len(block)] = block
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows that are written already."""
         return self.rows[rows - self.start]
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> NDArray[np.float32]:
         """This process's rows, the zero rows in front."""
         return self.all
 

@@ -28,7 +28,7 @@ def write(table: pl.DataFrame, file: Path) -> str:
     for name in table.select(pl.col(pl.String)).columns:
         lines = _one_line(table[name])
         cells[name] = _apart(lines)
-        broken, spaced = broken + (lines != table[name]).sum(), spaced + (cells[name] != lines).sum()
+        broken, spaced = broken + int((lines != table[name]).sum()), spaced + int((cells[name] != lines).sum())
     whole = table.with_columns(**cells)
     whole.columns = _apart(_one_line(pl.Series(table.columns, dtype=pl.String))).to_list()
     whole.write_csv(file, separator="\t", quote_style="never")

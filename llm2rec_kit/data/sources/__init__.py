@@ -20,7 +20,7 @@ from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
-from llm2rec_kit.settings import Data, own_parts
+from llm2rec_kit.settings import Data, SettingsError, own_parts
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once
 
@@ -37,6 +37,7 @@ CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
 LONGEST_TITLE = 10_000  # characters; what is longer is no title
+Dropped = tuple[str, int, str]  # step, events that it dropped, why
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,15 @@ class Interactions:
                 sample's target, null where it is history only.
     domains_in  in-domain domains: those that training sees by default.
     facts       plain values worth keeping: source, files, what was assumed.
-    dropped     (step, events dropped, why) for whatever the loader left out; a step that begins with `CHOSEN` is a
-                setting's choice (which shelves count), no fault of the data.
+    dropped     whatever the loader left out; a step that begins with `CHOSEN` is a setting's choice (which shelves count), no
+                fault of the data.
     """
 
     items: pl.DataFrame
     events: pl.DataFrame
     domains_in: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
-    dropped: list[tuple[str, int, str]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         require_columns(self.items, ["source_id", "title", "domain"], "the items of a source")
@@ -111,7 +112,7 @@ def _own(settings: Data) -> Interactions:
     if isinstance(found, Interactions):
         return found
     if not isinstance(found, tuple) or len(found) != 2:
-        raise own_parts.SettingsError(
+        raise SettingsError(
             f"The {own} must give two frames, of events and of items, or Interactions; found {type(found).__name__}."
         )
     from llm2rec_kit.data.sources import tables
@@ -164,7 +165,7 @@ def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.Dat
 
     Empty for a source that reads no files; a file that is no text is named with its size.
     """
-    rows = []
+    rows: list[tuple[str, int | None, str]] = []
     for path in _files(settings):
         if path.suffix in (".parquet", ".zip"):
             rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
@@ -182,7 +183,8 @@ def _files(settings: Data) -> list[Path]:
     if not settings.path or not root.exists() or settings.source == "mix":
         return []
     if settings.source in MODULES and hasattr(module := _module(settings), "files"):
-        return module.files(settings)
+        named: list[Path] = module.files(settings)
+        return named
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     return [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
 
@@ -260,7 +262,7 @@ def _refused(ids: pl.Series, test: Callable[[pl.Series], pl.Series]) -> pl.Serie
     return ids.to_physical().is_in(bad.to_physical().implode(), nulls_equal=True)
 
 
-def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list) -> pl.DataFrame:
+def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list[Dropped]) -> pl.DataFrame:
     if not (rows := int(bad.sum())):
         return events  # no copy: at full size it would be gigabytes
     dropped.append((step, rows, why))

@@ -93,19 +93,20 @@ def find_files(settings: Data) -> list[Path]:
 @cache
 def read_published() -> dict[str, Any]:
     """Addresses of the 2023 files, the paper's short names, and users, items and reviews of each category."""
-    return yaml.safe_load(resources.files(__package__).joinpath("amazon_2023.yaml").read_text())
+    said: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath("amazon_2023.yaml").read_text())
+    return said
 
 
 def expand_name(category: str) -> str:
     """`games` -> `Video_Games`; a full name stays."""
-    return read_published()["short_names"].get(category, category)
+    return str(read_published()["short_names"].get(category, category))
 
 
 # -- which files ------------------------------------------------------------------------------------------------------
 
 
 def _short_name(category: str) -> str:
-    return {full: short for short, full in read_published()["short_names"].items()}.get(category, category)
+    return str({full: short for short, full in read_published()["short_names"].items()}.get(category, category))
 
 
 def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:

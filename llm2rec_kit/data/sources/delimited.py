@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ BLOCK = 1 << 24  # bytes looked at together
 NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
 DIGITS = 15  # of a whole number that is read as one
 BOM = b"\xef\xbb\xbf"
+Schema = Mapping[str, pl.DataType | type[pl.DataType]]  # a column's name and type
 NO_TEXT = {
     b"\x1f\x8b": "is packed with gzip: unpack it",
     b"\xff\xfe": "is UTF-16 text (its line 1 begins with that mark): save it as UTF-8",
@@ -65,7 +66,7 @@ def read_texts(
 
 
 def read_numbers(
-    source: Path | bytes, schema: dict[str, pl.DataType], *, what: str, separator: str = ",", header: bool = True
+    source: Path | bytes, schema: Schema, *, what: str, separator: str = ",", header: bool = True
 ) -> tuple[pl.DataFrame, int]:
     """The rows of a file (or of its bytes) whose cells are all numbers of the `schema`'s types, and how many are not.
 
@@ -111,7 +112,7 @@ def parse_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
         if column.name in but or column.dtype != pl.String or cells.is_empty() or not cells.str.contains(NUMBER).all():
             continue
         whole = cells.str.contains(r"^-?[0-9]+$").all()
-        if whole and int(cells.str.len_chars().max()) > DIGITS:
+        if whole and (cells.str.len_chars() > DIGITS).any():
             continue
         made[column.name] = column.cast(pl.Int64 if whole else pl.Float64)
     return table.with_columns(**made)
@@ -176,7 +177,8 @@ def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[l
 
 def _unlike(source: Path | bytes, separator: str, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The lines (int64, from 1) with fewer cells than `columns`, those with more, and those that are blank; no quotes heeded."""
-    few, many, blank, line = [], [], [], 1
+    found: tuple[list[np.ndarray], ...] = ([], [], [])
+    line = 1
     for block in _blocks(source):
         seen = np.frombuffer(block, dtype=np.uint8)
         ends = np.flatnonzero(seen == ord("\n"))
@@ -184,10 +186,11 @@ def _unlike(source: Path | bytes, separator: str, columns: int) -> tuple[np.ndar
         starts = np.concatenate([[0], ends[:-1] + 1])
         cells = np.diff(np.searchsorted(np.flatnonzero(seen == ord(separator)), ends), prepend=0) + 1
         empty = (ends == starts) | ((ends == starts + 1) & (seen[starts.clip(max=len(seen) - 1)] == ord("\r")))
-        for kept, where in ((few, (cells < columns) & ~empty), (many, cells > columns), (blank, empty)):
+        for kept, where in zip(found, ((cells < columns) & ~empty, cells > columns, empty), strict=True):
             kept.append(np.flatnonzero(where) + line)
         line += len(ends)
-    return tuple(np.concatenate(kept) if kept else np.zeros(0, dtype=np.int64) for kept in (few, many, blank))
+    few, many, blank = (np.concatenate(kept) if kept else np.zeros(0, dtype=np.int64) for kept in found)
+    return few, many, blank
 
 
 def _named(source: Path | bytes, what: str, separator: str, columns: int, error: Exception) -> ValueError:

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -186,7 +186,8 @@ def _there(target: Path, url: str, size: int | None, checksum: str, quiet: bool)
 
 def _transfer(part: _Part, tries: int, quiet: bool) -> None:
     """Bring `part` to its full length."""
-    failures, farthest, troubles = 0, part.have, []
+    failures, farthest = 0, part.have
+    troubles: list[str] = []
     with (
         requests.Session() as session,
         tqdm(
@@ -220,7 +221,7 @@ def _transfer(part: _Part, tries: int, quiet: bool) -> None:
             time.sleep(WAIT * 2 ** (failures - 1))
 
 
-def _request(session: requests.Session, part: _Part, bar: tqdm) -> str:
+def _request(session: requests.Session, part: _Part, bar: tqdm[Any]) -> str:
     """One request for what is missing. Returns what went wrong where another try may help, else nothing."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "llm2rec-kit"}
     if part.have:
@@ -258,7 +259,7 @@ def _ended(part: _Part) -> str:
     return f"the connection ended after {part.have:,} of {announced} bytes"
 
 
-def _copy(source: urllib3.response.BaseHTTPResponse, sink: BinaryIO, bar: tqdm) -> None:
+def _copy(source: urllib3.response.BaseHTTPResponse, sink: BinaryIO, bar: tqdm[Any]) -> None:
     # read1: what has come is written at once, so that a cut connection loses nothing that arrived before it
     while chunk := source.read1(CHUNK, decode_content=False):
         sink.write(chunk)

@@ -31,7 +31,7 @@ from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, TEXT
 from llm2rec_kit.data.sources import (
     CHOSEN,
-    LATEST,
+    Dropped,
     Interactions,
     delimited,
     downloads,
@@ -39,6 +39,7 @@ from llm2rec_kit.data.sources import (
     note_items,
     require_folder,
 )
+from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.settings import Data
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/gdrive/goodreads/"
@@ -78,7 +79,7 @@ def load(settings: Data) -> Interactions:
     facts: dict[str, Any] = {"source": "goodreads", "genre": genre, "files": [file.name, books_file.name]}
     if genre in GENRES:
         facts["published"] = dict(zip(("books", "interactions"), GENRES[genre], strict=True))
-    dropped: list[tuple[str, int, str]] = []
+    dropped: list[Dropped] = []
     read = _from_csv if ".csv" in file.name else _from_json
     events = read(file, settings, facts, dropped)
     domain = settings.domain or ("goodreads" if genre == WHOLE else f"goodreads_{genre}")
@@ -86,7 +87,7 @@ def load(settings: Data) -> Interactions:
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
 
-def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list) -> pl.DataFrame:
+def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list[Dropped]) -> pl.DataFrame:
     """Events (user, item, time) of the JSON lines, in the file's order."""
     fields = {"user_id": ID, "book_id": ID, "is_read": ID, "rating": TEXT, "date_added": TEXT}
     if settings.goodreads_time == "read_at":
@@ -118,7 +119,7 @@ def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list)
     return timed
 
 
-def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list) -> pl.DataFrame:
+def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[Dropped]) -> pl.DataFrame:
     """Events (user, item) of the CSV of the whole, in its order; the file has no times."""
     if settings.goodreads_time == "read_at":
         raise ValueError(f"{file} has no times, so goodreads_time 'read_at' cannot be had; use the .json.gz files.")
@@ -156,13 +157,13 @@ def _books(file: Path, wanted: pl.Series, domain: str, facts: dict[str, Any]) ->
     return books.select(pl.col("book_id").alias("source_id"), "title", pl.lit(domain).alias("domain"), *texts)
 
 
-def _chosen(events: str, one: Any) -> pl.Expr:
+def _chosen(events: str, one: str | int) -> pl.Expr:
     """Rows that count: `one` is what is_read holds for a book that was read."""
     rated = pl.col("rating").cast(pl.Float64, strict=False) >= 1
     return {"read": pl.col("is_read") == one, "rated": rated, "shelved": pl.lit(True)}[events]
 
 
-def _note_choice(events: str, rows: int, dropped: list) -> None:
+def _note_choice(events: str, rows: int, dropped: list[Dropped]) -> None:
     if rows:
         dropped.append((CHOSEN + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
 

@@ -53,6 +53,8 @@ COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "it
 NUMBERS = r"^\s*\[\s*[0-9]{1,18}(\s*,\s*[0-9]{1,18})*\s*\]\s*$"
 NUMBERS_LINE = re.compile(r"\s*[0-9]{1,18}(\s+[0-9]{1,18})*\s*")
 LARGEST_CELL = 1 << 20  # characters; no list of ids or titles is longer
+Chain = tuple[str, list[int], list[str | None]]  # a sequence: user, items, split of each item or None
+End = tuple[str, tuple[int, ...]]  # user, last items
 LAYOUT = (
     "data_source 'llm2rec' expects the official code's files: a folder with train_data.txt, val_data.txt, test_data.txt and "
     "item_titles.json (or these in downstream/), or with train/, valid/ and test/ holding CSV files and info/ holding a .txt, "
@@ -329,14 +331,14 @@ def _events(samples: Samples, max_history: int) -> tuple[pl.DataFrame, int]:
     return events, width
 
 
-def _chained(samples: Samples, width: int) -> tuple[list[tuple[str, list[int], list[str | None]]], bool]:
-    """Sequences (user, items, split of each item or None), and whether some row's history is only the end of what is before.
+def _chained(samples: Samples, width: int) -> tuple[list[Chain], bool]:
+    """Sequences, and whether some row's history is only the end of what is before.
 
     A row of fewer than `width` items of history has its user's whole past, so it continues a sequence that is just that; one
     of `width` continues a sequence that ends so.
     """
-    ends: dict[tuple, deque[int]] = {}  # (user, last items) -> sequences that end so
-    sequences: list[tuple[str, list[int], list[str | None]]] = []
+    ends: dict[End, deque[int]] = {}  # which sequences end so
+    sequences: list[Chain] = []
     users = samples.users or itertools.repeat("")
     # Shorter histories first: what a row continues is then there, in whatever order the files have them.
     for row, split, user in sorted(zip(samples.rows, samples.splits, users, strict=False), key=lambda r: len(r[0])):
@@ -352,7 +354,7 @@ def _chained(samples: Samples, width: int) -> tuple[list[tuple[str, list[int], l
     return _rejoined(sequences, ends, width)
 
 
-def _rejoined(sequences: list[tuple], ends: dict[tuple, deque[int]], width: int) -> tuple[list[tuple], bool]:
+def _rejoined(sequences: list[Chain], ends: dict[End, deque[int]], width: int) -> tuple[list[Chain], bool]:
     """`sequences` with those put together of which one begins, with `width` items of history, as another ends: rows that the
     files had after the rows that continue them.
     """

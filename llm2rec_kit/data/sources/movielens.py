@@ -40,6 +40,7 @@ LAYOUT = (
     "data_source 'movielens' expects a folder with u.data and u.item (100k), ratings.dat and movies.dat (1m, 10m) or "
     "ratings.csv and movies.csv (20m, 25m, 32m)"
 )
+Movie = tuple[str, str, str | None]  # id, title, genres
 
 
 def load(settings: Data) -> Interactions:
@@ -93,7 +94,7 @@ def _movies(file: Path, facts: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(kept, schema=dict.fromkeys(("source_id", "title", "category"), pl.String), orient="row")
 
 
-def _movies_csv(file: Path) -> list[tuple | None]:
+def _movies_csv(file: Path) -> list[Movie | None]:
     table, few, _ = delimited.read_texts(file)
     if table.columns != ["movieId", "title", "genres"]:
         raise ValueError(f"{file} must have the columns ['movieId', 'title', 'genres']; found {table.columns}.")
@@ -104,13 +105,13 @@ def _movies_csv(file: Path) -> list[tuple | None]:
     return rows + [None] * few
 
 
-def _of_colons(line: str) -> tuple | None:
+def _of_colons(line: str) -> Movie | None:
     movie, _, rest = line.partition("::")
     title, _, genres = rest.rpartition("::")  # a title may hold colons itself
     return (movie, title, genres.replace("|", ", ") or None) if movie.isdigit() and title else None
 
 
-def _of_flags(line: str) -> tuple | None:
+def _of_flags(line: str) -> Movie | None:
     """A line of u.item; its last 19 cells are 0 or 1 each."""
     cells = line.split("|")
     flags = cells[-len(GENRES) :]

@@ -101,7 +101,8 @@ def _found(data: mmap.mmap, names: list[str], start: int, separator: str, way: s
     frames, place = [], start
     found = Found(pl.DataFrame(schema=dict.fromkeys(names, pl.String)), start)
     while True:
-        rows, places = [], []
+        rows: list[tuple[bytes, ...]] = []
+        places: list[int] = []
         while len(rows) < CHUNK and (one := match(data, place)):
             rows.append(one.groups())
             places.append(place)
@@ -197,7 +198,8 @@ def _place(data: mmap.mmap, names: list[str], place: int, separator: str, way: s
     """Where in the file a row of a reading begins."""
     match = _pattern(len(names), separator, way).match
     for _ in range(row):
-        place = match(data, place).end()
+        if one := match(data, place):
+            place = one.end()
     return place
 
 

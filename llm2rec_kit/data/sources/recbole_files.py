@@ -82,9 +82,9 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
     for file, column in ((folder / f"{stem}.item", "title"), (folder / f"{stem}.text", "text")):
         if not file.is_file():
             continue
-        table, *lost = _read(file)
+        table, lost, why = _read(file)
         _need(table, ["item_id", column], file)
-        note_items(facts, *lost)
+        note_items(facts, lost, why)
         facts["titles_from"] = f"{file.name}, column {column}"
         others = [c for c in table.columns if c not in ("item_id", column, "source_id", "title", "domain")]
         named = [pl.col("item_id").alias("source_id"), pl.col(column).alias("title"), pl.lit(domain).alias("domain")]
@@ -162,11 +162,11 @@ def _read(file: Path) -> tuple[pl.DataFrame, int, str]:
     """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left out, and
     why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
     """
-    table, *lost = delimited.read_texts(file, separator="\t", quoted=None)
+    table, lost, why = delimited.read_texts(file, separator="\t", quoted=None)
     names = {c: c.split(":")[0].strip() for c in table.columns}
     if len(set(names.values())) < len(names):
         raise ValueError(f"{file}: its header names a column twice: {list(names)}.")
-    return table.rename(names), *lost
+    return table.rename(names), lost, why
 
 
 def _need(table: pl.DataFrame, wanted: list[str], file: Path) -> None:

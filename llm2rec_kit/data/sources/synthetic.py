@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import Interactions
@@ -143,18 +144,18 @@ class Shelf:
     """One domain of the store: N items and the components of what comes next, each row adding up to 1."""
 
     items: pl.DataFrame  # source_id, title, domain, category
-    similarity: np.ndarray  # float64 (N, N): S(column | row)
-    taste: np.ndarray  # float64 (TASTES, N): C
-    popularity: np.ndarray  # float64 (N,): P
+    similarity: NDArray[np.float64]  # (N, N): S(column | row)
+    taste: NDArray[np.float64]  # (TASTES, N): C
+    popularity: NDArray[np.float64]  # (N,): P
 
 
 @dataclass(frozen=True, eq=False)
 class History:
     """What the users of one domain consumed: U users, at most L items each."""
 
-    items: np.ndarray  # int64 (U, L): indices into the shelf, -1 after the end
-    times: np.ndarray  # int64 (U, L): milliseconds since 1970
-    tastes: np.ndarray  # int64 (U,): the hidden z
+    items: NDArray[np.int64]  # (U, L): indices into the shelf, -1 after the end
+    times: NDArray[np.int64]  # (U, L): milliseconds since 1970
+    tastes: NDArray[np.int64]  # (U,): the hidden z
 
 
 def load(settings: Data) -> Interactions:
@@ -196,7 +197,7 @@ def explain(settings: Data) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["component", "weight", "meaning", "titles show it"], orient="row")
 
 
-def oracle_ranks(corpus: Corpus, settings: Data) -> np.ndarray:
+def oracle_ranks(corpus: Corpus, settings: Data) -> NDArray[np.int32]:
     """Rank (int32 (n_test,), 1 = best) of each test target of a synthetic corpus, or a part of it, by the true
     probability of what comes next.
 
@@ -227,7 +228,7 @@ def oracle_ranks(corpus: Corpus, settings: Data) -> np.ndarray:
     return ranks
 
 
-def next_probabilities(shelf: Shelf, histories: np.ndarray, weights: Weights = WEIGHTS) -> np.ndarray:
+def next_probabilities(shelf: Shelf, histories: NDArray[np.int64], weights: Weights = WEIGHTS) -> NDArray[np.float64]:
     """p(next item | history), float64 (B, N): the taste integrated out exactly; consumed items have 0.
 
     `histories` is int (B, L), indices into the shelf, oldest first, -1 after the end.
@@ -237,8 +238,8 @@ def next_probabilities(shelf: Shelf, histories: np.ndarray, weights: Weights = W
     for step in range(histories.shape[1]):
         present = histories[:, step] >= 0
         left = 1 - _consumed(shelf, histories, step, weights)
-        p = _mixture(shelf, histories[:, step - 1] if step else None, histories[:, step], weights) / left
-        log_posterior += np.where(present[:, None], np.log(np.where(present[:, None], p, 1)), 0)
+        chance = _mixture(shelf, histories[:, step - 1] if step else None, histories[:, step], weights) / left
+        log_posterior += np.where(present[:, None], np.log(np.where(present[:, None], chance, 1)), 0)
     posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
     posterior /= posterior.sum(axis=1, keepdims=True)
     lengths = (histories >= 0).sum(axis=1)
@@ -246,9 +247,9 @@ def next_probabilities(shelf: Shelf, histories: np.ndarray, weights: Weights = W
     share = posterior / (1 - _consumed(shelf, histories, histories.shape[1], weights, last))
     shown = np.where(last[:, None] >= 0, shelf.similarity[last], shelf.popularity)
     base = weights.similarity * shown + weights.popularity * shelf.popularity + weights.noise / n
-    p = base * share.sum(axis=1, keepdims=True) + weights.taste * (share @ shelf.taste)
-    row, step = np.nonzero(histories >= 0)
-    p[row, histories[row, step]] = 0
+    p: NDArray[np.float64] = base * share.sum(axis=1, keepdims=True) + weights.taste * (share @ shelf.taste)
+    row, at = np.nonzero(histories >= 0)
+    p[row, histories[row, at]] = 0
     return p
 
 
@@ -293,7 +294,7 @@ def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: 
     n = len(shelf.popularity)
     tastes = rng.integers(TASTES, size=n_users)
     lengths = np.minimum(4 + rng.geometric(1 / 3.5, n_users), min(50, n // 2))
-    chosen = np.full((n_users, lengths.max()), -1)
+    chosen: NDArray[np.int64] = np.full((n_users, lengths.max()), -1)
     tables = {name: _ladder(getattr(shelf, name)) for name in ("similarity", "taste", "popularity")}
     edges = np.cumsum([weights.similarity, weights.taste, weights.popularity])
     for step in range(chosen.shape[1]):
@@ -335,7 +336,7 @@ def _part(settings: Data, name: str) -> tuple[Shelf, History, list[str]]:
     return shelf, history, [f"u{u:05d}" for u in range(users[place], users[place + 1])]
 
 
-def _homes(seed: int, kinds: int, rng: np.random.Generator) -> np.ndarray:
+def _homes(seed: int, kinds: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Taste (int (48, kinds)) of each franchise and kind; a franchise's two tastes do not depend on the domain."""
     order = np.random.default_rng([seed, 99]).permutation(len(FRANCHISES))
     main, other = order % TASTES, (order + 1 + order // TASTES) % TASTES
@@ -343,7 +344,7 @@ def _homes(seed: int, kinds: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(split, main[:, None], other[:, None])
 
 
-def _mixture(shelf: Shelf, last: np.ndarray | None, item: np.ndarray, weights: Weights) -> np.ndarray:
+def _mixture(shelf: Shelf, last: NDArray[np.int64] | None, item: NDArray[np.int64], weights: Weights) -> NDArray[np.float64]:
     """similarity * S + taste * C + ... of one item a row under each taste, (B, TASTES); `last` -1 or None: no last."""
     popularity = shelf.popularity[item]
     shown = popularity if last is None else np.where(last >= 0, shelf.similarity[last, item], popularity)
@@ -352,8 +353,8 @@ def _mixture(shelf: Shelf, last: np.ndarray | None, item: np.ndarray, weights: W
 
 
 def _consumed(
-    shelf: Shelf, histories: np.ndarray, steps: int, weights: Weights, last: np.ndarray | None = None
-) -> np.ndarray:
+    shelf: Shelf, histories: NDArray[np.int64], steps: int, weights: Weights, last: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
     """Mixture mass (B, TASTES) of what was consumed in the first `steps` steps; `last` defaults to the latest."""
     mass = np.zeros((len(histories), TASTES))
     last = histories[:, steps - 1] if last is None else last
@@ -363,14 +364,14 @@ def _consumed(
     return mass
 
 
-def _ladder(table: np.ndarray) -> np.ndarray:
+def _ladder(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cumulative rows of `table`, row r shifted by r and all laid end to end: one searchsorted draws from any row."""
     rows = np.cumsum(np.atleast_2d(table), axis=1)
     rows /= rows[:, -1:]
     return (rows + np.arange(len(rows))[:, None]).ravel()
 
 
-def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> np.ndarray:
+def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> NDArray[np.int64]:
     """Index into the shelf (int64 (N + 1,)) of each corpus item; -1 for padding and for items of other domains.
 
     The store knows titles alone, so with a richer `data_text` it is `plain_title` that counts.
@@ -385,7 +386,7 @@ def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> np.ndarray:
     return index
 
 
-def _rows_of(ids: np.ndarray, users: list[str]) -> np.ndarray:
+def _rows_of(ids: np.ndarray, users: list[str]) -> NDArray[np.int64]:
     place = {u: i for i, u in enumerate(users)}
     if missing := [u for u in ids.tolist() if u not in place]:
         raise ValueError(f"The corpus was not made by these settings: the store has no user {missing[0]!r}.")

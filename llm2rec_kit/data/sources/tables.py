@@ -73,7 +73,7 @@ def load(settings: Data) -> Interactions:
     names = _names(settings.columns)
     of_events = names["interactions"]
     events_file = _find(path, "interactions") if path.is_dir() else path
-    events, *lost_events = _read(events_file)
+    events, lost, why = _read(events_file)
     _require(events, [of_events["user"], of_events["item"]], str(events_file), "interactions")
     items_file, items, lost_items = _items(events_file, events.columns, names, settings.columns)
     of_items = of_events if items is None else names["items"]
@@ -100,7 +100,7 @@ def load(settings: Data) -> Interactions:
     )
     facts = found.facts | facts
     note_items(facts, *lost_items)
-    return replace(found, facts=facts, dropped=[("bad lines", *lost_events)] * bool(lost_events[0]) + found.dropped)
+    return replace(found, facts=facts, dropped=[("bad lines", lost, why)] * bool(lost) + found.dropped)
 
 
 def from_frames(
@@ -262,10 +262,10 @@ def _items(
         return (events_file, None, (0, "")) if in_events else (_find(events_file.parent, "items"), None, (0, ""))
     if in_events and "interactions.title" in given:
         return events_file, None, (0, "")
-    items, *lost = _read(file)
+    items, lost, why = _read(file)
     if in_events and "title" in given and names["items"]["title"] not in items.columns:
         return events_file, None, (0, "")
-    return file, items, tuple(lost)
+    return file, items, (lost, why)
 
 
 def _not_read(
@@ -287,9 +287,9 @@ def _not_read(
         said.append(f"the columns {unread} of {events_file.name}: titles and domains are those of {items_file.name}")
     if not said:
         return {}
-    said = "; ".join(said)
-    print(f"table: not read {said}", flush=True)
-    return {"not_read": said}
+    told = "; ".join(said)
+    print(f"table: not read {told}", flush=True)
+    return {"not_read": told}
 
 
 def _time_column(columns: list[str], wanted: str, file: str, facts: dict[str, Any]) -> str | None:
