@@ -13,6 +13,7 @@ from llm2rec_kit import cli
 from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.export import recommend
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings import Data
 
 TITLES = make_corpus().titles
 
@@ -113,11 +114,12 @@ def test_what_was_not_kept_is_refused_with_what_was(run, tmp_path):
 
 
 def test_the_text_of_a_new_title_is_prepared_as_the_corpus_was():
-    assert recommend.as_in_corpus(["A &amp; B  C", "x"], {"titles": "gentle"}) == ["A & B C", "x"]
-    made = {"titles": "released", "text": "{title} - {brand}", "text_words": 2}
+    assert recommend.as_in_corpus(["A &amp; B  C", "x"], {"title_rules": "gentle"}) == ["A & B C", "x"]
+    assert recommend.as_in_corpus(["A &amp; B  C"], Data(title_rules="released").as_dict()) == ["A & B  C"]
+    made = {"title_rules": "released", "text": "{title} - {brand}", "text_words": 2}
     assert recommend.as_in_corpus(["one two three"], made) == ["one two"]
     long = " ".join(["word"] * 30)
-    assert recommend.as_in_corpus([long], {"titles": "released"}) == [long]  # the rules would refuse it
+    assert recommend.as_in_corpus([long], {"title_rules": "released"}) == [long]  # the rules would refuse it
 
 
 def test_the_command_parts_titles_and_prints_a_table_or_json(run, tmp_path, capsys):

@@ -171,7 +171,7 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
     from llm2rec_kit.settings import parse_template
 
     items = pl.DataFrame({"title": list(titles)}).with_row_index("row")
-    cleaned = dict(cleaning.clean_titles(items, made.get("titles", "gentle")).select("row", "title").iter_rows())
+    cleaned = dict(cleaning.clean_titles(items, made.get("title_rules", "gentle")).select("row", "title").iter_rows())
     items = items.with_columns(title=pl.Series([cleaned.get(row, title) for row, title in items.iter_rows()]))
     template = made.get("text", "{title}")
     fields = [name for name in parse_template(template) if name != "title"]
