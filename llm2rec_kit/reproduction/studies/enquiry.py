@@ -136,7 +136,7 @@ class Enquiry:
     def compare(self, family: Family, title: str = "", among: np.ndarray | None = None) -> Answer:
         """Test the pairs of a family of arms and show what came out; `among` bool (n_test,) keeps some of the test samples."""
         asked, title = self.at.asked, title or family.title
-        how = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
+        how: dict[str, Any] = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
         arms = [answers.Arm(*arm) for arm in family.arms]
         return self.show(title, answers.answer(title, arms, family.pairs, **how, metric=self.evaluation.tested, among=among))
 
@@ -169,5 +169,5 @@ class Enquiry:
 
     def without_seen(self, tables: dict[str, str]) -> Answer:
         """Rank once more without the items that the user had, over `tables` {a reader's name: item table}, and show what differs."""
-        how = {"recommenders": self.at.asked.recommenders, "metric": self.evaluation.tested}
+        how: dict[str, Any] = {"recommenders": self.at.asked.recommenders, "metric": self.evaluation.tested}
         return self.show("seen items", questions.compare_without_seen("seen items", self.own, self.at.domain, tables, **how))
