@@ -198,6 +198,21 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
     return Recipe(f"embeddings/{table}", build, settings, ["corpus", start] if own else ["corpus"])
 
 
+def tables_asked(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
+    """The tables of item vectors that notebook 03 makes: {table: (what encodes it, how)}, as `embed_items` takes them.
+
+    Each stage's as `how` says; the variants, which read a stage in another way; baselines as they were saved, but at unit length.
+    """
+    from llm2rec_kit.encoding import encoder
+
+    asked = {table: (start, how) for table, start in TABLES.items()}
+    for name in how.variants:
+        stage, other = encoder.parse_variant(name, how)
+        asked[name] = (TABLES.get(stage, stage), other)
+    as_saved = dataclasses.replace(encoder.AS_SAVED, normalise="unit")
+    return asked | {table: (baseline, as_saved) for baseline, table in how.tables.items()}
+
+
 def embed_minilm(run: Run) -> Recipe:
     """The table of a general pretrained encoder (`encoding.minilm`)."""
     from llm2rec_kit.encoding import minilm

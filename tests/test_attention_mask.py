@@ -230,3 +230,31 @@ def test_encode_refuses_a_causal_family_with_one_paragraph_and_takes_it_causally
     assert not (tmp_path / "out.npy").exists()
     main([*asked, "causal"])
     assert np.load(tmp_path / "out.npy").shape == (2, 32)
+
+
+def test_both_masks_are_measured_and_the_lifted_one_stays(tiny):
+    model, _ = tiny
+    found = attention_mask.compare_leaks(model)
+    assert attention_mask.is_bidirectional(model)
+    causal, lifted = found.to_dicts()
+    assert causal["leak"] == causal["leak, padded"] == causal["least of a layer"] == 0
+    assert lifted["leak"] == attention_mask.measure_leak(model) > 0
+    assert lifted["leak, padded"] == attention_mask.measure_leak(model, padded=True) > 0
+    assert lifted["least of a layer"] == min(
+        m.back for m in attention_mask.inspect_mixers(attention_mask.find_body(model), padded=True)
+    )
+
+
+def test_where_a_text_looks_is_told_under_either_mask_and_the_kernel_is_put_back(tiny):
+    model, tokenizer = tiny
+    kernel = model.config._attn_implementation
+    text = "Iron Vale, for PC 3"
+    length = len(tokenizer(text)["input_ids"])
+    causal = attention_mask.weights_of(attention_mask.restore_causal_mask(model), tokenizer, text)
+    lifted = attention_mask.weights_of(attention_mask.lift_causal_mask(model), tokenizer, text)
+    for weights in (causal, lifted):
+        assert weights.shape == (length, length)
+        np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    assert not np.triu(causal, 1).any()
+    assert (np.triu(lifted, 1)[:-1].sum(1) > 0).all()
+    assert model.config._attn_implementation == kernel

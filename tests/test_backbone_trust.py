@@ -133,6 +133,6 @@ def test_every_notebook_that_loads_a_model_is_told_by_its_user():
     loads = {
         b.name[:2]
         for b in notebooks.list_series()
-        if re.search(r"backbone\.load|Encoder\.load|explorer\.open|open_study", b.read_text())
+        if re.search(r"backbone\.load|Encoder\.load|explorer\.open|open_study|Enquiry\.open", b.read_text())
     }
     assert asked == loads == {"02", "03", "05", "06", "07"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from llm2rec_kit.encoding import encoder
+from llm2rec_kit import geometry, pipeline
+from llm2rec_kit.encoding import encoder, readings
 from llm2rec_kit.encoding.encoder import Encoder, parse_variant
 from llm2rec_kit.models import backbone
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 
 TITLES = [*make_corpus().titles, "x", "Ω", "long " * 30]
@@ -188,3 +192,34 @@ def test_the_key_of_a_table_stays_what_finished_runs_hold():
         "encoder": "raw",
         "files": "x",
     }
+
+
+def test_one_model_read_in_several_ways_is_measured_as_its_embeddings_are(tiny, tmp_path):
+    backbone.save(*tiny, tmp_path / "model")
+    ways = [parse_variant(f"csft-{cell}", Encoding())[1] for cell in ("mean-bidirectional", "last-causal")]
+    found = readings.compare(tmp_path / "model", TITLES, ways, CPU)
+    assert found.select("pooling", "attention").rows() == [("mean", "bidirectional"), ("last", "causal")]
+    for how, row in zip(ways, found.to_dicts(), strict=True):
+        vectors = Encoder(*tiny, how).encode(TITLES)
+        assert row["mean norm"] == pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-5)
+        assert row["uniformity"] == pytest.approx(geometry.uniformity(vectors), rel=1e-5)
+        assert row["effective rank"] == pytest.approx(geometry.effective_rank(vectors), rel=1e-5)
+
+
+def test_records_of_tables_are_shown_also_where_one_says_less(tmp_path):
+    run, full = Run("r", tmp_path), {"attention": "causal", "pooling": "last", "items": 3, "mean_norm": 1.5}
+    for name, record in (("raw", full | {"effective_rank": 2.0, "leak": 0.0}), ("mine", {"items": 3})):
+        run.make(f"embeddings/{name}", lambda folder, r=record: r, settings={}, quiet=True)
+    raw, mine = readings.of_tables(run, ["raw", "mine"]).to_dicts()
+    assert raw == {"table": "raw", **full, "effective_rank": 2.0, "leak": 0.0}
+    assert mine == dict.fromkeys(raw) | {"table": "mine", "items": 3}
+
+
+def test_the_tables_asked_for_are_the_stages_variants_and_baselines():
+    how = Encoding(variants=["raw-last-causal", "csft-mean-causal"], baselines=["BAAI/bge-large-en-v1.5"])
+    asked = pipeline.tables_asked(how)
+    assert list(asked) == ["raw", "csft", "mntp", "contrastive", *how.variants, "bge-large-en-v1_5"]
+    assert asked["raw"] == ("backbone", how)
+    assert asked["raw-last-causal"] == ("backbone", replace(how, pooling="last", attention="causal"))
+    assert asked["csft-mean-causal"][0] == "csft"
+    assert asked["bge-large-en-v1_5"] == ("BAAI/bge-large-en-v1.5", replace(encoder.AS_SAVED, normalise="unit"))

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_sentence_transformers_gives_the_run_s_embeddings(run, tmp_path):
         assert said in text
     assert "| contrastive" not in text
     assert "No recommender had been trained" in text
+
+
+def test_a_folder_read_back_is_compared_with_the_table_by_both_libraries(run, tmp_path, monkeypatch, capsys):
+    folder = formats.export(run, "sentence-transformers", tmp_path / "out", "mntp")
+    titles, vectors = make_corpus().titles[:3], table(run)[1:4]
+    off = vectors.copy()
+    off[1, 2] += 0.5
+    place = Backbone(**CPU)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert formats.read_back(folder, titles, off, place) == {"the kit": pytest.approx(0.5, abs=1e-5)}
+    assert "sentence-transformers is not installed" in capsys.readouterr().out
+    monkeypatch.undo()
+    pytest.importorskip("sentence_transformers")
+    found = formats.read_back(folder, titles, vectors, place)
+    assert found == {"the kit": pytest.approx(0, abs=1e-5), "sentence-transformers": pytest.approx(0, abs=1e-5)}
 
 
 FROM_HUB = {"name": "Qwen/Qwen2-0.5B", "from_nothing": False}

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from llm2rec_kit.figures import styled_tables
+from llm2rec_kit.figures import sample_text, styled_tables
 from llm2rec_kit.runs import RECORD_MIME, show_record
 
 TESTS = pl.DataFrame(
@@ -104,3 +104,13 @@ def test_a_record_fills_no_page_and_a_terminal_still_tells_it(monkeypatch):
     assert given[0][RECORD_MIME]["values"] == {"loss": 0.5}
     assert given[0]["text/plain"] == "recorded csft: loss=0.5000"
     assert re.sub(r"<!--.*?-->", "", given[0]["text/html"]) == ""
+
+
+def test_tokens_to_predict_are_filled_and_those_read_are_not(tiny):
+    _, tokenizer = tiny
+    read, predicted = (tokenizer(text)["input_ids"] for text in ("Iron <b>", "Vale\n"))
+    page = sample_text.boxes(tokenizer, read, predicted).data
+    found = re.findall(r'<span style="([^"]*)">([^<]*)</span>', page)
+    assert len(found) == len(read) + len(predicted)
+    assert [look.endswith(sample_text.PREDICTED) for look, _ in found] == [False] * len(read) + [True] * len(predicted)
+    assert "".join(text for _, text in found) == "Iron &lt;b&gt;Vale\\n"

@@ -6,7 +6,7 @@ Nothing here is kept in a run: an export is a copy, written whole or not at all,
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.export import projector, recommender_files
 from llm2rec_kit.runs import ArtefactError, Run, collect_provenance
@@ -147,7 +148,6 @@ def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> En
     """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
     import dataclasses
 
-    from llm2rec_kit import settings as S
     from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
@@ -162,6 +162,25 @@ def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> En
             "run's to load or to write. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
         )
     return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
+
+
+def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S.Backbone) -> dict[str, float]:
+    """Encode titles with an encoder's folder, as the kit loads it and as sentence-transformers does, and compare with `vectors`.
+
+    {library: largest difference from `vectors` (n, d)}. Without sentence-transformers a line says so, and the kit's is returned.
+    """
+    from llm2rec_kit.encoding.encoder import Encoder
+    from llm2rec_kit.models import backbone
+
+    found = {"the kit": Encoder.load(folder, place=place).encode(titles)}
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        print("sentence-transformers is not installed (pip install sentence-transformers); the folder is", folder)
+    else:
+        device = str(backbone.choose_placement(place)[0])
+        found["sentence-transformers"] = SentenceTransformer(str(folder), device=device).encode(list(titles))
+    return {library: float(np.abs(again - vectors).max()) for library, again in found.items()}
 
 
 def write_card(run: Run, stage: str) -> str:

@@ -44,9 +44,10 @@ TEXT = {
 }
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write `<path>.png` at `DPI` and `<path>.svg`; same figure, same bytes."""
+def save(figure: Figure, path: Path) -> Figure:
+    """Write `<path>.png` at `DPI` and `<path>.svg`; same figure, same bytes. Returns the figure, for a cell to show."""
     training_figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
+    return figure
 
 
 def draw_stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:

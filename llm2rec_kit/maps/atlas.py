@@ -116,6 +116,11 @@ class Atlas:
         schema = {"stage": str, "rank": int, "item": int, "title": str, "cosine": float, "before": int}
         return pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("stage").is_in(stages or self.stages))
 
+    def nearest_titles(self, item: int, k: int) -> pl.DataFrame:
+        """The titles of the k items `nearest` to an item, nearest first, a column a stage."""
+        near = self.nearest(item, k)
+        return pl.DataFrame({stage: near.filter(stage=stage)["title"] for stage in self.stages})
+
     def travelled(self, first: str, last: str, most: int = 20) -> pl.DataFrame:
         """Items by how far they went between two stages of the aligned frame, furthest first.
 
@@ -135,6 +140,17 @@ class Atlas:
         kept = [(len(np.intersect1d(a[a != i], b[b != i]))) / k for i, a, b in zip(ids, *near, strict=True)]
         part = self.items[order].select("item", "title", self.kind)
         return part.with_columns(distance=pl.Series(distance[order]), kept=pl.Series(kept))
+
+
+def project(run: Run, corpus: Corpus, settings: S.Maps, *, force: bool = False) -> Atlas:
+    """Lay out the stages of `settings` and keep them as the run's artefact `maps`, or reuse it where nothing changed."""
+    tables, made_from = read_tables(run, settings.stages, corpus)
+
+    def build(folder: Path) -> dict[str, Any]:
+        return write(folder, corpus, tables, settings)
+
+    run.make("maps", build, settings=settings.as_dict(), inputs=["corpus", *made_from], force=force)
+    return Atlas.load(run)
 
 
 def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, np.ndarray], list[str]]:

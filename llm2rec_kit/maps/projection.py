@@ -8,12 +8,13 @@ up to `EXACT_UP_TO` items; UMAP is handed what was found.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
@@ -122,6 +123,21 @@ def find_nearest(
 def find_neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
     """Rows of the k nearest others of each row, nearest first: int64 (n, k)."""
     return find_nearest(vectors, min(k, len(vectors) - 1), metric)[0].astype(np.int64)
+
+
+def nearest_titles(tables: dict[str, np.ndarray], titles: Sequence[str], items: Sequence[int], k: int) -> pl.DataFrame:
+    """The titles of the k items nearest to each of `items` by cosine, nearest first, a column a table ((N + 1, dim) each).
+
+    `items` are ids from 1; the column `neighbours of` has each one's title in the first of its rows, and nothing in the others.
+    """
+    names = np.array(["", *titles])
+    near = {table: find_neighbours(vectors[1:], k) + 1 for table, vectors in tables.items()}
+    rows = []
+    for item in items:
+        found = {table: names[ids[item - 1]] for table, ids in near.items()}
+        whose = [names[item], *[""] * (min(k, len(titles) - 1) - 1)]
+        rows.append(pl.DataFrame({"neighbours of": whose, **found}))
+    return pl.concat(rows)
 
 
 def measure_shared(first: np.ndarray, second: np.ndarray) -> float:

@@ -14,9 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit.models.checkpoint import BackboneError
 
@@ -102,6 +104,40 @@ def measure_leak(model: PreTrainedModel, *, length: int = 8, padded: bool = Fals
     states = find_body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
     model.train(was_training)
     return (states[0, 0] - states[1, 0]).abs().max().item()
+
+
+def compare_leaks(model: PreTrainedModel) -> pl.DataFrame:
+    """Measure the leak under both masks; the mask is lifted afterwards.
+
+    A row a mask: attention, leak, `leak, padded`, `least of a layer` (how much a later token changes an earlier one's output in the
+    layer where it does so least, beside padding) and the attention kernel.
+    """
+    rows = []
+    for name, switch in (("causal", restore_causal_mask), ("bidirectional", lift_causal_mask)):
+        switch(model)
+        least = min(mixer.back for mixer in inspect_mixers(find_body(model), padded=True))
+        leaks = {"leak": measure_leak(model), "leak, padded": measure_leak(model, padded=True), "least of a layer": least}
+        rows.append({"attention": name, **leaks, "kernel": model.config._attn_implementation})
+    return pl.DataFrame(rows)
+
+
+@torch.no_grad()
+def weights_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
+    """Read where the tokens of a text look, under the mask that the model has: float (tokens, tokens), a row a token that looks.
+
+    The last layer's attention weights, mean over its heads. Only the eager kernel tells them; the model's own is put back.
+    """
+    usual = model.config._attn_implementation
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]] * 2, device=model.device)
+    mask = torch.ones_like(ids)
+    mask[1, -1] = 0  # some families have no eager attention without any padding beside it
+    model.set_attn_implementation("eager")
+    try:
+        seen = model(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation(usual)
+    weights: np.ndarray = seen[-1][0].mean(0).float().cpu().numpy()
+    return weights
 
 
 def find_body(model: PreTrainedModel) -> PreTrainedModel:

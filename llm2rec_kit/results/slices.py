@@ -32,8 +32,7 @@ def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
     """
     targets = corpus.samples(split)
     items = corpus.sequence[targets]
-    owners = corpus.owners(targets)
-    before = targets - corpus.offsets[owners]
+    before = items_before(corpus, split)
     kind = np.where(items == corpus.sequence[targets - 1], 0, np.where(_seen_before(corpus, targets), 1, 2))
     asked = np.bincount(corpus.sequence[corpus.samples("train")], minlength=corpus.n_items + 1)[items]
     return pl.DataFrame(
@@ -43,6 +42,13 @@ def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
             "history": _labels(np.searchsorted(LENGTHS, before), [f"1-{LENGTHS[0]}", *_ranges(LENGTHS)]),
         }
     )
+
+
+def items_before(corpus: Corpus, split: str = "test") -> np.ndarray:
+    """How many items the user of each sample had before its target, all in all: int64 (n,)."""
+    targets = corpus.samples(split)
+    before: np.ndarray = targets - corpus.offsets[corpus.owners(targets)]
+    return before
 
 
 def _seen_before(corpus: Corpus, targets: np.ndarray) -> np.ndarray:

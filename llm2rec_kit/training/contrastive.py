@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
@@ -101,6 +102,16 @@ def make_view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.ra
     if hidden.all():
         hidden[rng.integers(len(ids))] = False
     return np.where(hidden, mask_id, ids)
+
+
+def show_views(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, *, seed: int) -> pl.DataFrame:
+    """The first titles of `batches` with two views of each, drawn by seed: title, first view, second view."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for ids in batches.tokens[:most]:
+        first, second = (tokenizer.decode(make_view(ids, batches.mask_id, batches.settings, rng)) for _ in range(2))
+        rows.append({"title": tokenizer.decode(ids), "first view": first, "second view": second})
+    return pl.DataFrame(rows)
 
 
 def info_nce(

@@ -17,8 +17,10 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import polars as pl
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -149,6 +151,35 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
         "labels": torch.from_numpy(answers.flat.astype(np.int64)),
         "count": torch.tensor(len(answers.flat)),
     }
+
+
+def mask_of_row(samples: Samples, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which token of one row sees which: (bool (L, L), the branch of each token (L,): 0 in the history, then 1, 2, ...)."""
+    micro = collate(samples, np.array([row]), pad_id=0)  # one row alone has no padding
+    return prefix_attention.make_allowed(micro["visible"], micro["branch"])[0].numpy(), micro["branch"][0].numpy()
+
+
+def compare_work(model: PreTrainedModel, samples: Samples) -> pl.DataFrame:
+    """What an epoch over `samples` costs in each of three ways to write them down, the last the one that is taken here.
+
+    way, tokens read, logits for (tokens whose logits are computed), tokens a sample, work: multiply-adds with the weights,
+    relative to the last way's. A token that is read passes the body, one with logits the head; attention is not counted.
+    """
+    ends = (model.get_output_embeddings(), model.get_input_embeddings())
+    head, words = (cast(torch.Tensor, layer.weight).numel() for layer in ends)
+    body = backbone.count_parameters(backbone.find_body(model)) - words
+    plain, shared, labels = (samples.facts[f"{name}_tokens"] for name in ("plain", "shared", "label"))
+    ways = {
+        "one row a sample, logits everywhere": (plain, plain),
+        "one row a sample": (plain, labels),
+        "shared prefixes": (shared, labels),
+    }
+    work = {way: read * body + scored * head for way, (read, scored) in ways.items()}
+    return pl.DataFrame(
+        {"way": way, "tokens read": read, "logits for": scored, "tokens a sample": read / len(samples)}
+        | {"work": work[way] / work["shared prefixes"]}
+        for way, (read, scored) in ways.items()
+    )
 
 
 def compute_loss(model: PreTrainedModel, micro: MicroBatch) -> tuple[torch.Tensor, int]:

@@ -82,6 +82,12 @@ class Samples:
         branch = compute_offsets(self.tails.lengths + self.answers.lengths[self.item])
         return self.history.lengths + branch[self.first[1:]] - branch[self.first[:-1]]
 
+    @property
+    def saved(self) -> dict[str, float]:
+        """Tokens read in one row a sample (plain_tokens) and with shared prefixes (shared_tokens), and their ratio."""
+        plain, shared = (self.facts[f"{way}_tokens"] for way in ("plain", "shared"))
+        return {"plain_tokens": plain, "shared_tokens": shared, "ratio": plain / shared}
+
     def row_of(self, sample: int) -> int:
         """The row that holds a sample."""
         return int(np.searchsorted(self.first, sample, side="right")) - 1

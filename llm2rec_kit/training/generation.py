@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,38 @@ def measure_shares(written: pl.DataFrame) -> dict[str, float]:
         next_any=pl.col("next").any(),
     )
     return {name: float(one[name].mean() or 0.0) for name in one.columns[1:]}
+
+
+def ask(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    samples: Samples,
+    settings: S.CSFT,
+    *,
+    beams: int = 5,
+) -> dict[str, pl.DataFrame]:
+    """The `generate_titles` of all samples by each of several models, by the models' names."""
+    every = np.arange(len(samples))
+    return {
+        name: generate_titles(model, tokenizer, corpus, samples, every, settings, beams=beams)
+        for name, model in models.items()
+    }
+
+
+def as_text(written: Mapping[str, pl.DataFrame], corpus: Corpus, samples: Samples, *, most: int = 5, titles: int = 3) -> str:
+    """What the models of `ask` write after the first `most` histories, for a reader: the history's end, what came, what each wrote.
+
+    Of the last model the `titles` likeliest are told, of those before it the likeliest.
+    """
+    known, lines = np.array(["", *corpus.titles]), []
+    for sample, target in enumerate(samples.target[:most].tolist()):
+        lines += ["", " | ".join(known[corpus.history(target)][-3:]), f"   came next: {known[corpus.sequence[target]]}"]
+        for name, found in written.items():
+            for row in found.filter(sample=sample).head(titles if name == [*written][-1] else 1).iter_rows(named=True):
+                kind = "what came" if row["next"] else "in the catalogue" if row["item"] else "no such item"
+                lines.append(f"   {name:>9}: {row['written'][:100]!r} ({kind})")
+    return "\n".join(lines)
 
 
 @torch.no_grad()

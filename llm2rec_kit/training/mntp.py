@@ -6,10 +6,13 @@ head was trained to do. Right padding matters: under left padding the first real
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,6 +82,49 @@ def mask_tokens(
     seen = np.where(predicted & (kind < 0.8), mask_id, ids)
     random = rng.integers(0, vocabulary, len(ids))
     return np.where(predicted & (kind >= 0.8) & (kind < 0.9), random, seen), predicted
+
+
+def show_masks(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, *, seed: int = 0) -> pl.DataFrame:
+    """The first titles of `batches` with masks drawn by seed: title, what the model sees, to predict (the hidden tokens)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for ids in batches.tokens[:most]:
+        seen, hidden = mask_tokens(ids, batches.mask_id, batches.vocabulary, batches.settings, rng)
+        asked = " | ".join(str(tokenizer.decode([token])) for token in ids[hidden])
+        rows.append({"title": tokenizer.decode(ids), "what the model sees": tokenizer.decode(seen), "to predict": asked})
+    return pl.DataFrame(rows)
+
+
+def draw_gaps(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase, most: int, *, seed: int) -> list[tuple[str, int]]:
+    """The first titles of three tokens or more, each with the place of one token to hide, drawn by seed and never the first."""
+    rng = np.random.default_rng(seed)
+    lengths = ((title, len(tokenizer(title, add_special_tokens=False)["input_ids"])) for title in titles)
+    return list(itertools.islice(((title, int(rng.integers(1, n))) for title, n in lengths if n > 2), most))
+
+
+@torch.no_grad()
+def fill_gaps(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    gaps: Iterable[tuple[str, int]],
+    settings: S.MNTP,
+    *,
+    most: int = 3,
+) -> pl.DataFrame:
+    """What the model puts into each gap of `draw_gaps`: seen, truth, fillings (the `most` likeliest), found (the first is the truth).
+
+    As in training, a hidden token is read off the state of the one before it.
+    """
+    rows = []
+    for title, place in gaps:
+        ids = tokenizer(title, add_special_tokens=False)["input_ids"]
+        seen = [*ids[:place], backbone.mask_token_id(tokenizer, settings.mask_token), *ids[place + 1 :]]
+        logits = model(input_ids=torch.tensor([seen], device=model.device)).logits[0, place - 1]
+        likeliest = [str(tokenizer.decode(token)) for token in logits.topk(most).indices]
+        truth = tokenizer.decode(ids[place])
+        found = {"fillings": " | ".join(likeliest), "found": likeliest[0] == truth}
+        rows.append({"seen": tokenizer.decode(seen), "truth": truth, **found})
+    return pl.DataFrame(rows, schema={"seen": str, "truth": str, "fillings": str, "found": bool})
 
 
 def compute_loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:

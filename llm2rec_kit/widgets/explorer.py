@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import anywidget
 import numpy as np
@@ -163,6 +163,21 @@ def open(
     run = run if isinstance(run, Run) else Run(run, outputs)
     atlas = Atlas.load(run)
     return Explorer(atlas, encode=make_encoders(run, atlas.stages, trust_remote_code=trust_remote_code), recommend=recommend)
+
+
+def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple[Recommend | None, str]:
+    """What `open` takes as `recommend`: the recommender over the last stage whose weights the run kept in every domain; and, in words,
+    what the explorer's stars then are.
+
+    None where no weights were kept: the stars are then the items nearest to the last of a history.
+    """
+    from llm2rec_kit.downstream import saved_recommender
+
+    for stage in reversed(atlas.stages):
+        if saved_recommender.has_weights(run, atlas.corpus, recommender, stage):
+            recommend = cast(Recommend, saved_recommender.recommend_across_domains(run, atlas.corpus, recommender, stage))
+            return recommend, f"what {recommender} over {stage} puts first"
+    return None, f"the nearest to the last item (notebook 04 kept no {recommender})"
 
 
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:

@@ -327,3 +327,11 @@ def test_as_many_samples_are_not_enough_to_be_of_the_same_corpus(tmp_path):
     run.make("corpus", lambda folder: make_corpus(seed=1).save(folder), settings={"seed": 1}, quiet=True)
     with pytest.raises(ValueError, match="made from another corpus"):
         significance.read_sample_values(run, "toy", ("SASRec", "raw"), "mrr", [1])
+
+
+def test_items_before_a_target_are_counted_beyond_the_window():
+    corpus = make_corpus(max_history=2)
+    for split in ("valid", "test"):
+        expected = [corpus.sequence[corpus.offsets[corpus.owners(np.array([t]))[0]] : t].size for t in corpus.samples(split)]
+        assert slices.items_before(corpus, split).tolist() == expected
+    assert slices.items_before(corpus).max() > corpus.max_history

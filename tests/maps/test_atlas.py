@@ -75,6 +75,12 @@ def test_nearest_by_cosine_with_the_rank_before(atlas):
         atlas.nearest(0, 4)
 
 
+def test_titles_of_the_nearest_stand_in_a_column_a_stage(atlas):
+    near, found = atlas.nearest(3, 4), atlas.nearest_titles(3, 4)
+    assert found.columns == atlas.stages
+    assert all(found[stage].to_list() == near.filter(stage=stage)["title"].to_list() for stage in atlas.stages)
+
+
 def test_travelled_is_ordered_by_distance_and_checks_the_space(atlas):
     found = atlas.travelled("raw", "contrastive", 40)
     steps = np.linalg.norm(atlas.aligned["contrastive"] - atlas.aligned["raw"], axis=1)
@@ -203,3 +209,17 @@ def test_a_run_is_read_whole_and_a_missing_map_names_its_notebook(tmp_path):
     assert atlases.Atlas.load(run).stages == ["raw", "adapted"]
     assert atlases.Atlas.load(run).quality["clusters_of"] == "raw"
     shutil.rmtree(run.path)
+
+
+def test_maps_are_made_once_and_again_where_a_table_or_a_setting_changed(tmp_path, capsys):
+    run, corpus, _, _ = make_run(tmp_path, ["toy"])
+    settings = dataclasses.replace(SETTINGS, stages=["raw", "adapted"])
+    assert atlases.project(run, corpus, settings).stages == ["raw", "adapted"]
+    inputs = {"corpus", "embeddings/raw", "evaluation/toy/SASRec-raw-seed2024"}
+    assert run.manifest("maps")["inputs"].keys() == inputs
+    assert run.manifest("maps")["settings"] == settings.as_dict()
+    capsys.readouterr()
+    first = atlases.project(run, corpus, settings)
+    assert "maps: reused" in capsys.readouterr().out
+    fewer = atlases.project(run, corpus, dataclasses.replace(settings, clusters=2))
+    assert (first.items["cluster"].n_unique(), fewer.items["cluster"].n_unique()) == (3, 2)

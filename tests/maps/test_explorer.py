@@ -17,6 +17,7 @@ import torch
 import traitlets
 
 from llm2rec_kit.corpus import TEST
+from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder, list_settings, parse_variant
 from llm2rec_kit.maps import projection
 from llm2rec_kit.maps.atlas import Atlas
@@ -374,3 +375,15 @@ def test_words_of_the_data_are_data_in_the_page(atlas, word):
     assert known_of(page)["state"]["data"]["columns"][-1]["names"] == [word]
     assert re.findall("<[!a-z/][^>]*>", page) == re.findall("<[!a-z/][^>]*>", plain)  # no tag more, none less
     assert known_of(explorer_page.render_page(atlas, word)) == known_of(plain)
+
+
+def test_stars_are_what_the_recommender_over_the_last_stage_with_weights_puts_first(atlas, monkeypatch):
+    monkeypatch.setattr(saved_recommender, "has_weights", lambda run, corpus, name, stage: stage in ("raw", "csft"))
+    monkeypatch.setattr(
+        saved_recommender, "recommend_across_domains", lambda run, corpus, name, stage: lambda history: [name, stage]
+    )
+    recommend, stars = explorer.recommend_with(None, atlas, "GRU4Rec")
+    assert recommend([1]) == ["GRU4Rec", "csft"]
+    assert stars == "what GRU4Rec over csft puts first"
+    monkeypatch.setattr(saved_recommender, "has_weights", lambda *what: False)
+    assert explorer.recommend_with(None, atlas) == (None, "the nearest to the last item (notebook 04 kept no SASRec)")

@@ -209,3 +209,20 @@ def test_pairs_come_from_training_histories_and_random_ones_differ():
 def test_bad_input_is_named(tables, says):
     with pytest.raises(ValueError, match=says):
         projection.lay_out(tables, SETTINGS)
+
+
+def test_titles_of_neighbours_stand_in_a_column_a_table():
+    titles = [f"title {k}" for k in range(1, 61)]
+    tables = {name: np.concatenate([np.zeros((1, v.shape[1]), np.float32), v]) for name, v in SPACES.items()}
+    found = projection.nearest_titles(tables, titles, [7, 3], 4)
+    assert found.columns == ["neighbours of", *SPACES]
+    assert found["neighbours of"].to_list() == ["title 7", "", "", "", "title 3", "", "", ""]
+    for name, vectors in SPACES.items():
+        _, ids = NearestNeighbors(n_neighbors=4, metric="cosine").fit(vectors).kneighbors()
+        assert found[name].to_list() == [f"title {k + 1}" for item in (7, 3) for k in ids[item - 1]]
+
+
+def test_a_catalogue_smaller_than_the_neighbours_asked_for_shows_all_others():
+    found = projection.nearest_titles({"raw": np.eye(4, 3, dtype=np.float32)}, ["a", "b", "c"], [2], 9)
+    assert found["neighbours of"].to_list() == ["b", ""]
+    assert sorted(found["raw"]) == ["a", "c"]

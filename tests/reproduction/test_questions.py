@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from scipy import stats
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.downstream import saved_recommender
-from llm2rec_kit.reproduction.studies import answers, question_arms, questions
+from llm2rec_kit.reproduction.studies import answers, enquiry, question_arms, questions
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
 from llm2rec_kit.reproduction.studies.study import FOLDER, Study
 from llm2rec_kit.results import metrics
@@ -257,6 +258,66 @@ def test_questions_that_a_source_cannot_answer():
 def test_the_split_of_the_domain_and_the_other(facts, expected):
     at = question_arms.At(None, None, S.Questions(), "toy", replace(make_corpus(), facts=facts))
     assert question_arms.splits(at) == expected
+
+
+def test_texts_and_histories_are_counted():
+    found = questions.compare_texts({"plain": ["a b", "c"], "richer": ["a b. d", "c. d e"]})
+    assert found.rows() == [("plain", 1.5, "a b"), ("richer", 3.0, "a b. d")]
+    found = questions.longer_than(np.array([1, 10, 11, 30]), [10, 20])
+    assert found.rows() == [(10, 2, 4), (20, 1, 4)]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """All that an enquiry shows."""
+    found = []
+    monkeypatch.setattr(enquiry, "display", lambda *things: found.extend(things))
+    return found
+
+
+@pytest.fixture
+def asked_of(study, monkeypatch):
+    """An enquiry of a run whose recommenders are there; its arms are those of the question `id`, and what it evaluates is noted."""
+    settings = {"evaluation": S.Evaluation(cutoffs=[10], tested="recall@10")}
+    own = replace(study, settings=settings)
+    done = []
+    do = SimpleNamespace(evaluate=lambda where, tables, **how: done.append((where, tables, how)))
+    arms = [question_arms.Arm("weak", own, "a"), question_arms.Arm("strong", own, "b")]
+    monkeypatch.setitem(question_arms.ARMS, "id", lambda at: [question_arms.Family("id", arms, [("weak", "strong")])])
+    asked = S.Questions(asked=["id", "views"], recommenders=["SASRec"], seeds=[1, 2])
+    at = question_arms.At(do, own.run, asked, "toy", own.corpus, {}, {"questions_own": own})
+    return enquiry.Enquiry(at, {"views": "there are none"}), done
+
+
+def test_a_question_is_asked_trained_compared_and_said(asked_of, shown, capsys):
+    here, done = asked_of
+    here.answer("id")
+    assert capsys.readouterr().out.startswith(S.QUESTIONS["id"])
+    assert done == [(here.own, ["a", "b"], {"recommenders": ["SASRec"], "seeds": [1, 2], "domains": ["toy"]})]
+    arms = [Arm("weak", here.own, "a"), Arm("strong", here.own, "b")]
+    expected = answers.answer("id", arms, [("weak", "strong")], **WHERE)
+    assert here.said == {"id": expected.sentence}
+    assert shown[0].equals(expected.arms)
+    assert shown[1].equals(expected.tests)
+    assert (here.at.base.path / "figures" / "question_id.png").is_file()
+    (family,) = here.train("id")
+    some = here.compare(family, "some users", among=np.arange(USERS) < 20)
+    assert (some.question, some.users) == ("some users", 20)
+    assert (here.at.base.path / "figures" / "question_some_users.svg").is_file()
+
+
+def test_a_question_that_is_not_asked_or_cannot_be_answered_says_so_and_trains_nothing(asked_of, shown, capsys):
+    here, done = asked_of
+    for question in ("views", "mntp"):
+        here.answer(question)
+    assert here.said == {"views": "not answered here: there are none", "mntp": "not asked (questions_asked)"}
+    assert capsys.readouterr().out.splitlines()[1::2] == list(here.said.values())
+    assert not done
+    assert not shown
+    told = dict(here.table().rows())
+    assert told[S.QUESTIONS["views"]] == "no: there are none"
+    assert told[S.QUESTIONS["id"]] == "yes"
+    assert told[S.QUESTIONS["mntp"]] == "not asked"
 
 
 def test_budgets_are_read_from_what_was_trained(finished):

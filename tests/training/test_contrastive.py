@@ -232,3 +232,17 @@ def test_the_probe_repeats_and_leaves_training_as_it_was(tiny):
 def test_one_title_has_no_negative(tiny):
     with pytest.raises(ValueError, match="two distinct titles"):
         contrastive.Batches(["same", "same"], tiny[1], Contrastive())
+
+
+def test_views_that_are_shown_are_those_that_training_makes(tiny):
+    _, tokenizer = tiny
+    masked = contrastive.Batches(TITLES, tokenizer, Contrastive(mask_rate=0.5))
+    found = contrastive.show_views(masked, tokenizer, 4, seed=1)
+    rng = np.random.default_rng(1)
+    for ids, row in zip(masked.tokens, found.to_dicts(), strict=False):
+        views = [tokenizer.decode(contrastive.make_view(ids, masked.mask_id, masked.settings, rng)) for _ in range(2)]
+        assert [row["first view"], row["second view"]] == views
+        assert row["title"] == tokenizer.decode(ids)
+    assert (found["first view"] != found["second view"]).any()
+    same = contrastive.show_views(contrastive.Batches(TITLES, tokenizer, Contrastive(views="dropout")), tokenizer, 4, seed=1)
+    assert same["first view"].to_list() == same["second view"].to_list() == same["title"].to_list()

@@ -368,3 +368,38 @@ def test_no_sample_is_an_error(corpus, tiny):
     prepared = csft_samples.prepare(corpus, np.array([], dtype=np.int64), tiny[1], CSFT())
     with pytest.raises(ValueError, match="no training sample"):
         csft.Batches(prepared, CSFT(), 0)
+
+
+def test_the_mask_of_a_row_hides_from_each_target_what_came_after_its_history(tiny):
+    corpus = make_corpus()
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
+    row = int(np.argmax(prepared.counts))
+    seen_by, branch = csft.mask_of_row(prepared, row)
+    assert seen_by.shape == (len(branch), len(branch)) == (prepared.lengths[row],) * 2
+    history = branch == 0
+    assert (seen_by[np.ix_(history, history)] == np.tri(history.sum(), dtype=bool)).all()
+    for number in range(1, prepared.counts[row] + 1):
+        own = np.flatnonzero(branch == number)
+        assert (seen_by[np.ix_(own, own)] == np.tri(len(own), dtype=bool)).all()
+        assert not seen_by[np.ix_(own, np.flatnonzero((branch != number) & ~history))].any()
+        assert (seen_by[own][:, history].sum(1) == prepared.seen[prepared.first[row] + number - 1]).all()
+
+
+def test_work_is_tokens_times_the_weights_that_they_pass(tiny):
+    model, tokenizer = tiny
+    corpus = make_corpus()
+    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, CSFT())
+    names = dict(model.named_parameters())
+    words = model.get_input_embeddings().weight.numel()
+    body = sum(p.numel() for name, p in names.items() if name.startswith("model.")) - words
+    plain = sum(len(np.concatenate(prepared.alone(k))) for k in range(len(prepared)))
+    labels = sum(len(prepared.alone(k)[1]) for k in range(len(prepared)))
+    shared = int(prepared.lengths.sum())
+    assert prepared.saved == {"plain_tokens": plain, "shared_tokens": shared, "ratio": plain / shared}
+    found = csft.compare_work(model, prepared)
+    assert found["tokens read"].to_list() == [plain, plain, shared]
+    assert found["logits for"].to_list() == [plain, labels, labels]
+    assert found["tokens a sample"][2] == pytest.approx(shared / len(prepared))
+    least = shared * body + labels * words  # the head has a row a word, too
+    expected = [(plain * body + plain * words) / least, (plain * body + labels * words) / least, 1.0]
+    assert found["work"].to_list() == pytest.approx(expected)

@@ -179,3 +179,39 @@ def test_titles_of_one_token_are_refused_before_the_model_is_touched(tiny, tmp_p
     with pytest.raises(SettingsError, match="Every title of the training domains is one token"):
         mntp.train(["a", "b"], model, tokenizer, MNTP(), tmp_path)
     assert not backbone.is_bidirectional(model)
+
+
+def test_masks_that_are_shown_are_those_that_training_draws(tiny):
+    _, tokenizer = tiny
+    batches = mntp.Batches(TITLES, tokenizer, len(tokenizer), MNTP(rate=0.5, replacement="mask"))
+    found = mntp.show_masks(batches, tokenizer, 5, seed=4)
+    assert found["title"].to_list() == TITLES[:5]
+    rng = np.random.default_rng(4)
+    for ids, row in zip(batches.tokens, found.to_dicts(), strict=False):
+        seen, hidden = mntp.mask_tokens(ids, batches.mask_id, len(tokenizer), batches.settings, rng)
+        assert row["what the model sees"] == tokenizer.decode(seen)
+        assert row["what the model sees"].count("_") == hidden.sum()
+        assert "".join(row["to predict"].split(" | ")) == tokenizer.decode(ids[hidden])
+
+
+def test_gaps_are_filled_as_training_predicts_them(tiny):
+    """The likeliest token of a gap is the label that the loss of training finds likeliest."""
+    model, tokenizer = tiny
+    settings = MNTP(replacement="mask")
+    mntp.prepare(model, tokenizer, settings)
+    gaps = mntp.draw_gaps(["x", *TITLES], tokenizer, 6, seed=3)
+    assert [title for title, _ in gaps] == TITLES[:6]  # one token alone leaves nothing to read a filling from
+    assert gaps == mntp.draw_gaps(TITLES, tokenizer, 6, seed=3)
+    found = mntp.fill_gaps(model, tokenizer, gaps, settings, most=2)
+    for (title, place), row in zip(gaps, found.to_dicts(), strict=True):
+        ids = np.array(tokenizer(title)["input_ids"])
+        assert 0 < place < len(ids)
+        assert row["truth"] == tokenizer.decode(ids[place])
+        seen = np.where(np.arange(len(ids)) == place, backbone.mask_token_id(tokenizer, "blank"), ids)
+        assert row["seen"] == tokenizer.decode(seen)
+        micro = {"input_ids": torch.tensor(seen[None]), "sources": torch.tensor([place - 1])}
+        with torch.no_grad():
+            likeliest = [tokenizer.decode(token) for token in mntp._logits(model, micro)[0].topk(2).indices]
+        assert row["fillings"] == " | ".join(likeliest)
+        assert row["found"] == (likeliest[0] == row["truth"])
+    assert mntp.fill_gaps(model, tokenizer, [], settings).columns == found.columns

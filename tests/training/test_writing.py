@@ -82,3 +82,28 @@ def test_no_history_is_no_title(learned):
     written = generation.generate_titles(model, tokenizer, corpus, prepared, np.array([], dtype=int), CSFT())
     assert written.is_empty()
     assert generation.measure_shares(written) == dict.fromkeys(("first_real", "any_real", "next_first", "next_any"), 0.0)
+
+
+def test_what_two_models_write_is_told_beside_what_came(learned):
+    corpus, model, tokenizer, prepared = learned
+    untrained, _ = backbone.make_tiny(
+        corpus.titles, Backbone(hidden=48, layers=2, heads=2, vocabulary=400, device="cpu", dtype="float32")
+    )
+    written = generation.ask({"before": untrained, "after": model}, tokenizer, corpus, prepared, CSFT(), beams=3)
+    every = np.arange(len(prepared))
+    alone = generation.generate_titles(model, tokenizer, corpus, prepared, every, CSFT(), beams=3)
+    assert list(written) == ["before", "after"]
+    assert written["after"].equals(alone)
+    told = generation.as_text(written, corpus, prepared, most=2, titles=3).split("\n\n")
+    assert len(told) == 2
+    for sample, part in enumerate(told):
+        history, came, *lines = part.strip().splitlines()
+        target = prepared.target[sample]
+        assert history.split(" | ") == [corpus.titles[i - 1] for i in corpus.history(target)][-3:]
+        title = corpus.titles[corpus.sequence[target] - 1]
+        assert came == f"   came next: {title}"
+        assert [line.split(":")[0].strip() for line in lines] == ["before", "after", "after", "after"]
+        for line, row in zip(lines[1:], alone.filter(sample=sample).to_dicts(), strict=True):
+            assert repr(row["written"]) in line
+            assert line.endswith("(what came)") == (row["written"] == title)
+            assert line.endswith("(no such item)") == (row["written"] not in corpus.titles)

@@ -89,6 +89,21 @@ def describe_repeats(found: pl.DataFrame, metric: str) -> str:
     return f"{share:.1%} of {n:,} test targets are repeats and give {low:.1%} to {high:.1%} of {metric}"
 
 
+def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
+    """How long the items' texts are, a row a way to write them: text (its name), words a title (mean), for example (the first)."""
+    rows = []
+    for name, some in texts.items():
+        words = float(np.mean([len(text.split()) for text in some]))
+        rows.append({"text": name, "words a title, mean": words, "for example": some[0]})
+    return pl.DataFrame(rows)
+
+
+def longer_than(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
+    """How many test samples have more items of history than each of `lengths`; `histories` (n_test,) are `slices.items_before`."""
+    rows = [(length, int((histories > length).sum()), len(histories)) for length in lengths]
+    return pl.DataFrame(rows, schema=["items of history", "test samples with more", "of"], orient="row")
+
+
 def compare_without_seen(
     question: str,
     study: Study,
