@@ -229,8 +229,10 @@ class Corpus:
 
 
 def attribute_columns(items: pl.DataFrame) -> list[str]:
-    """List the columns of `items` with text or numbers that are attributes, `title` among them; empty where an item has its
-    title alone."""
+    """List the columns of `items` with text or numbers that are attributes, `title` among them.
+
+    Empty where an item has its title alone.
+    """
     texts = [c for c, kind in items.schema.items() if kind == pl.String or kind.is_numeric()]
     found = [c for c in texts if c not in NOT_ATTRIBUTES]
     return found if len(found) > 1 else []
@@ -264,8 +266,7 @@ def folder_names(domains: Iterable[str]) -> dict[str, str]:
 
 
 def mix(corpora: Sequence[Corpus]) -> Corpus:
-    """Put several corpora together, as the paper's Mix-6: items, users and samples in the order given, ids disjoint, domains
-    kept.
+    """Put several corpora together, as the paper's Mix-6: items, users and samples in the order given, ids disjoint.
 
     `select` with a part's domains gives the part back. A domain may be in one part only, and `max_history` must be the same
     in all: CorpusError otherwise. Where a part has no times, the mix has none; `facts` then says whose are missing. Training

@@ -52,11 +52,9 @@ def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool
 
 
 def compute_usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
-    """Estimate how near a row (n, dim) usually is to its nearest other: the cosine that all but `percentile` percent of the
-    rows reach.
+    """Compute the cosine that all but `percentile` percent of the rows (n, dim) have at least with their nearest other row.
 
-    Taken over `anchors` rows drawn by `seed`. A vector whose nearest row lies below it is far from everything. -1 with one
-    row.
+    It is taken over `anchors` rows drawn by `seed`. A vector whose nearest row is below it is far from all. -1 with one row.
     """
     if len(vectors) < 2:
         return -1.0

@@ -29,8 +29,7 @@ def read_printed_total() -> dict[str, int]:
 
 
 def read_released() -> pl.DataFrame:
-    """Read what the published data (2 corpora) holds: train, valid, test, train_users, items, train_targets,
-    history_items."""
+    """Read the published data's sizes (2 corpora): train, valid, test, train_users, items, train_targets, history_items."""
     return _table("released")
 
 
@@ -45,7 +44,7 @@ def read_improvements() -> pl.DataFrame:
 
 
 def read_ablation() -> pl.DataFrame:
-    """Read Table 4, 15 rows: row (causal, bidirectional, csft, mntp, contrastive), attention, pooling, dataset, two
+    """Read Table 4, 15 rows: row (causal, bidirectional, csft, mntp, contrastive), attention, pooling, dataset, 2
     metrics."""
     return _table("ablation")
 

@@ -23,8 +23,7 @@ def read_paper() -> dict[str, Any]:
 
 
 def find_paper_name(domain: str) -> str | None:
-    """Find the paper's short name of a domain, told by short or full name (`Video_Games`, `Video Games`, `games`); else
-    None."""
+    """Find the paper's short name of a domain by its short or full name (`Video_Games`, `Video Games`, `games`), or None."""
     plain = {short: {short, _plain(about["name"])} for short, about in read_paper()["datasets"].items()}
     return next((short for short, names in plain.items() if _plain(domain) in names), None)
 

@@ -59,8 +59,10 @@ class Recipe:
 
 
 def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactions | None = None) -> Recipe:
-    """Make items, sequences and splits from the source; `interactions` where they are read already. `mix` reads runs in
-    `outputs`."""
+    """Return the recipe of items, sequences and splits, from the source, or from `interactions` where they are read already.
+
+    The source `mix` reads runs in `outputs`.
+    """
     from llm2rec_kit.data import cleaning, mixing, preconditions, sources
 
     mixed = data.source == "mix"
@@ -80,8 +82,8 @@ def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactio
 
 
 def make_backbone(run: Run, place: S.Backbone) -> Recipe:
-    """Make the language model that training starts from: `tiny`, made from nothing for the corpus's titles, or one by
-    name."""
+    """Return the recipe of the model that training starts from: `tiny`, made from nothing for the corpus's titles, or a
+    named one."""
     from llm2rec_kit.models import backbone
 
     def build(folder: Path) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def train_stage(
     prepared: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Recipe:
-    """Train the model by CSFT, MNTP or item contrast, whichever the settings are of.
+    """Return the recipe of the model after CSFT, MNTP or item contrast, whichever the settings are of.
 
     It goes on with the model of artefact `start` (STARTS, unless given) and is called `name` (as its stage, unless given).
     `domains` are those that it sees, instead of the corpus's training domains. `text` "attributes" contrasts items by their
@@ -176,7 +178,7 @@ def _whole(model: PreTrainedModel, history: list[dict[str, float]], folder: Path
 
 
 def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Backbone, *, text: str = "title") -> Recipe:
-    """Encode the items into the table `embeddings/<table>`: float32 (items + 1, d), row 0 zero.
+    """Return the recipe of the table of item vectors `embeddings/<table>`: float32 (items + 1, d), row 0 zero.
 
     `start` is the artefact whose model encodes, or an encoder by hub name or folder; `how` says how. `text` "attributes"
     encodes the items' attributes instead of their titles.
@@ -201,7 +203,7 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
 
 
 def embed_minilm(run: Run) -> Recipe:
-    """Encode the items with a general pretrained encoder (`encoding.minilm`)."""
+    """Return the recipe of the table of a general pretrained encoder (`encoding.minilm`)."""
     from llm2rec_kit.encoding import minilm
 
     def build(folder: Path) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def embed_minilm(run: Run) -> Recipe:
 
 
 def read_own_table(run: Run, table: str, file: str) -> Recipe:
-    """Read a table of the user's own vectors; raises as `own_tables.read`, before anything is written."""
+    """Return the recipe of a table of the user's own vectors; raises as `own_tables.read`, before anything is written."""
     from llm2rec_kit.encoding import own_tables
 
     def build(folder: Path) -> dict[str, Any]:
@@ -225,8 +227,10 @@ def read_own_table(run: Run, table: str, file: str) -> Recipe:
 
 
 def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[Run, str], str]) -> Recipe:
-    """Save the whole chain's encoder in a folder that transformers and sentence-transformers load; `card` writes its model
-    card."""
+    """Return the recipe of the whole chain's encoder, in a folder that transformers and sentence-transformers load.
+
+    `card` writes its model card.
+    """
     from llm2rec_kit.encoding.encoder import Encoder
 
     def build(folder: Path) -> dict[str, Any]:

@@ -105,8 +105,7 @@ def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
 
 
 def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, datetime]:
-    """Return the first moment kept and the first moment after, UTC, as `start` and `end` say; ValueError where they make no
-    sense.
+    """Return the first moment kept and the first after, UTC, as `start` and `end` say; ValueError where they make no sense.
 
     `start` released: the window in the names of the released files, told by the data's domain [C].
     """

@@ -87,8 +87,7 @@ def mark_first_events(
 
 
 def find_first_positions(codes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Find the position of the first occurrence of each code from 0 to the largest (int64); -1 where a code does not
-    occur."""
+    """Find the first position of each code from 0 to the largest (int64); -1 where a code does not occur."""
     first = np.full(int(codes.max(initial=-1)) + 1, -1)
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # of several assignments to one place the last holds
     return first

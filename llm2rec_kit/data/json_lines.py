@@ -54,7 +54,7 @@ class Report:
         self.first.setdefault(reason, f"line {number}: {line[:120].decode(errors='replace')}")
 
     def dropped(self) -> list[tuple[str, int, str]]:
-        """Return rows for `Interactions.dropped`: one a reason."""
+        """Return the rows for `Interactions.dropped`, one a reason: (reason, lines, the file and the first of them)."""
         return [(why, n, f"of {self.path.name}; first {self.first.get(why, '')}") for why, n in sorted(self.bad.items())]
 
     def check(self, what: str) -> None:
@@ -99,8 +99,7 @@ def read_first_lines(path: Path, lines: int) -> list[str]:
 
 
 def read_blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
-    """Yield whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next being made
-    ahead."""
+    """Yield whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next read ahead."""
     size = path.stat().st_size
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=quiet or not sys.stderr.isatty())
     with path.open("rb") as file, bar, ThreadPoolExecutor(1) as pool:

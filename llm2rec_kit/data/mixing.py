@@ -36,8 +36,7 @@ def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
 
 
 def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
-    """Put the corpora of `settings.mix` together; `settings.train_domains` says which domains training sees, all where
-    empty."""
+    """Put the corpora of `settings.mix` together; training sees `settings.train_domains`, all where that is empty."""
     if settings.path or not settings.mix:
         raise ValueError(
             "data_source 'mix' takes the names of runs, or folders of corpora, in data_mix, and reads no data_path; "

@@ -33,8 +33,7 @@ def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
 def split(
     offsets: NDArray[np.int64], times: NDArray[np.int64] | None, domains: pl.Series, rules: dict[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Choose targets (int64, ascending) and their splits (uint8), each domain by itself and by its rule of `rules` (see
-    `split_rules`).
+    """Choose targets (int64, ascending) and their splits (uint8), each domain by itself and by its rule (`split_rules`).
 
     `domains` names the domain of each user (U,). Raises ValueError naming a domain that `split_global_time` cannot cut.
     """
@@ -49,8 +48,7 @@ def split(
 
 
 def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Choose targets (int64) and splits (uint8): a user's last is test, the one before valid, the rest from the second
-    train."""
+    """Choose targets (int64) and splits (uint8): a user's last is test, the one before valid, from the second on train."""
     positions, lengths = _positions(offsets)
     splits = np.full(len(positions), TRAIN, dtype=np.uint8)
     splits[positions == lengths - 1] = TEST

@@ -38,8 +38,7 @@ ORDERS = {"day_first": ("b", "a"), "month_first": ("a", "b")}  # the parts that 
 
 
 def as_milliseconds(times: pl.Series, what: str, dates: str = "iso") -> pl.Series:
-    """Convert times to Int64 milliseconds since 1970; missing ones (null, NaN, and as text NULL, NaT, None and their like)
-    to null.
+    """Convert times to Int64 milliseconds since 1970; missing ones (null, NaN, and as text NULL, NaT, None, ...) to null.
 
     Takes dates and datetimes (with a time zone: the moment), numbers (each by its size: seconds to nanoseconds; YYYYMMDD and
     YYYYMMDDHHMMSS where all are such dates of 1970 to 2100) and text that holds numbers or ISO dates, year first. Dates in
@@ -59,8 +58,8 @@ def as_milliseconds(times: pl.Series, what: str, dates: str = "iso") -> pl.Serie
 
 
 def convert_by_size(numbers: pl.Expr) -> pl.Expr:
-    """Convert numbers since 1970 to milliseconds (Int64), each from the unit that its size tells; what is out of all bounds
-    stays so."""
+    """Convert numbers since 1970 to milliseconds (Int64), each by the unit that its size tells; what is out of bounds
+    stays."""
     milliseconds, size = numbers.clip(-9e18, 9e18) * 1e-6, numbers.abs()
     for limit, factor in reversed(LIMITS):
         milliseconds = pl.when(size < limit).then(numbers * factor).otherwise(milliseconds)

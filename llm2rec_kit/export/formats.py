@@ -89,8 +89,10 @@ def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, t
 
 
 def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
-    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how
-    it was made."""
+    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding.
+
+    Beside it items.csv says which item a row is, embeddings.json how it was made.
+    """
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
     recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
@@ -144,8 +146,7 @@ OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
 def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
-    """Load the Encoder that made `embeddings/<stage>`, set up as it was then; ArtefactError where another library made
-    them."""
+    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them."""
     import dataclasses
 
     from llm2rec_kit import settings as S
@@ -166,8 +167,7 @@ def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> En
 
 
 def write_card(run: Run, stage: str) -> str:
-    """Return a model card in Markdown: what the encoder is, how and on what it was trained, with which results, how to load
-    it.
+    """Return a model card in Markdown: what the encoder is, its training and data, its results, how to load it.
 
     Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
     """

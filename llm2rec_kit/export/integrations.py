@@ -36,8 +36,7 @@ def tensorboard(atlas: Atlas, folder: Path) -> Path:
 
 
 def make_frame(atlas: Atlas, stage: str) -> pl.DataFrame:
-    """Make a table of one stage for any plotting program: the items' columns with named groups, and x, y of the aligned
-    frame."""
+    """Make a table of one stage for any plotting program: the items, their groups named, and x, y of the aligned frame."""
     x, y = atlas.aligned[stage].T
     return name_groups(atlas).with_columns(x=pl.Series(x), y=pl.Series(y))
 

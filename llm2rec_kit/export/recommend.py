@@ -62,10 +62,10 @@ class Recommender:
     read: Read
 
     def after(self, history: Sequence[str], k: int = 10, *, new: Sequence[str] = (), seen: bool = False) -> Answer:
-        """Recommend the k best items after `history` (titles, oldest first), `new` titles ranked with the catalogue; those
-        of the history are left out unless `seen`.
+        """Recommend the k best items after `history` (titles, oldest first), those of the history left out unless `seen`.
 
-        Raises ValueError for an empty history, k below 1, or, over ids alone, a title that is not in the catalogue.
+        `new` titles are ranked with the catalogue. Raises ValueError for an empty history, k below 1, or, over ids alone, a
+        title that is not in the catalogue.
         """
         if not history or k < 1:
             raise ValueError(f"A history has one title at least, and a list one item; found {len(history)} titles and {k}.")
@@ -116,8 +116,7 @@ def load(
     history: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Recommender:
-    """Load the recommender of `run` that `pick_recommender` finds; the encoder is loaded when a title has first to be
-    read."""
+    """Load the recommender of `run` that `pick_recommender` finds; the encoder waits until a title has to be read."""
     row, corpus = pick_recommender(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
     return Recommender(
         saved_recommender.load_from_run(run, *row, corpus), make_reader(run, row[2], trust_remote_code=trust_remote_code)
@@ -145,8 +144,8 @@ def pick_recommender(
 
 
 def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
-    """Return a function from titles to embeddings (m, dim) as the run's table has them, each prepared as those of the corpus
-    were.
+    """Return a function from titles, each prepared as those of the corpus were, to embeddings (m, dim) as in the run's
+    table.
 
     The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
     """
@@ -166,8 +165,7 @@ def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) ->
 
 
 def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
-    """Return the texts that the stages would read of items of which only the title is known; `made` are the corpus's
-    settings.
+    """Return the texts that the stages would read of items known by title alone; `made` are the corpus's settings.
 
     What the rules of cleaning would refuse is read as it is. A template's other fields are empty.
     """
@@ -184,8 +182,8 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
 
 
 def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
-    """Split `--history "title | title"`, which may be given several times, into titles; what is a title as a whole is not
-    split."""
+    """Split `--history "title | title"`, which may be given several times, into titles; a text that is a title stays
+    whole."""
     out: list[str] = []
     for text in histories:
         out += [text.strip()] if is_title(text.strip()) else re.split(BETWEEN, text.strip())

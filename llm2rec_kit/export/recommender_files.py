@@ -49,8 +49,11 @@ print(scores.topk(10).indices.tolist())"""
 
 
 def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
-    """Write recommender.safetensors, the model under the names of torch's own modules and `items` float32 (N + 1, hidden),
-    row 0 padding; recommender.json; items.csv; adapter.safetensors where a text is read; README.md with what loads it."""
+    """Write recommender.safetensors: the model, under the names of torch's own modules, and `items`.
+
+    `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, adapter.safetensors where a
+    text is read, and README.md with what loads it.
+    """
     from safetensors.torch import save_file
 
     row, model = _chosen(run, stage, recommender, domain)
@@ -68,8 +71,10 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
 
 
 def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
-    """Write adapted.npy, float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding; items.csv
-    says which item a row is; adapted.json whose they are."""
+    """Write adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding.
+
+    Beside it items.csv says which item a row is, adapted.json whose they are.
+    """
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
     write_items(model.corpus.items, to)
@@ -113,8 +118,10 @@ def write_items(items: pl.DataFrame, to: Path) -> None:
 
 
 def as_torch(model: nn.Module) -> dict[str, Tensor]:
-    """Name the model's weights as torch's own modules do: SASRec's as TransformerEncoder's, and `positions`; GRU4Rec's as
-    GRU's; another recommender's stay."""
+    """Name the model's weights as torch's own modules do: SASRec's as TransformerEncoder's, GRU4Rec's as GRU's.
+
+    SASRec's `positions` stand beside; another recommender's weights keep their names.
+    """
     state = model.state_dict()
     if isinstance(model, recommenders.GRU4Rec):
         return {name.removeprefix("gru."): value for name, value in state.items()}
@@ -129,8 +136,7 @@ def as_torch(model: nn.Module) -> dict[str, Tensor]:
 
 
 def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained) -> dict[str, Any]:
-    """Describe what a reader of the weights has to know: sizes, what they were trained over, and how well they ranked the
-    test targets."""
+    """Describe weights for their reader: sizes, what they were trained over, and how well they ranked the test targets."""
     evaluation = weights.find_kept(run, *row)
     record, asked = run.record(evaluation), S.Evaluation().as_dict() | run.manifest(evaluation)["settings"]
     sizes = {name: asked[name] for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
@@ -148,8 +154,10 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
 
 
 def write_snippet(name: str) -> str:
-    """Return a dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder;
-    "" for one that is not the kit's."""
+    """Return a dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder.
+
+    Returns "" for a recommender that is not the kit's.
+    """
     return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
 
 

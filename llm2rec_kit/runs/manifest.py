@@ -20,8 +20,10 @@ PARTS = {"settings": dict, "inputs": dict, "files": dict, "record": dict, "finis
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """Read the manifest of artefact `name` at `path`. FileNotFoundError where there is none; ValueError that says how it is
-    damaged."""
+    """Read the manifest of artefact `name` at `path`.
+
+    FileNotFoundError where there is none; ValueError, which says how, where it is damaged.
+    """
     made = storage.read_note(path)
     if lacks := [part for part, kind in PARTS.items() if not isinstance(made.get(part), kind)]:
         raise ValueError(f"{path} is damaged: it is no manifest, or not all of one ({', '.join(lacks)}).")
@@ -53,8 +55,7 @@ def place(folder: Path, file: str) -> Path:
 
 
 def find_damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
-    """Say what is wrong with the first of a manifest's files that is not what it was, as a phrase; empty where all are
-    sound.
+    """Say how the first damaged file of a manifest is damaged, as a phrase; empty where all are sound.
 
     With `gone`, files that are not there any more do not count as damaged.
     """
@@ -63,10 +64,9 @@ def find_damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> st
 
 
 def find_stray(folder: Path, made: dict[str, Any]) -> Path | None:
-    """Find a file in an artefact's folder that is none of its own: a library that reads a model's folder would take it for
-    part of the model.
+    """Find a file in an artefact's folder that is none of its own; None where there is none.
 
-    Cards, figures and hidden files may be put there.
+    A library that reads a model's folder would take it for part of the model. Cards, figures and hidden files may be there.
     """
     for path in sorted(p for p in folder.rglob("*") if not p.is_dir() and p.suffix not in HARMLESS):
         name = path.relative_to(folder).as_posix()

@@ -162,8 +162,7 @@ def list_gpus() -> list[str]:
 
 
 def read_rapl() -> dict[str, tuple[float, float]]:
-    """Read {package: (joules so far, joules at which the counter starts again)} of the processor; empty where not
-    readable."""
+    """Read {package: (joules so far, joules at which the counter starts again)} of the processor; empty where unreadable."""
     found = {}
     for package in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else []:
         if package.name.count(":") == 1:  # deeper ones are parts of a package

@@ -28,8 +28,7 @@ def find_notebooks() -> Path:
 
 
 def find_project_root() -> Path:
-    """Find the folder whose `outputs/` holds the runs: the checkout that this code is in, else one that the working
-    directory is in.
+    """Find the folder whose `outputs/` holds the runs: the checkout of this code, else that of the working directory.
 
     Outside of checkouts it is the working directory, or, where notebooks were laid out there, where they were laid out from.
     """
@@ -40,8 +39,7 @@ def find_project_root() -> Path:
 
 
 def find_outputs(outputs: str | Path = "") -> Path:
-    """Find where runs live: `outputs`, or the outputs/ of `find_project_root`; SettingsError for what is neither text nor a
-    path."""
+    """Find where runs live: `outputs`, or that of `find_project_root`; SettingsError for what is neither text nor a path."""
     if not isinstance(outputs, Path):
         check_kind("outputs", str, outputs)
     return storage.expand_home(outputs) if outputs else find_project_root() / "outputs"

@@ -162,8 +162,10 @@ class Run:
         aside: Collection[str] = (),
         force: bool = False,
     ) -> bool:
-        """Tell whether `make` with these arguments would build rather than reuse. What a shared store has is taken from
-        there, and so not stale."""
+        """Tell whether `make` with these arguments would build rather than reuse.
+
+        What a shared store has is taken from there, and so not stale.
+        """
         key = self._key(settings, inputs, aside)
         force = force and not self.made_by_this_force(name)
         if force or not self._stale(name, key):
@@ -208,8 +210,7 @@ class Run:
         return self.path_of(name)
 
     def file(self, name: str, file: str) -> Path | None:
-        """Return the path of one file of artefact `name`, checked; None where it has no such file. ArtefactError as
-        `require`."""
+        """Return the path of one file of artefact `name`, checked; None where there is no such file. Raises as `require`."""
         made, folder = self.manifest(name), self.manifest_path(name).parent
         if file not in made["files"]:
             return None
@@ -261,8 +262,7 @@ class Run:
         return [*(name for name in found if not is_no_name(name)), *self.names("embeddings"), *self.names("evaluation")]
 
     def digest(self, name: str) -> str:
-        """Return the content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes
-        nothing."""
+        """Return the content hash of artefact `name`: of its files' hashes, so that equal files made anew have the same."""
         self.require(name)
         return self._digest_of(name)
 
@@ -272,8 +272,8 @@ class Run:
         return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
 
     def path_of(self, name: str) -> Path:
-        """Return the folder of a folder artefact, or the path without suffix of a file artefact. ArtefactError for what is
-        not in the run."""
+        """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is not
+        there."""
         try:
             path = storage.require_inside(self.path, name)
         except ValueError as error:
@@ -290,8 +290,7 @@ class Run:
             return info.read(self)
 
     def write_info(self, part: str, value: dict[str, Any]) -> None:
-        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this
-        process's."""
+        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; with this process's provenance."""
         with self._writing(info.FILE):
             info.write(self, part, value, collect_provenance())
 

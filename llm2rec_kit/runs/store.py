@@ -31,8 +31,7 @@ def place(run: Run, name: str, key: dict[str, Any]) -> Path | None:
 
 @contextlib.contextmanager
 def hold(run: Run, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
-    """Hold the artefact's place in the store alone: of two runs that need it, one makes it and the other waits. Yields the
-    place."""
+    """Hold the artefact's place in the store alone, and yield it: of two runs that need it, one makes it, one waits."""
     path = place(run, name, key)
     if path is None:
         yield None

@@ -86,9 +86,9 @@ _NOW: list[str] = []  # what it is importing
 def recommender(name: str) -> Callable[[Made], Made]:
     """Register a class (settings, max_history) as the recommender `name`, which begins with a capital.
 
-    It is a torch module whose `forward(vectors, mask)` takes item vectors (B, L, d), right-padded with zeros, and bool (B,
-    L), True where an item is, and returns states: (B, d), one a history, or (B, L, d), after each item, from that and
-    earlier ones alone. d is `settings.hidden`; L is at most `max_history`.
+    It is a torch module whose `forward(vectors, mask)` takes item vectors (B, L, d), right-padded with zeros, and a bool
+    mask (B, L), True where an item is, and returns states: (B, d), one a history, or (B, L, d), after each item, from that
+    and earlier ones alone. d is `settings.hidden`; L is at most `max_history`.
     """
     return _registering("recommender", name)
 
@@ -113,8 +113,8 @@ def source(name: str) -> Callable[[Made], Made]:
 
 
 def load(parts: Sequence[str]) -> None:
-    """Import modules (`package.module`) and files (`path/mine.py`), so that what they register can be named; changed ones
-    again.
+    """Import modules (`package.module`) and files (`path/mine.py`), changed ones again: what they register can then be
+    named.
 
     Raises SettingsError for one that cannot be imported, registers nothing, or registers a name that is taken.
     """
@@ -176,8 +176,7 @@ def can_travel(kind: str, name: str) -> bool:
 
 
 def call(part: Part, what: Callable[..., Any], *given: Any) -> Any:
-    """Call `what(*given)`, an own part's code; an error in it becomes a SettingsError that names the part, the line and the
-    error."""
+    """Call `what(*given)` of a part; an error in it becomes a SettingsError that names the part, the line and the error."""
     try:
         return what(*given)
     except Exception as error:

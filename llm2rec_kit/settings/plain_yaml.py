@@ -27,7 +27,7 @@ Kind = tuple[type | None, type | None]  # a parameter's, and of a list that of i
 
 
 def load_own(text: str) -> Any:
-    """Load a YAML file that the kit wrote or brings along: plain `safe_load`, by libyaml where that is there."""
+    """Load a YAML text that the kit wrote or brings along: plain `safe_load`, by libyaml where that is there."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 

@@ -89,8 +89,7 @@ class Stage:
         return cls(**given).check(given)
 
     def check(self, given: Collection[str] | None = None) -> Self:
-        """Return these settings; SettingsError where some of them (of the fields in `given` alone, if any) do not go
-        together."""
+        """Return these settings; SettingsError where some (of the fields in `given` alone, if any) do not go together."""
         for fields, why in self.conflicts():
             if given is None or set(fields) <= set(given):
                 raise SettingsError(why)

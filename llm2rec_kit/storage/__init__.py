@@ -51,8 +51,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Yield the path of a hidden file beside `path` to write to; after the block `path` is that file, or, after an error,
-    what it was.
+    """Yield a hidden file's path beside `path` to write to; after the block `path` is that file, or as before where it
+    failed.
 
     The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
     replaced. ValueError where something other than a file is in the way.
@@ -72,8 +72,8 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path` to write into; after the block `path` is that folder, or, after an error, what it
-    was.
+    """Yield a hidden folder beside `path` to write into; after the block `path` is that folder, or as before where it
+    failed.
 
     After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
     """
@@ -295,8 +295,7 @@ def _digest_of(path: Path, *state: int) -> str:
 
 @contextlib.contextmanager
 def name_place(to: str | Path, option: str) -> Iterator[None]:
-    """Turn an error in the block that says that the disk of `to` is full or closed into one that names `to` and the
-    command's `option`."""
+    """Name `to` and the command's `option` in any error of the block that says that the disk of `to` is full or closed."""
     try:
         yield
     except Exception as error:

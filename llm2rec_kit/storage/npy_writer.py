@@ -30,9 +30,10 @@ class RowFile:
     def __init__(
         self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0
     ) -> None:
-        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys.
+        """Open the file that holds the rows so far, and remove what is left of other keys.
 
-        Raises ValueError where `path` is something other than a .npy file; of a link to one, that file is replaced.
+        `key` is all that the rows depend on, JSON values. Raises ValueError where `path` is something other than a .npy
+        file; of a link to one, that file is replaced.
         """
         self.path, self.rows, self.dim, self.lead, self.shard = check_target(path, BEGINS), rows, dim, lead, shard
         self.start, self.stop = share(rows, *shard)
@@ -50,8 +51,10 @@ class RowFile:
         self.done, self._seen = self._begun()
 
     def write(self, start: int, block: np.ndarray) -> None:
-        """Write rows start.. of all, float32; they are on the disk when this returns. Not through a memory map: its pages
-        would count as this process's memory until the system takes them back."""
+        """Write rows start.. of all, float32; they are on the disk when this returns.
+
+        Not through a memory map: its pages would count as this process's memory until the system takes them back.
+        """
         block = np.ascontiguousarray(block, dtype="<f4")
         data, at = block.reshape(-1).view(np.uint8).data, self._data + start * self.dim * 4
         while len(data):  # a disk that runs full takes a part of them without an error
@@ -124,7 +127,7 @@ class RowArray:
     """The same in memory, this process's rows alone; nothing to go on from."""
 
     def __init__(self, rows: int, dim: int, shard: tuple[int, int] = (0, 1), lead: int = 0) -> None:
-        """Room for `lead` zero rows and this process's share of `rows`."""
+        """Make room for `lead` zero rows and this process's share of `rows`."""
         self.start, self.stop = share(rows, *shard)
         self.all, self.done = np.zeros((lead + self.stop - self.start, dim), dtype=np.float32), 0
         self.rows = self.all[lead:]

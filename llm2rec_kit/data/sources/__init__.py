@@ -156,8 +156,10 @@ def keep_sound_rows(found: Interactions) -> Interactions:
 
 
 def hash_files(settings: Data) -> dict[str, str]:
-    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own: a corpus is stale once
-    one changed."""
+    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own.
+
+    A corpus is stale once one of them changed.
+    """
     root = expand_home(settings.path)
     files = {p.relative_to(root.parent).as_posix(): hash_file_once(p) for p in _files(settings)}
     return files | own_parts.hash_part("source", settings.source)
@@ -199,8 +201,7 @@ def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
 
 
 def keep_first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
-    """Drop empty ids and keep one row of each source_id, its first with a title; notes in `facts` how many rows that
-    cost."""
+    """Drop empty ids and keep one row of each source_id, its first with a title; notes in `facts` how many were dropped."""
     named = items.filter(pl.col("source_id").is_not_null() & (pl.col("source_id") != ""))
     kept = keep_first_titled(named)
     note_items(facts, len(items) - len(kept), "with no id or an id seen before")

@@ -62,8 +62,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions of one category; its domain is `settings.domain`, else the paper's short name, else the
-    category's.
+    """Load the interactions of one category; its domain is `settings.domain`, else the paper's short name, else its own.
 
     Raises ValueError, one paragraph, where a file is missing, cut off, empty or of another form. Lines that are no reviews
     are left out and counted in `dropped`.

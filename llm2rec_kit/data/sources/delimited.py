@@ -36,8 +36,7 @@ def read_texts(
     names: list[str] | None = None,
     fewest: int = 2,
 ) -> tuple[pl.DataFrame, int, str]:
-    """Read the table of a file, every cell as text (String, an empty one null); returns also how many rows were left out,
-    and why.
+    """Read a file's table, every cell as text (String, an empty one null); returns also how many rows it left out, and why.
 
     The first line names the columns, unless `names` does. `quoted`: whether cells may stand in quotes (None: where the whole
     file is so written); `backslash`: see `quoted.read`; `fewest`: columns that there must be. Rows with too few cells are
@@ -71,11 +70,10 @@ def read_numbers(
     source: Path | bytes, schema: Schema, *, what: str, separator: str = ",", header: bool = True
 ) -> tuple[pl.DataFrame, int]:
     """Read the rows of a file (or of its bytes) whose cells are all numbers of the `schema`'s types; returns also how many
-    are not.
+    rows are not.
 
     `header`: whether the first line names the columns; it must then name those of `schema`, in that order. Raises
-    ValueError, naming `what`, where the file is empty, where the header is another one, or where a row has more cells than
-    columns.
+    ValueError, naming `what`, where the file is empty, where the header is another one, or where a row has too many cells.
     """
     with _opened(source) as file:
         first, more = file.readline(1000), file.read(1)
@@ -108,8 +106,7 @@ def read_numbers(
 def parse_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
     """Parse each column of texts whose every cell is a number (some may be empty) as Int64 or Float64, those in `but` not.
 
-    What begins with a needless 0, or has more digits than a float keeps, is no number but a code: an article 007, a bar
-    code.
+    What begins with a needless 0, or has more digits than a float keeps, is a code and no number: article 007, a bar code.
     """
     made = {}
     for column in table.get_columns():

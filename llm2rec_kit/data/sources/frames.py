@@ -13,11 +13,9 @@ EXACT = 2**53  # whole numbers up to here have a float of their own
 
 
 def as_polars(frame: Any) -> pl.DataFrame:
-    """Convert a pandas frame to polars column by column, its NaN, NaT and NA to null (needs neither pandas nor pyarrow); a
-    polars frame stays.
+    """Convert a pandas frame to polars, its NaN, NaT and NA to null; a polars frame stays. Needs neither pandas nor pyarrow.
 
-    A column with lists, arrays or values of several kinds becomes one of the type Object, which only matters where it is
-    used.
+    A column with lists, arrays or values of several kinds becomes one of the type Object, which matters only in use.
     """
     if isinstance(frame, pl.DataFrame):
         return frame
@@ -32,7 +30,7 @@ def as_polars(frame: Any) -> pl.DataFrame:
 
 
 def as_ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
-    """Convert a column of ids to text: whole floats, as pandas makes of whole numbers with gaps, as whole numbers, bytes as
+    """Convert a column of ids to text: whole floats, as pandas makes of whole numbers with gaps, without a point, bytes as
     UTF-8.
 
     `what` names the frame in errors. Raises ValueError for numbers that are not whole or too large to be exact, and for

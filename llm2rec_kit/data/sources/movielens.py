@@ -44,8 +44,7 @@ Movie = tuple[str, str, str | None]  # id, title, genres
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions of the MovieLens set in the folder `settings.path`; the domain is `settings.domain` or
-    "movielens".
+    """Load the MovieLens set in the folder `settings.path`; the domain is `settings.domain` or "movielens".
 
     `settings.download` fetches and unpacks the set that `settings.category` names (one of `PUBLISHED`) first. Rows of
     another form are left out and counted; ValueError where a file is missing, empty or of another layout.

@@ -198,12 +198,11 @@ def explain(settings: Data) -> pl.DataFrame:
 
 
 def oracle_ranks(corpus: Corpus, settings: Data) -> NDArray[np.int32]:
-    """Rank each test target of a synthetic corpus, or a part of it, by the true probability of what comes next: int32
-    (n_test,), 1 = best.
+    """Rank each test target of a synthetic corpus, or a part of it, by the true probability of what comes next.
 
-    The candidates are the corpus's items of the user's domain; ties count against the target. The probability is given
-    the user's whole history in the store, cleaned or not, with the taste integrated out; items already consumed have
-    0. `settings` must be those that made the corpus: ValueError otherwise.
+    Returns int32 (n_test,), 1 = best. The candidates are the corpus's items of the user's domain; ties count against the
+    target. The probability is given the user's whole history in the store, cleaned or not, with the taste integrated out;
+    items already consumed have 0. `settings` must be those that made the corpus: ValueError otherwise.
     """
     targets = corpus.samples("test")
     owners, ranks = corpus.owners(targets), np.zeros(len(targets), dtype=np.int32)

@@ -156,8 +156,8 @@ def from_frames(
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
-    """Make interactions from two frames with the columns that `from_frames` takes unless told otherwise, and the time where
-    there is one."""
+    """Make interactions from two frames with the default columns of `from_frames`; a column of times is found by its
+    name."""
     facts: dict[str, Any] = {}
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
