@@ -1,4 +1,5 @@
-"""The command line. Nothing heavy is imported before it is needed; every command has its `_add_<command>` and its own function."""
+"""The command line. Nothing heavy is imported before it is needed; every command has its `_add_<command>` and its own
+function."""
 
 from __future__ import annotations
 

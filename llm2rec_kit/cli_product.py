@@ -1,5 +1,5 @@
-"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`. As in `cli`, nothing heavy is imported
-before it is needed."""
+"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`. As in `cli`, nothing heavy is
+imported before it is needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _run_of(args: argparse.Namespace) -> Run:
 
 
 def add_recommend(commands: Commands) -> None:
-    """The options of `llm2rec recommend`."""
+    """Add the options of `llm2rec recommend`."""
     c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
     c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
@@ -52,7 +52,7 @@ def add_recommend(commands: Commands) -> None:
 
 
 def add_export(commands: Commands) -> None:
-    """The options of `llm2rec export`."""
+    """Add the options of `llm2rec export`."""
     c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
     c.add_argument("run", help="name of the run under outputs/")
     c.add_argument(
@@ -70,7 +70,7 @@ def add_export(commands: Commands) -> None:
 
 
 def add_push(commands: Commands) -> None:
-    """The options of `llm2rec push`."""
+    """Add the options of `llm2rec push`."""
     c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
     c.add_argument("repo", metavar="REPO", help="owner/name; one that is not there is made, private")

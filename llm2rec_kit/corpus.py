@@ -86,25 +86,25 @@ class Corpus:
         return {d: rules.get(d, same) for d in self.domains}
 
     def samples(self, split: str) -> NDArray[np.int64]:
-        """Targets (int64, indices into `sequence`) of the samples of a split, in the corpus's order."""
+        """Return the targets (int64, indices into `sequence`) of the samples of a split, in the corpus's order."""
         wanted: NDArray[np.bool_] = self.splits == SPLITS[split]
         return self.targets[wanted]
 
     def owners(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """User (int64) of each target."""
+        """Find the user (int64) of each target."""
         return np.searchsorted(self.offsets, targets, side="right") - 1
 
     def starts(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Index into `sequence` at which each target's history begins (int64)."""
+        """Find the index into `sequence` at which each target's history begins (int64)."""
         return np.maximum(self.offsets[self.owners(targets)], targets - self.max_history)
 
     def history(self, target: int) -> NDArray[np.int32]:
-        """Item ids (int32) before `target`, oldest first, at most `max_history`."""
+        """Return the item ids (int32) before `target`, oldest first, at most `max_history`."""
         start = self.starts(np.asarray([target]))[0]
         return self.sequence[start:target]
 
     def select(self, domains: list[str]) -> tuple[Corpus, NDArray[np.int64]]:
-        """The part of the corpus in `domains`, items renumbered 1..n, and their ids here.
+        """Cut out the part of the corpus in `domains`, items renumbered 1..n; returns it with its items' ids in this corpus.
 
         Returns (corpus, ids) with ids int64 (n+1,), ids[0] = 0: rows `ids` of an embedding table are the part's table.
         """
@@ -132,7 +132,7 @@ class Corpus:
         ), ids
 
     def statistics(self) -> pl.DataFrame:
-        """One row a domain, and a total where there are several: users, items, interactions, samples by split."""
+        """Count users, items, interactions and samples by split: one row a domain, and a total where there are several."""
         parts = [(d, self.select([d])[0]) for d in self.domains] if len(self.domains) > 1 else []
         rows = [*parts, ("total" if parts else self.domains[0], self)]
         return pl.DataFrame(
@@ -202,7 +202,8 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """The corpus that `save` wrote; CorpusError where a domain of it leads out of the folder of a run's results."""
+        """Read the corpus that `save` wrote; CorpusError for a domain whose folder of results would lie outside of the
+        run."""
         folder = Path(folder)
         items = pl.read_parquet(folder / "items.parquet")
         if away := [d for d in items["domain"].unique() if len(Path(d).parts) != 1 or d.startswith(".")]:
@@ -228,14 +229,18 @@ class Corpus:
 
 
 def attribute_columns(items: pl.DataFrame) -> list[str]:
-    """The columns of `items` with text or numbers that are attributes, `title` among them; empty where an item has its title alone."""
+    """List the columns of `items` with text or numbers that are attributes, `title` among them.
+
+    Empty where an item has its title alone.
+    """
     texts = [c for c, kind in items.schema.items() if kind == pl.String or kind.is_numeric()]
     found = [c for c in texts if c not in NOT_ATTRIBUTES]
     return found if len(found) > 1 else []
 
 
 def folder_names(domains: Iterable[str]) -> dict[str, str]:
-    """{domain: the name under which a run keeps its results, a safe folder name (`storage.make_safe_name`)}.
+    """Return {domain: the folder under which a run keeps its results}, names that are safe on a disk
+    (`storage.make_safe_name`).
 
     >>> folder_names(["Home/Kitchen", "Games"])
     {'Home/Kitchen': 'Home_Kitchen', 'Games': 'Games'}
@@ -261,11 +266,11 @@ def folder_names(domains: Iterable[str]) -> dict[str, str]:
 
 
 def mix(corpora: Sequence[Corpus]) -> Corpus:
-    """Several corpora as one, as the paper's Mix-6: items, users and samples in the order given, ids disjoint, domains kept.
+    """Put several corpora together, as the paper's Mix-6: items, users and samples in the order given, ids disjoint.
 
-    `select` with a part's domains gives the part back. A domain may be in one part only, and `max_history` must be the same in
-    all: CorpusError otherwise. Where a part has no times, the mix has none; `facts` then says whose are missing. Training domains
-    are the parts' own, together.
+    `select` with a part's domains gives the part back. A domain may be in one part only, and `max_history` must be the same
+    in all: CorpusError otherwise. Where a part has no times, the mix has none; `facts` then says whose are missing. Training
+    domains are the parts' own, together.
     """
     if not corpora:
         raise CorpusError("A mix needs one corpus at least; found none.")

@@ -9,12 +9,12 @@ import numpy as np
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance of unit-length pairs (Wang & Isola 2020): 0 is perfect, 2 unrelated."""
+    """Compute the mean squared distance of unit-length pairs (Wang & Isola 2020): 0 is perfect, 2 unrelated."""
     return float(((scale_to_unit(first) - scale_to_unit(second)) ** 2).sum(1).mean())
 
 
 def uniformity(vectors: np.ndarray) -> float:
-    """log mean exp(-2 d^2) over pairs of unit vectors (Wang & Isola 2020): 0 is collapsed, about -4 spread out."""
+    """Compute log mean exp(-2 d^2) over pairs of unit vectors (Wang & Isola 2020): 0 is collapsed, about -4 spread out."""
     rows = scale_to_unit(vectors.astype(np.float64))
     squared = 2 - 2 * rows @ rows.T
     pairs = squared[np.triu_indices(len(rows), 1)]
@@ -22,7 +22,7 @@ def uniformity(vectors: np.ndarray) -> float:
 
 
 def effective_rank(vectors: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of the centred vectors (Roy & Vetterli 2007)."""
+    """Compute exp of the entropy of the normalised singular values of the centred vectors (Roy & Vetterli 2007)."""
     centred = vectors - vectors.mean(0)
     # The eigenvalues of the smaller Gram matrix: the same values, in memory that does not grow with n x n.
     small = centred.T if len(centred) > centred.shape[1] else centred
@@ -33,14 +33,16 @@ def effective_rank(vectors: np.ndarray) -> float:
 
 
 def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows at length one; zero rows stay zero."""
+    """Scale each row to length one; zero rows stay zero."""
     scaled: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return scaled
 
 
 def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:
-    """Cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,). With `others` the rows are of `among`, and
-    each one's highest cosine, that to itself, is passed over."""
+    """Compute the cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,).
+
+    With `others` the rows are themselves in `among`, and each one's highest cosine, that to itself, is passed over.
+    """
     rows, among = scale_to_unit(rows.astype(np.float32)), scale_to_unit(among.astype(np.float32))
     found = np.empty(len(rows), dtype=np.float32)
     for at in range(0, len(rows), step := max(1, 2**22 // len(among))):
@@ -50,8 +52,10 @@ def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool
 
 
 def compute_usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
-    """The cosine to its nearest other that all but `percentile` in a hundred of the rows (n, dim) have at least, over `anchors`
-    rows drawn by seed: what is nearer to none than that is far from everything. -1 with one row."""
+    """Compute the cosine that all but `percentile` percent of the rows (n, dim) have at least with their nearest other row.
+
+    It is taken over `anchors` rows drawn by `seed`. A vector whose nearest row is below it is far from all. -1 with one row.
+    """
     if len(vectors) < 2:
         return -1.0
     drawn = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:anchors])

@@ -17,19 +17,19 @@ COLUMNS = ("items", "samples", *SPLITS)
 
 @cache
 def read_paper() -> dict[str, Any]:
-    """What `paper_statistics.yaml` says: datasets, mix, total, windows."""
+    """Read `paper_statistics.yaml`: datasets, mix, total, windows."""
     said: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath("paper_statistics.yaml").read_text())
     return said
 
 
 def find_paper_name(domain: str) -> str | None:
-    """The paper's short name of a domain, told by short or full name (`Video_Games`, `Video Games`, `games`); else None."""
+    """Find the paper's short name of a domain by its short or full name (`Video_Games`, `Video Games`, `games`), or None."""
     plain = {short: {short, _plain(about["name"])} for short, about in read_paper()["datasets"].items()}
     return next((short for short, names in plain.items() if _plain(domain) in names), None)
 
 
 def compare_with_paper(corpus: Corpus) -> pl.DataFrame:
-    """Statistics in the paper's form, one row a data set, the paper's row under the corpus's for the same category.
+    """Tabulate statistics in the paper's form, one row a data set, the paper's row under the corpus's for the same category.
 
     Columns: data, of (this corpus, paper, released), items, samples, train, valid, test (null where the paper prints none),
     and train's share. A synthetic corpus has no counterpart.

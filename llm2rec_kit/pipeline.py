@@ -59,7 +59,10 @@ class Recipe:
 
 
 def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactions | None = None) -> Recipe:
-    """Items, sequences and splits, from the source; `interactions` where they are read already. `mix` reads runs in `outputs`."""
+    """Return the recipe of items, sequences and splits, from the source, or from `interactions` where they are read already.
+
+    The source `mix` reads runs in `outputs`.
+    """
     from llm2rec_kit.data import cleaning, mixing, preconditions, sources
 
     mixed = data.source == "mix"
@@ -79,7 +82,8 @@ def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactio
 
 
 def make_backbone(run: Run, place: S.Backbone) -> Recipe:
-    """The language model that training starts from: `tiny`, made from nothing for the corpus's titles, or one by name."""
+    """Return the recipe of the model that training starts from: `tiny`, made from nothing for the corpus's titles, or a
+    named one."""
     from llm2rec_kit.models import backbone
 
     def build(folder: Path) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def train_stage(
     prepared: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Recipe:
-    """The model after CSFT, MNTP or item contrast, whichever the settings are of.
+    """Return the recipe of the model after CSFT, MNTP or item contrast, whichever the settings are of.
 
     It goes on with the model of artefact `start` (STARTS, unless given) and is called `name` (as its stage, unless given).
     `domains` are those that it sees, instead of the corpus's training domains. `text` "attributes" contrasts items by their
@@ -174,10 +178,10 @@ def _whole(model: PreTrainedModel, history: list[dict[str, float]], folder: Path
 
 
 def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Backbone, *, text: str = "title") -> Recipe:
-    """The table of item vectors `embeddings/<table>`: float32 (items + 1, d), row 0 zero.
+    """Return the recipe of the table of item vectors `embeddings/<table>`: float32 (items + 1, d), row 0 zero.
 
-    `start` is the artefact whose model encodes, or an encoder by hub name or folder; `how` says how. `text` "attributes" encodes the
-    items' attributes instead of their titles.
+    `start` is the artefact whose model encodes, or an encoder by hub name or folder; `how` says how. `text` "attributes"
+    encodes the items' attributes instead of their titles.
     """
     from llm2rec_kit.encoding import encoder
     from llm2rec_kit.encoding.encoder import Encoder
@@ -214,7 +218,7 @@ def tables_asked(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
 
 
 def embed_minilm(run: Run) -> Recipe:
-    """The table of a general pretrained encoder (`encoding.minilm`)."""
+    """Return the recipe of the table of a general pretrained encoder (`encoding.minilm`)."""
     from llm2rec_kit.encoding import minilm
 
     def build(folder: Path) -> dict[str, Any]:
@@ -226,7 +230,7 @@ def embed_minilm(run: Run) -> Recipe:
 
 
 def read_own_table(run: Run, table: str, file: str) -> Recipe:
-    """A table of the user's own vectors; raises as `own_tables.read`, before anything is written."""
+    """Return the recipe of a table of the user's own vectors; raises as `own_tables.read`, before anything is written."""
     from llm2rec_kit.encoding import own_tables
 
     def build(folder: Path) -> dict[str, Any]:
@@ -238,7 +242,10 @@ def read_own_table(run: Run, table: str, file: str) -> Recipe:
 
 
 def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[Run, str], str]) -> Recipe:
-    """The whole chain's encoder in a folder that transformers and sentence-transformers load; `card` writes its model card."""
+    """Return the recipe of the whole chain's encoder, in a folder that transformers and sentence-transformers load.
+
+    `card` writes its model card.
+    """
     from llm2rec_kit.encoding.encoder import Encoder
 
     def build(folder: Path) -> dict[str, Any]:
@@ -251,7 +258,7 @@ def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[R
 
 
 def read_texts(corpus: Corpus, text: str = "title") -> list[str]:
-    """What is encoded of items 1..N: their titles, or their `attributes` as a prompt."""
+    """Return the texts of items 1..N that are encoded: their titles, or their `attributes` as a prompt."""
     from llm2rec_kit.training import llmemb
 
     return corpus.titles if text == "title" else [llmemb.make_prompt(item) for item in llmemb.list_attributes(corpus.items)]

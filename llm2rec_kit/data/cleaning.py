@@ -5,8 +5,8 @@ split. The table of steps is kept in `corpus.facts["cleaning"]`; its unit is alw
 
 Inside, an interaction is a few numbers in flat arrays (`events`). Each domain is split by itself (`splits`).
 
-Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Times of a
-day's grain make many ties; `leakage` counts them.
+Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Times
+of a day's grain make many ties; `leakage` counts them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Steps:
             left -= dropped
 
     def add(self, step: str, before: int, after: int, why: str) -> None:
-        """Note a step; raise ValueError where it left nothing."""
+        """Add a step to the table; raise ValueError where it left nothing."""
         self.rows.append({"step": step, "rows_before": before, "rows_dropped": before - after, "why": why})
         if after == 0:
             raise ValueError(
@@ -58,7 +58,7 @@ class Steps:
 
 
 def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
-    """The corpus of `interactions`: cleaned, numbered, sorted and split as `settings` say (paper sec. 4.1.1).
+    """Build the corpus of `interactions`: cleaned, numbered, sorted and split as `settings` say (paper sec. 4.1.1).
 
     Items are numbered in the order of the source's table, users in the order of their first event; a user's events are
     sorted by time, events of equal time stay in the source's order. A user active in several domains becomes one user
@@ -95,7 +95,7 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
 
 
 def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
-    """`items` with titles cleaned and without the items whose titles the rules refuse.
+    """Clean the titles of `items` and drop the items whose titles the rules refuse.
 
     released: drops no title, `<span id`, one character or less, more than 20 words (as split at single spaces);
     un-escapes &quot; and &amp;, strips spaces, then quotes [C: the published preprocessing of the released data].
@@ -105,7 +105,7 @@ def clean_titles(items: pl.DataFrame, rules: str) -> pl.DataFrame:
 
 
 def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, datetime]:
-    """First moment kept and first moment after, UTC, as `start` and `end` say; ValueError where they make no sense.
+    """Return the first moment kept and the first after, UTC, as `start` and `end` say; ValueError where they make no sense.
 
     `start` released: the window in the names of the released files, told by the data's domain [C].
     """

@@ -1,6 +1,7 @@
 """Interactions as flat arrays of numbers, whatever their ids look like, and the masks that leave some of them out.
 
-A cleaning step is a mask, the k-core a handful of `bincount`s. That is what lets 50 million of them through in little memory.
+A cleaning step is a mask, the k-core a handful of `bincount`s. That is what lets 50 million of them through in little
+memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Events:
         return self.time
 
     def keep(self, mask: NDArray[np.bool_]) -> Events:
-        """Those where `mask` (bool) holds."""
+        """Keep the events where `mask` (bool) holds."""
         if mask.all():
             return self
         time = None if self.time is None else self.time[mask]
@@ -46,7 +47,7 @@ class Events:
 
 
 def mark_k_core(users: NDArray[np.int32], items: NDArray[np.int32], user_least: int, item_least: int) -> NDArray[np.bool_]:
-    """Mask (bool) of the events left when users and items with fewer events are dropped again and again.
+    """Mark (bool) the events that are left when users and items with fewer events are dropped again and again.
 
     `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
     """
@@ -66,7 +67,7 @@ def mark_k_core(users: NDArray[np.int32], items: NDArray[np.int32], user_least: 
 def mark_first_events(
     users: NDArray[np.int32], items: NDArray[np.int32], times: NDArray[np.int64], *, same_time: bool = False
 ) -> NDArray[np.bool_]:
-    """Mask (bool) of the events that are no repeats: of each user and item the earliest, of equal times the first row.
+    """Mark (bool) the events that are no repeats: of each user and item the earliest, of equal times the first row.
 
     With `same_time` only an event that is equal in time, too, is a repeat. Sorts only the pairs that come more than once.
     """
@@ -86,13 +87,13 @@ def mark_first_events(
 
 
 def find_first_positions(codes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Position of the first occurrence of each code from 0 to the largest (int64); -1 where a code does not occur."""
+    """Find the first position of each code from 0 to the largest (int64); -1 where a code does not occur."""
     first = np.full(int(codes.max(initial=-1)) + 1, -1)
     first[codes[::-1]] = np.arange(len(codes))[::-1]  # of several assignments to one place the last holds
     return first
 
 
 def renumber(codes: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int32]:
-    """The codes as 0, 1, 2, ... in their order, without gaps (int32)."""
+    """Renumber the codes as 0, 1, 2, ... in their order, without gaps (int32)."""
     numbers: NDArray[np.int32] = np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1)
     return numbers[codes]

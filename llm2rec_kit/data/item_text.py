@@ -15,7 +15,10 @@ EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
 
 
 def find_fields(template: str, items: pl.DataFrame) -> list[str]:
-    """Names in the template's braces; ValueError for a broken template or one that names no column of `items` with text or numbers."""
+    """List the names in the template's braces.
+
+    Raises ValueError for a broken template or one that names no column of `items` with text or numbers.
+    """
     names = parse_template(template)
     kinds = {c: kind for c, kind in items.schema.items() if c not in ("item", "source_id", "plain_title")}
     columns = [c for c, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
@@ -25,7 +28,7 @@ def find_fields(template: str, items: pl.DataFrame) -> list[str]:
 
 
 def render_texts(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:
-    """`items` with the text in the column `title`, which is what all stages read, and the title itself in `plain_title`.
+    """Put the text of each item into the column `title`, which all stages read, and the title itself into `plain_title`.
 
     An empty field leaves nothing; white space collapses. `words` > 0 keeps so many of the text's first words. With the
     title alone and no budget the items come back as they are.

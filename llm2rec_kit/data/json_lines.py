@@ -1,9 +1,9 @@
 """JSON lines: raw files of one JSON object a line, plain or gzip, read once and in constant memory.
 
 A thread inflates (ISA-L: three times zlib's speed, and it lets go of the interpreter's lock) while polars parses the block
-before. Polars refuses a whole block for one bad line; such a block is halved until the bad lines are among few, and those are
-judged one by one. So a sound file costs nothing more, and of a damaged one every line that is left out is counted, by reason,
-with the first of its kind.
+before. Polars refuses a whole block for one bad line; such a block is halved until the bad lines are among few, and those
+are judged one by one. So a sound file costs nothing more, and of a damaged one every line that is left out is counted, by
+reason, with the first of its kind.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Report:
         self.first.setdefault(reason, f"line {number}: {line[:120].decode(errors='replace')}")
 
     def dropped(self) -> list[tuple[str, int, str]]:
-        """Rows for `Interactions.dropped`: one a reason."""
+        """Return the rows for `Interactions.dropped`, one a reason: (reason, lines, the file and the first of them)."""
         return [(why, n, f"of {self.path.name}; first {self.first.get(why, '')}") for why, n in sorted(self.bad.items())]
 
     def check(self, what: str) -> None:
@@ -68,13 +68,13 @@ class Report:
 
 
 def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = False) -> Iterator[pl.DataFrame]:
-    """Frames of the columns `fields` (name -> ID, TEXT, TEXTS or INTEGER), in the file's order; all else is skipped.
+    """Yield frames of the columns `fields` (name -> ID, TEXT, TEXTS or INTEGER), in the file's order; all else is skipped.
 
     An ID is a text (or a number) and must be there, an INTEGER must be a whole number; a line where they are not is left out
-    and counted in `report`. A TEXT or TEXTS (a list of texts; one text becomes a list of one) may be missing or null, as NaN and
-    Infinity are without quotes; a number or a truth value is read as text, a list or an object in a TEXT's place as none. Half
-    of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD in a text; an id with one is of the wrong type. Raises
-    ValueError where the file is no sound gzip or holds no lines.
+    and counted in `report`. A TEXT or TEXTS (a list of texts; one text becomes a list of one) may be missing or null, as NaN
+    and Infinity are without quotes; a number or a truth value is read as text, a list or an object in a TEXT's place as
+    none. Half of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD in a text; an id with one is of the wrong type.
+    Raises ValueError where the file is no sound gzip or holds no lines.
     """
     number = 1
     for block in read_blocks(path, quiet=quiet):
@@ -88,7 +88,7 @@ def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = Fa
 
 
 def read_first_lines(path: Path, lines: int) -> list[str]:
-    """The first lines of the file as they stand, without reading on."""
+    """Read the first lines of the file as they stand, and no further."""
     found: list[bytes] = []
     with path.open("rb") as file:
         for block in _whole_lines(_pieces(file, path), path):
@@ -99,7 +99,7 @@ def read_first_lines(path: Path, lines: int) -> list[str]:
 
 
 def read_blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
-    """Whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next being made ahead."""
+    """Yield whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next read ahead."""
     size = path.stat().st_size
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=quiet or not sys.stderr.isatty())
     with path.open("rb") as file, bar, ThreadPoolExecutor(1) as pool:
@@ -239,7 +239,8 @@ def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is none: null, or NaN and Infinity, which are no JSON and are what Python writes for missing numbers."""
+    """Whether a value is none: null, or NaN and Infinity, which are no JSON and are what Python writes for missing
+    numbers."""
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 

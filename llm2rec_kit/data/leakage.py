@@ -13,7 +13,7 @@ Finding = tuple[str, str, int, int, str]  # what, split, count, of, meaning
 
 
 def find_leakage(corpus: Corpus) -> pl.DataFrame:
-    """What a test of this corpus may know beforehand: one row a finding (finding, split, count, of, share, meaning)."""
+    """Find what a test of this corpus may know beforehand: one row a finding (finding, split, count, of, share, meaning)."""
     samples = {s: corpus.samples(s) for s in SPLITS}
     owners = {s: np.unique(corpus.owners(t)) for s, t in samples.items()}
     several = (np.bincount(np.concatenate(list(owners.values())), minlength=corpus.n_users) > 1).sum()
@@ -66,8 +66,8 @@ def _leakage_in_time(corpus: Corpus, samples: dict[str, NDArray[np.int64]]) -> l
 def _latest_training(
     corpus: Corpus, targets: NDArray[np.int64], times: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,)); `times` are
-    those of `targets`."""
+    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,));
+    `times` are those of `targets`."""
     domains = corpus.users["domain"]
     of_target = domains.gather(corpus.owners(targets))
     latest: dict[str, int] = dict(pl.DataFrame({"domain": of_target, "time": times}).group_by("domain").max().iter_rows())

@@ -1,7 +1,7 @@
 """Mixing: finished corpora put together into one, as the paper trains on six data sets at once (Mix-6, sec. 4.1.1).
 
-Each part is cleaned and split by itself first, in a run of its own; `corpus.mix` then only renumbers. A part that is evaluated
-but not trained on goes into the mix as well and is left out of `data_train_domains`.
+Each part is cleaned and split by itself first, in a run of its own; `corpus.mix` then only renumbers. A part that is
+evaluated but not trained on goes into the mix as well and is left out of `data_train_domains`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "
 
 
 def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
-    """The folder of each corpus in `settings.mix`: a plain name is a run in `outputs`, one with a slash a folder.
+    """Find the folder of each corpus in `settings.mix`: a plain name is a run in `outputs`, one with a slash a folder.
 
     Raises ValueError for one that holds no finished corpus, saying what was looked for.
     """
@@ -36,7 +36,7 @@ def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
 
 
 def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
-    """The corpora of `settings.mix` as one; `settings.train_domains` says which domains training sees, all where empty."""
+    """Put the corpora of `settings.mix` together; training sees `settings.train_domains`, all where that is empty."""
     if settings.path or not settings.mix:
         raise ValueError(
             "data_source 'mix' takes the names of runs, or folders of corpora, in data_mix, and reads no data_path; "
@@ -49,6 +49,6 @@ def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
 
 
 def hash_parts(settings: Data, outputs: str | Path = "") -> dict[str, str]:
-    """sha256 of each file of each part: a mix is stale once one of its parts changed."""
+    """Compute the sha256 of each file of each part: a mix is stale once one of its parts changed."""
     parts = zip(settings.mix, find_folders(settings, outputs), strict=True)
     return {f"{name}/{file}": hash_file_once(folder / file) for name, folder in parts for file in FILES}

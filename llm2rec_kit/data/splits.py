@@ -1,7 +1,7 @@
 """Splits: which interactions are targets, and whether a target is a sample of train, valid or test.
 
-Each domain is split by itself, as the paper's data sets are data sets of their own: `split_global_time` cuts a domain at moments of
-that domain's samples. One cut for all would leave a domain that ended early without a test.
+Each domain is split by itself, as the paper's data sets are data sets of their own: `split_global_time` cuts a domain at
+moments of that domain's samples. One cut for all would leave a domain that ended early without a test.
 
 Samples of equal target time are cut by `split_global_time` in the corpus's order: by user, then by position.
 """
@@ -18,10 +18,10 @@ from llm2rec_kit.settings import Data
 
 
 def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
-    """How each domain is to be split, {domain: leave_one_out or global_time}, as `settings.split` says.
+    """Choose how each domain is to be split, {domain: leave_one_out or global_time}, as `settings.split` says.
 
-    released: Goodreads leave_one_out, the rest global_time, as the official data is split [C]. Goodreads is a domain whose name
-    begins so (goodreads_poetry, too), and whatever comes from the source of that name.
+    released: Goodreads leave_one_out, the rest global_time, as the official data is split [C]. Goodreads is a domain whose
+    name begins so (goodreads_poetry, too), and whatever comes from the source of that name.
     """
     domains = interactions.items["domain"].unique(maintain_order=True).to_list()
     if settings.split != "released":
@@ -33,7 +33,7 @@ def split_rules(interactions: Interactions, settings: Data) -> dict[str, str]:
 def split(
     offsets: NDArray[np.int64], times: NDArray[np.int64] | None, domains: pl.Series, rules: dict[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Targets (int64, ascending) and splits (uint8), each domain by itself and by its rule of `rules` (see `split_rules`).
+    """Choose targets (int64, ascending) and their splits (uint8), each domain by itself and by its rule (`split_rules`).
 
     `domains` names the domain of each user (U,). Raises ValueError naming a domain that `split_global_time` cannot cut.
     """
@@ -48,7 +48,7 @@ def split(
 
 
 def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Targets (int64) and splits (uint8): a user's last is test, the one before valid, the rest from the second train."""
+    """Choose targets (int64) and splits (uint8): a user's last is test, the one before valid, from the second on train."""
     positions, lengths = _positions(offsets)
     splits = np.full(len(positions), TRAIN, dtype=np.uint8)
     splits[positions == lengths - 1] = TEST
@@ -58,7 +58,7 @@ def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 
 
 def split_global_time(times: NDArray[np.int64], domain: str = "") -> NDArray[np.uint8]:
-    """Splits (uint8) of a domain's samples by the times of their targets (int64): sorted, stably, and cut 80/10/10 [C].
+    """Cut a domain's samples 80/10/10 by the times of their targets (int64), sorted stably; returns splits (uint8) [C].
 
     Raises ValueError where there are too few samples for three parts.
     """
@@ -76,7 +76,7 @@ def split_global_time(times: NDArray[np.int64], domain: str = "") -> NDArray[np.
 
 
 def take_given_splits(marks: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
+    """Take targets (int64) and splits (uint8) as the source says: `marks` is train, valid, test or, for no sample, null."""
     targets = np.flatnonzero(marks.is_not_null().to_numpy())
     splits = marks.drop_nulls().replace_strict(SPLITS, default=None, return_dtype=pl.UInt8)
     if splits.null_count():
@@ -85,8 +85,11 @@ def take_given_splits(marks: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.u
 
 
 def split_times(corpus: Corpus) -> pl.DataFrame:
-    """Where the splits of each domain lie in time, by their targets: one row a domain (domain, rule, train until, valid from, valid
-    until, test from; UTC). Cut by time, none begins before the one ahead of it ends. Empty where the source has no times."""
+    """Tell where the splits of each domain lie in time, by their targets.
+
+    One row a domain (domain, rule, train until, valid from, valid until, test from; UTC); empty where the source has no
+    times. Where the rule is global_time, no split begins before the one ahead of it ends.
+    """
     if corpus.times is None:
         return pl.DataFrame()
     domains = corpus.users["domain"].gather(corpus.owners(corpus.targets))

@@ -1,9 +1,10 @@
 """Times: a column of a file as milliseconds since 1970, or a refusal that names what is in it.
 
-Nothing is guessed for a column from a few of its values. A number tells by its own size whether it counts seconds, milliseconds,
-microseconds or nanoseconds: of any two units, the years 1973 to 2100 in one are no years before 5000 in the other. A date is
-taken where it can be read in one way only: 03/04/2021 cannot, unless `data_dates` says how. What a column mixes (numbers and
-dates, two orders, some with a time zone) is refused, because then some of it would be wrong without a word.
+Nothing is guessed for a column from a few of its values. A number tells by its own size whether it counts seconds,
+milliseconds, microseconds or nanoseconds: of any two units, the years 1973 to 2100 in one are no years before 5000 in the
+other. A date is taken where it can be read in one way only: 03/04/2021 cannot, unless `data_dates` says how. What a column
+mixes (numbers and dates, two orders, some with a time zone) is refused, because then some of it would be wrong without a
+word.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ ORDERS = {"day_first": ("b", "a"), "month_first": ("a", "b")}  # the parts that 
 
 
 def as_milliseconds(times: pl.Series, what: str, dates: str = "iso") -> pl.Series:
-    """Times as Int64 milliseconds since 1970; missing ones (null, NaN, and as text NULL, NaT, None and their like) are null.
+    """Convert times to Int64 milliseconds since 1970; missing ones (null, NaN, and as text NULL, NaT, None, ...) to null.
 
     Takes dates and datetimes (with a time zone: the moment), numbers (each by its size: seconds to nanoseconds; YYYYMMDD and
     YYYYMMDDHHMMSS where all are such dates of 1970 to 2100) and text that holds numbers or ISO dates, year first. Dates in
-    text whose year comes last are taken as `dates` says, "day_first" or "month_first"; with "iso" only where some value, such
-    as 25/12/2021, can be read in one order alone, and all can in that. Raises ValueError, naming `what`, with counts and
-    examples of the values at fault: other types, infinities, years or months as numbers, and mixtures.
+    text whose year comes last are taken as `dates` says, "day_first" or "month_first"; with "iso" only where some value,
+    such as 25/12/2021, can be read in one order alone, and all can in that. Raises ValueError, naming `what`, with counts
+    and examples of the values at fault: other types, infinities, years or months as numbers, and mixtures.
     """
     if isinstance(times.dtype, pl.Categorical | pl.Enum):
         times = times.cast(pl.String)
@@ -57,7 +58,8 @@ def as_milliseconds(times: pl.Series, what: str, dates: str = "iso") -> pl.Serie
 
 
 def convert_by_size(numbers: pl.Expr) -> pl.Expr:
-    """Milliseconds (Int64) of numbers since 1970, each in the unit that its size tells; what is out of all bounds stays so."""
+    """Convert numbers since 1970 to milliseconds (Int64), each by the unit that its size tells; what is out of bounds
+    stays."""
     milliseconds, size = numbers.clip(-9e18, 9e18) * 1e-6, numbers.abs()
     for limit, factor in reversed(LIMITS):
         milliseconds = pl.when(size < limit).then(numbers * factor).otherwise(milliseconds)
@@ -65,8 +67,11 @@ def convert_by_size(numbers: pl.Expr) -> pl.Expr:
 
 
 def describe_span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
-    """When the events of each domain lie (domain, events, earliest, latest; UTC), and how many of them where none should:
-    before 1990 and in the future of `now` (seconds since 1970; default: this moment). Empty where the source has no times."""
+    """Tell when the events of each domain lie, and how many of them where none should: before 1990, and after `now`.
+
+    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC); empty where the source has no
+    times. `now` is in seconds since 1970 (default: this moment).
+    """
     if corpus.times is None:
         return pl.DataFrame()
     limits = datetime(1990, 1, 1), datetime.fromtimestamp(time.time() if now is None else now, UTC).replace(tzinfo=None)
@@ -114,7 +119,8 @@ def _refuse_year_last(numbers: pl.Series, what: str) -> None:
 
 
 def _stamps(numbers: pl.Series, digits: int, what: str) -> pl.Series | None:
-    """Times of numbers such as 20210311, a date of so many digits; None where they are none. Zeros are no times, and stay so."""
+    """Times of numbers such as 20210311, a date of so many digits; None where they are none. Zeros are no times, and stay
+    so."""
     scale = 10.0 ** (digits - 4)
     near = numbers.is_between(FIRST_YEAR * scale, (LAST_YEAR + 1) * scale, closed="left") & (numbers == numbers.floor())
     if not near.any():
@@ -182,7 +188,8 @@ def _of_dates(texts: pl.Series, what: str, dates: str) -> pl.Series:
 
 
 def _order(parts: pl.DataFrame, texts: pl.Series, what: str, dates: str) -> str:
-    """Which order dates with the year last have: as `dates` says, else as those prove that can be read in one order alone."""
+    """Which order dates with the year last have: as `dates` says, else as those prove that can be read in one order
+    alone."""
     if dates != "iso":
         return dates
     above = {order: parts[day].cast(pl.Int64) > 12 for order, (_, day) in ORDERS.items()}

@@ -34,15 +34,15 @@ def export(
     domain: str = "",
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS; returns
-    the folder.
+    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS;
+    returns the folder.
 
-    `recommender` and `domain` say which of those trained over the embedding (`recommend.pick_recommender`), for the formats OF_A_RECOMMENDER.
-    `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that is not believed: it may
-    be another's.
+    `recommender` and `domain` say which of those trained over the embedding (`recommend.pick_recommender`), for the formats
+    OF_A_RECOMMENDER. `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that
+    is not believed: it may be another's.
 
-    Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder that
-    holds something, ArtefactError where the run has no such embedding.
+    Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder
+    that holds something, ArtefactError where the run has no such embedding.
     """
     if kind not in FORMATS:
         raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
@@ -84,14 +84,16 @@ def _folder(to: str | Path) -> Path:
 
 
 def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
-    """The encoder itself: a folder for transformers and sentence-transformers, with its model card."""
+    """Write the encoder itself, with its model card: a folder for transformers and sentence-transformers."""
     load_encoder(run, stage, trust_remote_code=trust_remote_code).save(to, write_card(run, stage))
     return ""
 
 
 def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
-    """embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv says which item a row is; embeddings.json how it
-    was made."""
+    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding.
+
+    Beside it items.csv says which item a row is, embeddings.json how it was made.
+    """
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
     recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
@@ -100,7 +102,7 @@ def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
-    """RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
+    """Write RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
 
     Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
     interaction's place in its user's sequence as its time: RecBole orders by it. What it would misread is changed, which the
@@ -123,8 +125,8 @@ def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 def export_tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
-    """What TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row an item;
-    the padding row is left out."""
+    """Write what TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row is an
+    item; the padding row is left out."""
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
     columns = [pl.col(c).cast(pl.String) for c in ("category", "domain") if c in corpus.items.columns]
     popularity = np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:]
@@ -145,7 +147,7 @@ OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
 def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
-    """The Encoder that made `embeddings/<stage>`, as it made it; ArtefactError where another library did."""
+    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them."""
     import dataclasses
 
     from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
@@ -184,7 +186,7 @@ def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S
 
 
 def write_card(run: Run, stage: str) -> str:
-    """A model card in Markdown: what the encoder is, how and on what it was trained, with which results, how to load it.
+    """Return a model card in Markdown: what the encoder is, its training and data, its results, how to load it.
 
     Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
     """

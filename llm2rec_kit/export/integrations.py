@@ -36,19 +36,19 @@ def tensorboard(atlas: Atlas, folder: Path) -> Path:
 
 
 def make_frame(atlas: Atlas, stage: str) -> pl.DataFrame:
-    """One stage as a table for any plotting program: the items' columns with named groups, and x, y of the aligned frame."""
+    """Make a table of one stage for any plotting program: the items, their groups named, and x, y of the aligned frame."""
     x, y = atlas.aligned[stage].T
     return name_groups(atlas).with_columns(x=pl.Series(x), y=pl.Series(y))
 
 
 def name_groups(atlas: Atlas) -> pl.DataFrame:
-    """The items with groups by name, and no tab or line break in a text."""
+    """Return the items with their groups by name, and no tab or line break in a text."""
     groups = [pl.Series(g, [atlas.words[g].get(k, "none") for k in atlas.items[g].to_list()]) for g in GROUPINGS]
     return atlas.items.with_columns(*groups).with_columns(pl.col(pl.String).str.replace_all(r"\s+", " "))
 
 
 def datamapplot(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
-    """datamapplot's figure of a stage, its groups labelled; returns what `datamapplot.create_plot` returns."""
+    """Draw a stage with datamapplot, its groups labelled; returns what `datamapplot.create_plot` returns."""
     module, table = _need("datamapplot"), make_frame(atlas, stage)
     return module.create_plot(
         table.select("x", "y").to_numpy(), table[column].cast(pl.String).to_numpy(), title=stage, **options
@@ -56,7 +56,7 @@ def datamapplot(atlas: Atlas, stage: str, *, column: str = "cluster", **options:
 
 
 def jupyter_scatter(atlas: Atlas, stage: str, *, column: str = "cluster", **options: Any) -> Any:
-    """A jupyter-scatter widget of a stage, coloured by a column."""
+    """Make a jupyter-scatter widget of a stage, coloured by a column."""
     module = _need("jscatter")
     colours = [map_figures.choose_colour(k) for k in range(len(PALETTE))]
     return module.Scatter(
@@ -65,14 +65,14 @@ def jupyter_scatter(atlas: Atlas, stage: str, *, column: str = "cluster", **opti
 
 
 def embedding_atlas(atlas: Atlas, stage: str, **options: Any) -> Any:
-    """Apple's embedding-atlas widget over a stage's aligned coordinates."""
+    """Make Apple's embedding-atlas widget over a stage's aligned coordinates."""
     module = _need("embedding_atlas")
     widget = importlib.import_module(f"{module.__name__}.widget").EmbeddingAtlasWidget
     return widget(_pandas(make_frame(atlas, stage)), x="x", y="y", text="title", **options)
 
 
 def describe_programs(run: Run) -> str:
-    """Which of the programs are installed, and the call for each."""
+    """Say which of the programs are installed, and give the call for each."""
     calls = {"datamapplot": "datamapplot", "jscatter": "jupyter_scatter", "embedding_atlas": "embedding_atlas"}
     lines = [f"tensorboard --logdir {run.path / 'projector'}"]
     for module, package in PACKAGES.items():

@@ -7,7 +7,8 @@
     model.after(["a title", "another title"], new=["a title that nobody has bought yet"]).top
 
 A title of the history that is no item of the catalogue, and every new one, is read by the encoder that made the embeddings
-under the item table, and goes behind the same adapter: the recommender need not have seen it (`downstream.saved_recommender`).
+under the item table, and goes behind the same adapter: the recommender need not have seen it
+(`downstream.saved_recommender`).
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ class Recommender:
     read: Read
 
     def after(self, history: Sequence[str], k: int = 10, *, new: Sequence[str] = (), seen: bool = False) -> Answer:
-        """The k best items after `history` (titles, oldest first), `new` titles ranked with the catalogue; those of the history
-        are left out unless `seen`.
+        """Recommend the k best items after `history` (titles, oldest first), those of the history left out unless `seen`.
 
-        Raises ValueError for an empty history, k below 1, or, over ids alone, a title that is not in the catalogue.
+        `new` titles are ranked with the catalogue. Raises ValueError for an empty history, k below 1, or, over ids alone, a
+        title that is not in the catalogue.
         """
         if not history or k < 1:
             raise ValueError(f"A history has one title at least, and a list one item; found {len(history)} titles and {k}.")
@@ -115,7 +116,7 @@ def load(
     history: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Recommender:
-    """The recommender of `run` that `pick_recommender` finds; the encoder is loaded when a title has first to be read."""
+    """Load the recommender of `run` that `pick_recommender` finds; the encoder waits until a title has to be read."""
     row, corpus = pick_recommender(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
     return Recommender(
         saved_recommender.load_from_run(run, *row, corpus), make_reader(run, row[2], trust_remote_code=trust_remote_code)
@@ -125,7 +126,7 @@ def load(
 def pick_recommender(
     run: Run, *, recommender: str = "", embedding: str = "", domain: str = "", history: Sequence[str] = ()
 ) -> tuple[tuple[str, str, str], Corpus]:
-    """((domain, recommender, embedding), the run's corpus) of a recommender whose weights the run has.
+    """Choose a recommender whose weights the run has; returns ((domain, recommender, embedding), the run's corpus).
 
     Without a name: SASRec, over the last of the run's stages that it was trained over, in the domain whose items the titles
     of `history` are. Raises ValueError naming what there is where the run kept no such recommender, or more than one domain
@@ -143,7 +144,8 @@ def pick_recommender(
 
 
 def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
-    """A function from titles to embeddings (m, dim) as the run's table has them, each prepared as those of the corpus were.
+    """Return a function from titles, each prepared as those of the corpus were, to embeddings (m, dim) as in the run's
+    table.
 
     The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
     """
@@ -163,7 +165,7 @@ def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) ->
 
 
 def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
-    """The text that the stages would read of an item of which only the title is known; `made` are the corpus's settings.
+    """Return the texts that the stages would read of items known by title alone; `made` are the corpus's settings.
 
     What the rules of cleaning would refuse is read as it is. A template's other fields are empty.
     """
@@ -180,7 +182,8 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
 
 
 def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
-    """Titles of `--history "title | title"`, which may be given several times; what is a title as a whole is not parted."""
+    """Split `--history "title | title"`, which may be given several times, into titles; a text that is a title stays
+    whole."""
     out: list[str] = []
     for text in histories:
         out += [text.strip()] if is_title(text.strip()) else re.split(BETWEEN, text.strip())
@@ -211,7 +214,8 @@ def _place(order: Sequence[str], name: str) -> int:
 
 
 def _domain(corpus: Corpus, domains: list[str], history: Sequence[str]) -> str:
-    """The domain meant: the only one, or that whose items most titles of `history` are; ValueError where that is none or two."""
+    """The domain meant: the only one, or that whose items most titles of `history` are; ValueError where that is none or
+    two."""
     if len(domains) == 1:
         return domains[0]
     titles = saved_recommender.Titles(corpus.items)
@@ -243,7 +247,7 @@ def run_command(run: Run, args: argparse.Namespace) -> None:
 
 
 def as_text(model: Recommender, found: Answer) -> str:
-    """What the history was taken for, and the list, as lines."""
+    """Format as lines what the history was taken for, and the list."""
     lines = [f"{model.model.name}, {_listed(model.model.corpus.domains)}", "", "history, oldest first"]
     for title, _, known, far in found.history.iter_rows():
         lines.append(f"  {title}" if known else f"  {title}  (no item: read by the encoder{f'; {FAR}' * far})")
@@ -265,7 +269,7 @@ def as_text(model: Recommender, found: Answer) -> str:
 
 
 def as_json(model: Recommender, found: Answer) -> str:
-    """recommender and domain, and the frames of the answer, a dict a row."""
+    """Format as JSON the recommender, its domain, and the frames of the answer, a dict a row."""
     said = {"recommender": model.model.name, "domain": _listed(model.model.corpus.domains)}
     return json.dumps(
         said | {name: getattr(found, name).to_dicts() for name in ("history", "top", "new")}, ensure_ascii=False, indent=1

@@ -49,8 +49,11 @@ print(scores.topk(10).indices.tolist())"""
 
 
 def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
-    """recommender.safetensors: the model, under the names of torch's own modules, and `items` float32 (N + 1, hidden), row 0
-    padding; recommender.json; items.csv; adapter.safetensors where a text is read; README.md with what loads it."""
+    """Write recommender.safetensors: the model, under the names of torch's own modules, and `items`.
+
+    `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, adapter.safetensors where a
+    text is read, and README.md with what loads it.
+    """
     from safetensors.torch import save_file
 
     row, model = _chosen(run, stage, recommender, domain)
@@ -68,8 +71,10 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
 
 
 def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
-    """adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding; items.csv says
-    which item a row is; adapted.json whose they are."""
+    """Write adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding.
+
+    Beside it items.csv says which item a row is, adapted.json whose they are.
+    """
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
     write_items(model.corpus.items, to)
@@ -78,8 +83,11 @@ def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: st
 
 
 def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
-    """index.faiss, whose ids are the rows of items.csv: with a recommender its item vectors, for inner products with its states;
-    without, the embeddings at length one, for cosines with a title's."""
+    """Write index.faiss, an index of item vectors whose ids are the rows of items.csv.
+
+    With a recommender it holds its item vectors, for inner products with its states; without, the embeddings scaled to
+    length one, for cosines with a title's.
+    """
     try:
         import faiss
     except ImportError:
@@ -104,14 +112,16 @@ def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str,
 
 
 def write_items(items: pl.DataFrame, to: Path) -> None:
-    """items.csv: row, the place of an item's vector, and the item's plain columns."""
+    """Write items.csv: row, the place of an item's vector, and the item's plain columns."""
     plain = [c for c in items.columns if not items[c].dtype.is_nested()]
     items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
 
 
 def as_torch(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights as torch's own modules name them: SASRec's as TransformerEncoder's, and `positions`; GRU4Rec's as
-    GRU's; of another recommender as its own."""
+    """Name the model's weights as torch's own modules do: SASRec's as TransformerEncoder's, GRU4Rec's as GRU's.
+
+    SASRec's `positions` stand beside; another recommender's weights keep their names.
+    """
     state = model.state_dict()
     if isinstance(model, recommenders.GRU4Rec):
         return {name.removeprefix("gru."): value for name, value in state.items()}
@@ -126,7 +136,7 @@ def as_torch(model: nn.Module) -> dict[str, Tensor]:
 
 
 def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommender.Trained) -> dict[str, Any]:
-    """What a reader of the weights has to know: sizes, what it was trained over, and how well it ranked the test targets."""
+    """Describe weights for their reader: sizes, what they were trained over, and how well they ranked the test targets."""
     evaluation = weights.find_kept(run, *row)
     record, asked = run.record(evaluation), S.Evaluation().as_dict() | run.manifest(evaluation)["settings"]
     sizes = {name: asked[name] for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
@@ -144,13 +154,15 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
 
 
 def write_snippet(name: str) -> str:
-    """A dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder; "" for one
-    that is not the kit's."""
+    """Return a dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder.
+
+    Returns "" for a recommender that is not the kit's.
+    """
     return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
 
 
 def write_card(how: dict[str, Any], *, adapter: bool) -> str:
-    """The README, a model card in Markdown."""
+    """Return the README, a model card in Markdown."""
     loads = write_snippet(how["recommender"])
     loading = (
         f"```python\n{loads}```"

@@ -1,4 +1,5 @@
-"""What may be wrong with an artefact: the error, the notebook that makes it anew, and the paragraph that a command says of it."""
+"""What may be wrong with an artefact: the error, the notebook that makes it anew, and the paragraph that a command says of
+it."""
 
 from __future__ import annotations
 
@@ -30,12 +31,12 @@ class ArtefactError(RuntimeError):
 
 
 def find_maker(name: str) -> str:
-    """The notebook that makes artefact `name`."""
+    """Find the notebook that makes artefact `name`."""
     return MADE_BY.get(name.split("/")[0], "01_data_prep")
 
 
 def advise(run: Run, name: str) -> str:
-    """What to do about a damaged artefact."""
+    """Say what to do about a damaged artefact."""
     return (
         f"Run notebooks/{find_maker(name)}.ipynb again (run {run.name!r}): it redoes {name!r}. What no notebook makes any more, "
         "delete."

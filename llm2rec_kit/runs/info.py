@@ -1,7 +1,7 @@
 """run.json: what a run was asked for, where and with what it was last made, its stages and what they cost.
 
-What a stage is, its manifest says; run.json tells its cost. A stage that it notes is shown where the run holds that very one.
-Where run.json is damaged or another run's, it is kept beside and made anew, as far as manifests tell.
+What a stage is, its manifest says; run.json tells its cost. A stage that it notes is shown where the run holds that very
+one. Where run.json is damaged or another run's, it is kept beside and made anew, as far as manifests tell.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = {"asked": dict, "notebooks": dict, "stages": dict, "versions": dict, "gi
 
 
 def read(run: Run) -> dict[str, Any]:
-    """What run.json holds, of stages those that the run has."""
+    """Read run.json, of its stages those that the run has."""
     try:
         known = _read(run)
         own = {name: stage for name, stage in known["stages"].items() if _is_of(run, name, stage)}
@@ -54,7 +54,7 @@ def write(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any]
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
+    """Collect package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
 
     Looked at once a process: that is when the code was imported that makes the numbers.
     """
@@ -144,7 +144,7 @@ def _processor() -> str:
 
 @cache
 def read_git() -> dict[str, Any] | None:
-    """Commit of the checkout that the code is in, and whether it has other changes; None outside one.
+    """Read the commit of the checkout that the code is in, and whether it has other changes; None outside one.
 
     Of a wheel it is the commit that pip built it from, where pip was given a repository.
     """

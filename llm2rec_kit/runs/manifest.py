@@ -20,7 +20,10 @@ PARTS = {"settings": dict, "inputs": dict, "files": dict, "record": dict, "finis
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """The manifest of artefact `name` at `path`. FileNotFoundError where there is none; ValueError that says how it is damaged."""
+    """Read the manifest of artefact `name` at `path`.
+
+    FileNotFoundError where there is none; ValueError, which says how, where it is damaged.
+    """
     made = storage.read_note(path)
     if lacks := [part for part, kind in PARTS.items() if not isinstance(made.get(part), kind)]:
         raise ValueError(f"{path} is damaged: it is no manifest, or not all of one ({', '.join(lacks)}).")
@@ -38,7 +41,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def place(folder: Path, file: str) -> Path:
-    """Where a file of an artefact in `folder` is; ValueError where that is not in `folder`.
+    """Return where a file of an artefact in `folder` is; ValueError where that is not in `folder`.
 
     It may itself be a link, since what is written, moved or deleted there is the link; what is read has the right hash.
     """
@@ -52,18 +55,18 @@ def place(folder: Path, file: str) -> Path:
 
 
 def find_damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
-    """What is wrong with the first of a manifest's files that is not what it was, as a phrase; empty where all are sound.
+    """Say how the first damaged file of a manifest is damaged, as a phrase; empty where all are sound.
 
-    With `gone` files that are not there any more are no damage.
+    With `gone`, files that are not there any more do not count as damaged.
     """
     files = (file for file in made["files"] if not gone or os.path.lexists(folder / file))
     return next((why for file in files if (why := find_damage_of_file(folder, made, file))), "")
 
 
 def find_stray(folder: Path, made: dict[str, Any]) -> Path | None:
-    """A file in an artefact's folder that is none of its own: what reads a model's folder takes all that it knows by name.
+    """Find a file in an artefact's folder that is none of its own; None where there is none.
 
-    Cards and figures may be put there, and what is hidden.
+    A library that reads a model's folder would take it for part of the model. Cards, figures and hidden files may be there.
     """
     for path in sorted(p for p in folder.rglob("*") if not p.is_dir() and p.suffix not in HARMLESS):
         name = path.relative_to(folder).as_posix()
@@ -73,7 +76,7 @@ def find_stray(folder: Path, made: dict[str, Any]) -> Path | None:
 
 
 def find_damage_of_file(folder: Path, made: dict[str, Any], file: str) -> str:
-    """What is wrong with one of its files."""
+    """Say what is wrong with a file of an artefact, as a phrase; empty where it is sound."""
     path = folder / file
     if why := storage.find_fault(path):
         return f"{path} {why}"
@@ -85,6 +88,6 @@ def find_damage_of_file(folder: Path, made: dict[str, Any], file: str) -> str:
 
 
 def select_counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:
-    """The settings and inputs of `made` (a key or a manifest) that count: all but those that `key` keeps aside."""
+    """Return the settings and inputs of `made` (a key or a manifest) that count: all but those that `key` keeps aside."""
     aside = key.get("aside", ())
     return {"settings": {k: v for k, v in made["settings"].items() if k not in aside}, "inputs": made["inputs"]}

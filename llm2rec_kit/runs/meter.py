@@ -52,7 +52,7 @@ def measure() -> Iterator[dict[str, Any]]:
 
 
 def add_costs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The cost of two pieces of work done one after the other: times and energies add, peaks do not."""
+    """Add the costs of two pieces of work done one after the other: times and energies add, peaks do not."""
     both = first | second
     for name in both.keys() & {"seconds", "cpu_seconds", "gpu_seconds", "energy_cpu_joules", "energy_gpu_joules"}:
         both[name] = round(first.get(name, 0) + second.get(name, 0), 2)
@@ -62,7 +62,7 @@ def add_costs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_work_elsewhere(cost: dict[str, Any], spent: float | dict[str, Any]) -> dict[str, Any]:
-    """The cost of a stage whose work was done in another process (`spent`) and only written in this one (`cost`)."""
+    """Add up the cost of a stage whose work was done in another process (`spent`) and only written in this one (`cost`)."""
     if not spent:
         return cost
     work = spent if isinstance(spent, dict) else {"seconds": spent}
@@ -98,7 +98,7 @@ class PeakMemory:
             self._open.remove(self)
 
     def read(self) -> dict[str, Any]:
-        """peak_memory_mib so far, and where it is from; empty where this machine shows no resident size."""
+        """Read peak_memory_mib so far, and where it is from; empty where this machine shows no resident size."""
         with self._lock:
             self.kib = max(self.kib, _resident_kib() if self.sampler else _high_water_kib())
         if not self.kib:
@@ -135,7 +135,7 @@ class GpuSampler:
                 self.reader.join()
 
     def read(self) -> dict[str, Any]:
-        """gpu_seconds and energy_gpu_joules so far, from the means of the samples."""
+        """Compute gpu_seconds and energy_gpu_joules so far, from the means of the samples."""
         if not self.process or not self.samples:
             return {}
         seconds = time.perf_counter() - self.began
@@ -152,7 +152,7 @@ class GpuSampler:
 
 
 def list_gpus() -> list[str]:
-    """Names and memory of the machine's GPUs as nvidia-smi gives them; empty where there is none."""
+    """List the names and memory of the machine's GPUs as nvidia-smi gives them; empty where there is none."""
     if not (command := shutil.which("nvidia-smi")):
         return []
     done = subprocess.run(
@@ -162,7 +162,7 @@ def list_gpus() -> list[str]:
 
 
 def read_rapl() -> dict[str, tuple[float, float]]:
-    """{package: (joules so far, joules at which the counter starts again)} of the processor; empty where not readable."""
+    """Read {package: (joules so far, joules at which the counter starts again)} of the processor; empty where unreadable."""
     found = {}
     for package in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else []:
         if package.name.count(":") == 1:  # deeper ones are parts of a package
@@ -173,7 +173,8 @@ def read_rapl() -> dict[str, tuple[float, float]]:
 
 
 def _energy(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """energy_cpu_joules between two readings. A counter that started again once is put right; more often it cannot be told."""
+    """energy_cpu_joules between two readings. A counter that started again once is put right; more often it cannot be
+    told."""
     used = [(now - before[name][0]) % most for name, (now, most) in after.items() if name in before and most]
     return {"energy_cpu_joules": round(sum(used), 1)} if used else {}
 

@@ -20,5 +20,5 @@ def check_name(name: str) -> None:
 
 
 def is_no_name(part: str) -> bool:
-    """Whether a file or folder of this name is none of the artefacts: hidden, or put aside."""
+    """Tell whether a file or folder of this name is none of the artefacts: hidden, or put aside."""
     return part.startswith(".") or part.endswith(storage.DAMAGED)

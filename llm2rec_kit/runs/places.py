@@ -1,7 +1,9 @@
-"""Where things are: the notebooks that belong to this code, and the folder that runs go to, in a checkout and outside of one.
+"""Where things are: the notebooks that belong to this code, and the folder that runs go to, in a checkout and outside of
+one.
 
-The repository has the notebooks once, at its top; a wheel carries them inside the package. `llm2rec notebooks` lays them out in
-a folder of the user's and leaves a note there, so that a kernel started in that folder finds the runs of the command line.
+The repository has the notebooks once, at its top; a wheel carries them inside the package. `llm2rec notebooks` lays them out
+in a folder of the user's and leaves a note there, so that a kernel started in that folder finds the runs of the command
+line.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out noteboo
 
 
 def find_checkout() -> Path | None:
-    """The checkout that this code runs from (`pip install -e` included); None where it was installed from a wheel."""
+    """Find the checkout that this code runs from (`pip install -e` included); None where it was installed from a wheel."""
     return PACKAGE.parent if _is_checkout(PACKAGE.parent) else None
 
 
 def find_notebooks() -> Path:
-    """The notebooks of this very code: of a checkout at its top, of a wheel in the package."""
+    """Find the notebooks of this very code: of a checkout at its top, of a wheel in the package."""
     return (find_checkout() or PACKAGE) / "notebooks"
 
 
 def find_project_root() -> Path:
-    """The folder whose `outputs/` holds the runs: the checkout that this code is in, else one that the working directory is in.
+    """Find the folder whose `outputs/` holds the runs: the checkout of this code, else that of the working directory.
 
     Outside of checkouts it is the working directory, or, where notebooks were laid out there, where they were laid out from.
     """
@@ -37,7 +39,7 @@ def find_project_root() -> Path:
 
 
 def find_outputs(outputs: str | Path = "") -> Path:
-    """Where runs live: `outputs`, or the outputs/ that `find_project_root` has; SettingsError for what is neither text nor a path."""
+    """Find where runs live: `outputs`, or that of `find_project_root`; SettingsError for what is neither text nor a path."""
     if not isinstance(outputs, Path):
         check_kind("outputs", str, outputs)
     return storage.expand_home(outputs) if outputs else find_project_root() / "outputs"

@@ -25,7 +25,7 @@ from llm2rec_kit.storage import as_plain, clear, expand_home, explain_write_erro
 
 
 def find(name: str, outputs: str | Path = "") -> Run:
-    """The run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
+    """Find the run of this name under `outputs`, or in the folder that `name` leads to; ValueError where there is none."""
     base = find_outputs(outputs)
     for folder in (base / name, expand_home(name).resolve()):
         if any(os.path.lexists(folder / note) for note in (info.FILE, "corpus/manifest.json")):
@@ -36,8 +36,8 @@ def find(name: str, outputs: str | Path = "") -> Run:
 class Run:
     """The folder `outputs/<name>/` and what is in it.
 
-    `before_replacing`, where somebody sets it, is called with the name of a finished artefact that is about to be replaced, not
-    forced, and {setting: (has, asked)} of the settings that changed; it may raise.
+    `before_replacing`, where somebody sets it, is called with the name of a finished artefact that is about to be replaced,
+    not forced, and {setting: (has, asked)} of the settings that changed; it may raise.
     """
 
     before_replacing: Callable[[str, dict[str, tuple[Any, Any]]], None] | None = None
@@ -143,7 +143,7 @@ class Run:
         inputs: Sequence[str] = (),
         aside: Collection[str] = (),
     ) -> bool:
-        """Take `name` from another run where it was made there with the same settings and inputs; whether it was."""
+        """Take `name` from another run where it was made there with the same settings and inputs; returns whether it was."""
         if not other.has(name):
             return False
         key = self._key(settings, inputs, aside)
@@ -162,7 +162,10 @@ class Run:
         aside: Collection[str] = (),
         force: bool = False,
     ) -> bool:
-        """Whether `make` with these arguments would build rather than reuse. What a shared store has is taken from there."""
+        """Tell whether `make` with these arguments would build rather than reuse.
+
+        What a shared store has is taken from there, and so not stale.
+        """
         key = self._key(settings, inputs, aside)
         force = force and not self.made_by_this_force(name)
         if force or not self._stale(name, key):
@@ -172,15 +175,15 @@ class Run:
         return not (shared and self._fetch(shared, name))
 
     def made_by_this_force(self, name: str) -> bool:
-        """Whether the forced series that is under way has made `name` already, before it was interrupted perhaps."""
+        """Tell whether the forced series that is under way has made `name` already, perhaps before it was interrupted."""
         with contextlib.suppress(ArtefactError):
             return bool(find_forced()) and self.manifest(name).get("forced") == find_forced()
         return False
 
     def forget(self, name: str) -> None:
-        """Delete finished artefact `name`, from the store beside this run, too: the next `make` of it builds.
+        """Delete finished artefact `name`, also from the store beside this run: the next `make` of it builds.
 
-        Of a damaged one whatever can be told to be its own is deleted.
+        Of a damaged one, what is known to be its own is deleted.
         """
         try:
             made = self.manifest(name)
@@ -196,9 +199,9 @@ class Run:
                 place.unlink(missing_ok=True)
 
     def require(self, name: str, *, gone: bool = False) -> Path:
-        """Path of artefact `name`; raises ArtefactError where it is missing, or its manifest or a file of it is damaged.
+        """Return the path of artefact `name`; ArtefactError where it is missing, or its manifest or a file of it is damaged.
 
-        With `gone` files may have been deleted: whoever wants its record alone needs none of them.
+        With `gone`, files may have been deleted: whoever wants its record alone needs none of them.
         """
         made = self.manifest(name)
         if damaged := manifest.find_damage(self.manifest_path(name).parent, made, gone=gone):
@@ -207,7 +210,7 @@ class Run:
         return self.path_of(name)
 
     def file(self, name: str, file: str) -> Path | None:
-        """Path of one file of artefact `name`, sound; None where it has no such file. ArtefactError as `require`."""
+        """Return the path of one file of artefact `name`, checked; None where there is no such file. Raises as `require`."""
         made, folder = self.manifest(name), self.manifest_path(name).parent
         if file not in made["files"]:
             return None
@@ -216,7 +219,7 @@ class Run:
         return folder / file
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of artefact `name`; raises ArtefactError where there is none or it is damaged."""
+        """Read the manifest of artefact `name`; ArtefactError where there is none or it is damaged."""
         path = self.manifest_path(name)
         try:
             return manifest.read(path, name)
@@ -229,17 +232,17 @@ class Run:
             raise ArtefactError(f"{error} {advise(self, name)}") from None
 
     def manifest_path(self, name: str) -> Path:
-        """Where the manifest of artefact `name` is."""
+        """Return where the manifest of artefact `name` is."""
         path = self.path_of(name)
         return path.with_name(f"{path.name}.json") if "/" in name else path / manifest.FOLDER_NOTE
 
     def record(self, name: str) -> dict[str, Any]:
-        """The numbers that the stage kept about artefact `name`."""
+        """Return the numbers that the stage kept about artefact `name`."""
         record: dict[str, Any] = self.manifest(name)["record"]
         return record
 
     def has(self, name: str) -> bool:
-        """Whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
+        """Tell whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
 
         False for what no artefact can be called, such as a model's folder elsewhere.
         """
@@ -248,28 +251,29 @@ class Run:
         return False
 
     def names(self, folder: str) -> list[str]:
-        """Names of the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
+        """List the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
         base = self.path / folder
         found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
         return [p.with_suffix("").as_posix() for p in found if not any(map(is_no_name, p.parts))]
 
     def artefacts(self) -> list[str]:
-        """Names of all finished artefacts, folders first."""
+        """List all finished artefacts by name, folders first."""
         found = (p.name for p in sorted(self.path.iterdir()) if os.path.lexists(p / manifest.FOLDER_NOTE))
         return [*(name for name in found if not is_no_name(name)), *self.names("embeddings"), *self.names("evaluation")]
 
     def digest(self, name: str) -> str:
-        """Content hash of artefact `name`: of its files' hashes, so a redone stage with equal files changes nothing."""
+        """Return the content hash of artefact `name`: of its files' hashes, so that equal files made anew have the same."""
         self.require(name)
         return self._digest_of(name)
 
     def changed_inputs(self, name: str) -> list[str]:
-        """Names of the artefacts that `name` was made from and that are not what the run holds now. Reads manifests alone."""
+        """List the artefacts that `name` was made from and that are not what the run holds now. Reads manifests alone."""
         inputs = self.manifest(name)["inputs"]
         return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
 
     def path_of(self, name: str) -> Path:
-        """Folder of a folder artefact; path without suffix of a file artefact. ArtefactError for what is not in the run."""
+        """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is not
+        there."""
         try:
             path = storage.require_inside(self.path, name)
         except ValueError as error:
@@ -281,12 +285,12 @@ class Run:
         return path
 
     def read_info(self) -> dict[str, Any]:
-        """The contents of run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
+        """Read run.json: what was asked for, where and with what the run was last made, its stages and their cost."""
         with self._writing(info.FILE):
             return info.read(self)
 
     def write_info(self, part: str, value: dict[str, Any]) -> None:
-        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; the provenance becomes this process's."""
+        """Keep `value` in run.json: as `asked`, or added to `notebooks` or `stages`; with this process's provenance."""
         with self._writing(info.FILE):
             info.write(self, part, value, collect_provenance())
 
@@ -323,7 +327,8 @@ class Run:
         return ""
 
     def _ask(self, name: str, key: dict[str, Any]) -> None:
-        """Let `before_replacing` refuse, where `name` is there, sound as far as its manifest, with other settings than `key`."""
+        """Let `before_replacing` refuse, where `name` is there, sound as far as its manifest, with other settings than
+        `key`."""
         if self.before_replacing is None or not self.has(name):
             return
         try:
@@ -335,7 +340,8 @@ class Run:
             self.before_replacing(name, changed)
 
     def _check_strays(self, name: str, made: dict[str, Any]) -> None:
-        """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it again."""
+        """Raise ArtefactError for a file in a folder artefact that is none of its own: that is no reason to make it
+        again."""
         if "/" not in name and (path := manifest.find_stray(self.path_of(name), made)):
             raise ArtefactError(
                 f"{path} is none of the files of {name!r}, and what reads the folder might take it for one. Move it out of "
@@ -423,7 +429,8 @@ class Run:
 
 
 def _make_room(path: Path, *, folder: bool = False) -> None:
-    """Put aside, and tell, a folder that stands where a file is to be, or with `folder` whatever stands where one is to be."""
+    """Put aside, and tell, a folder that stands where a file is to be, or with `folder` whatever stands where one is to
+    be."""
     if os.path.lexists(path) and not path.is_symlink() and path.is_dir() != folder:
         wanted = "no folder where one" if folder else "a folder where a file"
         print(f"{path} is {wanted} is to be; it is now {storage.set_aside(path)}.", flush=True)

@@ -9,5 +9,5 @@ SERIES = "LLM2REC_SERIES"  # in the environment of a kernel that runs a notebook
 
 
 def find_forced() -> str:
-    """The name of the forced series that is under way; empty where none is."""
+    """Return the name of the forced series that is under way; empty where none is."""
     return os.environ.get(FORCED, "")

@@ -19,7 +19,7 @@ STORE = ".store"  # in an outputs folder: what its runs share
 
 
 def place(run: Run, name: str, key: dict[str, Any]) -> Path | None:
-    """Where the store beside a run keeps such an artefact (a run of its own); None without a store."""
+    """Return where the store beside a run keeps such an artefact (a run of its own); None without a store."""
     folder = run.path.parent / STORE
     if not folder.is_dir():
         return None
@@ -31,7 +31,7 @@ def place(run: Run, name: str, key: dict[str, Any]) -> Path | None:
 
 @contextlib.contextmanager
 def hold(run: Run, name: str, key: dict[str, Any], busy: str) -> Iterator[Path | None]:
-    """The artefact's place in the store, held alone: of two runs that need it, one makes it and the other waits."""
+    """Hold the artefact's place in the store alone, and yield it: of two runs that need it, one makes it, one waits."""
     path = place(run, name, key)
     if path is None:
         yield None

@@ -73,8 +73,8 @@ STAGES: tuple[type[Stage], ...] = (
 
 
 def describe_limits(name: str) -> str:
-    """What the flat name may be, as in `contrastive_views`, for a reader: its choices or its range; empty where any of its type
-    will do."""
+    """Describe what a setting, by its flat name (`contrastive_views`), may be: its choices or its range; empty where any
+    value of its type will do."""
     settings = {f"{stage.prefix}_{f.name}": f.metadata for stage in STAGES for f in dataclasses.fields(stage)}
     known: Mapping[str, Any] = settings.get(name, {"within": ""})
     if choices := known.get("choices"):

@@ -36,7 +36,7 @@ class Backbone(Stage):
     seed: int = setting(42, "seed of tiny's weights [O]", within=SEED)
 
     def conflicts(self) -> Conflicts:
-        """Heads that do not divide tiny's width; rotary positions turn pairs, so a head's share of it is even."""
+        """Find heads that do not divide tiny's width; rotary positions turn pairs, so a head's share of it is even."""
         if self.name == "tiny" and (self.hidden % self.heads or self.hidden // self.heads % 2):
             yield (
                 ("hidden", "heads"),

@@ -24,9 +24,9 @@ _COLUMN = (
 
 
 def parse_template(template: str) -> list[str]:
-    """The names in the braces of `data_text`; SettingsError where it is no template of plain names.
+    """Return the names in the braces of `data_text`; SettingsError where it is no template of plain names.
 
-    >>> template_names("{title}. {brand}")
+    >>> parse_template("{title}. {brand}")
     ['title', 'brand']
     """
     try:
@@ -122,7 +122,7 @@ class Data(Stage):
     seed: int = setting(2024, "seed of generation and of the user subset [O]", within=SEED)
 
     def conflicts(self) -> Conflicts:
-        """A window or a template that is none, a role that two columns have, a store that cannot be made."""
+        """Find a window or a template that is none, a role that two columns have, a store that cannot be made."""
         try:
             check_choice(type(self).__dataclass_fields__["source"].metadata, self.source, "data_source")
         except SettingsError as error:

@@ -107,7 +107,7 @@ class Evaluation(Stage):
     )
 
     def conflicts(self) -> Conflicts:
-        """A width that cannot be divided as asked, and nothing to rank."""
+        """Find a width that cannot be divided as asked, and nothing to rank."""
         if "SASRec" in self.recommenders and self.hidden % self.heads:
             yield (
                 ("hidden", "heads"),

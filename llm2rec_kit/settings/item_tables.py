@@ -1,4 +1,5 @@
-"""Names of item tables: which are taken, what an encoder's table is called, and what a name says. Checked before torch is loaded."""
+"""Names of item tables: which are taken, what an encoder's table is called, and what a name says. Checked before torch is
+loaded."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ KINDS = {"_add_id": "add", "_concat_id": "concat"}
 
 
 def name_tables(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """{encoder: name of its table}, of encoders by hub name or folder: the last part, with `_` for dots, which would begin a
-    file's suffix. With the folder or organisation before it where that name is in `taken` or several would have it.
+    """Name the table of each encoder (a hub name or a folder): {encoder: name}.
 
-    >>> table_names(["BAAI/bge-large-en-v1.5", "models/a/last", "models/b/last"])
+    The name is the encoder's last part, with `_` for dots, which would begin a file's suffix; with the folder or
+    organisation in front where that name is in `taken` or several would have it.
+
+    >>> name_tables(["BAAI/bge-large-en-v1.5", "models/a/last", "models/b/last"])
     {'BAAI/bge-large-en-v1.5': 'bge-large-en-v1_5', 'models/a/last': 'a-last', 'models/b/last': 'b-last'}
 
-    Raises SettingsError for two of one name even so.
+    Raises SettingsError where two have one name even so.
     """
     taken, encoders = set(taken), list(dict.fromkeys(encoders))
     short, names = {e: _last_parts(e, 1) for e in encoders}, {}
@@ -36,9 +39,9 @@ def name_tables(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
 
 
 def parse_name(name: str) -> tuple[str | None, str]:
-    """The stage whose embeddings a table stands on (None without text), and its kind.
+    """Split a table's name into the stage whose embeddings it stands on (None without text) and its kind.
 
-    >>> [parse(n) for n in ("id", "id_detached", "csft", "csft_add_id", "csft_concat_id")]
+    >>> [parse_name(n) for n in ("id", "id_detached", "csft", "csft_add_id", "csft_concat_id")]
     [(None, 'id'), (None, 'id_detached'), ('csft', 'text'), ('csft', 'add'), ('csft', 'concat')]
     """
     if name in ("id", "id_detached"):

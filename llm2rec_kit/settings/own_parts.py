@@ -1,8 +1,8 @@
 """Own parts: a recommender, a baseline or a source of one's own, in a module or a file outside the kit (docs/own_parts.md).
 
-What a module registers with `recommender`, `baseline` or `source` is named in the settings as the kit's own are. `load` imports
-the modules, and importing runs them: it is given what its user named in the command, in a file that the command named, or in a
-notebook's parameters cell, and never what a run has noted, which may come from elsewhere.
+What a module registers with `recommender`, `baseline` or `source` is named in the settings as the kit's own are. `load`
+imports the modules, and importing runs them: it is given what its user named in the command, in a file that the command
+named, or in a notebook's parameters cell, and never what a run has noted, which may come from elsewhere.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Part:
-    """An own part: what it is, its name, what makes it, where that stands, and how another process imports it ("": it cannot)."""
+    """An own part: what it is, its name, what makes it, where that stands, and how another process imports it ("": it
+    cannot)."""
 
     kind: str
     name: str
@@ -85,9 +86,9 @@ _NOW: list[str] = []  # what it is importing
 def recommender(name: str) -> Callable[[Made], Made]:
     """Register a class (settings, max_history) as the recommender `name`, which begins with a capital.
 
-    It is a torch module whose `forward(vectors, mask)` takes item vectors (B, L, d), right-padded with zeros, and bool (B, L),
-    True where an item is, and returns states: (B, d), one a history, or (B, L, d), after each item, from that and earlier
-    ones alone. d is `settings.hidden`; L is at most `max_history`.
+    It is a torch module whose `forward(vectors, mask)` takes item vectors (B, L, d), right-padded with zeros, and a bool
+    mask (B, L), True where an item is, and returns states: (B, d), one a history, or (B, L, d), after each item, from that
+    and earlier ones alone. d is `settings.hidden`; L is at most `max_history`.
     """
     return _registering("recommender", name)
 
@@ -95,9 +96,9 @@ def recommender(name: str) -> Callable[[Made], Made]:
 def baseline(name: str) -> Callable[[Made], Made]:
     """Register a function as the baseline `name`, which begins with a small letter.
 
-    It takes a corpus that holds what training sees and nothing later, where it has a second parameter `embeddings` also those,
-    float (N + 1, dim) with row 0 for padding, and returns a function from histories (a list of int arrays, items 1..N, oldest
-    first) to scores, float (histories, N).
+    It takes a corpus that holds what training sees and nothing later, where it has a second parameter `embeddings` also
+    those, float (N + 1, dim) with row 0 for padding, and returns a function from histories (a list of int arrays, items
+    1..N, oldest first) to scores, float (histories, N).
     """
     return _registering("baseline", name)
 
@@ -112,7 +113,8 @@ def source(name: str) -> Callable[[Made], Made]:
 
 
 def load(parts: Sequence[str]) -> None:
-    """Import modules (`package.module`) and files (`path/mine.py`), so that what they register can be named; changed ones again.
+    """Import modules (`package.module`) and files (`path/mine.py`), changed ones again: what they register can then be
+    named.
 
     Raises SettingsError for one that cannot be imported, registers nothing, or registers a name that is taken.
     """
@@ -126,55 +128,55 @@ def load(parts: Sequence[str]) -> None:
 
 
 def is_file(part: str) -> bool:
-    """Whether a part is named by its file; by its module otherwise."""
+    """Tell whether a part is named by its file rather than by its module."""
     return part.endswith(".py") or "/" in part
 
 
 def resolve_parts(parts: Sequence[str], base: Path) -> list[str]:
-    """`parts` with files, seen from `base`, by their absolute paths."""
+    """Return `parts` with each file as an absolute path, seen from `base`."""
     return [str((base / storage.expand_home(part)).resolve()) if is_file(part) else part for part in parts]
 
 
 def list_names(kind: str) -> list[str]:
-    """Names of the own parts of a kind that are loaded."""
+    """List the names of the loaded own parts of a kind."""
     return [name for k, name in _PARTS if k == kind]
 
 
 def find(kind: str, name: str) -> Part:
-    """The own part of this kind and name; SettingsError where it is not loaded."""
+    """Return the own part of this kind and name; SettingsError where it is not loaded."""
     if part := _PARTS.get((kind, name)):
         return part
     raise SettingsError(describe_unknown(kind, name))
 
 
 def describe_unknown(kind: str, name: str) -> str:
-    """The sentence that says that there is no such part, and how there would be one."""
+    """Say that there is no such part, and how there would be one, in a sentence."""
     there = [*OF_THE_KIT[kind], *list_names(kind)]
     return f"{kind.capitalize()} {show_value(name)} is none of {there}. One of your own is named once own_parts names its module or file."
 
 
 def hash_part(kind: str, name: str) -> dict[str, str]:
-    """What tells an own part from its earlier versions, as a part of the settings of what it makes; {} for one of the kit's."""
+    """Return {KEY: hash of its source} of an own part, for the settings of what it makes; {} for one of the kit's."""
     return {KEY: _PARTS[kind, name].digest} if (kind, name) in _PARTS else {}
 
 
 def hash_parts(used: Collection[str]) -> dict[str, str]:
-    """{name: hash of its source} of the own parts among the names `used`."""
+    """Return {name: hash of its source} of the own parts among the names `used`."""
     return {name: part.digest for (_, name), part in sorted(_PARTS.items()) if name in used}
 
 
 def list_origins() -> list[str]:
-    """What another process gives `load`, to have the parts that are loaded here."""
+    """List what another process must give `load` to have the parts that are loaded here."""
     return [*dict.fromkeys(part.origin for part in _PARTS.values() if part.origin)]
 
 
 def can_travel(kind: str, name: str) -> bool:
-    """Whether another process can have this part: one of the kit's, or one whose module or file it can import."""
+    """Tell whether another process can have this part: one of the kit's, or one whose module or file it can import."""
     return (kind, name) not in _PARTS or bool(_PARTS[kind, name].origin)
 
 
 def call(part: Part, what: Callable[..., Any], *given: Any) -> Any:
-    """`what(*given)`, of an own part's code; an error in it becomes a SettingsError that names the part, the line and the error."""
+    """Call `what(*given)` of a part; an error in it becomes a SettingsError that names the part, the line and the error."""
     try:
         return what(*given)
     except Exception as error:
@@ -182,7 +184,7 @@ def call(part: Part, what: Callable[..., Any], *given: Any) -> Any:
 
 
 def accepts(what: Callable[..., Any], *given: str) -> bool:
-    """Whether a callable can be called with so many arguments."""
+    """Tell whether a callable can be called with as many arguments as are `given`."""
     try:
         inspect.signature(what).bind(*given)
     except TypeError:

@@ -1,7 +1,7 @@
 """Plain YAML, as profiles, grid files and `--set` are written: values without tags, anchors or surprises.
 
-YAML 1.1 reads 010 as 8, 1:30 as 90, 80_10_10 as a number and 2014-09-01 as a date. Here they stay text, which is taken where a
-parameter is text and refused where it is a number. Size and nesting are looked at before anything is built.
+YAML 1.1 reads 010 as 8, 1:30 as 90, 80_10_10 as a number and 2014-09-01 as a date. Here they stay text, which is taken where
+a parameter is text and refused where it is a number. Size and nesting are looked at before anything is built.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ Kind = tuple[type | None, type | None]  # a parameter's, and of a list that of i
 
 
 def load_own(text: str) -> Any:
-    """The values of a YAML file that the kit wrote or brings along: plain `safe_load`, by libyaml where that is there."""
+    """Load a YAML text that the kit wrote or brings along: plain `safe_load`, by libyaml where that is there."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a small UTF-8 file; SettingsError, naming `what`, for anything else, which is not opened where it is no file."""
+    """Read a small UTF-8 text file.
+
+    Raises SettingsError, naming `what`, for anything else; what is no file is not even opened.
+    """
     try:
         if (kind := describe_path(path)) not in ("", "a file"):  # a pipe would wait for a writer, a device has no end
             raise SettingsError(f"{what} is {kind}, and a text file is wanted.")
@@ -46,7 +49,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def describe_path(path: Path) -> str:
-    """What is at `path`: "a file", "a folder", "a named pipe", ...; empty where there is nothing, or no way to it."""
+    """Say what is at `path`: "a file", "a folder", "a named pipe", ...; empty where there is nothing, or no way to it."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -55,7 +58,7 @@ def describe_path(path: Path) -> str:
 
 
 def read_mapping(text: str, what: str) -> dict[str, Any]:
-    """A mapping from names to values; SettingsError, naming `what`, for anything else or a key given twice."""
+    """Read a mapping from names to values; SettingsError, naming `what`, for anything else or a key given twice."""
     values = read_value(text, what)
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -66,7 +69,7 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
 
 
 def read_value(text: str, what: str) -> Any:
-    """What the text holds: a number, true or false, text, a list or a mapping of those, None where it is empty."""
+    """Read a number, true or false, text, a list or a mapping of those; None where the text is empty."""
     try:
         _look_over(text)
         return yaml.load(text, Loader=_Plain)
@@ -76,14 +79,17 @@ def read_value(text: str, what: str) -> Any:
 
 
 def convert_numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with the number for what plain YAML takes for text though a parameter wants a number: 1e-4, 1_000."""
+    """Replace texts by numbers where a parameter wants a number and plain YAML sees a text: 1e-4, 1_000."""
     return {name: _meant(*_kinds().get(name, (None, None)), one) for name, one in values.items()}
 
 
 def read_word(name: str, text: str, what: str) -> Any:
-    """The value of parameter `name` that a person means by `text` on a command line: text as it stands where the parameter is
-    text (`{title}, {brand}` too, which is no YAML), a list of one where it is a list and one value is given, and else what YAML
-    says. SettingsError, with the form, for what is neither a list nor one value."""
+    """Read the value of parameter `name` that a person means by `text` on a command line.
+
+    Text stands as it is where the parameter is text (`{title}, {brand}` too, which is no YAML); one value alone is a list of
+    one where the parameter is a list; else it is what YAML says. Raises SettingsError, with the form, for what is neither a
+    list nor one value.
+    """
     kind, of = _kinds().get(name, (None, None))
     if kind is str and text.strip()[:1] not in ("'", '"', "["):
         try:
@@ -146,8 +152,8 @@ def _look_over(text: str) -> None:
 
 
 class _Plain(yaml.SafeLoader):
-    """SafeLoader that tells numbers, true, false and null alone from text, and refuses a key given twice, where YAML would take
-    the last."""
+    """SafeLoader that tells numbers, true, false and null alone from text, and refuses a key given twice, where YAML would
+    take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -19,9 +19,9 @@ _SHORT.maxstring = _SHORT.maxother = 70
 
 @cache
 def parse_range(text: str) -> tuple[float | None, bool, float | None, bool]:
-    """(low, whether it is inside, high, whether it is inside); None where there is no bound.
+    """Split a range into (low, whether low is inside, high, whether high is inside); None where there is no bound.
 
-    >>> bounds("0 < x <= 1"), bounds("x >= 1")
+    >>> parse_range("0 < x <= 1"), parse_range("x >= 1")
     ((0, False, 1, True), (1, True, None, False))
     """
     found = _FORM.fullmatch(text)
@@ -34,16 +34,16 @@ def parse_range(text: str) -> tuple[float | None, bool, float | None, bool]:
 
 
 def is_inside(text: str, value: float) -> bool:
-    """Whether `value` lies inside the range."""
+    """Tell whether `value` lies inside the range."""
     low, with_low, high, with_high = parse_range(text)
     above = low is None or value > low or (with_low and value == low)
     return above and (high is None or value < high or (with_high and value == high))
 
 
 def describe_range(text: str) -> str:
-    """The range as a phrase.
+    """Describe the range in words.
 
-    >>> words("0 < x <= 1"), words("x >= 1")
+    >>> describe_range("0 < x <= 1"), describe_range("x >= 1")
     ('above 0 and at most 1', 'at least 1')
     """
     low, with_low, high, with_high = parse_range(text)
@@ -53,7 +53,7 @@ def describe_range(text: str) -> str:
 
 
 def show_value(value: object, longest: int = 80) -> str:
-    """`value` as `repr` writes it, cut to `longest` characters: an error names what it found, and is no dump of it."""
+    """Write `value` as `repr` does, cut to `longest` characters: an error names what it found, and is no dump of it."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
@@ -62,7 +62,7 @@ def show_value(value: object, longest: int = 80) -> str:
 
 
 def clip(text: str, longest: int = 300) -> str:
-    """`text` without its middle, where it is longer."""
+    """Cut the middle out of `text` where it is longer than `longest` characters."""
     return text if len(text) <= longest else f"{text[: longest - 20]}...{text[-17:]}"
 
 

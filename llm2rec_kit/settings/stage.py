@@ -1,8 +1,8 @@
 """A stage's settings: one field a choice, made from flat names, and checked before anything is computed.
 
-A field says in `setting(...)` what it may be: its type by its default, `choices`, a range, a form of text, how few a list may
-hold. All of that holds for every value by itself and is checked wherever settings are made. What two fields may not be together
-is a stage's `conflicts`, checked by `from_parameters` for what it is given and by `check` for all of them.
+A field says in `setting(...)` what it may be: its type by its default, `choices`, a range, a form of text, how few a list
+may hold. All of that holds for every value by itself and is checked wherever settings are made. What two fields may not be
+together is a stage's `conflicts`, checked by `from_parameters` for what it is given and by `check` for all of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def setting(
     also: Callable[[], list[str]] | None = None,
     later: bool = False,
 ) -> Any:
-    """A dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`.
+    """Make a dataclass field with a `help` text (meaning, unit, source) and, where it is one of a few, its `choices`.
 
     `within` is the range of a number (`ranges`), `form` that of a text; of a list, both are its elements'. A list holds
     `least` elements at least, and none twice unless it `repeats`. `of` is the type of its elements, where an empty default
@@ -74,7 +74,7 @@ class Stage:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
-        """Settings from the names in `parameters` that start with this stage's prefix, as in a notebook's `globals()`.
+        """Make settings from the names in `parameters` that start with this stage's prefix, as in a notebook's `globals()`.
 
         Raises SettingsError for a name with the prefix that is no setting: papermill itself only warns of those. Those of
         COMMON that are there are checked, too. What is given must go together; `check` asks that of the defaults as well.
@@ -89,28 +89,28 @@ class Stage:
         return cls(**given).check(given)
 
     def check(self, given: Collection[str] | None = None) -> Self:
-        """These settings; SettingsError where some of them (of the fields in `given` alone, if any) do not go together."""
+        """Return these settings; SettingsError where some (of the fields in `given` alone, if any) do not go together."""
         for fields, why in self.conflicts():
             if given is None or set(fields) <= set(given):
                 raise SettingsError(why)
         return self
 
     def conflicts(self) -> Conflicts:
-        """What does not go together: (the fields, a sentence that names them with their values)."""
+        """Find settings that do not go together: (the fields, a sentence that names them with their values)."""
         yield from ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, in the order of the fields."""
+        """Return the settings as plain values, in the order of the fields."""
         return dataclasses.asdict(self)
 
 
 def make_default(f: dataclasses.Field[Any]) -> Any:
-    """The default of a setting, a list anew."""
+    """Make the default of a setting: a list anew each time."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def find_element_kind(f: dataclasses.Field[Any]) -> type:
-    """The type of the elements of a list setting."""
+    """Find the type of the elements of a list setting."""
     return _element_kind(make_default(f), f.metadata["of"])
 
 
@@ -130,7 +130,7 @@ def check_kind(name: str, kind: type, value: Any) -> None:
 
 
 def describe_unknown(name: str, known: list[str], kind: str = "parameter") -> str:
-    """The sentence that says that `name` is not one of `known`, with the nearest name."""
+    """Say that `name` is not one of `known`, and which of them is nearest, in a sentence."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
     return f"Unknown {kind} {show_value(name)}.{hint}"

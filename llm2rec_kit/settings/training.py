@@ -58,7 +58,7 @@ class Training(Stage):
         return ""
 
     def conflicts(self) -> Conflicts:
-        """A warm-up that never ends, two plans, and settings that would do nothing."""
+        """Find a warm-up that never ends, two plans, and settings that would do nothing."""
         p, watched = self.prefix, "patience" if self.patience else "keep"
         if self.schedule_steps and self.schedule_epochs:
             yield (

@@ -1,4 +1,5 @@
-"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made; their hashes."""
+"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made; their
+hashes."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Within: the path of a hidden file beside `path` to write to; afterwards `path` is that file, or, after an error, what it was.
+    """Yield a hidden file's path beside `path` to write to; after the block `path` is that file, or as before where it
+    failed.
 
     The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
     replaced. ValueError where something other than a file is in the way.
@@ -70,7 +72,8 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
-    """Within: a hidden folder beside `path` to write into; afterwards `path` is that folder, or, after an error, what it was.
+    """Yield a hidden folder beside `path` to write into; after the block `path` is that folder, or as before where it
+    failed.
 
     After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
     """
@@ -96,10 +99,10 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
 
 
 def check_target(path: str | Path, begins: bytes = b"") -> Path:
-    """Where a file written to `path` would lie: `path`, or what it links to.
+    """Return where a file written to `path` would lie: `path`, or what it links to.
 
-    ValueError where that is no regular file, or holds something that does not begin as what is written there does (`begins`):
-    the file of titles given as the place of their embeddings would be lost.
+    ValueError where that is no regular file, or holds something that does not begin as what is written there does
+    (`begins`): the file of titles given as the place of their embeddings would be lost.
     """
     path = Path(path)
     try:
@@ -121,7 +124,7 @@ def check_target(path: str | Path, begins: bytes = b"") -> Path:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """What the JSON file `path` holds, a `kind`; ValueError that names the file where it is damaged or cannot be read.
+    """Read the JSON file `path`, which holds a `kind`; ValueError that names the file where it is damaged or cannot be read.
 
     FileNotFoundError where there is none.
     """
@@ -143,14 +146,17 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
-    """`value` as a JSON file keeps it, with a hash over all of it under `seal`. ValueError or TypeError where JSON has no form."""
+    """Return `value` as a JSON file keeps it, with a hash over all of it under SEAL.
+
+    Raises ValueError or TypeError for what JSON cannot hold.
+    """
     # Numbers and keys as they are read back.
     kept: dict[str, Any] = json.loads(json.dumps(value, default=as_plain, allow_nan=False))
     return kept | {SEAL: _seal(kept)}
 
 
 def is_sealed(value: dict[str, Any]) -> bool:
-    """Whether `value` is what `seal` made, or has no seal, as what earlier versions wrote."""
+    """Tell whether `value` is as `seal` returned it. What has no seal counts as well: earlier versions wrote none."""
     try:
         return SEAL not in value or value[SEAL] == _seal(value)
     except RecursionError:
@@ -158,14 +164,14 @@ def is_sealed(value: dict[str, Any]) -> bool:
 
 
 def write_note(path: Path, value: dict[str, Any]) -> None:
-    """`write_json` of a note of ours with its seal, by which `read_note` tells that nothing in it has changed since."""
+    """Write `value` as JSON with its seal, by which `read_note` tells that nothing in it has changed since."""
     write_json(path, seal(value))
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """What `write_note` kept, its seal included; ValueError as in `read_json`, and where it is no longer what was written.
+    """Read what `write_note` wrote, its seal included. A note without a seal is of an earlier version, and taken as it is.
 
-    A note without a seal is one of an earlier version, and taken as it is.
+    Raises as `read_json`, and ValueError where the note is no longer what was written.
     """
     found: dict[str, Any] = read_json(path)
     if not is_sealed(found):
@@ -174,7 +180,10 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def read_note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
-    """`read_note`, {} where there is none. A damaged one is told, with what is done `instead`, and is out of the way."""
+    """Read a note as `read_note` does, {} where there is none or a damaged one.
+
+    A damaged one is told, with what is done `instead`, and taken out of the way.
+    """
     try:
         return read_note(path)
     except FileNotFoundError:
@@ -207,7 +216,7 @@ def clear(path: Path) -> None:
 
 
 def find_fault(path: Path) -> str:
-    """Why `path` is no file that can be opened, as a phrase ("is missing", "is a folder"); empty where it is one."""
+    """Say why `path` is no file that can be opened, as a phrase ("is missing", "is a folder"); empty where it is one."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -220,9 +229,9 @@ def find_fault(path: Path) -> str:
 
 
 def make_safe_name(name: str) -> str:
-    """A folder name for `name`, which comes out of data: one part, not hidden, without control characters.
+    """Return a folder name for `name`, which comes out of data: one part, not hidden, without control characters.
 
-    >>> safe_name("Home/Kitchen"), safe_name("../up"), safe_name(".hidden"), safe_name("Toys & Games")
+    >>> make_safe_name("Home/Kitchen"), make_safe_name("../up"), make_safe_name(".hidden"), make_safe_name("Toys & Games")
     ('Home_Kitchen', 'up', 'hidden', 'Toys & Games')
 
     Raises ValueError where nothing is left, or more than file systems take.
@@ -235,7 +244,7 @@ def make_safe_name(name: str) -> str:
 
 
 def require_inside(base: Path, name: str) -> Path:
-    """`base / name`, as long as that is in `base`: `name` comes out of a file, which may be another's. ValueError elsewhere."""
+    """Return `base / name`; ValueError where that is not in `base`: `name` comes out of a file, which may be another's."""
     odd = not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts
     if odd or not _resolved(base / name).is_relative_to(_resolved(base)):
         raise ValueError(f"{reprlib.repr(name)} leads out of {base}, where it was found. Nothing is read or written there.")
@@ -244,7 +253,7 @@ def require_inside(base: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, busy: str = "") -> Iterator[None]:
-    """One process or thread at a time between here and the end of the block; `busy` is printed where it has to wait.
+    """Let one process or thread at a time run the block; `busy` is printed where this one has to wait.
 
     A killed holder lets go by itself. The lock's file goes with the last holder, so whoever waited on it must look
     whether the file that he holds is still the one at `path`.
@@ -268,13 +277,13 @@ def hold_lock(path: Path, busy: str = "") -> Iterator[None]:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
+    """Compute the sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_file_once(path: Path) -> str:
-    """`hash_file`, computed once in this process as long as nothing about the file changes."""
+    """Return `hash_file` of `path`, computed once in this process as long as nothing about the file changes."""
     now = path.stat()
     return _digest_of(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
@@ -286,7 +295,7 @@ def _digest_of(path: Path, *state: int) -> str:
 
 @contextlib.contextmanager
 def name_place(to: str | Path, option: str) -> Iterator[None]:
-    """Within, an error that says that the disk of `to` is full or closed becomes one that names it and the command's `option`."""
+    """Name `to` and the command's `option` in any error of the block that says that the disk of `to` is full or closed."""
     try:
         yield
     except Exception as error:
@@ -296,7 +305,7 @@ def name_place(to: str | Path, option: str) -> Iterator[None]:
 
 
 def explain_write_error(error: BaseException, folder: Path, advice: str = ADVICE) -> str:
-    """Why nothing could be written to `folder` and what to do, where `error` (or its cause) says so; else empty.
+    """Say why nothing could be written to `folder` and what to do, where `error` or its cause tells; empty otherwise.
 
     Libraries that write for us wrap the system's error in their own, so the whole chain is looked at, and its text.
     """
@@ -334,20 +343,20 @@ def check_writable(folder: Path) -> None:
 
 
 def measure_free_mib(folder: Path) -> float:
-    """Free space where `folder` is or would be, MiB; infinite where that cannot be told."""
+    """Measure the free space where `folder` is or would be, MiB; infinite where that cannot be told."""
     with contextlib.suppress(OSError):
         return shutil.disk_usage(find_nearest_folder(folder)).free / 2**20
     return float("inf")
 
 
 def find_nearest_folder(folder: Path) -> Path:
-    """`folder`, or of the folders above it the first that exists: where it would be made."""
+    """Find `folder`, or the nearest folder above it that exists: where it would be made."""
     at = Path(folder).absolute()
     return next(p for p in (at, *at.parents) if p.exists())
 
 
 def expand_home(path: str | Path) -> Path:
-    """`path` with a home in the place of its `~`; ValueError where nobody has the one that it names."""
+    """Replace the `~` of `path` by the home that it stands for; ValueError where there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -355,7 +364,7 @@ def expand_home(path: str | Path) -> Path:
 
 
 def as_plain(value: Any) -> Any:
-    """What json.dump may write for a numpy value or a path; for its `default`. TypeError for anything else."""
+    """Convert a numpy value or a path to what JSON can hold: the `default` of json.dump. TypeError for anything else."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -386,7 +395,7 @@ def _resolved(path: Path) -> Path:
 
 
 def describe_kind(mode: int) -> str:
-    """What a file that is none is, for a reader."""
+    """Name the kind of what `mode` says is no regular file, for a reader: "a folder", "a named pipe"."""
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     return next((name for test, name in kinds.items() if test(mode)), "a device")
 

@@ -1,8 +1,8 @@
 """RowFile: a `.npy` file filled block by block, in constant memory, by one process or by several.
 
-Until every row is there it is a hidden `.NAME.<key>.partial` beside its place, with one small file a process that says
-how many of its rows are on the disk, and their hash. A killed process goes on after them; what was made of other titles, another model
-or other settings has another key and is never gone on with.
+Until every row is there it is a hidden `.NAME.<key>.partial` beside its place, with one small file a process that says how
+many of its rows are on the disk, and their hash. A killed process goes on after them; what was made of other titles, another
+model or other settings has another key and is never gone on with.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class RowFile:
     def __init__(
         self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0
     ) -> None:
-        """`key` is all that the rows depend on, JSON values. Removes what is left of other keys.
+        """Open the file that holds the rows so far, and remove what is left of other keys.
 
-        Raises ValueError where `path` is something other than a .npy file; of a link to one, that file is replaced.
+        `key` is all that the rows depend on, JSON values. Raises ValueError where `path` is something other than a .npy
+        file; of a link to one, that file is replaced.
         """
         self.path, self.rows, self.dim, self.lead, self.shard = check_target(path, BEGINS), rows, dim, lead, shard
         self.start, self.stop = share(rows, *shard)
@@ -50,8 +51,10 @@ class RowFile:
         self.done, self._seen = self._begun()
 
     def write(self, start: int, block: np.ndarray) -> None:
-        """Rows start.. of all, on the disk when this returns. Not through a memory map: its pages would count
-        as this process's memory until the system takes them back."""
+        """Write rows start.. of all, float32; they are on the disk when this returns.
+
+        Not through a memory map: its pages would count as this process's memory until the system takes them back.
+        """
         block = np.ascontiguousarray(block, dtype="<f4")
         data, at = block.reshape(-1).view(np.uint8).data, self._data + start * self.dim * 4
         while len(data):  # a disk that runs full takes a part of them without an error
@@ -64,11 +67,11 @@ class RowFile:
         write_note(self.marks[self.shard[0]], made)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows that are written already, float32 (len(rows), dim)."""
+        """Read rows that are written already, float32 (len(rows), dim)."""
         return np.array(np.load(self.partial, mmap_mode="r")[self.lead + rows])
 
     def finish(self) -> NDArray[np.float32]:
-        """This process's rows, read-only and memory-mapped; the last process to finish gives the file its name."""
+        """Return this process's rows, read-only and memory-mapped; the last process to finish gives the file its name."""
         os.close(self._file)
         whole: NDArray[np.float32] = np.load(self.partial, mmap_mode="r")
         mapped = whole[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
@@ -86,7 +89,8 @@ class RowFile:
             left.unlink(missing_ok=True)
 
     def _open(self) -> tuple[int, int]:
-        """Open the file, at its full size with its header; every process writes the same. Returns (handle, byte of row 0)."""
+        """Open the file, at its full size with its header; every process writes the same. Returns (handle, byte of row
+        0)."""
         handle = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(os.dup(handle), "r+b") as file:
             shape = (self.lead + self.rows, self.dim)
@@ -99,7 +103,8 @@ class RowFile:
         return [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
 
     def _begun(self) -> tuple[int, Any]:
-        """How many of this process's rows are there as they were written, and their hash, to which the next rows are added."""
+        """How many of this process's rows are there as they were written, and their hash, to which the next rows are
+        added."""
         rows, digest = self._read_mark(self.marks[self.shard[0]])
         seen, size = hashlib.sha256(), self.dim * 4
         for at in range(0, rows, step := max(1, 2**24 // size)):
@@ -122,29 +127,29 @@ class RowArray:
     """The same in memory, this process's rows alone; nothing to go on from."""
 
     def __init__(self, rows: int, dim: int, shard: tuple[int, int] = (0, 1), lead: int = 0) -> None:
-        """Room for `lead` zero rows and this process's share of `rows`."""
+        """Make room for `lead` zero rows and this process's share of `rows`."""
         self.start, self.stop = share(rows, *shard)
         self.all, self.done = np.zeros((lead + self.stop - self.start, dim), dtype=np.float32), 0
         self.rows = self.all[lead:]
 
     def write(self, start: int, block: np.ndarray) -> None:
-        """Rows start.. of the whole."""
+        """Keep rows start.. of the whole."""
         self.rows[start - self.start : start - self.start + len(block)] = block
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows that are written already."""
+        """Return rows that are written already, float32 (len(rows), dim)."""
         return self.rows[rows - self.start]
 
     def finish(self) -> NDArray[np.float32]:
-        """This process's rows, the zero rows in front."""
+        """Return this process's rows, the zero rows in front."""
         return self.all
 
     def discard(self) -> None:
-        """Nothing to remove."""
+        """Do nothing: no file is left to remove."""
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:
-    """The slice of `rows` that process `rank` of `world` fills: [start, stop).
+    """Compute the slice of `rows` that process `rank` of `world` fills: [start, stop).
 
     >>> [share(10, r, 3) for r in range(3)]
     [(0, 3), (3, 6), (6, 10)]

@@ -1,7 +1,8 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
 A loader reads and says what it dropped; it does not clean, filter or split. That is `llm2rec_kit.data.cleaning`. What no
-source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `keep_sound_rows`, and counted too.
+source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `keep_sound_rows`, and
+counted too.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Interactions:
 
 
 def load(settings: Data) -> Interactions:
-    """The interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed.
+    """Load the interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed.
 
     With `settings.strict` also where the loader had to leave a row out.
     """
@@ -106,7 +107,8 @@ def _module(settings: Data) -> ModuleType:
 
 
 def _own(settings: Data) -> Interactions:
-    """What a source of one's own gives (`own_parts.source`); SettingsError where it is not loaded, fails, or gives something else."""
+    """What a source of one's own gives (`own_parts.source`); SettingsError where it is not loaded, fails, or gives something
+    else."""
     own = own_parts.find("source", settings.source)
     found = own_parts.call(own, own.make, settings)
     if isinstance(found, Interactions):
@@ -122,12 +124,12 @@ def _own(settings: Data) -> Interactions:
 
 
 def keep_sound_rows(found: Interactions) -> Interactions:
-    """`found` without what no stage can use; every row left out is counted in `dropped` or in the facts.
+    """Drop from `found` what no stage can use; every row left out is counted in `dropped` or in the facts.
 
-    Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one name).
-    Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or after
-    2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters. Control
-    characters in titles become spaces.
+    Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one
+    name). Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or
+    after 2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters.
+    Control characters in titles become spaces.
     """
     facts, dropped = dict(found.facts), list(found.dropped)
     named = folder_names(found.items["domain"].unique(maintain_order=True))
@@ -154,14 +156,17 @@ def keep_sound_rows(found: Interactions) -> Interactions:
 
 
 def hash_files(settings: Data) -> dict[str, str]:
-    """sha256 of each file that the source reads, by name, and of a source of one's own: a corpus is stale once one changed."""
+    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own.
+
+    A corpus is stale once one of them changed.
+    """
     root = expand_home(settings.path)
     files = {p.relative_to(root.parent).as_posix(): hash_file_once(p) for p in _files(settings)}
     return files | own_parts.hash_part("source", settings.source)
 
 
 def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
-    """The first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
+    """Read the first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
 
     Empty for a source that reads no files; a file that is no text is named with its size.
     """
@@ -196,9 +201,7 @@ def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:
 
 
 def keep_first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
-    """`items` without empty ids and with one row of each source_id, its first with a title; notes in `facts` how many rows
-    that cost.
-    """
+    """Drop empty ids and keep one row of each source_id, its first with a title; notes in `facts` how many were dropped."""
     named = items.filter(pl.col("source_id").is_not_null() & (pl.col("source_id") != ""))
     kept = keep_first_titled(named)
     note_items(facts, len(items) - len(kept), "with no id or an id seen before")
@@ -206,7 +209,7 @@ def keep_first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.Da
 
 
 def keep_first_titled(items: pl.DataFrame) -> pl.DataFrame:
-    """Of each source_id the first row with a title, else its first row, in the order of the first rows."""
+    """Keep of each source_id the first row with a title, else its first row, in the order of the first rows."""
     first = items.unique("source_id", keep="first", maintain_order=True)
     if len(first) == len(items) or not _blank(first["title"]).any():
         return first
@@ -227,12 +230,12 @@ def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
 
 
 def mend_surrogates(text: str) -> str:
-    """`text` with halves of surrogate pairs, which no UTF-8 can hold, as U+FFFD."""
+    """Replace halves of surrogate pairs, which no UTF-8 can hold, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def require_folder(path: str, layout: str) -> Path:
-    """The folder `path` (data_path); ValueError with the sentence `layout` where it is empty or no folder."""
+    """Return the folder `path` (data_path); ValueError with the sentence `layout` where it is empty or no folder."""
     if not path:
         raise ValueError(f"{layout}; data_path is empty: set it to that folder.")
     folder = expand_home(path)
@@ -243,7 +246,7 @@ def require_folder(path: str, layout: str) -> Path:
 
 
 def list_names(folder: Path) -> list[str]:
-    """The first 20 names in `folder`, for an error that says what was found instead."""
+    """List the first 20 names in `folder`, for an error that says what was found instead."""
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
 
 

@@ -62,7 +62,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Interactions of one category; its domain is `settings.domain`, else the paper's short name, else the category's.
+    """Load the interactions of one category; its domain is `settings.domain`, else the paper's short name, else its own.
 
     Raises ValueError, one paragraph, where a file is missing, cut off, empty or of another form. Lines that are no reviews
     are left out and counted in `dropped`.
@@ -83,7 +83,7 @@ def load(settings: Data) -> Interactions:
 
 
 def find_files(settings: Data) -> list[Path]:
-    """The two files that `load` reads; empty where they are not there."""
+    """Find the two files that `load` reads; empty where they are not there."""
     try:
         return list(_found(settings)[1:])
     except ValueError:
@@ -92,13 +92,13 @@ def find_files(settings: Data) -> list[Path]:
 
 @cache
 def read_published() -> dict[str, Any]:
-    """Addresses of the 2023 files, the paper's short names, and users, items and reviews of each category."""
+    """Read the addresses of the 2023 files, the paper's short names, and users, items and reviews of each category."""
     said: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath("amazon_2023.yaml").read_text())
     return said
 
 
 def expand_name(category: str) -> str:
-    """`games` -> `Video_Games`; a full name stays."""
+    """Replace a short name by the category's: `games` -> `Video_Games`; a full name stays."""
     return str(read_published()["short_names"].get(category, category))
 
 
@@ -144,7 +144,8 @@ def _only_category(folder: Path) -> str:
 
 
 def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
-    """The file of "reviews" or "metadata" in `folder`, under any of its names; fetched, if asked for, where there is none."""
+    """The file of "reviews" or "metadata" in `folder`, under any of its names; fetched, if asked for, where there is
+    none."""
     names = [name.format(category) for name in NAMES[what]]
     if found := next((folder / name for name in names if (folder / name).is_file()), None):
         return found

@@ -1,5 +1,5 @@
-"""Delimited files: texts, every cell as it stands, and numbers. No row is lost without a count: what polars made of a file is
-compared with what its lines say, at the price of one more pass over its bytes.
+"""Delimited files: texts, every cell as it stands, and numbers. No row is lost without a count: what polars made of a file
+is compared with what its lines say, at the price of one more pass over its bytes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ def read_texts(
     names: list[str] | None = None,
     fewest: int = 2,
 ) -> tuple[pl.DataFrame, int, str]:
-    """The table of a file, every cell as text (String, an empty one null); how many rows were left out, and why.
+    """Read a file's table, every cell as text (String, an empty one null); returns also how many rows it left out, and why.
 
     The first line names the columns, unless `names` does. `quoted`: whether cells may stand in quotes (None: where the whole
-    file is so written); `backslash`: see `quoted.read`; `fewest`: columns that there must be. Rows with too few cells are left out and counted, in a file with
-    quotes refused. Raises ValueError, one paragraph, naming the file and the line, for whatever else would lose or change a
-    row: too many cells, quotes that do not close, another separator or encoding, a NUL, a column named twice.
+    file is so written); `backslash`: see `quoted.read`; `fewest`: columns that there must be. Rows with too few cells are
+    left out and counted, in a file with quotes refused. Raises ValueError, one paragraph, naming the file and the line, for
+    whatever else would lose or change a row: too many cells, quotes that do not close, another separator or encoding, a NUL,
+    a column named twice.
     """
     lines, has_quotes = look_through(file)
     names, start, before = (names, 0, 0) if names else _header(file, separator, quoted=quoted is True, fewest=fewest)
@@ -68,10 +69,11 @@ def read_texts(
 def read_numbers(
     source: Path | bytes, schema: Schema, *, what: str, separator: str = ",", header: bool = True
 ) -> tuple[pl.DataFrame, int]:
-    """The rows of a file (or of its bytes) whose cells are all numbers of the `schema`'s types, and how many are not.
+    """Read the rows of a file (or of its bytes) whose cells are all numbers of the `schema`'s types; returns also how many
+    rows are not.
 
-    `header`: whether the first line names the columns; it must then name those of `schema`, in that order. Raises ValueError,
-    naming `what`, where the file is empty, where the header is another one, or where a row has more cells than columns.
+    `header`: whether the first line names the columns; it must then name those of `schema`, in that order. Raises
+    ValueError, naming `what`, where the file is empty, where the header is another one, or where a row has too many cells.
     """
     with _opened(source) as file:
         first, more = file.readline(1000), file.read(1)
@@ -102,9 +104,9 @@ def read_numbers(
 
 
 def parse_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
-    """A table of texts with each column whose every cell is a number (some may be empty) as Int64 or Float64, those in `but` not.
+    """Parse each column of texts whose every cell is a number (some may be empty) as Int64 or Float64, those in `but` not.
 
-    What begins with a needless 0, or has more digits than a float keeps, is no number but a code: an article 007, a bar code.
+    What begins with a needless 0, or has more digits than a float keeps, is a code and no number: article 007, a bar code.
     """
     made = {}
     for column in table.get_columns():
@@ -119,7 +121,7 @@ def parse_numbers(table: pl.DataFrame, *, but: Collection[str]) -> pl.DataFrame:
 
 
 def decode_line(file: Path, data: bytes, line: int = 1) -> str:
-    """`data`, which begins at this line of the file, as text; ValueError naming the line where it is no UTF-8."""
+    """Decode `data`, which begins at this line of the file; ValueError naming the line where it is no UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -132,7 +134,7 @@ def decode_line(file: Path, data: bytes, line: int = 1) -> str:
 
 
 def look_through(file: Path) -> tuple[int, bool]:
-    """How many lines a file has, and whether a quote occurs in it; ValueError where it is empty or no text."""
+    """Count a file's lines, and tell whether a quote occurs in it; ValueError where it is empty or no text."""
     lines, has_quotes, last = 0, False, b""
     for block in _blocks(file):
         if not last and (reason := _no_text(block)):
@@ -151,7 +153,8 @@ def look_through(file: Path) -> tuple[int, bool]:
 
 
 def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[list[str], int, int]:
-    """The names of the columns, where in the file (bytes) their line ends, and its number; lines without text go before it."""
+    """The names of the columns, where in the file (bytes) their line ends, and its number; lines without text go before
+    it."""
     number, line = 0, b""
     with file.open("rb") as opened:
         while not line.strip(b"\r\n"):
@@ -176,7 +179,8 @@ def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[l
 
 
 def _unlike(source: Path | bytes, separator: str, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The lines (int64, from 1) with fewer cells than `columns`, those with more, and those that are blank; no quotes heeded."""
+    """The lines (int64, from 1) with fewer cells than `columns`, those with more, and those that are blank; no quotes
+    heeded."""
     found: tuple[list[np.ndarray], ...] = ([], [], [])
     line = 1
     for block in _blocks(source):

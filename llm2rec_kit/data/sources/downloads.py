@@ -92,7 +92,7 @@ def fetch(
     tries: int = 5,
     quiet: bool = False,
 ) -> Path:
-    """Path of the file at `url` in `folder`, fetched unless it is there whole already.
+    """Download the file at `url` into `folder`, unless it is there whole already; returns its path.
 
     `name` is the file's name there (default: the last part of the address); `size` its published bytes; `checksum` its
     published hash as "md5:..." or "sha256:...". A transfer that breaks is taken up where it stopped, or from the start where
@@ -128,7 +128,7 @@ def fetch(
 
 
 def unpack(archive: Path, folder: str | Path, names: list[str]) -> list[Path]:
-    """Files `names` of a zip, wherever in it they lie, written into `folder`; those that it lacks are left out.
+    """Unpack the files `names` of a zip, wherever in it they lie, into `folder`; those that it lacks are left out.
 
     Only base names are used, so no path in the archive can lead elsewhere; each file appears whole or not at all.
     """

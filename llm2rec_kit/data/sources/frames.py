@@ -1,4 +1,5 @@
-"""Frames: columns of anyone's data frames as the text that ids, titles and categories are, or a refusal that names the column."""
+"""Frames: columns of anyone's data frames as the text that ids, titles and categories are, or a refusal that names the
+column."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ EXACT = 2**53  # whole numbers up to here have a float of their own
 
 
 def as_polars(frame: Any) -> pl.DataFrame:
-    """A polars frame as it is; a pandas frame column by column, its NaN, NaT and NA as null (needs neither pandas nor pyarrow).
+    """Convert a pandas frame to polars, its NaN, NaT and NA to null; a polars frame stays. Needs neither pandas nor pyarrow.
 
-    A column with lists, arrays or values of several kinds becomes one of the type Object, which only matters where it is used.
+    A column with lists, arrays or values of several kinds becomes one of the type Object, which matters only in use.
     """
     if isinstance(frame, pl.DataFrame):
         return frame
@@ -29,10 +30,11 @@ def as_polars(frame: Any) -> pl.DataFrame:
 
 
 def as_ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
-    """A column of ids as text: whole floats, as pandas makes of whole numbers with gaps, as whole numbers, bytes as UTF-8.
+    """Convert a column of ids to text: whole floats, as pandas makes of whole numbers with gaps, without a point, bytes as
+    UTF-8.
 
-    `what` names the frame in errors. Raises ValueError for numbers that are not whole or too large to be exact, and for types
-    that are no ids.
+    `what` names the frame in errors. Raises ValueError for numbers that are not whole or too large to be exact, and for
+    types that are no ids.
     """
     found, where = frame[column], f"the column {column!r} of {what}"
     if found.dtype.is_float() or isinstance(found.dtype, pl.Decimal):
@@ -49,9 +51,10 @@ def as_ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
 
 
 def as_text(frame: pl.DataFrame, column: str, what: str, expected: str = "text") -> pl.Series:
-    """A column as text: categories by name, bytes as UTF-8, numbers as written, whole ones without a point.
+    """Convert a column to text: categories by name, bytes as UTF-8, numbers as written, whole ones without a point.
 
-    Raises ValueError naming the column, what was `expected` and the type found where it is a list, a struct, a time or an object.
+    Raises ValueError naming the column, what was `expected` and the type found where it is a list, a struct, a time or an
+    object.
     """
     found, where = frame[column], f"the column {column!r} of {what}"
     if found.dtype == pl.Binary:
@@ -70,7 +73,7 @@ def as_text(frame: pl.DataFrame, column: str, what: str, expected: str = "text")
 
 
 def as_number(column: pl.Series) -> pl.Series:
-    """A column of numbers as Int64 where each fits one, else as Float64; NaN is missing."""
+    """Convert a column of numbers to Int64 where each fits one, else to Float64; NaN is missing."""
     if column.dtype.is_integer():
         try:
             return column.cast(pl.Int64)
@@ -80,7 +83,7 @@ def as_number(column: pl.Series) -> pl.Series:
 
 
 def is_text(column: pl.Series) -> bool:
-    """Whether a column is text as it is: strings, or categories, which Parquet calls a dictionary."""
+    """Tell whether a column is text as it is: strings, or categories, which Parquet calls a dictionary."""
     return column.dtype == pl.String or isinstance(column.dtype, pl.Categorical | pl.Enum)
 
 

@@ -67,7 +67,8 @@ CHOICES = {"read": "the book is not marked as read", "rated": "the book has no r
 
 
 def load(settings: Data) -> Interactions:
-    """Interactions of one genre, or of the whole, in the folder `settings.path`; the domain is `settings.domain` or its name.
+    """Load the interactions of one genre, or of all, in the folder `settings.path`; the domain is `settings.domain` or its
+    name.
 
     `settings.category` names the genre (or "all") where the folder holds several, and for `settings.download`.
     """

@@ -78,11 +78,11 @@ class Samples:
 
 
 def load(settings: Data) -> Interactions:
-    """Samples of the folder `settings.path`; the domain is `settings.domain` or the category's name.
+    """Load the samples in the folder `settings.path`; the domain is `settings.domain` or the category's name.
 
     Rows that are no sample (not numbers, fewer than two ids, an id without a title) are left out and counted. Raises
-    ValueError where files are missing, empty or malformed as a whole, and where `settings.max_history` is more than the files'
-    rows hold, since longer histories would not be the files' samples.
+    ValueError where files are missing, empty or malformed as a whole, and where `settings.max_history` is more than the
+    files' rows hold, since longer histories would not be the files' samples.
     """
     folder = require_folder(settings.path, LAYOUT)
     facts: dict[str, Any] = {"source": "llm2rec"}

@@ -44,10 +44,10 @@ Movie = tuple[str, str, str | None]  # id, title, genres
 
 
 def load(settings: Data) -> Interactions:
-    """Interactions of the MovieLens set in the folder `settings.path`; the domain is `settings.domain` or "movielens".
+    """Load the MovieLens set in the folder `settings.path`; the domain is `settings.domain` or "movielens".
 
-    `settings.download` fetches and unpacks the set that `settings.category` names (one of `PUBLISHED`) first. Rows of another
-    form are left out and counted; ValueError where a file is missing, empty or of another layout.
+    `settings.download` fetches and unpacks the set that `settings.category` names (one of `PUBLISHED`) first. Rows of
+    another form are left out and counted; ValueError where a file is missing, empty or of another layout.
     """
     if settings.download:
         _download(settings)

@@ -1,9 +1,9 @@
 """Quoted cells: delimited files in which a quote character occurs, read whole or refused by line.
 
 Two ways are in use to write a quote inside a quoted cell: doubled (RFC 4180, pandas, R, Excel) and after a backslash (Spark,
-which then doubles a backslash too, and others that do not). A file says nowhere which way is its own, and a reader that takes
-the wrong one merges rows without a word. So a file is read in each way that its characters allow: it is taken where exactly
-one table comes out of it, with as many cells in every row as the header has names, and refused otherwise.
+which then doubles a backslash too, and others that do not). A file says nowhere which way is its own, and a reader that
+takes the wrong one merges rows without a word. So a file is read in each way that its characters allow: it is taken where
+exactly one table comes out of it, with as many cells in every row as the header has names, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Found:
 
 
 def read(file: Path, names: list[str], start: int, separator: str, *, backslash: bool = True) -> pl.DataFrame:
-    """The rows after the header, which ends at byte `start`: every cell as text, an empty one null.
+    """Read the rows after the header, which ends at byte `start`: every cell as text, an empty one null.
 
     `backslash`: whether a quote may also be written after a backslash. Raises ValueError, one paragraph with the line, where
     no way of quoting gives each row a cell for each of `names`, or where several do and differ.
@@ -64,8 +64,11 @@ def read(file: Path, names: list[str], start: int, separator: str, *, backslash:
 
 
 def is_quoted(file: Path, names: list[str], start: int, separator: str) -> bool:
-    """Whether a file of a layout without quoting was written with it: every cell that begins with a quote is a whole quoted
-    cell with something in it that needs the quotes. Titles that just stand in quotes do not make a file quoted."""
+    """Tell whether a file of a layout without quoting was written with quotes all the same.
+
+    It was where every cell that begins with a quote is a whole quoted cell with something in it that needs the quotes.
+    Titles that just stand in quotes do not make a file quoted.
+    """
     data = _bytes(file)
     if not re.search(rb'[\n%s]"' % re.escape(separator.encode()), data):
         return False

@@ -41,7 +41,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Interactions of the folder `settings.path`; the domain is `settings.domain` or the files' stem.
+    """Load the interactions in the folder `settings.path`; the domain is `settings.domain` or the files' stem.
 
     Raises ValueError, one paragraph, where the folder, a file or a column is missing, naming what was found.
     """
@@ -159,8 +159,8 @@ def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame
 
 
 def _read(file: Path) -> tuple[pl.DataFrame, int, str]:
-    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left out, and
-    why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
+    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left
+    out, and why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
     """
     table, lost, why = delimited.read_texts(file, separator="\t", quoted=None)
     names = {c: c.split(":")[0].strip() for c in table.columns}

@@ -159,7 +159,7 @@ class History:
 
 
 def load(settings: Data) -> Interactions:
-    """The store of `settings.seed` with `synthetic_users` users and `synthetic_items` items over both domains."""
+    """Make the store of `settings.seed` with `synthetic_users` users and `synthetic_items` items over both domains."""
     if settings.domain:
         raise ValueError(
             f"data_domain names the domain of a one-domain source; the synthetic store has {list(SHARES)}. "
@@ -185,7 +185,7 @@ def load(settings: Data) -> Interactions:
 
 
 def explain(settings: Data) -> pl.DataFrame:
-    """One row a component of what comes next: component, weight, meaning, whether titles show it."""
+    """List the components of what comes next, one a row: component, weight, meaning, whether titles show it."""
     n = settings.synthetic_items
     meanings = {
         "similarity": ("shares franchise, kind or platform with the last item", "yes"),
@@ -198,12 +198,11 @@ def explain(settings: Data) -> pl.DataFrame:
 
 
 def oracle_ranks(corpus: Corpus, settings: Data) -> NDArray[np.int32]:
-    """Rank (int32 (n_test,), 1 = best) of each test target of a synthetic corpus, or a part of it, by the true
-    probability of what comes next.
+    """Rank each test target of a synthetic corpus, or a part of it, by the true probability of what comes next.
 
-    The candidates are the corpus's items of the user's domain; ties count against the target. The probability is given
-    the user's whole history in the store, cleaned or not, with the taste integrated out; items already consumed have
-    0. `settings` must be those that made the corpus: ValueError otherwise.
+    Returns int32 (n_test,), 1 = best. The candidates are the corpus's items of the user's domain; ties count against the
+    target. The probability is given the user's whole history in the store, cleaned or not, with the taste integrated out;
+    items already consumed have 0. `settings` must be those that made the corpus: ValueError otherwise.
     """
     targets = corpus.samples("test")
     owners, ranks = corpus.owners(targets), np.zeros(len(targets), dtype=np.int32)
@@ -229,7 +228,7 @@ def oracle_ranks(corpus: Corpus, settings: Data) -> NDArray[np.int32]:
 
 
 def next_probabilities(shelf: Shelf, histories: NDArray[np.int64], weights: Weights = WEIGHTS) -> NDArray[np.float64]:
-    """p(next item | history), float64 (B, N): the taste integrated out exactly; consumed items have 0.
+    """Compute p(next item | history), float64 (B, N): the taste integrated out exactly; consumed items have 0.
 
     `histories` is int (B, L), indices into the shelf, oldest first, -1 after the end.
     """
@@ -254,7 +253,7 @@ def next_probabilities(shelf: Shelf, histories: NDArray[np.int64], weights: Weig
 
 
 def make_shelf(name: str, n_items: int, seed: int) -> Shelf:
-    """The items of domain `name` and their components; memory grows with the square of `n_items` (14 MB at 1,333)."""
+    """Make the items of domain `name` and their components; memory grows with the square of `n_items` (14 MB at 1,333)."""
     sizes = (len(FRANCHISES), len(KINDS[name]), len(FORMS[name]), len(EDITIONS))
     if not 8 <= n_items <= np.prod(sizes):
         raise ValueError(
@@ -286,7 +285,7 @@ def make_shelf(name: str, n_items: int, seed: int) -> Shelf:
 
 
 def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: Weights = WEIGHTS) -> History:
-    """Histories of `n_users` users, drawn step by step for all at once.
+    """Draw histories of `n_users` users, step by step for all at once.
 
     A component is drawn by its weight, then an item by the component; a consumed item is refused and all is drawn
     again. That is the mixture over the items not yet consumed, exactly, without computing its normaliser.

@@ -5,10 +5,10 @@ A folder holds `interactions.csv` (or .parquet) with columns user, item and opti
 interactions; where it has a title column itself, no items file is needed, and where there is one, it wins: a title beside an
 interaction may be the headline of a review. Columns with other names are named by `data_columns`, as ["user=customer_id",
 "item=sku", "time=bought_at", "title=name", "domain=shop"], or where the two files differ ["interactions.item=sku",
-"items.item=product_id"]; a name that is given must exist. Without a column timestamp, one that is called time, date or datetime
-is the time, which is told. Further columns of the items are kept, text as text and numbers as numbers (of a CSV file those
-whose every cell is one, but for the fields of a text); every other column is left out and told.
-In code, `from_frames` takes polars or pandas frames.
+"items.item=product_id"]; a name that is given must exist. Without a column timestamp, one that is called time, date or
+datetime is the time, which is told. Further columns of the items are kept, text as text and numbers as numbers (of a CSV
+file those whose every cell is one, but for the fields of a text); every other column is left out and told. In code,
+`from_frames` takes polars or pandas frames.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Interactions from `settings.path`; ValueError where a file or a column is missing, naming what was found.
+    """Load the interactions in `settings.path`; ValueError where a file or a column is missing, naming what was found.
 
     Where there is an items file, titles, domains and further columns are its own; columns of such names in the interactions
     are left alone, which is told.
@@ -117,14 +117,14 @@ def from_frames(
     dates: str = "iso",
     what: tuple[str, str] = ("the events frame", "the items frame"),
 ) -> Interactions:
-    """Interactions from two polars or pandas frames with these column names.
+    """Make interactions from two polars or pandas frames with these column names.
 
-    `item` names the item's id in both frames, unless `item_of_items` does in `items`; without `items`, titles and further columns
-    are those of `events`. `time` None: rows are in the order of consumption. Times may be dates or numbers, and `dates` the order
-    of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name `domain`. Ids are
-    compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the items' further columns
-    text, numbers and truth values are kept; what is left out of either frame is told. `what` names the frames in errors.
-    Raises ValueError naming missing columns; rows that `sources.keep_sound_rows` refuses are counted.
+    `item` names the item's id in both frames, unless `item_of_items` does in `items`; without `items`, titles and further
+    columns are those of `events`. `time` None: rows are in the order of consumption. Times may be dates or numbers, and
+    `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
+    `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the
+    items' further columns text, numbers and truth values are kept; what is left out of either frame is told. `what` names
+    the frames in errors. Raises ValueError naming missing columns; rows that `sources.keep_sound_rows` refuses are counted.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
@@ -156,7 +156,8 @@ def from_frames(
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
-    """Interactions from two frames with the columns that `from_frames` takes unless told otherwise, and the time where there is one."""
+    """Make interactions from two frames with the default columns of `from_frames`; a column of times is found by its
+    name."""
     facts: dict[str, Any] = {}
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
@@ -252,8 +253,8 @@ def _items(
 ) -> tuple[Path, pl.DataFrame | None, tuple[int, str]]:
     """The items file, its frame, and rows left out of it; the interactions' file and None where the titles are there.
 
-    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have, or
-    one of the interactions.
+    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have,
+    or one of the interactions.
     """
     given = [pair.partition("=")[0] for pair in pairs]
     in_events = names["interactions"]["title"] in events
