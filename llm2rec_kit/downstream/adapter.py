@@ -98,4 +98,5 @@ def _nearest(rows: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     cosines = unit[drawn] @ unit.T
     cosines[np.arange(len(drawn)), drawn] = -np.inf
-    return np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    near: np.ndarray = np.argpartition(-cosines, k - 1, axis=1)
+    return near[:, :k]
