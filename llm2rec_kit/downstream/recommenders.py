@@ -110,8 +110,8 @@ class _Layer(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, length, d)
         later = torch.full((length, length), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
         weights = torch.softmax(q @ k.mT / math.sqrt(d // self.heads) + later, -1)
-        weights = self.dropout(weights)
-        return (weights @ v).transpose(1, 2).reshape(b, length, d)
+        mixed: torch.Tensor = self.dropout(weights) @ v
+        return mixed.transpose(1, 2).reshape(b, length, d)
 
     def _rest(self, states: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         states = self.norm1(states + self.dropout(self.out(mixed)))

@@ -84,6 +84,6 @@ def count_common_prefix(a: Ragged, b: Ragged, of: NDArray[np.int64]) -> NDArray[
 
 def compare_pieces(a: Ragged, b: Ragged) -> NDArray[np.bool_]:
     """Which pieces of `a` and `b` are the same (bool); as many pieces in both."""
-    same = a.lengths == b.lengths
+    same: NDArray[np.bool_] = a.lengths == b.lengths
     same[same] = count_common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
     return same

@@ -134,8 +134,9 @@ def _linearised(values: NDArray[np.float64], users: np.ndarray) -> NDArray[np.fl
     [2.75, 4.25]
     """
     sums, sizes = _by_user(values, users)
+    mean: NDArray[np.float64] = values.mean(0)
     on_average = len(values) / len(sizes)
-    return (sums - values.mean(0) * (sizes - on_average)[:, None]) / on_average
+    return (sums - mean * (sizes - on_average)[:, None]) / on_average
 
 
 def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

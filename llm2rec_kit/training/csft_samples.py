@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -60,24 +61,24 @@ class Samples:
     """
 
     history: Ragged
-    first: np.ndarray
-    seen: np.ndarray
+    first: NDArray[np.int64]
+    seen: NDArray[np.int32]
     tails: Ragged
-    item: np.ndarray
+    item: NDArray[np.int32]
     answers: Ragged
-    target: np.ndarray
+    target: NDArray[np.int64]
     facts: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.seen)
 
     @cached_property
-    def counts(self) -> np.ndarray:
+    def counts(self) -> NDArray[np.int64]:
         """Samples of each row (int64)."""
         return np.diff(self.first)
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, history and branches (int64)."""
         branch = compute_offsets(self.tails.lengths + self.answers.lengths[self.item])
         return self.history.lengths + branch[self.first[1:]] - branch[self.first[:-1]]
