@@ -17,7 +17,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,22 +29,12 @@ from transformers.utils import logging as transformers_logging
 from llm2rec_kit import settings as S
 from llm2rec_kit.fitting import checkpoints, distributed, faulty_rows, live, lora, tracking
 from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, notebook_callbacks
-from llm2rec_kit.fitting.distributed import MicroBatch, print_once
+from llm2rec_kit.fitting.distributed import Batches, MicroBatch, Step, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.history import keep_repeatable
 from llm2rec_kit.models import backbone, kernels
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
-
-
-class Batches(Protocol):
-    """What a training reads: item k is the micro-batches of optimiser step k."""
-
-    steps_per_epoch: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, step: int, /) -> list[MicroBatch]: ...
 
 
 class TrainingError(RuntimeError):
@@ -84,7 +74,7 @@ def fit(
     trainer = StepTrainer(
         inner=model,
         loss=loss,
-        validate=validate,
+        validate=validate or (lambda model: {}),  # Trainer asks for none then
         settings=settings,
         horizon=horizon,
         model=_tuned(model, settings),
@@ -158,19 +148,18 @@ class StepTrainer(Trainer):
         *,
         inner: PreTrainedModel,
         loss: Loss,
-        validate: Validate | None,
+        validate: Validate,
         settings: S.Training,
         horizon: int,
         **kwargs: Any,
     ) -> None:
         """`inner` is the language model itself, `model` the same or peft's wrapper of it; `horizon` the planned steps."""
         super().__init__(**kwargs)
-        self.inner, self.sum_loss, self.settings, self.horizon = inner, loss, settings, horizon
-        self.validate: Validate = validate or (lambda model: {})  # Trainer asks for none then
+        self.inner, self.sum_loss, self.validate, self.settings, self.horizon = inner, loss, validate, settings, horizon
         self.folder = Path(str(self.args.output_dir))
         self.pending = [0.0, 0]  # summed loss and number of the steps since the last log
         self.validated_at = self.saved_at = -1
-        self.step_inputs: list[MicroBatch] = []
+        self.step_inputs: Step = []
 
     # -- a training from end to end ----------------------------------------------------------------------------------
 
@@ -222,7 +211,7 @@ class StepTrainer(Trainer):
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:
+    def get_train_dataloader(self) -> DataLoader[Step]:
         """One item a step, in order: the batches have been drawn already, and `share` gives each process its rows."""
         return DataLoader(self.train_dataset, batch_size=None, sampler=SequentialSampler(self.train_dataset))
 
@@ -230,9 +219,7 @@ class StepTrainer(Trainer):
         """The decay over the planned steps, which may be more than are trained."""
         return super().create_scheduler(self.horizon, optimizer)
 
-    def training_step(  # type: ignore[override]  # what it is given is an item of our own dataset
-        self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:  # type: ignore[override]  # an item of ours
         """Backward through every micro-batch; returns the step's mean loss, over all processes."""
         model.train()
         torch.manual_seed(_seed(self.args.seed, self.state.global_step, distributed.rank()))
@@ -364,13 +351,12 @@ class StepTrainer(Trainer):
         self.saved_at = step
 
     def _last_sound(self) -> str:
-        found = checkpoints.find_last(self.folder)
-        return (
-            f"The last checkpoint is that of step {checkpoints.step_of(found)}." if found else "There is no checkpoint yet."
-        )
+        if found := checkpoints.find_last(self.folder):
+            return f"The last checkpoint is that of step {checkpoints.step_of(found)}."
+        return "There is no checkpoint yet."
 
 
-class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
+class _Steps(torch.utils.data.Dataset[Step]):
     """Items `start`, `start` + 1, ... of `batches`, for a DataLoader that reads them in order."""
 
     def __init__(self, batches: Batches, steps: int) -> None:
@@ -379,7 +365,7 @@ class _Steps(torch.utils.data.Dataset[list[MicroBatch]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, k: int) -> list[MicroBatch]:
+    def __getitem__(self, k: int) -> Step:
         return self.batches[self.start + k]
 
 
