@@ -77,7 +77,8 @@ def compute_principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray
     0 everywhere: the adapter keeps those axes, as PCA would; 90: it reads others.
     """
     read = np.linalg.svd(weight, full_matrices=False)[2]
-    return np.degrees(np.arccos(np.clip(np.linalg.svd(read @ axes.T, compute_uv=False), 0, 1)))
+    angles: np.ndarray = np.degrees(np.arccos(np.clip(np.linalg.svd(read @ axes.T, compute_uv=False), 0, 1)))
+    return angles
 
 
 def compare_spaces(before: np.ndarray, after: np.ndarray) -> float:

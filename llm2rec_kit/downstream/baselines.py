@@ -20,7 +20,7 @@ from llm2rec_kit.corpus import TRAIN, Corpus
 from llm2rec_kit.downstream.item_table import prepare_embeddings
 from llm2rec_kit.downstream.ranking import Ranking, find_excluded
 from llm2rec_kit.downstream.ranking import rank as _rank
-from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings import SettingsError, own_parts
 
 Scores = Callable[[np.ndarray], np.ndarray]  # test targets (indices into `sequence`, (b,)) to scores (b, N)
 
@@ -140,7 +140,7 @@ def nearest(corpus: Corpus, embeddings: np.ndarray) -> Scores:
 
     def scores(targets: np.ndarray) -> np.ndarray:
         last = corpus.sequence[targets - 1] - 1
-        found = unit[last] @ unit.T
+        found: np.ndarray = unit[last] @ unit.T
         found[np.arange(len(last)), last] = LAST
         return found
 
@@ -153,7 +153,7 @@ def nearestmean(corpus: Corpus, embeddings: np.ndarray) -> Scores:
 
     def scores(targets: np.ndarray) -> np.ndarray:
         had = _histories(corpus, targets)
-        found = (had.astype(np.float32) @ unit) @ unit.T
+        found: np.ndarray = (had.astype(np.float32) @ unit) @ unit.T
         found[had.nonzero()] = LAST
         return found
 
@@ -178,14 +178,16 @@ def bm25(corpus: Corpus) -> Scores:
 
     def scores(targets: np.ndarray) -> np.ndarray:
         had = _histories(corpus, targets)
-        found = ((had @ counts) @ by_word).toarray()
+        found: np.ndarray = ((had @ counts) @ by_word).toarray()
         found[had.nonzero()] = LAST
         return found
 
     return scores
 
 
-BASELINES: dict[str, Callable] = {f.__name__: f for f in (popularity, recent, lastitem, itemknn, nearest, nearestmean, bm25)}
+BASELINES: dict[str, Callable[..., Scores]] = {
+    f.__name__: f for f in (popularity, recent, lastitem, itemknn, nearest, nearestmean, bm25)
+}
 
 
 def _own(name: str) -> Callable[..., Scores]:
@@ -197,9 +199,7 @@ def _own(name: str) -> Callable[..., Scores]:
         given = [prepare_embeddings(e, corpus.n_items) for e in embeddings]
         of_histories = own_parts.call(own, own.make, select_training(corpus), *given)
         if not callable(of_histories):
-            raise own_parts.SettingsError(
-                f"The {own} must give a function of histories; found {type(of_histories).__name__}."
-            )
+            raise SettingsError(f"The {own} must give a function of histories; found {type(of_histories).__name__}.")
 
         def scores(targets: np.ndarray) -> np.ndarray:
             found = own_parts.call(own, of_histories, [corpus.history(target).copy() for target in targets])
@@ -218,7 +218,7 @@ def _checked(own: own_parts.Part, found: Any, histories: int, n_items: int) -> n
         scores = np.empty(0)
     if scores.shape != (histories, n_items) or not np.isfinite(scores).all():
         it = "some that are NaN or infinite" if scores.shape == (histories, n_items) else f"{scores.shape}"
-        raise own_parts.SettingsError(
+        raise SettingsError(
             f"The {own} must give finite scores (histories, items), here ({histories}, {n_items}), a column an item 1..N without "
             f"padding; found {it}."
         )

@@ -22,7 +22,8 @@ import torch
 from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.downstream import baselines, evaluation, item_table, ranking, samples
 from llm2rec_kit.results import metrics, significance
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs.errors import advise
 from llm2rec_kit.settings import Evaluation
 
 UNTRAINED = ("nearest", "nearestmean", "bm25")  # baselines that place an item by its title alone
@@ -167,11 +168,12 @@ def rank_cold(
     kind, warm = item_table.parse_name(embedding)[1], held.warm
     known = None if vectors is None else vectors[held.ids]
     both = evaluation.make_model_and_table(result.recommender, warm.n_items, warm.max_history, known, settings, kind)
+    assert result.weights is not None  # as the first seed's has them
     both.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
     both.eval()
     table = torch.empty(held.corpus.n_items + 1, settings.hidden)
-    table[torch.from_numpy(held.ids)] = both[1]()
-    table[torch.from_numpy(held.items)] = _rows(both[1], held, vectors, settings, result.seed)
+    table[torch.from_numpy(held.ids)] = both.table()
+    table[torch.from_numpy(held.items)] = _rows(both.table, held, vectors, settings, result.seed)
     out = {}
     for part, targets in held.asked.items():
         rows = samples.make_rows(held.corpus, targets, shared=False)
@@ -188,7 +190,8 @@ def _rows(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = item_table.ItemTable(held.corpus.n_items, settings.hidden, initialisation=settings.initialisation)
-        return fresh()[torch.from_numpy(held.items)]
+        rows: torch.Tensor = fresh()
+        return rows[torch.from_numpy(held.items)]
     new = np.asarray(vectors[held.items], dtype=np.float32)
     catalogue = vectors[held.ids[1:]]
     return table.rows(item_table.normalise_rows(new, catalogue, settings.normalise, settings.scale))
@@ -285,7 +288,11 @@ def _tests(
 def read_cold(run: Run, job: evaluation.Job, part: str) -> np.ndarray:
     """The ranks that `make_cold` kept of a part of the samples: int32 (n,). ArtefactError as `Run.file`."""
     name = name_of(job)
-    return np.load(run.file(name, f"{name.split('/')[-1]}-{part}.npy"))
+    file = run.file(name, f"{name.split('/')[-1]}-{part}.npy")
+    if file is None:
+        raise ArtefactError(f"{run.path_of(name)}.json names no ranks of {part} items. {advise(run, name)}")
+    ranks: np.ndarray = np.load(file)
+    return ranks
 
 
 def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[significance.Row, dict[str, np.ndarray]]:

@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import fast_ops, item_table, losses, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
+from llm2rec_kit.downstream.recommenders import Both
 from llm2rec_kit.downstream.samples import Rows
 from llm2rec_kit.results import metrics
 from llm2rec_kit.results.evaluations import make_name
@@ -56,7 +56,7 @@ class Job:
     @property
     def table(self) -> str:
         """The embeddings under its item table, such as csft; empty where ids are all that is trained."""
-        return item_table.parse_name(self.embedding)[0]
+        return item_table.parse_name(self.embedding)[0] or ""
 
     @property
     def inputs(self) -> list[str]:
@@ -142,7 +142,7 @@ def train_and_rank(
 
 def make_model_and_table(
     recommender: str, n_items: int, max_history: int, embeddings: np.ndarray | None, settings: S.Evaluation, kind: str = ""
-) -> nn.ModuleList:
+) -> Both:
     """(model, item table), freshly initialised."""
     table = item_table.ItemTable(
         n_items,
@@ -155,7 +155,7 @@ def make_model_and_table(
         widths=settings.adapter_widths,
         low_precision=settings.precision == "bfloat16",
     )
-    return nn.ModuleList([recommenders.make(recommender, settings, max_history), table])
+    return Both(recommenders.make(recommender, settings, max_history), table)
 
 
 def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
@@ -172,7 +172,7 @@ def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
 
 
 def _fit(
-    both: nn.ModuleList,
+    both: Both,
     rows: dict[str, Rows],
     barred: ranking.Excluded | None,
     settings: S.Evaluation,
@@ -184,7 +184,7 @@ def _fit(
     rate = settings.learning_rate_gru if recommender == "GRU4Rec" else settings.learning_rate
     trained = [p for p in both.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay, fused=True)
-    curve, by_epoch, best, kept = [], [], (-1.0, 0), None
+    curve, by_epoch, best, kept = [], [], (-1.0, 0), both.state_dict()
     for epoch in tqdm(range(1, settings.epochs + 1), desc=recommender, leave=False, disable=not sys.stderr.isatty()):
         by_epoch.append(train_epoch(both, rows["train"], optimizer, settings, (seed, epoch)))
         if epoch % settings.evaluate_every and epoch != settings.epochs:
@@ -203,7 +203,7 @@ def _fit(
 
 
 def train_epoch(
-    both: nn.ModuleList, rows: Rows, optimizer: torch.optim.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
+    both: Both, rows: Rows, optimizer: torch.optim.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
 ) -> float:
     """One pass over the training rows in batches of `batch_size` samples; returns the mean loss.
 
@@ -228,14 +228,14 @@ def train_epoch(
 
 
 def compute_loss(
-    both: nn.ModuleList,
+    both: Both,
     histories: torch.Tensor,
     labels: torch.Tensor,
     settings: S.Evaluation,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Mean loss over every sample in the rows (ids int (R, L)); places without a label cost no scores."""
-    model, item_vectors = both
+    model, item_vectors = both[0], both.table
     inputs, table = fast_ops.lookup(item_vectors(), histories)
     asked = labels > 0
     states = model(inputs, asked)
@@ -296,7 +296,7 @@ def _workers_for(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], s
     return 1 if samples_read <= SHORT else os.cpu_count() or 1
 
 
-def _one_after_the_other(jobs: list[Job], work: tuple) -> Iterator[tuple[Job, Result]]:
+def _one_after_the_other(jobs: list[Job], work: tuple[Any, ...]) -> Iterator[tuple[Job, Result]]:
     """The trainings in this process, on one thread as a worker has it, so with a worker's results."""
     threads = torch.get_num_threads()
     for job in jobs:
@@ -314,7 +314,7 @@ def _let_interrupts_end_waits() -> None:
         signal.siginterrupt(signal.SIGINT, True)
 
 
-_WORK: tuple = ()
+_WORK: tuple[Any, ...] = ()
 
 
 def _start_worker(parts: list[str], *work: Any) -> None:
@@ -341,7 +341,9 @@ def keep_freed_memory() -> None:
 
 def _end_with_parent() -> None:
     """A killed kernel tells its workers nothing: without this they would wait for work, and hold their memory, for ever."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 

@@ -6,6 +6,8 @@ Each function is an autograd Function of its own because that choice has to hold
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -13,23 +15,25 @@ from torch.autograd.function import once_differentiable
 from llm2rec_kit.models.kernels import has_fast_bfloat16 as has_fast_bfloat16
 from llm2rec_kit.models.kernels import multiply
 
+Gradients = tuple[torch.Tensor | None, ...]
 LOGITS = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`F.linear` through `product`: x (..., K), weight (N, K), bias (N,) to (..., N)."""
-    return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+    rows: torch.Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return rows.view(*x.shape[:-1], -1)
 
 
 class _Linear(Function):
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         return multiply(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Gradients:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         return (
@@ -44,18 +48,19 @@ def low_precision_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
     Rounding is relative to x: subtract its mean first, or what all rows share swamps what tells them apart.
     """
-    return _LowLinear.apply(x, weight)
+    out: torch.Tensor = _LowLinear.apply(x, weight)
+    return out
 
 
 class _LowLinear(Function):
     @staticmethod
-    def forward(ctx, x, weight):
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
         return multiply(x, weight.bfloat16()).float()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Gradients:
         (x,) = ctx.saved_tensors
         return None, multiply(grad.T.bfloat16(), x.T).float()
 
@@ -72,7 +77,7 @@ def lookup(table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 class _Lookup(Function):
     @staticmethod
-    def forward(ctx, table, ids):
+    def forward(ctx: Any, table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(ids)
         ctx.size = len(table)
         ctx.set_materialize_grads(False)
@@ -80,7 +85,7 @@ class _Lookup(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_rows, of_table):
+    def backward(ctx: Any, of_rows: torch.Tensor | None, of_table: torch.Tensor | None) -> Gradients:
         (ids,) = ctx.saved_tensors
         if of_rows is None:
             return of_table, None
@@ -101,14 +106,17 @@ def softmax_loss(
     Row 0 is a class only where `padding_class`. The gradient is taken in the forward pass, a block of samples at a time, so
     scores are never kept. `low_precision` multiplies in bfloat16.
     """
-    return _SoftmaxLoss.apply(states, classes, labels, padding_class, low_precision)
+    loss: torch.Tensor = _SoftmaxLoss.apply(states, classes, labels, padding_class, low_precision)
+    return loss
 
 
 class _SoftmaxLoss(Function):
     @staticmethod
-    def forward(ctx, states, classes, labels, padding_class, low_precision):
+    def forward(
+        ctx: Any, states: torch.Tensor, classes: torch.Tensor, labels: torch.Tensor, padding_class: bool, low_precision: bool
+    ) -> torch.Tensor:
         s, c = (states.bfloat16(), classes.bfloat16()) if low_precision else (states, classes)
-        to_states, to_classes, total = [], None, states.new_zeros(())
+        to_states, to_classes, total = [], classes, states.new_zeros(())
         for at in range(0, len(labels), rows := max(1, LOGITS // len(classes))):
             some, y = s[at : at + rows], labels[at : at + rows, None]
             scores = multiply(some, c)
@@ -120,13 +128,13 @@ class _SoftmaxLoss(Function):
             shares.scatter_add_(1, y, shares.new_full((), -1.0).expand_as(y))
             to_states.append(multiply(shares, c.T).to(states.dtype))
             more = multiply(some.T.contiguous(), shares.T).to(classes.dtype)  # transposed: faster to make, and to use
-            to_classes = more if to_classes is None else to_classes.add_(more)
+            to_classes = to_classes.add_(more) if at else more
         ctx.save_for_backward(torch.cat(to_states).div_(len(labels)), to_classes.div_(len(labels)).T)
         return total / len(labels)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Gradients:
         to_states, to_classes = ctx.saved_tensors
         if grad == 1:  # as it is in training, where the loss is the root: two passes over (N + 1, d) saved
             return to_states, to_classes, None, None, None
@@ -151,12 +159,13 @@ def gru(x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> to
 
     torch's own CPU layer takes a weight gradient a step; here it is one product for all steps.
     """
-    return _GRU.apply(x.transpose(0, 1).contiguous(), weight_ih, weight_hh).transpose(0, 1)
+    states: torch.Tensor = _GRU.apply(x.transpose(0, 1).contiguous(), weight_ih, weight_hh)
+    return states.transpose(0, 1)
 
 
 class _GRU(Function):
     @staticmethod
-    def forward(ctx, x, weight_ih, weight_hh):
+    def forward(ctx: Any, x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> torch.Tensor:
         length, batch, k = x.shape
         hidden = weight_hh.shape[1]
         inputs = multiply(x.view(-1, k), weight_ih).view(length, batch, 3 * hidden)
@@ -175,7 +184,7 @@ class _GRU(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Gradients:
         x, weight_ih, weight_hh, states, gates, new, recurrent = ctx.saved_tensors
         length, batch, hidden = new.shape
         reset, update = gates.chunk(2, 2)

@@ -57,6 +57,10 @@ class ItemTable(nn.Module):
     row 0 too (official [C]), or of std 0.02 and row 0 zero (scaled); row 0 is never trained.
     """
 
+    embeddings: torch.Tensor
+    mean: torch.Tensor
+    rounded: torch.Tensor
+
     def __init__(
         self,
         n_items: int,
@@ -122,15 +126,18 @@ class ItemTable(nn.Module):
 
         A free vector that nothing trained is zero here, the mean of those that training starts from.
         """
-        text = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
+        text: torch.Tensor = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
         return F.pad(text, (0, text.shape[1])) if self.kind == "concat" else text
 
     def _adapted(self) -> torch.Tensor:
+        out: torch.Tensor
         if not (self.low_precision and self.training):
-            return self.adapter(self.embeddings)
+            out = self.adapter(self.embeddings)
+            return out
         first, *rest = self.adapter if isinstance(self.adapter, nn.Sequential) else [self.adapter]
         # W e + b = W (e - mean) + (W mean + b): only the first term, what tells items apart, is rounded.
-        out = fast_ops.low_precision_linear(self.rounded, first.weight) + (first.weight @ self.mean + first.bias)
+        weight, bias = first.get_parameter("weight"), first.get_parameter("bias")
+        out = fast_ops.low_precision_linear(self.rounded, weight) + (weight @ self.mean + bias)
         for layer in rest:
             out = layer(out)
         return out
@@ -147,6 +154,7 @@ def _adapter(sizes: list[int]) -> nn.Module:
 
 
 def _no_padding(ids: torch.Tensor) -> None:
+    assert ids.grad is not None  # the hook runs once there is one
     ids.grad[0].zero_()
 
 
@@ -192,4 +200,5 @@ def whiten(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
     kept = values > values[0] * 1e-7  # float32 input: below that is rounding, and would be blown up to unit variance
     scale = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1)), 0)
     centred = spread if rows is of else rows.astype(np.float64) - mean
-    return (centred @ (axes * scale)).astype(np.float32)
+    white: np.ndarray = (centred @ (axes * scale)).astype(np.float32)
+    return white

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,11 +120,14 @@ def _bar(scores: torch.Tensor, exclude: Excluded | None, some: np.ndarray, targe
     return np.bincount(places[items == targets[some][places]], minlength=len(some)) > 0
 
 
-def _count(scores: torch.Tensor, own: torch.Tensor, compare: Callable) -> np.ndarray:
+def _count(scores: torch.Tensor, own: torch.Tensor, compare: Callable[[Any, Any], Any]) -> np.ndarray:
     """How many scores of each row are, by `compare`, no lower (ge) or higher (gt) than its `own` (b, 1)."""
+    counts: np.ndarray
     if scores.device.type == "cpu":  # numpy sums truth values at twice torch's speed
-        return compare(scores.numpy(), own.numpy()).sum(1, dtype=np.int32)
-    return compare(scores, own).sum(1, dtype=torch.int32).cpu().numpy()
+        counts = compare(scores.numpy(), own.numpy()).sum(1, dtype=np.int32)
+    else:
+        counts = compare(scores, own).sum(1, dtype=torch.int32).cpu().numpy()
+    return counts
 
 
 def _list(scores: torch.Tensor, cutoffs: list[int] | tuple[int, ...], listed: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import fast_ops
-from llm2rec_kit.downstream.item_table import SCALED_STD, Linear
+from llm2rec_kit.downstream.item_table import SCALED_STD, ItemTable, Linear
 from llm2rec_kit.settings import own_parts
 
 
@@ -73,10 +73,11 @@ class SASRec(nn.Module):
 
         With `asked` bool (B, L): only the states there, (asked.sum(), d) in row order; the last layer computes no other.
         """
-        states = self.dropout(items + self.positions.weight[: items.shape[1]])
+        states: torch.Tensor = self.dropout(items + self.positions.weight[: items.shape[1]])
         for layer in self.layers[:-1]:
             states = layer(states)
-        return self.layers[-1](states, asked)
+        states = self.layers[-1](states, asked)
+        return states
 
 
 class _Layer(nn.Module):
@@ -109,11 +110,13 @@ class _Layer(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, length, d)
         later = torch.full((length, length), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
         weights = torch.softmax(q @ k.mT / math.sqrt(d // self.heads) + later, -1)
-        return (self.dropout(weights) @ v).transpose(1, 2).reshape(b, length, d)
+        mixed: torch.Tensor = self.dropout(weights) @ v
+        return mixed.transpose(1, 2).reshape(b, length, d)
 
     def _rest(self, states: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         states = self.norm1(states + self.dropout(self.out(mixed)))
-        return self.norm2(states + self.dropout(self.outer(F.gelu(self.inner(states)))))
+        states = self.norm2(states + self.dropout(self.outer(F.gelu(self.inner(states)))))
+        return states
 
 
 class GRU4Rec(nn.Module):
@@ -128,7 +131,7 @@ class GRU4Rec(nn.Module):
 
     def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
         """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
-        states = self.dropout(items)
+        states: torch.Tensor = self.dropout(items)
         if states.device.type == "cpu":
             for k in range(self.gru.num_layers):
                 states = fast_ops.gru(states, *(getattr(self.gru, f"weight_{side}_l{k}") for side in ("ih", "hh")))
@@ -153,9 +156,9 @@ class Own(nn.Module):
         own = own_parts.find("recommender", name)
         self.model = own_parts.call(own, own.make, settings, max_history)
         if not isinstance(self.model, nn.Module):
-            raise own_parts.SettingsError(f"The {own} must be a torch.nn.Module; found {type(self.model).__name__}.")
+            raise S.SettingsError(f"The {own} must be a torch.nn.Module; found {type(self.model).__name__}.")
         if not own_parts.accepts(self.model.forward, "", ""):
-            raise own_parts.SettingsError(
+            raise S.SettingsError(
                 f"The {own} must have forward(self, vectors, mask): item vectors (B, L, {settings.hidden}) and bool (B, L)."
             )
         self.a_history = _probe(own, self.model, settings.hidden, max_history)
@@ -164,13 +167,13 @@ class Own(nn.Module):
         """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
         if asked is None:
             every = torch.ones(items.shape[:2], dtype=torch.bool, device=items.device)
-            return self(items, every).view(items.shape)
+            return self.forward(items, every).view(items.shape)
         rows, last = asked.nonzero(as_tuple=True)
         if not self.a_history:
             rows = asked.any(1).nonzero()[:, 0]  # a row of padding alone would be one softmax over nothing, and NaN
             last = (asked.shape[1] - 1 - asked.flip(1).int().argmax(1))[rows]
         mask = torch.arange(items.shape[1], device=items.device) <= last[:, None]
-        states = self.model(items[rows] * mask[..., None], mask)
+        states: torch.Tensor = self.model(items[rows] * mask[..., None], mask)
         return states if self.a_history else states[asked[rows]]
 
 
@@ -198,12 +201,12 @@ def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> b
     model.train(training)
     a_history = padded.ndim == 2
     if not a_history and not torch.allclose(whole[0, :short], alone[0], atol=CLOSE):
-        raise own_parts.SettingsError(
+        raise S.SettingsError(
             f"The {own} gives a state after each item, and the first {short} change with the items that follow: it would see "
             f"what it is to predict. Make it causal, or give one state a history, (B, {d})."
         )
     if not torch.allclose(padded[1] if a_history else padded[1, :short], alone[0], atol=CLOSE):
-        raise own_parts.SettingsError(
+        raise S.SettingsError(
             f"The {own} gives a history another state where more padding stands behind it: let it heed `mask`, and take the last "
             "item's place from it."
         )
@@ -214,17 +217,32 @@ def _states(own: own_parts.Part, model: nn.Module, vectors: torch.Tensor, mask: 
     """What `model` gives; SettingsError where that is no float32 of one of the two shapes."""
     b, places, d = vectors.shape
     found = own_parts.call(own, model, vectors, mask)
-    is_tensor = isinstance(found, torch.Tensor)
-    if not is_tensor or tuple(found.shape) not in ((b, d), (b, places, d)) or found.dtype != torch.float32:
-        it = f"{found.dtype} {tuple(found.shape)}" if is_tensor else type(found).__name__
-        raise own_parts.SettingsError(
-            f"The {own} must give states, float32 (B, {d}), one a history, or (B, L, {d}), one after each item, d being "
-            f"evaluation_hidden; of {b} histories of {places} places it gave {it}."
-        )
-    return found
+    it = type(found).__name__
+    if isinstance(found, torch.Tensor):
+        if tuple(found.shape) in ((b, d), (b, places, d)) and found.dtype == torch.float32:
+            return found
+        it = f"{found.dtype} {tuple(found.shape)}"
+    raise S.SettingsError(
+        f"The {own} must give states, float32 (B, {d}), one a history, or (B, L, {d}), one after each item, d being "
+        f"evaluation_hidden; of {b} histories of {places} places it gave {it}."
+    )
 
 
 MODELS = {"SASRec": SASRec, "GRU4Rec": GRU4Rec}
+
+
+class Both(nn.ModuleList):
+    """A recommender and the item table that it reads, in this order."""
+
+    def __init__(self, model: nn.Module, table: ItemTable) -> None:
+        super().__init__([model, table])
+
+    @property
+    def table(self) -> ItemTable:
+        """The item table."""
+        _, table = self
+        assert isinstance(table, ItemTable)  # a ModuleList does not tell of what kind its modules are
+        return table
 
 
 def make(name: str, settings: S.Evaluation, max_history: int) -> nn.Module:

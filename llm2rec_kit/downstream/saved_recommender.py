@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,20 +30,33 @@ FOUND = 20  # titles that a search shows
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """Where an item table over text puts titles that are no items; `catalogue` (N, dim) are the embeddings of those that are."""
+
+    table: item_table.ItemTable
+    catalogue: np.ndarray
+    settings: S.Evaluation
+
+    @torch.no_grad()
+    def __call__(self, new: np.ndarray) -> torch.Tensor:
+        """Rows (m, hidden) of `new` embeddings (m, dim), normalised by the mean and variances of the catalogue's."""
+        how = self.settings.normalise, self.settings.scale
+        return self.table.rows(item_table.normalise_rows(np.asarray(new, np.float32), self.catalogue, *how))
+
+
+@dataclass(frozen=True, eq=False)
 class Trained:
     """A recommender with its item table, over one domain's corpus, ready to recommend.
 
-    place    turns embeddings (m, dim) of further titles into rows of the item table (m, hidden); None where it has no text.
-    vectors  the catalogue's embeddings (N, dim), where it has.
-    new      titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
+    place  makes rows of further titles; None where the table has no text.
+    new    titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
     """
 
     corpus: Corpus
     model: nn.Module
     item_table: nn.Module
     name: str
-    place: Callable[[np.ndarray], torch.Tensor] | None = None
-    vectors: np.ndarray | None = None
+    place: Places | None = None
     new: tuple[str, ...] = ()
     rows: torch.Tensor | None = None
 
@@ -64,29 +78,29 @@ class Trained:
 
         Raises ValueError where the table has no text, so that nothing tells where a title belongs.
         """
-        self.check_places()
-        rows = self.place(embeddings)
+        rows = self.check_places()(embeddings)
         rows = rows if self.rows is None else torch.cat([self.rows, rows])
         return replace(self, new=(*self.new, *titles), rows=rows)
 
-    def check_places(self) -> None:
-        """Raise ValueError where no row can be made for a title that is no item."""
+    def check_places(self) -> Places:
+        """What makes rows; ValueError where none can be made for a title that is no item."""
         if self.place is None:
             raise ValueError(
                 f"{self.name} knows an item by a vector that training learned from its purchases, and a title without any has "
                 "none: nothing says where it belongs. Take a recommender over embeddings of text, or titles of the catalogue."
             )
+        return self.place
 
     def far(self, embeddings: np.ndarray) -> np.ndarray:
         """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
 
         An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
         """
-        return geometry.compute_nearest_cosines(embeddings, self.vectors) < self._usual
+        return geometry.compute_nearest_cosines(embeddings, self.check_places().catalogue) < self._usual
 
     @cached_property
     def _usual(self) -> float:
-        return geometry.compute_usual_cosine(self.vectors)
+        return geometry.compute_usual_cosine(self.check_places().catalogue)
 
     def find(self, title: str) -> list[int]:
         """Ids of the catalogue's items with this title (`Titles.find`)."""
@@ -105,7 +119,7 @@ class Trained:
         ids, last = np.asarray(history, dtype=np.int64)[-self.corpus.max_history :], len(self.table) - 1
         if not len(ids) or ids.min() < 1 or ids.max() > last:
             raise ValueError(f"A history is one item id at least, each 1..{last}; found {list(history)!r:.80}.")
-        states = self.model(F.embedding(torch.from_numpy(ids)[None], self.table))
+        states: torch.Tensor = self.model(F.embedding(torch.from_numpy(ids)[None], self.table))
         return (self.table[1:] @ states[0, -1]).numpy()
 
     def top(
@@ -182,16 +196,8 @@ def load(
     both = evaluation.make_model_and_table(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
     both.load_state_dict(load_file(weights.find_file(run, kept)))
     both.eval()
-    place = None if vectors is None else partial(_rows, both[1], vectors[1:], settings)
-    return Trained(
-        corpus, both[0], both[1], f"{recommender} over {embedding}", place, None if vectors is None else vectors[1:]
-    )
-
-
-@torch.no_grad()
-def _rows(table: item_table.ItemTable, catalogue: np.ndarray, settings: S.Evaluation, new: np.ndarray) -> torch.Tensor:
-    """Rows (m, hidden) of `new` embeddings (m, dim), normalised by the mean and variances of the catalogue's (N, dim)."""
-    return table.rows(item_table.normalise_rows(np.asarray(new, np.float32), catalogue, settings.normalise, settings.scale))
+    place = None if vectors is None else Places(both.table, vectors[1:], settings)
+    return Trained(corpus, both[0], both.table, f"{recommender} over {embedding}", place)
 
 
 def load_from_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corpus | None = None) -> Trained:
@@ -228,8 +234,9 @@ def recommend_across_domains(
             part = corpus.select([domain])
             loaded[domain] = load(run, domain, recommender, embedding, part, tables), part[1]
         model, ids = loaded[domain]
-        best = model.top(np.searchsorted(ids, np.asarray(history)), k, exclude_seen=True)
-        return ids[best["item"].to_numpy()]
+        best = model.top(np.searchsorted(ids, np.asarray(history)).tolist(), k, exclude_seen=True)
+        found: np.ndarray = ids[best["item"].to_numpy()]
+        return found
 
     return recommend
 
@@ -238,9 +245,9 @@ def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.Data
     """The top k of each model for one test target (an index into `sequence`), a column a model; `>` marks the truth."""
     corpus = next(iter(models.values())).corpus
     truth = int(corpus.sequence[target])
-    columns = {"rank": np.arange(1, k + 1)}
+    columns: dict[str, list[Any]] = {"rank": list(range(1, k + 1))}
     for name, model in models.items():
-        top = model.top(corpus.history(target), k)
+        top = model.top(corpus.history(target).tolist(), k)
         marks = ["> " if item == truth else "" for item in top["item"]]
         titles = [mark + title for mark, title in zip(marks, top["title"], strict=True)]
         columns[name] = titles + [""] * (k - len(titles))

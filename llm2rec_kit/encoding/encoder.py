@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.tokenisation import cut_by_length, drop_special_tokens, find_first_rows, pad, pool, tokenise_titles
@@ -92,7 +92,7 @@ class Encoder:
         """Width of an embedding: of the last states, which in some families (OPT-350m) is not the layers' width."""
         token = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
         with torch.inference_mode():
-            return backbone.find_body(self.model)(input_ids=token, use_cache=False).last_hidden_state.shape[-1]
+            return backbone.last_states(self.model, token, None).shape[-1]
 
     def encode(
         self,
@@ -162,23 +162,22 @@ class Encoder:
 
         with ThreadPoolExecutor(1) as beside:
             ahead = beside.submit(prepared, todo[0]) if todo else None
-            for k in range(len(todo)):
+            while ahead:
                 start, new, ready = ahead.result()
-                ahead = beside.submit(prepared, todo[k + 1]) if k + 1 < len(todo) else None
+                ahead = beside.submit(prepared, start + WINDOW) if start + WINDOW < todo.stop else None
                 yield start, new, self._vectors(ready)
 
-    def _prepare(self, titles: list[str]) -> list[np.ndarray]:
+    def _prepare(self, titles: list[str]) -> list[Any]:
+        """What `_vectors` takes: here the token ids of each title."""
         return tokenise_titles(self.tokenizer, titles, self.settings.max_tokens)
 
-    def _vectors(self, ids: list[np.ndarray]) -> np.ndarray:
+    def _vectors(self, ids: list[Any]) -> np.ndarray:
         """Embeddings of tokenised titles: float32 (len(ids), dim)."""
         out = torch.empty(len(ids), self.dim, device=self.model.device)
         budget = self.settings.batch_tokens or (2048 if self.model.device.type == "cpu" else 65536)
         for rows in cut_by_length(np.array([len(i) for i in ids]), budget, PADDING):
             input_ids, mask = pad([ids[r] for r in rows], self.tokenizer.pad_token_id, self.model.device)
-            states = backbone.find_body(self.model)(
-                input_ids=input_ids, attention_mask=mask, use_cache=False
-            ).last_hidden_state
+            states = backbone.last_states(self.model, input_ids, mask)
             out[torch.from_numpy(rows)] = pool(states, mask, self.settings.pooling).float()
         return (F.normalize(out, dim=-1) if self.settings.normalise == "unit" else out).cpu().numpy()
 
@@ -317,7 +316,7 @@ def _check_finite(vectors: np.ndarray, titles: list[str]) -> None:
         )
 
 
-def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm:
+def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm[NoReturn]:
     quiet = not progress or not sys.stderr.isatty()
     return tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
 
@@ -326,7 +325,7 @@ def _hub_json(path: str | Path, name: str, kind: type) -> Any:
     """A JSON file, a `kind`, of a folder or a hub model; None where there is none, or the hub is out of reach."""
     if gguf.is_gguf_name(path):  # one file holds all of it
         return None
-    file = Path(path) / name
+    file: str | Path | None = Path(path) / name
     if not checkpoint.is_path(path):
         try:
             file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)

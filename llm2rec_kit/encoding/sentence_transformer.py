@@ -22,6 +22,8 @@ POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls", "pooler": "cls"} 
 class LibraryEncoder(Encoder):
     """A SentenceTransformer (BERT, BGE, GTE, BLaIR, ...) by folder or hub name."""
 
+    model: Any  # the SentenceTransformer: what its modules have depends on the folder
+
     def __init__(self, path: str | Path, settings: S.Encoding, place: S.Backbone | None = None) -> None:
         """`path` is a folder or a hub name. `settings.pooling` and `.normalise` other than `as_saved` change its modules."""
         try:
@@ -58,7 +60,7 @@ class LibraryEncoder(Encoder):
     @property
     def dim(self) -> int:
         """Width of an embedding."""
-        return self.model.get_embedding_dimension()
+        return int(self.model.get_embedding_dimension())
 
     def _prepare(self, titles: list[str]) -> list[str]:
         return titles
@@ -68,7 +70,8 @@ class LibraryEncoder(Encoder):
             return np.empty((0, self.dim), dtype=np.float32)
         unit = self.settings.normalise == "unit"
         found = self.model.encode(titles, normalize_embeddings=unit, show_progress_bar=False, convert_to_tensor=True)
-        return found.float().cpu().numpy()
+        vectors: np.ndarray = found.float().cpu().numpy()
+        return vectors
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write the model as sentence-transformers does, with `card` as its README.md where there is one."""
@@ -97,7 +100,7 @@ def check(folder: str | Path, place: S.Backbone) -> None:
         with backbone.explain_errors(folder, "model"):
             if AutoConfig.from_pretrained(part, **own_code).is_encoder_decoder:
                 continue
-            told = AutoModel.from_pretrained(part, device_map="meta", **own_code, **backbone.TELLING)
+            told = backbone.read_telling(AutoModel, part, device_map="meta", **own_code)
         model = backbone.require_all_weights(*told, part)
         with backbone.explain_errors(folder, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(part, **own_code)
@@ -116,9 +119,9 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
     # Asked on the meta device, of the class that the library took: the weights are in memory already, once is enough.
     how = {"trust_remote_code": place.trust_remote_code, "device_map": "meta", "config": model.config}
     with backbone.explain_errors(path, "model"):
-        told = type(model).from_pretrained(str(where), **how, **backbone.TELLING)
-    backbone.require_all_weights(*told, path)
-    return told[1]["missing_keys"]
+        read, told = backbone.read_telling(type(model), str(where), **how)
+    backbone.require_all_weights(read, told, path)
+    return set(told["missing_keys"])
 
 
 def _pooler(model: PreTrainedModel, path: str | Path, missing: set[str]) -> Any:

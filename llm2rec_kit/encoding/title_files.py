@@ -31,7 +31,7 @@ def read(file: str | Path, column: str = "title") -> list[str]:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from None
     if not titles:
         raise ValueError(f"{file} holds no title.")
-    if empty := [row for row, title in enumerate(titles, 1) if title is None or not title.strip()]:
+    if empty := [row for row, title in enumerate(titles, 1) if not title.strip()]:
         rows = f"row{'s' * (len(empty) > 1)} {', '.join(map(str, empty[:5]))}{', ...' * (len(empty) > 5)}"
         raise ValueError(
             f"{file}: {len(empty)} of {len(titles)} titles are missing or empty ({rows}), and such a title has no embedding. Row "
@@ -51,8 +51,8 @@ def _lines(file: Path) -> list[str]:
     return [line.removesuffix("\r") for line in found]
 
 
-def _column(file: Path, kind: str, column: str) -> list[str | None]:
-    """The values of a column, which may be named without what stands after a colon (RecBole's type)."""
+def _column(file: Path, kind: str, column: str) -> list[str]:
+    """The values of a column, empty where one is missing; it may be named without what stands after a colon (RecBole's type)."""
     table = _parquet(file) if kind == ".parquet" else _delimited(file, kind)
     named = {c.split(":")[0].strip(): c for c in reversed(table.columns)} | {c: c for c in table.columns}
     if column not in named:
@@ -63,7 +63,7 @@ def _column(file: Path, kind: str, column: str) -> list[str | None]:
     values = table[named[column]]
     if not isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum | pl.Null):
         raise ValueError(f"{file}: titles are texts, and its column {named[column]!r} holds {values.dtype}.")
-    return values.cast(pl.String).to_list()
+    return values.cast(pl.String).fill_null("").to_list()
 
 
 def _delimited(file: Path, kind: str) -> pl.DataFrame:

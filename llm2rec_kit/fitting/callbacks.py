@@ -23,7 +23,8 @@ class Progress(TrainerCallback):
     """A bar in a terminal, elsewhere a line at least every QUIET_SECONDS; and one printed line at each validation."""
 
     def __init__(self, name: str, steps: int) -> None:
-        self.name, self.last = name, {}
+        self.name = name
+        self.last: dict[str, float] = {}
         self.began, self.spoke = (0, time.monotonic()), time.monotonic()
         quiet = distributed.rank() > 0 or not sys.stderr.isatty()
         self.bar = tqdm(total=steps, desc=name, unit="step", leave=False, disable=quiet)
@@ -43,7 +44,7 @@ class Progress(TrainerCallback):
             pace = f"{before / max(1, done):.1f} s a step, about {tqdm.format_interval(left)} left"
             print_once(f"  {self.name} step {state.global_step}/{state.max_steps}: {pace}")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Print the loss and the validation's numbers, at a validation."""
         self.last |= logs or {}
         if any(k.startswith("validation_") for k in logs or {}):
@@ -101,7 +102,7 @@ class Stop(TrainerCallback):
 
 def notebook_callbacks() -> list[type]:
     """In a kernel Trainer adds an HTML table that cannot show our validation numbers."""
-    from transformers.utils import is_in_notebook
+    from transformers.utils.import_utils import is_in_notebook
 
     if not is_in_notebook():
         return []

@@ -25,7 +25,9 @@ def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torc
     Float32 (float64 where the states are), whatever dtype the model computes in, as transformers' own loss.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:  # a head with a bias or with adapters of its own
+    if (
+        type(head) is not nn.Linear or getattr(head, "bias", None) is not None
+    ):  # a head with a bias or with adapters of its own
         logits = backbone.compute_logits(model, states)
         return nn.functional.cross_entropy(_wide(logits), labels, reduction="sum")
     rows = ROWS if states.device.type == "cpu" else ROWS_GPU
@@ -33,7 +35,8 @@ def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torc
     weight = head.weight
     if not torch.is_grad_enabled():  # `needs_input_grad` does not know of it
         states, weight = states.detach(), weight.detach()
-    return _Summed.apply(states, weight, labels, cap, rows)
+    total: torch.Tensor = _Summed.apply(states, weight, labels, cap, rows)
+    return total
 
 
 class _Summed(torch.autograd.Function):

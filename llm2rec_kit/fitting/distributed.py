@@ -14,12 +14,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
 MicroBatch = dict[str, Any]
+Step = list[MicroBatch]  # what an optimiser step reads
+
+
+class Batches(Protocol):
+    """What a training reads: item k is optimiser step k."""
+
+    steps_per_epoch: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int, /) -> Step: ...
 
 
 def join(device: torch.device) -> None:

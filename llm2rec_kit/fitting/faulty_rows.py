@@ -27,11 +27,10 @@ def find_first_row(
     `prepare` moves a row to the model's device.
     """
     for k, micro in enumerate(micro_batches, 1):
-        rows = _rows_of_chunks(micro) if "chunks" in micro else range(len(micro["input_ids"]))
+        rows = _rows(micro)
         for n, row in enumerate(rows, 1):
-            one = row if "chunks" in micro else distributed.take(micro, torch.tensor([row]))
-            if not _is_finite(what, prepare(one), model, sum_loss):
-                text = _text(model, one["input_ids"][0].tolist())
+            if not _is_finite(what, prepare(row), model, sum_loss):
+                text = _text(model, row["input_ids"][0].tolist())
                 return f"micro-batch {k} of {len(micro_batches)}, row {n} of {len(rows)}: {text}"
     return "no row of it alone shows it, only all together"
 
@@ -50,9 +49,11 @@ def _is_finite(what: str, row: MicroBatch, model: PreTrainedModel, sum_loss: Los
     return all(f.isfinite().all() for f in found)
 
 
-def _rows_of_chunks(micro: MicroBatch) -> list[MicroBatch]:
-    """The views of a contrastive micro-batch, one row each."""
-    return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
+def _rows(micro: MicroBatch) -> list[MicroBatch]:
+    """The rows of a micro-batch, each by itself; of a contrastive one its views."""
+    if "chunks" in micro:
+        return [{k: v[r : r + 1] for k, v in c.items()} for c in micro["chunks"] for r in range(len(c["input_ids"]))]
+    return [distributed.take(micro, torch.tensor([r])) for r in range(len(micro["input_ids"]))]
 
 
 def _text(model: PreTrainedModel, ids: list[int]) -> str:

@@ -17,7 +17,8 @@ def write_history(history: list[dict[str, float]], folder: Path) -> None:
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The history that `write_history` kept."""
-    return json.loads((Path(folder) / "history.json").read_text())
+    rows: list[dict[str, float]] = json.loads((Path(folder) / "history.json").read_text())
+    return rows
 
 
 def take_last_values(history: list[dict[str, float]]) -> dict[str, float]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
 
 from llm2rec_kit.runs import SERIES
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
 
 Rows = list[dict[str, float]]
 BETWEEN_SECONDS = 0.5  # a browser need not follow every step
@@ -30,7 +33,8 @@ class LiveBar(TrainerCallback):
     """
 
     def __init__(self, name: str, tokens: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
-        self.name, self.tokens, self.clock, self.handle = name, tokens, clock, None
+        self.name, self.tokens, self.clock = name, tokens, clock
+        self.handle: DisplayHandle | None = None
         self.first, self.read, self.began, self.shown = 0, 0, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -77,7 +81,9 @@ class LiveFigure(TrainerCallback):
     """
 
     def __init__(self, draw: Callable[[Rows], Any]) -> None:
-        self.draw, self.rows, self.handle = draw, [], None
+        self.draw = draw
+        self.rows: Rows = []
+        self.handle: DisplayHandle | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with what a training that is resumed has logged already."""

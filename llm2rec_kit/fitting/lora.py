@@ -44,7 +44,8 @@ def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
 
 def merge(adapted: peft.PeftModel) -> PreTrainedModel:
     """Fold the adapters into the weights, in place; returns the plain model, all of it trainable, with its config."""
-    return adapted.merge_and_unload().requires_grad_(True)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged.requires_grad_(True)
 
 
 def find_linear_layers(model: PreTrainedModel) -> list[str]:

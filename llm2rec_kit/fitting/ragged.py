@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +19,8 @@ class Ragged:
     ([7, 8, 9], [0, 2, 3], [9, 7, 8])
     """
 
-    flat: np.ndarray
-    offsets: np.ndarray
+    flat: NDArray[np.int32]
+    offsets: NDArray[np.int64]
 
     @classmethod
     def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
@@ -40,7 +41,7 @@ class Ragged:
         return self.flat[self.offsets[i] : self.offsets[i + 1]]
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> NDArray[np.int64]:
         """Length of each piece (int64)."""
         return np.diff(self.offsets)
 
@@ -51,12 +52,12 @@ class Ragged:
         return Ragged(np.asarray(self.flat[index_spans(begins, lengths)]), compute_offsets(lengths))
 
 
-def compute_offsets(lengths: np.ndarray) -> np.ndarray:
+def compute_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where pieces of `lengths` begin in one flat array, and its end (int64, one more than lengths)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def index_spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def index_spans(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices of all spans, one after the other (int64).
 
     >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
@@ -66,24 +67,23 @@ def index_spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(begins - before, lengths) + np.arange(lengths.sum())
 
 
-def count_common_prefix(a: Ragged, b: Ragged, of: np.ndarray) -> np.ndarray:
+def count_common_prefix(a: Ragged, b: Ragged, of: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many first entries piece i of `a` has in common with piece of[i] of `b` (int64); no piece of `a` is empty.
 
     >>> common_prefix(Ragged.of([np.array([1, 2]), np.array([1, 3])]), Ragged.of([np.array([1, 2, 4])]), np.array([0, 0]))
     array([2, 1])
     """
-    n = np.minimum(a.lengths, b.offsets[of + 1] - b.offsets[of])
+    n: NDArray[np.int64] = np.minimum(a.lengths, b.offsets[of + 1] - b.offsets[of])
     unequal = a.flat[index_spans(a.offsets[:-1], n)] != b.flat[index_spans(b.offsets[of], n)]
     place = np.where(unequal, index_spans(np.zeros_like(n), n), np.iinfo(np.int64).max)
-    found = np.full(len(n), np.iinfo(np.int64).max)
-    some = n > 0
+    found, some = n.copy(), n > 0
     if some.any():
-        found[some] = np.minimum.reduceat(place, compute_offsets(n)[:-1][some])
-    return np.minimum(found, n)
+        found[some] = np.minimum(n[some], np.minimum.reduceat(place, compute_offsets(n)[:-1][some]))
+    return found
 
 
-def compare_pieces(a: Ragged, b: Ragged) -> np.ndarray:
+def compare_pieces(a: Ragged, b: Ragged) -> NDArray[np.bool_]:
     """Which pieces of `a` and `b` are the same (bool); as many pieces in both."""
-    same = a.lengths == b.lengths
+    same: NDArray[np.bool_] = a.lengths == b.lengths
     same[same] = count_common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
     return same

@@ -77,7 +77,8 @@ class _Tracker(TrainerCallback):
     def __init__(self, settings: S.Training, name: str) -> None:
         (kind,) = integration_utils.get_reporting_integration_callbacks([settings.report_to])
         self.settings, self.name, self.inner = settings, name, kind()
-        self.began, self.last = False, None
+        self.began = False
+        self.last: tuple[Any, ...] = ()  # arguments, state and control that it began with
         if settings.report_to == "tensorboard":
             self.inner.logging_dir = str(Path(self.inner.logging_dir) / name)
 
@@ -97,7 +98,7 @@ class _Tracker(TrainerCallback):
             ) from error
         self.began = True
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Send the numbers of a row; the names say to transformers which are of validation."""
         found = {k.replace("validation_", "eval_", 1): v for k, v in select_numbers(logs or {}).items()}
         if self.began and found:

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from llm2rec_kit import settings as S
 from llm2rec_kit.fitting import checkpoints, distributed, faulty_rows, live, lora, tracking
 from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, notebook_callbacks
-from llm2rec_kit.fitting.distributed import MicroBatch, print_once
+from llm2rec_kit.fitting.distributed import Batches, MicroBatch, Step, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.history import keep_repeatable
 from llm2rec_kit.models import backbone, kernels
@@ -44,7 +44,7 @@ class TrainingError(RuntimeError):
 def fit(
     name: str,
     model: PreTrainedModel,
-    batches: Sequence[list[MicroBatch]],
+    batches: Batches,
     loss: Loss,
     settings: S.Training,
     folder: Path,
@@ -74,7 +74,7 @@ def fit(
     trainer = StepTrainer(
         inner=model,
         loss=loss,
-        validate=validate,
+        validate=validate or (lambda model: {}),  # Trainer asks for none then
         settings=settings,
         horizon=horizon,
         model=_tuned(model, settings),
@@ -100,7 +100,7 @@ def fit(
         trainer.restore_kept()
         if settings.tuning == "lora":
             lora.merge(trainer.model)
-        backbone.set_recomputing(model, False).to(dtype).eval()
+        backbone.moved(backbone.set_recomputing(model, False), dtype).eval()
     return trainer.history()
 
 
@@ -140,12 +140,15 @@ def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
 class StepTrainer(Trainer):
     """transformers' Trainer over whole optimiser steps, with our loss, our validation and sealed checkpoints."""
 
+    model: Any  # the language model, or peft's wrapper of it
+    train_dataset: _Steps
+
     def __init__(
         self,
         *,
         inner: PreTrainedModel,
         loss: Loss,
-        validate: Validate | None,
+        validate: Validate,
         settings: S.Training,
         horizon: int,
         **kwargs: Any,
@@ -153,16 +156,16 @@ class StepTrainer(Trainer):
         """`inner` is the language model itself, `model` the same or peft's wrapper of it; `horizon` the planned steps."""
         super().__init__(**kwargs)
         self.inner, self.sum_loss, self.validate, self.settings, self.horizon = inner, loss, validate, settings, horizon
+        self.folder = Path(str(self.args.output_dir))
         self.pending = [0.0, 0]  # summed loss and number of the steps since the last log
         self.validated_at = self.saved_at = -1
-        self.step_inputs: list[MicroBatch] = []
+        self.step_inputs: Step = []
 
     # -- a training from end to end ----------------------------------------------------------------------------------
 
     def go(self, name: str) -> None:
         """Train from the newest whole checkpoint to the end; one that is over already is only read."""
-        folder = Path(self.args.output_dir)
-        found = distributed.broadcast(str(checkpoints.find_last(folder) or "") if distributed.rank() == 0 else "")
+        found = distributed.broadcast(str(checkpoints.find_last(self.folder) or "") if distributed.rank() == 0 else "")
         if found:
             print_once(f"  {name}: resuming from {Path(found).name}")
             self.state = TrainerState.load_from_json(str(Path(found) / "trainer_state.json"))
@@ -192,7 +195,7 @@ class StepTrainer(Trainer):
         best = self._best_step()
         if self.settings.keep != "best" or best in (0, self.state.global_step):
             return
-        checkpoint = checkpoints.locate(Path(self.args.output_dir), best)
+        checkpoint = checkpoints.locate(self.folder, best)
         if why := checkpoints.find_fault(checkpoint):
             raise TrainingError(f"The best weights, of step {best}, cannot be read from {checkpoint}: {why}.")
         self._load_from_checkpoint(str(checkpoint))
@@ -208,7 +211,7 @@ class StepTrainer(Trainer):
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Step]:
         """One item a step, in order: the batches have been drawn already, and `share` gives each process its rows."""
         return DataLoader(self.train_dataset, batch_size=None, sampler=SequentialSampler(self.train_dataset))
 
@@ -216,7 +219,7 @@ class StepTrainer(Trainer):
         """The decay over the planned steps, which may be more than are trained."""
         return super().create_scheduler(self.horizon, optimizer)
 
-    def training_step(self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: Any = None):
+    def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:  # type: ignore[override]  # an item of ours
         """Backward through every micro-batch; returns the step's mean loss, over all processes."""
         model.train()
         torch.manual_seed(_seed(self.args.seed, self.state.global_step, distributed.rank()))
@@ -235,12 +238,12 @@ class StepTrainer(Trainer):
         self.pending = [self.pending[0] + value, self.pending[1] + 1]
         return total
 
-    def _products(self) -> contextlib.AbstractContextManager:
+    def _products(self) -> contextlib.AbstractContextManager[None]:
         """What mixed precision is on a CPU: one block a step, since weights are rounded once in it."""
         return kernels.use_bfloat16(self.settings.precision == "mixed" and _on_own_kernels(self.inner))
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm: torch.Tensor = super()._get_grad_norm(model, grad_norm)
         self._check_finite("gradient", float(norm))
         return norm
 
@@ -286,7 +289,7 @@ class StepTrainer(Trainer):
 
     def _losses(self) -> dict[int, float]:
         """Validation losses by step."""
-        return {row["step"]: row["validation_loss"] for row in self.state.log_history if "validation_loss" in row}
+        return {int(row["step"]): row["validation_loss"] for row in self.state.log_history if "validation_loss" in row}
 
     def _best_step(self) -> int:
         """The first step with the lowest validation loss; 0 where there is none."""
@@ -325,7 +328,7 @@ class StepTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write, seal, and only then remove older ones; Trainer asks twice at the last step."""
-        step, folder = self.state.global_step, Path(self.args.output_dir)
+        step, folder = self.state.global_step, self.folder
         if self.saved_at == step:
             return
         target = checkpoints.locate(folder, step)
@@ -348,22 +351,21 @@ class StepTrainer(Trainer):
         self.saved_at = step
 
     def _last_sound(self) -> str:
-        found = checkpoints.find_last(Path(self.args.output_dir))
-        return (
-            f"The last checkpoint is that of step {checkpoints.step_of(found)}." if found else "There is no checkpoint yet."
-        )
+        if found := checkpoints.find_last(self.folder):
+            return f"The last checkpoint is that of step {checkpoints.step_of(found)}."
+        return "There is no checkpoint yet."
 
 
-class _Steps(torch.utils.data.Dataset):
+class _Steps(torch.utils.data.Dataset[Step]):
     """Items `start`, `start` + 1, ... of `batches`, for a DataLoader that reads them in order."""
 
-    def __init__(self, batches: Sequence[list[MicroBatch]], steps: int) -> None:
+    def __init__(self, batches: Batches, steps: int) -> None:
         self.batches, self.steps, self.start = batches, steps, 0
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, k: int) -> list[MicroBatch]:
+    def __getitem__(self, k: int) -> Step:
         return self.batches[self.start + k]
 
 
@@ -389,7 +391,7 @@ def _tokens(micro: MicroBatch) -> int:
     return sum(part["input_ids"].numel() for part in micro.get("chunks", [micro]))
 
 
-def plan_steps(settings: S.Training, batches: Sequence[list[MicroBatch]]) -> int:
+def plan_steps(settings: S.Training, batches: Batches) -> int:
     """The steps over which the learning rate decays: a number, or epochs (official code), or the steps that are trained.
 
     An epoch is `batches.steps_per_epoch` steps. Raises SettingsError where both ways are set.

@@ -24,6 +24,7 @@ from llm2rec_kit.models.checkpoint import BackboneError
 
 LENGTH, PADDING = 8, 3  # tokens of a row on which a mixer is tried, and how many of them are padding in a padded row
 TITLE = 512  # tokens of the longest titles
+Arguments = tuple[Any, ...]
 BASE, LAST, FIRST, PADDED, PADS = range(5)  # rows: as it is, last token replaced, first; padded as it is, its pads replaced
 
 
@@ -35,7 +36,7 @@ def lift_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
     does not obey.
     """
     before, usual = getattr(model.config, "is_causal", None), model.config._attn_implementation
-    faults = {}
+    faults: dict[str, list[str]] = {}
     kernels = ["sdpa", "eager"] if model._supports_sdpa else ["eager"]
     for kernel in dict.fromkeys([usual, *kernels]):
         if kernel != usual:
@@ -101,7 +102,7 @@ def measure_leak(model: PreTrainedModel, *, length: int = 8, padded: bool = Fals
         mask[2, length // 2 :] = 0
         mask = mask.to(model.device)
     was_training = model.training
-    states = find_body(model.eval())(input_ids=ids.to(model.device), attention_mask=mask, use_cache=False).last_hidden_state
+    states = last_states(model.eval(), ids.to(model.device), mask)
     model.train(was_training)
     return (states[0, 0] - states[1, 0]).abs().max().item()
 
@@ -144,6 +145,18 @@ def find_body(model: PreTrainedModel) -> PreTrainedModel:
     """The transformer without its language-model head."""
     whole = getattr(model, "base_model", model)
     return getattr(model, "model", model) if whole is model else whole  # Llama 4 says another name for it than it has
+
+
+def last_states(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Token ids (B, L) and their mask, or None, to the last hidden states (B, L, hidden)."""
+    states: torch.Tensor = find_body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return states
+
+
+def token_rows(model: PreTrainedModel) -> int:
+    """How many tokens have an embedding."""
+    table: Any = model.get_input_embeddings()  # an nn.Embedding, or what a family has in its place
+    return int(table.num_embeddings)
 
 
 def make_layer_masks(
@@ -229,7 +242,7 @@ def measure_batch_effect(body: PreTrainedModel, length: int = LENGTH) -> float:
         alone = _states(body, text[:1], None)
         among = [(text[:1], real[:1, :length]), (text, shorter), (ids, longer)]
         states = [_states(body, batch, mask)[:1, :length] for batch, mask in among]
-    return max(((found - alone).norm() / alone.norm()).item() for found in states)
+    return max(float((found - alone).norm() / alone.norm()) for found in states)
 
 
 def _switched(model: PreTrainedModel, *, lifted: bool) -> str:
@@ -268,14 +281,14 @@ def _hooked(part: nn.Module, mixer: Mixer, padded: bool) -> Iterator[None]:
     """Rows of one text, but for one token each, go into `part`; what comes out of it is read, and goes on as equal rows, so
     that the next part is tried alone, too."""
 
-    def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def before(_: nn.Module, args: Arguments, kwargs: dict[str, Any]) -> tuple[Arguments, dict[str, Any]] | None:
         if args and _is_states(args[0]):
             return (_replaced(args[0], padded), *args[1:]), kwargs
         if _is_states(kwargs.get("hidden_states")):
             return args, kwargs | {"hidden_states": _replaced(kwargs["hidden_states"], padded)}
         return None
 
-    def after(_: nn.Module, args: tuple, kwargs: dict[str, Any], out: Any) -> Any:
+    def after(_: nn.Module, args: Arguments, kwargs: dict[str, Any], out: Any) -> Any:
         states, *others = out if isinstance(out, (tuple, list)) else (out,)
         given = args[0] if args else kwargs.get("hidden_states")
         if not (_is_states(states) and _is_states(given)):
@@ -348,13 +361,14 @@ def _evaluated(body: PreTrainedModel) -> Iterator[None]:
 
 def _tokens(body: PreTrainedModel, rows: int, length: int) -> torch.Tensor:
     """Random token ids, int64 (rows, length); not the first three, which are special in many vocabularies."""
-    known = body.get_input_embeddings().num_embeddings
+    known = token_rows(body)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(min(3, known - 1), known, (rows, length), generator=generator).to(body.device)
 
 
 def _states(body: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+    states: torch.Tensor = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return states.float()
 
 
 def _exact(body: PreTrainedModel) -> bool:

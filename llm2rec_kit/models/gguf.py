@@ -283,7 +283,7 @@ def _known() -> set[str]:
         from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
         known |= {*GGUF_SUPPORTED_ARCHITECTURES} - {"general", "tokenizer"}
-        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS  # type: ignore[attr-defined]  # a lazy module's
 
         known |= {*GGUF_CONFIG_ARCHS}
     return known
@@ -347,7 +347,7 @@ def _text(stream: IO[bytes], size: int) -> str:
 
 def _count(stream: IO[bytes], size: int, width: int) -> int:
     """A number of things of at least `width` bytes; EOFError where the file has no room for so many."""
-    count = _number(stream, "<Q")
+    count: int = _number(stream, "<Q")
     if count * width > size - stream.tell():
         raise EOFError
     return count

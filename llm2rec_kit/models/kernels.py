@@ -19,6 +19,7 @@ import contextvars
 import functools
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ def use_fast_linears(model: nn.Module) -> Iterator[None]:
     """
     layers = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)] if is_available() else []
     for layer in layers:
-        layer.forward = functools.partial(_forward, layer)
+        vars(layer)["forward"] = functools.partial(_forward, layer)
     try:
         yield
     finally:
@@ -85,7 +86,8 @@ def multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None)
     A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products. Callers keep to few.
     """
     if is_available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
-        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+        return out
     return F.linear(a, b, bias)
 
 
@@ -127,7 +129,8 @@ def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, weight, layer.bias)
     low = _rounded(weight)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Linear.apply(x, weight, layer.bias, low)
+        out: torch.Tensor = _Linear.apply(x, weight, layer.bias, low)
+        return out
     return _multiplied(x, weight, layer.bias, low)[0]
 
 
@@ -177,14 +180,14 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, low: torch.Tensor | None
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, low: torch.Tensor | None
     ) -> torch.Tensor:
         out, *factors = _multiplied(x, weight, bias, low)
         ctx.save_for_backward(*factors)
         return out
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         same, of_x, of_weight, of_bias = grad.to(weight.dtype), None, None, None
         if ctx.needs_input_grad[0]:

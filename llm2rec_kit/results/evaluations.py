@@ -132,10 +132,10 @@ def _read(run: Run, sound: bool) -> tuple[Made, Made, dict[str, Any], list[str]]
 def _of_one_experiment(made: Made, series: dict[str, Any]) -> Made:
     """Of each row those that have the settings of the series, or of its latest: a mean must not mix two experiments."""
     asked = {name: value for name, value in series.items() if name not in NOTED}
-    rows: dict[tuple, Made] = {}
+    rows: dict[tuple[Any, ...], Made] = {}
     for name, m in made.items():
         rows.setdefault(tuple(m["record"][k] for k in OF), {})[name] = m
-    kept = {}
+    kept: Made = {}
     for row in rows.values():
         noted = {name: m for name, m in row.items() if _of_the_series(m) == asked}
         wanted = _latest(noted or row)["settings"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm2rec_kit.settings import METRIC
 
@@ -122,7 +123,7 @@ def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed
     return out
 
 
-def _linearised(values: np.ndarray, users: np.ndarray) -> np.ndarray:
+def _linearised(values: NDArray[np.float64], users: np.ndarray) -> NDArray[np.float64]:
     """A value a user of each column of `values` (n, m), float64 (users, m), whose plain t-test is the cluster-robust one.
 
     A user with n_u samples of sum s_u counts as (s_u - mean * (n_u - k)) / k, where k is the samples a user on average: the
@@ -133,11 +134,12 @@ def _linearised(values: np.ndarray, users: np.ndarray) -> np.ndarray:
     [2.75, 4.25]
     """
     sums, sizes = _by_user(values, users)
+    mean: NDArray[np.float64] = values.mean(0)
     on_average = len(values) / len(sizes)
-    return (sums - values.mean(0) * (sizes - on_average)[:, None]) / on_average
+    return (sums - mean * (sizes - on_average)[:, None]) / on_average
 
 
-def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sums of the columns of `values` (n, m), float64 (users, m), and numbers of samples, int64 (users,), by first appearance."""
     if len(users) != len(values):
         raise ValueError(f"Each sample has one user; found {len(values)} samples and {len(users)} users of samples.")

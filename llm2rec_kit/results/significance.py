@@ -57,7 +57,7 @@ def tabulate(
         stds = {f"{m} std": float(np.std([v[m] for v in values])) for m in metric_names}
         domain, recommender, embedding = key
         named = {"domain": domain, "recommender": recommender, "embedding": embedding}
-        rows.append(named | {"seeds": len(values)} | means | stds)
+        rows.append({**named, "seeds": len(values), **means, **stds})
     frame = pl.DataFrame(rows)
     if not intervals:
         return frame
@@ -117,9 +117,11 @@ def _read(path: Path, files: tuple[tuple[str, str], ...], domain: str) -> tuple[
 
 def _measured(run: Run, name: str, record: dict[str, Any], metric_names: Sequence[str]) -> dict[str, float]:
     """The metrics of an evaluation: those that its record has not, from its ranks."""
-    known = record["metrics"]
+    known: dict[str, float] = record["metrics"]
     missing = [m for m in metric_names if m not in known]
-    ranks = read_ranks(run, record["domain"], name) if missing else None
+    if not missing:
+        return known
+    ranks = read_ranks(run, record["domain"], name)
     return known | {m: float(metrics.compute_per_sample(ranks, m).mean()) for m in missing}
 
 
@@ -140,7 +142,10 @@ def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_n
 
 def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.ndarray:
     """Each test sample's metric, averaged over the artefacts `names`: float64 (n_test,)."""
-    return np.mean([metrics.compute_per_sample(read_ranks(run, domain, name), metric) for name in names], axis=0)
+    means: np.ndarray = np.mean(
+        [metrics.compute_per_sample(read_ranks(run, domain, name), metric) for name in names], axis=0
+    )
+    return means
 
 
 def read_ranks(run: Run, domain: str, name: str) -> np.ndarray:
@@ -212,7 +217,8 @@ def read_recorded(run: Run, name: str) -> list[dict[str, Any]]:
     Raises ArtefactError where they are others than those.
     """
     made = run.manifest(name)
-    rows, settings = made["record"]["rows"], made["settings"]
+    rows: list[dict[str, Any]] = made["record"]["rows"]
+    settings = made["settings"]
     if "pairs" not in settings:  # nothing says what was compared with what
         return rows
     of = [evaluations.read_manifest(run, i)["record"] for i in made["inputs"]]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import metrics
@@ -44,14 +45,14 @@ def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
     )
 
 
-def items_before(corpus: Corpus, split: str = "test") -> np.ndarray:
+def items_before(corpus: Corpus, split: str = "test") -> NDArray[np.int64]:
     """How many items the user of each sample had before its target, all in all: int64 (n,)."""
     targets = corpus.samples(split)
-    before: np.ndarray = targets - corpus.offsets[corpus.owners(targets)]
+    before: NDArray[np.int64] = targets - corpus.offsets[corpus.owners(targets)]
     return before
 
 
-def _seen_before(corpus: Corpus, targets: np.ndarray) -> np.ndarray:
+def _seen_before(corpus: Corpus, targets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a user had the target earlier at all (bool (n,))."""
     owners = np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets))
     key = owners.astype(np.int64) * (corpus.n_items + 1) + corpus.sequence
@@ -100,7 +101,9 @@ def _parts(labels: pl.DataFrame) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Each label that has samples, as the columns that name it, and where they are (bool (n,))."""
     place = -1
     for name in labels.columns:
-        for label in labels[name].dtype.categories:
+        kind = labels[name].dtype
+        assert isinstance(kind, pl.Enum)  # as `label_samples` makes them
+        for label in kind.categories:
             place += 1
             here = (labels[name] == label).to_numpy()
             if here.any():
@@ -165,4 +168,5 @@ def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np
     """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
     names = list_names(run, domain, row, seeds)
     ranks = [read_ranks(run, domain, name) for name in names]
-    return np.exp(np.mean([np.log(r if r.ndim == 1 else r.mean(1)) for r in ranks], axis=0))
+    means: np.ndarray = np.exp(np.mean([np.log(r if r.ndim == 1 else r.mean(1)) for r in ranks], axis=0))
+    return means

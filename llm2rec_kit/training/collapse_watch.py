@@ -46,9 +46,9 @@ class Watch(TrainerCallback):
                 self.step - WINDOW,
             )
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Trainer's callback: gradient norms, before clipping, for the message."""
-        if "grad_norm" in (logs or {}):
+        if logs and "grad_norm" in logs:
             self.norms.append(float(logs["grad_norm"]))
 
     def space(self, found: dict[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,8 @@ from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.tokenisation import cut_by_length, pad, pool, tokenise_titles
 from llm2rec_kit.fitting import distributed
+from llm2rec_kit.fitting.distributed import MicroBatch
+from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.training.collapse_watch import Watch
@@ -53,12 +56,12 @@ class Batches:
     def __len__(self) -> int:
         return self.settings.steps
 
-    def __getitem__(self, step: int) -> list[dict]:
+    def __getitem__(self, step: int) -> list[MicroBatch]:
         rng = np.random.default_rng([self.settings.seed, 2, step])
         chosen = draw_rows(len(self.tokens), self.settings.batch_size, self.settings.seed, step)
         return [self.micro_batch(chosen, rng) | {"step": torch.tensor(step)}]
 
-    def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> dict:
+    def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> MicroBatch:
         """Two views each of the chosen titles."""
         views, same = self.views(chosen, rng)
         return {
@@ -73,7 +76,7 @@ class Batches:
         return views, self.same[chosen]
 
 
-def chunk_texts(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> dict:
+def chunk_texts(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> MicroBatch:
     """Token ids as `chunks` of like length, each within the token budget, and `place`: row i is the i-th text again."""
     parts = cut_by_length(np.array([len(t) for t in texts]), batch_tokens)
     chunks = []
@@ -135,7 +138,7 @@ def info_nce(
     return (loss + F.cross_entropy(scores.T, labels, reduction="sum")) / 2 if symmetric else loss
 
 
-def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None):
+def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None) -> Loss:
     """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles); `seen` is told each step's.
 
     With `gradient_cache` the chunks are read without a graph, and read again one at a time for the gradient, with the same
@@ -143,7 +146,7 @@ def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None
     checkpoint over a chunk does exactly that.
     """
 
-    def loss(model: PreTrainedModel, micro: dict) -> tuple[torch.Tensor, int]:
+    def loss(model: PreTrainedModel, micro: MicroBatch) -> tuple[torch.Tensor, int]:
         cached = settings.gradient_cache and torch.is_grad_enabled()
         first, second = distributed.all_gather(embed_chunks(model, micro["chunks"], cached))[micro["place"]].chunk(2)
         value = info_nce(first, second, settings.temperature, settings.symmetric, micro.get("same"))
@@ -154,22 +157,21 @@ def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None
     return loss
 
 
-def embed_chunks(model: PreTrainedModel, chunks: list[dict], cached: bool = False) -> torch.Tensor:
+def embed_chunks(model: PreTrainedModel, chunks: list[MicroBatch], cached: bool = False) -> torch.Tensor:
     """Mean-pooled embeddings of the chunks of a micro-batch, one after the other: (texts, d)."""
     parts = [(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in chunks]
     return torch.cat([checkpoint(_pooled, *part, use_reentrant=False) if cached else _pooled(*part) for part in parts])
 
 
 def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    states = backbone.find_body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return pool(states, mask, "mean")
+    return pool(backbone.last_states(model, ids, mask), mask, "mean")
 
 
 @contextlib.contextmanager
 def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
     """Attention dropout while training on dropout views; modules and config are as before afterwards."""
     rate = 0.0 if settings.views == "mask" else settings.dropout
-    layers = [m for m in model.modules() if hasattr(m, "attention_dropout")]
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "attention_dropout")]
     before = [m.attention_dropout for m in layers]
     for layer in layers:
         layer.attention_dropout = rate
@@ -234,7 +236,7 @@ def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folde
     return [{"step": 0, **{f"validation_{k}": v for k, v in start.items()}}, *history]
 
 
-def _in_order(model: PreTrainedModel, micro: dict) -> np.ndarray:
+def _in_order(model: PreTrainedModel, micro: MicroBatch) -> np.ndarray:
     """Embeddings of a micro-batch's texts in their order: float32 (texts, d)."""
     chunks = [{k: v.to(model.device) for k, v in chunk.items()} for chunk in micro["chunks"]]
     return embed_chunks(model, chunks)[micro["place"].to(model.device)].float().cpu().numpy()

@@ -17,7 +17,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.encoding.encoder import cut_by_length
+from llm2rec_kit.encoding.tokenisation import cut_by_length
 from llm2rec_kit.fitting import cross_entropy, distributed
 from llm2rec_kit.fitting.ragged import compute_offsets, index_spans
 from llm2rec_kit.fitting.trainer import fit
@@ -59,7 +59,8 @@ class Batches:
             )
         self.samples, self.settings, self.pad_id = samples, settings, pad_id
         self.steps_per_epoch = max(1, min(round(len(samples) / settings.batch_size), len(samples.counts)))
-        self._epoch, self._plan = -1, []
+        self._epoch = -1
+        self._plan: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -197,7 +198,7 @@ def _last_feed_forward_at(model: PreTrainedModel, places: torch.Tensor) -> Itera
     Only where that block is the usual gated one; not under gradient checkpointing, which calls it again after we left.
     """
     layers = getattr(backbone.find_body(model), "layers", [None])
-    block = getattr(layers[-1], "mlp", None)
+    block: Any = getattr(layers[-1], "mlp", None)
     again = getattr(layers[-1], "gradient_checkpointing", False) and model.training
     if again or not isinstance(getattr(block, "down_proj", None), nn.Module):
         yield

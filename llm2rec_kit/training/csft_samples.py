@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -60,24 +61,24 @@ class Samples:
     """
 
     history: Ragged
-    first: np.ndarray
-    seen: np.ndarray
+    first: NDArray[np.int64]
+    seen: NDArray[np.int32]
     tails: Ragged
-    item: np.ndarray
+    item: NDArray[np.int32]
     answers: Ragged
-    target: np.ndarray
+    target: NDArray[np.int64]
     facts: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.seen)
 
     @cached_property
-    def counts(self) -> np.ndarray:
+    def counts(self) -> NDArray[np.int64]:
         """Samples of each row (int64)."""
         return np.diff(self.first)
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, history and branches (int64)."""
         branch = compute_offsets(self.tails.lengths + self.answers.lengths[self.item])
         return self.history.lengths + branch[self.first[1:]] - branch[self.first[:-1]]
@@ -125,8 +126,9 @@ def open_samples(folder: Path) -> Samples:
     facts = json.loads((folder / "facts.json").read_text())
     # Small files are read: an empty array cannot be mapped.
     arrays = {p.stem: np.load(p, mmap_mode="r" if p.stat().st_size > 2**16 else None) for p in folder.glob("*.npy")}
-    pairs = {k: Ragged(arrays[k], np.asarray(arrays[f"{k}_offsets"])) for k in PIECES}
-    return Samples(**pairs, **{k: arrays[k] for k in PLAIN}, facts=facts)
+    pieces = {k: Ragged(arrays[k], np.asarray(arrays[f"{k}_offsets"])) for k in PIECES}
+    held: dict[str, Any] = {**pieces, **{k: arrays[k] for k in PLAIN}}
+    return Samples(**held, facts=facts)
 
 
 def compare_tokenisations(
@@ -162,7 +164,7 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
     distinct, where = np.unique(np.array(corpus.titles, dtype=object), return_inverse=True)
     engine, where = _engine(tokenizer), np.concatenate([[0], where + 1])  # piece 0 is that of padding: empty
     nothing = Ragged.of([np.empty(0, np.int32)])
-    opening = engine(distinct)
+    opening = engine(distinct.tolist())
     if len(empty := np.flatnonzero(opening.lengths == 0)):
         raise ValueError(
             f"Title {distinct[empty[0]]!r} has no token and so cannot be read or predicted. Drop empty titles in data prep "

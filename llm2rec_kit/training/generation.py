@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.encoding.encoder import cut_by_length
+from llm2rec_kit.encoding.tokenisation import cut_by_length
 from llm2rec_kit.training.csft_samples import Samples
 
 MOST_TOKENS = 64  # of a written title; fewer where no title of the catalogue is that long
@@ -77,7 +77,7 @@ def measure_shares(written: pl.DataFrame) -> dict[str, float]:
         next_first=pl.col("next").filter(pl.col("rank") == 1).any(),
         next_any=pl.col("next").any(),
     )
-    return {name: float(one[name].mean() or 0.0) for name in one.columns[1:]}
+    return one.drop("sample").mean().fill_null(0.0).row(0, named=True)
 
 
 def ask(

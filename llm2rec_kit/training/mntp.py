@@ -135,9 +135,7 @@ def compute_loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tupl
 
 
 def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Tensor:
-    states = backbone.find_body(model)(
-        input_ids=micro["input_ids"], attention_mask=micro.get("attention_mask"), use_cache=False
-    ).last_hidden_state
+    states = backbone.last_states(model, micro["input_ids"], micro.get("attention_mask"))
     return backbone.compute_logits(model, states.flatten(0, 1)[micro["sources"]])
 
 
@@ -151,7 +149,7 @@ def validate(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
         micro = {k: v.to(model.device) for k, v in micro.items()}
         logits = _logits(model, micro)
         total += F.cross_entropy(logits.float(), micro["labels"], reduction="sum").item()
-        right += (logits.argmax(-1) == micro["labels"]).sum().item()
+        right += int((logits.argmax(-1) == micro["labels"]).sum())
         count += len(micro["labels"])
     model.train(was_training)
     mean = total / max(1, count)

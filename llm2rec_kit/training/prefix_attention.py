@@ -103,9 +103,10 @@ def _fault(model: PreTrainedModel, micro: MicroBatch) -> str:
 
 def compute_states(model: PreTrainedModel, micro: MicroBatch) -> torch.Tensor:
     """The body's last hidden states of a micro-batch, (B, L, hidden)."""
-    return backbone.find_body(model)(
+    states: torch.Tensor = backbone.find_body(model)(
         input_ids=micro["input_ids"],
         position_ids=micro["position_ids"],
         attention_mask=mask(model, micro),
         use_cache=False,
     ).last_hidden_state
+    return states

@@ -11,7 +11,7 @@ from conftest import make_corpus
 
 from llm2rec_kit.downstream import cold, evaluation
 from llm2rec_kit.results import evaluations
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation
 
 SETTINGS = Evaluation(
@@ -130,6 +130,13 @@ def test_what_is_kept_is_reused_and_is_none_of_the_evaluations(made, capsys):
     assert record["samples_cold"] == len(held["toy"].asked["cold"])
     ranks = cold.read_cold(run, jobs[0], "cold")
     assert record["cold"]["recall@5"] == pytest.approx((ranks <= 5).mean())
+
+
+def test_ranks_that_the_manifest_does_not_name_are_asked_for_anew(tmp_path):
+    run, job = Run("r", tmp_path), evaluation.Job("toy", "SASRec", "id", 1)
+    run.make(cold.name_of(job), lambda folder: {}, settings={}, quiet=True)
+    with pytest.raises(ArtefactError, match=r"names no ranks of cold items\. Run notebooks/"):
+        cold.read_cold(run, job, "cold")
 
 
 def test_holding_items_out_changes_no_other_evaluation():

@@ -60,6 +60,15 @@ def test_read_back_it_ranks_as_it_did(kept, row):
         assert (scores > scores[truth - 1]).sum() - close.sum() <= rank <= (scores >= scores[truth - 1]).sum() + close.sum()
 
 
+def test_over_ids_no_title_has_a_place(kept):
+    run, part, tables, _ = kept
+    model = saved_recommender.load(run, "toy", "SASRec", "id", part, tables)
+    assert evaluation.Job("toy", "SASRec", "id", 3).table == ""
+    for ask in (lambda: model.adding(["new"], tables["raw"][:1]), lambda: model.far(tables["raw"][:1])):
+        with pytest.raises(ValueError, match="nothing says where it belongs"):
+            ask()
+
+
 def test_a_mixed_corpus_is_answered_in_its_own_ids(kept):
     """The toy domain's items come second in the mix: every id is 16 higher, the recommendations are the same items."""
     run, part, tables, _ = kept
