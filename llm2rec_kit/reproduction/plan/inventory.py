@@ -53,7 +53,7 @@ def _of_run(run: Study) -> None:
         embed(run, start, table)
     _further_tables(run)
     run.made.section = ("04", "evaluation")
-    asked = run.settings["evaluation"]
+    asked = S.Evaluation.among(run.settings)
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
         embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
@@ -61,7 +61,7 @@ def _of_run(run: Study) -> None:
 
 def _further_tables(run: Study) -> None:
     """The tables of notebook 03 that are asked for by name."""
-    encoding = run.settings["encoding"]
+    encoding = S.Encoding.among(run.settings)
     for name in encoding.variants:
         from llm2rec_kit.encoding.encoder import parse_variant
 
@@ -128,7 +128,7 @@ def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
     at = question_arms.At(dry_study, run, asked, domain, sizes.corpus)
     paper_arms.make_stages(dry_study, at.own)
     _ = at.short
-    data = run.settings["data"]
+    data = S.Data.among(run.settings)
     known = (
         questions.find_ruled_out(data, asked)
         if sizes.corpus is None
