@@ -81,7 +81,7 @@ def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:
     arms = [paper_arms.BACKBONE, *_rivals(study, asked, sizes), paper_arms.OURS]
     tables = [row["embedding"] for row in paper_arms.make_at_lengths(dry_study, study, arms, asked)]
     evaluate(study, tables, recommenders=asked.recommenders, seeds=asked.seeds)
-    first = {"recommenders": asked.recommenders[:1], "seeds": asked.seeds}
+    first: dict[str, Any] = {"recommenders": asked.recommenders[:1], "seeds": asked.seeds}
     _section(run, "Table 4")
     evaluate(study, list(TABLES), **first)
     evaluate(study, list(paper_arms.make_cells(dry_study, study, asked).values()), **first)
