@@ -14,6 +14,13 @@ def test_only_names_with_the_prefix_are_taken():
     assert made == CSFT(steps=5)
 
 
+def test_a_stage_is_picked_out_of_several():
+    several = {"csft": CSFT(steps=5), "evaluation": Evaluation()}
+    assert CSFT.among(several) == CSFT(steps=5)
+    with pytest.raises(AssertionError):
+        CSFT.among({"csft": Evaluation()})
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

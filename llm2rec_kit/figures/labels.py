@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -45,7 +47,7 @@ def place(
     page = _Page(ax.get_window_extent(), pixels(avoid), [pixels(t) for t in trails])
     texts = {
         label: ax.annotate(
-            _wrapped(label, 24), anchor, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
+            _wrapped(label, 24), tuple(anchor), xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
             color=INK, zorder=6, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[label], "lw": 0.6, "alpha": 0.92},
             arrowprops={"arrowstyle": "-", "color": TIE, "lw": 0.4, "shrinkA": 0, "shrinkB": 1},
         )
@@ -53,13 +55,15 @@ def place(
     }  # fmt: skip
     for label in [*anchors] * SWEEPS:
         page.labels.pop(label, None)
-        best = (np.inf, None, None, None)
-        for radius, offset, box in _places(figure, texts[label]):
-            tie = np.stack([pixels(anchors[label]), (box.min + box.max) / 2])
-            best = min(best, (page.cost(box, tie) + radius / 10, offset, box, tie), key=lambda found: found[0])
-        if best[1] is not None:
-            texts[label].set_position(best[1])
-            page.labels[label] = best[2:]
+        found = [
+            (page.cost(box, tie) + radius / 10, offset, box, tie)
+            for radius, offset, box in _places(figure, texts[label])
+            for tie in [np.stack([pixels(anchors[label]), np.add(box.min, box.max) / 2])]
+        ]
+        cost, offset, box, tie = min(found, key=lambda one: one[0])
+        if cost < np.inf:
+            texts[label].set_position(offset)
+            page.labels[label] = box, tie
     left_out = [label for label in anchors if label not in page.labels]
     for label in left_out:
         texts[label].remove()
@@ -85,11 +89,13 @@ class _Page:
         under = sum(_meets(trail, box) for trail in self.trails)
         tangled = sum(_meets(its, box) + _meets(tie, b) for b, its in others)
         crossed = sum(_cross(tie, line) for line in (*self.trails, *(its for _, its in others)))
-        return HIDDEN * _inside(self.points, box).mean() + TRAIL * under + TANGLE * tangled + CROSSING * crossed
+        hidden = float(_inside(self.points, box).mean())
+        return HIDDEN * hidden + TRAIL * under + TANGLE * tangled + CROSSING * crossed
 
 
 def _places(figure: Figure, text: Any) -> Iterator[tuple[float, tuple[float, float], Bbox]]:
     """Where a label may stand, on rings around its anchor: radius and offset in points, and its box there in pixels."""
+    assert isinstance(figure.canvas, FigureCanvasAgg)  # the one that measures texts
     renderer, pixels = figure.canvas.get_renderer(), figure.dpi / 72
     text.set_position((0, 0))
     text.update_positions(renderer)
@@ -102,16 +108,17 @@ def _places(figure: Figure, text: Any) -> Iterator[tuple[float, tuple[float, flo
 
 def _wrapped(label: str, width: int) -> str:
     """`label` in lines of at most `width` characters, as even as their number allows; only a word that is longer is cut."""
-    words = {"break_on_hyphens": False, "break_long_words": False}
-    whole = textwrap.wrap(label, width, break_on_hyphens=False)
-    tries = (textwrap.wrap(label, w, **words) for w in range(1, width))
+    wrap = functools.partial(textwrap.wrap, label, break_on_hyphens=False)
+    whole = wrap(width)
+    tries = (wrap(w, break_long_words=False) for w in range(1, width))
     fits = (found for found in tries if len(found) <= len(whole) and max(map(len, found)) <= width)
     return "\n".join(next(fits, whole))
 
 
 def _inside(points: np.ndarray, box: Bbox) -> np.ndarray:
     """Which of `points` (n, 2) lie in a box, bool (n,)."""
-    return ((points >= box.min) & (points <= box.max)).all(1)
+    inside: np.ndarray = np.all((points >= box.min) & (points <= box.max), axis=1)
+    return inside
 
 
 def _meets(line: np.ndarray, box: Bbox) -> bool:
@@ -125,7 +132,8 @@ def _cross(tie: np.ndarray, line: np.ndarray) -> bool:
     a, b = tie[0] + 0.1 * (tie[1] - tie[0]), tie[1]
 
     def side(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
-        return np.sign((q - p)[..., 0] * (r - p)[..., 1] - (q - p)[..., 1] * (r - p)[..., 0])
+        sign: np.ndarray = np.sign((q - p)[..., 0] * (r - p)[..., 1] - (q - p)[..., 1] * (r - p)[..., 0])
+        return sign
 
     c, d = line[:-1], line[1:]
     return bool(((side(a, b, c) != side(a, b, d)) & (side(c, d, a) != side(c, d, b))).any())

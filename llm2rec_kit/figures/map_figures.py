@@ -11,14 +11,14 @@ import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -27,13 +27,16 @@ from llm2rec_kit.figures.training_figures import OTHER, PALETTE, STYLE, PlainFig
 from llm2rec_kit.maps import groups
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
 MARKERS = ("o", "^", "s")
 MARK = PALETTE[5]
 SKEWED = 20  # times its median that the largest number of a column must exceed to be shaded by logarithms
 TRAILS, TRAIL = (PALETTE[0], PALETTE[5], PALETTE[2], PALETTE[3]), "#9DBBD2"  # of items that are named, of the others
-TEXT = {
+TEXT: dict[RcKeyType, Any] = {
     **STYLE,
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -97,24 +100,25 @@ def draw_travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, name
     stages = atlas.stages[atlas.stages.index(first) : atlas.stages.index(last) + 1]
     furthest = atlas.travelled(first, last, most)
     rows = atlas.rows(furthest["item"].to_numpy())
+    kept = furthest.select(pl.mean("kept")).item()
     trails = np.stack([atlas.aligned[stage][rows] for stage in stages], axis=1)
     colours = [TRAILS[k % len(TRAILS)] if k < named else TRAIL for k in range(len(rows))]
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [last], 1)
         size = _size(len(atlas.items)) * 2.2
-        ax.scatter(*atlas.aligned[first].T, s=size, color="#E9E9EC", linewidths=0, rasterized=True)
-        ax.scatter(*atlas.aligned[last].T, s=size, color="#C2C2C8", linewidths=0, rasterized=True)
+        _dots(ax, atlas.aligned[first], s=size, color="#E9E9EC", linewidths=0, rasterized=True)
+        _dots(ax, atlas.aligned[last], s=size, color="#C2C2C8", linewidths=0, rasterized=True)
         for k in reversed(range(len(rows))):
             _trail(ax, trails[k], colours[k], named=k < named)
         ax.set_title(f"the {len(rows)} items that travelled furthest, {first} to {last}")
         _caption(
             figure,
             f"Light grey: {first}; grey: {last}; a trail goes from its dot through {', '.join(stages)}. Of the ten nearest in the "
-            f"space, these items keep {furthest['kept'].mean():.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
+            f"space, these items keep {kept:.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
         )
         titles = [_short(t, 46) for t in furthest["title"][:named]]
         ends = dict(zip(titles, trails[:named, -1], strict=True))
-        labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=trails)
+        labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=list(trails))
     return figure
 
 
@@ -122,7 +126,7 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
     """A line through `trail` (stages, 2) from a dot to an arrow's head; those that are named lie over the others."""
     over, width = (4, 0.9) if named else (3, 0.5)
     ax.plot(*trail[:-1].T, color=colour, linewidth=width, zorder=over)
-    ax.scatter(*trail[0], s=7 if named else 4, color=colour, linewidths=0, zorder=over)
+    _dots(ax, trail[:1], s=7 if named else 4, color=colour, linewidths=0, zorder=over)
     ax.annotate(
         "", xy=trail[-1], xytext=trail[-2], zorder=over,
         arrowprops={"arrowstyle": "-|>,head_width=.12,head_length=.25", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0},
@@ -138,7 +142,7 @@ def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300
         figure, axes = _panels(atlas, stages, 2)
         for ax, stage in zip(axes, stages, strict=True):
             plane = atlas.aligned[stage]
-            ax.scatter(*plane.T, s=_size(len(plane)), color="#B4B4BA", linewidths=0, rasterized=True)
+            _dots(ax, plane, s=_size(len(plane)), color="#B4B4BA", linewidths=0, rasterized=True)
             ax.add_collection(LineCollection(plane[pairs], colors=PALETTE[0], linewidths=0.45, alpha=0.45))
             ax.set_title(f"{stage}: {_length(plane, pairs) / max(_length(plane, at_random), 1e-12):.2f} of random")
         _caption(
@@ -175,13 +179,12 @@ def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2)
         figure, axes = _panels(atlas, atlas.stages, columns)
         for ax, stage in zip(axes, atlas.stages, strict=True):
             plane = atlas.aligned[stage]
-            ax.scatter(*plane.T, s=_size(len(plane)), color="#B4B4BA", linewidths=0, rasterized=True)
+            _dots(ax, plane, s=_size(len(plane)), color="#B4B4BA", linewidths=0, rasterized=True)
             rows = atlas.rows(near.filter(stage=stage)["item"].to_numpy())
-            ax.scatter(*plane[rows[rows >= 0]].T, s=12, facecolors="none", edgecolors=PALETTE[0], linewidths=0.8)
+            _dots(ax, plane[rows[rows >= 0]], s=12, facecolors="none", edgecolors=PALETTE[0], linewidths=0.8)
             own = atlas.rows(np.array([item]))
-            ax.scatter(
-                *plane[own[own >= 0]].T, s=28, marker="*", color=MARK, edgecolors=labels.INK, linewidths=0.4, zorder=3
-            )
+            star = plane[own[own >= 0]]
+            _dots(ax, star, s=28, marker="*", color=MARK, edgecolors=labels.INK, linewidths=0.4, zorder=3)
             ax.set_title(stage)
         _caption(
             figure,
@@ -193,19 +196,19 @@ def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2)
 def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     """Draw items coloured by a column: a list of handles, one a group, or one mappable for a number."""
     values = atlas.items[colour]
-    style = {"s": _size(len(plane)), "linewidths": 0, "rasterized": True}
+    style: dict[str, Any] = {"s": _size(len(plane)), "linewidths": 0, "rasterized": True}
     if values.dtype.is_numeric() and colour not in GROUPINGS:
         shade = values.cast(pl.Float64).fill_null(np.nan).to_numpy()
         unknown = np.isnan(shade)
         if unknown.any():
-            ax.scatter(*plane[unknown].T, color=OTHER, **style)
+            _dots(ax, plane[unknown], color=OTHER, **style)
         order = np.argsort(shade, kind="stable")[: (~unknown).sum()]
         low, high = find_range(values)
         if not is_log_scaled(values):
             norm = mpl.colors.Normalize(low, high)
-            return ax.scatter(*plane[order].T, c=shade[order], norm=norm, cmap="viridis_r", **style)
+            return _dots(ax, plane[order], c=shade[order], norm=norm, cmap="viridis_r", **style)
         norm = mpl.colors.LogNorm(max(1, low), max(2, high))
-        return ax.scatter(*plane[order].T, c=np.maximum(shade[order], 1), norm=norm, cmap="viridis_r", **style)
+        return _dots(ax, plane[order], c=np.maximum(shade[order], 1), norm=norm, cmap="viridis_r", **style)
     codes, names = encode_groups(atlas, colour)
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
     shown = shown[np.argsort(codes[shown] >= 0, kind="stable")]  # but all over what has none
@@ -213,7 +216,7 @@ def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     shapes = np.maximum(codes, 0) // len(PALETTE)
     for shape, marker in enumerate(MARKERS):
         rows = shown[shapes[shown] == shape]
-        ax.scatter(*plane[rows].T, color=colours[rows], marker=marker, **style)
+        _dots(ax, plane[rows], color=colours[rows], marker=marker, **style)
     groups_shown = [(name, k) for k, name in enumerate(names)]
     if (codes < 0).any():
         groups_shown.append(("none" if colour in GROUPINGS else "other", -1))
@@ -231,16 +234,25 @@ def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     ]
 
 
+def _dots(ax: Axes, points: np.ndarray, **style: Any) -> PathCollection:
+    return ax.scatter(points[:, 0], points[:, 1], **style)
+
+
 def is_log_scaled(values: pl.Series) -> bool:
     """Whether a column of numbers is shaded by their logarithm: popularity, and what else is never negative and mostly far below
     its largest value. Years and ratings are not."""
     low, high = find_range(values)
-    return values.name == "popularity" or (low >= 0 and high > SKEWED * max(1.0, float(values.median() or 0)))
+    return values.name == "popularity" or (low >= 0 and high > SKEWED * max(1.0, _number(values.median())))
 
 
 def find_range(values: pl.Series) -> tuple[float, float]:
     """Least and largest number of a column; 0 and 0 where it has none."""
-    return float(values.min() or 0), float(values.max() or 0)
+    return _number(values.min()), _number(values.max())
+
+
+def _number(found: Any) -> float:
+    """What polars found in a column of numbers, as one; 0 where there was none."""
+    return float(found or 0)
 
 
 def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
@@ -358,7 +370,7 @@ def _row(atlas: Atlas, stage: str) -> dict[str, Any]:
 
 
 def _between(atlas: Atlas, first: str, last: str) -> float:
-    return atlas.quality["overlap"][atlas.stages.index(first)][atlas.stages.index(last)]
+    return float(atlas.quality["overlap"][atlas.stages.index(first)][atlas.stages.index(last)])
 
 
 def _size(n: int) -> float:
@@ -367,7 +379,8 @@ def _size(n: int) -> float:
 
 def _middle(points: np.ndarray) -> np.ndarray:
     """The item nearest to the median: a label on a group in several parts stands on one of them."""
-    return points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
+    middle: np.ndarray = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
+    return middle
 
 
 def _length(plane: np.ndarray, pairs: np.ndarray) -> float:

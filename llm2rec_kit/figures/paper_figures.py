@@ -64,14 +64,15 @@ def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame, metric: str =
             ax.annotate(
                 row["model"], at, xytext=(side[1], 0), textcoords="offset points", fontsize=8, ha=side[0], va="center"
             )
-        wide = part["seconds"].max() > 10 * part["seconds"].min()  # on a log scale of less, tick labels lie over one another
+        least, most = part.select(least=pl.min("seconds"), most=pl.max("seconds")).row(0)
+        wide = most > 10 * least  # on a log scale of less, tick labels lie over one another
         ax.set(title=title, ylabel=metric, xlabel=f"seconds for the catalogue{', log scale' if wide else ''}")
         ax.margins(x=0.5, y=0.15)
         if wide:
             ax.set_xscale("log")
             label_log_axis(ax.xaxis)
         else:
-            ax.set_xlim(0, 1.8 * part["seconds"].max())  # from nought, or differences of a percent would look like some
+            ax.set_xlim(0, 1.8 * most)  # from nought, or differences of a percent would look like some
         ax.grid(color="#EEEEEE")
     _caption(
         figure,

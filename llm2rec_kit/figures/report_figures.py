@@ -12,7 +12,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,6 +22,9 @@ from matplotlib.lines import Line2D
 from llm2rec_kit.figures.training_figures import PlainFigure
 from llm2rec_kit.results import significance
 from llm2rec_kit.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 WIDTH = 10.5  # inches
 INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
@@ -35,7 +38,7 @@ TRAININGS = {
     "mntp": "MNTP, loss a hidden token",
     "contrastive": "Contrast, InfoNCE a title",
 }
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.titlesize": 10,

@@ -51,8 +51,8 @@ def draw_results(
                 if mark := best.get((domain, name, row["embedding"])):
                     ax.annotate(mark, (mean, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
             for reference, dash in LINES.items():
-                if len(row := here.filter(recommender=reference)):
-                    ax.axvline(row[f"{metric} mean"][0], color="#444444", linestyle=dash, linewidth=1, label=reference)
+                if len(found := here.filter(recommender=reference)):
+                    ax.axvline(found[f"{metric} mean"][0], color="#444444", linestyle=dash, linewidth=1, label=reference)
             ax.set(title=f"{name}, {domain}", xlabel=metric, yticks=list(places.values()), yticklabels=list(places))
             ax.margins(y=0.15)
             ax.grid(axis="x", color="#EEEEEE")

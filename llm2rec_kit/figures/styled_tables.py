@@ -83,7 +83,7 @@ def _spelled(column: pl.Series, way: str) -> pl.Series:
 
 
 def _line(row: dict[str, Any], left: set[str], letters: int) -> str:
-    mark = PLACES.get(row.get("place"), "")
+    mark = PLACES.get(row.get("place", ""), "")
     cells = [f'<td style="{_side(n, left, v)}; {mark}; {_of_word(n, v)}">{_cell(v, letters)}</td>' for n, v in row.items()]
     return f"<tr>{''.join(cells)}</tr>"
 

@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; a colour is never th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,9 +19,12 @@ from matplotlib.ticker import NullFormatter
 from llm2rec_kit.corpus import SPLITS, Corpus
 from llm2rec_kit.storage import write_whole
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -57,7 +60,12 @@ def label_log_axis(axis: Axis) -> None:
 
 
 def save(
-    figure: Figure, path: Path, *, style: dict[str, Any] = STYLE, png_dpi: int = 150, svg_dpi: int | str = "figure"
+    figure: Figure,
+    path: Path,
+    *,
+    style: dict[RcKeyType, Any] = STYLE,
+    png_dpi: int = 150,
+    svg_dpi: float | Literal["figure"] = "figure",
 ) -> None:
     """Write `<path>.png` and `<path>.svg`; same figure, same bytes."""
     how = {".png": (png_dpi, {"Software": None}), ".svg": (svg_dpi, {"Date": None, "Creator": None})}
@@ -295,9 +303,9 @@ def draw_closeness(found: pl.DataFrame) -> Figure:
         ylabel="cosine, sd above pairs never together",
     )
     ax.legend()
-    n = found.filter(stage=stages[0])
+    pairs = found.filter(stage=stages[0])["pairs"].to_list()
     _caption(
         figure,
-        f"means of {n['pairs'].min():,} to {n['pairs'].max():,} pairs, with 95% intervals; pairs never together are as popular",
+        f"means of {min(pairs):,} to {max(pairs):,} pairs, with 95% intervals; pairs never together are as popular",
     )
     return figure

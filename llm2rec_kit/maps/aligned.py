@@ -27,7 +27,8 @@ def fit_curve(min_dist: float) -> tuple[float, float]:
     umap-learn's AlignedUMAP hands `min_dist` to each space's own layout alone. At the default its own constants are taken,
     from which a new fit differs in the ninth digit: the same maps as ever.
     """
-    return CURVE if min_dist == CURVE_OF else tuple(float(v) for v in find_ab_params(1.0, min_dist))
+    a, b = CURVE if min_dist == CURVE_OF else find_ab_params(1.0, min_dist)
+    return float(a), float(b)
 
 
 def weigh_ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
@@ -97,7 +98,7 @@ def optimise(
 
 
 @numba.njit
-def _shuffled(stages, seed):
+def _shuffled(stages: int, seed: int) -> np.ndarray:
     # Within numba, since its generator and not numpy's is what umap-learn shuffles with.
     order = np.arange(stages).astype(np.int32)
     np.random.seed(seed)
@@ -106,7 +107,7 @@ def _shuffled(stages, seed):
 
 
 @numba.njit(fastmath=True)
-def _pulled(layouts, pull, m, i, d):
+def _pulled(layouts: np.ndarray, pull: np.ndarray, m: int, i: int, d: int) -> np.float32:
     total = np.float32(0.0)
     for offset in range(-WINDOW, WINDOW):  # umap-learn leaves out the last offset, too
         other = m + offset
@@ -116,7 +117,23 @@ def _pulled(layouts, pull, m, i, d):
 
 
 @numba.njit(fastmath=True)
-def _epoch(layouts, heads, tails, first, every, due, every_negative, due_negative, pull, random, order, alpha, epoch, a, b):
+def _epoch(
+    layouts: np.ndarray,
+    heads: np.ndarray,
+    tails: np.ndarray,
+    first: np.ndarray,
+    every: np.ndarray,
+    due: np.ndarray,
+    every_negative: np.ndarray,
+    due_negative: np.ndarray,
+    pull: np.ndarray,
+    random: np.ndarray,
+    order: np.ndarray,
+    alpha: float,
+    epoch: float,
+    a: float,
+    b: float,
+) -> None:
     longest = 0
     for m in range(layouts.shape[0]):
         longest = max(longest, first[m + 1] - first[m])

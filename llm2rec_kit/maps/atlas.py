@@ -71,12 +71,12 @@ class Atlas:
         parts = {stage: maps.filter(pl.col("stage") == stage) for stage in stages}
         kept = corpus.items.join(pl.read_parquet(folder / "groups.parquet"), on="item", maintain_order="right", how="right")
         items = kept.select("item", pl.exclude("item"))
-        planes = [
+        own, aligned = (
             {stage: part.select(x, y).to_numpy() for stage, part in parts.items()}
             for x, y in (("x", "y"), ("aligned_x", "aligned_y"))
-        ]
+        )
         words = {column: groups.name_groups(items["title"].to_list(), items[column].to_numpy()) for column in GROUPINGS}
-        return cls(items, *planes, {stage: tables[stage] for stage in stages}, corpus, words, record)
+        return cls(items, own, aligned, {stage: tables[stage] for stage in stages}, corpus, words, record)
 
     @property
     def stages(self) -> list[str]:
@@ -101,7 +101,8 @@ class Atlas:
         """
         if not 1 <= item <= self.corpus.n_items:
             raise ValueError(f"Items run from 1 to {self.corpus.n_items}; found {item}.")
-        titles, rows, before = self.corpus.items["title"], [], None
+        titles, rows = self.corpus.items["title"], []
+        before: np.ndarray | None = None
         for stage, table in self.tables.items():
             vectors = projection.scale_to_unit(np.asarray(table[1:]))
             cosine = vectors @ vectors[item - 1]
@@ -159,16 +160,13 @@ def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, 
     `adapted` is left out, with a line that says why, where notebook 04 kept no current weights for it.
     """
     plain = [stage for stage in stages if stage != ADAPTED]
-    tables, adapters = _embeddings(run, plain), []
-    if ADAPTED in stages:
-        stage, adapters = _adapters(run, corpus.domains, plain)
-        if adapters:
-            tables[ADAPTED] = apply_adapters(run, corpus, tables[stage], adapters)
-        else:
-            over = " or ".join(plain[::-1])
-            print(
-                f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {over} as it is now for every domain"
-            )
+    tables = _embeddings(run, plain)
+    stage, adapters = _adapters(run, corpus.domains, plain) if ADAPTED in stages else ("", [])
+    if adapters:
+        tables[ADAPTED] = apply_adapters(run, corpus, tables[stage], adapters)
+    elif ADAPTED in stages:
+        over = " or ".join(plain[::-1])
+        print(f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {over} as it is now for every domain")
     return tables, [*(f"embeddings/{s}" for s in plain), *adapters]
 
 
@@ -275,7 +273,8 @@ def _linear(run: Run, name: str) -> bool:
     if run.manifest(name)["settings"].get("normalise", "none") not in NORMALISED:
         return False
     with safe_open(weights.find_file(run, name), "numpy") as file:
-        return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in file.keys()) == 2  # noqa: SIM118
+        kept: list[str] = list(file.keys())
+    return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in kept) == 2
 
 
 def _normalised(rows: np.ndarray, how: str) -> np.ndarray:
@@ -283,5 +282,5 @@ def _normalised(rows: np.ndarray, how: str) -> np.ndarray:
     if how == "unit":
         return projection.scale_to_unit(rows)
     if how == "standardised":
-        return (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
+        rows = (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
@@ -70,7 +72,8 @@ def measure_closeness(drawn: pl.DataFrame, tables: dict[str, np.ndarray]) -> pl.
         found = drawn.select("level").with_columns(cosine=compute_cosines(table, at))
         never = found.filter(level="0")["cosine"]
         never = never if len(never) > 1 else found["cosine"]
-        spread = max(float(never.std() or 0.0), 1e-9)
+        std: Any = never.std()  # of numbers, where polars thinks of times as well
+        spread = max(float(std or 0.0), 1e-9)
         for (level,), part in found.group_by("level", maintain_order=True):
             z = (part["cosine"] - never.mean()) / spread
             rows.append(

@@ -47,7 +47,8 @@ def find_communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
 
     def times(x: np.ndarray) -> np.ndarray:
         x = scale * x.ravel()
-        return scale * (inside @ x + blur / n * x.sum())
+        product: np.ndarray = scale * (inside @ x + blur / n * x.sum())
+        return product
 
     start = np.random.default_rng(seed).normal(size=n)
     _, vectors = eigsh(LinearOperator((n, n), matvec=times, dtype=np.float64), k=count, which="LA", v0=start, tol=1e-6)

@@ -147,15 +147,16 @@ def measure_shared(first: np.ndarray, second: np.ndarray) -> float:
 
 def measure_shared_by_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """`measure_shared` for each row, float64 (n,)."""
-    return (first[:, :, None] == second[:, None, :]).any(2).mean(1)
+    shares: np.ndarray = (first[:, :, None] == second[:, None, :]).any(2).mean(1)
+    return shares
 
 
 def list_co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
     """Item ids of pairs that follow each other in training histories, without repeats: int64 (<= most, 2)."""
     train = corpus.samples("train")
     pairs = np.stack([corpus.sequence[train - 1], corpus.sequence[train]], axis=1).astype(np.int64)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    return pairs[np.random.default_rng(seed).permutation(len(pairs))[:most]]
+    unequal: np.ndarray = pairs[pairs[:, 0] != pairs[:, 1]]
+    return unequal[np.random.default_rng(seed).permutation(len(unequal))[:most]]
 
 
 def draw_random_pairs(n_items: int, most: int, *, seed: int) -> np.ndarray:
@@ -167,12 +168,14 @@ def draw_random_pairs(n_items: int, most: int, *, seed: int) -> np.ndarray:
 
 def compute_cosines(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Cosine similarity of each pair of rows (item ids) of `table` (N + 1, dim)."""
-    return (scale_to_unit(table[pairs[:, 0]]) * scale_to_unit(table[pairs[:, 1]])).sum(1)
+    found: np.ndarray = (scale_to_unit(table[pairs[:, 0]]) * scale_to_unit(table[pairs[:, 1]])).sum(1)
+    return found
 
 
 def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
     """Rows at length one, float32; zero rows stay zero."""
-    return vectors.astype(np.float32) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    rows: np.ndarray = vectors.astype(np.float32) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 class _ExactIndex:
@@ -190,19 +193,19 @@ class _ExactIndex:
 def _exact(vectors: np.ndarray, k: int, metric: str, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    rows, others = (None if v is None else np.ascontiguousarray(v, np.float32) for v in (vectors, among))
+    rows = np.ascontiguousarray(vectors, np.float32)
+    others = None if among is None else np.ascontiguousarray(among, np.float32)
     if metric == "cosine":
-        rows, others = (None if v is None else scale_to_unit(v) for v in (rows, others))
-    itself = others is None
+        rows, others = scale_to_unit(rows), None if others is None else scale_to_unit(others)
     left = torch.from_numpy(rows)
-    right = left if itself else torch.from_numpy(others)
+    right = left if others is None else torch.from_numpy(others)
     square = (right**2).sum(1)
     ids, distances = np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.float32)
     step = max(1, min(1024, 100_000_000 // len(right)))  # at most 400 MB of similarities at a time
     for at in range(0, len(rows), step):
         part = left[at : at + step]
         near = 2 * part @ right.T - square  # larger is nearer, for unit vectors and for any others
-        if itself:
+        if others is None:
             near[torch.arange(len(part)), torch.arange(at, at + len(part))] = -torch.inf
         best, where = near.topk(k, dim=1)
         apart = (part**2).sum(1, keepdim=True) - best
@@ -244,7 +247,8 @@ def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, n
 def _turn(plane: np.ndarray, onto: np.ndarray) -> np.ndarray:
     """The rotation or reflection (2, 2) that brings the points of `plane` nearest to those of `onto`."""
     left, _, right = np.linalg.svd(plane.T @ onto)
-    return left @ right
+    turn: np.ndarray = left @ right
+    return turn
 
 
 @contextmanager

@@ -96,4 +96,5 @@ def _near(vectors: np.ndarray, k: int, metric: str, anchors: np.ndarray) -> np.n
     ids, _ = find_nearest(vectors[anchors], k + 1, metric, among=vectors)
     own = ids == anchors[:, None]
     own[~own.any(1), -1] = True  # an exact twin may stand in the item's own place
-    return ids[~own].reshape(-1, k)
+    others: np.ndarray = ids[~own].reshape(-1, k)
+    return others

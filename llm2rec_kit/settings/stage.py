@@ -88,6 +88,13 @@ class Stage:
                 raise SettingsError(describe_unknown(start + name, [start + k for k in known]))
         return cls(**given).check(given)
 
+    @classmethod
+    def among(cls, settings: Mapping[str, Stage]) -> Self:
+        """Pick this stage's settings out of those of several, each under its prefix."""
+        found = settings[cls.prefix]
+        assert isinstance(found, cls)
+        return found
+
     def check(self, given: Collection[str] | None = None) -> Self:
         """Return these settings; SettingsError where some (of the fields in `given` alone, if any) do not go together."""
         for fields, why in self.conflicts():

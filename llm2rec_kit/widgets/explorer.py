@@ -91,21 +91,24 @@ class Explorer(anywidget.AnyWidget):
 
     @traitlets.validate("item")
     def _an_item(self, proposal: dict[str, Any]) -> int:
-        if proposal["value"] > self.atlas.corpus.n_items:
-            raise traitlets.TraitError(f"Items run from 1 to {self.atlas.corpus.n_items}; found {proposal['value']}.")
-        return proposal["value"]
+        item: int = proposal["value"]
+        if item > self.atlas.corpus.n_items:
+            raise traitlets.TraitError(f"Items run from 1 to {self.atlas.corpus.n_items}; found {item}.")
+        return item
 
     @traitlets.validate("shown", "compared")
     def _known_stages(self, proposal: dict[str, Any]) -> list[str]:
-        if unknown := [s for s in proposal["value"] if s not in self.atlas.stages]:
+        stages: list[str] = proposal["value"]
+        if unknown := [s for s in stages if s not in self.atlas.stages]:
             raise traitlets.TraitError(f"No stage {unknown}; there are {self.atlas.stages}.")
-        return proposal["value"]
+        return stages
 
     @traitlets.validate("user")
     def _a_user(self, proposal: dict[str, Any]) -> int:
-        if proposal["value"] >= self.atlas.corpus.n_users:
-            raise traitlets.TraitError(f"Users run from 0 to {self.atlas.corpus.n_users - 1}; found {proposal['value']}.")
-        return proposal["value"]
+        user: int = proposal["value"]
+        if user >= self.atlas.corpus.n_users:
+            raise traitlets.TraitError(f"Users run from 0 to {self.atlas.corpus.n_users - 1}; found {user}.")
+        return user
 
     def _tell_neighbours(self, _: Any = None) -> None:
         self.neighbours = answers.find_neighbours(self.atlas, self.item, self.count)

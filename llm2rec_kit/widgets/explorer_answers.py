@@ -125,12 +125,13 @@ def find_path(
 
 def count_lost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Of each item, how many of its nearest ids (n, k) at one stage are not among those at another: uint8 (n,)."""
-    return np.round((1 - projection.measure_shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
+    found: np.ndarray = np.round((1 - projection.measure_shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
+    return found
 
 
 def _by_cosine(vectors: np.ndarray, long: np.ndarray, history: list[int]) -> np.ndarray:
     """Item ids outside a history by cosine to its last, nearest first; `long` are the rows' lengths (N,)."""
-    order = np.argsort(-(vectors @ vectors[history[-1] - 1]) / long, kind="stable") + 1
+    order: np.ndarray = np.argsort(-(vectors @ vectors[history[-1] - 1]) / long, kind="stable") + 1
     return order[~np.isin(order, history)]
 
 

@@ -27,7 +27,8 @@ class Panel(widgets.VBox):
     def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str], read: Read | None = None) -> None:
         """`load` is called once for each recommender and embedding that is looked at; without `read` only titles of the catalogue
         can be added."""
-        self._load, self._read, self._loaded = load, read, {}
+        self._load, self._read = load, read
+        self._loaded: dict[tuple[str, str, tuple[str, ...]], Trained] = {}  # by recommender, embedding and titles typed
         wide = widgets.Layout(width="auto")
         self.recommender = widgets.Dropdown(options=recommenders, description="Recommender")
         self.embedding = widgets.Dropdown(options=embeddings, description="Embedding")
@@ -76,15 +77,22 @@ class Panel(widgets.VBox):
 
     def over(self, embedding: str) -> Trained:
         """The chosen recommender over this embedding; raises as `model`."""
-        key, typed = (self.recommender.value, embedding), tuple(self._typed)
-        if key not in self._loaded:
-            self._loaded[key] = self._load(*key)
+        typed, plain = tuple(self._typed), self.of_catalogue(embedding)
         if not typed:
-            return self._loaded[key]
-        if (key, typed) not in self._loaded:
-            self._loaded[key].check_places()
-            self._loaded[key, typed] = self._loaded[key].adding(typed, self._read(key[1], list(typed)))
-        return self._loaded[key, typed]
+            return plain
+        key = self.recommender.value, embedding, typed
+        if key not in self._loaded:
+            plain.check_places()
+            assert self._read is not None  # without it no button adds what was typed
+            self._loaded[key] = plain.adding(typed, self._read(embedding, list(typed)))
+        return self._loaded[key]
+
+    def of_catalogue(self, embedding: str) -> Trained:
+        """The chosen recommender over this embedding, without what was typed."""
+        key = self.recommender.value, embedding, ()
+        if key not in self._loaded:
+            self._loaded[key] = self._load(self.recommender.value, embedding)
+        return self._loaded[key]
 
     @property
     def _typed(self) -> list[str]:
@@ -97,8 +105,9 @@ class Panel(widgets.VBox):
         """Item ids of the history, oldest first; a typed title has that behind the catalogue's."""
         if self.source.value == "titles":
             place = {title: self.corpus.n_items + n for n, title in enumerate(self._typed, 1)}
-            return [place.get(one, one) for one in self.composed]
-        return self.corpus.history(int(self.targets[self.user.value])).tolist()
+            return [place[one] if isinstance(one, str) else one for one in self.composed]
+        items: list[int] = self.corpus.history(int(self.targets[self.user.value])).tolist()
+        return items
 
     @property
     def truth(self) -> int | None:
@@ -161,7 +170,7 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
         at = top.filter(pl.col("item") == truth)["rank"]
         where = f"at rank {at[0]}" if len(at) else "not in the list"
         out += f"<b>Went on to</b> {html.escape(titles[truth - 1])} ({where})<br><br>"
-    low, high = top["score"].min(), top["score"].max()
+    low, high = top.select(low=pl.min("score"), high=pl.max("score")).row(0)
     rows = ""
     for rank, item, title, score in top.iter_rows():
         width = 20 + 100 * (score - low) / max(high - low, 1e-9)
@@ -179,10 +188,7 @@ def show_beside(view: Panel) -> str:
     lists = {}
     try:
         for name in view.embedding.options:
-            key = (view.recommender.value, name)
-            if key not in view._loaded:
-                view._loaded[key] = view._load(*key)
-            lists[name] = view._loaded[key].top(view.history, view.count.value, exclude_seen=view.unseen.value)
+            lists[name] = view.of_catalogue(name).top(view.history, view.count.value, exclude_seen=view.unseen.value)
     except ValueError as error:  # a history that one of them cannot read
         return f"<i>{html.escape(str(error))}</i>"
     return as_columns(lists, view.truth)

@@ -274,7 +274,7 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
     """Hashes of the files that a notebook's parameters lead to, as {"<parameter>, files": ...}; nothing where there are none."""
     from llm2rec_kit.data import mixing, sources
 
-    found = {}
+    found: dict[str, Any] = {}
     if "data_source" in own:
         data = S.Data.from_parameters(own)
         found["data_path"] = mixing.hash_parts(data) if data.source == "mix" else sources.hash_files(data)

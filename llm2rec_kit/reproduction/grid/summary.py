@@ -41,7 +41,7 @@ def name_cells(grid: Grid, node: str) -> str:
 
 def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
     """One row a cell, domain, recommender, embedding and seed: the axes' labels and the metrics. Empty before any."""
-    rows: dict[tuple, dict[str, Any]] = {}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in grid.cells:
         for node in cell.nodes:
             if states[node] != "done" or not grid.nodes[node].book.startswith("04"):

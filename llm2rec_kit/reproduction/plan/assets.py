@@ -90,6 +90,16 @@ def find_shape(backbone: S.Backbone) -> Shape | None:
     return _from_config(read_json(config)) if config.is_file() else None
 
 
+def known_shape(backbone: S.Backbone) -> Shape:
+    """As `find_shape`, of what can be planned with: raises ValueError where it is not known."""
+    if (found := find_shape(backbone)) is None:
+        raise ValueError(
+            f"The size of backbone {backbone.name!r} is not known here, so nothing can be planned. Download it and give its folder "
+            f"as backbone.name, or take one of {', '.join(read_assets()['backbones'])}."
+        )
+    return found
+
+
 def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
     """Raise ValueError where a model that one of the parameters `needed` names cannot be had, or is damaged where it is kept.
 
@@ -189,7 +199,8 @@ def find_hub_cache() -> Path:
 
 @cache
 def _known() -> dict[str, Any]:
-    return plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
+    found: dict[str, Any] = plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
+    return found
 
 
 def _from_config(config: dict[str, Any]) -> Shape | None:

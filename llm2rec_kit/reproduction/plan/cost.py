@@ -55,7 +55,8 @@ def estimate_work(artefact: Artefact, sizes: Sizes) -> Work | None:
 
 def count_tokens(artefact: Artefact, sizes: Sizes) -> float:
     """Tokens of an item's text, as the artefact's model reads it."""
-    title, words = TITLE_TOKENS.get(artefact.model.name, TITLE_TOKENS[""]), (TITLE_WORDS, TITLE_WORDS)
+    title = TITLE_TOKENS.get(artefact.model.name, TITLE_TOKENS[""])
+    words: tuple[float, float] = TITLE_WORDS, TITLE_WORDS
     if artefact.text != "title":
         words = (TITLE_WORDS, RICH_WORDS)
     elif artefact.data.text != S.Data().text:
@@ -83,7 +84,7 @@ def estimate_cpu_hours(work: Work, cores: int) -> float:
     return work.flops / (work.gflops * 1e9 * cores) / 3600
 
 
-def _training(settings: S.Training, shape: assets.Shape, title: float) -> Work:
+def _training(settings: S.CSFT | S.MNTP | S.Contrastive, shape: assets.Shape, title: float) -> Work:
     """6 operations a parameter and token in training, 2 in reading; of the head, at the tokens that are predicted."""
     match settings:
         case S.CSFT():

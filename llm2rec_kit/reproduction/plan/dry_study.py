@@ -43,7 +43,7 @@ class Artefact:
     kept: bool = True
 
     @cached_property
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """Two artefacts with the same are one."""
         own = (self.name, repr(self.settings), repr(self.model), self.domains, self.text)
         return own + tuple(made.key for made in self.inputs)
@@ -51,7 +51,9 @@ class Artefact:
     @property
     def data(self) -> S.Data:
         """The settings of the corpus under it."""
-        return self.inputs[0].settings if self.inputs else self.settings
+        found = self.inputs[0].settings if self.inputs else self.settings
+        assert isinstance(found, S.Data)  # the corpus stands first among inputs, and has none itself
+        return found
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Made:
     """All that was made so far, each thing once, and the section under which the next is."""
 
     section: tuple[str, str] = ("01", "corpus")
-    artefacts: dict[tuple, Artefact] = field(default_factory=dict)
+    artefacts: dict[tuple[Any, ...], Artefact] = field(default_factory=dict)
 
     def once(self, name: str, *what: Any, **more: Any) -> Artefact:
         """The artefact of this description: the one there is, or a new one."""
@@ -130,7 +132,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
     once more, and no table is left."""
     own = start in study.holds
     name = name or start
-    how = dataclasses.replace(study.settings["encoding"] if own else AS_SAVED, **changes)
+    how = dataclasses.replace(S.Encoding.among(study.settings) if own else AS_SAVED, **changes)
     how = dataclasses.replace(
         how, variants=[], baselines=[], own=[]
     )  # which further tables a run has says nothing of this one

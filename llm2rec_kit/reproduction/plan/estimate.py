@@ -45,7 +45,7 @@ class Plan:
     def largest(self) -> S.Backbone:
         """The largest model that is trained."""
         trained = [a.model for row in self.rows for a in row.artefacts if isinstance(a.settings, S.Training)]
-        return max([self.backbone, *trained], key=lambda model: assets.find_shape(model).parameters)
+        return max([self.backbone, *trained], key=lambda model: assets.known_shape(model).parameters)
 
     @property
     def memory(self) -> float:
@@ -64,12 +64,7 @@ def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
     Raises ValueError where the backbone's shape is not known; what needs another model of unknown shape is left out and named.
     """
     backbone = S.Backbone.from_parameters(values)
-    shape = assets.find_shape(backbone)
-    if shape is None:
-        raise ValueError(
-            f"The size of backbone {backbone.name!r} is not known here, so nothing can be planned. Download it and give its folder "
-            f"as backbone.name, or take one of {', '.join(assets.read_assets()['backbones'])}."
-        )
+    shape = assets.known_shape(backbone)
     counted = sizes.find_sizes(values)
     asked = [a for a in inventory.list_artefacts(values, counted, numbers).artefacts if a.section[0] in numbers]
     each = [(a, cost.estimate_work(a, counted)) for a in asked]
@@ -113,7 +108,7 @@ def _kept(a: Artefact, counted: Sizes) -> list[tuple[str, float]]:
             samples = sum(d.train + d.valid + d.test for d in counted.domains)
             return [("corpus", samples * 16.0 + counted.items * 150.0)] if counted.domains else []
         case S.Encoding():
-            return [("table", 4.0 * (counted.items + 1) * assets.find_shape(a.model).hidden)] if counted.domains else []
+            return [("table", 4.0 * (counted.items + 1) * assets.known_shape(a.model).hidden)] if counted.domains else []
         case S.Evaluation():
             return [("ranking", 4.0 * next(d.test for d in counted.domains if d.name in a.domains))]
     model = ("model", _bytes(a.model))
@@ -122,7 +117,7 @@ def _kept(a: Artefact, counted: Sizes) -> list[tuple[str, float]]:
 
 def _bytes(model: S.Backbone) -> float:
     """Bytes of a model's weights."""
-    return assets.find_shape(model).parameters * (2.0 if choose_dtype(model) == "bfloat16" else 4.0)
+    return assets.known_shape(model).parameters * (2.0 if choose_dtype(model) == "bfloat16" else 4.0)
 
 
 def choose_dtype(backbone: S.Backbone) -> str:

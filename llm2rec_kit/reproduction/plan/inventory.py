@@ -53,7 +53,7 @@ def _of_run(run: Study) -> None:
         embed(run, start, table)
     _further_tables(run)
     run.made.section = ("04", "evaluation")
-    asked = run.settings["evaluation"]
+    asked = S.Evaluation.among(run.settings)
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
         embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
@@ -61,7 +61,7 @@ def _of_run(run: Study) -> None:
 
 def _further_tables(run: Study) -> None:
     """The tables of notebook 03 that are asked for by name."""
-    encoding = run.settings["encoding"]
+    encoding = S.Encoding.among(run.settings)
     for name in encoding.variants:
         from llm2rec_kit.encoding.encoder import parse_variant
 
@@ -81,7 +81,7 @@ def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:
     arms = [paper_arms.BACKBONE, *_rivals(study, asked, sizes), paper_arms.OURS]
     tables = [row["embedding"] for row in paper_arms.make_at_lengths(dry_study, study, arms, asked)]
     evaluate(study, tables, recommenders=asked.recommenders, seeds=asked.seeds)
-    first = {"recommenders": asked.recommenders[:1], "seeds": asked.seeds}
+    first: dict[str, Any] = {"recommenders": asked.recommenders[:1], "seeds": asked.seeds}
     _section(run, "Table 4")
     evaluate(study, list(TABLES), **first)
     evaluate(study, list(paper_arms.make_cells(dry_study, study, asked).values()), **first)
@@ -128,7 +128,7 @@ def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
     at = question_arms.At(dry_study, run, asked, domain, sizes.corpus)
     paper_arms.make_stages(dry_study, at.own)
     _ = at.short
-    data = run.settings["data"]
+    data = S.Data.among(run.settings)
     known = (
         questions.find_ruled_out(data, asked)
         if sizes.corpus is None

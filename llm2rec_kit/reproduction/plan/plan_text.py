@@ -128,6 +128,7 @@ def _what(row: Row, plan: Plan) -> str:
             return f"{s.steps:,} steps x {s.batch_size} titles x 2 views x {title:.0f} tokens"
         case S.Encoding():
             return f"{n} tables x {plan.sizes.items:,} titles x {title:.0f} tokens"
+    assert isinstance(s, S.Evaluation)  # no other takes work in these notebooks
     n, domains = sum(isinstance(a.settings, S.Evaluation) for a in row.artefacts), len(plan.sizes.domains)
     return f"{n} trainings ({domains} catalogue{'s' * (domains > 1)} x {n // domains}), at most {s.epochs:,} epochs each"
 
@@ -135,16 +136,16 @@ def _what(row: Row, plan: Plan) -> str:
 def _all_of(rows: list[Row], plan: Plan) -> str:
     """What a notebook of studies makes, in words: its trainings by name, and how many tables and recommenders."""
     made = [a for row in rows for a in row.artefacts]
-    named = Counter(_training(a, plan.backbone) for a in made if isinstance(a.settings, S.Training))
+    named = Counter(_training(a, a.settings.steps, plan.backbone) for a in made if isinstance(a.settings, S.Training))
     trainings = [f"{n} x {name}" if n > 1 else name for name, n in named.items()]
     counts = [_count(made, S.Encoding, "encoding of the items"), _count(made, S.Evaluation, "recommender")]
     return "; ".join([*trainings, *(counts if plan.sizes.domains else [])])
 
 
-def _training(a: Artefact, own: S.Backbone) -> str:
+def _training(a: Artefact, steps: int, own: S.Backbone) -> str:
     """A training as its name and steps, with the model's name where that is not the run's."""
     model = f"tiny-{a.model.hidden}" if a.model.name == "tiny" else a.model.name
-    return f"{a.name}{'' if a.model == own else f' of {model}'} ({a.settings.steps:,} steps)"
+    return f"{a.name}{'' if a.model == own else f' of {model}'} ({steps:,} steps)"
 
 
 def _left_out(plan: Plan) -> list[str]:
@@ -174,7 +175,7 @@ def _needs(plan: Plan) -> list[str]:
     kept = ", ".join(f"{n:,} {KEPT[kind][n > 1]} {_size(size)}" for kind, (n, size) in plan.disk.items())
     folder = find_outputs(plan.values.get("outputs", "")).absolute()
     at = next(p for p in (folder, *folder.parents) if p.exists())
-    biggest = assets.find_shape(plan.largest).parameters / 1e6
+    biggest = assets.known_shape(plan.largest).parameters / 1e6
     which = "" if plan.largest == plan.backbone else f" (of the largest model, {biggest:,.0f} M parameters)"
     return [
         f"Memory of a training{which}: {_size(plan.memory)} for weights, gradients and AdamW's two moments; activations come on "

@@ -62,7 +62,8 @@ class Sizes:
         counted = items.select(pl.col(pl.String).fill_null("").str.count_matches(r"\S+"))
         named = [title if name == "title" else name for name in re.findall(r"{(\w+)}", template)]
         long = counted.select(pl.sum_horizontal(pl.lit(0), *(c for c in named if c in counted.columns))).to_series()
-        return counted[title].mean(), (long.clip(upper_bound=limit) if limit else long).mean()
+        read = long.clip(upper_bound=limit) if limit else long
+        return int(counted[title].sum()) / len(items), int(read.sum()) / len(items)
 
 
 def find_sizes(values: dict[str, Any]) -> Sizes:

@@ -54,8 +54,8 @@ def select_compared(rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> lis
 
 def choose_metric(results: dict[str, Any], domain: str) -> str:
     """The metric by which a domain's rows are compared: the tests' own, or, where the rows do not have that, their first."""
-    has = list(results["results"][domain][0]["mean"])
-    tested = next((row["metric"] for row in results["comparisons"].get(domain, [])), has[0])
+    has: list[str] = list(results["results"][domain][0]["mean"])
+    tested: str = next((row["metric"] for row in results["comparisons"].get(domain, [])), has[0])
     return tested if tested in has else has[0]
 
 
@@ -105,7 +105,7 @@ def describe_tests(results: dict[str, Any], before: str, after: str) -> str:
 
 def name_winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> str:
     """The best row of each domain, where the tests let one be called so; else those that cannot be told apart."""
-    told = []
+    told: list[str] = []
     for domain, rows in list(results["results"].items())[: 2 * FEW]:
         metric = choose_metric(results, domain)
         ranked = sorted(select_compared(rows, results["seeds"]), key=lambda r: -r["mean"][metric])

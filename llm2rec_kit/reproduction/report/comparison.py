@@ -58,7 +58,7 @@ def collect_results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str,
     return tables
 
 
-def _cells(groups: list[dict], key: tuple[str, str], k: int, metrics: list[str]) -> dict[str, Any]:
+def _cells(groups: list[dict[tuple[str, str], Any]], key: tuple[str, str], k: int, metrics: list[str]) -> dict[str, Any]:
     """{metric: {mean, std, seeds, difference, in_std}} of run k; None for a metric where it has no such row."""
     cells: dict[str, Any] = {}
     for metric in metrics:

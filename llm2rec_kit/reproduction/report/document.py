@@ -158,7 +158,7 @@ def write(run: Run) -> dict[str, Any]:
     held = evaluations.find_evaluations(run)
     results = collect(run, held)
     write_json(run.path / "results.json", results, sort=True)
-    about = run.read_info()
+    about, drawn = run.read_info(), draw_figures(run, held)
     known = {
         "results": results,
         "about": about,
@@ -171,11 +171,11 @@ def write(run: Run) -> dict[str, Any]:
         "check": _checked(results, about, run.path.parent),
         "cost": list_cost_rows(about),
         "keys": list_costs(about),
-        "drawn": draw_figures(run, held),
+        "drawn": drawn,
         "kept": find_figures(run),
         "asked": QUESTIONS,
     }
-    for name, figure in known["drawn"].items():
+    for name, figure in drawn.items():
         storage.write_bytes(run.path / "figures" / f"{name}.png", report_figures.render_png(figure))
     for kind in ("md", "html"):
         storage.write_text(run.path / f"report.{kind}", render(f"report.{kind}.j2", **known))
@@ -240,7 +240,7 @@ def list_costs(about: dict[str, Any]) -> dict[str, str]:
 
 def list_cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a stage; the evaluations in one, their times added and their peaks the largest."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, stage in about["stages"].items():
         label = "evaluation, all trainings" if name.startswith("evaluation/") else name
         rows[label] = meter.add_costs(rows.get(label, {}), {k: stage[k] for k in COSTS if k in stage})
@@ -260,6 +260,5 @@ def _checked(results: dict[str, Any], about: dict[str, Any], outputs: Path) -> d
 
 def is_best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
     """Whether `row` has the largest mean of all but the ceiling."""
-    return row["recommender"] != brief.CEILING and row["mean"][metric] == max(
-        r["mean"][metric] for r in rows if r["recommender"] != brief.CEILING
-    )
+    ranked = [r for r in rows if r["recommender"] != brief.CEILING]
+    return row["recommender"] != brief.CEILING and bool(row["mean"][metric] == max(r["mean"][metric] for r in ranked))

@@ -158,7 +158,7 @@ def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, sa
         s for name in ([row["recommender"]] if not learned else TRAINED) if (s := pool_std(group, name, metric)) is not None
     ]
     if not stds:
-        return max(least, 0.25 * row["mean"][metric])  # one seed tells nothing of the spread between seeds
+        return max(least, 0.25 * float(row["mean"][metric]))  # one seed tells nothing of the spread between seeds
     return max(least, WIDTH * max(stds) * math.sqrt(2 / row["seeds"]))
 
 

@@ -6,7 +6,6 @@ before the first notebook) or the corpus (known after the first): found then, an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -27,20 +26,22 @@ def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], the
     `there` are the tables that the run has already. A stage whose notebook is not to run may be another than `values` say.
     """
     of = {stage.prefix: stage.from_parameters(values) for stage in S.STAGES}
-    if "04" in numbers and (empty := [k for k in ("recommenders", "embeddings") if not getattr(of["evaluation"], k)]):
+    data, encoding, evaluation = S.Data.among(of), S.Encoding.among(of), S.Evaluation.among(of)
+    tables, questions = S.Tables.among(of), S.Questions.among(of)
+    if "04" in numbers and (empty := [k for k in ("recommenders", "embeddings") if not getattr(evaluation, k)]):
         raise S.SettingsError(f"evaluation_{empty[0]} is empty: notebook 04 compares what is trained. Name one at least.")
-    for number, prefix in (("04", "evaluation"), ("06", "tables"), ("07", "questions")):
+    for number, asked in (("04", evaluation.recommenders), ("06", tables.recommenders), ("07", questions.recommenders)):
         if number in numbers:
-            _own_recommenders(of[prefix].recommenders, of["evaluation"], of["data"].max_history)
+            _own_recommenders(asked, evaluation, data.max_history)
     if "03" in numbers:
-        _mask_token(of["mntp"], of["contrastive"])
-        tables = [*MADE, *of["encoding"].variants, *of["encoding"].tables.values(), *of["encoding"].own_files, *there]
+        _mask_token(S.MNTP.among(of), S.Contrastive.among(of))
+        made = [*MADE, *encoding.variants, *encoding.tables.values(), *encoding.own_files, *there]
         if "04" in numbers:
-            _embeddings(of["evaluation"], tables)
+            _embeddings(evaluation, made)
         if "05" in numbers:
-            _known_tables("maps_stages", of["maps"].stages, [*tables, "adapted"])
+            _known_tables("maps_stages", S.Maps.among(of).stages, [*made, "adapted"])
     if {"02", "06"} <= set(numbers):
-        check_backbones(of["tables"], of["backbone"])
+        check_backbones(tables, S.Backbone.among(of))
 
 
 def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
@@ -63,7 +64,7 @@ def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: It
     low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
     if "04" in numbers:
         _packages(recommenders, there)
-    trained = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
+    trained: list[type[S.Training]] = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
     _trackers(*(stage.from_parameters(values) for stage in trained))
     if not low and set(asked.values()) <= {"auto", "cpu"}:
         return
@@ -164,10 +165,10 @@ def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
             raise S.SettingsError(f"evaluation_cutoffs holds {k}, beyond {where}: take a smaller k.")
     for name in ("metric", "tested"):
         metric = getattr(asked, name)
-        kind, k, of_mrr = re.fullmatch(S.METRIC, metric).groups()
+        kind, _, k = metric.partition("@")
         if kind == "recall" and int(k) >= sizes[domain]:
             raise S.SettingsError(f"evaluation_{name} {metric} is 1 for every model over {where}: take a smaller k.")
-        if int(k or of_mrr or 0) > sizes[domain]:
+        if int(k or 0) > sizes[domain]:
             raise S.SettingsError(f"evaluation_{name} {metric} cuts beyond {where}: take a smaller k, or mrr.")
 
 

@@ -23,7 +23,7 @@ class ThisInterpreter(AsyncKernelManager):
         """How the kernel is started."""
         return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=ERROR"]), env={SERIES: "1"})
 
-    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]  # as in the base; only its own base is not async
         """End the kernel; after an interrupt at once: asked to end in order, it prints the traceback of the cell it is torn from."""
         if self.has_kernel and isinstance(sys.exc_info()[1], KeyboardInterrupt):
             await self._async_kill_kernel()

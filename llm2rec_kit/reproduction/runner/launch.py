@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
 
 
 @contextlib.contextmanager
-def _quiet_but_first():
+def _quiet_but_first() -> Iterator[None]:
     """Only process 0 prints."""
     with contextlib.ExitStack() as stack:
         if distributed.rank() > 0:

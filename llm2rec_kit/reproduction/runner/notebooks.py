@@ -68,12 +68,12 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
         raise ValueError(f"{notebook} must have one cell tagged `read_parameters`; found {len(tagged)}.")
     source = "".join(tagged[0]["source"])
     comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
-    lines = [n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
     return {
         n.target.id: Parameter(
             n.target.id, ast.literal_eval(n.value), ast.unparse(n.annotation), comments.get(n.target.id, "")
         )
-        for n in lines
+        for n in ast.parse(source).body
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and n.value
     }
 
 
@@ -338,8 +338,9 @@ def run_one(
         raise NotebookFailed(f"{book.stem} stopped: {what}\n{kept}{go_on}")
     # The kernel's own memory is in its stages; here it would be the runner's, which means nothing.
     run.write_info("notebooks", {book.stem: {k: v for k, v in cost.items() if not k.startswith("peak_")}})
-    print(f"{label} done in {cost['seconds']:.0f} s", file=stream, flush=True)
-    return cost["seconds"]
+    seconds: float = cost["seconds"]
+    print(f"{label} done in {seconds:.0f} s", file=stream, flush=True)
+    return seconds
 
 
 def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from typing import IO, Any
+from typing import IO, Any, Never
 
 from tqdm import tqdm
 
@@ -22,7 +22,8 @@ class Progress:
     def __init__(self, label: str, cells: int, stream: IO[str] | None = None) -> None:
         """`label` such as "[2/5] 02_csft"; `cells` are all the notebook's, prose included."""
         self.label, self.cells, self.stream = label, cells, stream or sys.stdout
-        self.heading, self.fresh_line, self.bar = "", True, None
+        self.heading, self.fresh_line = "", True
+        self.bar: tqdm[Never] | None = None
         self.ended = threading.Event()
 
     def __enter__(self) -> Progress:
@@ -30,7 +31,7 @@ class Progress:
             form = "{desc}  cell {n_fmt}/{total_fmt} |{bar:16}| {elapsed}{postfix}"
             width = None if _columns(self.stream) else 80
             self.bar = tqdm(total=self.cells, desc=self.label, bar_format=form, file=self.stream, leave=False, ncols=width)
-            self.clock = threading.Thread(target=self._tick, daemon=True)
+            self.clock = threading.Thread(target=self._tick, args=(self.bar,), daemon=True)
             self.clock.start()
         return self
 
@@ -46,7 +47,7 @@ class Progress:
     def on_cell_start(self, cell: Any, cell_index: int) -> None:
         """Note where the notebook is; `cell_index` counts from 0."""
         found = re.search(r"(?m)^#+ +(.+?) *$", cell.source) if cell.cell_type == "markdown" else None
-        new = bool(found) and found[1] != self.heading
+        new = found is not None and found[1] != self.heading
         self.heading = found[1] if found else self.heading
         if self.bar:
             self.bar.set_postfix_str(self.heading, refresh=False)
@@ -74,9 +75,9 @@ class Progress:
         self.fresh_line = text.endswith("\n")
         self.stream.flush()
 
-    def _tick(self) -> None:
+    def _tick(self, bar: tqdm[Never]) -> None:
         while not self.ended.wait(TICK_SECONDS):
-            self.bar.refresh()
+            bar.refresh()
 
 
 def _columns(stream: IO[str]) -> int:

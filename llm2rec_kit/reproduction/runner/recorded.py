@@ -83,7 +83,8 @@ def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]
 
     By settings alone: whether files that it was made from changed, is seen when they are read.
     """
-    plain, found = read_defaults(), {}
+    plain = read_defaults()
+    found: dict[str, dict[str, tuple[Any, Any]]] = {}
     for name, (has, artefact) in read_held(run).items():
         if MADE_BY[artefact.split("/")[0]][:2] not in numbers or _is_of_the_series(name, artefact):
             continue
@@ -158,7 +159,8 @@ def _settings(run: Run, artefact: str) -> dict[str, Any]:
     with contextlib.suppress(ArtefactError):
         if artefact == evaluations.SERIES and not run.has(artefact):  # a run from before there was one, or before its end
             return evaluations.find_evaluations(run, sound=True).settings or {}
-        return run.manifest(artefact)["settings"]
+        found: dict[str, Any] = run.manifest(artefact)["settings"]
+        return found
     return {}
 
 

@@ -134,12 +134,19 @@ def make_answer(
 
 
 def _tests(
-    asked: list[tuple], keys: list[tuple], values: np.ndarray, users: np.ndarray, level: float, seed: int
+    asked: list[tuple[str, str, str]],
+    keys: list[tuple[str, str]],
+    values: np.ndarray,
+    users: np.ndarray,
+    level: float,
+    seed: int,
 ) -> pl.DataFrame:
     """A row for each (recommender, before, after) of `asked`; `values` (n, keys) has a column a key (recommender, arm)."""
     before, after = ([keys.index((row[0], row[k])) for row in asked] for k in (1, 2))
     found = metrics.test_pairs(values[:, before], values[:, after], users, seed=seed)
-    rows = [dict(zip(PAIR, row, strict=True)) | numbers for row, numbers in zip(asked, found, strict=True)]
+    rows: list[dict[str, Any]] = [
+        dict(zip(PAIR, row, strict=True)) | numbers for row, numbers in zip(asked, found, strict=True)
+    ]
     for row, p in zip(rows, metrics.correct_holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
         row["verdict"] = NOTHING if p >= level else "better" if row["difference"] > 0 else "worse"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -21,14 +22,9 @@ LLM2REC = "LLM2Rec"
 STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
 MIXING = (("backbone", "single"), *((before, mix) for mix in ("mix-2", "mix-6") for before in ("single", "backbone")))
 BACKBONES = (("LLM2Vec", "csft"), ("LLM2Vec", "LLMEmb"), ("csft", "contrastive"))
-SCHEMA = {
-    "table": pl.String,
-    "metric": pl.String,
-    "recommender": pl.String,
-    "before": pl.String,
-    "after": pl.String,
-    "where": pl.String,
-}
+SCHEMA: dict[str, type[pl.DataType]] = dict.fromkeys(
+    ("table", "metric", "recommender", "before", "after", "where"), pl.String
+)
 SCHEMA |= {"data sets": pl.Int64, "higher in": pl.Int64, "percent": pl.Float64, "paper": pl.String}
 
 
@@ -67,7 +63,7 @@ def _counted(
     frame: pl.DataFrame,
     pairs: Sequence[tuple[str, str]],
     by: Sequence[str] = ("dataset",),
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     where = paper.read_datasets().select("dataset", "downstream")
     rows = []
     for metric, (before, after) in itertools.product([m for m in paper.METRICS if m in frame.columns], pairs):
@@ -81,10 +77,11 @@ def _counted(
     return rows
 
 
-def _row(before: pl.Series, after: pl.Series) -> dict:
+def _row(before: pl.Series, after: pl.Series) -> dict[str, Any]:
     higher, lower = int((after > before).sum()), int((after < before).sum())
     way = "higher" if higher == len(before) else "lower" if lower == len(before) else "both"
-    return {"data sets": len(before), "higher in": higher, "percent": 100 * float((after / before - 1).mean()), "paper": way}
+    change: Any = (after / before - 1).mean()  # of numbers, where polars thinks of times as well
+    return {"data sets": len(before), "higher in": higher, "percent": 100 * float(change), "paper": way}
 
 
 def judge_agreement(way: str, verdict: str) -> str:

@@ -54,14 +54,15 @@ def train(
     their attributes (`training.llmemb`).
     """
     settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
-    more = {"start": start, "domains": domains, "text": text}
-    recipe = pipeline.train_stage(study.run, settings, study.settings["backbone"], name, **more)
+    place = S.Backbone.among(study.settings)
+    recipe = pipeline.train_stage(study.run, settings, place, name, start=start, domains=domains, text=text)
     recipe.make(study.run, base=study.base if recipe.name == stage else None)
     return recipe.name
 
 
-def scale_steps(settings: S.Stage, share: float) -> S.Stage:
+def scale_steps(settings: S.Stage, share: float) -> S.Training:
     """A training's settings with `share` of its steps (1 at least) and of its warm-up."""
+    assert isinstance(settings, S.Training)  # no other stage has steps
     if not 0 < share <= 1:
         raise ValueError(f"A share of the training steps lies above 0 and is 1 at most; found {share}.")
     steps, warmup = max(1, round(settings.steps * share)), round(settings.warmup_steps * share)
@@ -76,7 +77,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
     run's table of the backbone is `raw`. `text` "attributes" encodes the items' attributes instead of their titles.
     """
     name = name or (start.replace(".", "_") if study.run.has(start) else _table_name(study, start))
-    how, place = _encoding(study, start, changes), study.settings["backbone"]
+    how, place = _encoding(study, start, changes), S.Backbone.among(study.settings)
     pipeline.embed_items(study.run, name, start, how, place, text=text).make(study.run, base=study.base, quiet=True)
     return name
 
@@ -108,7 +109,7 @@ def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
     from llm2rec_kit.encoding.encoder import Encoder
 
     path = study.run.require(start) if study.run.has(start) else start
-    return Encoder.load(path, _encoding(study, start, changes), study.settings["backbone"])
+    return Encoder.load(path, _encoding(study, start, changes), S.Backbone.among(study.settings))
 
 
 def read_texts(study: Study, text: str = "title") -> list[str]:
@@ -130,7 +131,7 @@ def evaluate(
     """
     from llm2rec_kit.downstream import evaluation
 
-    settings = dataclasses.replace(study.settings["evaluation"], seeds=list(seeds))
+    settings = dataclasses.replace(S.Evaluation.among(study.settings), seeds=list(seeds))
     domains = domains or study.corpus.domains
     jobs = [evaluation.Job(d, r, e, s) for d in domains for r in recommenders for e in embeddings for s in seeds]
     pipeline.evaluate(study.run, jobs, settings, base=study.base, quiet=True)
@@ -142,4 +143,4 @@ def evaluate(
 def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:
     from llm2rec_kit.encoding.encoder import AS_SAVED
 
-    return dataclasses.replace(study.settings["encoding"] if study.run.has(start) else AS_SAVED, **changes)
+    return dataclasses.replace(S.Encoding.among(study.settings) if study.run.has(start) else AS_SAVED, **changes)

@@ -33,7 +33,6 @@ AT_LENGTH_ONE = (
 )  # rows of Table 3 that the official code normalises (baselines/model.py)
 OURS = "LLM2Rec"
 ROW = ["domain", "recommender", "embedding"]
-ROW = ["domain", "recommender", "embedding"]
 
 Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `dry_study`
 
@@ -96,7 +95,7 @@ def _length(study: Study, domain: str, table: str) -> float:
     """Mean norm of the domain's vectors as the adapter reads them; NaN for a table without text."""
     from llm2rec_kit.downstream import item_table
 
-    settings, (text, _) = study.settings["evaluation"], item_tables.parse_name(table)
+    settings, (text, _) = S.Evaluation.among(study.settings), item_tables.parse_name(table)
     if not text:
         return float("nan")
     part, ids = study.corpus.select([domain])
@@ -139,10 +138,8 @@ def compute_printed_gains(metric: str) -> pl.DataFrame:
         ours = part.filter(model=OURS)[metric][0]
         others = part.filter(pl.col("model") != OURS)
         at_one = pl.col("model").is_in(AT_LENGTH_ONE)
-        best = {
-            kind: others.filter(at_one if kind == "at length one" else ~at_one) for kind in ("at length one", "as they come")
-        }
-        best = {kind: some.sort(metric, descending=True).row(0, named=True) for kind, some in best.items()}
+        kinds = {"at length one": at_one, "as they come": ~at_one}
+        best = {kind: others.filter(of).sort(metric, descending=True).row(0, named=True) for kind, of in kinds.items()}
         row: dict[str, Any] = {"recommender": recommender, "dataset": dataset}
         for kind, its in best.items():
             row |= {f"best {kind}": its["model"], f"over it, {kind} (%)": _percent(its[metric], ours)}
@@ -188,12 +185,17 @@ def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence
     under = f"official: length {lengths[0]:g} to length {lengths[-1]:g} (%)"
     parts = []
     for (recommender,), part in compute_gains(found, lengths, metric).group_by("recommender", maintain_order=True):
-        theirs = printed.filter(recommender=recommender)["over it, at length one (%)"]
+        theirs = printed.filter(recommender=recommender)
         parts.append(
-            f"{recommender}: length alone moves {metric} by {part[under].min():+.0f}% to {part[under].max():+.0f}% under the official "
-            f"start; LLM2Rec is printed {theirs.min():+.0f}% to {theirs.max():+.0f}% over the best row at length one"
+            f"{recommender}: length alone moves {metric} by {_span(part, under)} under the official start; "
+            f"LLM2Rec is printed {_span(theirs, 'over it, at length one (%)')} over the best row at length one"
         )
     return "; ".join(parts)
+
+
+def _span(found: pl.DataFrame, column: str) -> str:
+    low, high = found.select(low=pl.min(column), high=pl.max(column)).row(0)
+    return f"{low:+.0f}% to {high:+.0f}%"
 
 
 def _percent(before: float, after: float) -> float:

@@ -43,7 +43,7 @@ def find_dataset(corpus: Corpus, domain: str) -> str | None:
     items = int((corpus.items["domain"] == domain).sum())
     for row in paper.read_datasets().iter_rows(named=True):
         if plain in (_plain(row["dataset"]), _plain(row["name"])) and row["items"] == items:
-            return row["dataset"]
+            return str(row["dataset"])
     return None
 
 

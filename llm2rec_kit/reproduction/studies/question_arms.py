@@ -70,7 +70,8 @@ class At:
 
     def fine_tuned(self, study: Any) -> str:
         """The table after `questions_share` of the run's steps of CSFT on the study's own corpus."""
-        return self.do.embed(study, self.do.train(study, "csft", "backbone", share=self.asked.share))
+        table: str = self.do.embed(study, self.do.train(study, "csft", "backbone", share=self.asked.share))
+        return table
 
 
 def temperature(at: At) -> list[Family]:
@@ -218,13 +219,15 @@ def _contrast(at: At, name: str, **changed: Any) -> str:
     """The table after contrast from the run's MNTP with one setting changed; where that changes nothing, the run's own."""
     was = at.own.settings["contrastive"]
     same = all(getattr(was, k) == value for k, value in changed.items())
-    return at.do.embed(at.own, at.do.train(at.own, "contrastive", "mntp", "contrastive" if same else name, **changed))
+    trained = at.do.train(at.own, "contrastive", "mntp", "contrastive" if same else name, **changed)
+    table: str = at.do.embed(at.own, trained)
+    return table
 
 
 def _with_luck(at: At, title: str, tables: dict[str, str]) -> Family:
     """Two arms, and the control of luck: the run's own setting with another seed."""
     mine = next((name for name, table in tables.items() if table == "contrastive"), "as in the run")
-    luck, pair = f"{mine}, other seed", tuple(tables)
+    luck, (before, after) = f"{mine}, other seed", tables
     seed = at.own.settings["contrastive"].seed + 1
     arms = {**tables, mine: "contrastive", luck: _contrast(at, "other_seed", seed=seed)}
-    return Family(title, _of_run(at, arms), [pair, (mine, luck)])
+    return Family(title, _of_run(at, arms), [(before, after), (mine, luck)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -28,7 +28,7 @@ ASKED = S.QUESTIONS
 
 def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
     """The questions that this run's data cannot answer, each with the reason."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     if corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
     if not list_fields(corpus, asked):
@@ -38,7 +38,7 @@ def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[
 
 def find_ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
     """The questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:
@@ -66,13 +66,13 @@ def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
     """
     rows = []
     for key, part in by_kind.filter(slice="target").group_by("recommender", "embedding", maintain_order=True):
-        total, gain = part["samples"].sum(), float((part["samples"] * part["mean"]).sum())
+        total, gain = int(part["samples"].sum()), float((part["samples"] * part["mean"]).sum())
         again = part.filter(pl.col("label") != "novel")
         novel = part.filter(pl.col("label") == "novel").select(novel="mean", low="low", high="high").to_dicts()
         repeated = float((again["samples"] * again["mean"]).sum())
         row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"targets": total}
         row |= {
-            "repeats": again["samples"].sum() / total,
+            "repeats": int(again["samples"].sum()) / total,
             "overall": gain / total,
             "share": repeated / gain if gain else 0.0,
         }
@@ -85,8 +85,8 @@ def describe_repeats(found: pl.DataFrame, metric: str) -> str:
     n, share = found["targets"][0], found["repeats"][0]
     if not share:
         return f"no test target repeats an item of its user (n = {n:,}): all of {metric} is of novel targets here"
-    low, high = found["share"].min(), found["share"].max()
-    return f"{share:.1%} of {n:,} test targets are repeats and give {low:.1%} to {high:.1%} of {metric}"
+    shares = found["share"].to_list()
+    return f"{share:.1%} of {n:,} test targets are repeats and give {min(shares):.1%} to {max(shares):.1%} of {metric}"
 
 
 def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
@@ -121,7 +121,7 @@ def compare_without_seen(
     """
     from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
 
-    ties = study.settings["evaluation"].ties
+    ties = S.Evaluation.among(study.settings).ties
     part, ids = study.corpus.select([domain])
     targets = part.samples("test")
     rows = samples.make_rows(part, targets, shared=False)
@@ -141,7 +141,7 @@ def compare_without_seen(
     return answers.make_answer(question, metric, keys, each, part.owners(targets), budgets, pairs, level, seed)
 
 
-def _kept(study: Study, *what) -> saved_recommender.Trained:
+def _kept(study: Study, *what: Any) -> saved_recommender.Trained:
     """The recommender from the study, or from its base: weights are kept of the first seed alone, wherever that was trained."""
     from llm2rec_kit.downstream import saved_recommender
 

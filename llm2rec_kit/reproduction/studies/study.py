@@ -32,7 +32,7 @@ class Study:
     @property
     def where(self) -> dict[str, str]:
         """Where trainings compute: it counts as one of their settings."""
-        return self.settings["backbone"].where
+        return S.Backbone.among(self.settings).where
 
 
 def read_settings(run: Run) -> dict[str, S.Stage]:
@@ -58,7 +58,7 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
     """
     settings = read_settings(base)
-    settings["backbone"] = dataclasses.replace(settings["backbone"], trust_remote_code=trust_remote_code)
+    settings["backbone"] = dataclasses.replace(S.Backbone.among(settings), trust_remote_code=trust_remote_code)
     _known(changes, settings)
     for prefix, stage in settings.items():
         own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
@@ -70,15 +70,16 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
         if not study.run.made_by_this_force(made):
             study.run.forget(made)
     if any(k.startswith("data_") for k in changes):
-        if settings["data"].source == "mix":
+        data = S.Data.among(settings)
+        if data.source == "mix":
             raise S.SettingsError(
                 "A study cannot change how a mix of corpora is made; change the runs that it is mixed from."
             )
-        pipeline.make_corpus(settings["data"]).make(study.run)
+        pipeline.make_corpus(data).make(study.run)
     else:
         take(study.run, base, "corpus")
     if any(k.startswith("backbone_") for k in changes):
-        pipeline.make_backbone(study.run, settings["backbone"]).make(study.run, base=base)
+        pipeline.make_backbone(study.run, S.Backbone.among(settings)).make(study.run, base=base)
     else:
         take(study.run, base, "backbone")
     return study
