@@ -72,7 +72,7 @@ class Enquiry:
         """How the run evaluated; questions are tested by the metric that the run is tested by."""
         return cast(S.Evaluation, self.own.settings["evaluation"])
 
-    def read_info(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """What stands behind every answer: data, users, backbone, and the budgets of the trainings."""
         was, part = cast(dict[str, Any], self.own.settings), self.part
         users = {"test users": len(np.unique(self.users)), "test samples": len(self.users)}
