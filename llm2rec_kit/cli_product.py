@@ -10,12 +10,22 @@ if TYPE_CHECKING:
     from llm2rec_kit.runs import Run
 
 
-def _add_sources(c: argparse.ArgumentParser) -> None:
-    """The options that say where the run lies and whose code may run: what a run says of code is never run."""
-    c.add_argument("--own-parts", action="append", default=[], metavar="FILE", help="run it: your own recommender is there")
+def add_outputs(c: argparse.ArgumentParser) -> None:
+    """The option that says where runs live."""
     c.add_argument(
         "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
     )
+
+
+def add_run(c: argparse.ArgumentParser) -> None:
+    """The run that a command is about, as `runs.find` takes it, and where it lies."""
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    add_outputs(c)
+
+
+def _add_code(c: argparse.ArgumentParser) -> None:
+    """The options that say whose code may run: what a run says of code is never run."""
+    c.add_argument("--own-parts", action="append", default=[], metavar="FILE", help="run it: your own recommender is there")
     c.add_argument(
         "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
     )
@@ -36,7 +46,7 @@ def _run_of(args: argparse.Namespace) -> Run:
 def add_recommend(commands: argparse._SubParsersAction) -> None:
     """The options of `llm2rec recommend`."""
     c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    add_run(c)
     c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
     c.add_argument("--top", type=int, default=10, help="items to list (default: 10)")
     c.add_argument("--new", default="", metavar="FILE", help="titles to rank with the catalogue, in a file as for encode")
@@ -45,14 +55,14 @@ def add_recommend(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
     c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
     c.add_argument("--json", action="store_true", help="print JSON, for programs")
-    _add_sources(c)
+    _add_code(c)
     c.set_defaults(command=_recommend)
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
     """The options of `llm2rec export`."""
     c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
-    c.add_argument("run", help="name of the run under outputs/")
+    add_run(c)
     c.add_argument(
         "--format",
         required=True,
@@ -63,14 +73,14 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
     c.add_argument("--domain", default="", help="for those: of several domains, which")
-    _add_sources(c)
+    _add_code(c)
     c.set_defaults(command=_export)
 
 
 def add_push(commands: argparse._SubParsersAction) -> None:
     """The options of `llm2rec push`."""
     c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    add_run(c)
     c.add_argument("repo", metavar="REPO", help="owner/name; one that is not there is made, private")
     c.add_argument("--format", default="sentence-transformers", metavar="KIND", help="or recommender")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
@@ -78,7 +88,7 @@ def add_push(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--domain", default="", help="for recommender: of several domains, which")
     c.add_argument("--public", action="store_true", help="let everybody see it")
     c.add_argument("--replace", action="store_true", help="in the place of all files that the repository holds")
-    _add_sources(c)
+    _add_code(c)
     c.set_defaults(command=_push)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import is_in_notebook
+from transformers.utils.import_utils import is_in_notebook
 
 from llm2rec_kit.fitting import distributed
 from llm2rec_kit.fitting.distributed import print_once
@@ -108,7 +108,7 @@ def exchange_callbacks(trainer: Trainer, ours: Sequence[TrainerCallback]) -> Non
         from transformers.utils.notebook import NotebookProgressCallback
 
         unwanted.append(NotebookProgressCallback)
-    for callback in unwanted:
-        trainer.remove_callback(callback)
+    for kind in unwanted:
+        trainer.remove_callback(kind)
     for callback in ours:
         trainer.add_callback(callback)

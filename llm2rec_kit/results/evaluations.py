@@ -45,7 +45,7 @@ class Asked:
         """Whether an evaluation has these settings; of one that trains nothing, the same metrics."""
         if is_trained(made["record"]["recommender"]):
             return _without_own(made) == self.settings
-        return made["settings"].get("cutoffs") == self.settings.get("cutoffs")
+        return bool(made["settings"].get("cutoffs") == self.settings.get("cutoffs"))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Evaluations:
         """The settings of notebook 04's last call: of its trainings, and `tested` where it tested; None without a training."""
         if not any(is_trained(m["record"]["recommender"]) for m in self.made.values()):
             return None
-        tested = next((m["settings"] for m in self.tests.values()), {})
+        tested: dict[str, Any] = next((m["settings"] for m in self.tests.values()), {})
         return self.asked.settings | {k: v for k, v in tested.items() if k == "tested"}
 
 
