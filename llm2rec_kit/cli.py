@@ -72,9 +72,7 @@ def _add_reproduce(commands: Commands) -> None:
     c.add_argument("--only", default="", metavar="02,03", help="only these notebooks")
     c.add_argument("--from", dest="start", default="", metavar="03", help="this notebook and those after it")
     c.add_argument("--run", default="", help="folder under outputs/ (default: the profile's name)")
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
+    cli_product.add_outputs(c)
     c.add_argument("--force", action="store_true", help="redo finished stages")
     c.add_argument("--plan", action="store_true", help="print sizes, expected hours, memory and disk; run nothing")
     c.set_defaults(command=_reproduce)
@@ -87,9 +85,7 @@ def _add_train(commands: Commands) -> None:
     c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
     c.add_argument("--profile", default="demo", help="demo, games, pretrained, smoke, or a .yaml file (default: demo)")
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
+    cli_product.add_outputs(c)
     c.add_argument("--force", action="store_true", help="redo a finished stage")
     c.set_defaults(command=_train)
 
@@ -111,18 +107,13 @@ def _add_report(commands: Commands) -> None:
         "report", help="write the report of a run anew; of several, also one that sets them side by side"
     )
     c.add_argument("runs", nargs="+", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
+    cli_product.add_outputs(c)
     c.set_defaults(command=_report)
 
 
 def _add_expect(commands: Commands) -> None:
     c = commands.add_parser("expect", help="keep a run's results as those that its profile is expected to give")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
+    cli_product.add_run(c)
     c.add_argument(
         "--profile", default="", help="profile that the numbers are for (default: the one that the run was made with)"
     )
@@ -170,10 +161,7 @@ def _add_encode(commands: Commands) -> None:
 
 def _add_explore(commands: Commands) -> None:
     c = commands.add_parser("explore", help="write a run's embedding maps as one interactive HTML page that needs no kernel")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
-    c.add_argument(
-        "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
-    )
+    cli_product.add_run(c)
     c.add_argument("--to", default="", metavar="FILE", help="where to write it (default: explorer.html in the run's folder)")
     c.add_argument("--open", action="store_true", help="open it in the browser")
     c.set_defaults(command=_explore)
@@ -356,7 +344,6 @@ def _notebooks(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs, storage
 
     with runs.one_paragraph_errors():
-        from llm2rec_kit import storage
         from llm2rec_kit.reproduction.runner import notebook_copies
 
         with storage.name_place(args.folder, "DIR"):

@@ -12,12 +12,22 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` gives; it has no public name
 
 
-def _add_sources(c: argparse.ArgumentParser) -> None:
-    """The options that say where the run lies and whose code may run: what a run says of code is never run."""
-    c.add_argument("--own-parts", action="append", default=[], metavar="FILE", help="run it: your own recommender is there")
+def add_outputs(c: argparse.ArgumentParser) -> None:
+    """The option that says where runs live."""
     c.add_argument(
         "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
     )
+
+
+def add_run(c: argparse.ArgumentParser) -> None:
+    """The run that a command is about, as `runs.find` takes it, and where it lies."""
+    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    add_outputs(c)
+
+
+def _add_code(c: argparse.ArgumentParser) -> None:
+    """The options that say whose code may run: what a run says of code is never run."""
+    c.add_argument("--own-parts", action="append", default=[], metavar="FILE", help="run it: your own recommender is there")
     c.add_argument(
         "--trust-remote-code", action="store_true", help="run code that came with the run's model, if you trust it"
     )
@@ -38,7 +48,7 @@ def _run_of(args: argparse.Namespace) -> Run:
 def add_recommend(commands: Commands) -> None:
     """Add the options of `llm2rec recommend`."""
     c = commands.add_parser("recommend", help="what a run's recommender puts first after titles, new titles among them")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    add_run(c)
     c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
     c.add_argument("--top", type=int, default=10, help="items to list (default: 10)")
     c.add_argument("--new", default="", metavar="FILE", help="titles to rank with the catalogue, in a file as for encode")
@@ -47,14 +57,14 @@ def add_recommend(commands: Commands) -> None:
     c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
     c.add_argument("--seen", action="store_true", help="keep the history's own items in the list")
     c.add_argument("--json", action="store_true", help="print JSON, for programs")
-    _add_sources(c)
+    _add_code(c)
     c.set_defaults(command=_recommend)
 
 
 def add_export(commands: Commands) -> None:
     """Add the options of `llm2rec export`."""
     c = commands.add_parser("export", help="take an encoder or its embeddings away, for another tool")
-    c.add_argument("run", help="name of the run under outputs/")
+    add_run(c)
     c.add_argument(
         "--format",
         required=True,
@@ -65,14 +75,14 @@ def add_export(commands: Commands) -> None:
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--recommender", default="", help="for adapted, recommender and faiss: the one trained over it")
     c.add_argument("--domain", default="", help="for those: of several domains, which")
-    _add_sources(c)
+    _add_code(c)
     c.set_defaults(command=_export)
 
 
 def add_push(commands: Commands) -> None:
     """Add the options of `llm2rec push`."""
     c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
-    c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
+    add_run(c)
     c.add_argument("repo", metavar="REPO", help="owner/name; one that is not there is made, private")
     c.add_argument("--format", default="sentence-transformers", metavar="KIND", help="or recommender")
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
@@ -80,7 +90,7 @@ def add_push(commands: Commands) -> None:
     c.add_argument("--domain", default="", help="for recommender: of several domains, which")
     c.add_argument("--public", action="store_true", help="let everybody see it")
     c.add_argument("--replace", action="store_true", help="in the place of all files that the repository holds")
-    _add_sources(c)
+    _add_code(c)
     c.set_defaults(command=_push)
 
 

@@ -7,6 +7,7 @@ makes it, and one that a run has is known again in its studies. They stand in th
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +122,9 @@ def train_stage(
     from llm2rec_kit.fitting import artefact, distributed
     from llm2rec_kit.fitting.history import take_last_values, write_history
     from llm2rec_kit.models import backbone
-    from llm2rec_kit.training import contrastive, csft, llmemb, mntp
-    from llm2rec_kit.training.titles import train_titles
 
     stage = settings.prefix
-    start = start or STARTS[stage]
+    start, train = start or STARTS[stage], _training_of(stage, text, prepared, callbacks)
     other = ({"domains": list(domains)} if domains else {}) | ({"text": text} if text != "title" else {})
 
     def build(folder: Path) -> dict[str, Any]:
@@ -135,16 +134,7 @@ def train_stage(
         model, tokenizer = backbone.load(run.require(start), place)
         if isinstance(settings, S.CSFT):
             backbone.check_masks(model)  # causal here, lifted later: a family that cannot is refused before any training
-            history = csft.train(corpus, model, tokenizer, settings, folder, prepared=prepared, callbacks=callbacks)
-        elif isinstance(settings, S.MNTP):
-            history = mntp.train(train_titles(corpus), model, tokenizer, settings, folder)
-        else:
-            assert isinstance(settings, S.Contrastive)  # there are these three
-            if text == "attributes":
-                items = llmemb.list_attributes(corpus.select(corpus.train_domains)[0].items)
-                history = llmemb.train(items, model, tokenizer, settings, folder)
-            else:
-                history = contrastive.train(train_titles(corpus), model, tokenizer, settings, folder)
+        history = train(corpus, model, tokenizer, settings, folder)
         record = {**take_last_values(history), "steps": settings.steps}
         if distributed.world_size() > 1:
             record["processes"] = distributed.world_size()
@@ -159,6 +149,21 @@ def train_stage(
         return record | {"leak": backbone.measure_leak(model)}
 
     return Recipe(name or stage, build, inputs=["corpus", start], **artefact.split_settings(settings, place, **other))
+
+
+def _training_of(
+    stage: str, text: str, prepared: Path | None, callbacks: Sequence[TrainerCallback]
+) -> Callable[..., list[dict[str, float]]]:
+    """What trains (corpus, model, tokenizer, settings, folder): on samples, on titles or, with `text` "attributes", on those."""
+    from llm2rec_kit.training import contrastive, csft, llmemb, mntp
+    from llm2rec_kit.training.titles import train_titles
+
+    if stage == "csft":
+        return functools.partial(csft.train, prepared=prepared, callbacks=callbacks)
+    if text == "attributes":
+        return lambda corpus, *how: llmemb.train(llmemb.list_attributes(corpus.select(corpus.train_domains)[0].items), *how)
+    objective = {"mntp": mntp, "contrastive": contrastive}[stage]
+    return lambda corpus, *how: objective.train(train_titles(corpus), *how)
 
 
 def _whole(model: PreTrainedModel, history: list[dict[str, float]], folder: Path, *, bidirectional: bool) -> PreTrainedModel:

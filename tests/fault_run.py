@@ -20,7 +20,7 @@ from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.results import significance
 from llm2rec_kit.runs import RECORD_MIME, Run
 
-TRAINING = {"hidden": 8, "cutoffs": [10], "seeds": [1, 2], "metric": "ndcg@10"}
+TRAINING = {"hidden": 8, "cutoffs": [10], "metric": "ndcg@10"}
 SEEDS = [f"evaluation/toy/SASRec-{e}-seed{seed}" for e in ("raw", "csft") for seed in (1, 2)]
 
 
@@ -47,7 +47,8 @@ def _how(run: Run, name: str, seed: int) -> tuple[Callable[[Path], dict | None],
     if name.startswith("embeddings/"):
         return _table(stem, seed), {"encoder": stem, "seed": seed}, ["corpus", "csft" if stem == "csft" else "backbone"]
     if name == "evaluation/series":
-        return lambda folder: None, TRAINING | {"evaluations": SEEDS}, []
+        named = [*SEEDS, "evaluation/toy/comparisons"]
+        return lambda folder: None, TRAINING | {"seeds": [1, 2], "evaluations": named}, named
     if stem == "comparisons":
         return _tests(run), {"pairs": [[["SASRec", "raw"], ["SASRec", "csft"]]], "tested": "ndcg@10"}, SEEDS
     if name.startswith("evaluation/"):
@@ -57,7 +58,7 @@ def _how(run: Run, name: str, seed: int) -> tuple[Callable[[Path], dict | None],
 
 NAMES = [
     *("corpus", "backbone", "csft", "mntp", "contrastive", "embeddings/raw", "embeddings/csft"),
-    *(*SEEDS, "evaluation/series", "evaluation/toy/comparisons", "maps"),
+    *(*SEEDS, "evaluation/toy/comparisons", "evaluation/series", "maps"),
 ]
 
 

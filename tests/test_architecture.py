@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 
 import architecture
@@ -9,6 +10,8 @@ import pytest
 
 LARGEST_ROOM = 12  # modules, without the room's own __init__
 LONGEST_FILE = 450
+LONGEST_FUNCTION = 50  # lines, from `def` to its end
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def test_imports_point_to_the_ground():
@@ -37,6 +40,14 @@ def test_no_room_holds_more_than_a_dozen_modules():
 def test_no_file_is_longer_than_can_be_read():
     long = {name for name, file in architecture.modules().items() if len(file.read_text().splitlines()) > LONGEST_FILE}
     assert long == set()
+
+
+def test_no_function_is_longer_than_a_screen():
+    trees = {name: ast.parse(file.read_text()) for name, file in architecture.modules().items()}
+    functions = [(name, node) for name, tree in trees.items() for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+    assert len(functions) > 1000
+    long = [f"{name}.{f.name}: {n}" for name, f in functions if (n := f.end_lineno - f.lineno + 1) > LONGEST_FUNCTION]
+    assert long == []
 
 
 def test_the_page_is_what_the_imports_say():

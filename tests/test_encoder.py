@@ -34,7 +34,9 @@ def alone(encoder, title):
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
-def test_equal_to_one_title_alone(tiny, attention, pooling):
+@pytest.mark.parametrize("padding", [encoder.PADDING, 1.0])  # the first pads no batch as small as these
+def test_equal_to_one_title_alone(tiny, monkeypatch, attention, pooling, padding):
+    monkeypatch.setattr("llm2rec_kit.encoding.encoder.PADDING", padding)
     encoder = Encoder(*tiny, Encoding(attention=attention, pooling=pooling))
     found = encoder.encode(TITLES)
     assert found.dtype == np.float32

@@ -344,11 +344,6 @@ def _corpus(
         targets, splits = take_given_splits(interactions.events["split"].gather(events.row[order]))
     else:
         targets, splits = split(offsets, times, domains, rules)
-    names = interactions.events["user"].gather(events.row[first]).cast(pl.String).alias("source_id")
-    users = pl.DataFrame(
-        [pl.int_range(len(first), dtype=pl.Int32, eager=True).alias("user"), names, domains.alias("domain")]
-    )
-    shared = pl.Series(several[events.user[first]])
     columns = ["item", "source_id", "title", "domain"]
     items = item_text.render_texts(items, settings.text, settings.text_words).with_columns(
         item=pl.int_range(1, len(items) + 1, dtype=pl.Int32)
@@ -365,9 +360,7 @@ def _corpus(
     }
     return Corpus(
         items=items.select(*columns, *[c for c in items.columns if c not in columns]),
-        users=users.with_columns(
-            source_id=pl.when(shared).then(pl.col("source_id") + "@" + pl.col("domain")).otherwise("source_id")
-        ),
+        users=_users(interactions.events["user"].gather(events.row[first]), domains, several[events.user[first]]),
         offsets=offsets,
         sequence=events.item[order] + np.int32(1),
         times=times,
@@ -376,6 +369,14 @@ def _corpus(
         max_history=settings.max_history,
         facts=facts,
     ).check()
+
+
+def _users(names: pl.Series, domains: pl.Series, several: np.ndarray) -> pl.DataFrame:
+    """user, source_id and domain; behind the id of one who is `several` users here, one a domain, stands which."""
+    number = pl.int_range(len(names), dtype=pl.Int32, eager=True).alias("user")
+    users = pl.DataFrame([number, names.cast(pl.String).alias("source_id"), domains.alias("domain")])
+    told_apart = pl.when(pl.Series(several)).then(pl.col("source_id") + "@" + pl.col("domain")).otherwise("source_id")
+    return users.with_columns(source_id=told_apart)
 
 
 def _train_domains(found: list[str], interactions: Interactions, settings: Data) -> list[str]:

@@ -221,8 +221,6 @@ def tabulate(
     jobs: Sequence[evaluation.Job],
     vectors: Tables,
     settings: Evaluation,
-    *,
-    level: float = 0.05,
 ) -> pl.DataFrame:
     """One domain's results: recommender, embedding, encoder saw, recall on cold targets with its 95% interval, on known ones,
     and against ids the paired difference on cold ones (`settings.tested`), p corrected (Holm) and verdict.
@@ -253,7 +251,7 @@ def tabulate(
                 else metrics.compute_per_sample(known, f"recall@{cutoff}").mean(),
             }
         )
-    tests = _tests(ranks, against, items, settings, level) if against in ranks else {}
+    tests = _tests(ranks, against, items, settings) if against in ranks else {}
     rows = [row | tests.get((row["recommender"], row["embedding"]), dict.fromkeys(TESTED)) for row in rows]
     chance = {"recommender": "chance", "embedding": "none", f"cold recall@{cutoff}": cutoff / held.corpus.n_items}
     return pl.DataFrame([*rows, chance], infer_schema_length=None)
@@ -267,7 +265,6 @@ def _tests(
     against: significance.Row,
     items: np.ndarray,
     settings: Evaluation,
-    level: float,
 ) -> dict[significance.Row, dict[str, Any]]:
     """The paired tests of every row against ids on cold targets, across items."""
     values = {row: metrics.compute_per_sample(found["cold"], settings.tested) for row, found in ranks.items()}
@@ -276,13 +273,9 @@ def _tests(
         return {}
     before, after = np.stack([values[against]] * len(rows), 1), np.stack([values[row] for row in rows], 1)
     found = metrics.test_pairs(before, after, items, seed=settings.seeds[0])
-    corrected = metrics.correct_holm([one["p"] for one in found])
-    out = {}
-    for row, one, p in zip(rows, found, corrected, strict=True):
-        sure = "better" if one["difference"] > 0 else "worse"
-        verdict = sure if p < level else significance.NOTHING
-        out[row] = dict(zip(TESTED, (one["difference"], p, verdict), strict=True))
-    return out
+    significance.add_verdicts(found)
+    told = ([test[name] for name in ("difference", "p_holm", "verdict")] for test in found)
+    return {row: dict(zip(TESTED, numbers, strict=True)) for row, numbers in zip(rows, told, strict=True)}
 
 
 def read_cold(run: Run, job: evaluation.Job, part: str) -> np.ndarray:

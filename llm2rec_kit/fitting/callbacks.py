@@ -7,11 +7,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.import_utils import is_in_notebook
 
 from llm2rec_kit.fitting import distributed
 from llm2rec_kit.fitting.distributed import print_once
@@ -100,12 +102,14 @@ class Stop(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def notebook_callbacks() -> list[type]:
-    """In a kernel Trainer adds an HTML table that cannot show our validation numbers."""
-    from transformers.utils.import_utils import is_in_notebook
+def exchange_callbacks(trainer: Trainer, ours: Sequence[TrainerCallback]) -> None:
+    """Put `ours` in the place of what Trainer tells of a training: in a kernel a table that cannot show our validation's numbers."""
+    unwanted: list[type] = [PrinterCallback, ProgressCallback]
+    if is_in_notebook():
+        from transformers.utils.notebook import NotebookProgressCallback
 
-    if not is_in_notebook():
-        return []
-    from transformers.utils.notebook import NotebookProgressCallback
-
-    return [NotebookProgressCallback]
+        unwanted.append(NotebookProgressCallback)
+    for kind in unwanted:
+        trainer.remove_callback(kind)
+    for callback in ours:
+        trainer.add_callback(callback)

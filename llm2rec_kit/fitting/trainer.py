@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.fitting import checkpoints, distributed, faulty_rows, live, lora, tracking
-from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, notebook_callbacks
+from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, exchange_callbacks
 from llm2rec_kit.fitting.distributed import Batches, MicroBatch, Step, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.history import keep_repeatable
@@ -50,7 +49,6 @@ def fit(
     folder: Path,
     *,
     validate: Validate | None = None,
-    evaluate_every: int = 0,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place for `settings.steps` steps and return its history.
@@ -67,10 +65,10 @@ def fit(
     """
     _refuse(settings, model, validate)
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
-    backbone.check_head(model)
     dtype, horizon = model.dtype, plan_steps(settings, batches)
     if horizon < settings.steps:
         print_once(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
+    headless = any("chunks" in micro for micro in batches[0])
     trainer = StepTrainer(
         inner=model,
         loss=loss,
@@ -80,20 +78,10 @@ def fit(
         model=_tuned(model, settings),
         train_dataset=_Steps(batches, settings.steps),
         eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
-        args=_arguments(
-            settings,
-            folder / "checkpoints",
-            model,
-            evaluate_every or settings.evaluate_every,
-            validated=bool(validate),
-            headless=any("chunks" in micro for micro in batches[0]),
-        ),
+        args=_arguments(settings, folder / "checkpoints", model, validated=bool(validate), headless=headless),
     )
-    for unwanted in (PrinterCallback, ProgressCallback, *notebook_callbacks()):
-        trainer.remove_callback(unwanted)
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
-    for callback in (Progress(name, settings.steps), bar, SaveAsSet(), *callbacks):
-        trainer.add_callback(callback)
+    exchange_callbacks(trainer, [Progress(name, settings.steps), bar, SaveAsSet(), *callbacks])
     with kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
         trainer.go(name)
     if not distributed.is_sharded():
@@ -105,7 +93,7 @@ def fit(
 
 
 def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | None) -> None:
-    """Raise SettingsError for settings that do not go together, or not with this machine."""
+    """Raise SettingsError for settings that do not go together, or not with this machine; of the model as `check_head`."""
     tracking.check(settings)
     if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.has_fast_bfloat16():
         raise S.SettingsError(
@@ -122,6 +110,7 @@ def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | N
             f"{settings.prefix}_tuning: lora does not go with FSDP here. With adapters the frozen weights need no optimiser "
             "state and fit one GPU: start with torchrun, without FSDP."
         )
+    backbone.check_head(model)
 
 
 def _on_own_kernels(model: PreTrainedModel) -> bool:
@@ -407,11 +396,11 @@ def plan_steps(settings: S.Training, batches: Batches) -> int:
 
 
 def _arguments(
-    settings: S.Training, folder: Path, model: PreTrainedModel, evaluate_every: int, *, validated: bool, headless: bool
+    settings: S.Training, folder: Path, model: PreTrainedModel, *, validated: bool, headless: bool
 ) -> TrainingArguments:
     """`headless` says that the loss does not use the language-model head, so that it may get no gradient."""
     on_cpu = model.device.type == "cpu"
-    every = evaluate_every or max(1, settings.steps // 10)
+    every = settings.evaluate_every or max(1, settings.steps // 10)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,

@@ -1,20 +1,22 @@
-"""Which of the evaluations in a run's folder count, what notebook 04 was asked when it last ran, and what is missing of that.
+"""Which of the evaluations in a run's folder count, what notebook 04 was asked when it last ended, and what is missing of that.
 
 An evaluation is named after its domain, recommender, embedding and seed. What earlier calls of the notebook made stays in the
-folder: of other embeddings, with other settings or seeds. Tables, tests and weights must be of one experiment, so all who read
-evaluations back ask here. What their numbers are says `results.kept`.
+folder: of other embeddings, with other settings or seeds. Tables, tests and weights must be of one experiment, so notebook 04
+ends by writing one artefact, SERIES, whose inputs are its evaluations and tests: those count, as they were then, and nothing
+else. All who read evaluations back ask here. What their numbers are says `results.kept`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs.manifest import digest
 from llm2rec_kit.settings import own_parts
 
-SERIES = "evaluation/series"  # the artefact that says what notebook 04 evaluated last
+SERIES = "evaluation/series"  # the artefact that says what notebook 04 evaluated when it last ended
 TRAINED = own_parts.OF_THE_KIT["recommender"]  # in the order of tables
 OF = ("domain", "recommender", "embedding")  # what a record says of itself, with the seed
 NOTED = ("seeds", "evaluations")  # what the series has beside the settings of its evaluations
@@ -23,29 +25,51 @@ Made = dict[str, dict[str, Any]]  # manifests by name
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What notebook 04 was asked when it last ended.
+
+    settings  of its trainings, as their manifests have them.
+    names     its evaluations and their tests: first what depends on a seed, in the order of the call.
+    digests   what each of them held; {} where an earlier version, or nobody, has kept that.
+    """
+
+    settings: dict[str, Any]
+    names: list[str]
+    digests: dict[str, str]
+
+    def has(self, name: str, made: dict[str, Any]) -> bool:
+        """Whether `name`, with this manifest, is one of those, and what it was then."""
+        return name in self.names and self.digests.get(name, now := digest(made)) == now
+
+    def is_of(self, made: dict[str, Any]) -> bool:
+        """Whether an evaluation has these settings; of one that trains nothing, the same metrics."""
+        if is_trained(made["record"]["recommender"]):
+            return _without_own(made) == self.settings
+        return bool(made["settings"].get("cutoffs") == self.settings.get("cutoffs"))
+
+
+@dataclass(frozen=True)
 class Evaluations:
     """made and tests are manifests by name: of the evaluations that count, and of the paired tests over none but those.
 
     left_out  names of those that are there and do not count.
     missing   names of those that notebook 04's last call made, or tested, and that are gone.
-    series    what `note_series` noted; {} in a run from before that.
+    asked     what that call was asked.
     """
 
     made: Made
     tests: Made
     left_out: list[str]
     missing: list[str]
-    series: dict[str, Any]
+    asked: Asked
 
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of notebook 04's last call: of its trainings, and `tested` where it tested; None without a training."""
-        trained = {n: m for n, m in self.made.items() if is_trained(m["record"]["recommender"])}
-        if not trained:
+        if not any(is_trained(m["record"]["recommender"]) for m in self.made.values()):
             return None
-        tested = _latest(self.tests)["settings"] if self.tests else {}
-        asked = _of_the_series(trained[_last(trained, self.series, self.tests)])
-        return asked | {k: v for k, v in tested.items() if k == "tested"}
+        tested: dict[str, Any] = next((m["settings"] for m in self.tests.values()), {})
+        return self.asked.settings | {k: v for k, v in tested.items() if k == "tested"}
 
 
 def is_trained(recommender: str) -> bool:
@@ -61,13 +85,15 @@ def make_name(domain: str, recommender: str, embedding: str, seed: int) -> str:
     return f"evaluation/{domain}/{recommender}-{embedding}-seed{seed}"
 
 
-def note_series(run: Run, settings: dict[str, Any], seeds: Sequence[int], names: Sequence[str]) -> None:
-    """Keep in `run` what was evaluated last: with which settings (those of the manifests), which seeds, under which names.
+def note_series(
+    run: Run, settings: dict[str, Any], seeds: Sequence[int], names: Sequence[str], references: Sequence[str] = ()
+) -> None:
+    """Keep in `run` what counts from now on: the evaluations and paired tests `names`, and the `references` that train nothing.
 
-    The names of its paired tests stand among them: what is named and gone is missing.
+    `settings` are those of the trainings' manifests. Raises ArtefactError where one of those named is missing or damaged.
     """
     noted = dict(zip(NOTED, (list(seeds), list(names)), strict=True))
-    run.make(SERIES, lambda folder: None, settings=settings | noted, quiet=True)
+    run.make(SERIES, lambda folder: None, settings=settings | noted, inputs=[*names, *references], quiet=True)
 
 
 def read_manifest(run: Run, name: str) -> dict[str, Any]:
@@ -83,41 +109,39 @@ def read_manifest(run: Run, name: str) -> dict[str, Any]:
 
 
 def find_evaluations(run: Run, *, sound: bool = False) -> Evaluations:
-    """What the run's folder holds. An evaluation counts where it is of what the run holds now (`Run.changed_inputs`), has the
-    settings of the last series, or, of rows that the series did not have, those of the row's latest, and the metrics of the
-    last call, or it would not go into one table.
+    """What the run's folder holds. An evaluation counts where notebook 04's last call names it (`Asked`) and it is of what the
+    run holds now (`Run.changed_inputs`).
 
     Raises ArtefactError for a damaged manifest; with `sound` passes such over.
     """
     made, tests, series, damaged = _read(run, sound)
-    held = {name: m for name, m in made.items() if not run.changed_inputs(name)}
-    held = _of_one_experiment(held, series)
-    if held:
-        asked = held[_last(held, series, tests)]["record"]["metrics"].keys()
-        held = {n: m for n, m in held.items() if m["record"]["metrics"].keys() == asked}
+    current = {n: m for n, m in made.items() if not run.changed_inputs(n)}
+    asked = _asked(series, current, tests)
+    held = {n: m for n, m in current.items() if asked.has(n, m) and asked.is_of(m)}
     there = {*made, *tests, *damaged}
-    old = [n for n in tests if _outdated(run, n, tests[n]["inputs"], there, held)]
-    tests = {n: m for n, m in tests.items() if n not in old}
-    named = [*series.get("evaluations", ()), *(i for m in tests.values() for i in m["inputs"])]
-    missing = sorted({name for name in named if name not in there})
-    whole = {n: m for n, m in tests.items() if not any(i in missing for i in m["inputs"])}
-    return Evaluations(held, whole, sorted({*made} - {*held}) + old, missing, series)
+    missing = sorted({*asked.names} - there)
 
+    def outdated(test: str, m: dict[str, Any]) -> bool:
+        """Whether a test is not of the last call, is over what does not count, or over what was made anew since."""
+        inputs, changed = there.intersection(m["inputs"]), run.changed_inputs(test)
+        return not asked.has(test, m) or any(i not in held or i in changed for i in inputs)
 
-def _outdated(run: Run, test: str, inputs: Collection[str], there: Collection[str], held: Made) -> bool:
-    """Whether a test is over evaluations that do not count, or that were made anew since."""
-    changed = run.changed_inputs(test)
-    return any(i in there and (i not in held or i in changed) for i in inputs)
+    old = [n for n, m in tests.items() if outdated(n, m)]
+    whole = {n: m for n, m in tests.items() if n not in old and not any(i in missing for i in m["inputs"])}
+    return Evaluations(held, whole, sorted({*made} - {*held}) + old, missing, asked)
 
 
 def _read(run: Run, sound: bool) -> tuple[Made, Made, dict[str, Any], list[str]]:
-    """Manifests of evaluations and of tests, what the series noted, and the names of damaged ones."""
-    made, tests, series, damaged = {}, {}, {}, []
+    """Manifests of evaluations and of tests, that of SERIES ({} without one), and the names of damaged ones."""
+    made: Made = {}
+    tests: Made = {}
+    series: dict[str, Any] = {}
+    damaged = []
     for name in run.names("evaluation"):
         try:
             found = run.manifest(name)
             if name == SERIES:
-                series = found["settings"]
+                series = found
             elif "rows" in found["record"]:
                 tests[name] = found
             elif "metrics" in found["record"]:
@@ -129,36 +153,30 @@ def _read(run: Run, sound: bool) -> tuple[Made, Made, dict[str, Any], list[str]]
     return made, tests, series, damaged
 
 
-def _of_one_experiment(made: Made, series: dict[str, Any]) -> Made:
-    """Of each row those that have the settings of the series, or of its latest: a mean must not mix two experiments."""
-    asked = {name: value for name, value in series.items() if name not in NOTED}
-    rows: dict[tuple[Any, ...], Made] = {}
-    for name, m in made.items():
-        rows.setdefault(tuple(m["record"][k] for k in OF), {})[name] = m
-    kept: Made = {}
-    for row in rows.values():
-        noted = {name: m for name, m in row.items() if _of_the_series(m) == asked}
-        wanted = _latest(noted or row)["settings"]
-        kept |= {name: m for name, m in row.items() if m["settings"] == wanted}
-    return {name: made[name] for name in made if name in kept}
+def _asked(series: dict[str, Any], made: Made, tests: Made) -> Asked:
+    """What the artefact SERIES says of notebook 04's last call."""
+    told = series.get("settings", {})
+    if not series.get("inputs"):
+        return _not_told(told, made, tests)
+    names = list(dict.fromkeys([*told["evaluations"], *series["inputs"]]))
+    return Asked({k: v for k, v in told.items() if k not in NOTED}, names, series["inputs"])
 
 
-def _of_the_series(made: dict[str, Any]) -> dict[str, Any]:
+def _not_told(told: dict[str, Any], made: Made, tests: Made) -> Asked:
+    """What notebook 04 was asked in a run whose SERIES does not name all, as of an earlier version, or that has none yet.
+
+    Earlier versions named trainings and tests alone: what trains nothing counts wherever it is there. Where nothing is named
+    the settings are those of the training that was finished last, and all of them count.
+    """
+    trained = {n: m for n, m in made.items() if is_trained(m["record"]["recommender"])}
+    settings = {k: v for k, v in told.items() if k not in NOTED}
+    if not told and trained:
+        settings = _without_own(trained[max(trained, key=lambda n: (trained[n]["finished"], n))])
+    named = told.get("evaluations") or [*trained, *tests]
+    tested = [i for n in named if n in tests for i in tests[n]["inputs"]]
+    return Asked(settings, list(dict.fromkeys([*named, *tested, *(n for n in made if n not in trained)])), {})
+
+
+def _without_own(made: dict[str, Any]) -> dict[str, Any]:
     """An evaluation's settings without what is its recommender's alone, the hash of an own part."""
     return {name: value for name, value in made["settings"].items() if name != own_parts.KEY}
-
-
-def _last(made: Made, series: dict[str, Any], tests: Made) -> str:
-    """The latest of the evaluations `made` that the series names, or notebook 04's last tests, or of all.
-
-    So what that notebook asked last is known, also where it took all evaluations from earlier.
-    """
-    tested = _latest(tests)["inputs"] if tests else ()
-    for names in (series.get("evaluations", ()), tested, made):
-        if there := [n for n in names if n in made]:
-            return max(there, key=lambda n: (made[n]["finished"], n))
-    raise ValueError("no evaluation")
-
-
-def _latest(made: Made) -> dict[str, Any]:
-    return made[max(made, key=lambda n: (made[n]["finished"], n))]

@@ -26,6 +26,8 @@ Row = tuple[str, str]  # (recommender, embedding)
 
 ORDER = ("raw", "csft", "mntp", "contrastive", "minilm", "id")  # of tables and figures
 NOTHING = "no detectable difference"
+LEVEL = 0.05  # of all tests, once they are corrected for their number
+SEED = 0  # of all bootstrap draws
 
 
 def tabulate(
@@ -34,7 +36,6 @@ def tabulate(
     *,
     metric_names: Sequence[str] = (),
     intervals: bool = False,
-    seed: int = 0,
 ) -> pl.DataFrame:
     """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
@@ -61,7 +62,7 @@ def tabulate(
     frame = pl.DataFrame(rows)
     if not intervals:
         return frame
-    bounds = _intervals(run, {key: groups[key] for key in ordered}, metric_names, seed)
+    bounds = _intervals(run, {key: groups[key] for key in ordered}, metric_names)
     return pl.concat([frame, bounds], how="horizontal")
 
 
@@ -125,14 +126,14 @@ def _measured(run: Run, name: str, record: dict[str, Any], metric_names: Sequenc
     return known | {m: float(metrics.compute_per_sample(ranks, m).mean()) for m in missing}
 
 
-def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_names: list[str], seed: int) -> pl.DataFrame:
+def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_names: list[str]) -> pl.DataFrame:
     """Low and high of each group's metrics: users of a domain are resampled together, for all rows and metrics at once."""
     bounds = np.empty((len(groups), 2, len(metric_names)))
     keys = list(groups)
     for domain in dict.fromkeys(key[0] for key in keys):
         here = [k for k, key in enumerate(keys) if key[0] == domain]
         values = [_per_sample(run, domain, groups[keys[k]], m) for k in here for m in metric_names]
-        found = metrics.compute_intervals(np.stack(values, 1), read_users(run, domain), seed=seed)
+        found = metrics.compute_intervals(np.stack(values, 1), read_users(run, domain), seed=SEED)
         bounds[here] = found.reshape(2, len(here), -1).transpose(1, 0, 2)
     columns = {
         f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in enumerate(("low", "high"))
@@ -183,8 +184,6 @@ def compare(
     *,
     seeds: Sequence[int],
     metric: str = "ndcg@10",
-    level: float = 0.05,
-    seed: int = 0,
 ) -> pl.DataFrame:
     """Paired tests across users (`metrics.test_pairs`) between rows (before, after), whichever two: a row of the frame a pair.
 
@@ -195,15 +194,20 @@ def compare(
     }
     before, after = (np.stack([values[pair[side]] for pair in pairs], 1) for side in (0, 1))
     rows: list[dict[str, Any]] = []
-    for (a, b), found in zip(pairs, metrics.test_pairs(before, after, read_users(run, domain), seed=seed), strict=True):
+    for (a, b), found in zip(pairs, metrics.test_pairs(before, after, read_users(run, domain), seed=SEED), strict=True):
         named = {"recommender": a[0], "before": a[1], "after": b[1]}
         if a[0] != b[0]:
             named = {"recommender": f"{a[0]} / {b[0]}", "before": "-".join(a), "after": "-".join(b)}
         rows.append(named | {"metric": metric, "before mean": values[a].mean(), "after mean": values[b].mean()} | found)
-    for row, p in zip(rows, metrics.correct_holm([row["p"] for row in rows]), strict=True):
-        sure = "better" if row["difference"] > 0 else "worse"
-        row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
+    add_verdicts(rows)
     return pl.DataFrame(rows)
+
+
+def add_verdicts(tests: list[dict[str, Any]]) -> None:
+    """Add to each test `p_holm`, its p corrected over all of `tests` (Holm), and its `verdict`: better, worse or NOTHING."""
+    for test, p in zip(tests, metrics.correct_holm([test["p"] for test in tests]), strict=True):
+        sure = "better" if test["difference"] > 0 else "worse"
+        test |= {"p_holm": p, "verdict": sure if p < LEVEL else NOTHING}
 
 
 def is_within(row: dict[str, Any]) -> bool:
@@ -243,7 +247,7 @@ def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def judge_standing(
-    run: Run, domain: str, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10", level: float = 0.05
+    run: Run, domain: str, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> dict[Row, str]:
     """What may be said of each row's place: "best" only where it is detectably better than every other row.
 
@@ -255,7 +259,7 @@ def judge_standing(
     others = [row for row in rows if row != top]
     if not others:
         return {top: "best"}
-    found = compare(run, domain, [(row, top) for row in others], seeds=seeds, metric=metric, level=level)
+    found = compare(run, domain, [(row, top) for row in others], seeds=seeds, metric=metric)
     tied = [row for row, verdict in zip(others, found["verdict"], strict=True) if verdict == NOTHING]
     return {
         row: ("tied for best" if tied else "best") if row == top else "tied for best" if row in tied else "" for row in rows

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import metrics
-from llm2rec_kit.results.significance import NOTHING, Row, list_names, read_ranks, read_sample_values
+from llm2rec_kit.results.significance import SEED, Row, add_verdicts, list_names, read_ranks, read_sample_values
 from llm2rec_kit.runs import Run
 
 # Each slice's labels in order; numbers are inclusive upper bounds of a bucket.
@@ -78,7 +78,6 @@ def tabulate(
     *,
     seeds: Sequence[int],
     metric: str = "ndcg@10",
-    seed: int = 0,
 ) -> pl.DataFrame:
     """The metric of each row in each slice, with its 95% interval over users.
 
@@ -89,7 +88,7 @@ def tabulate(
     users = corpus.owners(corpus.samples("test"))
     out = []
     for named, here in _parts(label_samples(corpus)):
-        bounds = metrics.compute_intervals(values[here], users[here], seed=seed)
+        bounds = metrics.compute_intervals(values[here], users[here], seed=SEED)
         means = values[here].mean(0)
         for k, row in enumerate(rows):
             measured = {"mean": means[k], "low": bounds[0, k], "high": bounds[1, k]}
@@ -119,8 +118,6 @@ def tabulate_gains(
     *,
     seeds: Sequence[int],
     metric: str = "ndcg@10",
-    level: float = 0.05,
-    seed: int = 0,
 ) -> pl.DataFrame:
     """Where `after` wins and loses against `before`: the paired difference in each slice, p corrected over all (Holm).
 
@@ -131,12 +128,10 @@ def tabulate_gains(
     out = []
     for named, here in _parts(label_samples(corpus)):
         means = {"before": a[here].mean(), "after": b[here].mean()}
-        (found,) = metrics.test_pairs(a[here][:, None], b[here][:, None], users[here], seed=seed)
+        (found,) = metrics.test_pairs(a[here][:, None], b[here][:, None], users[here], seed=SEED)
         out.append(named | means | found)
-    for row, p in zip(out, metrics.correct_holm([row.pop("p") for row in out]), strict=True):
-        sure = "better" if row["difference"] > 0 else "worse"
-        row |= {"p_holm": p, "verdict": sure if p < level else NOTHING}
-    return pl.DataFrame(out)
+    add_verdicts(out)
+    return pl.DataFrame(out).drop("p")
 
 
 def find_extremes(

@@ -15,16 +15,14 @@ from llm2rec_kit.runs import ArtefactError, Run
 def find_kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
     """The evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
 
-    Of the evaluations that count (`evaluations.find_evaluations`) the last series' first seed, then its others, then the latest.
+    Of the evaluations that count (`evaluations.find_evaluations`) the first that notebook 04's last call names: its first seed with weights.
     """
-    held = evaluations.find_evaluations(run, sound=True)
-    row = (domain, recommender, embedding)
+    held, row = evaluations.find_evaluations(run, sound=True), (domain, recommender, embedding)
     # Only files that the manifest names: weights beside it may be left from an evaluation that it has replaced.
-    made = {n: m for n, m in held.made.items() if _name(n) in m["files"]}
-    found = {n: m for n, m in made.items() if tuple(m["record"][k] for k in evaluations.OF) == row}
-    latest = sorted(found, key=lambda n: found[n]["finished"], reverse=True)
-    seed, seeds = {n: found[n]["record"]["seed"] for n in found}, held.series.get("seeds", [])
-    return min(latest, key=lambda n: seeds.index(seed[n]) if seed[n] in seeds else len(seeds), default="")
+    found = [
+        n for n, m in held.made.items() if _name(n) in m["files"] and tuple(m["record"][k] for k in evaluations.OF) == row
+    ]
+    return min(found, key=held.asked.names.index, default="")
 
 
 def list_rows(run: Run) -> list[tuple[str, str, str]]:

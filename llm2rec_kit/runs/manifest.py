@@ -7,6 +7,8 @@ outside its folder.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import reprlib
 from pathlib import Path
@@ -85,6 +87,11 @@ def find_damage_of_file(folder: Path, made: dict[str, Any], file: str) -> str:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     return "" if sound else f"{path} is damaged (its hash is not the manifest's)"
+
+
+def digest(made: dict[str, Any]) -> str:
+    """The content hash of a manifest's artefact: of its files' hashes."""
+    return hashlib.sha256(json.dumps(made["files"], sort_keys=True).encode()).hexdigest()
 
 
 def select_counted(made: dict[str, Any], key: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import shutil
@@ -87,22 +86,16 @@ class Run:
             key, force = self._key(settings, inputs, aside), force and not self.made_by_this_force(name)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
-                if not quiet:
-                    print(f"{name}: reused, nothing changed since {self.manifest(name)['finished']}", flush=True)
+                _tell(name, f"reused, nothing changed since {self.manifest(name)['finished']}", quiet)
                 return self.path_of(name)
             if not force:
                 self._ask(name, key)
             with store.hold(self, name, key, busy) as shared:
                 if shared and not force and self._fetch(shared, name):
-                    if not quiet:
-                        print(
-                            f"{name}: taken from the store, made by another run with the same settings and inputs",
-                            flush=True,
-                        )
+                    _tell(name, "taken from the store, made by another run with the same settings and inputs", quiet)
                     return self.path_of(name)
                 partial = self._partial(name, key, force)
-                if not quiet:
-                    print(f"{name}: {why}", flush=True)
+                _tell(name, why, quiet)
                 with meter.measure() as cost:
                     record = build(partial) or {}
                 self._finish(name, partial, key, record)
@@ -297,7 +290,7 @@ class Run:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _digest_of(self, name: str) -> str:
-        return hashlib.sha256(json.dumps(self.manifest(name)["files"], sort_keys=True).encode()).hexdigest()
+        return manifest.digest(self.manifest(name))
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
@@ -426,6 +419,12 @@ class Run:
             if why := explain_write_error(error, self.path):
                 raise ArtefactError(f"{what} of run {self.name!r} could not be written: {why}") from error
             raise
+
+
+def _tell(name: str, what: str, quiet: bool) -> None:
+    """Say what becomes of artefact `name`, unless `quiet`."""
+    if not quiet:
+        print(f"{name}: {what}", flush=True)
 
 
 def _make_room(path: Path, *, folder: bool = False) -> None:

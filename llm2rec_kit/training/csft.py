@@ -271,7 +271,6 @@ def train(
             settings,
             folder,
             validate=(lambda m: validate(m, checked, settings, tokenizer.pad_token_id)) if len(held) else None,
-            evaluate_every=settings.evaluate_every,
             callbacks=callbacks,
         )
     if prepared is None and distributed.rank() == 0:

@@ -198,5 +198,4 @@ def train(
         settings,
         folder,
         validate=(lambda m: validate(m, checked)) if checked else None,
-        evaluate_every=settings.evaluate_every,
     )

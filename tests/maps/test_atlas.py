@@ -130,7 +130,8 @@ def make_run(tmp_path, domains, weights=True):
     run.make("corpus", corpus.save, settings={}, quiet=True)
     table = embedded(run, "raw", 0)
     kept = {(d, seed): evaluated(run, d, "raw", seed, weights) for d in domains for seed in (2025, 2024)}
-    note_series(run, {"normalise": "none"}, [2024, 2025], [])
+    names = [f"evaluation/{d}/SASRec-raw-seed{seed}" for seed in (2024, 2025) for d in domains]
+    note_series(run, {"normalise": "none"}, [2024, 2025], names)
     return run, corpus, table, kept
 
 
@@ -159,7 +160,7 @@ def test_an_adapter_learned_over_an_older_table_is_not_shown(tmp_path, capsys):
     assert list(atlases.read_tables(run, ["raw", "adapted"], corpus)[0]) == ["raw"]
     assert "no linear SASRec adapter over raw as it is now" in capsys.readouterr().out
     own = evaluated(run, "toy", "raw", 2026)  # the seeds of 2024 and 2025 are left from the older table
-    note_series(run, {"normalise": "none"}, [2026], [])
+    note_series(run, {"normalise": "none"}, [2026], ["evaluation/toy/SASRec-raw-seed2026"])
     tables, sources = atlases.read_tables(run, ["raw", "adapted"], corpus)
     assert sources == ["embeddings/raw", "evaluation/toy/SASRec-raw-seed2026"]
     np.testing.assert_allclose(tables["adapted"][1:], behind(own, table[1:]), rtol=1e-6)
@@ -170,6 +171,7 @@ def test_the_adapter_of_a_variant_is_shown_over_its_own_table(tmp_path):
     run, corpus, _, _ = make_run(tmp_path, ["toy"])
     variant = "contrastive-last-causal"
     table, own = embedded(run, variant, 1), evaluated(run, "toy", variant, 2024)
+    note_series(run, {"normalise": "none"}, [2024], [f"evaluation/toy/SASRec-{variant}-seed2024"])
     tables, sources = atlases.read_tables(run, ["raw", variant, "adapted"], corpus)
     assert sources[-1] == f"evaluation/toy/SASRec-{variant}-seed2024"
     np.testing.assert_allclose(tables["adapted"][1:], behind(own, table[1:]), rtol=1e-6)
@@ -181,7 +183,9 @@ def test_maps_of_what_the_run_does_not_hold_any_more_are_refused_and_kept_ones_s
     run.make(
         "maps", lambda f: atlases.write(f, corpus, tables, SETTINGS), settings={}, inputs=["corpus", *sources], quiet=True
     )
-    note_series(run, {"normalise": "none"}, [2025, 2024], [])  # 04 again with another first seed: the maps are those of 2024
+    # 04 again with another first seed: the maps are those of 2024
+    names = [f"evaluation/toy/SASRec-raw-seed{seed}" for seed in (2025, 2024)]
+    note_series(run, {"normalise": "none"}, [2025, 2024], names)
     shown = atlases.Atlas.load(run).tables["adapted"]
     np.testing.assert_allclose(shown[1:], behind(kept["toy", 2024], table[1:]), rtol=1e-6)
     embedded(run, "raw", 1)

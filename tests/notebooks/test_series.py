@@ -112,8 +112,8 @@ def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, n
 
 REUSED = {
     "02": ["backbone", "csft"],
-    "06": ["llm2vec_mntp", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],
-    "07": ["temperature_01", "other_seed", "mntp_alone"],
+    "06": ["mntp_from_backbone", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],
+    "07": ["temperature_01", "other_seed", "mntp_from_backbone"],
 }
 
 

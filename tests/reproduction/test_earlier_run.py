@@ -170,8 +170,12 @@ def test_its_maps_become_a_page(earlier, tmp_path, capsys):
 def test_the_same_command_makes_nothing_anew(again):
     made = re.findall(r"^(\S+): (?:making|redoing.*|taken from the store.*)$", again.said, re.MULTILINE)
     assert made == []
-    now = manifests(again.run)  # with those of sections that came later
-    assert {path: now.get(path) for path in again.before} == again.before
+    now, before = manifests(again.run), dict(again.before)  # with those of sections that came later
+    was, told = (json.loads(held.pop("evaluation/series.json")) for held in (before, now))
+    assert {path: now.get(path) for path in before} == before
+    # What notebook 04 ends with is written anew: then it named no inputs.
+    assert told["settings"] == was["settings"]
+    assert {*told["inputs"]} > {*was["settings"]["evaluations"]}
     for name in ("corpus", "backbone", *STAGES, "encoder", "maps"):
         assert f"{name}: reused, nothing changed since {again.run.manifest(name)['finished']}" in again.said
 

@@ -65,10 +65,14 @@ def test_an_evaluation_of_what_is_gone_does_not_count_however_late(run):
 
 def test_what_was_reused_and_tested_last_is_what_was_asked_last(run):
     """The last call had the older settings again and made nothing anew but its tests."""
-    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "recall@5")
-    assert (read_settings(run)["evaluation"].epochs, read_settings(run)["evaluation"].tested) == (9, "recall@5")
-    compared(run, "games", ["GRU4Rec-raw-seed1"], "mrr")
-    assert (read_settings(run)["evaluation"].epochs, read_settings(run)["evaluation"].tested) == (3, "mrr")
+    for names, settings, metric in (
+        (["SASRec-csft-seed7", "SASRec-raw-seed7"], NEW, "recall@5"),
+        (["GRU4Rec-raw-seed1"], OLD, "mrr"),
+    ):
+        compared(run, "games", names, metric)
+        counted(run, [*names, "comparisons"], settings=settings)
+        found = read_settings(run)["evaluation"]
+        assert (found.epochs, found.tested) == (settings["epochs"], metric)
     assert "tested" not in document.collect(run)["settings"]["evaluation"]
 
 
@@ -83,29 +87,44 @@ def test_baselines_have_no_settings_of_a_training(run):
 
 
 def test_a_table_has_the_metrics_of_the_last_call_alone(run):
-    """An embedding that was evaluated at other cutoffs, and not again, has no value in the columns."""
-    name = "evaluation/games/SASRec-id-seed7"
-    record = {
-        "domain": "games",
-        "recommender": "SASRec",
-        "embedding": "id",
-        "seed": 7,
-        "metrics": {"recall@5": 0.1, "ndcg@5": 0.1},
-    }
-    run.make(name, lambda f: (f / "SASRec-id-seed7.npy").touch() or record, settings=NEW, quiet=True)
-    held = evaluations.find_evaluations(run)
-    kept, others = held.made, held.left_out
-    assert list(kept) == [name]
-    assert others == [
-        "evaluation/games/GRU4Rec-raw-seed1",
-        "evaluation/games/SASRec-csft-seed7",
-        "evaluation/games/SASRec-raw-seed7",
+    """Of a call that was stopped on its way, what it made anew at other cutoffs has no value in the columns."""
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [5]})
+    names = ["SASRec-csft-seed7", "SASRec-raw-seed7"]
+    counted(run, names, references=["popularity-none-seed0"])
+    assert list(evaluations.find_evaluations(run).made) == [
+        f"evaluation/games/{name}" for name in [*names, "popularity-none-seed0"]
     ]
-    evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=OLD)
-    assert evaluations.find_evaluations(run).left_out == [name]
-    document.write(run)
-    compared(run, "games", ["SASRec-id-seed7"], "ndcg@5")
-    assert list(evaluations.find_evaluations(run).made) == [name]
+    evaluated(run, "games", "SASRec", "csft", 7, 0.2, settings=NEW | {"cutoffs": [10]})  # the same ranks
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10]})
+    assert list(evaluations.find_evaluations(run).made) == ["evaluation/games/SASRec-raw-seed7"]
+
+
+def test_an_evaluation_made_anew_since_counts_when_the_notebook_has_ended_again(run):
+    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7"])
+    evaluated(run, "games", "SASRec", "raw", 7, 0.3, settings=NEW | {"dropout": 0.5})
+    held = evaluations.find_evaluations(run)
+    assert list(held.made) == ["evaluation/games/SASRec-csft-seed7"]
+    assert "evaluation/games/SASRec-raw-seed7" in held.left_out
+    assert held.missing == []
+    assert held.settings == NEW
+    counted(run, ["SASRec-raw-seed7"], settings=NEW | {"dropout": 0.5})
+    assert list(evaluations.find_evaluations(run).made) == ["evaluation/games/SASRec-raw-seed7"]
+    assert evaluations.find_evaluations(run).settings == NEW | {"dropout": 0.5}
+
+
+def test_in_a_run_of_an_earlier_version_what_trains_nothing_counts_beside_what_was_named(run):
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [5]})
+    told = NEW | {"seeds": [7], "evaluations": ["evaluation/games/SASRec-raw-seed7", "evaluation/games/SASRec-raw-seed8"]}
+    run.make(evaluations.SERIES, lambda folder: None, settings=told, quiet=True)
+    held = evaluations.find_evaluations(run)
+    assert list(held.made) == ["evaluation/games/SASRec-raw-seed7", "evaluation/games/popularity-none-seed0"]
+    assert held.missing == ["evaluation/games/SASRec-raw-seed8"]
+    assert held.settings == NEW
+
+
+def test_what_counts_is_noted_only_of_what_is_there(run):
+    with pytest.raises(ArtefactError, match=r"no 'evaluation/games/SASRec-raw-seed99' yet.*04_downstream_eval"):
+        counted(run, ["SASRec-raw-seed99"])
 
 
 def test_whether_a_models_own_code_may_run_is_not_for_the_run_to_say(run):
@@ -120,15 +139,17 @@ def test_whether_a_models_own_code_may_run_is_not_for_the_run_to_say(run):
 # -- what is missing, copied, or of something else ---------------------------------------------------------------------
 
 
-def counted(run, names, seeds=(7,), settings=NEW):
-    """What notebook 04 notes of its trainings."""
-    evaluations.note_series(run, settings, seeds, [f"evaluation/games/{name}" for name in names])
+def counted(run, names, seeds=(7,), settings=NEW, references=()):
+    """What notebook 04 notes at its end."""
+    names, references = ([f"evaluation/games/{name}" for name in some] for some in (names, references))
+    evaluations.note_series(run, settings, seeds, names, references)
 
 
 def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
-    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7"])
-    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10, 20]})
-    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7", "popularity-none-seed0"], "ndcg@10")
+    names = ["SASRec-csft-seed7", "SASRec-raw-seed7"]
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [5]})
+    compared(run, "games", [*names, "popularity-none-seed0"], "ndcg@10")
+    counted(run, [*names, "comparisons"], references=["popularity-none-seed0"])
     whole = document.collect(run)
     assert (whole["missing"], set(whole["comparisons"])) == ([], {"games"})
     for name in ("SASRec-raw-seed7", "popularity-none-seed0"):
@@ -147,14 +168,14 @@ def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):
             expected.keep(results, {}, run.path / "x.yaml")
     assert results["missing"] == ["evaluation/games/SASRec-raw-seed7", "evaluation/games/popularity-none-seed0"]
     evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=NEW)
-    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [10, 20]})
+    evaluated(run, "games", "popularity", "none", 0, 0.1, settings={"cutoffs": [5]})
     again = document.collect(run)
     assert (again["missing"], set(again["comparisons"])) == ([], {"games"})  # the same files: the tests are of them
 
 
 def test_tests_that_are_gone_are_missing(run):
-    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7", "comparisons"])
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
+    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7", "comparisons"])
     assert document.collect(run)["missing"] == []
     run.forget("evaluation/games/comparisons")
     assert document.collect(run)["missing"] == ["evaluation/games/comparisons"]
@@ -163,6 +184,7 @@ def test_tests_that_are_gone_are_missing(run):
 
 def test_tests_over_what_was_made_anew_since_are_left_out(run):
     compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
+    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7", "comparisons"])
     evaluated(run, "games", "SASRec", "raw", 7, 0.3, settings=NEW | {"dropout": 0.5})
     results = document.collect(run)
     assert results["comparisons"] == {}
@@ -191,18 +213,18 @@ def test_an_input_that_is_gone_is_one_that_changed(run):
     assert name in evaluations.find_evaluations(run).made
     run.forget("csft")
     assert run.changed_inputs(name) == ["csft"]
-    assert evaluations.find_evaluations(run).left_out == [name]
+    assert name in evaluations.find_evaluations(run).left_out
 
 
-def test_a_row_has_the_settings_of_the_last_series_or_its_latest(run):
+def test_what_the_last_call_did_not_have_does_not_count_however_late(run):
     """Nothing was trained again in the last call, and what was made latest is of the call before it."""
     evaluated(run, "games", "SASRec", "raw", 5, 0.2, settings=NEW | {"hidden": 99})
-    assert "evaluation/games/SASRec-raw-seed5" in evaluations.find_evaluations(run).made
+    assert list(evaluations.find_evaluations(run).made) == [
+        "evaluation/games/SASRec-raw-seed5"
+    ]  # of a notebook that has not ended yet
     counted(run, ["SASRec-raw-seed7"])
     held = evaluations.find_evaluations(run)
-    assert "evaluation/games/SASRec-raw-seed7" in held.made
-    assert "evaluation/games/SASRec-raw-seed5" in held.left_out
-    assert "evaluation/games/GRU4Rec-raw-seed1" in held.made  # a row that the series did not have
+    assert list(held.made) == ["evaluation/games/SASRec-raw-seed7"]
     assert held.settings["hidden"] == NEW["hidden"]
     counted(run, ["SASRec-raw-seed5"], seeds=(5,), settings=NEW | {"hidden": 99})
     assert evaluations.find_evaluations(run).settings["hidden"] == 99

@@ -7,7 +7,7 @@ import pytest
 
 from llm2rec_kit import pipeline
 from llm2rec_kit.models import backbone
-from llm2rec_kit.reproduction.studies import experiments
+from llm2rec_kit.reproduction.studies import experiments, paper_arms
 from llm2rec_kit.results import significance
 from llm2rec_kit.settings import SettingsError
 
@@ -49,6 +49,21 @@ def test_a_training_may_skip_a_stage(study):
     """LLM2Vec is MNTP and contrast from the backbone as it came."""
     name = experiments.train(study, "mntp", "backbone", "llm2vec_mntp")
     assert study.run.manifest(name)["inputs"]["backbone"] == study.run.digest("backbone")
+
+
+@pytest.mark.parametrize("once", ["llm2vec_mntp", "mntp_alone"])
+def test_a_training_that_an_earlier_version_named_otherwise_is_taken_as_it_is(finished, once):
+    study = experiments.open_study(finished.run, f"has_{once}")
+    assert experiments.train(study, "mntp", "backbone", once) == once
+    assert experiments.train(study, "mntp", "backbone", "mntp_from_backbone") == once
+    other = experiments.train(study, "mntp", "backbone", "mntp_from_backbone", rate=0.5)
+    assert other == "mntp_from_backbone"
+
+
+def test_two_studies_share_a_training_of_one_name(finished, capsys):
+    studies = [experiments.open_study(finished.run, name) for name in ("this_one", "another")]
+    assert [paper_arms.mntp_from_backbone(experiments, study) for study in studies] == ["mntp_from_backbone"] * 2
+    assert "mntp_from_backbone: taken from the store" in capsys.readouterr().out
 
 
 def test_a_share_of_the_steps_scales_the_warm_up_too(study):

@@ -107,10 +107,10 @@ def test_sums_are_those_of_the_rows(tmp_path):
     assert list(sums) == ["sum of 01 to 05", "sum of 06", "sum of 07", "sum"]
     assert sums["sum"] == pytest.approx(sum(w.flops for row in made.rows for w in row.work), rel=0.05)
     assert sums["sum of 06"] == pytest.approx(flops(made, "06"), rel=0.05)
-    assert (
-        "06 makes llm2vec_mntp (10 steps); llm2vec (5 steps); llmemb (5 steps); csft_mixed (10 steps)"
-        in plan_text.render_plan(made)
-    )
+    told = plan_text.render_plan(made)
+    assert "06 makes mntp_from_backbone (10 steps); llm2vec (5 steps); llmemb (5 steps); csft_mixed (10 steps)" in told
+    assert told.count("mntp_from_backbone") == 1  # 07 has the very same
+    assert "mntp_from_backbone" in plan_text.render_plan(planned("smoke", tmp_path, ["07"]))
 
 
 def test_what_is_kept_on_the_cpu_is_in_no_gpus_sum(tmp_path):

@@ -122,10 +122,11 @@ def test_seeds_of_another_experiment_are_left_out_and_named(run, monkeypatch):
     results = document.collect(run)
     found = row(results, "games", "SASRec", "raw")
     assert (found["seeds"], found["mean"]["recall@10"]) == (1, 0.5)
-    assert results["left_out"] == [f"evaluation/games/SASRec-raw-seed{k}" for k in (1, 2)]
-    assert "Left out: 2 older" in document.render_table(results)
+    names = (f"evaluation/{d}/SASRec-{e}-seed{k}" for d in ("games", "tools") for e in ("csft", "raw") for k in (1, 2))
+    assert results["left_out"] == sorted(names)
+    assert "Left out: 8 older" in document.render_table(results)
     document.write(run)
-    assert all("Left out: 2 older" in (run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert all("Left out: 8 older" in (run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
 
 
 def test_evaluations_of_an_older_corpus_are_left_out(run):

@@ -89,8 +89,6 @@ def answer(
     seeds: Sequence[int],
     metric: str = "ndcg@10",
     among: np.ndarray | None = None,
-    level: float = 0.05,
-    seed: int = 0,
 ) -> Answer:
     """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
 
@@ -106,7 +104,7 @@ def answer(
     if among is not None:
         each, users = [v[:, among] for v in each], users[among]
     budgets = {a.name: describe_budget(a.study.run, a.embedding) for a in arms}
-    return make_answer(question, metric, keys, each, users, budgets, pairs, level, seed)
+    return make_answer(question, metric, keys, each, users, budgets, pairs)
 
 
 def make_answer(
@@ -117,39 +115,30 @@ def make_answer(
     users: np.ndarray,
     budgets: dict[str, str],
     pairs: Sequence[tuple[str, str]],
-    level: float,
-    seed: int,
 ) -> Answer:
     """The frames of an answer from the values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
     values = np.stack([v.mean(0) for v in each], 1)
-    low, high = metrics.compute_intervals(values, users, seed=seed)
+    low, high = metrics.compute_intervals(values, users, seed=significance.SEED)
     rows = [
         {"recommender": r, "arm": name, "trained": budgets[name]}
         | {"mean": float(values[:, k].mean()), "std": float(v.mean(1).std()), "low": float(low[k]), "high": float(high[k])}
         for k, ((r, name), v) in enumerate(zip(keys, each, strict=True))
     ]
     recommenders = dict.fromkeys(r for r, _ in keys)
-    tests = _tests([(r, a, b) for r in recommenders for a, b in pairs], keys, values, users, level, seed)
+    tests = _tests([(r, a, b) for r in recommenders for a, b in pairs], keys, values, users)
     return Answer(question, metric, len(np.unique(users)), len(users), len(each[0]), pl.DataFrame(rows), tests)
 
 
 def _tests(
-    asked: list[tuple[str, str, str]],
-    keys: list[tuple[str, str]],
-    values: np.ndarray,
-    users: np.ndarray,
-    level: float,
-    seed: int,
+    asked: list[tuple[str, str, str]], keys: list[tuple[str, str]], values: np.ndarray, users: np.ndarray
 ) -> pl.DataFrame:
     """A row for each (recommender, before, after) of `asked`; `values` (n, keys) has a column a key (recommender, arm)."""
     before, after = ([keys.index((row[0], row[k])) for row in asked] for k in (1, 2))
-    found = metrics.test_pairs(values[:, before], values[:, after], users, seed=seed)
+    found = metrics.test_pairs(values[:, before], values[:, after], users, seed=significance.SEED)
     rows: list[dict[str, Any]] = [
         dict(zip(PAIR, row, strict=True)) | numbers for row, numbers in zip(asked, found, strict=True)
     ]
-    for row, p in zip(rows, metrics.correct_holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
-        row["verdict"] = NOTHING if p >= level else "better" if row["difference"] > 0 else "worse"
+    significance.add_verdicts(rows)
     return pl.DataFrame(rows)
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies.study import Study, choose_backbone_settings, open_study, take
-from llm2rec_kit.results import evaluations
 
 if TYPE_CHECKING:
     from llm2rec_kit.encoding.encoder import Encoder
@@ -34,6 +33,10 @@ __all__ = [
     "take_table",
     "train",
 ]
+
+ONCE_NAMED = {
+    "mntp_from_backbone": ("llm2vec_mntp", "mntp_alone")
+}  # a training's name, and what 06 and 07 each called it once
 
 
 def train(
@@ -56,8 +59,15 @@ def train(
     settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     place = S.Backbone.among(study.settings)
     recipe = pipeline.train_stage(study.run, settings, place, name, start=start, domains=domains, text=text)
+    recipe = _as_once_named(study, recipe)
     recipe.make(study.run, base=study.base if recipe.name == stage else None)
     return recipe.name
+
+
+def _as_once_named(study: Study, recipe: pipeline.Recipe) -> pipeline.Recipe:
+    """The recipe under the name that an earlier version gave it, where the study has that very artefact."""
+    once = (dataclasses.replace(recipe, name=name) for name in ONCE_NAMED.get(recipe.name, ()))
+    return next((old for old in once if study.run.has(old.name) and not study.run.stale(old.name, **old.same)), recipe)
 
 
 def scale_steps(settings: S.Stage, share: float) -> S.Training:
@@ -135,9 +145,7 @@ def evaluate(
     domains = domains or study.corpus.domains
     jobs = [evaluation.Job(d, r, e, s) for d in domains for r in recommenders for e in embeddings for s in seeds]
     pipeline.evaluate(study.run, jobs, settings, base=study.base, quiet=True)
-    names = [job.name for job in jobs]
-    evaluations.note_series(study.run, evaluation.list_settings(settings), settings.seeds, names)
-    return names
+    return [job.name for job in jobs]
 
 
 def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:

@@ -99,7 +99,7 @@ def normalise(at: At) -> list[Family]:
 
 def mntp(at: At) -> list[Family]:
     """MNTP with and without CSFT before it."""
-    alone = at.do.embed(at.own, at.do.train(at.own, "mntp", "backbone", "mntp_alone"))
+    alone = at.do.embed(at.own, paper_arms.mntp_from_backbone(at.do, at.own), "mntp_alone")
     tables = {"neither": RAW, "MNTP alone": alone, "CSFT alone": "csft", "CSFT, then MNTP": "mntp"}
     pairs = [("neither", "MNTP alone"), ("CSFT alone", "CSFT, then MNTP"), ("MNTP alone", "CSFT, then MNTP")]
     return [Family("mntp", _of_run(at, tables), pairs)]

@@ -112,8 +112,6 @@ def compare_without_seen(
     *,
     recommenders: Sequence[str],
     metric: str = "ndcg@10",
-    level: float = 0.05,
-    seed: int = 0,
 ) -> Answer:
     """The study's recommenders (one seed's, whose weights were kept) rank once all items, and once without those that the user had.
 
@@ -138,7 +136,7 @@ def compare_without_seen(
             each.append(metrics.compute_per_sample(found.ranks, metric)[None])
             budgets[keys[-1][1]] = answers.describe_budget(study.run, table)
     pairs = [(f"{name}, all items", f"{name}, unseen items") for name in tables]
-    return answers.make_answer(question, metric, keys, each, part.owners(targets), budgets, pairs, level, seed)
+    return answers.make_answer(question, metric, keys, each, part.owners(targets), budgets, pairs)
 
 
 def _kept(study: Study, *what: Any) -> saved_recommender.Trained:
