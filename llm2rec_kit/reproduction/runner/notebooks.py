@@ -67,7 +67,9 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     if len(tagged) != 1:
         raise ValueError(f"{notebook} must have one cell tagged `read_parameters`; found {len(tagged)}.")
     source = "".join(tagged[0]["source"])
-    comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
+    # A meaning stands behind its parameter or, where that line would be too long, in lines of its own above it.
+    told = re.finditer(r"(?m)((?:^#.*\n)*)^(\w+): [^\n]*?(?:  # (.*))?$", source)
+    comments = {m[2]: (m[3] or " ".join(line[1:].strip() for line in m[1].splitlines())).strip() for m in told}
     lines = [n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign)]
     return {
         n.target.id: Parameter(
