@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from llm2rec_kit.figures import styled_tables
-from llm2rec_kit.runs import RECORD_MIME, show_record
+from llm2rec_kit.runs import RECORD_MIME, show_record, show_records
 
 TESTS = pl.DataFrame(
     {
@@ -104,3 +104,22 @@ def test_a_record_fills_no_page_and_a_terminal_still_tells_it(monkeypatch):
     assert given[0][RECORD_MIME]["values"] == {"loss": 0.5}
     assert given[0]["text/plain"] == "recorded csft: loss=0.5000"
     assert re.sub(r"<!--.*?-->", "", given[0]["text/html"]) == ""
+
+
+def test_rows_of_a_frame_are_records_named_after_them(monkeypatch):
+    given = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: given.append(data[RECORD_MIME]))
+    frame = pl.DataFrame({"domain": ["games", "crafts"], "loss": [0.5, 0.25], "n": [1, 2]})
+    show_records("of_{domain}_{n}", frame, ["loss"])
+    show_records("whole_{domain}", frame.head(1))
+    assert [(r["name"], r["values"]) for r in given] == [
+        ("of_games_1", {"loss": 0.5}),
+        ("of_crafts_2", {"loss": 0.25}),
+        ("whole_games", {"domain": "games", "loss": 0.5, "n": 1}),
+    ]
+
+
+def test_frames_are_shown_under_their_titles(monkeypatch, capsys):
+    monkeypatch.setattr("IPython.display.display", lambda frame: print(frame["n"].to_list()))
+    styled_tables.show_each({"first": pl.DataFrame({"n": [1]}), "second": pl.DataFrame({"n": [2]})})
+    assert capsys.readouterr().out == "first\n[1]\nsecond\n[2]\n"
