@@ -352,6 +352,10 @@ def rank_baselines(
     """
     from llm2rec_kit.downstream import baselines
 
+    def ranking(name: str, part: Corpus, vectors: np.ndarray | None, ids: np.ndarray) -> Ranking:
+        given = None if vectors is None else vectors[ids]  # a copy, for as long as it is ranked by
+        return baselines.rank(name, part, given, **_ranked_as(settings))
+
     recipes = []
     for domain, (part, ids) in parts.items():
         counts = baselines.count_training(part)
@@ -361,9 +365,8 @@ def rank_baselines(
                 continue
             over = tables if baselines.needs_embeddings(name) else {"": None}
             for table, vectors in over.items():
-                given = None if vectors is None else vectors[ids]
-                rank = partial(baselines.rank, name, part, given, **_ranked_as(settings))
-                recipes.append(rank_untrained(name, domain, rank, counts, settings, table=table))
+                by = partial(ranking, name, part, vectors, ids)
+                recipes.append(rank_untrained(name, domain, by, counts, settings, table=table))
     return _made(run, recipes, force)
 
 

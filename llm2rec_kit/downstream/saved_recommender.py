@@ -248,11 +248,13 @@ def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.Data
 
 
 def show_users(models: dict[str, Trained], users: int = 5, k: int = 10) -> dict[str, pl.DataFrame]:
-    """`compare_top` of `users` test samples, spread over all but the ends, under their history and truth in words."""
+    """`compare_top` of `users` test samples, spread over all but the ends, under user, history and truth in words."""
     corpus = next(iter(models.values())).corpus
     tests, titles = corpus.samples("test"), np.array(["", *corpus.titles])
+    chosen = tests[np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1]]
     found = {}
-    for target in tests[np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1]]:
-        history = " / ".join(titles[corpus.history(target)])
-        found[f"history: {history}\ntruth:   {titles[corpus.sequence[target]]}"] = compare_top(models, target, k)
+    for target, owner in zip(chosen, corpus.owners(chosen), strict=True):
+        history, truth = " / ".join(titles[corpus.history(target)]), titles[corpus.sequence[target]]
+        user = corpus.users["source_id"][int(owner)]
+        found[f"user {user}\nhistory: {history}\ntruth:   {truth}"] = compare_top(models, target, k)
     return found

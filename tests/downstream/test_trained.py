@@ -341,7 +341,8 @@ def test_users_are_shown_with_their_history_and_truth(kept):
     assert len(tests) == 20
     middle = [tests[4], tests[9], tests[14]]  # of 20, at a quarter, a half and three quarters
     for target, (title, frame) in zip(middle, found.items(), strict=True):
-        history, truth = title.split("\n")
+        user, history, truth = title.split("\n")
+        assert user == f"user u{part[0].owners(np.array([target]))[0]}"
         assert history == "history: " + " / ".join(titles[i] for i in part[0].history(target))
         assert truth == "truth:   " + titles[part[0].sequence[target]]
         assert frame.equals(saved_recommender.compare_top(models, target, 4))
