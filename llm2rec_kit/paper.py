@@ -81,6 +81,24 @@ def cite_table(name: str) -> str:
     return f"{entry['where']}. {entry['note']}" if "note" in entry else entry["where"]
 
 
+WIDE = {  # tables that are read with a column a data set, and what tells their rows apart
+    "overall": ["recommender", "model"],
+    "improvements": ["recommender"],
+    "ablation": ["row", "attention", "pooling"],
+    "mixing": ["row", "training_sets"],
+}
+
+
+def as_printed(name: str, metric: str = "") -> dict[str, pl.DataFrame]:
+    """A table as a reader wants it, under where it stands; `name` is that of a function above.
+
+    One of WIDE has a column a data set and shows `metric` alone.
+    """
+    if name not in WIDE:
+        return {cite_table(name): _table(name)}
+    return {f"{cite_table(name)} {metric}": _table(name).pivot("dataset", index=WIDE[name], values=metric)}
+
+
 def read_disagreements() -> pl.DataFrame:
     """Read every parameter in which the profiles `paper` and `official` differ: parameter, paper, official (as text), where,
     what. Notebook 06 measures what each is worth."""

@@ -1,15 +1,16 @@
 """How each artefact of a run is made: what it is made from, the settings that count, the work, and the record. Told once.
 
 A recipe is data: notebooks, `llm2rec train`, studies and grids make an artefact by the same one, so it is the same whoever
-makes it, and one that a run has is known again in its studies. They stand in the order of the series.
+makes it, and one that a run has is known again in its studies. They stand in the order of the series; the evaluations of
+notebook 04 are in `evaluating`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
     from llm2rec_kit.data.sources import Interactions
-    from llm2rec_kit.downstream.evaluation import Job
     from llm2rec_kit.encoding.encoder import Encoder
 
 RAW = "raw"  # what a run calls the table of its backbone
@@ -159,7 +159,7 @@ def _training_of(
     from llm2rec_kit.training.titles import train_titles
 
     if stage == "csft":
-        return functools.partial(csft.train, prepared=prepared, callbacks=callbacks)
+        return partial(csft.train, prepared=prepared, callbacks=callbacks)
     if text == "attributes":
         return lambda corpus, *how: llmemb.train(llmemb.list_attributes(corpus.select(corpus.train_domains)[0].items), *how)
     objective = {"mntp": mntp, "contrastive": contrastive}[stage]
@@ -289,47 +289,3 @@ def _read_as(model: Encoder, own: bool) -> dict[str, Any]:
         return {"attention": "as_trained", **how}
     mask = "bidirectional" if backbone.is_bidirectional(model.model) else "causal"
     return {"attention": mask, **how, "leak": backbone.measure_leak(model.model)}
-
-
-def evaluate(
-    run: Run,
-    jobs: Sequence[Job],
-    settings: S.Evaluation,
-    *,
-    base: Run | None = None,
-    force: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Train the recommenders of `jobs`, but for those that the run has, or that `base` has made the very same way.
-
-    Each is kept as soon as it is trained and, unless `quiet`, told.
-    """
-    from llm2rec_kit.downstream import baselines, evaluation, item_table
-
-    def reused(job: Job) -> bool:
-        same: dict[str, Any] = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
-        taken = base is not None and not force and run.reuse_from(base, job.name, **same)
-        return taken or not run.stale(job.name, **same, force=force)
-
-    todo = [job for job in jobs if not reused(job)]
-    counts = f"{len(jobs) - len(todo)} reused"
-    if quiet:
-        print(f"{run.name}: {len(todo)} recommenders to train, {counts}", flush=True)
-    else:
-        on = " ".join(evaluation.choose_device(settings))
-        print(f"evaluation: {len(todo)} trainings to do, {counts}; on {on}", flush=True)
-    if not todo:
-        return
-    corpus = Corpus.load(run.require("corpus"))
-    parts = {domain: corpus.select([domain]) for domain in dict.fromkeys(job.domain for job in todo)}
-    seen = {domain: baselines.count_training(part) for domain, (part, _) in parts.items()}
-    tables = item_table.read_table(run, list(dict.fromkeys(job.table for job in todo if job.table)))
-    for job, result in evaluation.train_many(todo, parts, tables, settings):
-        evaluation.keep_result(run, job, result, settings, seen[job.domain])
-        if not quiet:
-            best = max(value for _, value in result.curve)
-            print(
-                f"  {job.name}: {settings.metric} on validation {best:.4f}, best of {len(result.losses)} epochs: "
-                f"{result.best_epoch}, {result.seconds:.0f} s",
-                flush=True,
-            )

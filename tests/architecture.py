@@ -12,7 +12,7 @@ PAGE = PROJECT / "docs" / "architecture.md"
 # Rooms and single modules from the ground up. A room imports from what stands before it, never from what stands after.
 ORDER = [
     *("storage", "settings", "runs", "corpus", "paper_statistics", "paper", "geometry"),
-    *("data", "models", "encoding", "fitting", "training", "results", "downstream", "pipeline"),
+    *("data", "models", "encoding", "fitting", "training", "results", "downstream", "pipeline", "evaluating"),
     *("maps", "figures", "widgets"),
     *(f"reproduction.{room}" for room in ("studies", "plan", "runner", "report", "grid")),
     *("export", "cli_product", "cli"),

@@ -7,14 +7,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from conftest import make_corpus
 
-from llm2rec_kit import pipeline
+from llm2rec_kit import evaluating, pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data.sources import synthetic
+from llm2rec_kit.downstream import baselines
 from llm2rec_kit.downstream.evaluation import Job
 from llm2rec_kit.reproduction.runner import launch
 from llm2rec_kit.reproduction.studies import experiments
+from llm2rec_kit.results import kept
 from llm2rec_kit.runs import Run
 
 TABLES = [f"embeddings/{table}" for table in pipeline.TABLES]
@@ -125,5 +130,39 @@ def test_recommenders_that_are_there_are_not_trained_again(finished, monkeypatch
     corpus = Corpus.load(finished.run.require("corpus"))
     settings = experiments.open_study(finished.run, "again").settings["evaluation"]
     jobs = [Job(corpus.domains[0], settings.recommenders[0], "raw", settings.seeds[0])]
-    pipeline.evaluate(finished.run, jobs, settings)
+    evaluating.evaluate(finished.run, jobs, settings)
     assert "0 trainings to do, 1 reused" in capsys.readouterr().out
+
+
+def test_baselines_are_ranked_once_each_and_over_each_table(tmp_path, capsys):
+    corpus, run, rng = make_corpus(users=30), Run("r", tmp_path), np.random.default_rng(0)
+    run.make("corpus", corpus.save, settings={}, quiet=True)
+    tables = {name: rng.normal(size=(17, 5)).astype(np.float32) for name in ("raw", "csft")}
+    for name, table in tables.items():
+        run.make(f"embeddings/{name}", lambda f, n=name, t=table: np.save(f / f"{n}.npy", t), settings={}, quiet=True)
+    asked = S.Evaluation(baselines=["recent", "popularity", "nearest"], cutoffs=[3], exclude="last")
+    parts = {"toy": corpus.select(["toy"])}
+    names = evaluating.rank_baselines(run, parts, tables, asked)
+    rows = ("popularity-none", "nearest-raw", "nearest-csft")
+    assert names == [f"evaluation/toy/{row}-seed0" for row in rows]
+    assert "toy: no recent popularity" in capsys.readouterr().out
+    expected = baselines.rank("nearest", corpus, tables["csft"], exclude="last", cutoffs=[3])
+    assert kept.read(run, names[2])[1].tolist() == expected.ranks.tolist()
+    assert list(run.manifest(names[2])["inputs"]) == ["corpus", "embeddings/csft"]
+    assert run.manifest(names[2])["settings"] == {"cutoffs": [3], "exclude": "last"}
+    before = [run.manifest(name) for name in names]
+    assert evaluating.rank_baselines(run, parts, tables, asked) == names
+    assert [run.manifest(name) for name in names] == before  # reused
+    assert evaluating.rank_baselines(run, parts, tables, asked, force=True) == names
+    assert run.manifest(names[0])["finished"] != before[0]["finished"]
+
+
+def test_the_oracle_ranks_by_the_store_that_the_corpus_was_made_from(tmp_path):
+    data, run = S.Data(synthetic_users=200, synthetic_items=100, min_interactions=3, seed=7), Run("r", tmp_path)
+    pipeline.make_corpus(data).make(run, quiet=True)
+    corpus = Corpus.load(run.require("corpus"))
+    parts = {domain: corpus.select([domain]) for domain in corpus.domains}
+    names = evaluating.rank_oracle(run, parts, S.Evaluation(cutoffs=[3]))
+    assert names == [f"evaluation/{domain}/oracle-none-seed0" for domain in corpus.domains]
+    for name, (part, _) in zip(names, parts.values(), strict=True):
+        assert kept.read(run, name)[1].tolist() == synthetic.oracle_ranks(part, data).tolist()

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from llm2rec_kit.figures import sample_text, styled_tables
-from llm2rec_kit.runs import RECORD_MIME, show_record
+from llm2rec_kit.runs import RECORD_MIME, show_record, show_records
 
 TESTS = pl.DataFrame(
     {
@@ -114,3 +114,22 @@ def test_tokens_to_predict_are_filled_and_those_read_are_not(tiny):
     assert len(found) == len(read) + len(predicted)
     assert [look.endswith(sample_text.PREDICTED) for look, _ in found] == [False] * len(read) + [True] * len(predicted)
     assert "".join(text for _, text in found) == "Iron &lt;b&gt;Vale\\n"
+
+
+def test_rows_of_a_frame_are_records_named_after_them(monkeypatch):
+    given = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: given.append(data[RECORD_MIME]))
+    frame = pl.DataFrame({"domain": ["games", "crafts"], "loss": [0.5, 0.25], "n": [1, 2]})
+    show_records("of_{domain}_{n}", frame, ["loss"])
+    show_records("whole_{domain}", frame.head(1))
+    assert [(r["name"], r["values"]) for r in given] == [
+        ("of_games_1", {"loss": 0.5}),
+        ("of_crafts_2", {"loss": 0.25}),
+        ("whole_games", {"domain": "games", "loss": 0.5, "n": 1}),
+    ]
+
+
+def test_frames_are_shown_under_their_titles(monkeypatch, capsys):
+    monkeypatch.setattr("IPython.display.display", lambda frame: print(frame["n"].to_list()))
+    styled_tables.show_each({"first": pl.DataFrame({"n": [1]}), "second": pl.DataFrame({"n": [2]})})
+    assert capsys.readouterr().out == "first\n[1]\nsecond\n[2]\n"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
+
 from llm2rec_kit.corpus import Corpus, mix
 from llm2rec_kit.runs import find_outputs
 from llm2rec_kit.settings import Data
@@ -46,6 +48,11 @@ def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     if unknown := [d for d in settings.train_domains if d not in corpus.domains]:
         raise ValueError(f"data_train_domains names {unknown}; the mix has {corpus.domains}.")
     return replace(corpus, facts=corpus.facts | {"train_domains": settings.train_domains or corpus.train_domains})
+
+
+def statistics(settings: Data, outputs: str | Path = "") -> pl.DataFrame:
+    """The statistics of each corpus in `settings.mix`, one under another; raises as `find_folders`."""
+    return pl.concat([Corpus.load(folder).statistics() for folder in find_folders(settings, outputs)])
 
 
 def hash_parts(settings: Data, outputs: str | Path = "") -> dict[str, str]:

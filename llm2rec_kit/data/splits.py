@@ -105,6 +105,23 @@ def split_times(corpus: Corpus) -> pl.DataFrame:
     return rules.join(found, on="domain", maintain_order="left")
 
 
+def list_histories(corpus: Corpus, users: int = 5, last: int = 4) -> pl.DataFrame:
+    """Of `users` test samples, spread over all: the `last` items of the history, as the models see it, and what comes next.
+
+    user (as the source names it), when (null where the source has no times), item (its text), and whether it is history or next.
+    """
+    tests, texts, rows = corpus.samples("test"), ["", *corpus.titles], []
+    for target in tests[np.linspace(0, len(tests) - 1, users).astype(int)]:
+        shown = np.arange(max(corpus.starts(np.array([target]))[0], target - last), target + 1)
+        user = corpus.users["source_id"][int(corpus.owners(np.array([target]))[0])]
+        when = [None] * len(shown) if corpus.times is None else corpus.times[shown]
+        marks = ["next" if at == target else "history" for at in shown]
+        rows += [(user, t, texts[corpus.sequence[at]], mark) for at, t, mark in zip(shown, when, marks, strict=True)]
+    return pl.DataFrame(
+        rows, schema={"user": pl.String, "when": pl.Datetime("ms"), "item": pl.String, "": pl.String}, orient="row"
+    )
+
+
 def _positions(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Position of each interaction within its user, and its user's length (int64, both (T,))."""
     lengths = np.repeat(np.diff(offsets), np.diff(offsets))

@@ -6,9 +6,11 @@ The embeddings are frozen, so all that training did to the text is in the adapte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import nn
 
@@ -45,6 +47,13 @@ def inspect(table: ItemTable) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     numbers["adapter axes"] = compute_effective_dimension(arrays["adapter"])
     numbers["median angle"] = float(np.median(arrays["angles"]))
     return numbers, arrays
+
+
+def inspect_each(tables: Mapping[str, ItemTable]) -> tuple[pl.DataFrame, dict[str, dict[str, np.ndarray]]]:
+    """`inspect` of the tables that stand on text alone: the numbers, a row an embedding, and the arrays of the linear adapters."""
+    found = {name: inspect(table) for name, table in tables.items() if table.kind == "text"}
+    numbers = pl.DataFrame([{"embedding": name} | one for name, (one, _) in found.items()])
+    return numbers, {name: arrays for name, (_, arrays) in found.items() if arrays}
 
 
 def read_matrix(table: ItemTable) -> np.ndarray | None:

@@ -29,6 +29,7 @@ from llm2rec_kit.settings import Evaluation
 UNTRAINED = ("nearest", "nearestmean", "bm25")  # baselines that place an item by its title alone
 PARTS = ("cold", "known")  # of the samples: what is asked for was held out, or not
 Tables = dict[str, np.ndarray]
+Parts = dict[str, tuple[Corpus, np.ndarray]]  # {domain: (corpus, ids)} as `Corpus.select` gives them
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,11 @@ class Held:
     warm: Corpus
     ids: np.ndarray
     asked: dict[str, np.ndarray]
+
+    @property
+    def counted(self) -> str:
+        """How many items are held out, and how many purchases of them are asked for."""
+        return f"{len(self.items)} of {self.corpus.n_items} items held out, {len(self.asked['cold'])} purchases of them"
 
 
 def mark_untrained(corpus: Corpus) -> np.ndarray:
@@ -84,6 +90,11 @@ def hold_out(corpus: Corpus, share: float, seed: int) -> Held:
     test = corpus.samples("test")
     cold = np.sort(corpus.targets[np.isin(corpus.sequence[corpus.targets], held)])
     return Held(corpus, held, warm, ids, {"cold": cold, "known": test[~np.isin(corpus.sequence[test], held)]})
+
+
+def hold_out_each(parts: Parts, settings: Evaluation) -> dict[str, Held]:
+    """`hold_out` in each domain, `settings.cold` of its items drawn by the first seed; {} where that is 0."""
+    return {d: hold_out(part, settings.cold, settings.seeds[0]) for d, (part, _) in parts.items() if settings.cold}
 
 
 def drop_items(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
@@ -255,6 +266,31 @@ def tabulate(
     rows = [row | tests.get((row["recommender"], row["embedding"]), dict.fromkeys(TESTED)) for row in rows]
     chance = {"recommender": "chance", "embedding": "none", f"cold recall@{cutoff}": cutoff / held.corpus.n_items}
     return pl.DataFrame([*rows, chance], infer_schema_length=None)
+
+
+def evaluate(
+    run: Run,
+    corpus: Corpus,
+    held: dict[str, Held],
+    parts: Parts,
+    tables: Tables,
+    settings: Evaluation,
+    *,
+    force: bool = False,
+) -> dict[str, pl.DataFrame]:
+    """`make_cold`, and the `tabulate` of each domain in which items are held out."""
+    made = make_cold(run, held, parts, tables, settings, force=force)
+    return {
+        domain: tabulate(
+            run,
+            corpus,
+            out,
+            [job for job in made if job.domain == domain],
+            {name: vectors[parts[domain][1]] for name, vectors in tables.items()},
+            settings,
+        )
+        for domain, out in held.items()
+    }
 
 
 TESTED = ("against id", "p_holm", "verdict")

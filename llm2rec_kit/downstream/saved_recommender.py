@@ -252,3 +252,16 @@ def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.Data
         titles = [mark + title for mark, title in zip(marks, top["title"], strict=True)]
         columns[name] = titles + [""] * (k - len(titles))
     return pl.DataFrame(columns)
+
+
+def show_users(models: dict[str, Trained], users: int = 5, k: int = 10) -> dict[str, pl.DataFrame]:
+    """`compare_top` of `users` test samples, spread over all but the ends, under user, history and truth in words."""
+    corpus = next(iter(models.values())).corpus
+    tests, titles = corpus.samples("test"), np.array(["", *corpus.titles])
+    chosen = tests[np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1]]
+    found = {}
+    for target, owner in zip(chosen, corpus.owners(chosen), strict=True):
+        history, truth = " / ".join(titles[corpus.history(target)]), titles[corpus.sequence[target]]
+        user = corpus.users["source_id"][int(owner)]
+        found[f"user {user}\nhistory: {history}\ntruth:   {truth}"] = compare_top(models, target, k)
+    return found

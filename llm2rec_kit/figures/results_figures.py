@@ -27,12 +27,16 @@ def _look(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def draw_results(
-    table: pl.DataFrame, metric: str, *, recommenders: Sequence[str], best: dict[tuple[str, str, str], str]
+    table: pl.DataFrame,
+    metric: str,
+    *,
+    recommenders: Sequence[str],
+    best: dict[tuple[str, str, str], str] | None = None,
 ) -> Figure:
     """`metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
 
     `table` is `significance.tabulate` with intervals; `best` maps (domain, recommender, embedding) to what `significance.judge_standing`
-    says. Dots are single baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
+    says, unless the table's own column `place` does. Dots are single baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
     """
     domains = table["domain"].unique(maintain_order=True).to_list()
     trained = table.filter(pl.col("recommender").is_in(list(recommenders)))
@@ -48,7 +52,7 @@ def draw_results(
                 mean, y = row[f"{metric} mean"], places[row["embedding"]]
                 reach = [[mean - row[f"{metric} low"]], [row[f"{metric} high"] - mean]]
                 ax.errorbar(mean, y, xerr=reach, capsize=3, linewidth=1.2, **look[row["embedding"]])
-                if mark := best.get((domain, name, row["embedding"])):
+                if mark := row.get("place") if best is None else best.get((domain, name, row["embedding"])):
                     ax.annotate(mark, (mean, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
             for reference, dash in LINES.items():
                 if len(found := here.filter(recommender=reference)):

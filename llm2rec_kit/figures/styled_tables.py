@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -40,6 +41,15 @@ def show_frames(*, rows: int = 60, letters: int = 100, width: int = 200) -> None
         formatters = shell.display_formatter.formatters
         formatters["text/html"].for_type(pl.DataFrame, as_html)
         formatters["text/plain"].for_type(pl.DataFrame, lambda frame, printer, _: printer.text(as_text(frame)))
+
+
+def show_each(frames: Mapping[str, pl.DataFrame]) -> None:
+    """Print each title and display its frame under it."""
+    from IPython.display import display
+
+    for title, frame in frames.items():
+        print(title)
+        display(frame)
 
 
 def as_text(frame: pl.DataFrame) -> str:

@@ -66,13 +66,14 @@ def save(
     style: dict[RcKeyType, Any] = STYLE,
     png_dpi: int = 150,
     svg_dpi: float | Literal["figure"] = "figure",
-) -> None:
-    """Write `<path>.png` and `<path>.svg`; same figure, same bytes."""
+) -> Figure:
+    """Write `<path>.png` and `<path>.svg`, same figure, same bytes; returns the figure, for a cell to show."""
     how = {".png": (png_dpi, {"Software": None}), ".svg": (svg_dpi, {"Date": None, "Creator": None})}
     with mpl.rc_context(style):
         for suffix, (dpi, metadata) in how.items():
             with write_whole(path.with_suffix(suffix)) as part:
                 figure.savefig(part, dpi=dpi, metadata=metadata)
+    return figure
 
 
 def _figure(

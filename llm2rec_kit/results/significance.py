@@ -8,6 +8,7 @@ training would differ is another question: that is the standard deviation over s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,10 +22,12 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import evaluations, kept, metrics
 from llm2rec_kit.results.evaluations import TRAINED, is_trained
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings import Evaluation
 
 Row = tuple[str, str]  # (recommender, embedding)
 
 ORDER = ("raw", "csft", "mntp", "contrastive", "minilm", "id")  # of tables and figures
+STAGES = ORDER[:4]
 NOTHING = "no detectable difference"
 LEVEL = 0.05  # of all tests, once they are corrected for their number
 SEED = 0  # of all bootstrap draws
@@ -71,12 +74,12 @@ def make_readable(
 ) -> pl.DataFrame:
     """The domain's rows of `tabulate` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
 
-    `best` is what `judge_standing` says; trained rows come first.
+    A row's place is what `best` says, as `judge_standing` gives it, or the table's own column `place`; trained rows come first.
     """
     rows = []
     for r in table.filter(domain=domain).iter_rows(named=True):
         row = {"recommender": r["recommender"], "embedding": r["embedding"]}
-        row["place"] = (best or {}).get((r["recommender"], r["embedding"]), "")
+        row["place"] = r.get("place", "") if best is None else best.get((r["recommender"], r["embedding"]), "")
         for m in metric_names:
             spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
             row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
@@ -264,3 +267,32 @@ def judge_standing(
     return {
         row: ("tied for best" if tied else "best") if row == top else "tied for best" if row in tied else "" for row in rows
     }
+
+
+def add_places(run: Run, table: pl.DataFrame, *, seeds: Sequence[int], metric: str = "ndcg@10") -> pl.DataFrame:
+    """`tabulate` with a column `place`: what `judge_standing` says of the trained rows of each domain and recommender; of others ""."""
+    trained = [is_trained(name) for name in table["recommender"]]
+    marks: dict[tuple[str, Row], str] = {}
+    for (domain, recommender), part in table.filter(trained).group_by("domain", "recommender", maintain_order=True):
+        rows = [(recommender, embedding) for embedding in part["embedding"]]
+        marks |= {(domain, row): mark for row, mark in judge_standing(run, domain, rows, seeds=seeds, metric=metric).items()}
+    keys = table.select("domain", "recommender", "embedding").iter_rows()
+    return table.with_columns(pl.Series("place", [marks.get((d, (r, e)), "") for d, r, e in keys], dtype=pl.String))
+
+
+def pair_stages(settings: Evaluation) -> list[tuple[Row, Row]]:
+    """The pairs (before, after) that tell whether a stage helps, of the embeddings that `settings` evaluate.
+
+    Under each recommender every stage against the one before it, then the last stage against the first, `minilm` and `id`. At the
+    end each recommender against `nearest`, the same embeddings without any training. Empty where no stage is evaluated.
+    """
+    stages = [name for name in STAGES if name in settings.embeddings]
+    if not stages:
+        return []
+    last = stages[-1]
+    steps = [*itertools.pairwise(stages)]
+    steps += [(name, last) for name in (stages[0], "minilm", "id") if name in settings.embeddings and name != last]
+    pairs = [((r, a), (r, b)) for r in settings.recommenders for a, b in dict.fromkeys(steps)]
+    if "nearest" in settings.baselines:
+        pairs += [(("nearest", last), (recommender, last)) for recommender in settings.recommenders]
+    return pairs

@@ -6,7 +6,7 @@ A slice is a column of labels, one a test sample; the metric of a label is the m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from llm2rec_kit.runs import Run
 KINDS = ("immediate repeat", "seen before", "novel")
 TARGETS = (0, 4, 9, 19, 49)
 LENGTHS = (3, 6, 9, 19)
+Parts = Mapping[str, tuple[Corpus, np.ndarray]]
 
 
 def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
@@ -107,6 +108,31 @@ def _parts(labels: pl.DataFrame) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
             here = (labels[name] == label).to_numpy()
             if here.any():
                 yield {"slice": name, "label": label, "place": place, "samples": int(here.sum())}, here
+
+
+def tabulate_domains(
+    run: Run, parts: Parts, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10"
+) -> pl.DataFrame:
+    """`tabulate` of every domain, one under another; `parts` is {domain: (corpus, ids)} as `Corpus.select` gives them."""
+    return pl.concat([tabulate(run, d, part, rows, seeds=seeds, metric=metric) for d, (part, _) in parts.items()])
+
+
+def compare_tables(
+    run: Run,
+    parts: Parts,
+    recommenders: Sequence[str],
+    before: str,
+    after: str,
+    *,
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+) -> dict[str, pl.DataFrame]:
+    """`tabulate_gains` of the embedding `after` over `before` under each recommender in each domain: {"SASRec, games": ...}."""
+    return {
+        f"{r}, {d}": tabulate_gains(run, d, part, (r, before), (r, after), seeds=seeds, metric=metric)
+        for d, (part, _) in parts.items()
+        for r in recommenders
+    }
 
 
 def tabulate_gains(

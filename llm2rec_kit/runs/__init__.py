@@ -17,7 +17,7 @@ from llm2rec_kit.runs.errors import MADE_BY, ArtefactError, one_paragraph_errors
 from llm2rec_kit.runs.info import collect_provenance
 from llm2rec_kit.runs.naming import LONGEST_NAME, check_name
 from llm2rec_kit.runs.places import find_outputs, find_project_root
-from llm2rec_kit.runs.records import RECORD_MIME, UNSEEN, read_records, show_record
+from llm2rec_kit.runs.records import RECORD_MIME, UNSEEN, read_records, show_record, show_records
 from llm2rec_kit.runs.run import Run, find
 from llm2rec_kit.runs.series import FORCED, SERIES
 from llm2rec_kit.runs.store import STORE
@@ -42,5 +42,6 @@ __all__ = [
     "one_paragraph_errors",
     "read_records",
     "show_record",
+    "show_records",
     "write_json",
 ]

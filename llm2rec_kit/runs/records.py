@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import storage
 from llm2rec_kit.storage import as_plain
+
+if TYPE_CHECKING:
+    import polars as pl
 
 RECORD_MIME = "application/vnd.llm2rec.record+json"
 UNSEEN = "<!-- a record: its numbers are in this output's own MIME type -->"
@@ -23,6 +27,15 @@ def show_record(name: str, values: dict[str, Any]) -> None:
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
     kept = storage.seal({"name": name, "values": values})
     display({RECORD_MIME: kept, "text/html": UNSEEN, "text/plain": f"recorded {name}: {text}"}, raw=True)
+
+
+def show_records(name: str, frame: pl.DataFrame, values: Sequence[str] = ()) -> None:
+    """Keep each row of a frame as `show_record` does, all of its columns or `values`; `name` is filled in from the row.
+
+    `show_records("{domain}_{recommender}", frame)` keeps a row of SASRec on games as "games_SASRec".
+    """
+    for row in frame.iter_rows(named=True):
+        show_record(name.format(**row), {column: row[column] for column in values or row})
 
 
 def read_records(notebook: Path) -> dict[str, dict[str, Any]]:

@@ -52,6 +52,15 @@ def parse_name(name: str) -> tuple[str | None, str]:
     return name, "text"
 
 
+def stages_under(names: Iterable[str]) -> list[str]:
+    """The embeddings that item tables stand on, each once.
+
+    >>> stages_under(["raw", "csft", "csft_add_id", "id"])
+    ['raw', 'csft']
+    """
+    return list(dict.fromkeys(stage for name in names if (stage := parse_name(name)[0])))
+
+
 def _last_parts(encoder: str, count: int) -> str:
     parts = [part for part in encoder.split("/") if part not in ("", ".", "..", "~")]
     if not parts:

@@ -57,6 +57,16 @@ def make_view(item: Item, share: float, rng: np.random.Generator) -> Item:
     return domain, [attributes[k] for k in kept]
 
 
+def show_views(items: pl.DataFrame, share: float, count: int = 4, seed: int = 0) -> pl.DataFrame:
+    """The attributes of the first items and two views of each: item, view 1, view 2, without the instruction before them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for item in list_attributes(items)[:count]:
+        read = {"item": item, "view 1": make_view(item, share, rng), "view 2": make_view(item, share, rng)}
+        rows.append({name: make_prompt(one).split("\n")[1] for name, one in read.items()})
+    return pl.DataFrame(rows)
+
+
 class Batches(contrastive.Batches):
     """As contrast's, of items with attributes: two views leave out attributes. `settings.mask_rate` is their share."""
 

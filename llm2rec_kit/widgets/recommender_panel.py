@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from functools import partial
 
 import ipywidgets as widgets
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.downstream.saved_recommender import Titles, Trained, search_titles
-from llm2rec_kit.runs import ArtefactError
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.downstream.saved_recommender import Titles, Trained, load_from_run, search_titles
+from llm2rec_kit.runs import ArtefactError, Run
 
 Loader = Callable[[str, str], Trained]  # (recommender, embedding) to what was trained
 Read = Callable[[str, list[str]], np.ndarray]  # (embedding, titles) to embeddings (m, dim)
+
+
+def show_domains(
+    run: Run, corpus: Corpus, recommenders: list[str], embeddings: list[str], read: Read | None = None
+) -> widgets.VBox:
+    """A panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained."""
+    panels = {
+        d: Panel(partial(load_from_run, run, d, corpus=corpus), recommenders, embeddings, read) for d in corpus.domains
+    }
+    return widgets.VBox([widgets.Tab(children=list(panels.values()), titles=list(panels))])
 
 
 class Panel(widgets.VBox):

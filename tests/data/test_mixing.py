@@ -44,3 +44,11 @@ def test_what_is_not_there_is_named(tmp_path):
         mixing.mix_corpora(Data(source="mix", mix=["one"], path="x"), tmp_path)
     with pytest.raises(ValueError, match=r"takes the names of runs.*found data_mix \[\]"):
         mixing.mix_corpora(Data(source="mix"), tmp_path)
+
+
+def test_statistics_of_the_parts_stand_under_each_other(tmp_path):
+    saved(tmp_path / "one" / "corpus", "tea")
+    saved(tmp_path / "two" / "corpus", "oil", 1)
+    found = mixing.statistics(Data(source="mix", mix=["one", "two"]), tmp_path)
+    assert found["domain"].to_list() == ["tea", "oil"]
+    assert found["interactions"].to_list() == [len(make_corpus(seed=seed).sequence) for seed in (0, 1)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
+from conftest import make_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shops import ERAS, LETTERS, dropped, plain, sequences, shop, two_eras
@@ -13,7 +16,7 @@ from shops import ERAS, LETTERS, dropped, plain, sequences, shop, two_eras
 from llm2rec_kit.corpus import TEST, TRAIN, VALID
 from llm2rec_kit.data import cleaning
 from llm2rec_kit.data.sources import Interactions
-from llm2rec_kit.data.splits import leave_one_out, split, split_global_time, split_times
+from llm2rec_kit.data.splits import leave_one_out, list_histories, split, split_global_time, split_times
 from llm2rec_kit.settings import Data
 
 
@@ -197,3 +200,18 @@ def test_when_each_domain_is_cut():
     assert held["rule"].to_list() == ["leave_one_out"] * 2
     assert held["train until"].null_count() == 2  # three events: one validates, one tests
     assert split_times(cleaning.build_corpus(shop([("u", i) for i in "abc"], LETTERS), plain())).is_empty()
+
+
+def test_histories_end_with_what_comes_next():
+    corpus = make_corpus(users=12, max_history=3)
+    found = list_histories(corpus, users=3, last=2)
+    tests, texts = corpus.samples("test"), ["", *corpus.titles]
+    rows = []
+    for k in (0, 5, 11):  # the first, one in the middle and the last of 12
+        history = corpus.history(tests[k])[-2:]
+        rows += [(f"u{k}", texts[item], "history") for item in history]
+        rows += [(f"u{k}", texts[corpus.sequence[tests[k]]], "next")]
+    assert found.select("user", "item", "").rows() == rows
+    assert found["when"].null_count() == len(rows)
+    timed = dataclasses.replace(corpus, times=np.arange(len(corpus.sequence), dtype=np.int64) * 1000)
+    assert list_histories(timed, users=1, last=0)["when"].dt.timestamp("ms").to_list() == [int(tests[0]) * 1000]

@@ -181,3 +181,15 @@ def test_a_table_of_text_and_ids_takes_new_items(made):
     ranks = cold.rank_cold(h, result, tables["raw"], short, "raw_add_id")
     assert {part: len(values) for part, values in ranks.items()} == {part: len(t) for part, t in h.asked.items()}
     assert pl.Series(ranks["cold"]).is_between(1, 40).all()
+
+
+def test_items_are_held_out_in_each_domain_and_evaluated_there(made, capsys):
+    run, held, parts, tables, jobs = made
+    each = cold.hold_out_each(parts, SETTINGS)
+    assert each["toy"].items.tolist() == held["toy"].items.tolist()
+    assert each["toy"].counted == f"10 of 40 items held out, {len(held['toy'].asked['cold'])} purchases of them"
+    found = cold.evaluate(run, parts["toy"][0], each, parts, tables, SETTINGS)
+    assert "0 trainings to do" in capsys.readouterr().out
+    assert found["toy"].equals(cold.tabulate(run, parts["toy"][0], held["toy"], jobs, tables, SETTINGS))
+    assert cold.hold_out_each(parts, replace(SETTINGS, cold=0.0)) == {}
+    assert cold.evaluate(run, parts["toy"][0], {}, parts, tables, SETTINGS) == {}

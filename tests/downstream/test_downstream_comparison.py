@@ -9,11 +9,13 @@ import pytest
 from conftest import make_corpus
 from scipy import stats
 
+from llm2rec_kit import evaluating
 from llm2rec_kit.corpus import TEST
 from llm2rec_kit.downstream import evaluation
 from llm2rec_kit.downstream.ranking import Ranking
-from llm2rec_kit.results import metrics, significance, slices
+from llm2rec_kit.results import evaluations, metrics, significance, slices
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import Evaluation
 
 SEEDS = [1, 2]
 
@@ -335,3 +337,59 @@ def test_items_before_a_target_are_counted_beyond_the_window():
         expected = [corpus.sequence[corpus.offsets[corpus.owners(np.array([t]))[0]] : t].size for t in corpus.samples(split)]
         assert slices.items_before(corpus, split).tolist() == expected
     assert slices.items_before(corpus).max() > corpus.max_history
+
+
+def test_places_stand_in_the_table_and_are_read_from_there(run):
+    table = significance.tabulate(run, intervals=True)
+    placed = significance.add_places(run, table, seeds=SEEDS)
+    places = {(r["recommender"], r["embedding"]): r["place"] for r in placed.iter_rows(named=True)}
+    assert places == {
+        ("SASRec", "raw"): "",
+        ("SASRec", "csft"): "tied for best",
+        ("SASRec", "mntp"): "tied for best",
+        ("SASRec", "id"): "",
+        ("GRU4Rec", "raw"): "best",  # there is no other
+        ("popularity", "none"): "",  # trains nothing
+    }
+    best = {row: place for row, place in places.items() if place}
+    shown = significance.make_readable(placed, "toy", ["ndcg@10"])
+    assert shown.equals(significance.make_readable(table, "toy", ["ndcg@10"], best))
+
+
+def test_pairs_of_stages_by_hand():
+    asked = Evaluation(recommenders=["SASRec"], embeddings=["id", "csft", "raw", "contrastive"], baselines=["nearest"])
+    named = [("raw", "csft"), ("csft", "contrastive"), ("raw", "contrastive"), ("id", "contrastive")]
+    expected = [(("SASRec", a), ("SASRec", b)) for a, b in named]
+    assert significance.pair_stages(asked) == [*expected, (("nearest", "contrastive"), ("SASRec", "contrastive"))]
+    two = dataclasses.replace(asked, embeddings=["raw", "csft"], baselines=[])
+    assert significance.pair_stages(two) == [(("SASRec", "raw"), ("SASRec", "csft"))]  # once, though it is asked for twice
+    assert significance.pair_stages(dataclasses.replace(asked, embeddings=["id", "minilm"])) == []
+
+
+def test_tests_of_pairs_are_kept_with_what_was_evaluated(run):
+    trained = [n for n in run.names("evaluation") if "popularity" not in n]
+    asked = Evaluation(seeds=SEEDS, tested="mrr")
+    pairs = [(("SASRec", "raw"), ("SASRec", "csft")), (("popularity", "none"), ("SASRec", "csft"))]
+    untrained = ["evaluation/toy/popularity-none-seed0"]
+    found = evaluating.compare_pairs(run, ["toy"], pairs, asked, trained, untrained)
+    assert found["toy"].equals(significance.compare(run, "toy", pairs, seeds=SEEDS, metric="mrr"))
+    made = run.manifest("evaluation/toy/comparisons")
+    assert made["settings"] == {"pairs": [[list(row) for row in pair] for pair in pairs], "tested": "mrr"}
+    assert list(made["inputs"]) == [*trained, *untrained]
+    assert significance.read_recorded(run, "evaluation/toy/comparisons") == found["toy"].to_dicts()
+    noted = run.manifest(evaluations.SERIES)["settings"]
+    assert noted["evaluations"] == [*trained, "evaluation/toy/comparisons"]
+    assert noted["seeds"] == SEEDS
+    assert evaluating.compare_pairs(run, ["toy"], [], asked, trained) == {}
+    assert run.manifest(evaluations.SERIES)["settings"]["evaluations"] == trained
+
+
+def test_slices_of_several_domains_stand_under_each_other(sliced):
+    corpus, run, *_ = sliced
+    parts = {"toy": (corpus, np.arange(corpus.n_items + 1))}
+    rows = [("SASRec", "raw"), ("SASRec", "id")]
+    asked = {"seeds": [1], "metric": "mrr"}
+    assert slices.tabulate_domains(run, parts, rows, **asked).equals(slices.tabulate(run, "toy", corpus, rows, **asked))
+    found = slices.compare_tables(run, parts, ["SASRec"], "raw", "id", **asked)
+    assert list(found) == ["SASRec, toy"]
+    assert found["SASRec, toy"].equals(slices.tabulate_gains(run, "toy", corpus, *rows, **asked))

@@ -340,3 +340,41 @@ def test_the_pretrained_row():
 
 def test_settings_of_a_run_are_enough_to_read_it_back():
     assert Evaluation(**KEPT) == replace(SETTINGS, seeds=Evaluation().seeds)
+
+
+def test_users_are_shown_with_their_history_and_truth(kept):
+    run, part, tables, _ = kept
+    models = {name: saved_recommender.load(run, "toy", "SASRec", name, part, tables) for name in ("raw", "id")}
+    found = saved_recommender.show_users(models, users=3, k=4)
+    tests, titles = part[0].samples("test"), ["", *part[0].titles]
+    assert len(tests) == 20
+    middle = [tests[4], tests[9], tests[14]]  # of 20, at a quarter, a half and three quarters
+    for target, (title, frame) in zip(middle, found.items(), strict=True):
+        user, history, truth = title.split("\n")
+        assert user == f"user u{part[0].owners(np.array([target]))[0]}"
+        assert history == "history: " + " / ".join(titles[i] for i in part[0].history(target))
+        assert truth == "truth:   " + titles[part[0].sequence[target]]
+        assert frame.equals(saved_recommender.compare_top(models, target, 4))
+
+
+def test_adapters_are_inspected_where_a_table_stands_on_text_alone():
+    vectors = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    tables = {"raw": ItemTable(8, 4, vectors), "both": ItemTable(8, 4, vectors, kind="add"), "id": ItemTable(8, 4)}
+    tables["deep"] = ItemTable(8, 4, vectors, widths=[5])
+    numbers, arrays = adapter.inspect_each(tables)
+    assert numbers["embedding"].to_list() == ["raw", "deep"]
+    assert list(arrays) == ["raw"]  # of a deeper adapter there is no spectrum
+    assert numbers["axes before"][0] == adapter.inspect(tables["raw"])[0]["axes before"]
+    assert len(adapter.inspect_each({"id": tables["id"]})[0]) == 0
+
+
+def test_a_run_is_shown_a_panel_a_domain(kept):
+    run, part, _, _ = kept
+    (tabs,) = recommender_panel.show_domains(run, part[0], ["SASRec", "GRU4Rec"], ["id"]).children
+    assert tabs.titles == ("toy",)
+    (panel,) = tabs.children
+    panel.recommender.value = "GRU4Rec"
+    target = panel.targets[0]
+    expected = saved_recommender.load(run, "toy", "GRU4Rec", "id", part, {}).top(panel.history, exclude_seen=True)
+    assert panel.selection.equals(expected)
+    assert panel.truth == part[0].sequence[target]

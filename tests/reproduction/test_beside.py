@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 from conftest import make_corpus
 
+from llm2rec_kit import paper
 from llm2rec_kit.reproduction.studies import printed_gaps
+from llm2rec_kit.settings import STAGES, Encoding
 
 
 def sized(items, domain, source="amazon"):
@@ -102,3 +104,40 @@ def test_the_rows_of_table_5_are_told_by_their_training_sets():
     arms = {str(n): ["Games", "Arts", "Movies", "Home", "Electronics", "Tools"][:n] for n in range(7)}
     names = {"0": "backbone", "1": "single", "2": "mix-2", "6": "mix-6"}
     assert printed_gaps.compare_mixing(arms, "Games") == (names, "in-domain")
+
+
+def test_ours_is_measured_where_a_domain_is_a_data_set_of_the_paper():
+    means = {f"{m} {kind}": [0.1] * 3 for m in paper.METRICS for kind in ("mean", "std")}
+    rows = {"domain": ["games", "games", "own"], "recommender": "SASRec", "embedding": ["a", "a-unit", "a"]}
+    labels = [
+        {"embedding": "a", "model": "LLM2Rec", "length": "none"},
+        {"embedding": "a-unit", "model": "LLM2Rec", "length": "unit"},
+    ]
+    datasets = {"games": "Games", "own": None}
+    found = printed_gaps.of_table(pl.DataFrame(rows | means), labels, datasets)
+    assert found.select("recommender", "dataset", "model").unique().rows() == [("SASRec", "Games", "LLM2Rec")]
+    assert found["metric"].to_list() == list(paper.METRICS)
+    row = paper.read_overall().filter(recommender="SASRec", dataset="Games", model="LLM2Rec").row(0, named=True)
+    assert found["in stds"].to_list() == pytest.approx([(0.1 - row[m]) / 0.1 for m in paper.METRICS])
+    nowhere = dict.fromkeys(datasets)
+    assert len(printed_gaps.of_table(pl.DataFrame(rows | means), labels, nowhere)) == 0
+
+
+def test_far_cells_are_counted_on_both_sides():
+    gaps = pl.DataFrame({"in stds": [-3.0, 0.5, 2.0, 2.5, None]})
+    assert printed_gaps.count_far(gaps) == {"cells": 5, "median_distance_in_stds": 2.25, "beyond_2_stds": 2}
+
+
+def test_a_mix_of_one_domain_is_none():
+    assert "nothing to mix" in printed_gaps.describe_mix(["games"], 10)
+    said = printed_gaps.describe_mix(["games", "arts"], 1000)
+    assert said.startswith("single: ['games'], mixed: ['games', 'arts']; 1,000 steps of CSFT each. ")
+    assert said.endswith(printed_gaps.match_mix(2))
+
+
+def test_disagreements_stand_beside_what_the_run_had():
+    of_run = {s.prefix: s() for s in STAGES} | {"encoding": Encoding(attention="causal")}
+    found = printed_gaps.disagreements(of_run)
+    here = dict(found.select("parameter", "this run").rows())
+    assert here["encoding_attention"] == "causal"
+    assert found["parameter"].to_list() == paper.read_disagreements()["parameter"].to_list()

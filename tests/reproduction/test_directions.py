@@ -101,3 +101,48 @@ def test_a_verdict_stands_beside_what_is_printed_in_its_own_metric(metric, says)
         directions.put_beside_paper(table_4, "Table 4", "in-domain", {"raw": "bidirectional", "csft": "csft"})["paper"][0]
         is None
     )
+
+
+def test_what_is_tested_is_comparable_where_the_paper_prints_it():
+    found = directions.compare_metrics("recall@20").select("in the paper", "tested here by", "comparable").rows()
+    no = "no: it prints no recall@20"
+    assert found == [
+        ("Table 3", "recall@20", "yes"),
+        ("Table 4", "recall@20", no),
+        ("Table 5", "recall@20", no),
+        ("Figure 4", "recall@10", "yes"),
+    ]
+
+
+def test_pairs_of_models_by_hand():
+    tables = ["raw", "raw-unit", "llmemb", "llmemb-unit", "contrastive", "contrastive-unit"]
+    found = directions.pair_models(tables, ["S"])
+    assert {tuple(recommender for recommender, _ in pair) for pair in found} == {("S", "S")}
+    assert [(before, after) for (_, before), (_, after) in found] == [
+        ("raw", "contrastive"),
+        ("llmemb", "contrastive"),
+        ("raw-unit", "contrastive-unit"),
+        ("llmemb-unit", "contrastive-unit"),
+        ("raw", "llmemb"),
+        ("raw", "raw-unit"),
+        ("llmemb", "llmemb-unit"),
+        ("contrastive", "contrastive-unit"),
+    ]
+    assert directions.pair_models(["raw", "contrastive"], ["S"]) == [(("S", "raw"), ("S", "contrastive"))]
+    assert len(directions.pair_models(tables, ["S", "G"])) == 2 * len(found)
+
+
+def test_pairs_of_cells_change_both_then_one_thing_at_a_time():
+    cells = {("raw", p, a): f"{p} {a}" for p in ("last", "mean") for a in ("causal", "bidirectional")}
+    found = [(before, after) for (_, before), (_, after) in directions.pair_cells(cells, "S")]
+    assert found == [
+        ("last causal", "mean bidirectional"),
+        ("last causal", "last bidirectional"),
+        ("mean causal", "mean bidirectional"),
+        ("last causal", "mean causal"),
+        ("last bidirectional", "mean bidirectional"),
+    ]
+    assert directions.name_cells(cells) == {"last causal": "causal", "mean bidirectional": "bidirectional"}
+    trained = {("csft", *where): table for (_, *where), table in cells.items()}
+    assert directions.name_cells(trained) == {}
+    assert len(directions.pair_cells(cells | trained, "S")) == 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -93,3 +95,28 @@ def test_embeddings_are_asked_about_under_both_starts():
     assert ("none", "whitened") in pairs
     assert ("none, scaled start", "unit, scaled start") in pairs
     assert all(before.endswith("scaled start") == after.endswith("scaled start") for before, after in pairs)
+
+
+def test_every_start_and_form_is_evaluated_over_the_tables_asked():
+    made = []
+    do = SimpleNamespace(
+        open_study=lambda base, name, **changes: name,
+        take_table=lambda study, table: made.append((study, table)) or table,
+        evaluate=lambda study, tables, **how: made.append((study, tables, how)) or [f"SASRec-{t}" for t in tables],
+    )
+    asked = Tables(recommenders=["SASRec"], seeds=[1], starts=["raw", "id"], lengths=[1.0])
+    studies, names = initialisations.train(do, "base", asked, force=True)
+    assert names == ["SASRec-raw", "SASRec-id"]
+    how = {"recommenders": ["SASRec"], "seeds": [1]}
+    expected = [[(one, "raw"), (one, "id"), (one, ["raw", "id"], how)] for one in studies.values()]
+    assert made == [call for calls in expected for call in calls]
+    assert initialisations.train(do, "base", Tables(starts=[])) == ({}, [])
+
+
+def test_each_table_is_asked_about_in_each_domain(monkeypatch):
+    monkeypatch.setattr(initialisations, "make_answer", lambda studies, table, domain, **how: (table, domain, how["metric"]))
+    asked = Tables(starts=["raw", "id"])
+    found = initialisations.answer_each({("official", "whitened"): "study"}, asked, ["games", "arts"], "mrr")
+    assert list(found) == ["starts_games_raw", "starts_games_id", "starts_arts_raw", "starts_arts_id"]
+    assert found["starts_arts_id"] == ("id", "arts", "mrr")
+    assert initialisations.answer_each({}, asked, ["games"], "mrr") == {}

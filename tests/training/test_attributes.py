@@ -83,3 +83,12 @@ def test_training_keeps_the_causal_mask_and_brings_views_together(tiny, tmp_path
 def test_other_views_are_refused(tiny, tmp_path):
     with pytest.raises(SettingsError, match="found 'dropout'"):
         llmemb.train(llmemb.list_attributes(ITEMS), *tiny, Contrastive(views="dropout"), tmp_path)
+
+
+def test_views_are_shown_beside_their_items():
+    found = llmemb.show_views(ITEMS, 0.4, count=3)
+    assert found["item"].to_list() == [llmemb.make_prompt(item).split("\n")[1] for item in llmemb.list_attributes(ITEMS)[:3]]
+    for row in found.iter_rows(named=True):
+        whole, *views = (set(row[column].split("; ")) for column in ("item", "view 1", "view 2"))
+        assert all(view < whole and len(view) == len(whole) - 1 for view in views)
+    assert not found.equals(llmemb.show_views(ITEMS, 0.4, count=3, seed=1))

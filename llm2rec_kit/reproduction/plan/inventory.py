@@ -16,7 +16,7 @@ from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.encoding import minilm
 from llm2rec_kit.pipeline import RAW, STARTS, TABLES
 from llm2rec_kit.reproduction.plan import dry_study
-from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, take_table, train
+from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
 from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
@@ -91,20 +91,13 @@ def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:
         sets = paper_arms.make_mixing(dry_study, study, asked, sizes.train_domains, several)
         evaluate(study, list(sets), **first)
     _section(run, "Figure 4")
-    others = []
-    for name, label in S.name_tables(asked.backbones).items():
-        other, tables = paper_arms.make_backbone(dry_study, run, asked, name, label)
-        evaluate(other, tables, **first)
-        others.append(other)
+    others = [other for other, _ in paper_arms.backbones(dry_study, run, asked).values()]
     _section(run, "Figure 5")
     for arm in arms:
         embed(study, arm.encoder, arm.table, kept=False, **arm.how)
     _section(run, "start and length")
-    opened = initialisations.open_studies(run, asked, open_study).values() if asked.starts else []
-    for other in opened:
-        tables = [take_table(other, table) for table in asked.starts]
-        evaluate(other, tables, recommenders=asked.recommenders, seeds=asked.seeds)
-    return [study, *others, *opened]
+    opened, _ = initialisations.train(dry_study, run, asked)
+    return [study, *others, *opened.values()]
 
 
 def _section(run: Study, label: str) -> None:
@@ -116,7 +109,7 @@ def _rivals(study: Study, asked: S.Tables, sizes: Sizes) -> list[paper_arms.Arm]
     arms = [paper_arms.make_llm2vec(dry_study, study)] if "LLM2Vec" in asked.models else []
     if "LLMEmb" in asked.models and (sizes.corpus is None or attribute_columns(sizes.corpus.items)):
         arms.append(paper_arms.make_llmemb(dry_study, study, asked))
-    return arms + [paper_arms.make_encoder(dry_study, study, name, table) for name, table in asked.tables.items()]
+    return arms + paper_arms.encoders(dry_study, study, asked)
 
 
 def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:

@@ -58,16 +58,18 @@ def list_series(root: Path | None = None) -> list[Path]:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook by name, from its cell tagged `read_parameters`.
+    """The parameters of a notebook by name, from its cell tagged `parameters`.
 
     Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
     """
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
-        raise ValueError(f"{notebook} must have one cell tagged `read_parameters`; found {len(tagged)}.")
+        raise ValueError(f"{notebook} must have one cell tagged `parameters`; found {len(tagged)}.")
     source = "".join(tagged[0]["source"])
-    comments = {m[1]: m[2].strip() for m in re.finditer(r"(?m)^(\w+): [^\n]*?  # (.*)$", source)}
+    # A meaning stands behind its parameter or, where that line would be too long, in lines of its own above it.
+    told = re.finditer(r"(?m)((?:^#.*\n)*)^(\w+): [^\n]*?(?:  # (.*))?$", source)
+    comments = {m[2]: (m[3] or " ".join(line[1:].strip() for line in m[1].splitlines())).strip() for m in told}
     return {
         n.target.id: Parameter(
             n.target.id, ast.literal_eval(n.value), ast.unparse(n.annotation), comments.get(n.target.id, "")

@@ -14,9 +14,10 @@ from typing import Any
 import polars as pl
 
 from llm2rec_kit import paper
-from llm2rec_kit.results.significance import NOTHING
+from llm2rec_kit.results.significance import NOTHING, Row
 
 SAME, OTHER, OPEN = "same way", "the other way", "the paper is of two minds"
+UNTRAINED = {"raw": "LLM2Vec"}  # what Table 3 and Figure 4 call the backbone as it comes
 WAYS = (SAME, OTHER, NOTHING, OPEN)  # all that `judge_agreement` says
 LLM2REC = "LLM2Rec"
 STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
@@ -130,3 +131,47 @@ def count_by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
     named = rows.with_columns(table=pl.col("table").str.extract(r"^(\w+ \d+)")) if len(rows) else rows
     parts = named.partition_by("table", maintain_order=True) if len(rows) else []
     return {part["table"][0]: count_agreements([part]) for part in parts}
+
+
+def compare_metrics(metric: str) -> pl.DataFrame:
+    """By what each table is tested where the run tests `metric`, and whether the paper prints that; Figure 4 has Recall@10 alone."""
+    rows = []
+    for table in ("Table 3", "Table 4", "Table 5", "Figure 4"):
+        printed, tested = list_metrics(table), "recall@10" if table == "Figure 4" else metric
+        said = {"in the paper": table, "it prints": ", ".join(printed), "tested here by": tested}
+        rows.append(said | {"comparable": "yes" if tested in printed else f"no: it prints no {tested}"})
+    return pl.DataFrame(rows)
+
+
+def pair_models(tables: Sequence[str], recommenders: Sequence[str]) -> list[tuple[Row, Row]]:
+    """Table 3's pairs (before, after), of tables by name: every rival and LLM2Rec at the same length; the backbone and LLMEmb, as the
+    paper compares them; every model as it comes and at unit length."""
+    ours = [name for name in ("contrastive", "contrastive-unit") if name in tables]
+    at_unit = {name: name.endswith("-unit") for name in tables}
+    pairs = [
+        ((r, t), (r, last))
+        for r in recommenders
+        for last in ours
+        for t in tables
+        if t != last and at_unit[t] == at_unit[last]
+    ]
+    pairs += [((r, "raw"), (r, "llmemb")) for r in recommenders if "llmemb" in tables]
+    return pairs + [((r, t), (r, f"{t}-unit")) for r in recommenders for t in tables if f"{t}-unit" in tables]
+
+
+def pair_cells(cells: Mapping[tuple[str, str, str], str], recommender: str) -> list[tuple[Row, Row]]:
+    """Pairs (before, after) of each stage's four cells {(stage, pooling, attention): table}: mask and pooling at once, as the paper's
+    first two rows; the mask alone, at either pooling; the pooling alone, under either mask."""
+    pairs = []
+    for stage in dict.fromkeys(stage for stage, _, _ in cells):
+        cell = {(p, a): (recommender, table) for (s, p, a), table in cells.items() if s == stage}
+        pairs += [(cell["last", "causal"], cell["mean", "bidirectional"])]
+        pairs += [(cell[p, "causal"], cell[p, "bidirectional"]) for p in ("last", "mean")]
+        pairs += [(cell["last", a], cell["mean", a]) for a in ("causal", "bidirectional")]
+    return pairs
+
+
+def name_cells(cells: Mapping[tuple[str, str, str], str]) -> dict[str, str]:
+    """What Table 4 calls two of the untrained backbone's cells."""
+    printed = {("raw", "last", "causal"): "causal", ("raw", "mean", "bidirectional"): "bidirectional"}
+    return {cells[cell]: name for cell, name in printed.items() if cell in cells}

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm2rec_kit import pipeline
+from llm2rec_kit import evaluating, pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies.study import Study, choose_backbone_settings, open_study, take
 
@@ -144,7 +144,7 @@ def evaluate(
     settings = dataclasses.replace(S.Evaluation.among(study.settings), seeds=list(seeds))
     domains = domains or study.corpus.domains
     jobs = [evaluation.Job(d, r, e, s) for d in domains for r in recommenders for e in embeddings for s in seeds]
-    pipeline.evaluate(study.run, jobs, settings, base=study.base, quiet=True)
+    evaluating.evaluate(study.run, jobs, settings, base=study.base, quiet=True)
     return [job.name for job in jobs]
 
 

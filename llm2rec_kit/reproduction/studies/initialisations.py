@@ -7,6 +7,7 @@ two kinds of rows holds length besides content. Here only length and start chang
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,6 +59,19 @@ def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **o
             name = f"tables-{start}-{form.replace(' ', '-').replace('.', '_')}"
             studies[start, form] = open_study(base, name, **opening, **changes)
     return studies
+
+
+def train(do: Any, base: Any, asked: S.Tables, **opening: Any) -> tuple[Studies, list[str]]:
+    """Train the recommenders of every start and form over the tables asked; the studies, and the evaluations' names in each.
+
+    `do` is `experiments` or, for a plan, `rehearsal`. No studies where no table is asked.
+    """
+    studies = open_studies(base, asked, do.open_study, **opening) if asked.starts else {}
+    names: list[str] = []
+    for one in studies.values():
+        tables = [do.take_table(one, name) for name in asked.starts]
+        names = do.evaluate(one, tables, recommenders=asked.recommenders, seeds=asked.seeds)
+    return studies, names
 
 
 def check(base: Run, asked: S.Tables) -> None:
@@ -115,6 +129,15 @@ def make_answer(
     pairs += [(f"{form}, {STARTS[0]}", f"{form}, {STARTS[1]}") for form in names]
     title = f"{table} on {domain}: start and length"
     return answers.answer(title, arms, pairs, domain=domain, recommenders=recommenders, seeds=seeds, metric=metric)
+
+
+def answer_each(studies: Studies, asked: S.Tables, domains: Sequence[str], metric: str) -> dict[str, Answer]:
+    """`make_answer` of every table asked in every domain, by the name of its record; {} without studies."""
+    found = {}
+    for domain, table in itertools.product(domains, asked.starts) if studies else ():
+        one = make_answer(studies, table, domain, recommenders=asked.recommenders, seeds=asked.seeds, metric=metric)
+        found[f"starts_{domain}_{table}"] = one
+    return found
 
 
 def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:

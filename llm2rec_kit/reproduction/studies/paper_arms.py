@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm2rec_kit import settings as S
+from llm2rec_kit.models.checkpoint import BackboneError
 from llm2rec_kit.pipeline import RAW, STARTS, TABLES
 from llm2rec_kit.reproduction.studies import printed_gaps
 from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
+
+Cells = dict[tuple[str, str, str], str]  # {(stage, pooling, attention): table}
+Backbones = dict[str, tuple[Any, list[str]]]  # {label: (study, names of its evaluations)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,17 @@ def make_encoder(do: Any, study: Any, name: str, table: str) -> Arm:
     return Arm(table, name, label, {"pooling": pooling})
 
 
+def encoders(do: Any, study: Any, asked: S.Tables) -> list[Arm]:
+    """`make_encoder` for each of `tables_encoders`; of one that cannot be had it is told why."""
+    found = []
+    for name, table in asked.tables.items():
+        try:
+            found.append(make_encoder(do, study, name, table))
+        except BackboneError as error:
+            print(f"{name} is left out: {error}")
+    return found
+
+
 def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
     """Table 3: each arm as it comes and, where asked, at unit length; the tables' names (embedding), models and lengths."""
     labels = []
@@ -76,7 +91,7 @@ def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -
     return labels
 
 
-def make_cells(do: Any, study: Any, asked: S.Tables) -> dict[tuple[str, str, str], str]:
+def make_cells(do: Any, study: Any, asked: S.Tables) -> Cells:
     """Table 4 taken apart: {(stage, pooling, attention): table}, four of each of `tables_cells`."""
     own = (study.settings["encoding"].pooling, study.settings["encoding"].attention)
     found = {}
@@ -106,3 +121,17 @@ def make_backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **
     study = do.open_study(base, f"tables-{label}", **opening, **choose_backbone_settings(name))
     csft = do.train(study, "csft", "backbone", share=asked.share)
     return study, [do.embed(study, "backbone", RAW), do.embed(study, csft)]
+
+
+def backbones(do: Any, base: Any, asked: S.Tables, **opening: Any) -> Backbones:
+    """Figure 4: `make_backbone` for each of `tables_backbones`, its tables evaluated; of one that cannot be had it is told why."""
+    found: Backbones = {}
+    for name, label in S.name_tables(asked.backbones).items():
+        try:
+            study, tables = make_backbone(do, base, asked, name, label, **opening)
+        except BackboneError as error:
+            print(f"{label} is left out: {error}")
+            continue
+        done = do.evaluate(study, tables, recommenders=asked.recommenders[:1], seeds=asked.seeds)
+        found[label] = study, done
+    return found

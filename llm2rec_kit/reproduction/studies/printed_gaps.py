@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from llm2rec_kit import paper
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.settings.stage import Stage
 
 # The paper's encoders by the last part of their hub names, and the pooling that plain checkpoints do not bring [C].
 ENCODERS = {
@@ -66,6 +68,27 @@ def compare_in_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> 
     return pl.DataFrame(rows, schema_overrides={"in stds": pl.Float64}) if rows else pl.DataFrame()
 
 
+def of_table(results: pl.DataFrame, labels: Sequence[Mapping[str, str]], datasets: Mapping[str, str | None]) -> pl.DataFrame:
+    """`compare_in_std` of our Table 3 (`significance.tabulate`), its rows as they come, where a domain is a data set of the paper.
+
+    `labels` give each embedding's model and length, `datasets` each domain's data set or None. Empty where there is none.
+    """
+    spelled = {f"{m} mean": m for m in paper.METRICS}
+    named = results.rename(spelled).join(pl.DataFrame(labels), on="embedding").filter(length="none")
+    dataset = pl.col("domain").replace_strict(datasets, return_dtype=pl.String)
+    return compare_in_std(named.with_columns(dataset=dataset), paper.read_overall(), ["recommender", "dataset", "model"])
+
+
+def count_far(gaps: pl.DataFrame, most: float = 2.0) -> dict[str, Any]:
+    """How many cells differ, by how many stds (the median), and how many by more than `most`, below which no difference is read."""
+    apart = gaps["in stds"].abs()
+    return {
+        "cells": len(gaps),
+        "median_distance_in_stds": apart.median(),
+        f"beyond_{most:g}_stds": int((apart > most).sum()),
+    }
+
+
 def compare_reproduction() -> pl.DataFrame:
     """The public reproduction against Table 3: a row a data set, model, step and metric, with the difference in its stds."""
     found = paper.read_reproduction().with_columns(
@@ -104,12 +127,29 @@ def compare_mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict
     return names, "in-domain" if inside else "out-of-domain"
 
 
+def describe_mix(domains: Sequence[str], steps: int) -> str:
+    """What Table 5 is made of here, with so many steps of CSFT an arm: a line; of one domain nothing is."""
+    if len(domains) < 2:
+        return (
+            f"This corpus has one domain ({domains[0]}): there is nothing to mix, so the paper's numbers stand alone. "
+            "A run with data_source=mix has several."
+        )
+    return f"single: {domains[:1]}, mixed: {domains}; {steps:,} steps of CSFT each. {match_mix(len(domains))}"
+
+
 def match_mix(sets: int) -> str:
     """Beside which row of Table 5 a mix of so many training sets stands, as a line."""
     if sets in (rows := _mixing_rows()):
         return f"{sets} training sets: they stand beside the paper's row {rows[sets]}."
     printed = " and ".join(str(n) for n in rows if n > 1)
     return f"The paper mixes {printed} training sets, this run {sets}: its mix stands beside no printed number."
+
+
+def disagreements(of_run: Mapping[str, Stage]) -> pl.DataFrame:
+    """Where paper and official code disagree (`paper.read_disagreements`), and what a run had of it; `of_run` are its settings by prefix."""
+    here = {f"{prefix}_{name}": str(value) for prefix, part in of_run.items() for name, value in part.as_dict().items()}
+    told = paper.read_disagreements().with_columns(pl.col("parameter").replace_strict(here).alias("this run"))
+    return told.select("parameter", "paper", "official", "this run", "what", "where")
 
 
 def _mixing_rows() -> dict[int, str]:

@@ -1,0 +1,192 @@
+"""How the evaluations of a run are made: recommenders trained, rankings of what trains nothing, and paired tests of both.
+
+The last step of `pipeline`. Notebook 04 makes all of it, studies and grids the trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.pipeline import Recipe
+from llm2rec_kit.runs import Run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from llm2rec_kit.downstream.evaluation import Job
+    from llm2rec_kit.downstream.ranking import Ranking
+    from llm2rec_kit.results.significance import Row
+
+Parts = Mapping[str, tuple[Corpus, np.ndarray]]  # {domain: (corpus, ids)} as `Corpus.select` gives them
+
+
+def evaluate(
+    run: Run,
+    jobs: Sequence[Job],
+    settings: S.Evaluation,
+    *,
+    base: Run | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train the recommenders of `jobs`, but for those that the run has, or that `base` has made the very same way.
+
+    Each is kept as soon as it is trained and, unless `quiet`, told.
+    """
+    from llm2rec_kit.downstream import baselines, evaluation, item_table
+
+    def reused(job: Job) -> bool:
+        same: dict[str, Any] = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
+        taken = base is not None and not force and run.reuse_from(base, job.name, **same)
+        return taken or not run.stale(job.name, **same, force=force)
+
+    todo = [job for job in jobs if not reused(job)]
+    counts = f"{len(jobs) - len(todo)} reused"
+    if quiet:
+        print(f"{run.name}: {len(todo)} recommenders to train, {counts}", flush=True)
+    else:
+        on = " ".join(evaluation.choose_device(settings))
+        print(f"evaluation: {len(todo)} trainings to do, {counts}; on {on}", flush=True)
+    if not todo:
+        return
+    corpus = Corpus.load(run.require("corpus"))
+    parts = {domain: corpus.select([domain]) for domain in dict.fromkeys(job.domain for job in todo)}
+    seen = {domain: baselines.count_training(part) for domain, (part, _) in parts.items()}
+    tables = item_table.read_table(run, list(dict.fromkeys(job.table for job in todo if job.table)))
+    for job, result in evaluation.train_many(todo, parts, tables, settings):
+        evaluation.keep_result(run, job, result, settings, seen[job.domain])
+        if not quiet:
+            best = max(value for _, value in result.curve)
+            print(
+                f"  {job.name}: {settings.metric} on validation {best:.4f}, best of {len(result.losses)} epochs: "
+                f"{result.best_epoch}, {result.seconds:.0f} s",
+                flush=True,
+            )
+
+
+def rank_untrained(
+    name: str,
+    domain: str,
+    ranking: Callable[[], Ranking],
+    counts: np.ndarray,
+    settings: S.Evaluation,
+    *,
+    table: str = "",
+) -> Recipe:
+    """A ranking that nothing is trained for, a baseline's or the oracle's, kept as an evaluation; `table` is what it stands on.
+
+    `counts` (N,) is how often each item occurs in training.
+    """
+    from llm2rec_kit.downstream import baselines, evaluation
+    from llm2rec_kit.results.evaluations import make_name
+
+    facts: dict[str, Any] = {"domain": domain, "recommender": name, "embedding": table or "none", "seed": 0}
+    artefact, cutoffs = make_name(**facts), settings.cutoffs
+
+    def build(folder: Path) -> dict[str, Any]:
+        stem = artefact.split("/")[-1]
+        return evaluation.write_ranking(ranking(), folder, stem, facts=facts, cutoffs=cutoffs, counts=counts)
+
+    key = baselines.list_settings(name, **_ranked_as(settings))
+    return Recipe(artefact, build, key, ["corpus", *([f"embeddings/{table}"] if table else [])])
+
+
+def _ranked_as(settings: S.Evaluation) -> dict[str, Any]:
+    """How baselines rank, as `baselines.rank` and `baselines.list_settings` take it."""
+    return {name: getattr(settings, name) for name in ("exclude", "cutoffs", "ties")}
+
+
+def rank_baselines(
+    run: Run, parts: Parts, tables: Mapping[str, np.ndarray], settings: S.Evaluation, *, force: bool = False
+) -> list[str]:
+    """Rank by each baseline of `settings` in each domain, and over each of `tables` where it is one over embeddings.
+
+    Returns the evaluations' names. `recent` is left out, and that told, where the corpus has no times.
+    """
+    from llm2rec_kit.downstream import baselines
+
+    def ranking(name: str, part: Corpus, vectors: np.ndarray | None, ids: np.ndarray) -> Ranking:
+        given = None if vectors is None else vectors[ids]  # a copy, for as long as it is ranked by
+        return baselines.rank(name, part, given, **_ranked_as(settings))
+
+    recipes = []
+    for domain, (part, ids) in parts.items():
+        counts = baselines.count_training(part)
+        for name in settings.baselines:
+            if name == "recent" and part.times is None:
+                print(f"{domain}: no recent popularity, the source has no timestamps")
+                continue
+            over = tables if baselines.needs_embeddings(name) else {"": None}
+            for table, vectors in over.items():
+                by = partial(ranking, name, part, vectors, ids)
+                recipes.append(rank_untrained(name, domain, by, counts, settings, table=table))
+    return _made(run, recipes, force)
+
+
+def rank_oracle(run: Run, parts: Parts, settings: S.Evaluation, *, force: bool = False) -> list[str]:
+    """Rank by the probabilities that the synthetic store was drawn from, the best that any model could do; returns the names.
+
+    The store is that of the run's corpus, made again from its settings; of another source there is nothing to rank by.
+    """
+    from llm2rec_kit.data.sources import synthetic
+    from llm2rec_kit.downstream import baselines
+    from llm2rec_kit.downstream.ranking import Ranking
+
+    def ranking(part: Corpus) -> Ranking:
+        return Ranking(synthetic.oracle_ranks(part, data), np.empty((0, part.n_items), dtype=np.int32))
+
+    made = run.manifest("corpus")["settings"]
+    data = S.Data(**{name: value for name, value in made.items() if name != "files"})
+    recipes = []
+    for domain, (part, _) in parts.items():
+        counts = baselines.count_training(part)
+        recipes.append(rank_untrained("oracle", domain, partial(ranking, part), counts, settings))
+    return _made(run, recipes, force)
+
+
+def _made(run: Run, recipes: Sequence[Recipe], force: bool) -> list[str]:
+    for recipe in recipes:
+        recipe.make(run, force=force, quiet=True)
+    return [recipe.name for recipe in recipes]
+
+
+def compare_pairs(
+    run: Run,
+    domains: Sequence[str],
+    pairs: Sequence[tuple[Row, Row]],
+    settings: S.Evaluation,
+    trained: Sequence[str],
+    untrained: Sequence[str] = (),
+    *,
+    force: bool = False,
+) -> dict[str, pl.DataFrame]:
+    """Keep the paired tests (`significance.compare`) of `pairs` in each domain; returns {domain: tests}.
+
+    With them the evaluations `trained` and `untrained`, by name, count from here on, and nothing else in the folder
+    (`evaluations.note_series`): in notebooks 05 to 07 and in the report.
+    """
+    from llm2rec_kit.downstream import evaluation
+    from llm2rec_kit.results import evaluations, significance
+
+    tests = {domain: f"evaluation/{domain}/comparisons" for domain in domains if pairs}
+    key = {"pairs": [[list(row) for row in pair] for pair in pairs], "tested": settings.tested}
+    found = {}
+    for domain, name in tests.items():
+        found[domain] = significance.compare(run, domain, pairs, seeds=settings.seeds, metric=settings.tested)
+        inputs = [n for n in (*trained, *untrained) if n.startswith(f"evaluation/{domain}/")]
+        Recipe(name, partial(_write_tests, found[domain], domain), key, inputs).make(run, force=force)
+    noted = [*trained, *tests.values()]
+    evaluations.note_series(run, evaluation.list_settings(settings), settings.seeds, noted, untrained)
+    return found
+
+
+def _write_tests(tests: pl.DataFrame, domain: str, folder: Path) -> dict[str, Any]:
+    tests.write_parquet(folder / "comparisons.parquet")
+    return {"domain": domain, "rows": tests.to_dicts()}
