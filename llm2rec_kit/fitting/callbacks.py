@@ -63,7 +63,7 @@ class SaveAsSet(TrainerCallback):
     """Saves as often as it is set now: a checkpoint brings along how often it was when it was written."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set it anew."""
+        """Set the interval between checkpoints to the one that is asked for now."""
         state.save_steps = args.save_steps
 
 
@@ -75,8 +75,8 @@ class Stop(TrainerCallback):
 
     @contextlib.contextmanager
     def listening(self, name: str) -> Iterator[None]:
-        """The first interrupt is noted, the second stops at once. Only where signals can be had (one process, main thread)
-        and are wanted: a job in the background ignores them."""
+        """Note the first interrupt, and stop at once at the second, within the block. Only where signals can be had (one
+        process, main thread) and are wanted: a job in the background ignores them."""
         before = signal.getsignal(signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()
         if distributed.world_size() > 1 or not main or before is signal.SIG_IGN:
@@ -101,7 +101,7 @@ class Stop(TrainerCallback):
 
 
 def notebook_callbacks() -> list[type]:
-    """In a kernel Trainer adds an HTML table that cannot show our validation numbers."""
+    """List the callbacks that Trainer adds in a notebook's kernel: an HTML table that cannot show our validation numbers."""
     from transformers.utils.import_utils import is_in_notebook
 
     if not is_in_notebook():

@@ -1,8 +1,9 @@
-"""Which of the evaluations in a run's folder count, what notebook 04 was asked when it last ran, and what is missing of that.
+"""Which of the evaluations in a run's folder count, what notebook 04 was asked when it last ran,
+and what is missing of that.
 
-An evaluation is named after its domain, recommender, embedding and seed. What earlier calls of the notebook made stays in the
-folder: of other embeddings, with other settings or seeds. Tables, tests and weights must be of one experiment, so all who read
-evaluations back ask here. What their numbers are says `results.kept`.
+An evaluation is named after its domain, recommender, embedding and seed. What earlier calls of the notebook made stays in
+the folder: of other embeddings, with other settings or seeds. Tables, tests and weights must be of one experiment, so all
+who read evaluations back ask here. What their numbers are says `results.kept`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Evaluations:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The settings of notebook 04's last call: of its trainings, and `tested` where it tested; None without a training."""
+        """The settings of notebook 04's last call: of its trainings, and `tested` where it tested;
+        None without a training."""
         trained = {n: m for n, m in self.made.items() if is_trained(m["record"]["recommender"])}
         if not trained:
             return None
@@ -49,7 +51,7 @@ class Evaluations:
 
 
 def is_trained(recommender: str) -> bool:
-    """Whether numbers of this row depend on a seed: it is a recommender that is trained, and not a baseline or the oracle.
+    """Tell whether a row's numbers depend on a seed: it is a recommender that is trained, and not a baseline or the oracle.
 
     Names say so, those of one's own parts too (`own_parts.FORMS`), since a run is read where its user's code is not.
     """
@@ -57,7 +59,7 @@ def is_trained(recommender: str) -> bool:
 
 
 def make_name(domain: str, recommender: str, embedding: str, seed: int) -> str:
-    """Name of the artefact of an evaluation; one that trains nothing has the seed 0."""
+    """Name the artefact of an evaluation; one that trains nothing has the seed 0."""
     return f"evaluation/{domain}/{recommender}-{embedding}-seed{seed}"
 
 
@@ -71,7 +73,8 @@ def note_series(run: Run, settings: dict[str, Any], seeds: Sequence[int], names:
 
 
 def read_manifest(run: Run, name: str) -> dict[str, Any]:
-    """The manifest of an evaluation; ArtefactError also where its record is another's: a copy would count as one more seed."""
+    """Read an evaluation's manifest; ArtefactError also where its record is another's:
+    a copy would count as one more seed."""
     made = run.manifest(name)
     own = make_name(*(made["record"].get(k) for k in (*OF, "seed")))
     if own != name:
@@ -83,9 +86,9 @@ def read_manifest(run: Run, name: str) -> dict[str, Any]:
 
 
 def find_evaluations(run: Run, *, sound: bool = False) -> Evaluations:
-    """What the run's folder holds. An evaluation counts where it is of what the run holds now (`Run.changed_inputs`), has the
-    settings of the last series, or, of rows that the series did not have, those of the row's latest, and the metrics of the
-    last call, or it would not go into one table.
+    """Find the evaluations of the run that count: those that would go into one table. They are made of what the run holds
+    now (`Run.changed_inputs`), with the metrics of the last call and the settings of the last series; of a row that the
+    series did not have, with the settings of the row's latest evaluation.
 
     Raises ArtefactError for a damaged manifest; with `sound` passes such over.
     """

@@ -1,7 +1,7 @@
 """Weights of recommenders: which of those in a run's folder stand for what the run holds now.
 
-Notebook 04 keeps the weights of each recommender's first seed beside its evaluation. Who reads them back (the lists of notebook
-04, the adapted map and the stars of 05) asks here, so that they are those of the model in the tables.
+Notebook 04 keeps the weights of each recommender's first seed beside its evaluation. Who reads them back (the lists of
+notebook 04, the adapted map and the stars of 05) asks here, so that they are those of the model in the tables.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from llm2rec_kit.runs import ArtefactError, Run
 
 
 def find_kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
-    """The evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
+    """Find the evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
 
-    Of the evaluations that count (`evaluations.find_evaluations`) the last series' first seed, then its others, then the latest.
+    Of the evaluations that count (`evaluations.find_evaluations`) the last series' first seed,
+    then its others, then the latest.
     """
     held = evaluations.find_evaluations(run, sound=True)
     row = (domain, recommender, embedding)
@@ -28,14 +29,14 @@ def find_kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
 
 
 def list_rows(run: Run) -> list[tuple[str, str, str]]:
-    """(domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
+    """List (domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
     made = evaluations.find_evaluations(run, sound=True).made
     found = (tuple(m["record"][k] for k in evaluations.OF) for n, m in made.items() if _name(n) in m["files"])
     return list(dict.fromkeys(found))
 
 
 def find_file(run: Run, evaluation: str) -> Path:
-    """The weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
+    """Find the weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
     if found := run.file(evaluation, _name(evaluation)):
         return found
     raise ArtefactError(f"{evaluation} of run {run.name!r} kept no weights. Run notebooks/04_downstream_eval.ipynb again.")
