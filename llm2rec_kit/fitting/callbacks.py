@@ -60,7 +60,7 @@ class Progress(TrainerCallback):
 
 
 class SaveAsSet(TrainerCallback):
-    """Saves as often as it is set now: a checkpoint brings along how often it was when it was written."""
+    """Saves as often as the settings say now: a checkpoint would bring back the interval that it was written with."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the interval between checkpoints to the one that is asked for now."""

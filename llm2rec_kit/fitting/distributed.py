@@ -58,7 +58,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process among them, from 0. Process 0 alone writes files and prints."""
+    """Return this process's number among those that train together, from 0. Process 0 alone writes files and prints."""
     return dist.get_rank() if world_size() > 1 else 0
 
 

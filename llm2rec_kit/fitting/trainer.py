@@ -310,7 +310,7 @@ class StepTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return 0 operations, not counted: the estimate of transformers knows nothing of shared prefixes."""
+        """Return 0, not counted: transformers' estimate knows nothing of shared prefixes."""
         return 0
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -320,8 +320,7 @@ class StepTrainer(Trainer):
         """Nothing to load: every step seeds itself."""
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Trainer warns of a tied head, which is saved once, with the embedding;
-        anything else that is missing is an error."""
+        """Raise TrainingError on missing or unknown weights; a tied head, saved as the embedding, may be missing."""
         tied = getattr(self.inner, "_tied_weights_keys", None) or ()
         wrong = [k for k in load_result.missing_keys if k not in tied] + list(load_result.unexpected_keys)
         if wrong:

@@ -182,7 +182,7 @@ def prepare_reading(name: str | Path) -> Iterator[tuple[str | Path, dict[str, An
 
 def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> str:
     """Make a tokenizer that transformers rebuilt split text as `file` says, in place; return why it cannot be used, where
-    it would be another after saving, else nothing. Prints a warning for what of the file transformers leaves out."""
+    saving would change it, else "". Prints a warning for what of the file transformers leaves out."""
     found = read_header(file)
     model.name_or_path = tokenizer.name_or_path = str(file)
     _split_as_said(tokenizer, str(found.about.get("tokenizer.ggml.pre", "")), file)

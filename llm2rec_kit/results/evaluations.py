@@ -25,7 +25,7 @@ Made = dict[str, dict[str, Any]]  # manifests by name
 
 @dataclass(frozen=True)
 class Evaluations:
-    """made and tests are manifests by name: of the evaluations that count, and of the paired tests over none but those.
+    """The evaluations of a run that count (`made`), and the paired tests over none but those (`tests`): manifests by name.
 
     left_out  names of those that are there and do not count.
     missing   names of those that notebook 04's last call made, or tested, and that are gone.

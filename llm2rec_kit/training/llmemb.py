@@ -59,7 +59,7 @@ def make_view(item: Item, share: float, rng: np.random.Generator) -> Item:
 
 
 class Batches(contrastive.Batches):
-    """As contrast's, of items with attributes: two views leave out attributes. `settings.mask_rate` is their share."""
+    """Batches as contrast's, of items with attributes: each view leaves out the share `settings.mask_rate` of them."""
 
     def __init__(self, items: list[Item], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
         """Items of one text are taken once, as titles are."""
