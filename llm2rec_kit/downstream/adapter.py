@@ -21,11 +21,12 @@ DRAWN = 2000  # items, drawn by seed, whose neighbours are compared
 
 @torch.no_grad()
 def inspect(table: ItemTable) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """(numbers, arrays) of a trained item table over text.
+    """Measure what the adapter of a trained item table makes of the embeddings' space: (numbers, arrays).
 
-    Numbers: `axes before` and `axes behind`, effective dimensions of the two spaces; `similarity (CKA)` and `neighbours kept`
-    between them; of a linear adapter also `adapter axes` and `median angle` (degrees). Arrays, of a linear adapter alone:
-    `space` (dim,) shares of variance, `adapter` (hidden,) shares of squared singular values, `angles` (hidden,) degrees.
+    Numbers: `axes before` and `axes behind`, effective dimensions of the two spaces; `similarity (CKA)` and `neighbours
+    kept` between them; of a linear adapter also `adapter axes` and `median angle` (degrees). Arrays, of a linear adapter
+    alone: `space` (dim,) shares of variance, `adapter` (hidden,) shares of squared singular values, `angles` (hidden,)
+    degrees.
     """
     before, after = table.embeddings[1:].cpu().numpy(), table.eval()()[1:].cpu().numpy()
     shares, axes = compute_principal_axes(before)
@@ -57,13 +58,14 @@ def inspect_each(tables: Mapping[str, ItemTable]) -> tuple[pl.DataFrame, dict[st
 
 
 def read_matrix(table: ItemTable) -> np.ndarray | None:
-    """The linear adapter's weight, float64 (hidden, dim); None where the adapter is deeper or there is no text."""
+    """Read the linear adapter's weight, float64 (hidden, dim); None where the adapter is deeper or there is no text."""
     adapter: Any = getattr(table, "adapter", None)
     return adapter.weight.detach().cpu().numpy().astype(np.float64) if isinstance(adapter, nn.Linear) else None
 
 
 def compute_principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the rows' variance along their principal axes (dim,), largest first, and the axes as rows (dim, dim)."""
+    """Compute the shares of the rows' variance along their principal axes (dim,), largest first,
+    and the axes as rows (dim, dim)."""
     centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred)
     values = np.maximum(values[::-1], 0)
@@ -71,9 +73,9 @@ def compute_principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compute_effective_dimension(shares: np.ndarray) -> float:
-    """How many axes shares are spread over: exp of their entropy.
+    """Compute over how many axes shares are spread: exp of their entropy.
 
-    >>> round(effective_dimension(np.array([0.25, 0.25, 0.25, 0.25, 0.0])), 6)
+    >>> round(compute_effective_dimension(np.array([0.25, 0.25, 0.25, 0.25, 0.0])), 6)
     4.0
     """
     kept = shares[shares > 0]
@@ -81,7 +83,8 @@ def compute_effective_dimension(shares: np.ndarray) -> float:
 
 
 def compute_principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Degrees between the subspace that `weight` (hidden, dim) reads and that of `axes` (m, dim, orthonormal), smallest first.
+    """Compute the degrees between the subspaces of `weight` (hidden, dim) and
+    of `axes` (m, dim, orthonormal), smallest first.
 
     0 everywhere: the adapter keeps those axes, as PCA would; 90: it reads others.
     """
@@ -91,13 +94,14 @@ def compute_principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray
 
 
 def compare_spaces(before: np.ndarray, after: np.ndarray) -> float:
-    """Linear CKA of two spaces over the same items (Kornblith and others 2019): 1 for a rotation and scaling, 0 for unrelated."""
+    """Compute the linear CKA of two spaces over the same items (Kornblith et al. 2019):
+    1 for a rotation and scaling, 0 for unrelated ones."""
     a, b = (x.astype(np.float64) - x.mean(0, dtype=np.float64) for x in (before, after))
     return float(((b.T @ a) ** 2).sum() / max(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b), 1e-300))
 
 
 def measure_neighbours_kept(before: np.ndarray, after: np.ndarray, k: int = 10, seed: int = 0) -> float:
-    """Share of an item's k nearest (centred cosine) before the adapter that are among its k nearest behind it."""
+    """Measure which share of an item's k nearest before the adapter are among its k nearest behind it (centred cosine)."""
     drawn = np.random.default_rng(seed).permutation(len(before))[:DRAWN]
     near = [_nearest(x, drawn, min(k, len(before) - 1)) for x in (before, after)]
     return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(*near, strict=True)]))

@@ -1,8 +1,8 @@
 """What a trained recommender has to beat: popularity, what followed the last item, neighbours, similar titles.
 
-Each gives a ranking like a recommender's, over the full catalogue, ties counted against it by default. None trains anything; all learn
-from training interactions alone, or from titles alone. Those that look for similar items would find the history itself first,
-so they put it last: a target that repeats an item counts as a miss for them.
+Each gives a ranking like a recommender's, over the full catalogue, ties counted against it by default. None trains anything;
+all learn from training interactions alone, or from titles alone. Those that look for similar items would find the history
+itself first, so they put it last: a target that repeats an item counts as a miss for them.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def rank(
 
 
 def needs_embeddings(name: str) -> bool:
-    """Whether the baseline `name` is one over embeddings, and ranked over each table; SettingsError for an unknown name."""
+    """Tell whether baseline `name` ranks over embeddings, and so once for each table; SettingsError for an unknown name."""
     return name in OVER_EMBEDDINGS or (name not in BASELINES and own_parts.find("baseline", name).over_embeddings)
 
 
 def list_settings(name: str, cutoffs: list[int], exclude: str, ties: str = "worst") -> dict[str, Any]:
-    """The settings that a baseline's ranking depends on; the hash of its source among them where it is one's own.
+    """Collect the settings that a baseline's ranking depends on; the hash of its source among them where it is one's own.
 
     `ties` stands among them where it is not `worst`, which rankings from before it had.
     """
@@ -73,7 +73,8 @@ def list_settings(name: str, cutoffs: list[int], exclude: str, ties: str = "wors
 
 
 def probe(name: str, corpus: Corpus) -> None:
-    """Rank a few test targets by an own baseline, learned from a few users: SettingsError where it fails or gives no scores."""
+    """Rank a few test targets by an own baseline, learned from a few users: SettingsError where it fails or gives no
+    scores."""
     users = corpus.users.head(PROBED)
     few = corpus.offsets[len(users)]
     inside = corpus.targets < few
@@ -92,13 +93,13 @@ def probe(name: str, corpus: Corpus) -> None:
 
 
 def popularity(corpus: Corpus) -> Scores:
-    """How often an item occurs in training interactions."""
+    """Score an item by how often it occurs in training interactions."""
     counts = count_training(corpus).astype(np.float64)
     return lambda targets: np.tile(counts, (len(targets), 1))
 
 
 def recent(corpus: Corpus) -> Scores:
-    """How often an item occurs in the latest tenth of training interactions; popularity breaks ties."""
+    """Score an item by how often it occurs in the latest tenth of training interactions; popularity breaks ties."""
     if corpus.times is None:
         raise ValueError(
             "Recent popularity needs times, and the corpus has none; leave `recent` out of evaluation_baselines."
@@ -110,7 +111,7 @@ def recent(corpus: Corpus) -> Scores:
 
 
 def lastitem(corpus: Corpus) -> Scores:
-    """How often an item directly followed the history's last item in training; popularity breaks ties."""
+    """Score an item by how often it directly followed the history's last item in training; popularity breaks ties."""
     train = corpus.samples("train")
     pairs = (corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1)
     follows = sparse.csr_matrix((np.ones(len(train)), pairs), shape=(corpus.n_items, corpus.n_items))
@@ -119,7 +120,8 @@ def lastitem(corpus: Corpus) -> Scores:
 
 
 def itemknn(corpus: Corpus) -> Scores:
-    """Sum over the history of cosines between items as sets of training users, the nearest kept; popularity breaks ties.
+    """Score an item by the sum of its cosines to the history's items, as sets of training users, over the nearest alone;
+    popularity breaks ties.
 
     After Deshpande and Karypis (2004), without shrinkage.
     """
@@ -135,7 +137,7 @@ def itemknn(corpus: Corpus) -> Scores:
 
 
 def nearest(corpus: Corpus, embeddings: np.ndarray) -> Scores:
-    """Cosine to the history's last item, that item last."""
+    """Score an item by its cosine to the history's last item, that item last."""
     unit = prepare_embeddings(embeddings, corpus.n_items, "unit")[1:]
 
     def scores(targets: np.ndarray) -> np.ndarray:
@@ -148,7 +150,7 @@ def nearest(corpus: Corpus, embeddings: np.ndarray) -> Scores:
 
 
 def nearestmean(corpus: Corpus, embeddings: np.ndarray) -> Scores:
-    """Cosine to the mean of the history's unit vectors, the history last."""
+    """Score an item by its cosine to the mean of the history's unit vectors, the history last."""
     unit = prepare_embeddings(embeddings, corpus.n_items, "unit")[1:]
 
     def scores(targets: np.ndarray) -> np.ndarray:
@@ -161,7 +163,7 @@ def nearestmean(corpus: Corpus, embeddings: np.ndarray) -> Scores:
 
 
 def bm25(corpus: Corpus) -> Scores:
-    """BM25 of an item's title, the words of the history's titles as the query; the history last."""
+    """Score an item by BM25 of its title, the words of the history's titles as the query; the history last."""
     found = [re.findall(r"\w+", title.lower()) for title in corpus.titles]
     words = {word: k for k, word in enumerate(dict.fromkeys(w for title in found for w in title))}
     rows = np.repeat(np.arange(len(found)), [len(title) for title in found])
@@ -226,7 +228,7 @@ def _checked(own: own_parts.Part, found: Any, histories: int, n_items: int) -> n
 
 
 def select_training(corpus: Corpus) -> Corpus:
-    """`corpus` with the interactions of training alone: no target of validation or test is in it. Items and users are all there."""
+    """Cut `corpus` to the interactions of training: no target of validation or test is in it. All items and users stay."""
     kept, train = mark_training(corpus), corpus.samples("train")
     before = np.concatenate([[0], np.cumsum(kept)])
     return replace(
@@ -240,7 +242,7 @@ def select_training(corpus: Corpus) -> Corpus:
 
 
 def mark_training(corpus: Corpus) -> np.ndarray:
-    """Whether training sees each interaction, as a target or in the history of one (bool (T,))."""
+    """Mark the interactions that training sees, as a target or in the history of one (bool (T,))."""
     train = corpus.samples("train")
     used = np.zeros(len(corpus.sequence), dtype=bool)
     used[train] = True
@@ -249,12 +251,12 @@ def mark_training(corpus: Corpus) -> np.ndarray:
 
 
 def count_training(corpus: Corpus) -> np.ndarray:
-    """How often items 1..N occur in training (int64 (N,))."""
+    """Count how often items 1..N occur in training (int64 (N,))."""
     return np.bincount(corpus.sequence[mark_training(corpus)], minlength=corpus.n_items + 1)[1:]
 
 
 def scale_popularity(corpus: Corpus) -> np.ndarray:
-    """Training counts scaled to below 1, to break ties between whole numbers (float64 (N,))."""
+    """Scale training counts to below 1, to break ties between whole numbers (float64 (N,))."""
     return count_training(corpus) / (len(corpus.sequence) + 1)
 
 

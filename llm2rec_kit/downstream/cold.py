@@ -36,7 +36,8 @@ Parts = dict[str, tuple[Corpus, np.ndarray]]  # {domain: (corpus, ids)} as `Corp
 class Held:
     """A domain's corpus with items held out.
 
-    items   int64, ids of the held out in `corpus`. warm: the corpus without them, and `ids` (n + 1,) of its items in `corpus`.
+    items   int64, ids of the held out in `corpus`.
+    warm    the corpus without them; `ids` int64 (n + 1,) are those of its items in `corpus`.
     asked   {"cold": targets of every sample whose target is held out, "known": those of the other test samples}, int64.
     """
 
@@ -53,7 +54,7 @@ class Held:
 
 
 def mark_untrained(corpus: Corpus) -> np.ndarray:
-    """Whether an item stands in no training sample, neither as its target nor in its history: bool (N + 1,), padding False."""
+    """Mark the items that are in no training sample, neither as target nor in the history: bool (N + 1,), padding False."""
     inside = np.zeros(len(corpus.sequence) + 1, dtype=np.int64)  # +1 where a window begins, -1 behind its target
     train = corpus.samples("train")
     np.add.at(inside, corpus.starts(train), 1)
@@ -65,7 +66,7 @@ def mark_untrained(corpus: Corpus) -> np.ndarray:
 
 
 def count_cold_items(parts: dict[str, tuple[Corpus, np.ndarray]]) -> pl.DataFrame:
-    """How many items of each domain training never saw as the split is, and how many test samples ask for one."""
+    """Count the items of each domain that training never saw as the split is, and the test samples that ask for one."""
     rows = []
     for domain, (part, _) in parts.items():
         unseen, targets = mark_untrained(part), part.sequence[part.samples("test")]
@@ -98,7 +99,8 @@ def hold_out_each(parts: Parts, settings: Evaluation) -> dict[str, Held]:
 
 
 def drop_items(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
-    """The corpus as it were if the items `held` had never been there, items renumbered 1..n, and their ids int64 (n + 1,) here.
+    """Drop the items `held` as if they had never been there;
+    return that corpus, its items renumbered 1..n, and their ids here: int64 (n + 1,).
 
     A sample whose target is gone, or nothing of whose history is left, is gone; windows reach further back in its place.
     """
@@ -132,7 +134,8 @@ def make_cold(
     force: bool = False,
 ) -> list[evaluation.Job]:
     """Train the first recommender with the first seed over every table of the settings, without the held items, and keep in
-    `run` how it ranks both parts of the samples among the whole catalogue; what is kept already is reused. Returns the jobs."""
+    `run` how it ranks both parts of the samples among the whole catalogue; what is kept already is reused. Returns the
+    jobs."""
     if not held:
         return []
     names = [(domain, name) for domain in held for name in settings.embeddings]
@@ -149,7 +152,8 @@ def make_cold(
 
 
 def name_of(job: evaluation.Job) -> str:
-    """Name of the artefact of a training without the held items; no evaluation as the others (`evaluations.find_evaluations`)."""
+    """Name the artefact of a training without the held items; it is no evaluation as the others
+    (`evaluations.find_evaluations`)."""
     return f"evaluation/{job.domain}/cold-{job.recommender}-{job.embedding}-seed{job.seed}"
 
 
@@ -172,7 +176,7 @@ def _keep(
 def rank_cold(
     held: Held, result: evaluation.Result, vectors: np.ndarray | None, settings: Evaluation, embedding: str
 ) -> dict[str, np.ndarray]:
-    """{part: int32 ranks of its targets among all items of the catalogue} by a recommender that was trained on `held.warm`.
+    """Rank the targets of each part among the whole catalogue by a recommender trained on `held.warm`: {part: int32 ranks}.
 
     `vectors` (N + 1, dim) are the whole catalogue's embeddings. `result` carries the weights.
     """
@@ -209,8 +213,8 @@ def _rows(
 
 
 def describe_encoder(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:
-    """What the encoder under a table was trained on of the held items of `domain`, a phrase; they are held out of the
-    recommender alone."""
+    """Say in a phrase what the encoder under a table learned of the held items of `domain`,
+    since only the recommender's training leaves them out."""
     stage = item_table.parse_name(embedding)[0]
     if stage is None:
         return "no encoder"
@@ -233,11 +237,11 @@ def tabulate(
     vectors: Tables,
     settings: Evaluation,
 ) -> pl.DataFrame:
-    """One domain's results: recommender, embedding, encoder saw, recall on cold targets with its 95% interval, on known ones,
-    and against ids the paired difference on cold ones (`settings.tested`), p corrected (Holm) and verdict.
+    """Tabulate one domain's results: recommender, embedding, encoder saw, recall on cold targets with its 95% interval, on
+    known ones, and against ids the paired difference on cold ones (`settings.tested`), p corrected (Holm) and verdict.
 
-    `vectors` are {stage: (N + 1, dim)} of the domain. Intervals and tests are across the held items, which are what was drawn: they
-    say what other items would show. Rows of UNTRAINED baselines and of chance stand below the trained.
+    `vectors` are {stage: (N + 1, dim)} of the domain. Intervals and tests are across the held items, which are what was
+    drawn: they say what other items would show. Rows of UNTRAINED baselines and of chance stand below the trained.
     """
     cutoff = settings.cutoffs[0]
     items = held.corpus.sequence[held.asked["cold"]]
@@ -315,7 +319,7 @@ def _tests(
 
 
 def read_cold(run: Run, job: evaluation.Job, part: str) -> np.ndarray:
-    """The ranks that `make_cold` kept of a part of the samples: int32 (n,). ArtefactError as `Run.file`."""
+    """Read the ranks that `make_cold` kept of a part of the samples: int32 (n,). ArtefactError as `Run.file`."""
     name = name_of(job)
     file = run.file(name, f"{name.split('/')[-1]}-{part}.npy")
     if file is None:

@@ -1,8 +1,8 @@
 """Evaluation: train a recommender over an item table, rank every test target against the full catalogue, keep the ranks.
 
-All samples live on the device as two tensors; a step makes one pass over the item table, an evaluation one for all its samples.
-On a CPU a training computes on one thread and several run in processes of their own: small matrices keep one core busy,
-not two, and so the number of workers changes no result.
+All samples live on the device as two tensors; a step makes one pass over the item table, an evaluation one for all its
+samples. On a CPU a training computes on one thread and several run in processes of their own: small matrices keep one core
+busy, not two, and so the number of workers changes no result.
 """
 
 from __future__ import annotations
@@ -92,10 +92,11 @@ OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "
 
 
 def list_settings(settings: S.Evaluation, recommender: str = "") -> dict[str, Any]:
-    """The settings that one training depends on: all but which trainings there are, where, and what is tested after them.
+    """Collect the settings that one training depends on:
+    all but which trainings there are, where they run, and what is tested after.
 
-    Those of LATER stand in it where they have another value, so that earlier evaluations are reused. A `recommender` of one's
-    own adds the hash of its source.
+    Those of LATER stand in it where they have another value, so that earlier evaluations are reused.
+    A `recommender` of one's own adds the hash of its source.
     """
     asked = {k: v for k, v in settings.as_dict().items() if k not in OF_THE_SERIES and not (k in LATER and v == LATER[k])}
     return asked | own_parts.hash_part("recommender", recommender)
@@ -143,7 +144,7 @@ def train_and_rank(
 def make_model_and_table(
     recommender: str, n_items: int, max_history: int, embeddings: np.ndarray | None, settings: S.Evaluation, kind: str = ""
 ) -> Both:
-    """(model, item table), freshly initialised."""
+    """Build the recommender and its item table, freshly initialised: (model, item table)."""
     table = item_table.ItemTable(
         n_items,
         settings.hidden,
@@ -159,7 +160,8 @@ def make_model_and_table(
 
 
 def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
-    """Raise ValueError for data, or settings on this data, that would only fail, or mislead, once a training is under way."""
+    """Raise ValueError for data, or settings on this data, that would only fail, or mislead,
+    once a training is under way."""
     ranking.check_cutoffs(settings.cutoffs, corpus.n_items)
     if settings.precision == "bfloat16" and device == "cpu" and not fast_ops.has_fast_bfloat16():
         raise ValueError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
@@ -205,7 +207,7 @@ def _fit(
 def train_epoch(
     both: Both, rows: Rows, optimizer: torch.optim.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
 ) -> float:
-    """One pass over the training rows in batches of `batch_size` samples; returns the mean loss.
+    """Train for one pass over the training rows in batches of `batch_size` samples; return the mean loss.
 
     `seed` (seed, epoch) decides the order, the dropout and the negatives.
     """
@@ -234,7 +236,7 @@ def compute_loss(
     settings: S.Evaluation,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Mean loss over every sample in the rows (ids int (R, L)); places without a label cost no scores."""
+    """Compute the mean loss over every sample in the rows (ids int (R, L)); places without a label cost no scores."""
     model, item_vectors = both[0], both.table
     inputs, table = fast_ops.lookup(item_vectors(), histories)
     asked = labels > 0
@@ -246,7 +248,7 @@ def compute_loss(
 
 
 def choose_device(settings: S.Evaluation) -> tuple[str, str]:
-    """Where trainings run, and why: `settings.device`, or for auto a GPU where there is one."""
+    """Choose where trainings run, and say why: `settings.device`, or for auto a GPU where there is one."""
     if settings.device != "auto":
         return settings.device, "asked for"
     if torch.cuda.is_available():
@@ -287,7 +289,8 @@ def train_many(
 
 
 def _workers_for(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], settings: S.Evaluation) -> int:
-    """As many as asked; else one a core; one alone where all there is to do is done before others had started, or where they could not have the code."""
+    """As many as asked; else one a core;
+    one alone where all there is to do is done before others had started, or where they could not have the code."""
     if not all(own_parts.can_travel("recommender", job.recommender) for job in jobs):
         return 1
     if settings.workers:
@@ -309,7 +312,8 @@ def _one_after_the_other(jobs: list[Job], work: tuple[Any, ...]) -> Iterator[tup
 
 
 def _let_interrupts_end_waits() -> None:
-    """polars has the system go on with a wait after SIGINT (its issue 21739): Ctrl-C would do nothing until the next result."""
+    """polars has the system go on with a wait after SIGINT (its issue 21739):
+    Ctrl-C would do nothing until the next result."""
     if hasattr(signal, "siginterrupt"):  # not on Windows
         signal.siginterrupt(signal.SIGINT, True)
 
@@ -327,10 +331,11 @@ def _start_worker(parts: list[str], *work: Any) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep what a training step frees for the next one, for as long as it lives; where malloc is not glibc's, nothing.
+    """Keep the memory that a training step frees for the next one, while this process lives;
+    without glibc's malloc, do nothing.
 
-    glibc hands large blocks back to the system, and each page that is fetched anew costs a fault: at 100,000 items they were a
-    quarter of a step. For processes that train and end, no others: the memory stays theirs.
+    glibc hands large blocks back to the system, and each page that is fetched anew costs a fault: at 100,000 items they were
+    a quarter of a step. For processes that train and end, no others: the memory stays theirs.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
@@ -386,7 +391,8 @@ def keep_result(run: Run, job: Job, result: Result, settings: S.Evaluation, coun
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:
     """Save ranks, lists and weights into `folder` under `name` and return the record: metrics, curve, epochs.
 
-    `counts` (N,) is how often each item occurs in training, for novelty. No seconds in the record: they differ from run to run.
+    `counts` (N,) is how often each item occurs in training, for novelty. No seconds in the record:
+    they differ from run to run.
     """
     if result.weights is not None:
         from safetensors.numpy import save_file
@@ -406,7 +412,7 @@ def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[s
 def write_ranking(
     found: Ranking, folder: Path, name: str, *, facts: dict[str, Any], cutoffs: list[int], counts: np.ndarray
 ) -> dict[str, Any]:
-    """Save ranks as `<name>.npy` and list counts as `<name>-listed.npy` in `folder`; returns `facts` with their metrics."""
+    """Save ranks as `<name>.npy` and list counts as `<name>-listed.npy` in `folder`; return `facts` with their metrics."""
     np.save(folder / f"{name}.npy", found.ranks.astype(np.int32))
     np.save(folder / f"{name}-listed.npy", found.listed)
     lists = metrics.measure_lists(found.listed, cutoffs, counts)

@@ -20,7 +20,7 @@ LOGITS = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-l
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear` through `product`: x (..., K), weight (N, K), bias (N,) to (..., N)."""
+    """Compute `F.linear` through `kernels.multiply`: x (..., K), weight (N, K), bias (N,) to (..., N)."""
     rows: torch.Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return rows.view(*x.shape[:-1], -1)
 
@@ -44,7 +44,7 @@ class _Linear(Function):
 
 
 def low_precision_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x bfloat16 (N, K), without gradient, times weight float32 (M, K) transposed: float32 (N, M), summed in float32.
+    """Multiply x bfloat16 (N, K), without gradient, by weight float32 (M, K) transposed: float32 (N, M), summed in float32.
 
     Rounding is relative to x: subtract its mean first, or what all rows share swamps what tells them apart.
     """
@@ -66,10 +66,11 @@ class _LowLinear(Function):
 
 
 def lookup(table: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of `table` (N + 1, d) at ids int (...): (..., d), and the table itself, to be used as the classes from here on.
+    """Take rows of `table` (N + 1, d) at ids int (...): (..., d);
+    return the table, too, to be used as the classes from here on.
 
-    One node for both uses: the few rows' gradient is added into the classes' own, in whatever layout that has, where autograd
-    would make a second dense table of it.
+    One node for both uses: the few rows' gradient is added into the classes' own, in whatever layout that has, where
+    autograd would make a second dense table of it.
     """
     rows, table = _Lookup.apply(table, ids.reshape(-1))
     return rows.view(*ids.shape, -1), table
@@ -101,7 +102,8 @@ def softmax_loss(
     padding_class: bool = False,
     low_precision: bool = False,
 ) -> torch.Tensor:
-    """Mean cross-entropy of `labels` int64 (S,) among the rows of `classes` (N + 1, d), scores states (S, d) @ classes.T.
+    """Compute the mean cross-entropy of `labels` int64 (S,) among the rows of `classes` (N + 1, d),
+    by states (S, d) @ classes.T.
 
     Row 0 is a class only where `padding_class`. The gradient is taken in the forward pass, a block of samples at a time, so
     scores are never kept. `low_precision` multiplies in bfloat16.
@@ -155,7 +157,7 @@ def _negative_log(shares: torch.Tensor, y: torch.Tensor, own: torch.Tensor, top:
 
 
 def gru(x: torch.Tensor, weight_ih: torch.Tensor, weight_hh: torch.Tensor) -> torch.Tensor:
-    """One layer of `nn.GRU` without bias, started at zero: x (B, L, K) to (B, L, H); weights (3H, K) and (3H, H).
+    """Run one layer of `nn.GRU` without bias, started at zero: x (B, L, K) to (B, L, H); weights (3H, K) and (3H, H).
 
     torch's own CPU layer takes a weight gradient a step; here it is one product for all steps.
     """

@@ -24,7 +24,7 @@ SCALED_STD = 0.02  # of weights that start scaled down
 
 
 def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
-    """{stage: embeddings (N + 1, dim)} of a run, for the stages that `evaluation_embeddings` stand on.
+    """Read the embeddings of a run, {stage: (N + 1, dim)}, for the stages that `evaluation_embeddings` stand on.
 
     Raises ArtefactError for one that the run does not have, with its name where an encoder is named instead of its table.
     """
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
     """nn.Linear through `fast_ops.linear`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., in) to (..., out)."""
+        """Map x (..., in) to (..., out)."""
         return fast_ops.linear(x, self.weight, self.bias)
 
 
@@ -54,8 +54,8 @@ class ItemTable(nn.Module):
 
     With `embeddings` (N + 1, dim): those, frozen, behind an adapter (Xavier normal, zero bias [C]): linear, or with a GELU
     after each of `widths`. `kind` is one of text, add (a free vector an item is added), concat (the adapter gives the first
-    half of the row, a free vector the second), id and id_detached (no text). Free vectors start as `initialisation` says: N(0, 1),
-    row 0 too (official [C]), or of std 0.02 and row 0 zero (scaled); row 0 is never trained.
+    half of the row, a free vector the second), id and id_detached (no text). Free vectors start as `initialisation` says:
+    N(0, 1), row 0 too (official [C]), or of std 0.02 and row 0 zero (scaled); row 0 is never trained.
     """
 
     embeddings: torch.Tensor
@@ -110,7 +110,7 @@ class ItemTable(nn.Module):
         return self.kind in ("text", "add", "concat")
 
     def forward(self) -> torch.Tensor:
-        """The whole table, to be computed once a step."""
+        """Compute the whole table, (N + 1, hidden); once a step."""
         if not self.has_text:
             return self.ids.weight
         text = self._adapted()
@@ -119,11 +119,12 @@ class ItemTable(nn.Module):
         return text + self.ids.weight if self.kind == "add" else torch.cat([text, self.ids.weight], 1)
 
     def classes(self, table: torch.Tensor) -> torch.Tensor:
-        """The table as the scores see it: itself, but for the official code's detached ids [C]."""
+        """Return the table as the scores see it: itself, but for the official code's detached ids [C]."""
         return table.detach() if self.kind == "id_detached" else table
 
     def rows(self, embeddings: np.ndarray) -> torch.Tensor:
-        """Rows (m, hidden) for `embeddings` (m, dim) of items that no training saw, normalised as the table's are (`normalise_rows`).
+        """Compute rows (m, hidden) of items that no training saw,
+        from embeddings (m, dim) normalised as the table's (`normalise_rows`).
 
         A free vector that nothing trained is zero here, the mean of those that training starts from.
         """
@@ -160,7 +161,8 @@ def _no_padding(ids: torch.Tensor) -> None:
 
 
 def prepare_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0) -> np.ndarray:
-    """A float32 copy (N + 1, dim), items normalised as asked and times `scale`; raises ValueError for another shape, NaN or infinity."""
+    """Copy embeddings to float32 (N + 1, dim), items normalised as asked and times `scale`;
+    raises ValueError for another shape, NaN or infinity."""
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
         raise ValueError(
             f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
@@ -180,7 +182,8 @@ def prepare_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "n
 
 
 def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
-    """`rows` (m, dim) float32 normalised as asked by the means and variances of the catalogue `of` (n, dim), times `scale`."""
+    """Normalise `rows` (m, dim) float32 by the means and variances of the catalogue `of` (n, dim),
+    as asked; times `scale`."""
     if normalise == "unit":
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     elif normalise == "standardised":
@@ -191,8 +194,8 @@ def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: floa
 
 
 def whiten(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
-    """Rows (m, dim) in the principal axes of `of` (n, dim; default: the rows), each centred and of unit variance there; axes
-    without variance become zero."""
+    """Whiten rows (m, dim): turn them into the principal axes of `of` (n, dim; default: the rows), each centred and of unit
+    variance there; axes without variance become zero."""
     of = rows if of is None else of
     mean = of.mean(0, dtype=np.float64)
     spread = of.astype(np.float64) - mean

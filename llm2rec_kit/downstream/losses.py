@@ -1,8 +1,8 @@
 """The losses: cross-entropy over the whole catalogue (the paper's), and two that sample negatives.
 
-`bce` is SASRec's original: one positive against sampled negatives, each a coin of its own. It makes a model overconfident the
-more the fewer negatives it sees; `gbce` (gSASRec, Petrov and Macdonald, RecSys 2023, arXiv 2308.07192) corrects for that by
-raising the positive's probability to a power beta that the sampling rate and the calibration t decide.
+`bce` is SASRec's original: one positive against sampled negatives, each a coin of its own. It makes a model overconfident
+the more the fewer negatives it sees; `gbce` (gSASRec, Petrov and Macdonald, RecSys 2023, arXiv 2308.07192) corrects for that
+by raising the positive's probability to a power beta that the sampling rate and the calibration t decide.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def compute_loss(
     *,
     low_precision: bool = False,
 ) -> torch.Tensor:
-    """The mean loss of states (S, d) with labels int64 (S,) among the rows of `classes` (N + 1, d), as `settings.loss` says.
+    """Compute the mean loss of states (S, d) with labels int64 (S,) among the rows of `classes` (N + 1, d)
+    by `settings.loss`.
 
     Negatives are drawn with `generator`.
     """
@@ -38,11 +39,12 @@ def compute_loss(
 
 
 def compute_beta(negatives: int, n_items: int, calibration: float) -> float:
-    """gBCE's power: alpha (t (1 - 1/alpha) + 1/alpha), with alpha = negatives / (N - 1) the share of negatives sampled.
+    """Compute gBCE's power:
+    alpha (t (1 - 1/alpha) + 1/alpha), where alpha = negatives / (N - 1) is the share of sampled items.
 
     t = 0 is plain BCE, t = 1 gives probabilities that are fully calibrated (arXiv 2308.07192).
 
-    >>> beta(256, 1025, 0.0), beta(256, 1025, 1.0)
+    >>> compute_beta(256, 1025, 0.0), compute_beta(256, 1025, 1.0)
     (1.0, 0.25)
     """
     alpha = negatives / max(1, n_items - 1)
@@ -50,7 +52,7 @@ def compute_beta(negatives: int, n_items: int, calibration: float) -> float:
 
 
 def draw_negatives(labels: torch.Tensor, n_items: int, count: int, generator: torch.Generator | None) -> torch.Tensor:
-    """`count` items a label, uniform over the items that are not it: int64 (S, count)."""
+    """Draw `count` items for each label, uniform over the items that are not it: int64 (S, count)."""
     drawn = torch.randint(1, max(2, n_items), (len(labels), count), generator=generator).to(labels.device)
     return drawn + (drawn >= labels[:, None])
 
@@ -58,7 +60,8 @@ def draw_negatives(labels: torch.Tensor, n_items: int, count: int, generator: to
 def compute_sampled_loss(
     states: torch.Tensor, classes: torch.Tensor, labels: torch.Tensor, others: torch.Tensor, power: float
 ) -> torch.Tensor:
-    """Mean over samples of -(power log s(positive) + sum log(1 - s(negative))) / (negatives + 1), s the logistic function."""
+    """Compute the mean over samples of -(power log s(positive) + sum log(1 - s(negative))) / (negatives + 1),
+    with s the logistic function."""
     items = torch.cat([labels[:, None], others], 1)
     scores = torch.bmm(F.embedding(items, classes), states[:, :, None])[:, :, 0]
     terms = torch.cat([power * F.logsigmoid(scores[:, :1]), F.logsigmoid(-scores[:, 1:])], 1)

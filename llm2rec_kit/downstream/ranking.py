@@ -1,7 +1,8 @@
 """Ranking: where the target stands among all items of the catalogue, and which items stand in the top-k lists.
 
 Ranks are counted (how many items score no lower than the target), never sorted, a block of samples at a time. Where a target
-stands among items of its own score is `ties`: by default an equal score counts against it. The lists are made only where they are asked for: coverage and novelty need them, ranks do not.
+stands among items of its own score is `ties`: by default an equal score counts against it. The lists are made only where
+they are asked for: coverage and novelty need them, ranks do not.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ ROWS = 256  # histories read at once
 
 @dataclass(frozen=True)
 class Ranking:
-    """ranks int32 (n,): of each sample's target, 1 is best; or (n, 2), its first and last place among equal scores. listed int32 (len(cutoffs), N): in how many of the n top-k lists
-    each item stands."""
+    """Where the targets of n samples stand among all items, and which items stand in the samples' top-k lists.
+
+    ranks   int32 (n,), 1 is best; or (n, 2), the first and the last place that a target has among equal scores.
+    listed  int32 (len(cutoffs), N), in how many of the n top-k lists each item stands.
+    """
 
     ranks: np.ndarray
     listed: np.ndarray
@@ -36,13 +40,14 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Items that may not be recommended for each of n samples: `items[offsets[k]:offsets[k + 1]]` (ids from 1) for sample k."""
+    """Items that may not be recommended for each of n samples:
+    `items[offsets[k]:offsets[k + 1]]` (ids from 1) for sample k."""
 
     offsets: np.ndarray
     items: np.ndarray
 
     def pairs(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(place in `samples`, item id) of every exclusion of those samples."""
+        """List (place in `samples`, item id) of every exclusion of those samples."""
         counts = np.diff(self.offsets)[samples]
         places = np.repeat(np.arange(len(samples)), counts)
         within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -50,7 +55,8 @@ class Excluded:
 
 
 def find_excluded(corpus: Corpus, targets: np.ndarray, what: str) -> Excluded | None:
-    """What `what` excludes for the samples `targets`: none, last (the history's last item), or seen (all that the user had)."""
+    """Find what `what` excludes for samples `targets`:
+    none, last (the history's last item), or seen (all that the user had)."""
     if what == "none":
         return None
     starts = {"last": targets - 1, "seen": corpus.offsets[corpus.owners(targets)]}[what]

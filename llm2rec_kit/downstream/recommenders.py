@@ -1,12 +1,12 @@
 """SASRec and GRU4Rec with the official code's layers (paper sec. 4.1.3; facts of the code in the settings' help texts).
 
-Their weights start as the code's do or scaled down (`settings.Evaluation.initialisation`): by that alone unit-length embeddings
-gain or lose half their recall (docs/differences.md).
+Their weights start as the code's do or scaled down (`settings.Evaluation.initialisation`): by that alone unit-length
+embeddings gain or lose half their recall (docs/differences.md).
 
-A recommender turns the item vectors of a history into a state; the score of an item is the state's dot product with the item's
-row of the *same* table that the history was looked up in (`item_table`).
-Both models are causal and read right-padded rows from position 0, so one row of a user's items gives the state after every
-prefix of it: evaluation and training read as many samples off a row as it has.
+A recommender turns the item vectors of a history into a state; the score of an item is the state's dot product with the
+item's row of the *same* table that the history was looked up in (`item_table`). Both models are causal and read right-padded
+rows from position 0, so one row of a user's items gives the state after every prefix of it: evaluation and training read as
+many samples off a row as it has.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Dropout(nn.Module):
         self.source: np.random.SFC64 | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x with each element dropped or scaled up."""
+        """Drop each element of x at random, and scale the others up, in training."""
         if not self.training or self.rate == 0:
             return x
         if self.source is None:
@@ -69,7 +69,7 @@ class SASRec(nn.Module):
             self.apply(_scale_down)
 
     def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
-        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d).
+        """Compute the state after each item (B, L, d) from item vectors (B, L, d), right-padded.
 
         With `asked` bool (B, L): only the states there, (asked.sum(), d) in row order; the last layer computes no other.
         """
@@ -130,7 +130,8 @@ class GRU4Rec(nn.Module):
             _start_orthogonal(self.gru)
 
     def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
-        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
+        """Compute the state after each item (B, L, d) from item vectors (B, L, d), right-padded;
+        or the states `asked` for, as in SASRec."""
         states: torch.Tensor = self.dropout(items)
         if states.device.type == "cpu":
             for k in range(self.gru.num_layers):
@@ -146,8 +147,9 @@ CLOSE = 1e-4  # of states, between two ways to the same history: float32 in anot
 class Own(nn.Module):
     """A recommender of one's own (`own_parts.recommender`), called as the kit's are.
 
-    It sees what a sample may know and nothing else: vectors of the history, zeros behind it, and no row without a sample. What
-    gives one state a history is asked for each sample by itself; what gives one after each item must be causal, as the kit's are.
+    It sees what a sample may know and nothing else: vectors of the history, zeros behind it, and no row without a sample. A
+    model that gives one state a history is asked for each sample by itself; one that gives a state after each item must be
+    causal, as the kit's are.
     """
 
     def __init__(self, name: str, settings: S.Evaluation, max_history: int) -> None:
@@ -164,7 +166,8 @@ class Own(nn.Module):
         self.a_history = _probe(own, self.model, settings.hidden, max_history)
 
     def forward(self, items: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
-        """Item vectors (B, L, d), right-padded, to the state after each of them (B, L, d), or those `asked` for."""
+        """Compute the state after each item (B, L, d) from item vectors (B, L, d), right-padded;
+        or the states `asked` for, as in SASRec."""
         if asked is None:
             every = torch.ones(items.shape[:2], dtype=torch.bool, device=items.device)
             return self.forward(items, every).view(items.shape)
@@ -181,7 +184,8 @@ class Own(nn.Module):
 def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> bool:
     """Whether `model` gives one state a history (B, d), rather than one after each item (B, L, d).
 
-    Raises SettingsError where it fails or gives anything else, where a state knows of later items, or changes with the padding.
+    Raises SettingsError where it fails or gives anything else, where a state knows of later items,
+    or changes with the padding.
     """
     drawn, training = torch.Generator().manual_seed(0), model.training
     longest, short = max(2, max_history), max(1, max_history // 2)
@@ -246,7 +250,7 @@ class Both(nn.ModuleList):
 
 
 def make(name: str, settings: S.Evaluation, max_history: int) -> nn.Module:
-    """The recommender `name`, freshly initialised; raises ValueError for another name or heads that do not divide."""
+    """Build the recommender `name`, freshly initialised; raises ValueError for another name or heads that do not divide."""
     if name not in MODELS:
         return Own(name, settings, max_history)
     if name == "SASRec" and settings.hidden % settings.heads:
@@ -255,7 +259,8 @@ def make(name: str, settings: S.Evaluation, max_history: int) -> nn.Module:
 
 
 def _start_alike(layers: nn.ModuleList) -> None:
-    """Give every layer the weights of the first, as the official code's copies have them; the rest is torch's default there."""
+    """Give every layer the weights of the first, as the official code's copies have them;
+    the rest is torch's default there."""
     for layer in layers[1:]:
         layer.load_state_dict(layers[0].state_dict())
 

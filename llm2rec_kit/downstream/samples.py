@@ -37,11 +37,11 @@ class Rows:
         return (self.histories > 0).sum(1).cpu().numpy()
 
     def to(self, device: str | torch.device) -> Rows:
-        """The same rows on `device`."""
+        """Move the rows to `device`."""
         return replace(self, histories=self.histories.to(device), labels=self.labels.to(device))
 
     def take(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Histories and labels of a batch, labels that belong to its neighbours blanked, empty rows appended to a multiple of 16.
+        """Take a batch's histories and labels: labels of its neighbours blanked, empty rows appended up to a multiple of 16.
 
         The fixed width and the few heights matter: oneDNN compiles a kernel for every shape that it meets.
         """
@@ -57,8 +57,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a batch (int64). Of the first row the first `skip` samples, and of the last those from `stop` on, belong to its
-    neighbours."""
+    """Rows of a batch (int64).
+    Of the first row the first `skip` samples, and of the last those from `stop` on, belong to its neighbours."""
 
     rows: np.ndarray
     skip: int = 0
@@ -66,7 +66,7 @@ class Batch:
 
 
 def make_rows(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
-    """Samples as rows: those with one start in one row where `shared`, else one row each in the order of `targets`."""
+    """Build rows from samples: one for all samples of one start where `shared`, else one each in the order of `targets`."""
     targets = np.sort(targets) if shared else targets
     starts = corpus.starts(targets)
     row = np.cumsum(np.diff(starts, prepend=-1) != 0) - 1 if shared else np.arange(len(targets))
@@ -83,8 +83,8 @@ def make_rows(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
 
 
 def draw_batches(samples: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[Batch]:
-    """Rows in a random order, cut into batches of exactly `batch_size` samples, the last with the rest; `samples` int (R,) is
-    how many each row holds. A row that a cut goes through stands in both batches."""
+    """Draw the rows in a random order, cut into batches of exactly `batch_size` samples, the last with the rest; `samples`
+    int (R,) is how many each row holds. A row that a cut goes through stands in both batches."""
     order = rng.permutation(len(samples))
     done = np.cumsum(samples[order])
     out = []

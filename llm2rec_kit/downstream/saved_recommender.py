@@ -1,7 +1,7 @@
 """A trained recommender read back from a run: what it recommends after any history, of items that no training saw, too.
 
-Weights are kept for the first seed of a run; the rest of an item table, the frozen embeddings, is read from the run's tables.
-A title that is no item of the catalogue (a *cold* item) gets its row from its embedding, behind the same adapter.
+Weights are kept for the first seed of a run; the rest of an item table, the frozen embeddings, is read from the run's
+tables. A title that is no item of the catalogue (a *cold* item) gets its row from its embedding, behind the same adapter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ FOUND = 20  # titles that a search shows
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where an item table over text puts titles that are no items; `catalogue` (N, dim) are the embeddings of those that are."""
+    """Where an item table over text puts titles that are no items;
+    `catalogue` (N, dim) are the embeddings of those that are."""
 
     table: item_table.ItemTable
     catalogue: np.ndarray
@@ -74,7 +75,8 @@ class Trained:
 
     @torch.no_grad()
     def adding(self, titles: Sequence[str], embeddings: np.ndarray) -> Trained:
-        """The same recommender over a catalogue with `titles` behind it; `embeddings` (m, dim) are as its table's encoder gives them.
+        """Add `titles` behind the catalogue: return the same recommender over both.
+        `embeddings` (m, dim) are from its table's encoder.
 
         Raises ValueError where the table has no text, so that nothing tells where a title belongs.
         """
@@ -83,7 +85,7 @@ class Trained:
         return replace(self, new=(*self.new, *titles), rows=rows)
 
     def check_places(self) -> Places:
-        """What makes rows; ValueError where none can be made for a title that is no item."""
+        """Return what makes rows for titles that are no items; ValueError where the table can make none."""
         if self.place is None:
             raise ValueError(
                 f"{self.name} knows an item by a vector that training learned from its purchases, and a title without any has "
@@ -92,9 +94,10 @@ class Trained:
         return self.place
 
     def far(self, embeddings: np.ndarray) -> np.ndarray:
-        """Whether each embedding (m, dim) is nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
+        """Tell which embeddings (m, dim) are nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
 
-        An adapter that learned from the catalogue says little of what is far from all of it, and may put it first all the same.
+        An adapter that learned from the catalogue says little of what is far from all of it,
+        and may put it first all the same.
         """
         return geometry.compute_nearest_cosines(embeddings, self.check_places().catalogue) < self._usual
 
@@ -103,7 +106,7 @@ class Trained:
         return geometry.compute_usual_cosine(self.check_places().catalogue)
 
     def find(self, title: str) -> list[int]:
-        """Ids of the catalogue's items with this title (`Titles.find`)."""
+        """Find the ids of the catalogue's items with this title (`Titles.find`)."""
         return self._items.find(title)
 
     @cached_property
@@ -112,7 +115,7 @@ class Trained:
 
     @torch.no_grad()
     def scores(self, history: Sequence[int]) -> np.ndarray:
-        """Score of every item after `history` (item ids, oldest first; the window's last are read): float32 (N + new,).
+        """Score every item after `history` (item ids, oldest first; the window's last are read): float32 (N + new,).
 
         Raises ValueError for an empty history or an id out of range.
         """
@@ -125,7 +128,8 @@ class Trained:
     def top(
         self, history: Sequence[int], k: int = 10, *, exclude_seen: bool = False, without: Collection[int] = ()
     ) -> pl.DataFrame:
-        """The k best items: rank, item, title, score; without those in `history` where `exclude_seen`, and never `without`."""
+        """Tabulate the k best items: rank, item, title, score;
+        without the history's where `exclude_seen`, never `without`."""
         scores = self.scores(history)
         left_out = [*without, *(history if exclude_seen else ())]
         scores[np.asarray(left_out, dtype=np.int64) - 1] = -np.inf
@@ -153,7 +157,7 @@ class Titles:
             self._alike.setdefault(self._plain(title), []).append(item)
 
     def find(self, title: str) -> list[int]:
-        """Ids of the items of this title: those that have it to the letter, else in any case and spacing; [] without any."""
+        """Find the ids of the items of this title: to the letter, else in any case and spacing; [] where there is none."""
         return self._exact.get(title) or self._alike.get(self._plain(title), [])
 
     @staticmethod
@@ -162,7 +166,7 @@ class Titles:
 
 
 def search_titles(items: pl.DataFrame, text: str) -> pl.DataFrame:
-    """Items whose title holds every word of `text`, in any case: (item, title), the first few."""
+    """Find items whose title holds every word of `text`, in any case: (item, title), the first few."""
     held = pl.lit(True)
     for word in text.lower().split():
         held = held & pl.col("title").str.to_lowercase().str.contains(word, literal=True)
@@ -172,7 +176,7 @@ def search_titles(items: pl.DataFrame, text: str) -> pl.DataFrame:
 def load(
     run: Run, domain: str, recommender: str, embedding: str, part: tuple[Corpus, np.ndarray], tables: dict[str, np.ndarray]
 ) -> Trained:
-    """The recommender of `run` whose weights are current; `part` and `tables` as `evaluation.train_many` takes them.
+    """Load the recommender of `run` whose weights are current; `part` and `tables` as `evaluation.train_many` takes them.
 
     Raises ValueError where the run kept none, ArtefactError where they are damaged.
     """
@@ -201,7 +205,7 @@ def load(
 
 
 def load_from_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corpus | None = None) -> Trained:
-    """`load` from the run alone; `corpus` is the run's, where it has been read already. Raises as `load`."""
+    """Load as `load` does, with its errors, from the run alone; `corpus` is the run's, where it has been read already."""
     corpus = corpus or Corpus.load(run.require("corpus"))
     return load(run, domain, recommender, embedding, corpus.select([domain]), _tables(run, embedding))
 
@@ -213,14 +217,15 @@ def _tables(run: Run, embedding: str) -> dict[str, np.ndarray]:
 
 
 def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> bool:
-    """Whether the run has current weights of this recommender in every domain of the corpus."""
+    """Tell whether the run has current weights of this recommender in every domain of the corpus."""
     return all(weights.find_kept(run, domain, recommender, embedding) for domain in corpus.domains)
 
 
 def recommend_across_domains(
     run: Run, corpus: Corpus, recommender: str, embedding: str, k: int = 10
 ) -> Callable[[Sequence[int]], np.ndarray]:
-    """A function from a history of the corpus's item ids, all of one domain, to the k best items that it does not hold.
+    """Build a function that takes a history of the corpus's item ids, all of one domain,
+    and gives the k best items not in it.
 
     The recommender of each domain is read when first asked. Raises ValueError as `load` does.
     """
@@ -242,7 +247,7 @@ def recommend_across_domains(
 
 
 def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.DataFrame:
-    """The top k of each model for one test target (an index into `sequence`), a column a model; `>` marks the truth."""
+    """Tabulate each model's top k, a column a model, for one test target (an index into `sequence`); `>` marks the truth."""
     corpus = next(iter(models.values())).corpus
     truth = int(corpus.sequence[target])
     columns: dict[str, list[Any]] = {"rank": list(range(1, k + 1))}

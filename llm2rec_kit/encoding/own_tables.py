@@ -18,23 +18,23 @@ from llm2rec_kit.settings import SettingsError
 
 
 def find_ids_file(file: Path) -> Path:
-    """Where the ids of the rows in `file` may lie: vectors.npy has vectors.ids.txt."""
+    """Name the file that may hold the ids of the rows in `file`: for vectors.npy it is vectors.ids.txt."""
     return file.with_suffix(".ids.txt")
 
 
 def hash_files(file: str) -> dict[str, str]:
-    """What tells this table from another: the sha256 of its files."""
+    """Compute the sha256 of a table's files, by which it is told from another."""
     path = storage.expand_home(file)
     files = {"own": path} | ({"own_ids": find_ids_file(path)} if find_ids_file(path).is_file() else {})
     return {name: storage.hash_file_once(one) for name, one in files.items()}
 
 
 def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
-    """The table (N + 1, dim) float32 with the padding row in front, and how many rows of the file are no item of the corpus.
+    """Read the table (N + 1, dim) float32, padding row first, and count the file's rows that are no item of the corpus.
 
-    Raises SettingsError where the file is missing, no array of numbers of two dimensions, or holds NaN or infinity; without ids
-    where it has not a row an item; with ids where those are not one a row, one stands twice, an item has none, or the corpus
-    has two items of one id.
+    Raises SettingsError where the file is missing, no array of numbers of two dimensions, or holds NaN or infinity; without
+    ids where it has not a row an item; with ids where those are not one a row, one stands twice, an item has none, or the
+    corpus has two items of one id.
     """
     path = storage.expand_home(file)
     vectors = _array(name, path)

@@ -1,4 +1,5 @@
-"""How tables of item vectors were read off their models, and one model read in several ways: what pooling and mask alone do."""
+"""How tables of item vectors were read off their models, and one model read in several ways:
+what pooling and mask alone do."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SHOWN = ("attention", "pooling", "items", "mean_norm", "effective_rank", "leak")
 
 
 def of_tables(run: Run, tables: Iterable[str]) -> pl.DataFrame:
-    """What the records of item tables say: table, how it was read (attention, pooling), and its shape; null where one does not say."""
+    """Tabulate what the records of item tables say: table, how it was read (attention, pooling), and its shape;
+    null where one does not say."""
     records = {table: run.record(f"embeddings/{table}") for table in tables}
     return pl.DataFrame(
         [{"table": table, **{name: record.get(name) for name in SHOWN}} for table, record in records.items()],

@@ -91,8 +91,8 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
 
 
 def check(folder: str | Path, place: S.Backbone) -> None:
-    """Raise BackboneError where the weights of a baseline do not fill it; none are read. Of an encoder with a decoder, of which
-    the library takes a part, it says nothing."""
+    """Raise BackboneError where the weights of a baseline do not fill it; none are read. Of an encoder with a decoder, of
+    which the library takes a part, it says nothing."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     own_code = {"trust_remote_code": place.trust_remote_code}
@@ -127,7 +127,8 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
 def _pooler(model: PreTrainedModel, path: str | Path, missing: set[str]) -> Any:
     """A BERT's own pooler, dense and tanh over the first token's state, as a module that follows CLS pooling.
 
-    Raises BackboneError where the model has none, or its weights lack it (`missing`): transformers would make one up at random.
+    Raises BackboneError where the model has none, or its weights lack it (`missing`):
+    transformers would make one up at random.
     """
     from sentence_transformers.base.modules import Dense
 

@@ -14,7 +14,7 @@ KINDS = (".txt", ".csv", ".tsv", ".item", ".parquet")
 
 
 def read(file: str | Path, column: str = "title") -> list[str]:
-    """The titles in `file`: a line each in .txt, the `column` of .csv, .tsv, .item (RecBole) or .parquet.
+    """Read the titles in `file`: a line each in .txt, the `column` of .csv, .tsv, .item (RecBole) or .parquet.
 
     Raises ValueError for another kind of file, one that cannot be read whole, a missing column, or one of other values than
     texts; and where titles are missing or empty, with how many are and the rows of the first.
@@ -41,8 +41,8 @@ def read(file: str | Path, column: str = "title") -> list[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a text file. Only a line feed (or a carriage return and one) ends a line: form feed, NEL, U+2028 and others
-    that Python takes for ends, too, stand inside scraped titles."""
+    """The lines of a text file. Only a line feed (or a carriage return and one) ends a line: form feed, NEL, U+2028 and
+    others that Python takes for ends, too, stand inside scraped titles."""
     delimited.look_through(file)
     text = delimited.decode_line(file, file.read_bytes().removeprefix(delimited.BOM))
     found = text.removesuffix("\n").split("\n")
@@ -52,7 +52,8 @@ def _lines(file: Path) -> list[str]:
 
 
 def _column(file: Path, kind: str, column: str) -> list[str]:
-    """The values of a column, empty where one is missing; it may be named without what stands after a colon (RecBole's type)."""
+    """The values of a column, empty where one is missing;
+    it may be named without what stands after a colon (RecBole's type)."""
     table = _parquet(file) if kind == ".parquet" else _delimited(file, kind)
     named = {c.split(":")[0].strip(): c for c in reversed(table.columns)} | {c: c for c in table.columns}
     if column not in named:
@@ -67,7 +68,8 @@ def _column(file: Path, kind: str, column: str) -> list[str]:
 
 
 def _delimited(file: Path, kind: str) -> pl.DataFrame:
-    """The table of a .csv, or of a tab-separated file; ValueError where a line is no row of it, so that rows stay in step."""
+    """The table of a .csv, or of a tab-separated file;
+    ValueError where a line is no row of it, so that rows stay in step."""
     quoted, separator = (True, ",") if kind == ".csv" else (None, "\t")
     table, few, why = delimited.read_texts(file, separator=separator, quoted=quoted, fewest=1)
     if few:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 def tokenise_titles(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_tokens: int) -> list[np.ndarray]:
-    """Token ids of each title (int64), at most `max_tokens`; raises ValueError naming a title without tokens."""
+    """Tokenise each title (int64 ids), at most `max_tokens`; raises ValueError naming a title without tokens."""
     if not titles:
         return []
     if getattr(tokenizer, "is_fast", False):
@@ -32,7 +32,7 @@ def tokenise_titles(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_t
 
 
 def drop_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy that puts no begin- or end-of-text token around a title, as the encoder reads it; itself where it puts none."""
+    """Copy a tokenizer so that it puts no begin- or end-of-text token around a title; return one that puts none as it is."""
     if tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]:
         return tokenizer
     bare = copy.deepcopy(tokenizer)
@@ -45,11 +45,11 @@ def drop_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeniz
 
 
 def find_first_rows(titles: list[str]) -> np.ndarray:
-    """int64 (n,): for each title the row at which it stands first.
+    """Find for each title the row at which it stands first: int64 (n,).
 
     By hashes in flat arrays, because a dictionary of a million titles takes more memory than their embeddings' window.
 
-    >>> first_rows(["a", "b", "a"]).tolist()
+    >>> find_first_rows(["a", "b", "a"]).tolist()
     [0, 1, 0]
     """
     hashes = np.fromiter(map(hash, titles), np.int64, len(titles))
@@ -62,10 +62,10 @@ def find_first_rows(titles: list[str]) -> np.ndarray:
 
 
 def cut_by_length(lengths: np.ndarray, batch_tokens: int, padding: float = 1.0) -> list[np.ndarray]:
-    """Rows sorted by length, cut so that rows x longest <= batch_tokens (one row at least) and at most a share `padding`
-    of a batch is padding: [indices, ...].
+    """Cut the rows, sorted by length, so that rows x longest <= batch_tokens (one row at least) and at most a share
+    `padding` of a batch is padding: [indices, ...].
 
-    >>> [b.tolist() for b in length_batches(np.array([5, 2, 2, 9]), 10)]
+    >>> [b.tolist() for b in cut_by_length(np.array([5, 2, 2, 9]), 10)]
     [[1, 2], [0], [3]]
     """
     order = np.argsort(lengths, kind="stable")
@@ -80,7 +80,7 @@ def cut_by_length(lengths: np.ndarray, batch_tokens: int, padding: float = 1.0) 
 
 
 def pad(ids: list[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Right-padded ids (int64, (rows, longest)) and their mask, or None where nothing is padded.
+    """Pad ids on the right: int64 (rows, longest), and their mask, or None where nothing is padded.
 
     No mask is more than thrift: without one the attention kernels take their fast path.
     """
@@ -93,7 +93,8 @@ def pad(ids: list[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """(rows, tokens, dim) to (rows, dim): the mean over real tokens, the last real token's state, or the first one's."""
+    """Pool states (rows, tokens, dim) to (rows, dim):
+    the mean over real tokens, the last real token's state, or the first's."""
     if pooling == "cls":
         return states[:, 0]
     if pooling == "last":

@@ -1,1 +1,2 @@
-"""What every training stands on: one loop, checkpoints that resume, ragged batches, cross entropy, LoRA, several processes."""
+"""What every training stands on:
+one loop, checkpoints that resume, ragged batches, cross entropy, LoRA, several processes."""

@@ -20,7 +20,7 @@ UNKEPT = ("report_to",)  # of the one who trains, not of what is trained: in no 
 
 
 def split_settings(settings: S.Training, place: S.Backbone, **other: Any) -> dict[str, Any]:
-    """What `Run.make`, `stale` and `reuse_from` take for an artefact of a training: {"settings", "aside"}.
+    """Split a training's settings into what `Run.make`, `stale` and `reuse_from` take: {"settings", "aside"}.
 
     Where it computes (device, dtype) counts among its settings, and so does what `other` says. Where dropout is drawn, its
     draws follow the micro-batches, so there `batch_tokens` counts, too.

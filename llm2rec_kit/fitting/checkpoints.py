@@ -18,12 +18,12 @@ COMPLETE = "complete"  # the marker's name
 
 
 def locate(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Name the folder of a step's checkpoint."""
     return folder / f"checkpoint-{step}"
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint's folder."""
+    """Read the step off the name of a checkpoint's folder."""
     return int(checkpoint.name.split("-")[1])
 
 
@@ -40,12 +40,12 @@ def seal(checkpoint: Path, more: dict[str, Any]) -> None:
 
 
 def read_marker(checkpoint: Path) -> dict[str, Any]:
-    """What `seal` wrote; ValueError where that is damaged, FileNotFoundError without."""
+    """Read what `seal` wrote; ValueError where that is damaged, FileNotFoundError without."""
     return storage.read_note(checkpoint / COMPLETE)
 
 
 def find_fault(checkpoint: Path) -> str:
-    """Why a checkpoint cannot be used, as a phrase; empty where it is whole."""
+    """Say in a phrase why a checkpoint cannot be used; "" where it is whole."""
     try:
         files = {name: (size, digest) for name, (size, digest) in read_marker(checkpoint)["files"].items()}
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def find_fault(checkpoint: Path) -> str:
 
 
 def find_last(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None; damaged newer ones are named."""
+    """Find the newest whole checkpoint, or None; print the names of damaged newer ones."""
     for checkpoint in sorted(_all(folder), key=step_of, reverse=True):
         why = find_fault(checkpoint)
         if not why:

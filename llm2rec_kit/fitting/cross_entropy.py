@@ -20,7 +20,7 @@ ROWS_GPU = 2048
 
 
 def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropies of `labels` (n,) given the body's `states` (n, hidden), through the model's head.
+    """Sum the cross-entropies of `labels` (n,) given the body's `states` (n, hidden), through the model's head.
 
     Float32 (float64 where the states are), whatever dtype the model computes in, as transformers' own loss.
     """

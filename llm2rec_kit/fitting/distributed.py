@@ -48,28 +48,28 @@ def leave() -> None:
 
 
 def is_sharded() -> bool:
-    """Whether the model's weights are in pieces, one a process (FSDP, by accelerate's config)."""
+    """Tell whether the model's weights are in pieces, one a process (FSDP, by accelerate's config)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 outside torchrun."""
+    """Count the processes that train together; 1 outside torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0. Process 0 alone writes files and prints."""
+    """Return this process's number among those that train together, from 0. Process 0 alone writes files and prints."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def print_once(line: str) -> None:
-    """Print, on process 0 alone."""
+    """Print a line on process 0 alone."""
     if rank() == 0:
         print(line, flush=True)
 
 
 def share(micro: MicroBatch) -> MicroBatch:
-    """This process's rows of a micro-batch; `count` stays that of the whole.
+    """Take this process's rows of a micro-batch; `count` stays that of the whole.
 
     Every process gets at least one row, because all have to call the model equally often; where there are fewer rows
     than processes, some get a row without labels.
@@ -83,7 +83,7 @@ def share(micro: MicroBatch) -> MicroBatch:
 
 
 def take(micro: MicroBatch, rows: torch.Tensor, *, labels: bool = True) -> MicroBatch:
-    """Some rows of a micro-batch of (B, ...) tensors with flat `labels` and the `sources` (row x length + place) that
+    """Take some rows of a micro-batch of (B, ...) tensors with flat `labels` and the `sources` (row x length + place) that
     predict them. Raises ValueError for a tensor of another form."""
     size, length = micro["input_ids"].shape
     place = torch.full((size,), -1)
@@ -122,7 +122,8 @@ def _share_chunks(micro: MicroBatch) -> MicroBatch:
 
 
 def all_gather(own: torch.Tensor) -> torch.Tensor:
-    """(n, d) of this process to (world x n, d) of all, in the order of the processes; own rows carry the gradient.
+    """Gather (n, d) of every process, this one's `own`, to (world x n, d), in the order of the processes;
+    own rows carry the gradient.
 
     For the loss of a micro-batch that was shared out; a validation, which every process does whole, has nothing to gather.
     """
@@ -135,14 +136,14 @@ def all_gather(own: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce(value: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over the processes."""
+    """Sum a tensor over the processes."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
 def broadcast(value: Any) -> Any:
-    """What process 0 has, on all: a plain value (numbers, text, lists of them)."""
+    """Send what process 0 has to all: a plain value (numbers, text, lists of them)."""
     if world_size() == 1:
         return value
     box = [value]
@@ -151,14 +152,14 @@ def broadcast(value: Any) -> Any:
 
 
 def barrier() -> None:
-    """Until all processes have come here."""
+    """Wait until all processes have come here."""
     if world_size() > 1:
         dist.barrier()
 
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """Process 0 goes through the block before the others do, who find there what it wrote."""
+    """Let process 0 go through the block before the others, who find there what it wrote."""
     if rank() > 0:
         barrier()
     yield

@@ -22,7 +22,8 @@ def find_first_row(
     sum_loss: Loss,
     prepare: Callable[[MicroBatch], MicroBatch],
 ) -> str:
-    """The first row of a step's micro-batches whose own `what` (loss or gradient) is not finite, in words, with its text.
+    """Find the first row of a step's micro-batches whose own `what` (loss or gradient) is not finite;
+    return where it is, in words, and its text.
 
     `prepare` moves a row to the model's device.
     """

@@ -16,16 +16,16 @@ def write_history(history: list[dict[str, float]], folder: Path) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The history that `write_history` kept."""
+    """Read the history that `write_history` kept."""
     rows: list[dict[str, float]] = json.loads((Path(folder) / "history.json").read_text())
     return rows
 
 
 def take_last_values(history: list[dict[str, float]]) -> dict[str, float]:
-    """The last value of every number in a history, for a record."""
+    """Take the last value of every number in a history, for a record."""
     return {k: v for row in history for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
 
 
 def keep_repeatable(entry: dict[str, float]) -> dict[str, float]:
-    """The step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
+    """Keep the step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
     return {"step": entry["step"]} | tracking.select_numbers(entry)

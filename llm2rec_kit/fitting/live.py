@@ -1,4 +1,5 @@
-"""A bar and a figure that grow while a training runs, in a notebook. Without a notebook the lines that `fit` prints say the same."""
+"""A bar and a figure that grow while a training runs, in a notebook.
+Without a notebook the lines that `fit` prints say the same."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ BETWEEN_SECONDS = 0.5  # a browser need not follow every step
 
 
 def is_watched() -> bool:
-    """Whether this process is a notebook's kernel, and not one that a series runs headless."""
+    """Tell whether this process is a notebook's kernel, and not one that a series runs headless."""
     from IPython import get_ipython
 
     return hasattr(get_ipython(), "kernel") and SERIES not in os.environ
@@ -38,7 +39,7 @@ class LiveBar(TrainerCallback):
         self.first, self.read, self.began, self.shown = 0, 0, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to count; a resumed training does not begin at step 0."""
+        """Start the count at the step where training begins; a resumed one does not begin at 0."""
         self.first, self.read, self.began = state.global_step, 0, self.clock()
         if is_watched():
             from IPython.display import display
@@ -86,7 +87,7 @@ class LiveFigure(TrainerCallback):
         self.handle: DisplayHandle | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin with what a training that is resumed has logged already."""
+        """Start with what a training that is resumed has logged already."""
         self.rows = [dict(row) for row in state.log_history]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:

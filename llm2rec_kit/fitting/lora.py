@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
-    """Put adapters into `model`, in place, and freeze the rest; returns peft's wrapper, which saves adapters alone.
+    """Put adapters into `model`, in place, and freeze the rest; return peft's wrapper, which saves adapters alone.
 
     Without `lora_targets`, all linear layers but the head get one. Raises SettingsError for targets that the model does
     not have.
@@ -43,13 +43,13 @@ def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
 
 
 def merge(adapted: peft.PeftModel) -> PreTrainedModel:
-    """Fold the adapters into the weights, in place; returns the plain model, all of it trainable, with its config."""
+    """Fold the adapters into the weights, in place; return the plain model, all of it trainable, with its config."""
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged.requires_grad_(True)
 
 
 def find_linear_layers(model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of the linear layers that may get adapters, in order: q_proj, k_proj, ..."""
+    """Find the linear layers that may get adapters; return the last parts of their names, in order: q_proj, k_proj, ..."""
     head = model.get_output_embeddings()
     found = (n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)
     return list(dict.fromkeys(name.split(".")[-1] for name in found))

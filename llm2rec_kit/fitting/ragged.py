@@ -24,13 +24,13 @@ class Ragged:
 
     @classmethod
     def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
-        """Int32 pieces from a list of them."""
+        """Build int32 pieces from a list of them."""
         flat = np.concatenate(pieces).astype(np.int32) if len(pieces) else np.empty(0, np.int32)
         return cls(flat, compute_offsets(np.array([len(p) for p in pieces], dtype=np.int64)))
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The pieces of `parts`, one part after the other."""
+        """Join the pieces of `parts`, one part after the other."""
         lengths = np.concatenate([p.lengths for p in parts])
         return cls(np.concatenate([p.flat for p in parts]), compute_offsets(lengths))
 
@@ -46,21 +46,21 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, which: np.ndarray, skip: np.ndarray | int = 0) -> Ragged:
-        """Pieces `which`, in that order, each without its first `skip` entries."""
+        """Take pieces `which`, in that order, each without its first `skip` entries."""
         begins = self.offsets[which] + skip
         lengths = self.offsets[which + 1] - begins
         return Ragged(np.asarray(self.flat[index_spans(begins, lengths)]), compute_offsets(lengths))
 
 
 def compute_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where pieces of `lengths` begin in one flat array, and its end (int64, one more than lengths)."""
+    """Compute where pieces of `lengths` begin in one flat array, and its end (int64, one more than lengths)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def index_spans(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of all spans, one after the other (int64).
+    """Compute the indices of all spans, one after the other (int64).
 
-    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
+    >>> index_spans(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
     before = np.cumsum(lengths) - lengths
@@ -68,9 +68,10 @@ def index_spans(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArra
 
 
 def count_common_prefix(a: Ragged, b: Ragged, of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many first entries piece i of `a` has in common with piece of[i] of `b` (int64); no piece of `a` is empty.
+    """Count how many first entries piece i of `a` has in common with piece of[i] of `b` (int64); no piece of `a` is empty.
 
-    >>> common_prefix(Ragged.of([np.array([1, 2]), np.array([1, 3])]), Ragged.of([np.array([1, 2, 4])]), np.array([0, 0]))
+    >>> a, b = Ragged.of([np.array([1, 2]), np.array([1, 3])]), Ragged.of([np.array([1, 2, 4])])
+    >>> count_common_prefix(a, b, np.array([0, 0]))
     array([2, 1])
     """
     n: NDArray[np.int64] = np.minimum(a.lengths, b.offsets[of + 1] - b.offsets[of])
@@ -83,7 +84,7 @@ def count_common_prefix(a: Ragged, b: Ragged, of: NDArray[np.int64]) -> NDArray[
 
 
 def compare_pieces(a: Ragged, b: Ragged) -> NDArray[np.bool_]:
-    """Which pieces of `a` and `b` are the same (bool); as many pieces in both."""
+    """Tell which pieces of `a` and `b` are the same (bool); both have as many pieces."""
     same: NDArray[np.bool_] = a.lengths == b.lengths
     same[same] = count_common_prefix(a.take(np.flatnonzero(same)), b, np.flatnonzero(same)) == a.lengths[same]
     return same

@@ -1,9 +1,9 @@
 """Tracking: the numbers of a training sent, while it runs, to the tracker that its `report_to` names.
 
-transformers' own callbacks do the sending. They are kept from what would mislead (Trainer's arguments, of which one step here
-uses few; its rates and epochs) and given what this training is: the stage's settings, the model's, and the rows of its history,
-validation apart (`eval/loss`). Weights are never sent. A tracker changes no result: it stands in no key and no manifest, and one
-that fails under way is told of once and left, while the training goes on.
+transformers' own callbacks do the sending. They are kept from what would mislead (Trainer's arguments, of which one step
+here uses few; its rates and epochs) and given what this training is: the stage's settings, the model's, and the rows of its
+history, validation apart (`eval/loss`). Weights are never sent. A tracker changes no result: it stands in no key and no
+manifest, and one that fails under way is told of once and left, while the training goes on.
 
 What is kept on this machine lies in the run's folder (`tensorboard/`, `wandb/`, `mlflow.db`), unless the tracker's own
 environment variables say otherwise.
@@ -40,13 +40,14 @@ def check(settings: S.Training) -> None:
 
 
 def select_numbers(entry: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a log entry that repeat from run to run: no seconds, no rates."""
+    """Select the numbers of a log entry that repeat from run to run: no seconds, no rates."""
     return {k: v for k, v in entry.items() if k in NUMBERS or k.startswith("validation_")}
 
 
 @contextlib.contextmanager
 def track(trainer: Trainer, settings: S.Training, folder: Path) -> Iterator[None]:
-    """Within: what the trainer logs goes to the settings' tracker, as run `<run>-<artefact>`; `folder` is the artefact's.
+    """Send what the trainer logs to the settings' tracker, within the block, as run `<run>-<artefact>`;
+    `folder` is the artefact's.
 
     Raises SettingsError where the tracker is not installed or cannot begin.
     """

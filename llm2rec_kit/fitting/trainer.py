@@ -190,7 +190,7 @@ class StepTrainer(Trainer):
         self._load_from_checkpoint(str(checkpoint))
 
     def history(self) -> list[dict[str, float]]:
-        """The log's rows that repeat from run to run, and which step is best and which is kept."""
+        """Collect the log's rows that repeat from run to run, and say which step is best and which is kept."""
         rows = [row for entry in self.state.log_history if len(row := keep_repeatable(entry)) > 1]
         if best := self._best_step():
             last = self.state.global_step
@@ -201,15 +201,15 @@ class StepTrainer(Trainer):
     # -- a step ------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Step]:
-        """One item a step, in order: the batches have been drawn already, and `share` gives each process its rows."""
+        """Load one item a step, in order: the batches have been drawn already, and `share` gives each process its rows."""
         return DataLoader(self.train_dataset, batch_size=None, sampler=SequentialSampler(self.train_dataset))
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The decay over the planned steps, which may be more than are trained."""
+        """Create the learning rate's decay over the planned steps, which may be more than are trained."""
         return super().create_scheduler(self.horizon, optimizer)
 
     def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:  # type: ignore[override]  # an item of ours
-        """Backward through every micro-batch; returns the step's mean loss, over all processes."""
+        """Run the backward pass of every micro-batch; return the step's mean loss, over all processes."""
         model.train()
         torch.manual_seed(_seed(self.args.seed, self.state.global_step, distributed.rank()))
         count = sum(int(micro["count"]) for micro in inputs)
@@ -252,7 +252,7 @@ class StepTrainer(Trainer):
     # -- validation --------------------------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Our validation numbers, logged at this step; Trainer asks twice at the last one."""
+        """Compute our validation numbers and log them at this step; Trainer asks twice at the last one."""
         if self.validated_at == self.state.global_step:
             return {}
         self.validated_at = self.state.global_step
@@ -292,14 +292,14 @@ class StepTrainer(Trainer):
     # -- log and checkpoints -----------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's, with a mean loss that a resumed training counts as an uninterrupted one does."""
+        """Log as Trainer does, with a mean loss that a resumed training counts as an uninterrupted one does."""
         if "loss" in logs:
             logs["loss"] = self.pending[0] / self.pending[1]
             self.pending = [0.0, 0]
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: the estimate of transformers knows nothing of shared prefixes."""
+        """Return 0, not counted: transformers' estimate knows nothing of shared prefixes."""
         return 0
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -309,7 +309,7 @@ class StepTrainer(Trainer):
         """Nothing to load: every step seeds itself."""
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Trainer warns of a tied head, which is saved once, with the embedding; anything else that is missing is an error."""
+        """Raise TrainingError on missing or unknown weights; a tied head, saved as the embedding, may be missing."""
         tied = getattr(self.inner, "_tied_weights_keys", None) or ()
         wrong = [k for k in load_result.missing_keys if k not in tied] + list(load_result.unexpected_keys)
         if wrong:
@@ -381,7 +381,7 @@ def _tokens(micro: MicroBatch) -> int:
 
 
 def plan_steps(settings: S.Training, batches: Batches) -> int:
-    """The steps over which the learning rate decays: a number, or epochs (official code), or the steps that are trained.
+    """Count the steps over which the learning rate decays: a number, epochs (official code), or all steps that are trained.
 
     An epoch is `batches.steps_per_epoch` steps. Raises SettingsError where both ways are set.
     """

@@ -1,1 +1,2 @@
-"""Decoders: where they come from (hub, folder, GGUF, package), how they are built, saved and made fast, and the mask that can be lifted."""
+"""Decoders: where they come from (hub, folder, GGUF, package), how they are built, saved and made fast, and the mask
+that can be lifted."""

@@ -80,13 +80,14 @@ def check_masks(model: PreTrainedModel) -> None:
 
 
 def is_bidirectional(model: PreTrainedModel) -> bool:
-    """Which side of the switch the config stands on; `measure_leak` says whether the model obeys."""
+    """Tell whether the config asks for a lifted mask; `measure_leak` says whether the model obeys."""
     return getattr(model.config, "is_causal", True) is False
 
 
 @torch.no_grad()
 def measure_leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
-    """How much the first token's state changes when the last token does: 0 for a causal model, more for a bidirectional.
+    """Measure how much the first token's state changes when the last token does:
+    0 for a causal model, more for a bidirectional.
 
     Largest absolute change over the hidden width. `padded` puts a shorter row into the batch, which takes another
     path through most attention kernels.
@@ -110,8 +111,8 @@ def measure_leak(model: PreTrainedModel, *, length: int = 8, padded: bool = Fals
 def compare_leaks(model: PreTrainedModel) -> pl.DataFrame:
     """Measure the leak under both masks; the mask is lifted afterwards.
 
-    A row a mask: attention, leak, `leak, padded`, `least of a layer` (how much a later token changes an earlier one's output in the
-    layer where it does so least, beside padding) and the attention kernel.
+    A row a mask: attention, leak, `leak, padded`, `least of a layer` (how much a later token changes an earlier one's output
+    in the layer where it does so least, beside padding) and the attention kernel.
     """
     rows = []
     for name, switch in (("causal", restore_causal_mask), ("bidirectional", lift_causal_mask)):
@@ -124,7 +125,8 @@ def compare_leaks(model: PreTrainedModel) -> pl.DataFrame:
 
 @torch.no_grad()
 def weights_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
-    """Read where the tokens of a text look, under the mask that the model has: float (tokens, tokens), a row a token that looks.
+    """Read where the tokens of a text look, under the mask that the model has:
+    float (tokens, tokens), a row a token that looks.
 
     The last layer's attention weights, mean over its heads. Only the eager kernel tells them; the model's own is put back.
     """
@@ -142,19 +144,19 @@ def weights_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
 
 
 def find_body(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its language-model head."""
+    """Return the transformer without its language-model head."""
     whole = getattr(model, "base_model", model)
     return getattr(model, "model", model) if whole is model else whole  # Llama 4 says another name for it than it has
 
 
 def last_states(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Token ids (B, L) and their mask, or None, to the last hidden states (B, L, hidden)."""
+    """Compute the last hidden states (B, L, hidden) of token ids (B, L) under their mask (B, L), or without one."""
     states: torch.Tensor = find_body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return states
 
 
 def token_rows(model: PreTrainedModel) -> int:
-    """How many tokens have an embedding."""
+    """Count the tokens that have an embedding."""
     table: Any = model.get_input_embeddings()  # an nn.Embedding, or what a family has in its place
     return int(table.num_embeddings)
 
@@ -162,7 +164,8 @@ def token_rows(model: PreTrainedModel) -> int:
 def make_layer_masks(
     model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """An additive 4-D mask (B, 1, L, L) as the layers of this model need it; `positions` (B, L) are its position ids.
+    """Make the additive 4-D mask (B, 1, L, L) of `mask` in the form that this model's layers need;
+    `positions` (B, L) are its position ids.
 
     A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
     a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`
@@ -195,8 +198,9 @@ class Mixer:
 
 
 def inspect_mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
-    """The mixers of every layer of `find_body`, tried under the mask and on the kernel that it has; with `padded` two rows have
-    padding, which takes another path through most kernels. A layer without one (a feed-forward block) is not listed."""
+    """Try the mixer of every layer of `body` (`find_body`) by itself, under the mask and on the kernel that the body has.
+    With `padded` two rows have padding, which takes another path through most kernels. A layer without a mixer (a
+    feed-forward block) is not listed."""
     layers = list(_layers(body))
     inside = [{part: Mixer(k, type(part).__name__) for part in _parts(layer)} for k, layer in enumerate(layers)]
     whole = {layer: Mixer(k, type(layer).__name__) for k, layer in enumerate(layers)}
@@ -210,9 +214,10 @@ def inspect_mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
 
 
 def find_fault(body: PreTrainedModel, *, lifted: bool) -> str:
-    """Why `find_body` does not go by its mask, as a phrase, or nothing. Every mixer has to look back where the mask is `lifted`,
-    none where it is not, none at padding; and in float32 a text's states must not depend on the texts beside it (in bfloat16
-    rounding alone makes them a tenth apart after 30 layers)."""
+    """Say in a phrase why `body` (`find_body`) does not go by its mask; "" where it does. Every mixer has to carry states
+    from later tokens to earlier ones where the mask is `lifted`, none may where it is not, and none may read padding. In
+    float32 a text's states must not depend on the texts beside it (in bfloat16 rounding alone makes them a tenth apart after
+    30 layers)."""
     try:
         for padded in (False, True):
             tried = inspect_mixers(body, padded=padded)
@@ -231,8 +236,8 @@ def find_fault(body: PreTrainedModel, *, lifted: bool) -> str:
 
 @torch.no_grad()
 def measure_batch_effect(body: PreTrainedModel, length: int = LENGTH) -> float:
-    """How far a text's states are from those that it has alone, relative to their length, at most: under a mask that hides
-    nothing, beside a shorter text, and beside a longer one."""
+    """Measure how far a text's states are from those that it has alone, the largest relative difference: under a mask that
+    hides nothing, beside a shorter text, and beside a longer one."""
     ids = _tokens(body, 2, 2 * length)
     text, real = ids[:, :length], torch.ones_like(ids)
     shorter, longer = real[:, :length].clone(), real.clone()

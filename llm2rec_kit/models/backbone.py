@@ -56,7 +56,7 @@ POSITIONS = re.compile(r"(^|\.)(wpe|pos\w*_embed\w*|embed_positions)(\.|$)")  # 
 
 
 def choose_placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, str]:
-    """Device and dtype to work in, and the reason as a phrase."""
+    """Choose the device and dtype to work in, and say why as a phrase."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -71,11 +71,12 @@ def choose_placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, s
 def load(
     name: str | Path, settings: S.Backbone | None = None, *, head: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The causal LM and tokenizer of a hub name, a local folder or a GGUF file, on the device and in the dtype of `settings`.
+    """Load the causal LM and tokenizer of a hub name, a local folder or a GGUF file, on the device
+    and in the dtype of `settings`.
 
     Any decoder of transformers will do (Qwen2, Qwen2.5, Qwen3, Llama, Mistral, Gemma 1 to 3 are tested). Without `head`, for
-    encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither on
-    this machine nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
+    encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither
+    on this machine nor to be had from the hub, is damaged, has weights that do not fill the model, or is no text decoder.
     """
     settings = settings or S.Backbone()
     device, dtype, _ = choose_placement(settings)
@@ -139,7 +140,8 @@ def explain_errors(name: str | Path, part: str) -> Iterator[None]:
 
 
 def read_telling(kind: Any, place: str | Path, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """What the class `kind` of transformers reads from `place`, and what it tells of the weights that it made up, not printed."""
+    """Read the class `kind` of transformers from `place`;
+    return it with what it says of weights that it made up, which is not printed."""
     model, told = kind.from_pretrained(place, output_loading_info=True, ignore_mismatched_sizes=True, **how)
     return model, told
 
@@ -147,7 +149,7 @@ def read_telling(kind: Any, place: str | Path, **how: Any) -> tuple[PreTrainedMo
 def require_all_weights(
     model: PreTrainedModel, told: dict[str, Any], name: str | Path, *, head: bool = True
 ) -> PreTrainedModel:
-    """`model`, where every weight of it came from its files (`told` by `read_telling`); else BackboneError.
+    """Return `model` where every weight of it came from its files (`told` by `read_telling`); else raise BackboneError.
 
     A pooler may be missing: what uses one has to ask for it. The head may be without `head`, then it is the body alone.
     Of what the files hold besides, other heads and old buffers are no fault, but more of the body is.
@@ -185,8 +187,8 @@ def check_finite(model: torch.nn.Module, name: str | Path) -> None:
 
 
 def check_length(model: PreTrainedModel, tokens: int, setting: str) -> None:
-    """Raise BackboneError where texts of `tokens` tokens, as `setting` allows, have more positions than the model has a table
-    for; print a warning where it has no table but was not trained on so many."""
+    """Raise BackboneError where texts of `tokens` tokens, as `setting` allows, have more positions than the model has a
+    table for; print a warning where it has no table but was not trained on so many."""
     _check_length(*count_positions(model), model.config.model_type, tokens, setting)
 
 
@@ -205,7 +207,8 @@ def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) 
 
 
 def count_positions(model: PreTrainedModel) -> tuple[int, bool]:
-    """(most positions that a text may have, whether there is a table of them that ends there); 0 where nothing says."""
+    """Count the positions that a text may have at most, and tell whether a table of them ends there;
+    0 where nothing says."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
     named = [*model.named_parameters(), *model.named_buffers()]
     return most, any(POSITIONS.search(name) and most <= len(t) <= most + 2 for name, t in named if t.ndim == 2)
@@ -265,7 +268,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name:
 
 
 def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Qwen2 of a few million parameters with random weights, and a byte-level BPE learned from `titles`.
+    """Build a Qwen2 of a few million parameters with random weights, and a byte-level BPE learned from `titles`.
 
     It knows nothing: "raw" embeddings of it are those of an untrained model. Same titles and settings, same bytes.
     """
@@ -292,7 +295,7 @@ def make_tiny(titles: list[str], settings: S.Backbone) -> tuple[PreTrainedModel,
 
 
 def train_tokenizer(titles: list[str], vocabulary: int) -> Qwen2Tokenizer:
-    """A byte-level BPE of at most `vocabulary` tokens, learned from `titles`, in Qwen2's own tokenizer class.
+    """Train a byte-level BPE of at most `vocabulary` tokens on `titles`, in Qwen2's own tokenizer class.
 
     The class matters: a custom tokenizer saved beside a `qwen2` config is reloaded as this class with this class's
     pre-tokenizer, so one that was trained with another would change its ids without a word.
@@ -320,7 +323,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def compute_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
-    """(..., hidden) states of the body to (..., vocabulary) logits, as the model's own forward makes them.
+    """Compute logits (..., vocabulary) from the body's states (..., hidden), as the model's own forward makes them.
 
     The head is more than a matrix in some families: Gemma 2 squashes its logits. `check_head` proves the equality.
     """
@@ -349,13 +352,13 @@ def check_head(model: PreTrainedModel) -> None:
 
 
 def moved(model: PreTrainedModel, *where: torch.device | torch.dtype) -> PreTrainedModel:
-    """`model` on a device, in a dtype, or both, in place."""
+    """Move `model` to a device, to a dtype, or both, in place, and return it."""
     to: Callable[..., PreTrainedModel] = model.to  # transformers' decorator hides its type
     return to(*where)
 
 
 def set_recomputing(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
-    """Gradient checkpointing: while training, activations are computed anew in the backward pass. In place."""
+    """Switch gradient checkpointing on or off, in place: training then computes activations anew in the backward pass."""
     # Renamed in transformers 5.24; the older name warns there and is all that there is before.
     new = hasattr(model, "activation_checkpointing_enable")
     way = "activation_checkpointing" if new else "gradient_checkpointing"
@@ -367,8 +370,8 @@ def set_recomputing(model: PreTrainedModel, on: bool = True) -> PreTrainedModel:
 
 
 def mask_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
-    """Id of the token that stands for a masked one: `blank` is "_" as in the official code, `eos` the end-of-text, `new` the
-    one that `add_mask_token` made."""
+    """Return the id of the token that stands for a masked one: `blank` is "_" as in the official code, `eos` the
+    end-of-text, `new` the one that `add_mask_token` made."""
     if kind == "eos":
         return int(tokenizer.eos_token_id)
     if kind == "new":
@@ -400,5 +403,5 @@ def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def count_parameters(model: PreTrainedModel) -> int:
-    """Number of parameters, tied ones once."""
+    """Count the parameters, tied ones once."""
     return sum(p.numel() for p in model.parameters())

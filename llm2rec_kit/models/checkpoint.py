@@ -1,8 +1,8 @@
 """A model's folder: what it holds, and whether that is whole; looked at before anything of it is loaded.
 
-Libraries make up what they miss: weights that are not there become random numbers, a tokenizer without files an empty one, and
-a damaged file ends in a traceback that does not name it. Here every file that would be read is looked at (of weights, their
-header), and what is wrong is said with the file's name. Nothing here needs torch.
+Libraries make up what they miss: weights that are not there become random numbers, a tokenizer without files an empty one,
+and a damaged file ends in a traceback that does not name it. Here every file that would be read is looked at (of weights,
+their header), and what is wrong is said with the file's name. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class BackboneError(ValueError):
 
 
 def hash_contents(name: str) -> dict[str, str]:
-    """{"files": hash}: what a model by folder or GGUF file holds, as a part of the settings of what is made from it; {} for
-    any other.
+    """Hash what a model by folder or GGUF file holds: {"files": hash}, for the settings of what is made from it; {} for any
+    other.
 
-    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of a
-    package is the GGUF file in it.
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of
+    a package is the GGUF file in it.
     """
     if name in packages.MODELS:
         return {"files": packages.MODELS[name].model}
@@ -61,20 +61,20 @@ def hash_contents(name: str) -> dict[str, str]:
 
 
 def has_a_name(name: str | Path) -> bool:
-    """Whether a model's name is one that the kit knows: `tiny`, `tiny-<width>`, or that of a model out of a package."""
+    """Tell whether a model's name is one that the kit knows: `tiny`, `tiny-<width>`, or that of a model out of a package."""
     return str(name) in packages.MODELS or re.fullmatch(r"tiny(-\d+)?", str(name)) is not None
 
 
 def is_path(name: str | Path) -> bool:
-    """Whether a model's name means a place on this machine, be something there or not, and neither a name that the kit knows
-    nor one of the hub."""
+    """Tell whether a model's name means a place on this machine, be something there or not:
+    no name that the kit knows, and none of the hub."""
     if has_a_name(name):
         return False
     return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
 
 
 def locate(name: str | Path) -> str | Path:
-    """The folder of a model out of a package (`smollm2`), looked through; any other name as it is.
+    """Find the folder of a model out of a package (`smollm2`) and check its files; return any other name as it is.
 
     Raises BackboneError where it has not been fetched, or is not what was fetched.
     """
@@ -91,8 +91,8 @@ def locate(name: str | Path) -> str | Path:
 
 
 def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> None:
-    """Raise BackboneError where `folder` does not hold the very `files` ({name: sha256}) that its manifest.json names, or more;
-    the messages say that a file was not `made`, and what to do `again`."""
+    """Raise BackboneError where `folder` does not hold the very `files` ({name: sha256}) that its manifest.json names, or
+    more; the messages say that a file was not `made`, and what to do `again`."""
     for name, digest in files.items():
         file = require_inside(folder, name)
         if not file.is_file():
@@ -129,7 +129,7 @@ def check(folder: Path, *, binary: bool = False) -> None:
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file, {name: {"dtype", "shape", "data_offsets"}}; BackboneError where it is damaged."""
+    """Read a safetensors file's header, {name: {"dtype", "shape", "data_offsets"}}; BackboneError where it is damaged."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -166,7 +166,7 @@ def check_quantisation(config: dict[str, Any], name: str | Path) -> None:
 
 
 def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Mismatch] = ()) -> str:
-    """Why weights do not fill a model, as a phrase: what is missing, of another shape, or none of it; empty where they do."""
+    """Say in a phrase why weights do not fill a model: missing, of another shape, or not its own; "" where they do."""
     missing, unexpected, mismatched = sorted(missing), sorted(unexpected), sorted(mismatched)
     why = [f"{name} is {tuple(a)} in the weights and {tuple(b)} by config.json" for name, a, b in mismatched[:SHOWN]]
     if missing:
@@ -182,7 +182,7 @@ def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatche
 
 
 def explain_not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
-    """What a reader is told of a model that cannot be had or read (`part` of it), with what to do."""
+    """Say for a reader why a model (`part` of it) cannot be had or read, and what to do."""
     said = f"{type(error).__name__}: {error}" if is_path(name) else str(error)
     return BackboneError(_not_to_be_had(str(name), said, part))
 
@@ -221,7 +221,7 @@ def _check_manifest(folder: Path) -> None:
 
 
 def find_transformers(folder: Path) -> list[Path]:
-    """Where in `folder` there are models of transformers: itself, or the modules of that kind of a sentence-transformers model."""
+    """List the folders of transformers' models in `folder`: itself, or such modules of a sentence-transformers model."""
     modules = folder / "modules.json"
     if not modules.is_file():
         return [folder]

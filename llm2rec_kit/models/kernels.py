@@ -1,12 +1,13 @@
-"""Matrix products by oneDNN on a CPU: `multiply`, and for rows of ever new numbers `multiply_blocked` and `multiply_outer`; in bfloat16 if asked.
+"""Matrix products by oneDNN on a CPU: `multiply`, and for rows of ever new numbers `multiply_blocked` and `multiply_outer`;
+in bfloat16 if asked.
 
 torch hands a float32 product to MKL, which takes its slower path on processors that are not Intel's: on an AMD EPYC it
 reaches 105 GFLOP/s a core where oneDNN, in the same torch, reaches 240. Both are plain float32; the last bits differ,
 as they do between any two orders of summation. On other devices and in other dtypes nothing changes.
 
-oneDNN compiles code for every shape that it meets, at over a millisecond and a megabyte a shape, and batches of titles
-have a new shape nearly every time. So there rows are cut into blocks of few sizes, and what is left over is filled up with zeros to
-one; MKL is kept out of it, because its last bits depend on where in memory a tensor happens to lie.
+oneDNN compiles code for every shape that it meets, at over a millisecond and a megabyte a shape, and batches of titles have
+a new shape nearly every time. So there rows are cut into blocks of few sizes, and what is left over is filled up with zeros
+to one; MKL is kept out of it, because its last bits depend on where in memory a tensor happens to lie.
 
 Mixed precision on a CPU is `use_bfloat16`, not torch's autocast: that does not reach a layer whose forward is ours, and it
 takes attention to bfloat16, too, which is slower than float32 on a CPU without AMX (0.2x at length 50).
@@ -33,7 +34,7 @@ BLOCKS = (1024, 64)  # a product's rows: a multiple of the first, then one of th
 
 @contextlib.contextmanager
 def use_fast_linears(model: nn.Module) -> Iterator[None]:
-    """Within: every `nn.Linear` of `model` multiplies by oneDNN, forward and backward; afterwards all is as before.
+    """Multiply by oneDNN in every `nn.Linear` of `model`, forward and backward, within the block; then all is as before.
 
     The weights stay where they are, so training, saving and adapters (peft wraps the layer, and calls it) go on as ever.
     """
@@ -49,8 +50,8 @@ def use_fast_linears(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def use_bfloat16(on: bool = True) -> Iterator[None]:
-    """Within: `use_fast_linears` rounds the factors of float32 products to bfloat16, forward and backward; sums, outputs, weights
-    and what it adds up of their gradients stay float32.
+    """Round the factors of float32 products in `use_fast_linears` to bfloat16, forward and backward, within the block; sums,
+    outputs, weights and their accumulated gradients stay float32.
 
     A weight is rounded once, so the block is one optimiser step, with all its micro-batches. (A weight's `_version` does not
     tell that it was changed: torch's fused AdamW leaves it as it is.)
@@ -63,27 +64,29 @@ def use_bfloat16(on: bool = True) -> Iterator[None]:
 
 
 def choose_product_dtype(x: torch.Tensor) -> torch.dtype:
-    """What numbers products with `x` have in the layers of `use_fast_linears`: bfloat16 within `use_bfloat16`, else x's own."""
+    """Choose the dtype of products with `x` in the layers of `use_fast_linears`:
+    bfloat16 within `use_bfloat16`, else its own."""
     low = _LOW.get() is not None and x.dtype == torch.float32 and x.device.type == "cpu"
     return torch.bfloat16 if low else x.dtype
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; without, it is emulated and slower than float32."""
+    """Tell whether this CPU multiplies bfloat16 in hardware; without, it is emulated and slower than float32."""
     return is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
 @functools.cache
 def is_available() -> bool:
-    """Whether torch carries oneDNN's linear operator (not public, so looked for) on the hardware that it helps."""
+    """Tell whether torch carries oneDNN's linear operator (not public, so looked for) on the hardware that it helps."""
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return there and platform.machine() in ("x86_64", "AMD64")
 
 
 def multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """a (M, K) times b (N, K) transposed, plus `bias` (N,): (M, N), in the dtype of a and b.
+    """Multiply a (M, K) by b (N, K) transposed and add `bias` (N,): (M, N), in the dtype of a and b.
 
-    A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products. Callers keep to few.
+    A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products.
+    Callers keep to few.
     """
     if is_available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
@@ -92,7 +95,7 @@ def multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None)
 
 
 def multiply_blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear` of float32 by oneDNN whatever the number of rows: x (..., K), weight (N, K), bias (N,) to (..., N)."""
+    """Compute float32 `F.linear` by oneDNN whatever the number of rows: x (..., K), weight (N, K), bias (N,) to (..., N)."""
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
@@ -105,9 +108,10 @@ def multiply_blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
 
 
 def multiply_outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a (rows, M) and b (rows, N) to float32 (M, N), summed over the rows, by oneDNN where they are float32 or bfloat16.
+    """Multiply a (rows, M), transposed, by b (rows, N), summing over the rows:
+    float32 (M, N), by oneDNN where both are float32 or bfloat16.
 
-    Of other dtypes, or elsewhere, it has their own.
+    Other dtypes, and other devices, take torch's own product, in their own dtype.
     """
     if not _fits(a, b):
         return a.T @ b

@@ -40,7 +40,7 @@ MODELS = {
 
 
 def find_cache() -> Path:
-    """Where models out of packages are kept: $LLM2REC_CACHE, or llm2rec_kit in the user's cache folder."""
+    """Find the folder that keeps models out of packages: $LLM2REC_CACHE, or llm2rec_kit in the user's cache folder."""
     if own := os.environ.get("LLM2REC_CACHE"):
         try:
             return Path(own).expanduser().absolute()
@@ -51,5 +51,5 @@ def find_cache() -> Path:
 
 
 def find_folder(name: str) -> Path:
-    """The folder in which a model of `MODELS` is kept, in the hub's layout, be it there or not."""
+    """Find the folder in which a model of `MODELS` is kept, in the hub's layout, be it there or not."""
     return find_cache() / name

@@ -18,12 +18,12 @@ EQUAL = 1e-9  # relative: what another machine's logarithm may differ by, and fa
 
 
 def read_record(run: Run, name: str) -> dict[str, Any]:
-    """The record of evaluation `name`, its metrics those of the ranks beside it; raises as `read`."""
+    """Read the record of evaluation `name`, its metrics those of the ranks beside it; raises as `read` does."""
     return read(run, name)[0]
 
 
 def read(run: Run, name: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Record and ranks (as `ranking.Ranking` has them) of evaluation `name`.
+    """Read the record and the ranks (as `ranking.Ranking` has them) of evaluation `name`.
 
     Raises ArtefactError where it is missing or damaged, is the copy of another, or its metrics are not those of its ranks.
     """

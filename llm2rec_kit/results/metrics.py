@@ -1,8 +1,8 @@
 """Metrics from ranks, and what may be said about their differences.
 
-Evaluation keeps one number a test sample: the rank of the target among all items (1 is best, ties count against the model unless
-`evaluation_ties` says otherwise; where it asks for their mean, two: the first and the last place that the target could have).
-Everything here derives from ranks, so that any metric and any test can be redone from the saved files.
+Evaluation keeps one number a test sample: the rank of the target among all items (1 is best, ties count against the model
+unless `evaluation_ties` says otherwise; where it asks for their mean, two: the first and the last place that the target
+could have). Everything here derives from ranks, so that any metric and any test can be redone from the saved files.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from llm2rec_kit.settings import METRIC
 
 
 def compute_per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """The metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
+    """Compute the metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
 
     With one target a sample, NDCG is 1 / log2(rank + 1) within the first k and 0 beyond, MRR is 1 / rank likewise. Of ranks
-    (n, 2), the first and last place among items of the target's score, it is the metric's expectation over their random order
-    (McSherry and Najork 2008).
+    (n, 2), the first and last place among items of the target's score, it is the metric's expectation over their random
+    order (McSherry and Najork 2008).
 
-    >>> per_sample(np.array([1, 3, 11]), "ndcg@10").tolist()
+    >>> compute_per_sample(np.array([1, 3, 11]), "ndcg@10").tolist()
     [1.0, 0.5, 0.0]
-    >>> per_sample(np.array([[1, 1], [2, 5]]), "recall@3").tolist()
+    >>> compute_per_sample(np.array([[1, 1], [2, 5]]), "recall@3").tolist()
     [1.0, 0.5]
     """
     name, k = _parsed(metric)
@@ -48,18 +48,18 @@ def _at(ranks: np.ndarray, name: str, k: int | None) -> np.ndarray:
 
 
 def summarise(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
-    """Mean recall and NDCG at each cutoff, and MRR: {"recall@10": ..., "ndcg@10": ..., ..., "mrr": ...}."""
+    """Compute mean recall and NDCG at each cutoff, and MRR: {"recall@10": ..., "ndcg@10": ..., ..., "mrr": ...}."""
     names = [f"{m}@{k}" for k in cutoffs for m in ("recall", "ndcg")] + ["mrr"]
     return {name: float(compute_per_sample(ranks, name).mean()) for name in names}
 
 
 def measure_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) -> dict[str, float]:
-    """Coverage and novelty of the top-k lists at each cutoff, from `listed` (len(cutoffs), N) as `ranking.Ranking` has it.
+    """Measure coverage and novelty of the top-k lists at each cutoff, from `ranking.Ranking.listed` (len(cutoffs), N).
 
-    Coverage is the share of the catalogue that stands in some list. Novelty is the mean of -log2 of the listed items' share of
-    training interactions, bits (Vargas and Castells 2011; `counts` (N,), each plus one so that an unseen item counts).
+    Coverage is the share of the catalogue that stands in some list. Novelty is the mean of -log2 of the listed items' share
+    of training interactions, bits (Vargas and Castells 2011; `counts` (N,), each plus one so that an unseen item counts).
 
-    >>> of_lists(np.array([[2, 2, 0, 0]]), [2], np.array([1, 3, 0, 0]))
+    >>> measure_lists(np.array([[2, 2, 0, 0]]), [2], np.array([1, 3, 0, 0]))
     {'coverage@2': 0.5, 'novelty@2': 1.5}
     """
     surprise = -np.log2((counts + 1) / (counts.sum() + len(counts)))
@@ -73,11 +73,12 @@ def measure_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) ->
 def compute_intervals(
     values: np.ndarray, users: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000
 ) -> np.ndarray:
-    """Percentile bootstrap intervals of the means of the columns of `values` (n, m): float64 (2, m), low and high.
+    """Compute percentile bootstrap intervals of the means of the columns of `values` (n, m): float64 (2, m), low and high.
 
-    `users` (n,) says whose sample a row is. Users are resampled, each with all of its samples, because the samples of one user
-    are no independent ones (the cluster bootstrap; Field and Welsh 2007); a draw's mean is over the samples that it holds. The
-    draws are the same for every column, and a draw is a count a user, so all columns of all draws are one product.
+    `users` (n,) says whose sample a row is. Users are resampled, each with all of its samples, because the samples of one
+    user are no independent ones (the cluster bootstrap; Field and Welsh 2007); a draw's mean is over the samples that it
+    holds. The draws are the same for every column, and a draw is a count a user, so all columns of all draws are one
+    product.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
@@ -95,14 +96,15 @@ def compute_intervals(
 
 
 def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed: int) -> list[dict[str, float]]:
-    """Does the metric differ across users? `before` and `after` are (n, m), the same samples, a comparison a column.
+    """Test whether the metric differs across users;
+    `before` and `after` are (n, m), the same samples, a comparison a column.
 
-    For each: the mean difference after - before over samples, its 95% bootstrap interval, a two-sided p, and the effect size d.
-    `users` (n,) says whose sample a row is. The p is of Student's t with the cluster-robust standard error and users - 1 degrees
-    of freedom (Cameron and Miller 2015; for metrics, Deng et al., KDD 2018): with one sample a user, the paired t-test. With
-    thousands of users the mean difference is normal whatever the metric's distribution, and unlike a signed-rank test it asks
-    about the mean that the tables print. d is that mean over the standard deviation of the users' `_linearised` differences, so
-    t = d * sqrt(users).
+    For each: the mean difference after - before over samples, its 95% bootstrap interval, a two-sided p, and the effect size
+    d. `users` (n,) says whose sample a row is. The p is of Student's t with the cluster-robust standard error and users - 1
+    degrees of freedom (Cameron and Miller 2015; for metrics, Deng et al., KDD 2018): with one sample a user, the paired
+    t-test. With thousands of users the mean difference is normal whatever the metric's distribution, and unlike a
+    signed-rank test it asks about the mean that the tables print. d is that mean over the standard deviation of the users'
+    `_linearised` differences, so t = d * sqrt(users).
     """
     if not before.shape == after.shape == (len(users), *before.shape[1:]):
         raise ValueError(
@@ -127,8 +129,8 @@ def _linearised(values: NDArray[np.float64], users: np.ndarray) -> NDArray[np.fl
     """A value a user of each column of `values` (n, m), float64 (users, m), whose plain t-test is the cluster-robust one.
 
     A user with n_u samples of sum s_u counts as (s_u - mean * (n_u - k)) / k, where k is the samples a user on average: the
-    first-order terms of the mean over samples, a ratio of two sums over users (Cochran 1977, ch. 6). Their mean is that mean,
-    and with one sample a user they are the samples' values.
+    first-order terms of the mean over samples, a ratio of two sums over users (Cochran 1977, ch. 6). Their mean is that
+    mean, and with one sample a user they are the samples' values.
 
     >>> _linearised(np.array([[1.0], [2.0], [6.0], [5.0]]), np.array([7, 7, 7, 9])).ravel().tolist()
     [2.75, 4.25]
@@ -140,7 +142,8 @@ def _linearised(values: NDArray[np.float64], users: np.ndarray) -> NDArray[np.fl
 
 
 def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sums of the columns of `values` (n, m), float64 (users, m), and numbers of samples, int64 (users,), by first appearance."""
+    """Sums of the columns of `values` (n, m), float64 (users, m), and numbers of samples, int64 (users,),
+    by first appearance."""
     if len(users) != len(values):
         raise ValueError(f"Each sample has one user; found {len(values)} samples and {len(users)} users of samples.")
     _, first, code = np.unique(users, return_index=True, return_inverse=True)
@@ -151,9 +154,9 @@ def _by_user(values: np.ndarray, users: np.ndarray) -> tuple[NDArray[np.float64]
 
 
 def correct_holm(p_values: list[float]) -> list[float]:
-    """p values corrected for their number (Holm 1979), in their order.
+    """Correct p values for their number (Holm 1979), in their order.
 
-    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    >>> [round(p, 3) for p in correct_holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
     order = np.argsort(p_values, kind="stable")

@@ -1,9 +1,9 @@
 """Comparison: the table of a run's results, and what may be said about the difference of any two of its rows.
 
-A row is a (recommender, embedding) in a domain. Its value for a test sample is the sample's metric averaged over seeds, and a
-mean is over samples, as the metric is defined. Intervals and tests are across users, the same users for every row, so they say
-what other users of this store would see: a split by time gives a user several samples, and they stay together. How much another
-training would differ is another question: that is the standard deviation over seeds, which stands beside them.
+A row is a (recommender, embedding) in a domain. Its value for a test sample is the sample's metric averaged over seeds, and
+a mean is over samples, as the metric is defined. Intervals and tests are across users, the same users for every row, so they
+say what other users of this store would see: a split by time gives a user several samples, and they stay together. How much
+another training would differ is another question: that is the standard deviation over seeds, which stands beside them.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def tabulate(
     metric_names: Sequence[str] = (),
     intervals: bool = False,
 ) -> pl.DataFrame:
-    """domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
+    """Tabulate domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
-    `names` are the artefacts to read; without, all that count (`evaluations.find_evaluations`). `metric_names` are those of their records
-    unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over users,
-    `<metric> low` and `<metric> high`. Raises ArtefactError as `kept.read`.
+    `names` are the artefacts to read; without, all that count (`evaluations.find_evaluations`). `metric_names` are those of
+    their records unless given; any can be had, as ranks are kept. `intervals` adds each metric's 95% bootstrap interval over
+    users, `<metric> low` and `<metric> high`. Raises ArtefactError as `kept.read`.
     """
     found = {n: kept.read_record(run, n) for n in (evaluations.find_evaluations(run).made if names is None else names)}
     if not found:
@@ -72,7 +72,7 @@ def tabulate(
 def make_readable(
     table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None
 ) -> pl.DataFrame:
-    """The domain's rows of `tabulate` (with intervals) as a reader wants them: each metric as "mean ± std [low, high]".
+    """Format the domain's rows of `tabulate` (with intervals) for a reader: each metric as "mean ± std [low, high]".
 
     A row's place is what `best` says, as `judge_standing` gives it, or the table's own column `place`; trained rows come first.
     """
@@ -89,7 +89,8 @@ def make_readable(
 
 
 def tabulate_lists(run: Run, names: list[str]) -> pl.DataFrame:
-    """domain, recommender, embedding, and the mean over seeds of coverage and novelty at each cutoff, where they were kept."""
+    """Tabulate domain, recommender, embedding, and mean coverage and novelty at each cutoff over seeds,
+    where lists were kept."""
     found = [kept.read_record(run, name) for name in names]
     rows = [{k: r[k] for k in ("domain", "recommender", "embedding")} | r["lists"] for r in found if r.get("lists")]
     keys = ["domain", "recommender", "embedding"]
@@ -97,12 +98,13 @@ def tabulate_lists(run: Run, names: list[str]) -> pl.DataFrame:
 
 
 def place(embedding: str) -> int:
-    """Where an embedding stands in tables and figures."""
+    """Return the place of an embedding in the order of tables and figures."""
     return ORDER.index(embedding) if embedding in ORDER else len(ORDER)
 
 
 def read_users(run: Run, domain: str) -> np.ndarray:
-    """The user of each test sample of the domain, in the order in which an evaluation keeps their ranks: int64 (n_test,)."""
+    """Read the user of each test sample of the domain, in the order of the ranks
+    that an evaluation keeps: int64 (n_test,)."""
     return _tested(run, domain)[1]
 
 
@@ -153,7 +155,7 @@ def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.
 
 
 def read_ranks(run: Run, domain: str, name: str) -> np.ndarray:
-    """The ranks that an evaluation kept. Raises ArtefactError as `kept.read`, ValueError where they are of another corpus."""
+    """Read the ranks of an evaluation. Raises ArtefactError as `kept.read`, ValueError where they are of another corpus."""
     _, ranks = kept.read(run, name)
     corpus, users = _tested(run, domain)
     if run.manifest(name)["inputs"].get("corpus", corpus) != corpus or len(ranks) != len(users):
@@ -162,7 +164,7 @@ def read_ranks(run: Run, domain: str, name: str) -> np.ndarray:
 
 
 def read_sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequence[int]) -> np.ndarray:
-    """Each test sample's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
+    """Read each test sample's metric in `row`, averaged over `seeds` (a baseline has the one seed 0): float64 (n_test,).
 
     Raises ValueError as `list_names`, ArtefactError as `kept.read`.
     """
@@ -170,7 +172,8 @@ def read_sample_values(run: Run, domain: str, row: Row, metric: str, seeds: Sequ
 
 
 def list_names(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[str]:
-    """The evaluations of `row` with `seeds` (a baseline has the one seed 0); ValueError naming one that the run does not have."""
+    """List the evaluations of `row` with `seeds` (a baseline has the one seed 0);
+    ValueError names one that the run lacks."""
     names = [evaluations.make_name(domain, *row, seed) for seed in (seeds if is_trained(row[0]) else [0])]
     if missing := [name for name in names if not run.has(name)]:
         raise ValueError(
@@ -188,7 +191,7 @@ def compare(
     seeds: Sequence[int],
     metric: str = "ndcg@10",
 ) -> pl.DataFrame:
-    """Paired tests across users (`metrics.test_pairs`) between rows (before, after), whichever two: a row of the frame a pair.
+    """Test pairs of any two rows (before, after) across users (`metrics.test_pairs`); the frame has a row for each pair.
 
     The p values are corrected together (Holm); `verdict` is "better", "worse" or "no detectable difference".
     """
@@ -214,12 +217,12 @@ def add_verdicts(tests: list[dict[str, Any]]) -> None:
 
 
 def is_within(row: dict[str, Any]) -> bool:
-    """Whether a row of `compare` is about two embeddings under one recommender, and not about two recommenders."""
+    """Tell whether a row of `compare` is about two embeddings under one recommender, and not about two recommenders."""
     return " / " not in row["recommender"]
 
 
 def read_recorded(run: Run, name: str) -> list[dict[str, Any]]:
-    """The tests that notebook 04 kept as artefact `name`, a dict a row of `compare`, after making them again from the ranks.
+    """Read the tests that notebook 04 kept as artefact `name`, a dict a row of `compare`, and check them against the ranks.
 
     Raises ArtefactError where they are others than those.
     """
@@ -252,7 +255,7 @@ def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
 def judge_standing(
     run: Run, domain: str, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> dict[Row, str]:
-    """What may be said of each row's place: "best" only where it is detectably better than every other row.
+    """Judge what may be said of each row's place: "best" only where it is detectably better than every other row.
 
     The row with the highest mean is tested against all others (Holm). Where some cannot be told from it there is no winner:
     it and they are "tied for best"; all others are "".

@@ -26,7 +26,7 @@ Parts = Mapping[str, tuple[Corpus, np.ndarray]]
 
 
 def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
-    """Labels of the samples of `split`, in their order, as Enums in reading order:
+    """Label the samples of `split`, in their order, as Enums in reading order:
 
     target      is the history's last item (immediate repeat), another item that the user had, or novel.
     popularity  how often the target is a training *target*; 0 is a cold item, which no loss ever asked for.
@@ -47,7 +47,7 @@ def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
 
 
 def items_before(corpus: Corpus, split: str = "test") -> NDArray[np.int64]:
-    """How many items the user of each sample had before its target, all in all: int64 (n,)."""
+    """Count the items that the user of each sample had before its target, all in all: int64 (n,)."""
     targets = corpus.samples(split)
     before: NDArray[np.int64] = targets - corpus.offsets[corpus.owners(targets)]
     return before
@@ -80,10 +80,10 @@ def tabulate(
     seeds: Sequence[int],
     metric: str = "ndcg@10",
 ) -> pl.DataFrame:
-    """The metric of each row in each slice, with its 95% interval over users.
+    """Tabulate the metric of each row in each slice, with its 95% interval over users.
 
-    domain, slice, label, place (of the label among all, for figures), samples, recommender, embedding, mean, low, high; labels
-    without a sample are left out.
+    domain, slice, label, place (of the label among all, for figures), samples, recommender, embedding, mean, low, high;
+    labels without a sample are left out.
     """
     values = np.stack([read_sample_values(run, domain, row, metric, seeds) for row in rows], 1)
     users = corpus.owners(corpus.samples("test"))
@@ -145,9 +145,9 @@ def tabulate_gains(
     seeds: Sequence[int],
     metric: str = "ndcg@10",
 ) -> pl.DataFrame:
-    """Where `after` wins and loses against `before`: the paired difference in each slice, p corrected over all (Holm).
+    """Tabulate where `after` wins and loses against `before`: the paired difference in each slice, p corrected (Holm).
 
-    slice, label, place, samples, before, after, difference, low, high, effect, p_holm, verdict.
+    slice, label, place, samples, before, after, difference, low, high, effect, p_holm (over all rows), verdict.
     """
     a, b = (read_sample_values(run, domain, row, metric, seeds) for row in (before, after))
     users = corpus.owners(corpus.samples("test"))
@@ -163,10 +163,11 @@ def tabulate_gains(
 def find_extremes(
     run: Run, domain: str, corpus: Corpus, before: Row, after: Row, *, seeds: Sequence[int], most: int = 5, window: int = 3
 ) -> pl.DataFrame:
-    """The test samples whose target `after` ranks highest above `before`, and those it ranks furthest below, `most` of each.
+    """Find the test samples whose target `after` ranks highest above `before`, and furthest below, `most` of each.
 
-    history (its last `window` titles), target, label of popularity, and both ranks (geometric means over seeds). Ordered by the
-    ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to 1,500 shows nobody anything.
+    history (its last `window` titles), target, label of popularity, and both ranks (geometric means over seeds). Ordered by
+    the ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to 1,500 shows nobody
+    anything.
     """
     a, b = (_geometric_rank(run, domain, row, seeds) for row in (before, after))
     targets = corpus.samples("test")

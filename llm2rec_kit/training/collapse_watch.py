@@ -32,7 +32,7 @@ class Watch(TrainerCallback):
         self.lowest, self.step, self.sound = float("inf"), 0, 0
 
     def loss(self, step: int, value: float) -> None:
-        """`value` is the mean loss per title of optimiser step `step`, counted from 0."""
+        """Judge `value`, the mean loss per title of optimiser step `step`, counted from 0."""
         self.step = step + 1
         self.recent.append(value)
         if len(self.recent) < WINDOW or not self.settings.collapse_loss:
@@ -47,12 +47,12 @@ class Watch(TrainerCallback):
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Trainer's callback: gradient norms, before clipping, for the message."""
+        """Keep the gradient norm, before clipping, for the message."""
         if logs and "grad_norm" in logs:
             self.norms.append(float(logs["grad_norm"]))
 
     def space(self, found: dict[str, float]) -> dict[str, float]:
-        """`found` is `contrastive.probe`'s; returned where it is sound."""
+        """Judge `found`, the numbers of `contrastive.probe`, and return them where they are sound."""
         uniformity, rank = found["uniformity"], found["effective_rank"]
         # A language model's space may start out that narrow; contrast then has to widen it, and does.
         if uniformity > max(self.settings.collapse_uniformity, self.start["uniformity"]):

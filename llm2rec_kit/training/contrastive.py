@@ -42,7 +42,8 @@ class Batches:
     """
 
     def __init__(self, titles: list[str], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
-        """Titles that are the same tokens are taken once. Raises ValueError for fewer than two: there would be no negative."""
+        """Titles that are the same tokens are taken once. Raises ValueError for fewer than two:
+        there would be no negative."""
         tokens = tokenise_titles(tokenizer, titles, settings.max_tokens)
         distinct = {ids.tobytes(): k for k, ids in reversed(list(enumerate(tokens)))}
         self.kept = kept = sorted(distinct.values())  # indices into titles
@@ -62,7 +63,7 @@ class Batches:
         return [self.micro_batch(chosen, rng) | {"step": torch.tensor(step)}]
 
     def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> MicroBatch:
-        """Two views each of the chosen titles."""
+        """Make two views each of the chosen titles, as one micro-batch."""
         views, same = self.views(chosen, rng)
         return {
             **chunk_texts(views, self.settings.batch_tokens, self.pad_id),
@@ -71,13 +72,15 @@ class Batches:
         }
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
-        """Token ids of the first views of `chosen`, then of the second, and which of the chosen are the same (`number_titles`)."""
+        """Make the token ids of the first views of `chosen`, then of the second,
+        and give the titles' numbers (`number_titles`)."""
         views = [make_view(self.tokens[i], self.mask_id, self.settings, rng) for _ in range(2) for i in chosen]
         return views, self.same[chosen]
 
 
 def chunk_texts(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> MicroBatch:
-    """Token ids as `chunks` of like length, each within the token budget, and `place`: row i is the i-th text again."""
+    """Cut the token ids of texts into `chunks` of like length, each within the token budget; `place` restores the order:
+    row place[i] of all chunks is the i-th text."""
     parts = cut_by_length(np.array([len(t) for t in texts]), batch_tokens)
     chunks = []
     for part in parts:
@@ -87,9 +90,9 @@ def chunk_texts(texts: list[np.ndarray], batch_tokens: int, pad_id: int) -> Micr
 
 
 def number_titles(titles: list[str]) -> np.ndarray:
-    """A number for each title (int64), equal for those that differ in case and spacing alone.
+    """Number the titles (int64), those that differ in case and spacing alone with the same number.
 
-    >>> same_title(["Iron Vale", "iron  vale ", "Iron Veil"]).tolist()
+    >>> number_titles(["Iron Vale", "iron  vale ", "Iron Veil"]).tolist()
     [0, 0, 1]
     """
     seen: dict[str, int] = {}
@@ -97,7 +100,7 @@ def number_titles(titles: list[str]) -> np.ndarray:
 
 
 def make_view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
-    """One view of a title: tokens replaced by the mask token with probability `mask_rate`, or the title as it is where
+    """Make one view of a title: tokens replaced by the mask token with probability `mask_rate`, or the title as it is where
     dropout alone makes the difference. At least one token stays."""
     if settings.views == "dropout":
         return ids
@@ -108,7 +111,7 @@ def make_view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.ra
 
 
 def show_views(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, *, seed: int) -> pl.DataFrame:
-    """The first titles of `batches` with two views of each, drawn by seed: title, first view, second view."""
+    """Tabulate the first titles of `batches` with two views of each, drawn by seed: title, first view, second view."""
     rng = np.random.default_rng(seed)
     rows = []
     for ids in batches.tokens[:most]:
@@ -124,7 +127,7 @@ def info_nce(
     symmetric: bool = False,
     same: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Summed InfoNCE of (n, d) and (n, d): cosine / temperature, row i of `second` is the positive of row i of `first`.
+    """Sum the InfoNCE of (n, d) and (n, d): cosine / temperature; row i of `second` is the positive of row i of `first`.
 
     Rows i and j with `same[i] == same[j]` are one title: j is left out of i's denominator, and i out of j's.
     """
@@ -139,7 +142,7 @@ def info_nce(
 
 
 def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None) -> Loss:
-    """The loss function of these settings: (model, micro-batch) -> (summed InfoNCE, titles); `seen` is told each step's.
+    """Make these settings' loss function: (model, micro-batch) -> (summed InfoNCE, titles); `seen` is told each step's.
 
     With `gradient_cache` the chunks are read without a graph, and read again one at a time for the gradient, with the same
     random state (GradCache, Gao et al. 2021): a batch of any size in the memory of one chunk. torch's activation
@@ -158,7 +161,7 @@ def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None
 
 
 def embed_chunks(model: PreTrainedModel, chunks: list[MicroBatch], cached: bool = False) -> torch.Tensor:
-    """Mean-pooled embeddings of the chunks of a micro-batch, one after the other: (texts, d)."""
+    """Compute the mean-pooled embeddings of the chunks of a micro-batch, one after the other: (texts, d)."""
     parts = [(model, chunk["input_ids"], chunk.get("attention_mask")) for chunk in chunks]
     return torch.cat([checkpoint(_pooled, *part, use_reentrant=False) if cached else _pooled(*part) for part in parts])
 
@@ -169,7 +172,8 @@ def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None
 
 @contextlib.contextmanager
 def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
-    """Attention dropout while training on dropout views; modules and config are as before afterwards."""
+    """Switch attention dropout on within the block, while training on dropout views;
+    then modules and config are as before."""
     rate = 0.0 if settings.views == "mask" else settings.dropout
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "attention_dropout")]
     before = [m.attention_dropout for m in layers]
@@ -184,8 +188,8 @@ def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[Non
 
 @torch.no_grad()
 def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
-    """InfoNCE and alignment of two views, uniformity and effective rank of the titles, of the same drawn titles at every
-    call. The loss has as many negatives as there are titles here, so it is not a batch's."""
+    """Measure InfoNCE and alignment of two views, uniformity and effective rank of the titles, of the same drawn titles at
+    every call. The loss has as many negatives as there are titles here, so it does not compare with a batch's."""
     settings, was_training = batches.settings, model.training
     rng = np.random.default_rng([settings.seed, 3])
     chosen = rng.permutation(len(batches.tokens))[:PROBED]
@@ -210,14 +214,14 @@ def probe(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
 def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive, folder: Path
 ) -> list[dict[str, float]]:
-    """Contrast `titles` with each other, training the bidirectional `model` in place; returns the history, as `run` does."""
+    """Contrast `titles` with each other, training the bidirectional `model` in place; return the history, as `run` does."""
     batches = Batches(titles, tokenizer, settings)
     print(f"  contrastive: {len(batches.tokens)} distinct titles", flush=True)
     return run(batches, backbone.lift_causal_mask(model), settings, folder)
 
 
 def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folder: Path) -> list[dict[str, float]]:
-    """Train `model` in place, under the mask that it has, on these batches; returns the history, whose row of step 0 tells
+    """Train `model` in place, under the mask that it has, on these batches; return the history, whose row of step 0 tells
     where it began. Raises TrainingError where the space breaks (`collapse_watch.Watch`)."""
     backbone.check_length(model, settings.max_tokens, "contrastive_max_tokens")
     with use_dropout(model, settings), kernels.use_fast_linears(model):

@@ -1,7 +1,7 @@
 """CSFT, collaborative supervised fine-tuning: from the titles of a history predict the next title (paper sec. 3.2, eq. 2).
 
 The loss is the cross-entropy of the target's tokens under the causal mask, a mean over the target tokens of a step
-(official code); `samples` says what the text is.
+(official code); csft_samples says what the text is.
 
 **Shared prefixes.** The samples of a user that begin at the same history item differ only in where the history stops. One
 row holds that history once, and each target as a branch that sees exactly its own prefix (4-D mask) at the positions it
@@ -72,7 +72,7 @@ class Batches:
         return list(cut_micro_batches(self.samples, self._plan[k], self.settings, self.pad_id))
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each step of an epoch."""
+        """Draw the rows of each step of an epoch."""
         counts, lengths, steps = self.samples.counts, self.samples.lengths, self.steps_per_epoch
         rng = np.random.default_rng([self.settings.seed, epoch])
         order = rng.permutation(len(counts))
@@ -88,7 +88,7 @@ class Batches:
         return [found[i] for i in rng.permutation(steps)]
 
     def facts(self, most: int = 2000) -> dict[str, float]:
-        """What the first epoch's steps (at most `most`) hold: samples and tokens a step, share of padding."""
+        """Measure what the first epoch's steps (at most `most`) hold: samples and tokens a step, share of padding."""
         plan, lengths = self.plan(0)[:most], self.samples.lengths
         held = np.array([self.samples.counts[rows].sum() for rows in plan])
         parts = [lengths[rows[part]] for rows in plan for part in cut_by_length(lengths[rows], self.settings.batch_tokens)]
@@ -104,15 +104,15 @@ class Batches:
 
 
 def cut_micro_batches(samples: Samples, rows: np.ndarray, settings: S.CSFT, pad_id: int) -> Iterator[MicroBatch]:
-    """The rows as model inputs, cut so that none has more than `batch_tokens` padded tokens."""
+    """Cut the rows into micro-batches, as model inputs, none of more than `batch_tokens` padded tokens."""
     parts = cut_by_length(samples.lengths[rows], settings.batch_tokens)
     return (collate(samples, rows[part], pad_id) for part in parts)
 
 
 def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
-    """Rows as tensors, all int64.
+    """Build the tensors of `rows`, all int64.
 
-    input_ids, position_ids, visible, branch  (B, L); see `attention` for the last two.
+    input_ids, position_ids, visible, branch  (B, L); see prefix_attention for the last two.
     labels   flat: the tokens of the answers.
     sources  flat, as many: row x L + place of the token that predicts each label.
     count    their number.
@@ -155,13 +155,14 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
 
 
 def mask_of_row(samples: Samples, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which token of one row sees which: (bool (L, L), the branch of each token (L,): 0 in the history, then 1, 2, ...)."""
+    """Tell which token of a row sees which: (bool (L, L), the branch of each token (L,):
+    0 in the history, then 1, 2, ...)."""
     micro = collate(samples, np.array([row]), pad_id=0)  # one row alone has no padding
     return prefix_attention.make_allowed(micro["visible"], micro["branch"])[0].numpy(), micro["branch"][0].numpy()
 
 
 def compare_work(model: PreTrainedModel, samples: Samples) -> pl.DataFrame:
-    """What an epoch over `samples` costs in each of three ways to write them down, the last the one that is taken here.
+    """Compare what an epoch over `samples` costs in three ways to write them down, the last the one that is taken here.
 
     way, tokens read, logits for (tokens whose logits are computed), tokens a sample, work: multiply-adds with the weights,
     relative to the last way's. A token that is read passes the body, one with logits the head; attention is not counted.
@@ -184,7 +185,7 @@ def compare_work(model: PreTrainedModel, samples: Samples) -> pl.DataFrame:
 
 
 def compute_loss(model: PreTrainedModel, micro: MicroBatch) -> tuple[torch.Tensor, int]:
-    """(summed cross-entropy of the target tokens, their number)."""
+    """Compute the summed cross-entropy of the target tokens, and their number."""
     with _last_feed_forward_at(model, micro["sources"]):
         states = prefix_attention.compute_states(model, micro)
     states = states.flatten(0, 1)[micro["sources"]]
@@ -223,7 +224,7 @@ def _last_feed_forward_at(model: PreTrainedModel, places: torch.Tensor) -> Itera
 
 @torch.no_grad()
 def validate(model: PreTrainedModel, samples: Samples, settings: S.CSFT, pad_id: int) -> dict[str, float]:
-    """Mean loss per target token over all samples, with dropout off."""
+    """Compute the mean loss per target token over all samples, with dropout off."""
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
@@ -244,7 +245,7 @@ def train(
     prepared: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, float]]:
-    """Fine-tune `model` in place on the training samples of the corpus's training domains; returns the history.
+    """Fine-tune `model` in place on the training samples of the corpus's training domains; return the history.
 
     Validation is on `evaluate_samples` validation samples of the same domains. Checkpoints go to `folder` (see `fit`),
     prepared samples to `prepared`, to be used again, or into `folder` until the end. The history begins with a row of

@@ -90,11 +90,11 @@ class Samples:
         return {"plain_tokens": plain, "shared_tokens": shared, "ratio": plain / shared}
 
     def row_of(self, sample: int) -> int:
-        """The row that holds a sample."""
+        """Find the row that holds a sample."""
         return int(np.searchsorted(self.first, sample, side="right")) - 1
 
     def alone(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of one sample as the official code writes it: (history, answer)."""
+        """Return the token ids of one sample as the official code writes it: (history, answer)."""
         history = self.history[self.row_of(sample)][: self.seen[sample]]
         return np.concatenate([history, self.tails[sample]]), np.asarray(self.answers[self.item[sample]])
 
@@ -102,7 +102,7 @@ class Samples:
 def prepare(
     corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT, folder: Path | None = None
 ) -> Samples:
-    """The samples `targets` (indices into `corpus.sequence`) as arrays; in `folder`, memory-mapped, if one is given.
+    """Prepare the samples `targets` (indices into `corpus.sequence`) as arrays; in `folder`, memory-mapped, if one is given.
 
     What lies in `folder` is used again where it was made from the same corpus, tokenizer and settings and its files are what
     they were (sizes and hashes, looked at once), and replaced where not. Of several processes that want the same (torchrun)
@@ -122,7 +122,7 @@ def prepare(
 
 
 def open_samples(folder: Path) -> Samples:
-    """The samples that `prepare` keeps in `folder`, as they lie there: their hashes are not looked at."""
+    """Open the samples that `prepare` keeps in `folder`, as they lie there: their hashes are not looked at."""
     facts = json.loads((folder / "facts.json").read_text())
     # Small files are read: an empty array cannot be mapped.
     arrays = {p.stem: np.load(p, mmap_mode="r" if p.stat().st_size > 2**16 else None) for p in folder.glob("*.npy")}
@@ -134,7 +134,7 @@ def open_samples(folder: Path) -> Samples:
 def compare_tokenisations(
     corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT, most: int = 5000
 ) -> dict[str, Any]:
-    """How often `apart` and `joined` differ, on at most `most` of the samples drawn by seed.
+    """Count how often `apart` and `joined` differ, on at most `most` of the samples drawn by seed.
 
     {"compared", "tokenised_otherwise", "share", "joined_tokens", "apart_tokens"}: numbers of samples, of history tokens.
     """
@@ -153,14 +153,15 @@ def compare_tokenisations(
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """The pieces of N titles. history: 2 (N + 1) pieces, item i opening a history, then joiner and item i; answers: N + 1."""
+    """Token ids of the pieces of N titles. history: 2 (N + 1) pieces, item i opening a history, then joiner and item i;
+    answers: N + 1."""
 
     history: Ragged
     answers: Ragged
 
 
 def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> Texts:
-    """The pieces of every title, each distinct one tokenised once; raises ValueError for a title without tokens."""
+    """Tokenise the pieces of every title, each distinct one once; raises ValueError for a title without tokens."""
     distinct, where = np.unique(np.array(corpus.titles, dtype=object), return_inverse=True)
     engine, where = _engine(tokenizer), np.concatenate([[0], where + 1])  # piece 0 is that of padding: empty
     nothing = Ragged.of([np.empty(0, np.int32)])

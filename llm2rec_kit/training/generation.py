@@ -29,7 +29,7 @@ def generate_titles(
     *,
     beams: int = 5,
 ) -> pl.DataFrame:
-    """What the model writes after the histories of samples `chosen`, by beam search, `beams` titles each.
+    """Generate titles after the histories of samples `chosen`, by beam search, `beams` titles each.
 
     A row a title: sample, rank (1 the likeliest), written, item (Int32: the first of that title in the catalogue, 0 where
     there is none), next (whether it is the title that really came next), score (log-probability a token).
@@ -69,8 +69,8 @@ def generate_titles(
 
 
 def measure_shares(written: pl.DataFrame) -> dict[str, float]:
-    """Of titles written: first_real, any_real, next_first, next_any: share of histories whose likeliest title, or any of
-    whose titles, is an item of the catalogue, or the one that came next."""
+    """Measure the shares of histories whose likeliest title is an item of the catalogue (first_real) or the one that came
+    next (next_first), and those where any of the titles written is (any_real, next_any)."""
     one = written.group_by("sample").agg(
         first_real=(pl.col("item") > 0).filter(pl.col("rank") == 1).any(),
         any_real=(pl.col("item") > 0).any(),
@@ -89,7 +89,7 @@ def ask(
     *,
     beams: int = 5,
 ) -> dict[str, pl.DataFrame]:
-    """The `generate_titles` of all samples by each of several models, by the models' names."""
+    """Generate the titles of all samples (`generate_titles`) by each of several models: {model's name: table}."""
     every = np.arange(len(samples))
     return {
         name: generate_titles(model, tokenizer, corpus, samples, every, settings, beams=beams)
@@ -98,7 +98,8 @@ def ask(
 
 
 def as_text(written: Mapping[str, pl.DataFrame], corpus: Corpus, samples: Samples, *, most: int = 5, titles: int = 3) -> str:
-    """What the models of `ask` write after the first `most` histories, for a reader: the history's end, what came, what each wrote.
+    """Format for a reader what the models of `ask` write after the first `most` histories:
+    a history's end, what came next, what each model wrote.
 
     Of the last model the `titles` likeliest are told, of those before it the likeliest.
     """

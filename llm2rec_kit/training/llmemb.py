@@ -28,7 +28,7 @@ Item = tuple[str, list[str]]  # domain, attributes
 
 
 def list_attributes(items: pl.DataFrame) -> list[Item]:
-    """Domain and attributes ("category is Puzzle") of each item; empty values are left out."""
+    """List the domain and attributes ("category is Puzzle") of each item; empty values are left out."""
     names = columns(items)
     if not names:
         raise ValueError(f"These items have no attributes besides their titles; their columns are {items.columns}.")
@@ -41,16 +41,17 @@ def list_attributes(items: pl.DataFrame) -> list[Item]:
 
 
 def make_prompt(item: Item) -> str:
-    """The text of an item: the instruction, then its attributes.
+    """Write the text of an item: the instruction, then its attributes.
 
-    >>> prompt(("games", ["title is Chess", "category is Board"]))
+    >>> make_prompt(("games", ["title is Chess", "category is Board"]))
     'The games item has the following attributes:\\ntitle is Chess; category is Board'
     """
     return f"The {item[0]} item has the following attributes:\n" + "; ".join(item[1])
 
 
 def make_view(item: Item, share: float, rng: np.random.Generator) -> Item:
-    """One view: the attributes in another order, `share` of them left out (rounded down; one at least of two or more)."""
+    """Make one view: the attributes in another order, `share` of them left out (rounded down; at least one of two or
+    more)."""
     domain, attributes = item
     left_out = min(max(int(len(attributes) * share), len(attributes) > 1), len(attributes) - 1)
     kept = rng.permutation(len(attributes))[: len(attributes) - left_out]
@@ -68,7 +69,7 @@ def show_views(items: pl.DataFrame, share: float, count: int = 4, seed: int = 0)
 
 
 class Batches(contrastive.Batches):
-    """As contrast's, of items with attributes: two views leave out attributes. `settings.mask_rate` is their share."""
+    """Batches as contrast's, of items with attributes: each view leaves out the share `settings.mask_rate` of them."""
 
     def __init__(self, items: list[Item], tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
         """Items of one text are taken once, as titles are."""
@@ -76,7 +77,8 @@ class Batches(contrastive.Batches):
         self.items, self.tokenizer = [items[k] for k in self.kept], tokenizer
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
-        """As contrast's; the same are items whose second views read the same."""
+        """Make views as contrast does, of texts with attributes left out;
+        items whose second views read the same get one number."""
         texts = [make_prompt(make_view(self.items[i], self.settings.mask_rate, rng)) for _ in range(2) for i in chosen]
         tokens = tokenise_titles(self.tokenizer, texts, self.settings.max_tokens)
         return tokens, contrastive.number_titles(texts[len(chosen) :])
@@ -85,7 +87,7 @@ class Batches(contrastive.Batches):
 def train(
     items: list[Item], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive, folder: Path
 ) -> list[dict[str, float]]:
-    """Contrast items by their attributes, training the causal `model` in place; returns the history, as `contrastive.run`.
+    """Contrast items by their attributes, training the causal `model` in place; return the history, as `contrastive.run`.
 
     Raises SettingsError where `settings.views` is not `mask`: the dropped attributes alone make the views differ.
     """

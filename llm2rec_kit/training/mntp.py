@@ -47,7 +47,7 @@ class Batches:
         return self.micro_batches(draw_rows(len(self.tokens), self.settings.batch_size, self.settings.seed, step), rng)
 
     def micro_batches(self, chosen: np.ndarray, rng: np.random.Generator) -> list[dict[str, torch.Tensor]]:
-        """The chosen titles, masked, cut by the token budget."""
+        """Mask the chosen titles and cut them by the token budget."""
         lengths = np.array([len(self.tokens[i]) for i in chosen])
         return [
             self._collate([self.tokens[i] for i in chosen[part]], rng)
@@ -73,7 +73,7 @@ class Batches:
 def mask_tokens(
     ids: np.ndarray, mask_id: int, vocabulary: int, settings: S.MNTP, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(ids as the model sees them, which of them it has to predict): each token with probability `rate`.
+    """Mask each token with probability `rate`; return the ids as the model sees them, and which of them it has to predict.
 
     `80_10_10` replaces 8 of 10 by the mask token and 1 of 10 by a random token, and leaves 1 of 10 (official code).
     """
@@ -85,7 +85,8 @@ def mask_tokens(
 
 
 def show_masks(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, *, seed: int = 0) -> pl.DataFrame:
-    """The first titles of `batches` with masks drawn by seed: title, what the model sees, to predict (the hidden tokens)."""
+    """Tabulate the first titles of `batches` with masks drawn by seed:
+    title, what the model sees, to predict (what is hidden)."""
     rng = np.random.default_rng(seed)
     rows = []
     for ids in batches.tokens[:most]:
@@ -96,7 +97,8 @@ def show_masks(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, 
 
 
 def draw_gaps(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase, most: int, *, seed: int) -> list[tuple[str, int]]:
-    """The first titles of three tokens or more, each with the place of one token to hide, drawn by seed and never the first."""
+    """Draw one token to hide, never the first, in each of the first titles of three tokens or more:
+    (title, place), by seed."""
     rng = np.random.default_rng(seed)
     lengths = ((title, len(tokenizer(title, add_special_tokens=False)["input_ids"])) for title in titles)
     return list(itertools.islice(((title, int(rng.integers(1, n))) for title, n in lengths if n > 2), most))
@@ -111,7 +113,7 @@ def fill_gaps(
     *,
     most: int = 3,
 ) -> pl.DataFrame:
-    """What the model puts into each gap of `draw_gaps`: seen, truth, fillings (the `most` likeliest), found (the first is the truth).
+    """Fill each gap of `draw_gaps`: seen, truth, fillings (the model's `most` likeliest), found (the first is the truth).
 
     As in training, a hidden token is read off the state of the one before it.
     """
@@ -128,7 +130,7 @@ def fill_gaps(
 
 
 def compute_loss(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-    """(summed cross-entropy of the hidden tokens, their number)."""
+    """Compute the summed cross-entropy of the hidden tokens, and their number."""
     logits = _logits(model, micro)
     exact = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(exact, micro["labels"], reduction="sum"), len(micro["labels"])
@@ -141,7 +143,7 @@ def _logits(model: PreTrainedModel, micro: dict[str, torch.Tensor]) -> torch.Ten
 
 @torch.no_grad()
 def validate(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
-    """Loss, perplexity and accuracy on hidden tokens of all titles of `batches`, with one fixed draw of masks."""
+    """Measure loss, perplexity and accuracy on hidden tokens of all titles of `batches`, with one fixed draw of masks."""
     was_training = model.training
     model.eval()
     total, right, count = 0.0, 0, 0
@@ -157,14 +159,15 @@ def validate(model: PreTrainedModel, batches: Batches) -> dict[str, float]:
 
 
 def split_titles(titles: list[str], settings: S.MNTP) -> tuple[list[str], list[str]]:
-    """(training titles, held-out titles), drawn by seed."""
+    """Split the titles into (training titles, held-out titles), drawn by seed."""
     order = np.random.default_rng(settings.seed).permutation(len(titles))
     held = round(len(titles) * settings.held_out)
     return [titles[i] for i in np.sort(order[held:])], [titles[i] for i in np.sort(order[:held])]
 
 
 def check_titles(titles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise SettingsError where no title has two tokens: a token is predicted from the one before it, so nothing is learned."""
+    """Raise SettingsError where no title has two tokens:
+    a token is predicted from the one before it, so nothing is learned."""
     if titles and max(map(len, tokenise_titles(tokenizer, titles, 2))) < 2:
         raise S.SettingsError(
             "Every title of the training domains is one token, and MNTP predicts a token from those beside it: nothing would be "
@@ -173,7 +176,7 @@ def check_titles(titles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP) -> PreTrainedModel:
-    """Lift the causal mask and, where the settings ask for a `new` mask token, add it; in place, returns the model."""
+    """Lift the causal mask and, where the settings ask for a `new` mask token, add it, in place; return the model."""
     if settings.mask_token == "new":
         backbone.add_mask_token(model, tokenizer)
     return backbone.lift_causal_mask(model)
@@ -182,7 +185,7 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings
 def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
 ) -> list[dict[str, float]]:
-    """Train `model` in place, bidirectionally, on `titles`, a share of them held out; returns the history."""
+    """Train `model` in place, bidirectionally, on `titles`, a share of them held out; return the history."""
     backbone.check_length(model, settings.max_tokens, "mntp_max_tokens")
     check_titles(titles, tokenizer)
     prepare(model, tokenizer, settings)

@@ -20,7 +20,7 @@ MicroBatch = dict[str, torch.Tensor]
 
 
 def make_allowed(visible: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
-    """Whether token i of a row sees token j: bool (B, L, L), from `visible` and `branch` (B, L)."""
+    """Tell whether token i of a row sees token j: bool (B, L, L), from `visible` and `branch` (B, L)."""
     place = torch.arange(visible.shape[1], device=visible.device)
     in_history = (branch == 0)[:, None, :] & (place < visible[:, :, None])
     in_branch = (branch[:, :, None] == branch[:, None, :]) & (branch > 0)[:, :, None] & (place <= place[:, None])
@@ -28,7 +28,8 @@ def make_allowed(visible: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
 
 
 def mask(model: PreTrainedModel, micro: MicroBatch) -> Any:
-    """What to give the model as `attention_mask`: an additive (B, 1, L, L), one a kind of layer, or flex attention's blocks."""
+    """Make the model's `attention_mask`:
+    an additive (B, 1, L, L), one for each kind of layer, or flex attention's blocks."""
     if model.config._attn_implementation == "flex_attention":
         return make_blocks(micro["visible"], micro["branch"])
     seen = make_allowed(micro["visible"], micro["branch"])
@@ -38,7 +39,7 @@ def mask(model: PreTrainedModel, micro: MicroBatch) -> Any:
 
 
 def make_rule(visible: torch.Tensor, branch: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The same rule as `make_allowed`, a pair of tokens at a time, as flex attention asks for it."""
+    """Make the rule of `make_allowed` a function of one pair of tokens, as flex attention asks for it."""
 
     def sees(row: torch.Tensor, head: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         in_history = (branch[row, j] == 0) & (j < visible[row, i])
@@ -49,7 +50,7 @@ def make_rule(visible: torch.Tensor, branch: torch.Tensor) -> Callable[..., torc
 
 
 def make_blocks(visible: torch.Tensor, branch: torch.Tensor) -> Any:
-    """Flex attention's BlockMask: blocks of 128 x 128 that nobody sees are never computed."""
+    """Make flex attention's BlockMask: blocks of 128 x 128 that nobody sees are never computed."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     size, length = branch.shape
@@ -57,7 +58,8 @@ def make_blocks(visible: torch.Tensor, branch: torch.Tensor) -> Any:
 
 
 def choose_kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
-    """(attention implementation, the reason as a phrase) for this model where it stands; `micro` is to try it on."""
+    """Choose the attention implementation for this model where it stands, and say why as a phrase;
+    it is tried on `micro`."""
     if not getattr(model, "_supports_sdpa", False):
         return "eager", f"{model.config.model_type} has no other that takes a mask of one's own"
     if model.device.type != "cuda":
@@ -75,7 +77,7 @@ def choose_kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def use_kernel(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """The attention implementation `name` while inside."""
+    """Use the attention implementation `name` within the block."""
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation(name)
@@ -102,7 +104,7 @@ def _fault(model: PreTrainedModel, micro: MicroBatch) -> str:
 
 
 def compute_states(model: PreTrainedModel, micro: MicroBatch) -> torch.Tensor:
-    """The body's last hidden states of a micro-batch, (B, L, hidden)."""
+    """Compute the body's last hidden states of a micro-batch, (B, L, hidden)."""
     states: torch.Tensor = backbone.find_body(model)(
         input_ids=micro["input_ids"],
         position_ids=micro["position_ids"],

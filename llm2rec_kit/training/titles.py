@@ -8,15 +8,16 @@ from llm2rec_kit.corpus import Corpus
 
 
 def train_titles(corpus: Corpus) -> list[str]:
-    """The distinct titles of the training domains, in item order: what stage 2 learns from (paper sec. 4.1.3).
+    """List the distinct titles of the training domains, in item order: what stage 2 learns from (paper sec. 4.1.3).
 
-    Those of items that no training sample has, too, as in the official code: a title is no interaction. No title of another domain.
+    Titles of items that are in no training sample count, too, as in the official code: a title is no interaction. None is
+    of another domain.
     """
     return corpus.select(corpus.train_domains)[0].items["title"].unique(maintain_order=True).to_list()
 
 
 def draw_rows(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Which of n titles optimiser step `step` (from 0) reads: a new permutation an epoch, whole batches only."""
+    """Draw which of n titles optimiser step `step` (from 0) reads: a new permutation an epoch, whole batches only."""
     size = min(n, batch_size)
     epoch, k = divmod(step, n // size)
     return np.random.default_rng([seed, epoch]).permutation(n)[k * size : (k + 1) * size]

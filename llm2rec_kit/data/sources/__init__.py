@@ -209,7 +209,7 @@ def keep_first_of_each_item(items: pl.DataFrame, facts: dict[str, Any]) -> pl.Da
 
 
 def keep_first_titled(items: pl.DataFrame) -> pl.DataFrame:
-    """Keep of each source_id the first row with a title, else its first row, in the order of the first rows."""
+    """Keep each source_id's first row with a title, else its first row, in the order of the first rows."""
     first = items.unique("source_id", keep="first", maintain_order=True)
     if len(first) == len(items) or not _blank(first["title"]).any():
         return first
