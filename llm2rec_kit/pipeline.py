@@ -203,7 +203,7 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
 
 
 def tables_asked(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
-    """The tables of item vectors that notebook 03 makes: {table: (what encodes it, how)}, as `embed_items` takes them.
+    """List the tables of item vectors that notebook 03 makes: {table: (what encodes it, how)}, as `embed_items` takes them.
 
     Each stage's as `how` says; the variants, which read a stage in another way; baselines as they were saved, but at unit length.
     """

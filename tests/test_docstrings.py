@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1] / "llm2rec_kit"
 ROOMS = [
     *("storage", "settings", "runs", "corpus", "paper_statistics", "paper", "geometry", "data"),
     *("pipeline", "export", "cli_product", "cli"),
+    *("maps", "figures", "widgets", "reproduction"),
 ]
 # What a function does. A new word comes here, where it is one.
 VERBS = {
@@ -25,6 +26,8 @@ VERBS = {
     *("Make", "Mark", "Measure", "Name", "Parse", "Print", "Put"),
     *("Raise", "Rank", "Read", "Recommend", "Register", "Remove", "Rename", "Renumber", "Replace", "Return", "Run"),
     *("Save", "Say", "Scale", "Split", "Tabulate", "Take", "Tell", "Train", "Turn", "Unpack", "Write", "Yield"),
+    *("Answer", "Apply", "Arrange", "Ask", "Begin", "Cluster", "Compare", "Escape", "Fill", "Fit", "Give", "Group", "Judge"),
+    *("Lay", "Match", "Note", "Open", "Pair", "Pick", "Pool", "Render", "Select", "Show", "Summarise", "Test", "Vary"),
 }
 
 
