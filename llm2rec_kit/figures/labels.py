@@ -83,7 +83,7 @@ class _Page:
     labels: dict[str, tuple[Bbox, np.ndarray]] = field(default_factory=dict)
 
     def cost(self, box: Bbox, tie: np.ndarray) -> float:
-        """What a label in `box` would be in the way of, tied to its place by `tie`; infinite where it may not stand."""
+        """Measure how much a label in `box`, tied to its anchor by `tie`, would hide; infinite where it may not stand."""
         others = self.labels.values()
         if not _inside(np.stack([box.min, box.max]), self.frame).all() or any(box.overlaps(b) for b, _ in others):
             return np.inf

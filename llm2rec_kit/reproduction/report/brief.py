@@ -134,8 +134,8 @@ def make_compact(results: dict[str, Any], domain: str, places: dict[Row, str] | 
     """Arrange the domain's rows by embedding and recommender, in one metric.
 
     metric, columns (recommenders that read an embedding), rows [{"embedding", "cells": [cell or None a column]}], others
-    [{"name", "cell"}] that read none, best first and the ceiling last. A cell has mean, std, seeds and place ("best", "tied
-    for best", ""); without `places` the highest mean is the "highest", which no test says more of.
+    [{"name", "cell"}] that read none, best first and the ceiling last. A cell has mean, std, seeds and place ("best",
+    "tied for best", ""); without `places` the highest mean is the "highest", which no test says more of.
     """
     rows, metric = results["results"][domain], choose_metric(results, domain)
     most = max((r["mean"][metric] for r in select_compared(rows, results["seeds"])), default=None)

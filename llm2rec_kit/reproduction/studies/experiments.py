@@ -1,11 +1,11 @@
 """Experiments: runs inside a run, in which one thing at a time is changed.
 
-`open_study(run, name)` makes `<run>/experiments/<name>/`, a Run of its own with the corpus and the backbone of the run
+`study.open_study(run, name)` makes `<run>/experiments/<name>/`, a Run of its own with the corpus and the backbone of the run
 around it. A training there starts from an artefact by name and has the run's own settings but for what the call changes, so
 two arms differ in nothing else. Everything is an artefact: reused where nothing changed (also from the run around it and
 from its other studies), resumed after an interruption, and compared with `results.significance` as the run's own stages are.
 
-This module does in calls what the notebooks 02 to 04 do in cells, so it stands above the rooms: only notebooks import it.
+This module does in calls what the notebooks 02 to 04 do in cells.
 """
 
 from __future__ import annotations
