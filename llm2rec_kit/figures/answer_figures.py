@@ -15,7 +15,7 @@ UNTOLD = "#777777"
 
 
 def draw_answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: str, counted: str) -> Figure:
-    """One question: left each arm's mean, right the paired differences; a row of panels a recommender.
+    """Draw one question: left each arm's mean, right the paired differences; a row of panels a recommender.
 
     `arms` and `tests` are those of `answers.Answer`; `counted` says n and seeds in the caption.
     """

@@ -37,9 +37,10 @@ def place(
 ) -> list[str]:
     """Write each label near its anchor (data units), none over another or past the axes; returns those that found no room.
 
-    Of the places around its anchor a label takes the cheapest: one that hides few points of `avoid` (n, 2) and few of `trails`
-    (a line (stages, 2) each), and is near. One that moved is tied to its anchor by a line, which passes under another label
-    only where there is no other way. Those without room are named in the corner. Call it last: it settles the layout.
+    Of the places around its anchor a label takes the cheapest: one that hides few points of `avoid` (n, 2) and few of
+    `trails` (a line (stages, 2) each), and is near. One that moved is tied to its anchor by a line, which passes under
+    another label only where there is no other way. Those without room are named in the corner. Call it last: it settles the
+    layout.
     """
     figure.canvas.draw()  # positions are known only once the layout is settled
     figure.set_layout_engine("none")
@@ -74,7 +75,7 @@ def place(
 
 @dataclass
 class _Page:
-    """What stands on the axes, in pixels: their frame, points (n, 2), trails (stages, 2), and labels with their ties (2, 2)."""
+    """What stands on the axes, in pixels: their frame, points (n, 2), trails (stages, 2), labels and their ties (2, 2)."""
 
     frame: Bbox
     points: np.ndarray
@@ -82,7 +83,7 @@ class _Page:
     labels: dict[str, tuple[Bbox, np.ndarray]] = field(default_factory=dict)
 
     def cost(self, box: Bbox, tie: np.ndarray) -> float:
-        """What a label in `box` would be in the way of, tied to its place by `tie`; infinite where it may not stand."""
+        """Measure how much a label in `box`, tied to its anchor by `tie`, would hide; infinite where it may not stand."""
         others = self.labels.values()
         if not _inside(np.stack([box.min, box.max]), self.frame).all() or any(box.overlaps(b) for b, _ in others):
             return np.inf

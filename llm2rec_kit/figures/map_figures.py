@@ -1,8 +1,8 @@
 """Static maps: every stage in one frame, named clusters, what travelled, what is bought together, one item's surroundings.
 
-Made for one column of a page (`COLUMN` inches, text of 6 to 8 points) and drawn at `DPI`, so that a notebook shows them twice
-that size. Colours are safe for colour-blind readers; past eight groups the marker's shape tells groups of one colour apart.
-Each function returns a matplotlib Figure and touches no global state.
+Made for one column of a page (`COLUMN` inches, text of 6 to 8 points) and drawn at `DPI`, so that a notebook shows them
+twice that size. Colours are safe for colour-blind readers; past eight groups the marker's shape tells groups of one colour
+apart. Each function returns a matplotlib Figure and touches no global state.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def save(figure: Figure, path: Path) -> Figure:
 
 
 def draw_stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
-    """A panel a stage in the aligned frame, items coloured by a column of `atlas.items`.
+    """Draw a panel for each stage in the aligned frame, its items coloured by a column of `atlas.items`.
 
     A number is shaded on a log scale; a grouping (cluster, community) is named from titles; other text has its 24 most
     frequent values told apart by eight colours and three shapes.
@@ -72,7 +72,7 @@ def draw_stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
 
 
 def draw_labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure:
-    """One stage at full column width, its groups named from titles at their middles, no label over another."""
+    """Draw one stage at full column width, its groups named from titles at their middles, no label over another."""
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [stage], 1)
         plane = atlas.aligned[stage]
@@ -93,7 +93,7 @@ def draw_labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> F
 
 
 def draw_travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, named: int = 4) -> Figure:
-    """The items that went furthest between two stages: a trail through the stages between, an arrow at its end.
+    """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end.
 
     The first `named` of them are named, each trail and its label in one colour.
     """
@@ -134,7 +134,10 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
 
 
 def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300) -> Figure:
-    """Lines between the items most often bought one after the other; their length against random pairs over each panel."""
+    """Draw lines between the items most often bought one after the other.
+
+    Over each panel stands how long they are against random pairs.
+    """
     pairs = find_often_together(atlas, most)
     rng = np.random.default_rng(0)
     at_random = rng.integers(0, len(atlas.items), (20_000, 2))
@@ -154,7 +157,7 @@ def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300
 
 
 def draw_overlaps(atlas: Atlas) -> Figure:
-    """Share of an item's ten nearest that two stages have in common, a row and a column a stage."""
+    """Draw the share of an item's ten nearest that two stages have in common, a row and a column a stage."""
     values = np.asarray(atlas.quality["overlap"])
     with mpl.rc_context(TEXT):
         figure = _figure(0.75 * COLUMN)
@@ -172,7 +175,7 @@ def draw_overlaps(atlas: Atlas) -> Figure:
 
 
 def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
-    """The static twin of the explorer: one item and its k nearest in the space, ringed at every stage."""
+    """Draw one item and its k nearest in the space, ringed at every stage: the explorer as a static figure."""
     near = atlas.nearest(item, k)
     title = atlas.corpus.items["title"][item - 1]
     with mpl.rc_context(TEXT):
@@ -194,7 +197,7 @@ def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2)
 
 
 def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
-    """Draw items coloured by a column: a list of handles, one a group, or one mappable for a number."""
+    """Draw items coloured by a column; returns a list of handles, one a group, or one mappable for a number."""
     values = atlas.items[colour]
     style: dict[str, Any] = {"s": _size(len(plane)), "linewidths": 0, "rasterized": True}
     if values.dtype.is_numeric() and colour not in GROUPINGS:
@@ -239,14 +242,16 @@ def _dots(ax: Axes, points: np.ndarray, **style: Any) -> PathCollection:
 
 
 def is_log_scaled(values: pl.Series) -> bool:
-    """Whether a column of numbers is shaded by their logarithm: popularity, and what else is never negative and mostly far below
-    its largest value. Years and ratings are not."""
+    """Tell whether a column of numbers is shaded by their logarithm.
+
+    Popularity is, and what else is never negative and mostly far below its largest value. Years and ratings are not.
+    """
     low, high = find_range(values)
     return values.name == "popularity" or (low >= 0 and high > SKEWED * max(1.0, _number(values.median())))
 
 
 def find_range(values: pl.Series) -> tuple[float, float]:
-    """Least and largest number of a column; 0 and 0 where it has none."""
+    """Find the least and the largest number of a column; 0 and 0 where it has none."""
     return _number(values.min()), _number(values.max())
 
 
@@ -256,7 +261,7 @@ def _number(found: Any) -> float:
 
 
 def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
-    """A text column or grouping as codes, int64 (n,), and names; -1 for what is not among the most frequent 24."""
+    """Encode a text column or grouping as codes, int64 (n,), and names; -1 for what is not among the most frequent 24."""
     values = atlas.items[colour]
     if colour in GROUPINGS:
         names = atlas.words[colour]
@@ -269,12 +274,15 @@ def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
 
 
 def choose_colour(k: int) -> str:
-    """The colour of group k; grey for what is in none."""
+    """Choose the colour of group k; grey for what is in none."""
     return OTHER if k < 0 else PALETTE[k % len(PALETTE)]
 
 
 def find_often_together(atlas: Atlas, most: int) -> np.ndarray:
-    """Rows of the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2)."""
+    """Find the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2).
+
+    A pair holds two row numbers of `atlas.items`.
+    """
     counts = groups.count_co_purchases(atlas.corpus)
     both = (counts + counts.T).tocoo()
     once = both.row < both.col

@@ -20,7 +20,7 @@ WAYS = {  # agreement: colour, marker
 
 
 def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
-    """Figure 4: a panel a domain of ours, then one a data set of the paper's; a line of backbones for each model.
+    """Draw Figure 4: a panel a domain of ours, then one a data set of the paper's; a line of backbones for each model.
 
     `ours` has domain, backbone, model, `<metric>`, low and high; `printed` is `paper.read_backbones()`.
     """
@@ -52,7 +52,7 @@ def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "rec
 
 
 def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
-    """Figure 5: seconds to encode the catalogue against what the embeddings are worth; ours, then the paper's.
+    """Draw Figure 5: seconds to encode the catalogue against what the embeddings are worth; ours, then the paper's.
 
     Both have model, seconds and `<metric>`.
     """
@@ -82,9 +82,10 @@ def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame, metric: str =
 
 
 def draw_lengths(found: pl.DataFrame, metric: str) -> Figure:
-    """`metric` against the length of the vectors that a recommender reads: a row of panels a domain, a panel a recommender.
+    """Draw `metric` against the length of the vectors that a recommender reads.
 
-    `found` is `initialisations.collect_results`. Colours tell the starts, markers the tables; a line joins one table's lengths.
+    A row of panels for each domain, a panel for each recommender. `found` is `initialisations.collect_results`. Colours tell
+    the starts, markers the tables; a line joins one table's lengths.
     """
     domains, recommenders, tables, starts = (
         found[c].unique(maintain_order=True).to_list() for c in ("domain", "recommender", "embedding", "start")
@@ -127,9 +128,9 @@ def _lengths(ax: Any, rows: pl.DataFrame, metric: str, colour: str, marker: str)
 
 
 def draw_directions(found: pl.DataFrame) -> Figure:
-    """Our difference of every printed comparison (`directions.put_beside_paper`), a panel a domain, marked by how it agrees.
+    """Draw our difference of every printed comparison (`directions.put_beside_paper`), marked by how it agrees.
 
-    `found` has table, domain (with its kind) and n (test users) besides.
+    A panel for each domain. `found` has table, domain (with its kind) and n (test users) besides.
     """
     domains = found["domain"].unique(maintain_order=True).to_list()
     rows = [(r, f"{r['table']}, {r['recommender']}: {r['before']} to {r['after']}") for r in found.iter_rows(named=True)]

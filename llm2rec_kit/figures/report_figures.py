@@ -1,8 +1,8 @@
 """The figures of a report: curves drawn from the run's artefacts, and what the notebooks kept.
 
-In the report's own curves whatever is no data (text, axes) takes the page's colour, `currentColor`, so one drawing serves a light
-and a dark page. What the notebooks kept was drawn for white paper (white boxes behind labels, black among the groups' colours)
-and stays on it.
+In the report's own curves whatever is no data (text, axes) takes the page's colour, `currentColor`, so one drawing serves a
+light and a dark page. What the notebooks kept was drawn for white paper (white boxes behind labels, black among the groups'
+colours) and stays on it.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ STYLE: dict[RcKeyType, Any] = {
 
 
 def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
-    """Every tested difference between two embeddings under one recommender, with its 95% interval over users: a panel a domain.
+    """Draw every tested difference between two embeddings under one recommender, with its 95% interval over users.
 
-    `comparisons` are the rows of notebook 04's tests by domain; None without any.
+    A panel for each domain. `comparisons` are the rows of notebook 04's tests by domain; None without any.
     """
     shown = {domain: [r for r in rows if significance.is_within(r)] for domain, rows in comparisons.items()}
     shown = {domain: rows for domain, rows in shown.items() if rows}
@@ -89,7 +89,7 @@ def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
 
 
 def draw_losses(run: Run) -> Figure | None:
-    """Training and validation loss along the steps, a panel a training stage that the run has; None without any."""
+    """Draw training and validation loss along the steps, a panel a training stage that the run has; None without any."""
     found = {}
     for stage in TRAININGS:
         if run.has(stage) and (path := run.file(stage, "history.json")):
@@ -111,9 +111,11 @@ def draw_losses(run: Run) -> Figure | None:
 
 
 def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
-    """Validation metric along the epochs: a row a domain, a column a recommender, a line an embedding (mean of its seeds,
-    the seeds themselves faint). `records` are those of the trainings, `asked` the domains in their order; None where none
-    has a curve."""
+    """Draw the validation metric along the epochs: a row for each domain, a column a recommender, a line an embedding.
+
+    A line is the mean of its seeds, the seeds themselves faint. `records` are those of the trainings, `asked` the domains in
+    their order; None where none has a curve.
+    """
     records = [r for r in records if r.get("curve")]
     if not records:
         return None
@@ -140,7 +142,7 @@ def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str
 
 
 def render_svg(figure: Figure) -> str:
-    """The figure as an SVG element to put into a page, in the page's own colour."""
+    """Render the figure as an SVG element to put into a page, in the page's own colour."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -148,9 +150,9 @@ def render_svg(figure: Figure) -> str:
 
 
 def read_element(path: Path) -> str:
-    """A figure that a notebook kept (.png, or the .svg beside it) as an element to put into a page, on white.
+    """Read a figure that a notebook kept (.png, or the .svg beside it) as an element to put into a page, on white.
 
-    As an image: whoever gets a run's folder from elsewhere opens a page, and nothing in an image acts or asks anybody.
+    It is an image: whoever gets a run's folder from elsewhere opens a page, and nothing in an image runs or loads anything.
     """
     drawn = path.with_suffix(".svg")
     kind, file = ("svg+xml", drawn) if drawn.is_file() else ("png", path)
@@ -158,7 +160,7 @@ def read_element(path: Path) -> str:
 
 
 def theme_svg(text: str) -> str:
-    """An SVG file of matplotlib's as an element without background, its black and ink the page's own colour."""
+    """Turn an SVG file of matplotlib's into an element without background, its black and ink the page's own colour."""
     text = re.sub(r"fill: #ffffff", "fill: none", _bare(text))
     text = re.sub(rf"#(?:000000|{INK[1:]})\b", "currentColor", text)
     return text.replace("<svg ", '<svg fill="currentColor" ', 1)
@@ -171,7 +173,7 @@ def _bare(text: str) -> str:
 
 
 def render_png(figure: Figure) -> bytes:
-    """The figure on white, for Markdown."""
+    """Render the figure on white, for Markdown."""
     data = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(data, format="png", dpi=130, facecolor="white", metadata={"Software": None})

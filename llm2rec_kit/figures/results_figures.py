@@ -1,7 +1,7 @@
 """Static figures of notebook 04: results with their intervals, slices, curves, adapters, top lists.
 
-Each function returns a matplotlib Figure, as in `figures`. An embedding has one colour and one marker throughout, so that a
-figure can be read without colour.
+Each function returns a matplotlib Figure, as in `training_figures`. An embedding has one colour and one marker throughout,
+so that a figure can be read without colour.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ def draw_results(
     recommenders: Sequence[str],
     best: dict[tuple[str, str, str], str] | None = None,
 ) -> Figure:
-    """`metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
+    """Draw `metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
 
-    `table` is `significance.tabulate` with intervals; `best` maps (domain, recommender, embedding) to what `significance.judge_standing`
-    says, unless the table's own column `place` does. Dots are single baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
+    `table` is `significance.tabulate` with intervals; `best` maps (domain, recommender, embedding) to what
+    `significance.judge_standing` says, unless the table's own column `place` does. Dots are single baselines, the best of each
+    kind drawn as lines: popularity and, on synthetic data, the oracle.
     """
     domains = table["domain"].unique(maintain_order=True).to_list()
     trained = table.filter(pl.col("recommender").is_in(list(recommenders)))
@@ -68,7 +69,10 @@ def draw_results(
 
 
 def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
-    """Training loss (above) and the validation metric (below) along the epochs of every training, a column a recommender."""
+    """Draw the training loss (above) and the validation metric (below) of every training, a column a recommender.
+
+    Both run along the epochs.
+    """
     columns = list(dict.fromkeys((r["domain"], r["recommender"]) for r in records))
     look = _look(list(dict.fromkeys(r["embedding"] for r in records)))
     figure, axes = _figure(len(columns), 2, height=2.3)
@@ -89,10 +93,10 @@ def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
 
 
 def draw_slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str, fewest: int = 20) -> Figure:
-    """Small multiples: a row of panels a recommender and domain, a panel a slice of `names`, a dot an embedding.
+    """Draw small multiples: a row of panels a recommender and domain, a panel for each slice of `names`, a dot an embedding.
 
-    `table` is `slices.tabulate`, of one domain or several; the number of samples stands under each label, and labels with fewer
-    than `fewest` are left out: their intervals would be all that is seen.
+    `table` is `slices.tabulate`, of one domain or several; the number of samples stands under each label, and labels with
+    fewer than `fewest` are left out: their intervals would be all that is seen.
     """
     left = table.filter(pl.col("samples") >= fewest)
     lines = list(table.select("domain", "recommender").unique(maintain_order=True).iter_rows())
@@ -130,9 +134,10 @@ def _slice(ax: Any, here: pl.DataFrame, embeddings: list[str]) -> None:
 
 
 def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metric: str) -> Figure:
-    """Where `after` wins and loses against `before`: the paired difference in every slice, a panel a recommender and domain.
+    """Draw where `after` wins and loses against `before`: the paired difference in every slice.
 
-    `frames` is {panel title: slices.gains}; a filled dot is a difference that the corrected test allows.
+    A panel for each recommender and domain. `frames` is {panel title: slices.gains}; a filled dot is a difference that the
+    corrected test allows.
     """
     names = pl.concat([f.select("place", "slice", "label") for f in frames.values()]).unique().sort("place")
     at = {place: -k for k, place in enumerate(names["place"])}
@@ -157,7 +162,7 @@ def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metr
 
 
 def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """What the adapters learned, a line an embedding: the embeddings' spectrum, the adapter's, and the angle between them.
+    """Draw what the adapters learned, a line an embedding: the embeddings' spectrum, the adapter's, the angle between them.
 
     `parts` is {embedding: {"space", "adapter", "angles"}}: shares of variance before, of squared singular values, degrees.
     """
@@ -179,7 +184,10 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str], longest: int = 60) -> Figure:
-    """The panel's static twin: each model's list with its scores as bars, the truth in colour; `tops` {name: Trained.top}."""
+    """Draw each model's list with its scores as bars, the truth in colour: the recommender panel as a static figure.
+
+    `tops` is {name: Trained.top}.
+    """
     most = max(len(top) for top in tops.values())
     figure, axes = _figure(len(tops), height=0.24 * most + 0.9 + 0.13 * len(history), width=4.4)
     for ax, (name, top) in zip(axes[0], tops.items(), strict=True):

@@ -1,4 +1,4 @@
-"""What the model reads, as a page shows it: the tokens of one training sample, each in a box, those that it predicts filled."""
+"""What the model reads, as a page shows it: the tokens of a training sample, each in a box, those it predicts filled."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """How a notebook shows a table: names, then verdict and corrected p, then the numbers; no quotes, types or shapes.
 
-One call in a notebook's first cell does it for every polars frame that any cell shows. Styles stand in the cells themselves, and
-colours are see-through: JupyterLab takes style sheets away from notebooks that it does not trust, and its theme may be dark.
+One call in a notebook's first cell does it for every polars frame that any cell shows. Styles stand in the cells themselves,
+and colours are see-through: JupyterLab takes style sheets away from notebooks that it does not trust, and its theme may be
+dark.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ INTERVAL = re.compile(r" (\[[^\]]*\])$")
 
 
 def show_frames(*, rows: int = 60, letters: int = 100, width: int = 200) -> None:
-    """Have this notebook show each polars frame by `as_html`, and as text, where there is no page, by `as_text`.
+    """Let this notebook show each polars frame by `as_html`, and as text, where there is no page, by `as_text`.
 
-    At most `rows` rows of a frame and `letters` letters of a text are shown, on lines of `width` characters where it is text.
-    Outside of IPython that alone is set.
+    At most `rows` rows of a frame and `letters` letters of a text are shown, on lines of `width` characters where it is
+    text. Outside of IPython only these limits are set.
     """
     from IPython import get_ipython
 
@@ -53,14 +54,15 @@ def show_each(frames: Mapping[str, pl.DataFrame]) -> None:
 
 
 def as_text(frame: pl.DataFrame) -> str:
-    """The frame as text, in the order and with the numbers of `as_html`."""
+    """Format the frame as text, in the order and with the numbers of `as_html`."""
     return str(_told(frame))
 
 
 def as_html(frame: pl.DataFrame) -> str:
-    """The frame as a table in HTML, its rows and texts cut as `pl.Config` says.
+    """Format the frame as a table in HTML, its rows and texts cut as `pl.Config` says.
 
-    A test's row has names, verdict and corrected p first; where a column `place` says "best" or "tied for best" the row is marked.
+    A test's row has names, verdict and corrected p first; where a column `place` says "best" or "tied for best" the row is
+    marked.
     """
     told = _told(frame)
     left = {HEADS.get(name, name) for name, kind in frame.schema.items() if not kind.is_numeric()}

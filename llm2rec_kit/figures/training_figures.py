@@ -46,7 +46,7 @@ class PlainFigure(Figure):
     """
 
     def draw(self, renderer: Any) -> None:
-        """As matplotlib's, after telling all texts that they hold no formula."""
+        """Draw as matplotlib does, after telling all texts that they hold no formula."""
         for text in self.findobj(Text):
             text.set_parse_math(False)
         with mpl.rc_context({"text.parse_math": False}):
@@ -54,7 +54,7 @@ class PlainFigure(Figure):
 
 
 def label_log_axis(axis: Axis) -> None:
-    """Numbers instead of powers of ten on a log axis: matplotlib writes those as formulas."""
+    """Write numbers instead of powers of ten on a log axis: matplotlib writes those as formulas."""
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -90,7 +90,7 @@ def _caption(figure: Figure, text: str) -> None:
 
 
 def draw_loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
-    """Training and validation loss along the steps; further validation numbers get a panel each."""
+    """Draw training and validation loss along the steps; further validation numbers get a panel each."""
     extra = sorted({k for row in history for k in row if k.startswith("validation_") and k != "validation_loss"})
     figure, axes = _figure(1 + len(extra), width=4.2)
     for name, paint, mark in (("loss", PALETTE[0], ""), ("validation_loss", PALETTE[5], "o")):
@@ -114,7 +114,7 @@ def draw_loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
 
 
 def draw_attention_mask(allowed: np.ndarray, branch: np.ndarray) -> Figure:
-    """Which token sees which in one shared-prefix row: `allowed` bool (L, L), `branch` (L,) 0 for history."""
+    """Draw which token sees which in one shared-prefix row: `allowed` bool (L, L), `branch` (L,) 0 for history."""
     figure, axes = _figure(1, width=4.6, height=4.4)
     shade = np.where(allowed, np.where(branch[:, None] > 0, 2, 1), 0)
     axes[0, 0].imshow(shade, cmap=mpl.colors.ListedColormap(["#F2F2F2", PALETTE[4], PALETTE[0]]), interpolation="nearest")
@@ -124,7 +124,10 @@ def draw_attention_mask(allowed: np.ndarray, branch: np.ndarray) -> Figure:
 
 
 def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
-    """Cosines of pairs consumed one after the other against random pairs, a panel a stage; tables are (N + 1, dim)."""
+    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage.
+
+    Tables are (N + 1, dim).
+    """
     from llm2rec_kit.maps.projection import compute_cosines
 
     figure, axes = _figure(len(tables), height=2.6, sharey=False)
@@ -144,7 +147,7 @@ def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_ra
 
 
 def draw_cleaning(steps: list[dict[str, Any]], kept: int | None = None) -> Figure:
-    """What each cleaning step removed, a bar a step with its number; last, where given, how many interactions are left."""
+    """Draw what each cleaning step removed, a bar a step with its number; last, if given, how many interactions are left."""
     rows = [(s["step"], s["rows_dropped"], PALETTE[0]) for s in steps]
     rows += [] if kept is None else [("left", kept, PALETTE[2])]
     figure, axes = _figure(1, width=7, height=0.35 * max(3, len(rows)) + 1.1)
@@ -163,7 +166,7 @@ def draw_cleaning(steps: list[dict[str, Any]], kept: int | None = None) -> Figur
 
 
 def draw_distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
-    """How long sequences are, and how unequal items' popularity is."""
+    """Draw how long sequences are, and how unequal items' popularity is."""
     figure, axes = _figure(2, width=4)
     axes[0, 0].hist(np.minimum(lengths, 50), bins=np.arange(0.5, 51.5), color=PALETTE[0])
     axes[0, 0].set(
@@ -181,7 +184,7 @@ def draw_distributions(lengths: np.ndarray, popularity: np.ndarray) -> Figure:
 
 
 def draw_split_timeline(corpus: Corpus) -> Figure:
-    """Samples of each split along time; a panel that says so where the source has no times."""
+    """Draw the samples of each split along time; where the source has no times, a panel that says so."""
     figure, axes = _figure(1, width=7, height=2.4)
     ax = axes[0, 0]
     if corpus.times is None:
@@ -208,7 +211,10 @@ def draw_split_timeline(corpus: Corpus) -> Figure:
 
 
 def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
-    """How much each token of one title looks at each other, a panel a name: weights (L, L) in [0, 1], rows sum to one."""
+    """Draw how much each token of one title looks at each other, a panel for each name.
+
+    Weights (L, L) lie in [0, 1], rows sum to one.
+    """
     figure, axes = _figure(len(weights), width=3.6, height=3.6)
     top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
     for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
@@ -225,7 +231,10 @@ def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) ->
 
 
 def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
-    """Loss, gradient norm, alignment, uniformity and effective rank along the steps, and the path of the first two measures."""
+    """Draw loss, gradient norm, alignment, uniformity and effective rank along the steps.
+
+    A last panel has the path of alignment and uniformity.
+    """
     figure, axes = _figure(3, 2, height=2.6, width=3.8)
     panels = {
         "loss": ("loss (nats)", PALETTE[0]),
@@ -251,7 +260,7 @@ def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figu
 
 
 def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
-    """How many directions each space uses: the share of its variance that its k largest hold; tables are (N + 1, dim)."""
+    """Draw how many directions each space uses: the share of its variance in its k largest; tables are (N + 1, dim)."""
     from llm2rec_kit.geometry import effective_rank
 
     figure, axes = _figure(1, width=5.4, height=3.2)
@@ -277,7 +286,7 @@ def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
 
 
 def draw_closeness(found: pl.DataFrame) -> Figure:
-    """How near items are that the same users consumed, a line a stage; `found` is `cooccurrence.measure_closeness`."""
+    """Draw how near items are that the same users consumed, a line a stage; `found` is `cooccurrence.measure_closeness`."""
     figure, axes = _figure(1, width=5.4, height=3.4)
     ax = axes[0, 0]
     levels = found["level"].unique(maintain_order=True).to_list()

@@ -22,7 +22,7 @@ NEGATIVES = 5.0  # samples that repel, for each that attracts
 
 
 def fit_curve(min_dist: float) -> tuple[float, float]:
-    """a and b of the curve 1 / (1 + a d^(2b)) that says how near two items are drawn, as UMAP fits them to `min_dist`.
+    """Fit a and b of UMAP's curve 1 / (1 + a d^(2b)), which says how near two items are drawn, to `min_dist`.
 
     umap-learn's AlignedUMAP hands `min_dist` to each space's own layout alone. At the default its own constants are taken,
     from which a new fit differs in the ninth digit: the same maps as ever.
@@ -32,7 +32,7 @@ def fit_curve(min_dist: float) -> tuple[float, float]:
 
 
 def weigh_ties(graphs: list[sparse.csr_matrix]) -> np.ndarray:
-    """How firmly an item of one stage holds on to itself in another: float32 (stages, 2 WINDOW + 1, n).
+    """Measure how strongly to tie each item to itself in other stages: float32 (stages, 2 WINDOW + 1, n).
 
     [m, WINDOW + offset, i] is the Jaccard similarity of item i's neighbours in stages m and m + offset; 0 past either end.
     As `umap.aligned_umap.build_neighborhood_similarities`, but that the last stage pulls at those before it, too, which
@@ -59,7 +59,7 @@ def optimise(
     seed: int,
     shape: tuple[float, float] = CURVE,
 ) -> np.ndarray:
-    """Lay out all stages at once: float32 (stages, n, 2) to the same.
+    """Lay out all stages at once from `starts`, float32 (stages, n, 2), to coordinates of the same shape.
 
     `graphs` are UMAP's fuzzy graphs, `held` is from `weigh_ties`, `shape` from `fit_curve`.
     """

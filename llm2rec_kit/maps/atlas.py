@@ -33,7 +33,8 @@ NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise 
 class Atlas:
     """Maps, items and tables of a run.
 
-    items    DataFrame, a row a mapped item: item, title, domain, further columns of the corpus, popularity, cluster, community.
+    items    DataFrame, a row a mapped item: item, title, domain, further columns of the corpus, popularity, cluster,
+             community.
     own, aligned  {stage: float32 (n, 2)} in the order of `items`.
     tables   {stage: float32 (N + 1, dim)}, all items of the corpus.
     words    {"cluster": {0: "star harbor, headset", ...}, "community": ...}: the groups' names, from titles.
@@ -50,7 +51,10 @@ class Atlas:
 
     @classmethod
     def load(cls, run: Run) -> Atlas:
-        """The atlas that `write` made in a run; raises ArtefactError where notebook 05 has not run over what the run holds."""
+        """Load the atlas that `write` made in a run.
+
+        Raises ArtefactError where notebook 05 has not run over what the run holds.
+        """
         folder = run.require("maps")
         if changed := run.changed_inputs("maps"):
             raise ArtefactError(
@@ -65,7 +69,7 @@ class Atlas:
 
     @classmethod
     def read(cls, folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], record: dict[str, Any]) -> Atlas:
-        """The atlas in `folder`, over the corpus and tables that it was made from."""
+        """Read the atlas in `folder`, over the corpus and tables that it was made from."""
         maps = pl.read_parquet(folder / "maps.parquet")
         stages = maps["stage"].unique(maintain_order=True).to_list()
         parts = {stage: maps.filter(pl.col("stage") == stage) for stage in stages}
@@ -89,13 +93,13 @@ class Atlas:
         return "category" if "category" in self.items.columns else "domain"
 
     def rows(self, items: np.ndarray) -> np.ndarray:
-        """Where item ids stand in `items`, int64; -1 for an item that is not on the map."""
+        """Find where item ids stand in `items`, int64; -1 for an item that is not on the map."""
         ids = self.items["item"].to_numpy()
         at = np.searchsorted(ids, items).clip(max=len(ids) - 1)
         return np.where(ids[at] == items, at, -1)
 
     def nearest(self, item: int, k: int, stages: list[str] | None = None) -> pl.DataFrame:
-        """The k nearest of all items at each stage: stage, rank, item, title, cosine, before.
+        """Find the k nearest of all items at each stage: stage, rank, item, title, cosine, before.
 
         `before` is the neighbour's rank at the stage before (1 is nearest), null at the first stage.
         """
@@ -118,12 +122,12 @@ class Atlas:
         return pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("stage").is_in(stages or self.stages))
 
     def nearest_titles(self, item: int, k: int) -> pl.DataFrame:
-        """The titles of the k items `nearest` to an item, nearest first, a column a stage."""
+        """List the titles of the k items `nearest` to an item, nearest first, a column a stage."""
         near = self.nearest(item, k)
         return pl.DataFrame({stage: near.filter(stage=stage)["title"] for stage in self.stages})
 
     def travelled(self, first: str, last: str, most: int = 20) -> pl.DataFrame:
-        """Items by how far they went between two stages of the aligned frame, furthest first.
+        """Rank items by how far they went between two stages of the aligned frame, furthest first.
 
         item, title, kind, distance (in standard deviations of the frame), kept (share of the ten nearest at `first` that are
         among the ten nearest at `last`, in the spaces themselves: the check on what the page shows).
@@ -155,7 +159,7 @@ def project(run: Run, corpus: Corpus, settings: S.Maps, *, force: bool = False) 
 
 
 def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The stages' embeddings, read from disk as needed, and the names of the artefacts that they come from.
+    """Read the stages' embeddings, from disk as needed, and the names of the artefacts that they come from.
 
     `adapted` is left out, with a line that says why, where notebook 04 kept no current weights for it.
     """
@@ -175,7 +179,10 @@ def _embeddings(run: Run, stages: list[str]) -> dict[str, np.ndarray]:
 
 
 def apply_adapters(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
-    """`table` (N + 1, dim) behind each domain's adapter, (N + 1, domains x width): a domain's items fill its own block only."""
+    """Apply each domain's adapter to its items of `table` (N + 1, dim): (N + 1, domains x width).
+
+    A domain's items fill its own block of columns; the other blocks are zero.
+    """
     from safetensors.numpy import load_file
 
     blocks = []
@@ -258,7 +265,7 @@ def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.
 
 
 def _adapters(run: Run, domains: list[str], stages: list[str]) -> tuple[str, list[str]]:
-    """The last stage over which SASRec's weights are current in every domain, and those evaluations; ("", []) without any."""
+    """Find the last stage with SASRec's weights current in every domain, and those evaluations; ("", []) without any."""
     for stage in reversed(stages):
         found = [weights.find_kept(run, domain, "SASRec", stage) for domain in domains]
         if all(found) and all(_linear(run, name) for name in found):

@@ -16,7 +16,7 @@ MOST_ITEMS = 200  # a user's most recent items that count: pairs grow with the s
 
 
 def count_pairs(corpus: Corpus) -> sp.coo_array:
-    """Users who consumed both items, for every pair i < j of item ids that any did: sparse (N + 1, N + 1), upper triangle.
+    """Count the users who consumed both items, for every pair of ids i < j: sparse (N + 1, N + 1), upper triangle.
 
     Only what training sees: each user's items up to the last training target.
     """
@@ -35,9 +35,10 @@ def count_pairs(corpus: Corpus) -> sp.coo_array:
 
 
 def list_pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFrame:
-    """Pairs of items by how many users consumed both: first, second, users (Int64), level (text), at most `most` a level.
+    """Group pairs of items by how many users consumed both, at most `most` pairs a level.
 
-    The pairs of level 0 are items of counted pairs put together anew that nobody consumed both: as popular, not together.
+    Columns first, second, users (Int64), level (text). The pairs of level 0 are items of counted pairs put together anew
+    that nobody consumed both: as popular, not together.
     """
     found = count_pairs(corpus)
     rng = np.random.default_rng(seed)
@@ -61,7 +62,7 @@ def list_pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFra
 
 
 def measure_closeness(drawn: pl.DataFrame, tables: dict[str, np.ndarray]) -> pl.DataFrame:
-    """How near the pairs of each level are in each of `tables` ((N + 1, dim) each), by cosine similarity.
+    """Measure how near the pairs of each level are in each of `tables` ((N + 1, dim) each), by cosine similarity.
 
     A row a (stage, level): stage, level, pairs, cosine (mean), above (mean in standard deviations of level 0's cosines,
     above their mean), error (its standard error). Where every pair is consumed together, above all pairs.

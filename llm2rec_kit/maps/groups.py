@@ -15,7 +15,7 @@ NONE = -1  # the group of an item that has none
 
 
 def find_clusters(vectors: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """k-means on the unit sphere, in the space and not on the page: int32 (n,), 0 the largest cluster."""
+    """Cluster items by k-means on the unit sphere, in the space and not on the map: int32 (n,), 0 the largest cluster."""
     from sklearn.cluster import KMeans
 
     count = max(1, min(count, len(np.unique(vectors, axis=0))))
@@ -24,7 +24,7 @@ def find_clusters(vectors: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
 
 def find_communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
-    """Communities of items that follow each other in training histories: int32 (N,), 0 the largest, NONE without any link.
+    """Find communities of items that follow each other in training histories: int32 (N,), 0 the largest, NONE without links.
 
     Spectral clustering of the co-consumption graph (Ng, Jordan & Weiss 2002), regularised so that a few loose items are no
     community of their own (Amini et al. 2013). It sees no title.
@@ -57,7 +57,10 @@ def find_communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
 
 
 def count_co_purchases(corpus: Corpus) -> sparse.csr_matrix:
-    """How often item j followed item i in training histories, float64 (N, N), no item after itself; row 0 is item 1."""
+    """Count how often item j followed item i in training histories: float64 (N, N), row 0 is item 1.
+
+    An item after itself counts as nothing.
+    """
     train = corpus.samples("train")
     before, after = corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1
     kept = before != after
@@ -66,7 +69,7 @@ def count_co_purchases(corpus: Corpus) -> sparse.csr_matrix:
 
 
 def name_groups(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[int, str]:
-    """For each group the words of its titles that tell it from the others: {group: "star harbor, headset"}.
+    """Name each group by the words of its titles that tell it from the others: {group: "star harbor, headset"}.
 
     A word's weight is share in the group x log(share in the group / share in all), over titles; of words that always stand
     together the phrase is taken. Numbers and English stop words are passed over.
@@ -87,7 +90,7 @@ def name_groups(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[i
 
 
 def number_by_size(groups: np.ndarray) -> np.ndarray:
-    """The same groups, int32, numbered from the largest down; equal sizes by first item."""
+    """Renumber groups from the largest down, int32; of equal sizes the one whose first item comes first."""
     values, first, counts = np.unique(groups, return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
     new = np.empty(len(values), dtype=np.int32)

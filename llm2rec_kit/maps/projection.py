@@ -32,7 +32,7 @@ class Layouts:
 
 
 def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarray | None = None) -> Layouts:
-    """Several spaces of the same items: {stage: float32 (n, dim)} to coordinates of all n.
+    """Lay out several spaces of the same items: {stage: float32 (n, dim)} to coordinates of all n.
 
     `fitted` are the rows that UMAP is fitted on (default: all); the others are then placed among them by UMAP's `transform`,
     in each space's own layout and in the common frame. Raises ValueError for NaN, fewer than four items or unequal lengths.
@@ -56,7 +56,7 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
 
 
 def fit_umap(vectors: np.ndarray, settings: S.Maps) -> Any:
-    """UMAP fitted to one space, float32 (n, dim): `embedding_` is float32 (n, 2), `transform` places further rows."""
+    """Fit UMAP to one space, float32 (n, dim): `embedding_` is float32 (n, 2), `transform` places further rows."""
     import umap
 
     k = max(2, min(settings.neighbours, len(vectors) - 1))
@@ -80,7 +80,7 @@ def fit_umap(vectors: np.ndarray, settings: S.Maps) -> Any:
 
 
 def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
-    """The layouts of fitted UMAP models of the same items, in order, drawn into one frame: {stage: float32 (n, 2)}.
+    """Draw the layouts of fitted UMAP models of the same items, in order, into one frame: {stage: float32 (n, 2)}.
 
     AlignedUMAP's objective and settings (tests hold `optimise` to umap-learn's own, bit for bit), in linear time where the
     library's is quadratic. It starts from each space's own layout, turned onto the one before (Procrustes).
@@ -100,7 +100,7 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
 
 
 def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
-    """At most `most` of the item ids 1..n_items, drawn by seed, sorted (int64)."""
+    """Draw at most `most` of the item ids 1..n_items by seed, sorted (int64)."""
     if n_items <= most:
         return np.arange(1, n_items + 1)
     return np.sort(np.random.default_rng(seed).permutation(n_items)[:most] + 1)
@@ -109,7 +109,7 @@ def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
 def find_nearest(
     vectors: np.ndarray, k: int, metric: str = "cosine", *, among: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows of `among`, nearest first: ids int32 (n, k) and distances float32 (n, k).
+    """Find the k nearest rows of `among`, nearest first: ids int32 (n, k) and distances float32 (n, k).
 
     Without `among`, the nearest other rows of `vectors` itself. Distances are 1 - cosine, or Euclidean.
     """
@@ -121,14 +121,15 @@ def find_nearest(
 
 
 def find_neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
-    """Rows of the k nearest others of each row, nearest first: int64 (n, k)."""
+    """Find the k nearest other rows of each row, nearest first: int64 (n, k)."""
     return find_nearest(vectors, min(k, len(vectors) - 1), metric)[0].astype(np.int64)
 
 
 def nearest_titles(tables: dict[str, np.ndarray], titles: Sequence[str], items: Sequence[int], k: int) -> pl.DataFrame:
-    """The titles of the k items nearest to each of `items` by cosine, nearest first, a column a table ((N + 1, dim) each).
+    """List the titles of the k items nearest to each of `items` by cosine, nearest first, a column a table.
 
-    `items` are ids from 1; the column `neighbours of` has each one's title in the first of its rows, and nothing in the others.
+    `tables` are (N + 1, dim) each. `items` are ids from 1; the column `neighbours of` has each one's title in the first of
+    its rows, and nothing in the others.
     """
     names = np.array(["", *titles])
     near = {table: find_neighbours(vectors[1:], k) + 1 for table, vectors in tables.items()}
@@ -141,18 +142,18 @@ def nearest_titles(tables: dict[str, np.ndarray], titles: Sequence[str], items: 
 
 
 def measure_shared(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean share of a row's ids (n, k) that are among the other's, each row without repeats."""
+    """Compute the mean share of a row's ids (n, k) that are among the other's, each row without repeats."""
     return float(measure_shared_by_row(first, second).mean())
 
 
 def measure_shared_by_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`measure_shared` for each row, float64 (n,)."""
+    """Compute `measure_shared` for each row, float64 (n,)."""
     shares: np.ndarray = (first[:, :, None] == second[:, None, :]).any(2).mean(1)
     return shares
 
 
 def list_co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
-    """Item ids of pairs that follow each other in training histories, without repeats: int64 (<= most, 2)."""
+    """List pairs of item ids that follow each other in training histories, without repeats: int64 (<= most, 2)."""
     train = corpus.samples("train")
     pairs = np.stack([corpus.sequence[train - 1], corpus.sequence[train]], axis=1).astype(np.int64)
     unequal: np.ndarray = pairs[pairs[:, 0] != pairs[:, 1]]
@@ -160,20 +161,20 @@ def list_co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarra
 
 
 def draw_random_pairs(n_items: int, most: int, *, seed: int) -> np.ndarray:
-    """Pairs of two different items drawn at random: int64 (most, 2)."""
+    """Draw pairs of two different items at random: int64 (most, 2)."""
     rng = np.random.default_rng(seed)
     first = rng.integers(1, n_items + 1, most)
     return np.stack([first, (first - 1 + rng.integers(1, max(2, n_items), most)) % n_items + 1], axis=1)
 
 
 def compute_cosines(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each pair of rows (item ids) of `table` (N + 1, dim)."""
+    """Compute the cosine similarity of each pair of rows (item ids) of `table` (N + 1, dim)."""
     found: np.ndarray = (scale_to_unit(table[pairs[:, 0]]) * scale_to_unit(table[pairs[:, 1]])).sum(1)
     return found
 
 
 def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows at length one, float32; zero rows stay zero."""
+    """Scale rows to length one, float32; zero rows stay zero."""
     rows: np.ndarray = vectors.astype(np.float32) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return rows
 

@@ -15,7 +15,10 @@ ANCHORS = 2000
 
 
 def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, anchors: np.ndarray) -> dict[str, float]:
-    """Trustworthiness of a layout, and the share of true neighbours that it keeps; `vectors` (n, dim), `plane` (n, 2)."""
+    """Measure the trustworthiness of a layout and the share of true neighbours that it keeps.
+
+    `vectors` (n, dim), `plane` (n, 2).
+    """
     k = min(NEIGHBOURS, (len(vectors) - 1) // 2)
     kept = measure_shared(_near(vectors, k, metric, anchors), _near(plane, k, "euclidean", anchors))
     return {"trustworthiness": trustworthiness(vectors, plane, k, metric, anchors=anchors), "kept": kept}
@@ -24,7 +27,10 @@ def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, a
 def trustworthiness(
     vectors: np.ndarray, plane: np.ndarray, k: int, metric: str, *, anchors: np.ndarray | None = None
 ) -> float:
-    """How far neighbours on the map are neighbours in the space, 0 to 1 (Venna & Kaski 2001, the mean over `anchors`)."""
+    """Measure how far neighbours on the map are neighbours in the space, 0 to 1, as the mean over `anchors`.
+
+    Source: Venna & Kaski 2001.
+    """
     anchors = np.arange(len(vectors)) if anchors is None else anchors
     on_page = _near(plane, k, "euclidean", anchors)
     rows = scale_to_unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
@@ -41,7 +47,7 @@ def trustworthiness(
 
 
 def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> dict[str, float]:
-    """What a space is like: `table` (N + 1, dim), pairs of item ids consumed together and drawn at random, int64 (m, 2).
+    """Measure a space: `table` (N + 1, dim), pairs of item ids consumed together and pairs at random, int64 (m, 2) each.
 
     cosine_*   mean cosine of either kind of pair
     recall_*   share of pairs whose second item is among the first's ten nearest of all
@@ -64,14 +70,17 @@ def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray
 
 
 def measure_pair_recall(table: np.ndarray, pairs: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """Share of pairs whose second item is among the first's k nearest by cosine, of all items but itself."""
+    """Compute the share of pairs whose second item is among the first's k nearest by cosine, of all items but itself."""
     firsts, where = np.unique(pairs[:, 0], return_inverse=True)
     near = _near(table[1:], min(k, len(table) - 2), "cosine", firsts - 1) + 1
     return float((near[where] == pairs[:, 1:]).any(1).mean())
 
 
 def isotropy(vectors: np.ndarray) -> float:
-    """min Z(c) / max Z(c), Z(c) the mean of exp(c . v) over unit-length v, c each principal axis and its opposite."""
+    """Measure how evenly vectors point in all directions: min Z(c) / max Z(c), 0 to 1.
+
+    Z(c) is the mean of exp(c . v) over unit-length v, for c each principal axis and its opposite.
+    """
     rows = scale_to_unit(vectors).astype(np.float64)
     _, axes = np.linalg.eigh(rows.T @ rows)
     along = rows @ axes
@@ -80,14 +89,17 @@ def isotropy(vectors: np.ndarray) -> float:
 
 
 def measure_overlaps(tables: dict[str, np.ndarray], *, anchors: np.ndarray) -> list[list[float]]:
-    """Share of an item's ten nearest (cosine) that two stages have in common, a row and a column a stage; (n, dim) each."""
+    """Compute the share of an item's ten nearest (cosine) that two stages have in common, a row and a column a stage.
+
+    `tables` are (n, dim) each.
+    """
     k = min(NEIGHBOURS, len(next(iter(tables.values()))) - 1)
     near = [_near(table, k, "cosine", anchors) for table in tables.values()]
     return [[measure_shared(a, b) for b in near] for a in near]
 
 
 def draw_anchors(n: int, seed: int) -> np.ndarray:
-    """At most `ANCHORS` of n rows, by seed, sorted."""
+    """Draw at most `ANCHORS` of n rows by seed, sorted."""
     return np.sort(np.random.default_rng(seed).permutation(n)[:ANCHORS])
 
 

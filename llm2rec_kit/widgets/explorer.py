@@ -1,7 +1,7 @@
 """The explorer: an atlas under the pointer, in a notebook or as one page that needs no kernel.
 
-What is shown is in `static/`; what it cannot know, `explorer_answers` knows. `Explorer` ties the two together through anywidget,
-`explorer_page` through answers written into a page beforehand.
+What is shown is in `static/`; what it cannot know, `explorer_answers` knows. `Explorer` ties the two together through
+anywidget, `explorer_page` through answers written into a page beforehand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Encode = Callable[[str], dict[str, np.ndarray | str]]  # a text to {stage: float
 
 
 class Explorer(anywidget.AnyWidget):
-    """The widget. Set `item`, `text`, `user`, `who`, `shown`, `colour`, `compared` or `selected` from Python as the controls do."""
+    """The widget. Python can set `item`, `text`, `user`, `who`, `shown`, `colour`, `compared`, `selected` as controls do."""
 
     _esm = explorer_page.read_program()
     _css = explorer_page.STATIC / "explorer.css"
@@ -68,7 +68,7 @@ class Explorer(anywidget.AnyWidget):
 
     @property
     def changed(self) -> pl.DataFrame:
-        """The two compared stages item by item: item, title, changed (share of its nearest that are others), most changed first."""
+        """The two compared stages by item: item, title, changed (share of its nearest that are others), most first."""
         if not self.difference:
             return pl.DataFrame(schema={"item": pl.Int32, "title": pl.String, "changed": pl.Float64})
         lost = np.frombuffer(self.difference["changed"], np.uint8) / self._nearest_of(self.compared[0]).shape[1]
@@ -83,7 +83,10 @@ class Explorer(anywidget.AnyWidget):
         return self.atlas.nearest(self.item, self.count)
 
     def figure(self) -> Any:
-        """The static twin: the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps."""
+        """Draw what is shown as a static figure.
+
+        It has the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps.
+        """
         if self.item:
             return map_figures.draw_neighbourhood(self.atlas, self.item, k=self.count)
         colour = self.colour if self.colour in self.atlas.items.columns else self.atlas.kind
@@ -159,7 +162,7 @@ class Explorer(anywidget.AnyWidget):
 def open(
     run: str | Run, outputs: str = "", *, recommend: Recommend | None = None, trust_remote_code: bool = False
 ) -> Explorer:
-    """The explorer over a finished run: `explorer.open("demo")`. Raises ArtefactError where notebook 05 has not run.
+    """Open the explorer over a finished run: `explorer.open("demo")`; ArtefactError where notebook 05 has not run.
 
     `trust_remote_code`: whether code that came with the run's models may run, to place a text.
     """
@@ -169,10 +172,10 @@ def open(
 
 
 def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple[Recommend | None, str]:
-    """What `open` takes as `recommend`: the recommender over the last stage whose weights the run kept in every domain; and, in words,
-    what the explorer's stars then are.
+    """Make what `open` takes as `recommend`, and say in words what the explorer's stars then are.
 
-    None where no weights were kept: the stars are then the items nearest to the last of a history.
+    It is the recommender over the last stage whose weights the run kept in every domain. None where no weights were kept:
+    the stars are then the items nearest to the last of a history.
     """
     from llm2rec_kit.downstream import saved_recommender
 
@@ -184,7 +187,7 @@ def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple
 
 
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
-    """A function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
+    """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
 
     An encoder is loaded when first asked, and kept.
     """

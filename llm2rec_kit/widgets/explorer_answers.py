@@ -25,18 +25,18 @@ Box = tuple[np.ndarray, float]
 
 
 def find_box(atlas: Atlas) -> Box:
-    """Corner and side of the square around all stages: one scale for both axes."""
+    """Find the corner and side of the square around all stages: one scale for both axes."""
     every = np.concatenate(list(atlas.aligned.values()))
     return every.min(0), max(float((every.max(0) - every.min(0)).max()), 1e-9)
 
 
 def scale_points(points: np.ndarray, box: Box) -> np.ndarray:
-    """Points of the aligned frame in the unit square."""
+    """Scale points of the aligned frame into the unit square."""
     return (points - box[0]) / box[1]
 
 
 def find_neighbours(atlas: Atlas, item: int, count: int) -> dict[str, Any]:
-    """An item's nearest at each stage: {"item", "stages": {stage: [[item, cosine, rank at the stage before or 0]]}}."""
+    """Find an item's nearest at each stage: {"item", "stages": {stage: [[item, cosine, rank at the stage before or 0]]}}."""
     if not item:
         return {"item": 0, "stages": {}}
     near = atlas.nearest(item, count)
@@ -47,11 +47,12 @@ def find_neighbours(atlas: Atlas, item: int, count: int) -> dict[str, Any]:
 def place(
     atlas: Atlas, text: str, vectors: dict[str, np.ndarray | str], k: int = 15, usual: dict[str, float] | None = None
 ) -> dict[str, Any]:
-    """Where a text's embeddings would stand: at (stage to [x, y]), near (to the nearest item's id), nearest, far, without.
+    """Find where a text's embeddings would stand: {"at", "near", "nearest", "far", "without"}.
 
-    At the mean of its k nearest items' places, weighted by exp(-(d - d_1) / mean(d - d_1)); on an item with the very same
-    embedding. `nearest` has the first titles of each stage as [item, cosine]; `far` those stages where even the nearest is below
-    `usual` (see `compute_usual_cosines`), with that cosine; `without` the stages that `vectors` has a phrase for, or nothing.
+    `at` (stage to [x, y]) is the mean of the places of its k nearest items, weighted by exp(-(d - d_1) / mean(d - d_1)); on
+    an item with the very same embedding, that item's place. `near` is the nearest item's id at each stage, `nearest` has the
+    first titles of each as [item, cosine]; `far` those stages where even the nearest is below `usual` (see
+    `compute_usual_cosines`), with that cosine; `without` the stages that `vectors` has a phrase for, or nothing.
     """
     box = find_box(atlas)
     at, near, nearest, far, without = {}, {}, {}, {}, {}
@@ -73,7 +74,10 @@ def place(
 
 
 def compute_usual_cosines(atlas: Atlas) -> dict[str, float]:
-    """Of each stage, the cosine to the nearest other item that 19 of 20 items have at least, over `ANCHORS` items drawn by seed."""
+    """Compute for each stage the cosine to the nearest other item that 19 of 20 items have at least.
+
+    Over `ANCHORS` items drawn by seed.
+    """
     n = atlas.corpus.n_items
     anchors = np.sort(np.random.default_rng(0).permutation(n)[:ANCHORS])
     found = {}
@@ -85,7 +89,7 @@ def compute_usual_cosines(atlas: Atlas) -> dict[str, float]:
 
 
 def find_user(corpus: Corpus, who: str) -> int:
-    """A user's number, from the source's own id or, where no id reads so, from the number itself; -1 where there is none."""
+    """Find a user's number from the source's own id or, where no id reads so, from the number itself; -1 if none."""
     own = corpus.users.filter(pl.col("source_id") == who)["user"]
     if len(own):
         return int(own[0])
@@ -93,19 +97,19 @@ def find_user(corpus: Corpus, who: str) -> int:
 
 
 def measure_lengths(atlas: Atlas) -> dict[str, np.ndarray]:
-    """The length of each item's embedding at each stage, float32 (N,)."""
+    """Measure the length of each item's embedding at each stage, float32 (N,)."""
     return {stage: np.maximum(np.linalg.norm(table[1:], axis=1), 1e-12) for stage, table in atlas.tables.items()}
 
 
 def find_path(
     atlas: Atlas, user: int, recommend: Recommend | None = None, long: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """A user's history before the test target, that target, its rank at each stage, and recommendations: what `path` holds.
+    """Collect for `Explorer.path` a user's history, the test target, its rank at each stage, and recommendations.
 
-    `ranks` are those of the target among all items outside the history by cosine to the history's last, 0 where the history
-    has it. Without `recommend`, the items nearest to the history's last at each stage, none that the history has; with it,
-    `starred` is the target's rank among the `first` that it puts first, 0 where it is not among them. `long` are the `measure_lengths`,
-    where many users are asked for.
+    The history ends before the target. `ranks` are those of the target among all items outside the history by cosine to the
+    history's last, 0 where the history has it. Without `recommend`, the items nearest to the history's last at each stage,
+    none that the history has; with it, `starred` is the target's rank among the `first` that it puts first, 0 where it is
+    not among them. `long` are the `measure_lengths`, where many users are asked for.
     """
     history, target = _history(atlas.corpus, user)
     ranks, stars, how, long = {}, {}, HOW, long or measure_lengths(atlas)
@@ -124,7 +128,7 @@ def find_path(
 
 
 def count_lost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of each item, how many of its nearest ids (n, k) at one stage are not among those at another: uint8 (n,)."""
+    """Count for each item how many of its nearest ids (n, k) at one stage are not among those at another: uint8 (n,)."""
     found: np.ndarray = np.round((1 - projection.measure_shared_by_row(first, second)) * first.shape[1]).astype(np.uint8)
     return found
 

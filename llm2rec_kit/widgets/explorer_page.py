@@ -43,16 +43,17 @@ PAGE_USERS = 200  # histories that a page carries, drawn by seed
 
 
 def read_program() -> str:
-    """The browser side as one ES module: its files one after the other, without the imports and exports between them."""
+    """Read the browser side as one ES module: its files one after the other, without imports and exports between them."""
     source = "\n".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
     source = re.sub(r"^import .*;\n", "", source, flags=re.MULTILINE)
     return re.sub(r"^export (?!default)", "", source, flags=re.MULTILINE)
 
 
 def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -> dict[str, Any]:
-    """What the browser draws from: stages' places (uint16 in the unit square), columns, titles, sources' ids. Values are bytes.
+    """Collect what the browser draws from: places at each stage, columns, titles, the source's ids. Values are bytes.
 
-    `carried` are the users whose paths a page has with it, where it can ask for no others; None where a kernel answers.
+    Places are uint16 in the unit square. `carried` are the users whose paths a page holds, where it can ask for no others;
+    None where a kernel answers.
     """
     box = answers.find_box(atlas)
     quality = {row["stage"]: row for row in atlas.quality["stages"]}
@@ -80,7 +81,10 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
 
 
 def list_columns(atlas: Atlas) -> list[str]:
-    """Columns to colour by: category, cluster, community, popularity, domain, then any further text or number with few gaps."""
+    """List the columns to colour by.
+
+    They are category, cluster, community, popularity, domain, then any further text or number with few gaps.
+    """
     first = [c for c in ("category", "cluster", "community", "popularity", "domain") if c in atlas.items.columns]
     others = [
         name
@@ -92,10 +96,10 @@ def list_columns(atlas: Atlas) -> list[str]:
 
 
 def render_page(atlas: Atlas, title: str) -> str:
-    """The explorer as one HTML page that needs no kernel and no network: answers for every item are in it.
+    """Render the explorer as one HTML page that needs no kernel and no network: answers for every item are in it.
 
-    What a page cannot do is place a text, since that takes the encoders. Of users it carries `PAGE_USERS`, by their numbers in
-    the corpus and the source's ids. Neighbours stand last, so that the maps are seen before they are read.
+    What a page cannot do is place a text, since that takes the encoders. Of users it carries `PAGE_USERS`, by their numbers
+    in the corpus and the source's ids. Neighbours stand last, so that the maps are seen before they are read.
     """
     drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS]).tolist()
     data = make_contents(atlas, encodes=False, carried=drawn)
@@ -140,7 +144,7 @@ def write_page(run: Run, path: Path | None = None) -> Path:
 
 
 def choose_first_view(atlas: Atlas) -> list[str]:
-    """The stages that are shown first: the first one and that of the clusters."""
+    """Choose the stages that are shown first: the first one and that of the clusters."""
     return list(dict.fromkeys([atlas.stages[0], atlas.quality["clusters_of"]]))
 
 

@@ -1,8 +1,9 @@
-"""The panel of notebook 04: pick a user or compose a history, pick a recommender and an embedding, see its top items at once.
+"""The panel of notebook 04: pick a user or compose a history, pick recommender and embedding, see the top items at once.
 
 A history may hold titles that no item has: they are read by the encoder under the item table (`Trained.adding`).
 
-The logic is in `trained`; the widgets only call it. A static twin of what is shown stands under it in the notebook.
+The logic is in `saved_recommender`; the widgets only call it. A static twin of what is shown stands under it in the
+notebook.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ class Panel(widgets.VBox):
     """Controls and the list; `history` is what the recommender sees, `selection` what it recommends, as a DataFrame."""
 
     def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str], read: Read | None = None) -> None:
-        """`load` is called once for each recommender and embedding that is looked at; without `read` only titles of the catalogue
-        can be added."""
+        """`load` is called once for each recommender and embedding that is looked at.
+
+        Without `read` only titles of the catalogue can be added.
+        """
         self._load, self._read = load, read
         self._loaded: dict[tuple[str, str, tuple[str, ...]], Trained] = {}  # by recommender, embedding and titles typed
         wide = widgets.Layout(width="auto")
@@ -88,7 +91,7 @@ class Panel(widgets.VBox):
         return self.over(self.embedding.value)
 
     def over(self, embedding: str) -> Trained:
-        """The chosen recommender over this embedding; raises as `model`."""
+        """Return the chosen recommender over this embedding; raises as `model`."""
         typed, plain = tuple(self._typed), self.of_catalogue(embedding)
         if not typed:
             return plain
@@ -100,7 +103,7 @@ class Panel(widgets.VBox):
         return self._loaded[key]
 
     def of_catalogue(self, embedding: str) -> Trained:
-        """The chosen recommender over this embedding, without what was typed."""
+        """Return the chosen recommender over this embedding, without what was typed."""
         key = self.recommender.value, embedding, ()
         if key not in self._loaded:
             self._loaded[key] = self._load(self.recommender.value, embedding)
@@ -134,7 +137,7 @@ class Panel(widgets.VBox):
         return self.top(self.model)
 
     def top(self, model: Trained) -> pl.DataFrame:
-        """What `model`, one of `over`, puts first after the history."""
+        """Rank what `model`, one of `over`, puts first after the history."""
         typed = range(self.corpus.n_items + 1, len(model.titles) + 1)  # nothing that could be had
         return model.top(self.history, self.count.value, exclude_seen=self.unseen.value, without=typed)
 
@@ -173,7 +176,7 @@ class Panel(widgets.VBox):
 
 
 def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: list[str]) -> str:
-    """The history, the truth where it is known, and the list with its scores as bars; titles escaped."""
+    """Format the history, the truth where it is known, and the list with its scores as bars; titles escaped."""
     if not history:
         return "<i>The history is empty: search a title and add it.</i>"
     lines = "".join(f"<li>{html.escape(title)}</li>" for title in history)
@@ -194,7 +197,7 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
 
 
 def show_beside(view: Panel) -> str:
-    """What a panel shows under its list where asked for: that of every embedding, a column each."""
+    """Format what a panel shows under its list where asked for: the list of every embedding, a column each."""
     if not view.beside.value or not view.history:
         return ""
     lists = {}
@@ -207,7 +210,7 @@ def show_beside(view: Panel) -> str:
 
 
 def as_columns(lists: dict[str, pl.DataFrame], truth: int | None) -> str:
-    """Lists (rank, item, title) as a table, a column each, the truth bold; titles escaped, and none cut."""
+    """Format lists (rank, item, title) as a table, a column each, the truth bold; titles escaped, and none cut."""
     cell = "<td style='padding:0 12px; vertical-align:top; text-align:left'>"
     head = "".join(f"<th style='padding:0 12px; text-align:left'>{html.escape(name)}</th>" for name in lists)
     rows = ""

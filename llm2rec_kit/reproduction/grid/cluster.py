@@ -27,7 +27,8 @@ LOOK_SECONDS = 2.0  # between two looks at what is running
 def run_grid(grid: Grid, *, workers: int = 2, address: str = "", retries: int = 1, stream: IO[str] | None = None) -> int:
     """Run what is not done yet; returns 0, or 1 where a node failed. A failed node leaves all that do not need it unharmed.
 
-    `address` is that of a scheduler whose workers have this kit and see the grid's folder; without, `workers` processes here.
+    `address` is that of a scheduler whose workers have this kit and see the grid's folder; without, `workers` processes
+    here.
     """
     check_writable(grid.folder)
     grids.prepare(grid)
@@ -46,7 +47,7 @@ def run_grid(grid: Grid, *, workers: int = 2, address: str = "", retries: int = 
 
 
 class Board:
-    """How far a grid is: on a terminal a table that is drawn over itself, elsewhere a line a change and the table at the end."""
+    """How far a grid is: on a terminal a table drawn over itself, elsewhere a line a change and the table at the end."""
 
     def __init__(self, grid: Grid, states: dict[str, str], stream: IO[str]) -> None:
         self.grid, self.states, self.stream, self.drawn = grid, states, stream, 0
@@ -86,7 +87,7 @@ class Board:
 
 
 def read_states(grid: Grid) -> dict[str, str]:
-    """{node: done or waiting} from what is on disk."""
+    """Read each node's state from disk: {node: done or waiting}."""
     books = {book.stem: book for book in notebooks.list_series(grid.root)}
     states = {}
     for name, node in grid.nodes.items():

@@ -1,10 +1,10 @@
 """A grid: many settings at once, whatever several of them share computed once.
 
-A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a chain. A notebook of one cell is the same *node* as
-that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so it
-runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each
-has a run's folder of its own, which begins with links to what the node before it made. Below that, the runs of a grid share
-a store (see `runs.run`): two nodes that differ in the temperature alone make MNTP once between them.
+A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a chain. A notebook of one cell is the same *node*
+as that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so
+it runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each has a run's folder
+of its own, which begins with links to what the node before it made. Below that, the runs of a grid share a store (see
+`runs.run`): two nodes that differ in the temperature alone make MNTP once between them.
 
 Nothing but files is shared, so a cluster of several machines needs `outputs` on a file system that all of them see.
 """
@@ -56,7 +56,7 @@ BEGUN = ".begun"  # in the folder of a node that a worker is at
 
 @dataclass(frozen=True)
 class Node:
-    """A notebook to run: its parameters, the node that it begins with, and its name: number and hash of what it depends on."""
+    """A notebook to run: its parameters, the node that it begins with, its name (number and hash of what it depends on)."""
 
     name: str
     book: str
@@ -149,13 +149,13 @@ def _run_node(node: Node, folder: Path, book: Path) -> dict[str, Any]:
 
 
 def read_finished(run: Run, node: Node, book: Path) -> dict[str, Any] | None:
-    """What the node's node.json holds, where it ran with the notebook as it is now; None otherwise, also where it is damaged."""
+    """Read the node's node.json where it ran with the notebook as it is now; None otherwise, also where it is damaged."""
     done = storage.read_note_or_nothing(run.path / DONE, f"Node {node.name} is run again; what is finished in it is reused.")
     return done if done.get("node") == node.name and done.get("notebook") == _digest(book) else None
 
 
 def prepare(grid: Grid) -> None:
-    """Make the grid's folders and keep in grid.json what its cells are and where they run."""
+    """Make the grid's folders, and keep in grid.json what its cells are and where they run."""
     (grid.runs / STORE).mkdir(parents=True, exist_ok=True)
     cells = [{"labels": c.labels, "runs": c.nodes} for c in grid.cells]
     nodes = {n.name: {"notebook": n.book, "begins with": n.before, "parameters": n.values} for n in grid.nodes.values()}
@@ -167,7 +167,7 @@ def prepare(grid: Grid) -> None:
 
 
 def list_ancestors(grid: Grid, name: str) -> list[str]:
-    """The nodes before a node, nearest first."""
+    """List the nodes before a node, nearest first."""
     found = []
     while name := grid.nodes[name].before:
         found.append(name)
@@ -237,8 +237,11 @@ def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
-    """`values` with absolute paths: of data and of folders in a mix as seen from the grid file's folder, of a mix's runs, which
-    are those in `outputs`, and of models, seen from the grid file's folder or else from here."""
+    """Make the paths in `values` absolute.
+
+    Data and folders in a mix are seen from the grid file's folder, a mix's runs are those in `outputs`, and models are seen
+    from the grid file's folder or else from here.
+    """
     values = dict(values)
     if values.get("data_path"):
         values["data_path"] = str((beside / storage.expand_home(values["data_path"])).resolve())
@@ -271,7 +274,7 @@ def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]
 
 
 def _contents(own: dict[str, Any]) -> dict[str, Any]:
-    """Hashes of the files that a notebook's parameters lead to, as {"<parameter>, files": ...}; nothing where there are none."""
+    """Hash the files that a notebook's parameters lead to: {"<parameter>, files": ...}, nothing where there are none."""
     from llm2rec_kit.data import mixing, sources
 
     found: dict[str, Any] = {}
@@ -294,7 +297,7 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _relevant(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Of all settings so far, those that can change what this notebook makes: an evaluation of `raw` knows no temperature."""
+    """Select the settings that can change what this notebook makes: no temperature changes an evaluation of `raw`."""
     if "evaluation_embeddings" not in own:
         return known
     unused = set.intersection(*({*UNUSED.get(stage, ())} for stage in own["evaluation_embeddings"] or [""]))

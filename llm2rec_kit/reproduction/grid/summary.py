@@ -18,7 +18,7 @@ LEGEND = "x done, > running, . waiting, F failed, - not run because what it begi
 
 
 def describe(grid: Grid) -> str:
-    """Cells, and how many notebooks run where each cell alone would need them all."""
+    """Say how many cells there are, and how many notebooks run where each cell alone would need them all."""
     alone = sum(len(c.nodes) for c in grid.cells)
     head = f"Grid {grid.name}, profile {grid.profile}: {len(grid.cells)} cells, {len(grid.nodes)} notebooks to run instead of {alone}."
     lines = [f"  {_label(c.labels):40} {' -> '.join(c.nodes)}" for c in grid.cells]
@@ -26,7 +26,7 @@ def describe(grid: Grid) -> str:
 
 
 def draw_progress(grid: Grid, states: dict[str, str]) -> list[str]:
-    """A line a cell, a mark a notebook."""
+    """Draw a line for each cell, a mark for each of its notebooks."""
     numbers = [name[:2] for name in max((c.nodes for c in grid.cells), key=len)]
     lines = [f"{'cell':42} {'  '.join(numbers)}"]
     lines += [f"{_label(c.labels):42} {'   '.join(MARKS[states[n]] for n in c.nodes)}" for c in grid.cells]
@@ -34,13 +34,13 @@ def draw_progress(grid: Grid, states: dict[str, str]) -> list[str]:
 
 
 def name_cells(grid: Grid, node: str) -> str:
-    """The cell that a node is for, and how many more."""
+    """Name the cell that a node is for, and say how many more there are."""
     labels = [_label(c.labels) for c in grid.cells if node in c.nodes]
     return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
 
 
 def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
-    """One row a cell, domain, recommender, embedding and seed: the axes' labels and the metrics. Empty before any."""
+    """Collect a row a cell, domain, recommender, embedding and seed: the axes' labels and the metrics. Empty before any."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in grid.cells:
         for node in cell.nodes:
@@ -57,7 +57,7 @@ def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
 
 
 def summarise(rows: pl.DataFrame) -> pl.DataFrame:
-    """Mean and population std over seeds: a row a choice of axes, domain, recommender and embedding."""
+    """Compute mean and population std over seeds: a row a choice of axes, domain, recommender and embedding."""
     metrics = rows.columns[rows.columns.index("seed") + 1 :]
     by = rows.columns[: rows.columns.index("seed")]
     return rows.group_by(by, maintain_order=True).agg(
@@ -82,7 +82,7 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
 
 
 def render_text(summary: pl.DataFrame) -> str:
-    """The summary for a terminal: trained recommenders, the first two metrics."""
+    """Render the summary for a terminal: trained recommenders, the first two metrics."""
     shown = summary.filter(
         pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)])
     )
@@ -113,7 +113,7 @@ def _label(labels: dict[str, str]) -> str:
 
 
 def read(folder: str | Path) -> pl.DataFrame:
-    """results.parquet of a grid that ran: a row a cell, domain, recommender, embedding and seed."""
+    """Read results.parquet of a grid that ran: a row a cell, domain, recommender, embedding and seed."""
     path = Path(folder) / "results.parquet"
     if not path.is_file():
         raise ValueError(f"There are no results in {folder}. Run the grid with `llm2rec grid`.")

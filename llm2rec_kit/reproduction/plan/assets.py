@@ -1,4 +1,4 @@
-"""What a run needs from elsewhere: which weights and data, how large, from where to where; and the shapes of known backbones."""
+"""What a run needs from elsewhere: which weights and data, how large, from where to where; shapes of known backbones."""
 
 from __future__ import annotations
 
@@ -63,12 +63,15 @@ class Shape:
 
 
 def read_assets() -> dict[str, Any]:
-    """The contents of assets.yaml: backbones, encoders, data, accelerators."""
+    """Read the contents of assets.yaml: backbones, encoders, data, accelerators."""
     return _known()
 
 
 def find_shape(backbone: S.Backbone) -> Shape | None:
-    """The shape of `tiny`, of a known backbone or encoder, of a local folder with a config.json or a GGUF file; None where it is not known."""
+    """Find the shape of a model; None where it is not known.
+
+    The model is `tiny`, a known backbone or encoder, a local folder with a config.json, or a GGUF file.
+    """
     if backbone.name == "tiny":
         head_dim = backbone.hidden // backbone.heads
         return Shape(
@@ -91,7 +94,7 @@ def find_shape(backbone: S.Backbone) -> Shape | None:
 
 
 def known_shape(backbone: S.Backbone) -> Shape:
-    """As `find_shape`, of what can be planned with: raises ValueError where it is not known."""
+    """Find a model's shape as `find_shape` does; raises ValueError where it is not known, since nothing can be planned."""
     if (found := find_shape(backbone)) is None:
         raise ValueError(
             f"The size of backbone {backbone.name!r} is not known here, so nothing can be planned. Download it and give its folder "
@@ -101,9 +104,9 @@ def known_shape(backbone: S.Backbone) -> Shape:
 
 
 def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
-    """Raise ValueError where a model that one of the parameters `needed` names cannot be had, or is damaged where it is kept.
+    """Raise ValueError where a model that a parameter in `needed` names cannot be had, or is damaged where it is kept.
 
-    What is kept here is looked through without reading weights. Without `hub` that alone is looked at.
+    What is kept here is looked through without reading weights. Without `hub`, nothing else is looked at.
     """
     place = S.Backbone.from_parameters(values)
     lengths = {f"{s.prefix}_max_tokens": s.from_parameters(values).max_tokens for s in (S.CSFT, S.MNTP, S.Contrastive)}
@@ -122,8 +125,8 @@ def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool =
 def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str, int] | None = None) -> None:
     """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large.
 
-    Looks, in this order, at a local folder or file or a model out of a package (as `backbone.check` does), the hub's cache, and (where the network is not switched
-    off) the hub.
+    Looks, in this order, at a local folder or file or a model out of a package (as `backbone.check` does), the hub's cache,
+    and (where the network is not switched off) the hub.
     """
     if name == "tiny":
         return
@@ -158,7 +161,7 @@ def _kept_here(name: str) -> bool:
 
 
 def explain_download(name: str, why: str) -> str:
-    """One paragraph: what to download, how large, to where, and the alternatives."""
+    """Say in one paragraph what to download, how large, to where, and the alternatives."""
     entry = read_assets()["backbones"].get(name)
     size = f"about {entry['gb']:g} GB" if entry else "size unknown here; the model's page on the hub says it"
     return (
@@ -169,7 +172,7 @@ def explain_download(name: str, why: str) -> str:
 
 
 def describe_data() -> str:
-    """One sentence on what the paper's data is, how large, and where it is to be had."""
+    """Say in one sentence what the paper's data is, how large, and where it is to be had."""
     released, raw = read_assets()["data"]["released"], read_assets()["data"]["raw"]
     return (
         f"The paper's data: {released['what']} ({released['bytes'] / 1e6:.0f} MB, {released['from']}, sha256 {released['sha256']}), or "
@@ -178,7 +181,7 @@ def describe_data() -> str:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the hub's cache holds the weights of a model."""
+    """Tell whether the hub's cache holds the weights of a model."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -191,7 +194,7 @@ def is_cached(name: str) -> bool:
 
 
 def find_hub_cache() -> Path:
-    """Where the hub keeps what it downloads."""
+    """Find the folder where the hub keeps what it downloads."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)

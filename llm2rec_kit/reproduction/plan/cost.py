@@ -36,7 +36,7 @@ class Work:
 
 
 def estimate_work(artefact: Artefact, sizes: Sizes) -> Work | None:
-    """The work of one artefact; None where the shape of its model is not known."""
+    """Estimate the work of one artefact; None where the shape of its model is not known."""
     shape = assets.find_shape(artefact.model)
     if shape is None:
         return None
@@ -54,7 +54,7 @@ def estimate_work(artefact: Artefact, sizes: Sizes) -> Work | None:
 
 
 def count_tokens(artefact: Artefact, sizes: Sizes) -> float:
-    """Tokens of an item's text, as the artefact's model reads it."""
+    """Count the tokens of an item's text, as the artefact's model reads it."""
     title = TITLE_TOKENS.get(artefact.model.name, TITLE_TOKENS[""])
     words: tuple[float, float] = TITLE_WORDS, TITLE_WORDS
     if artefact.text != "title":
@@ -66,13 +66,13 @@ def count_tokens(artefact: Artefact, sizes: Sizes) -> float:
 
 
 def count_validated(csft: S.CSFT) -> int:
-    """Validation samples that CSFT reads, all in all."""
+    """Count the validation samples that CSFT reads in all."""
     every = csft.evaluate_every or max(1, csft.steps // 10)
     return csft.steps // every * csft.evaluate_samples
 
 
 def estimate_hours(work: Work, accelerator: str) -> tuple[float, float]:
-    """Fewest and most hours on an accelerator of assets.yaml; the least time of a pass counts in both."""
+    """Estimate the fewest and the most hours on an accelerator of assets.yaml; the least time of a pass counts in both."""
     peak = assets.read_assets()["accelerators"][accelerator]["tflops"] * 1e12
     launch = work.passes * work.pass_ms / 1e3
     low, high = (work.flops / (peak * share) for share in reversed(UTILISATION))
@@ -80,7 +80,7 @@ def estimate_hours(work: Work, accelerator: str) -> tuple[float, float]:
 
 
 def estimate_cpu_hours(work: Work, cores: int) -> float:
-    """Hours on this many CPU cores."""
+    """Estimate the hours on this many CPU cores."""
     return work.flops / (work.gflops * 1e9 * cores) / 3600
 
 

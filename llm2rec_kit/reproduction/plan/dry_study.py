@@ -1,8 +1,8 @@
 """A dry study: what a run and its studies would make, written down instead of made.
 
-`open_study`, `train`, `embed` and `evaluate` take what those of `study` and `experiments` take. As there, an artefact is known
-by its name, its settings and what it is made from: what the run has, or another study has made, is not made again. Here that
-is one dictionary, `Made`; there it is `Run.reuse_from` and the store of the studies.
+`open_study`, `train`, `embed` and `evaluate` take what those of `study` and `experiments` take. As there, an artefact is
+known by its name, its settings and what it is made from: what the run has, or another study has made, is not made again.
+Here that is one dictionary, `Made`; there it is `Run.reuse_from` and the store of the studies.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Made:
     artefacts: dict[tuple[Any, ...], Artefact] = field(default_factory=dict)
 
     def once(self, name: str, *what: Any, **more: Any) -> Artefact:
-        """The artefact of this description: the one there is, or a new one."""
+        """Return the artefact of this description: the one there is, or a new one."""
         new = Artefact(self.section, name, *what, **more)
         return self.artefacts.setdefault(new.key, new)
 
@@ -87,7 +87,7 @@ class Study:
 
 
 def begin(settings: dict[str, S.Stage], domains: Sequence[str]) -> Study:
-    """A run with these settings by prefix and a corpus of these domains: it has its corpus and its backbone."""
+    """Begin a run with these settings by prefix and a corpus of these domains: it has its corpus and its backbone."""
     run = Study("", settings, tuple(domains), Made())
     run.keep("corpus", settings["data"], settings["backbone"])
     run.made.section = ("02", "backbone")
@@ -96,7 +96,10 @@ def begin(settings: dict[str, S.Stage], domains: Sequence[str]) -> Study:
 
 
 def open_study(base: Study, name: str, **changes: Any) -> Study:
-    """As `study.open_study`: another corpus with a change of `data_...`, another backbone with one of `backbone_...`."""
+    """Open a study as `study.open_study` does.
+
+    It has another corpus with a change of `data_...`, another backbone with one of `backbone_...`.
+    """
     settings = {}
     for prefix, stage in base.settings.items():
         own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
@@ -121,15 +124,18 @@ def train(
     text: str = "title",
     **changes: Any,
 ) -> str:
-    """As `experiments.train`."""
+    """Write down a training that `experiments.train` would do; returns its name."""
     settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     inputs = (study.holds["corpus"], study.holds[start])
     return study.keep(name or stage, settings, study.settings["backbone"], inputs, tuple(domains), text)
 
 
 def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept: bool = True, **changes: Any) -> str:
-    """As `experiments.embed`; an encoder from elsewhere needs a `name`. With `kept` False the items are read as for a table,
-    once more, and no table is left."""
+    """Write down an encoding that `experiments.embed` would do; returns its table's name.
+
+    An encoder from elsewhere needs a `name`. With `kept` False the items are read as for a table, once more, and no table is
+    left.
+    """
     own = start in study.holds
     name = name or start
     how = dataclasses.replace(S.Encoding.among(study.settings) if own else AS_SAVED, **changes)
@@ -146,7 +152,10 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
 
 
 def take_table(study: Study, name: str) -> str:
-    """As `experiments.take_table`; a table that the base does not have is left to `evaluate` to name."""
+    """Take a table of the base as `experiments.take_table` does.
+
+    One that the base does not have is left to `evaluate` to name.
+    """
     from llm2rec_kit.settings import item_tables
 
     text, _ = item_tables.parse_name(name)
@@ -166,7 +175,10 @@ def evaluate(
     seeds: Sequence[int],
     domains: Sequence[str] = (),
 ) -> None:
-    """As `experiments.evaluate`. Raises ValueError for a table of embeddings that the study does not have."""
+    """Write down the evaluations that `experiments.evaluate` would do.
+
+    Raises ValueError for a table of embeddings that the study does not have.
+    """
     from llm2rec_kit.settings import item_tables
 
     for embedding in embeddings:

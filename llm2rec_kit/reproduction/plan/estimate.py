@@ -1,6 +1,6 @@
 """What a run would take, by arithmetic alone: sizes, floating-point operations, hours, memory and disk of every stage.
 
-Nothing is run or written. `inventory` lists what the notebooks make, `work` says what each thing takes, and the plan puts it
+Nothing is run or written. `inventory` lists what the notebooks make, `cost` says what each thing takes, and the plan puts it
 together: it is good to a factor of two or three, which is enough to choose a machine. `plan_text` prints it.
 """
 
@@ -59,9 +59,10 @@ class Plan:
 
 
 def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
-    """The plan of a run of the notebooks with these numbers and these (checked) parameters.
+    """Make the plan of a run of the notebooks with these numbers and these (checked) parameters.
 
-    Raises ValueError where the backbone's shape is not known; what needs another model of unknown shape is left out and named.
+    Raises ValueError where the backbone's shape is not known; what needs another model of unknown shape is left out and
+    named.
     """
     backbone = S.Backbone.from_parameters(values)
     shape = assets.known_shape(backbone)
@@ -121,7 +122,7 @@ def _bytes(model: S.Backbone) -> float:
 
 
 def choose_dtype(backbone: S.Backbone) -> str:
-    """The weights' type; auto is taken for what it is on a GPU where the backbone is not tiny."""
+    """Choose the weights' type; `auto` counts as what it is on a GPU, unless the backbone is tiny."""
     if backbone.dtype != "auto":
         return backbone.dtype
     return "float32" if backbone.name == "tiny" else "bfloat16"

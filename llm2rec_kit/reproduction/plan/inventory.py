@@ -1,8 +1,8 @@
 """Inventory: the artefacts that the notebooks 02 to 04, 06 and 07 make with given parameters, each under who needs it first.
 
-The arms of 06 and 07 are those that the notebooks call (`paper_arms`, `question_arms`), over a `dry_study` that writes artefacts
-down instead of making them.
-tests/reproduction/test_inventory.py holds it against what a finished run has, name by name.
+The arms of 06 and 07 are those that the notebooks call (`paper_arms`, `question_arms`), over a `dry_study` that writes
+artefacts down instead of making them. tests/reproduction/test_inventory.py holds it against what a finished run has, name by
+name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Inventory:
 
 
 def list_artefacts(values: dict[str, Any], sizes: Sizes, numbers: Collection[str]) -> Inventory:
-    """What a run makes with these (checked) parameters; of 06 and 07 where they are among the notebooks' `numbers`."""
+    """List what a run makes with these (checked) parameters; of 06 and 07 where they are among the notebooks' `numbers`."""
     settings = {s.prefix: s.from_parameters(values) for s in S.STAGES if s.prefix in CHANGEABLE}
     run = dry_study.begin(settings, [d.name for d in sizes.domains])
     _of_run(run)

@@ -1,4 +1,4 @@
-"""A plan as text: a row a stage, the notebooks 06 and 07 section by section, the sums, what it needs, and what was assumed."""
+"""A plan as text: a row a stage, the notebooks 06 and 07 by section, the sums, what it needs, and what was assumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEPT = {  # what stays on disk: of one, of several
 
 
 def render_plan(plan: Plan, missing: str = "") -> str:
-    """The plan as lines of at most 112 columns; `missing` says what a run would not find now."""
+    """Render the plan as lines of at most 112 columns; `missing` says what a run would not find now."""
     parts = [
         _head(plan),
         *([[f"A run would stop at its start: {missing}"]] if missing else []),

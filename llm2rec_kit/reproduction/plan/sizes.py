@@ -54,7 +54,10 @@ class Sizes:
         return sum(d.items for d in self.domains)
 
     def words(self, template: str, limit: int) -> tuple[float, float] | None:
-        """Mean words of the items' titles and of a text of this template, cut at `limit` (0: not); None without a corpus."""
+        """Compute the mean words of the items' titles and of a text of this template, cut at `limit` (0: not).
+
+        None without a corpus.
+        """
         if self.corpus is None:
             return None
         items = self.corpus.items
@@ -67,7 +70,7 @@ class Sizes:
 
 
 def find_sizes(values: dict[str, Any]) -> Sizes:
-    """The sizes of a run with these (checked) parameters."""
+    """Find the sizes of a run with these (checked) parameters."""
     data = S.Data.from_parameters(values)
     run = find_outputs(values.get("outputs", "")) / values["run"]
     if (found := _of_run(run)) is not None:

@@ -31,9 +31,10 @@ FEW = 3  # domains that a sentence goes through one by one; of more it counts
 
 
 def judge_standings(run: Run, results: dict[str, Any], held: evaluations.Evaluations) -> dict[str, dict[Row, str]]:
-    """{domain: {(recommender, embedding): "best", "tied for best" or ""}} over all rows but the ceiling, by `significance.judge_standing`.
+    """Judge which of all rows but the ceiling is best, domain by domain, as `significance.judge_standing` does.
 
-    Without a domain that has no tests of notebook 04: whoever kept none, or an earlier version, kept nothing to test.
+    Returns {domain: {(recommender, embedding): "best", "tied for best" or ""}}. A domain without tests of notebook 04 is
+    left out: whoever kept none, or an earlier version, kept nothing to test.
     """
     found = {}
     for name, made in held.tests.items():
@@ -48,19 +49,22 @@ def judge_standings(run: Run, results: dict[str, Any], held: evaluations.Evaluat
 
 
 def select_compared(rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows that may be best: all but the ceiling, and those of trained recommenders with all of the seeds."""
+    """Select the rows that may be best: all but the ceiling, and those of trained recommenders with all of the seeds."""
     return [r for r in rows if r["recommender"] != CEILING and (r["recommender"] not in TRAINED or r["seeds"] == len(seeds))]
 
 
 def choose_metric(results: dict[str, Any], domain: str) -> str:
-    """The metric by which a domain's rows are compared: the tests' own, or, where the rows do not have that, their first."""
+    """Choose the metric by which a domain's rows are compared: the tests' own or, where the rows lack that, their first."""
     has: list[str] = list(results["results"][domain][0]["mean"])
     tested: str = next((row["metric"] for row in results["comparisons"].get(domain, [])), has[0])
     return tested if tested in has else has[0]
 
 
 def make_brief(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> dict[str, Any]:
-    """What the templates need: `answer_questions` [{"question", "answer"}], `tables` (`make_compact`) by domain, `glossary`, `beside`."""
+    """Collect what the templates need to begin a report, by name.
+
+    `answers` [{"question", "answer"}], `tables` (`make_compact`) by domain, `glossary`, `beside`.
+    """
     return {
         "answers": answer_questions(results, places),
         "tables": {domain: make_compact(results, domain, places.get(domain)) for domain in results["results"]},
@@ -70,7 +74,7 @@ def make_brief(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> di
 
 
 def answer_questions(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> list[dict[str, str]]:
-    """Does CSFT help, does the whole chain, what is best: a question and an answer each."""
+    """Answer three questions: does CSFT help, does the whole chain, what is best? A question and an answer each."""
     chain = describe_tests(results, "raw", "contrastive")
     versus = describe_tests(results, "id", "contrastive")
     return [
@@ -84,7 +88,7 @@ def answer_questions(results: dict[str, Any], places: dict[str, dict[Row, str]])
 
 
 def describe_tests(results: dict[str, Any], before: str, after: str) -> str:
-    """What the tests of `after` against `before` say, each domain and recommender, with differences and corrected p."""
+    """Say what the tests of `after` against `before` found, by domain and recommender, with differences and corrected p."""
     rows = {}
     for domain in results["results"]:
         tests = [r for r in results["comparisons"].get(domain, []) if (r["before"], r["after"]) == (before, after)]
@@ -104,7 +108,7 @@ def describe_tests(results: dict[str, Any], before: str, after: str) -> str:
 
 
 def name_winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> str:
-    """The best row of each domain, where the tests let one be called so; else those that cannot be told apart."""
+    """Name the best row of each domain, where the tests let one be called so; else those that cannot be told apart."""
     told: list[str] = []
     for domain, rows in list(results["results"].items())[: 2 * FEW]:
         metric = choose_metric(results, domain)
@@ -127,11 +131,11 @@ def name_winners(results: dict[str, Any], places: dict[str, dict[Row, str]]) -> 
 
 
 def make_compact(results: dict[str, Any], domain: str, places: dict[Row, str] | None) -> dict[str, Any]:
-    """The domain's rows by embedding and recommender, in one metric.
+    """Arrange the domain's rows by embedding and recommender, in one metric.
 
-    metric, columns (recommenders that read an embedding), rows [{"embedding", "cells": [cell or None a column]}], others [{"name",
-    "cell"}] that read none, best first and the ceiling last. A cell has mean, std, seeds and place ("best", "tied for best", "");
-    without `places` the highest mean is the "highest", which no test says more of.
+    metric, columns (recommenders that read an embedding), rows [{"embedding", "cells": [cell or None a column]}], others
+    [{"name", "cell"}] that read none, best first and the ceiling last. A cell has mean, std, seeds and place ("best",
+    "tied for best", ""); without `places` the highest mean is the "highest", which no test says more of.
     """
     rows, metric = results["results"][domain], choose_metric(results, domain)
     most = max((r["mean"][metric] for r in select_compared(rows, results["seeds"])), default=None)
@@ -166,7 +170,7 @@ def _seen(results: dict[str, Any], domain: str) -> str:
 
 
 def _verdicts(tests: Sequence[dict[str, Any]], *, alike: bool) -> str:
-    """ "better under SASRec (+0.0075, p 0.0006), no detectable difference under GRU4Rec (...)"; without verdicts where all are alike."""
+    """Say "better under SASRec (+0.0075, p 0.0006), worse under GRU4Rec (...)"; without verdicts where all are alike."""
     parts = []
     for verdict in ("better", "worse", NOTHING):
         named = [f"{r['recommender']} ({r['difference']:+.4f}, {_p(r['p_holm'])})" for r in tests if r["verdict"] == verdict]

@@ -38,7 +38,7 @@ def write(runs: list[Run]) -> Path:
 
 
 def collect_results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """{domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
+    """Collect {domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
 
     The metrics are the first run's first two; a run that was evaluated at other cutoffs has no cell of them.
     `in_std` is that difference over the seed std (pooled over the embeddings of the recommender in both runs); None where

@@ -39,10 +39,10 @@ CAPTIONS = {
 
 
 def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
-    """All numbers of a run: data, what each stage recorded, results by domain, comparisons; `held` is what it has, if known.
+    """Collect all numbers of a run: data, what each stage recorded, results by domain, comparisons.
 
-    Raises ValueError where 04 has not run, ArtefactError where something is damaged, or an evaluation or a test is not what the
-    ranks give.
+    `held` are the evaluations that the run holds, if known. Raises ValueError where 04 has not run, ArtefactError where
+    something is damaged, or an evaluation or a test is not what the ranks give.
     """
     corpus, held = _record(run, "corpus"), held or evaluations.find_evaluations(run)
     if not held.made:
@@ -117,7 +117,7 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def render_table(results: dict[str, Any]) -> str:
-    """The results as aligned text, at most 110 columns."""
+    """Format the results as aligned text, at most 110 columns."""
     lines = [*note_missing(results), ""] if results["missing"] else []
     for domain, rows in results["results"].items():
         names = list(rows[0]["mean"])[:4]
@@ -135,13 +135,13 @@ def render_table(results: dict[str, Any]) -> str:
 
 
 def note_missing(results: dict[str, Any]) -> list[str]:
-    """What a reader is told, before all else, of evaluations that notebook 04 made and that are gone: a line each."""
+    """Say which evaluations that notebook 04 made are gone, a line each; a reader is told this before all else."""
     again = "Run notebooks/04_downstream_eval.ipynb again. Until then means are of what is left, without their tests."
     return [f"missing: {name}" for name in results["missing"]] + ([again] if results["missing"] else [])
 
 
 def note_left_out(results: dict[str, Any]) -> str:
-    """What a reader is told of evaluations that do not count."""
+    """Say which evaluations do not count."""
     return (
         f"Left out: {len(results['left_out'])} older evaluations in the run's folder, made from other embeddings or "
         "with other settings."
@@ -149,7 +149,7 @@ def note_left_out(results: dict[str, Any]) -> str:
 
 
 def describe_domain(results: dict[str, Any], domain: str) -> str:
-    """ "synthetic, out-of-domain" and the like."""
+    """Describe a domain's data in words: "synthetic, out-of-domain" and the like."""
     seen = "seen by CSFT" if domain in results["train_domains"] else "out-of-domain: no training saw it"
     return ("synthetic data, " if results["synthetic"] else "") + seen
 
@@ -184,7 +184,7 @@ def write(run: Run) -> dict[str, Any]:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder with these values: text is text, in a page and in Markdown; figures go in whole."""
+    """Fill a template of this folder with these values: text is text, in a page and in Markdown; figures go in whole."""
     page = template.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page
@@ -198,7 +198,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def draw_figures(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Figure]:
-    """The report's own figures by name: tests, losses, validation."""
+    """Draw the report's own figures, by name: tests, losses, validation."""
     held = held or evaluations.find_evaluations(run)
     made = list(held.made.values())
     metric = next((m["settings"]["metric"] for m in made if "metric" in m["settings"]), "validation metric")
@@ -213,7 +213,7 @@ def draw_figures(run: Run, held: evaluations.Evaluations | None = None) -> dict[
 
 
 def find_figures(run: Run) -> list[tuple[str, Path]]:
-    """Caption and file of every figure that the notebooks kept, each once however often it is there."""
+    """Find caption and file of every figure that the notebooks kept, each once however often it is there."""
     own = {f"{name}.png" for name in OWN}
     files = [p for p in sorted(run.path.glob("figures/*.png")) if p.name not in own] + sorted(run.path.glob("maps/*.png"))
     order = list(CAPTIONS)
@@ -234,13 +234,13 @@ COSTS = {
 
 
 def list_costs(about: dict[str, Any]) -> dict[str, str]:
-    """The costs that some stage of this run tells, with their names for a table."""
+    """List the costs that some stage of this run recorded, with their names for a table."""
     told = {k for s in about["stages"].values() for k in s}
     return {k: name for k, name in COSTS.items() if k in told}
 
 
 def list_cost_rows(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a stage; the evaluations in one, their times added and their peaks the largest."""
+    """List the costs, a row a stage; the evaluations in one, their times added and their peaks the largest."""
     rows: dict[str, dict[str, Any]] = {}
     for name, stage in about["stages"].items():
         label = "evaluation, all trainings" if name.startswith("evaluation/") else name
@@ -260,6 +260,6 @@ def _checked(results: dict[str, Any], about: dict[str, Any], outputs: Path) -> d
 
 
 def is_best(rows: list[dict[str, Any]], row: dict[str, Any], metric: str) -> bool:
-    """Whether `row` has the largest mean of all but the ceiling."""
+    """Tell whether `row` has the largest mean of all but the ceiling."""
     ranked = [r for r in rows if r["recommender"] != brief.CEILING]
     return row["recommender"] != brief.CEILING and bool(row["mean"][metric] == max(r["mean"][metric] for r in ranked))

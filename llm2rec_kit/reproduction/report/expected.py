@@ -27,10 +27,10 @@ WIDTH = 4.0  # standard deviations of the difference of two means: one false ala
 
 
 def locate(profile: str, outputs: str | Path = "") -> Path:
-    """Where the expected numbers of a profile are kept.
+    """Find where the expected numbers of a profile are kept.
 
-    Of a profile of one's own beside it; of one that comes with the kit in the checkout, or, where the kit was installed from a
-    wheel, in expected/ of the folder that runs live in.
+    Of a profile of one's own: beside it. Of one that comes with the kit: in the checkout or, where the kit was installed
+    from a wheel, in expected/ of the folder that runs live in.
     """
     if profile.endswith((".yaml", ".yml")):
         return Path(profile).parent / "expected" / Path(profile).name
@@ -40,7 +40,7 @@ def locate(profile: str, outputs: str | Path = "") -> Path:
 
 
 def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
-    """The expected numbers of a profile with their provenance, one's own before the kit's; None where none are kept."""
+    """Load the expected numbers of a profile with their provenance, one's own before the kit's; None where none are kept."""
     found = [path for path in (locate(profile, outputs), _of_the_kit(profile)) if path.is_file()]
     return plain_yaml.load_own(found[0].read_text()) if found else None
 
@@ -83,7 +83,7 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
 
 
 def list_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a (domain, recommender, embedding): the metrics' means, and the tolerances that this run's seeds give."""
+    """List one row a (domain, recommender, embedding): the metrics' means, and the tolerances that this run's seeds give."""
     samples = {s["domain"]: s["test"] for s in results["statistics"]}
     metrics = choose_metrics(results)
     found = []
@@ -97,11 +97,11 @@ def list_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Each expected line beside what was found, with a verdict; and the settings that differ from those of the dated run.
+    """Put each expected line beside what was found, with a verdict; and list the settings that differ from the dated run's.
 
-    A line has each metric that is expected as `<metric>`, `<metric> expected` and `<metric> tolerance`. Verdict: `reproduced`
-    (all within tolerance), `differs`, or `missing` where the run has no such line. Where settings differ the lines are none: two
-    experiments are not compared as if they were one.
+    A line has each metric that is expected as `<metric>`, `<metric> expected` and `<metric> tolerance`. Verdict:
+    `reproduced` (all within tolerance), `differs`, or `missing` where the run has no such line. Where settings differ
+    there are no lines: two experiments are not compared as if they were one.
     """
     if changed := compare_settings(expected["settings"], results["settings"]):
         return [], changed
@@ -118,12 +118,12 @@ def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dic
 
 
 def list_metrics(line: dict[str, Any]) -> list[str]:
-    """The metrics that are expected of a line of `compare`."""
+    """List the metrics that are expected of a line of `compare`."""
     return [name.removesuffix(" expected") for name in line if name.endswith(" expected")]
 
 
 def render_text(results: dict[str, Any], profile: str, expected: dict[str, Any]) -> str:
-    """The comparison for a terminal, a line a row, at most 110 columns."""
+    """Format the comparison for a terminal, a line a row, at most 110 columns."""
     lines, changed = compare(results, expected)
     source = f"the run of {expected['date']} ({expected['machine']})"
     if changed:
@@ -136,7 +136,7 @@ def render_text(results: dict[str, Any], profile: str, expected: dict[str, Any])
 
 
 def count_verdicts(lines: list[dict[str, Any]]) -> str:
-    """How many lines came out how."""
+    """Say how many lines have which verdict."""
     verdicts = [x["verdict"] for x in lines]
     same = sum(all(x[m] is not None and abs(x[m] - x[f"{m} expected"]) <= ROUNDING for m in list_metrics(x)) for x in lines)
     counts = [f"{verdicts.count(v)} {v}" for v in ("reproduced", "differs", "missing") if v in verdicts]

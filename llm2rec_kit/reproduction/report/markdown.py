@@ -15,9 +15,9 @@ class _Told(str):
 
 
 def escape(value: Any) -> Any:
-    """`value` with every text in it, in dicts and lists too, as Markdown that shows it; anything else as it is.
+    """Escape every text in `value`, in dicts and lists too, so that Markdown shows it as it is; anything else stays.
 
-    >>> escaped({"a|b": ["<i>", 3]})
+    >>> escape({"a|b": ["<i>", 3]})
     {'a\\\\|b': ['&lt;i>', 3]}
     """
     if isinstance(value, str):
@@ -28,7 +28,7 @@ def escape(value: Any) -> Any:
 
 
 def as_code(text: str) -> str:
-    """A text, escaped before, as a span of code, in which nothing is to be."""
+    """Format an escaped text as a span of code, in which it stands unescaped."""
     plain = " ".join(getattr(text, "plain", text).splitlines())
     fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
     gap = " " if len(fence) > 1 else ""

@@ -7,13 +7,13 @@ from typing import Any
 
 
 def choose_metrics(results: dict[str, Any]) -> list[str]:
-    """Recall and NDCG at a run's first cutoff, as `results` (results.json) has them: what two runs are compared by."""
+    """Choose Recall and NDCG at a run's first cutoff, by which two runs are compared, from `results` (results.json)."""
     rows = next(iter(results["results"].values()))
     return list(rows[0]["mean"])[:2]
 
 
 def pool_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> float | None:
-    """Sample standard deviation over seeds, pooled over the embeddings of a recommender; None where none has two seeds.
+    """Pool the sample standard deviation over seeds across a recommender's embeddings; None where none has two seeds.
 
     `rows` are those of one domain in results.json: they hold the population std of s seeds, and s / (s - 1) makes its
     square unbiased. Pooled, because three seeds alone say little of their own spread.
@@ -25,7 +25,7 @@ def pool_std(rows: list[dict[str, Any]], recommender: str, metric: str) -> float
 
 
 def compare_settings(*settings: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """[{"name": "stage.key", "values": [one a run]}] of every setting that is not the same in all; "none" where absent."""
+    """List each setting that is not the same in all: [{"name": "stage.key", "values": [one a run]}], "none" where absent."""
     rows = []
     for stage in dict.fromkeys(stage for s in settings for stage in s):
         for key in dict.fromkeys(k for s in settings for k in s.get(stage, {})):

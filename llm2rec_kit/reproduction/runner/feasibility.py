@@ -1,7 +1,8 @@
 """Whether settings can work: with those of other stages, and with the corpus that they are asked of.
 
-What a field may be by itself, and beside others of its stage, stands in `settings`. Here is what needs more than one stage (known
-before the first notebook) or the corpus (known after the first): found then, and not hours later by the notebook that breaks.
+What a field may be by itself, and beside others of its stage, stands in `settings`. Here is what needs more than one stage
+(known before the first notebook) or the corpus (known after the first): found then, and not hours later by the notebook that
+breaks.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
 
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
-    """Raise SettingsError for a device, a precision or a package that the notebooks of these `numbers` ask for and that is not
-    here. `there` are the tables that the run has already."""
+    """Raise SettingsError for a device, a precision or a package that notebooks of these `numbers` ask for and is missing.
+
+    `there` are the tables that the run has already.
+    """
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
     asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
     asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}
@@ -99,10 +102,10 @@ def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
 
 
 def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
-    """Raise SettingsError where settings cannot work, or would mislead, on this corpus; returns what their reader should know.
+    """Raise SettingsError where settings cannot work, or would mislead, on this corpus; returns notes for their reader.
 
-    Cut-offs and metrics are held against the smallest catalogue that is ranked, batches and what is held out against what the
-    training domains have, a domain against those there are, your own vectors against the items. Nothing else is read.
+    Cut-offs and metrics are held against the smallest catalogue that is ranked, batches and what is held out against what
+    the training domains have, a domain against those there are, your own vectors against the items. Nothing else is read.
     """
     notes: list[str] = []
     _trackers(*stages)

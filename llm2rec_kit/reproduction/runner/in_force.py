@@ -1,10 +1,10 @@
-"""The values in force in a notebook: what is typed or given, else what the finished run has, else the profile's, else the default.
+"""The values in force in a notebook: what is typed or given, else the finished run's, else the profile's, else the default.
 
-A line of the parameters cell counts as typed where it is not as it was written: its value is another, or it stands without its
-type (`csft_steps = 10000`), so that a value equal to the default can be typed, too. What papermill gives is typed whatever its
-value: it stands in a cell of its own, which the kernel's history tells. So a notebook opened on a finished run reuses all of it,
-and stops where something typed would replace a finished artefact. `reproduce` and grids give all that is not a default, and may
-replace.
+A line of the parameters cell counts as typed where it is not as it was written: its value is another, or it stands without
+its type (`csft_steps = 10000`), so that a value equal to the default can be typed, too. What papermill gives is typed
+whatever its value: it stands in a cell of its own, which the kernel's history tells. So a notebook opened on a finished run
+reuses all of it, and stops where something typed would replace a finished artefact. `reproduce` and grids give all that is
+not a default, and may replace.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class WouldReplace(ArtefactError):
 
 
 def open_notebook_run(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """The run that a notebook's `globals()` name, guarded, and the values in force by flat name; shows where they come from.
+    """Open the run that a notebook's `globals()` name, guarded, with the values in force by flat name.
 
-    Names with a stage's prefix that are no setting stay among the values, for `from_parameters` to refuse. Raises SettingsError
-    for a parameter that all notebooks have and that is of another type, for a profile that cannot be read, and for a value that
-    no setting takes, before a folder is made.
-    `force` is taken back in a copy that a forced series left in the run.
+    Shows where the values come from. Names with a stage's prefix that are no setting stay among the values, for
+    `from_parameters` to refuse. Raises SettingsError for a parameter that all notebooks have and that is of another type,
+    for a profile that cannot be read, and for a value that no setting takes, before a folder is made. `force` is taken back
+    in a copy that a forced series left in the run.
     """
     check_common(parameters)
     check_name(parameters["run"])
@@ -81,7 +81,10 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce]:
-    """The profile and every setting among `parameters` (a notebook's `globals()`), each with its source; `run` if there is one."""
+    """Find the profile, and the value and source of every setting among `parameters`, a notebook's `globals()`.
+
+    `run` is the run, if there is one.
+    """
     plain = recorded.read_defaults()
     own, given, by_papermill = _given(parameters)
     names = [name for name in parameters if name in plain and (name in own or not own)]
@@ -114,7 +117,7 @@ def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce
 
 
 def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
-    """In a run's own executed copy, opened again, what was given says how the copy was made: it forces nothing a second time."""
+    """Take `force` back in a run's own executed copy: it says how the copy was made, and forces nothing a second time."""
     _, given, by_papermill = _given(parameters)
     if (
         parameters["force"]

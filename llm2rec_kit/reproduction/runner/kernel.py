@@ -1,7 +1,7 @@
-"""The kernel that a notebook runs in, headless: of this very interpreter, described in memory, killed where a user interrupts.
+"""The kernel that a notebook runs in, headless: of this very interpreter, described in memory, killed at an interrupt.
 
-`python3` in a notebook's metadata may be another environment's kernel. A kernelspec of our own in a folder would be found by a
-variable of the whole process, and stay in the temporary folder after a kill.
+`python3` in a notebook's metadata may be another environment's kernel. A kernelspec of our own in a folder would be found by
+a variable of the whole process, and stay in the temporary folder after a kill.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ThisInterpreter(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=ERROR"]), env={SERIES: "1"})
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]  # as in the base; only its own base is not async
-        """End the kernel; after an interrupt at once: asked to end in order, it prints the traceback of the cell it is torn from."""
+        """End the kernel; after an interrupt at once: asked to end in order, it prints the interrupted cell's traceback."""
         if self.has_kernel and isinstance(sys.exc_info()[1], KeyboardInterrupt):
             await self._async_kill_kernel()
         await self._async_shutdown_kernel(now=now, restart=restart)

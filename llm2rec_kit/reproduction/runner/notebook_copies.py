@@ -1,4 +1,4 @@
-"""The kit's notebooks laid out in a folder of the user's: written there once, brought up to date, never over the user's work."""
+"""The kit's notebooks laid out in a user's folder: written there once, brought up to date, never over the user's work."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llm2rec_kit.runs import places
 def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list[str]]:
     """Write the kit's notebooks into `folder`; returns the names written, and those there already as they are.
 
-    Those that an earlier version wrote and nobody changed since are replaced. Raises ValueError where one was changed, unless
-    `force`, and where `folder` is none or is that of the kit itself; nothing is written then. A note in the folder says where
-    its notebooks keep their runs: in the outputs/ that the command line has where this is called.
+    Those that an earlier version wrote and nobody changed since are replaced. Raises ValueError where one was changed,
+    unless `force`, and where `folder` is none or is that of the kit itself; nothing is written then. A note in the folder
+    says where its notebooks keep their runs: in the outputs/ that the command line has where this is called.
     """
     folder, source = storage.expand_home(folder).resolve(), places.find_notebooks()
     if folder.is_relative_to(places.PACKAGE) or (folder / "x").parent == source:

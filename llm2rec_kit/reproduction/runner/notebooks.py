@@ -49,7 +49,7 @@ class Parameter:
 
 
 def list_series(root: Path | None = None) -> list[Path]:
-    """The numbered notebooks from 01 on, in order: those of this code, or those in `root`'s notebooks/. 00 says where to begin."""
+    """List the numbered notebooks from 01 on, in order, of this code or of `root`'s notebooks/. 00 is the introduction."""
     folder = root / "notebooks" if root else places.find_notebooks()
     found = sorted(book for book in folder.glob("[0-9][0-9]_*.ipynb") if not book.name.startswith("00"))
     if not found:
@@ -58,7 +58,7 @@ def list_series(root: Path | None = None) -> list[Path]:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook by name, from its cell tagged `parameters`.
+    """Read the parameters of a notebook, by name, from its cell tagged `parameters`.
 
     Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
     """
@@ -80,20 +80,20 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def cite_default(p: Parameter) -> str:
-    """Where a default comes from, from the marks in its help: "P 4.1.3, C"; "O" (ours) where there is none."""
+    """Say where a default comes from, by the marks in its help: "P 4.1.3, C"; "O" (ours) where there is none."""
     marks = [part.strip() for mark in re.findall(r"\[([PCO]\b[^\]]*)\]", p.help) for part in mark.split(",")]
     short = [m[0] for mark in marks if (m := re.match(r"[PCO]\b( [\d.]+)?", mark))]
     return ", ".join(dict.fromkeys(short)) or "O"
 
 
 def explain(p: Parameter) -> str:
-    """The help text, with the values that the parameter may have."""
+    """Return the help text, with the values that the parameter may have."""
     limits = S.describe_limits(p.name)
     return f"{p.help}; {limits}" if limits else p.help
 
 
 def list_profiles() -> list[str]:
-    """Names of the profiles that come with the kit."""
+    """List the names of the profiles that come with the kit."""
     return sorted(
         p.name.removesuffix(".yaml")
         for p in resources.files("llm2rec_kit.reproduction").joinpath("profiles").iterdir()
@@ -102,12 +102,12 @@ def list_profiles() -> list[str]:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The parameters that a profile sets: one of `list_profiles()`, or a path to a YAML file of the same form."""
+    """Load the parameters that a profile sets: one of `list_profiles()`, or a path to a YAML file of the same form."""
     return {k: v for k, v in _read_profile(name).items() if k != CHOSEN}
 
 
 def list_profile_notebooks(name: str) -> list[str]:
-    """Numbers of the notebooks that a profile runs unless told otherwise; empty: all of them."""
+    """List the numbers of the notebooks that a profile runs unless told otherwise; empty: all of them."""
     numbers = _read_profile(name).get(CHOSEN, [])
     if not isinstance(numbers, list) or not all(isinstance(n, str) for n in numbers):
         raise S.SettingsError(
@@ -130,8 +130,7 @@ def _read_profile(name: str) -> dict[str, Any]:
 
 
 def check(values: dict[str, Any], known: list[str]) -> None:
-    """Raise SettingsError for a name that no notebook knows, a value that its stage refuses, or values (and defaults) that do not
-    go together."""
+    """Raise SettingsError for an unknown name, a value that its stage refuses, or values (and defaults) that clash."""
     if "profile" in values:
         raise S.SettingsError(
             "A profile is no setting of another profile, nor of --set: --profile names the one that counts."
@@ -146,7 +145,7 @@ def check(values: dict[str, Any], known: list[str]) -> None:
 
 
 def check_data(values: dict[str, Any]) -> None:
-    """Raise ValueError where the source needs files and `data_path` does not lead to any, or corpora and one is not there."""
+    """Raise ValueError where the source needs files and `data_path` leads to none, or needs corpora and one is missing."""
     data = S.Data.from_parameters(values)
     if data.source == "mix":
         from llm2rec_kit.data import mixing  # with polars, which a list of parameters does without
@@ -233,7 +232,7 @@ def prepare(
     root: Path | None = None,
     look: bool = True,
 ) -> tuple[dict[str, Any], list[Path]]:
-    """The parameters and the notebooks of a `reproduce` with the same arguments, checked; nothing is run or written.
+    """Read and check the parameters and the notebooks of a `reproduce` with the same arguments; nothing is run or written.
 
     `look` False: whether data and weights are there is not looked at.
     """
@@ -295,7 +294,7 @@ def _tables_there(values: dict[str, Any]) -> list[str]:
 
 
 def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """`values` with models that are folders or GGUF files, seen from `base`, by their absolute paths; hub names and `tiny` as they are."""
+    """Give models that are folders or GGUF files their absolute paths, seen from `base`; hub names and `tiny` stay."""
 
     def found(name: Any) -> Any:
         if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
@@ -309,7 +308,7 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
-    """Raise ValueError where the data or the models that parameters in `needed` lead to are neither here nor to be had, or are
+    """Raise ValueError where data or models that parameters in `needed` lead to are neither here nor to be had, or are
     damaged; without `hub` only what is here is looked at."""
     if "data_path" in needed:
         check_data(values)
@@ -378,7 +377,7 @@ def _part(only: list[str], start: str) -> list[str]:
 
 @contextlib.contextmanager
 def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
-    """Where `values` force: have what the notebooks make carry the name of this series (`Run.redone`).
+    """Where `values` force: have what the notebooks make carry the name of this series (`Run.made_by_this_force`).
 
     The name stays in the run's folder until the series has ended or another is asked for, so that, interrupted and asked
     for again with the same parameters, notebooks and code, it goes on.

@@ -65,7 +65,7 @@ class Progress:
             self._plain(text, own=False)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no output is held back."""
         self.stream.flush()
 
     def _plain(self, text: str, own: bool = True) -> None:

@@ -1,7 +1,8 @@
 """What a finished run was made with, read back as parameters, and what other values would replace.
 
-An artefact's manifest holds the settings of its stage. What an evaluation's series or the last `reproduce` alone tell comes from
-there. `trust_remote_code` and `own_parts` are never read back: that code may run is a word that each command gives anew.
+An artefact's manifest holds the settings of its stage. What an evaluation's series or the last `reproduce` alone tell comes
+from there. `trust_remote_code` and `own_parts` are never read back: that code may run is a word that each command gives
+anew.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class Held(NamedTuple):
 
 
 def read_defaults() -> dict[str, Any]:
-    """Every setting's own default, by its flat name."""
+    """Read every setting's own default, by its flat name."""
     return {f"{s.prefix}_{f.name}": make_default(f) for s in S.STAGES for f in dataclasses.fields(s)}
 
 
 def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
-    """The parameters that finished artefacts of the run tell, by flat name; nothing of what is missing or damaged.
+    """Read the parameters that finished artefacts of the run tell, by flat name; nothing of what is missing or damaged.
 
     `names` are the parameters of the notebook that asks: where a training among them has its own word on device and dtype,
     that is taken, not the backbone's.
@@ -71,7 +72,7 @@ def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
 
 
 def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
-    """The profile and the parameters of the run's last `reproduce`; ("", {}) where there was none."""
+    """Read the profile and the parameters of the run's last `reproduce`; ("", {}) where there was none."""
     told = run.read_info()["asked"]
     parameters = told.get("parameters")
     known = parameters if isinstance(parameters, dict) else {}
@@ -79,9 +80,10 @@ def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
 
 
 def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """What notebooks of these numbers would replace under `values` (defaults elsewhere): {artefact: {parameter: (has, asked)}}.
+    """Find what notebooks of these numbers would replace under `values` (defaults elsewhere).
 
-    By settings alone: whether files that it was made from changed, is seen when they are read.
+    {artefact: {parameter: (has, asked)}}, by settings alone: whether files that it was made from changed is seen when they
+    are read.
     """
     plain = read_defaults()
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
@@ -99,7 +101,7 @@ def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]
 
 
 def find_dependents(run: Run, names: Iterable[str]) -> list[str]:
-    """The finished artefacts that were made from `names`, directly or not, in the order of the notebooks."""
+    """Find the finished artefacts that were made from `names`, directly or not, in the order of the notebooks."""
     inputs = {}
     for artefact in run.artefacts():
         with contextlib.suppress(ArtefactError):
@@ -112,19 +114,19 @@ def find_dependents(run: Run, names: Iterable[str]) -> list[str]:
 
 
 def count_in_words(names: Iterable[str]) -> str:
-    """The artefacts in words, those of a folder by their number: "mntp, encoder, 4 tables of embeddings and maps"."""
+    """Name the artefacts, those of a folder by their number: "mntp, encoder, 4 tables of embeddings and maps"."""
     folders = Counter(KINDS.get(n.split("/")[0], n.split("/")[0]) if "/" in n else n for n in names)
     words = [kind if number == 1 and kind not in KINDS.values() else f"{number} {kind}" for kind, number in folders.items()]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def describe_change(name: str, has: Any, wanted: Any) -> str:
-    """A changed value in words."""
+    """Put a changed value into words."""
     return f"{name} {show_value(has)} -> {show_value(wanted)}"
 
 
 def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
-    """What a `reproduce` with these values is about to replace, in a sentence or two; empty where that is nothing."""
+    """Say in a sentence or two what a `reproduce` with these values is about to replace; empty where that is nothing."""
     numbers = [book.name[:2] for book in books]
     if values.get("force"):
         there = [
@@ -143,7 +145,7 @@ def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Pa
 
 
 def _members(run: Run, found: Iterable[str]) -> list[str]:
-    """The artefacts that share the settings of those found: of one table all of the stages' tables, of a series its evaluations."""
+    """List what shares settings with the artefacts found: with a table all stages' tables, with a series its evaluations."""
     members = []
     for artefact in found:
         folder = artefact.split("/")[0]

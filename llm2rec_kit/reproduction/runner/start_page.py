@@ -1,4 +1,4 @@
-"""The page that a reader meets first in JupyterLab: which runs there are, and where their notebooks, report and figures lie."""
+"""The page that a reader meets first in JupyterLab: which runs there are, where their notebooks, report and figures lie."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = {"report.html": "report", "explorer.html": "explorer"}  # of a run's fol
 
 
 def make_page(outputs: str = "") -> Markdown:
-    """The runs under `outputs` with links, seen from the working folder, which is a notebook's own."""
+    """List the runs under `outputs` with links, seen from the working folder, which is a notebook's own."""
     folder = find_outputs(outputs)
     runs = sorted(p.parent for p in folder.glob(f"*/{info.FILE}")) if folder.is_dir() else []
     if not runs:
@@ -25,7 +25,7 @@ def make_page(outputs: str = "") -> Markdown:
 
 
 def _links(run: Path) -> str:
-    """A paragraph: the run's name, what it has, its executed notebooks. JupyterLab opens no folder by a link, so that is named."""
+    """Format a run's name, what it has, its executed notebooks. JupyterLab opens no folder by a link, so that is named."""
     there = [_link(words, run / name) for name, words in SHOWN.items() if (run / name).exists()]
     books = [_link(book.stem, book) for book in sorted((run / "notebooks").glob("*.ipynb"))]
     executed = f"; executed: {', '.join(books)}" if books else ""

@@ -1,8 +1,8 @@
 """Answers: from the arms of an experiment to what may be said about them.
 
-An arm is a table of items in some study, with a recommender over it. Arms of one question rank the same test targets, so any two
-are compared target by target; tests and intervals are across users, whose targets stay together. A question has one family of tests, corrected together (Holm), and one sentence, written by code from
-their verdicts.
+An arm is a table of items in some study, with a recommender over it. Arms of one question rank the same test targets, so any
+two are compared target by target; tests and intervals are across users, whose targets stay together. A question has one
+family of tests, corrected together (Holm), and one sentence, written by code from their verdicts.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Answer:
         return f"{'; '.join(parts)} ({self.counted})"
 
     def record(self) -> dict[str, Any]:
-        """The numbers worth keeping: the sentence, n, each arm's mean, each corrected p."""
+        """Collect the numbers worth keeping: the sentence, n, each arm's mean, each corrected p."""
         means = {f"{row['recommender']} {row['arm']}": row["mean"] for row in self.arms.iter_rows(named=True)}
         p = {"p {recommender} {before} to {after}".format(**row): row["p_holm"] for row in self.tests.iter_rows(named=True)}
         return {"answer": self.sentence, "users": self.users, "seeds": self.seeds} | means | p
@@ -92,8 +92,8 @@ def answer(
 ) -> Answer:
     """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
 
-    `among` bool (n_test,) keeps some of the test samples. Raises ValueError where two arms have other test targets, or without a
-    pair to compare.
+    `among` bool (n_test,) keeps some of the test samples. Raises ValueError where two arms have other test targets, or
+    without a pair to compare.
     """
     if not pairs:
         raise ValueError(f"The question {question!r} compares no pair of arms.")
@@ -116,7 +116,10 @@ def make_answer(
     budgets: dict[str, str],
     pairs: Sequence[tuple[str, str]],
 ) -> Answer:
-    """The frames of an answer from the values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
+    """Make an answer from the metric's values `each` (seeds, n) of the (recommender, arm) `keys`.
+
+    `users` (n,) are the samples'.
+    """
     values = np.stack([v.mean(0) for v in each], 1)
     low, high = metrics.compute_intervals(values, users, seed=significance.SEED)
     rows = [
@@ -161,7 +164,7 @@ def require_same_targets(arms: Sequence[Arm], domain: str) -> None:
 
 
 def list_targets(corpus: Corpus, domain: str) -> pl.DataFrame:
-    """user and item (source ids) of the domain's test samples, in their order."""
+    """List user and item (source ids) of the domain's test samples, in their order."""
     part, _ = corpus.select([domain])
     targets = part.samples("test")
     users = part.users["source_id"][part.owners(targets)]
@@ -169,7 +172,7 @@ def list_targets(corpus: Corpus, domain: str) -> pl.DataFrame:
 
 
 def describe_budget(run: Run, embedding: str) -> str:
-    """What the text of an item table was trained with: "csft 300 steps, mntp 500 steps"; "no text" for ids."""
+    """Say what the encoder of an item table was trained with: "csft 300 steps, mntp 500 steps"; "no text" for ids."""
     text, kind = item_tables.parse_name(embedding)
     if text is None:
         return "no text"
@@ -184,10 +187,10 @@ def describe_budget(run: Run, embedding: str) -> str:
 
 
 def compare_answers(first: Answer, second: Answer, names: tuple[str, str]) -> tuple[pl.DataFrame, str]:
-    """The verdicts of the same pairs in two answers of different users, and one sentence: which order, what agrees.
+    """Compare the verdicts of the same pairs in two answers of different users; returns them with one sentence.
 
-    Columns recommender, before, after, a verdict each, agree: "same", "opposite", or "seen once" where one of the two cannot
-    tell the pair apart.
+    The sentence says in which order the arms stand and what agrees. Columns recommender, before, after, a verdict each,
+    agree: "same", "opposite", or "seen once" where one of the two cannot tell the pair apart.
     """
     both = first.tests.select(*PAIR, "verdict").join(
         second.tests.select(*PAIR, "verdict"), on=PAIR, suffix=" there", maintain_order="left"

@@ -30,10 +30,10 @@ SCHEMA |= {"data sets": pl.Int64, "higher in": pl.Int64, "percent": pl.Float64, 
 
 
 def read_printed() -> pl.DataFrame:
-    """Every pair that the notebook asks about, in every metric that the paper prints of it.
+    """Read every pair of rows that the notebook asks about, in every metric that the paper prints of it.
 
-    table, metric, recommender, before, after, where (in-domain, out-of-domain), data sets, higher in (how many of them `after`
-    is higher in), percent (the mean change over them), paper (higher, lower, or both).
+    table, metric, recommender, before, after, where (in-domain, out-of-domain), data sets, higher in (how many of them
+    `after` is higher in), percent (the mean change over them), paper (higher, lower, or both).
     """
     overall = paper.read_overall()
     rivals = [m for m in overall["model"].unique(maintain_order=True) if m != LLM2REC]
@@ -50,9 +50,9 @@ def read_printed() -> pl.DataFrame:
 
 
 def list_metrics(table: str) -> list[str]:
-    """The metrics that the paper prints in a table.
+    """List the metrics that the paper prints in a table.
 
-    >>> metrics_of("Table 4"), metrics_of("Figure 4")
+    >>> list_metrics("Table 4"), list_metrics("Figure 4")
     (['recall@10', 'ndcg@10'], ['recall@10'])
     """
     return read_printed().filter(table=table)["metric"].unique(maintain_order=True).to_list()
@@ -86,9 +86,9 @@ def _row(before: pl.Series, after: pl.Series) -> dict[str, Any]:
 
 
 def judge_agreement(way: str, verdict: str) -> str:
-    """Whether our verdict (`significance.compare`) points the paper's way (higher, lower, both).
+    """Judge whether our verdict (`significance.compare`) points the paper's way (higher, lower, both).
 
-    >>> agreement("higher", "better"), agreement("lower", "better"), agreement("both", "worse")
+    >>> judge_agreement("higher", "better"), judge_agreement("lower", "better"), judge_agreement("both", "worse")
     ('same way', 'the other way', 'the paper is of two minds')
     """
     if verdict == NOTHING:
@@ -99,10 +99,11 @@ def judge_agreement(way: str, verdict: str) -> str:
 
 
 def put_beside_paper(verdicts: pl.DataFrame, table: str, where: str, names: Mapping[str, str]) -> pl.DataFrame:
-    """Our verdicts (`significance.compare`), each with what the paper prints of it and how the two agree; null where it does not.
+    """Put beside our verdicts (`significance.compare`) what the paper prints, and how the two agree.
 
-    `names` are the paper's names of our embeddings; several may have one name. The printed pair is that of `table` and `where`
-    (in-domain or out-of-domain) with the verdict's recommender, in the metric that was tested.
+    Null where the paper prints nothing of a pair. `names` are the paper's names of our embeddings; several may have one
+    name. The printed pair is that of `table` and `where` (in-domain or out-of-domain) with the verdict's recommender, in the
+    metric that was tested.
     """
     known = read_printed().filter(table=table, where=where)
     pairs = {tuple(r[k] for k in ("recommender", "metric", "before", "after")): r for r in known.iter_rows(named=True)}
@@ -121,13 +122,16 @@ def put_beside_paper(verdicts: pl.DataFrame, table: str, where: str, names: Mapp
 
 
 def count_agreements(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
-    """How many printed comparisons agree in which way."""
+    """Count the printed comparisons by how ours agree with them."""
     found = [a for f in frames for a in f["agreement"]]
     return {name: found.count(name) for name in WAYS}
 
 
 def count_by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """`count_agreements` of each of the paper's tables, in their order; `rows` name theirs in the column `table`, as "Figure 4, tiny-96"."""
+    """Count agreements for each of the paper's tables, in their order, as `count_agreements` does.
+
+    `rows` name theirs in the column `table`, as "Figure 4, tiny-96".
+    """
     named = rows.with_columns(table=pl.col("table").str.extract(r"^(\w+ \d+)")) if len(rows) else rows
     parts = named.partition_by("table", maintain_order=True) if len(rows) else []
     return {part["table"][0]: count_agreements([part]) for part in parts}

@@ -1,7 +1,7 @@
 """An enquiry: the questions of notebook 07, asked of one run after another, and what is answered.
 
-A question goes three steps: it is asked, its arms are trained, its pairs of arms are compared. Which arms and pairs those are
-stands in `question_arms`, what may be said of them in `answers`.
+A question goes three steps: it is asked, its arms are trained, its pairs of arms are compared. Which arms and pairs those
+are stands in `question_arms`, what may be said of them in `answers`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Enquiry:
         return cast(S.Evaluation, self.own.settings["evaluation"])
 
     def about(self) -> dict[str, Any]:
-        """What stands behind every answer: data, users, backbone, and the budgets of the trainings."""
+        """Collect what stands behind every answer: data, users, backbone, and the budgets of the trainings."""
         was, part = cast(dict[str, Any], self.own.settings), self.part
         users = {"test users": len(np.unique(self.users)), "test samples": len(self.users)}
         steps = {f"{stage} steps": was[stage].steps for stage in ("csft", "mntp", "contrastive")}
@@ -91,7 +91,7 @@ class Enquiry:
         }
 
     def scope(self) -> str:
-        """What an answer found here can be about, in one line."""
+        """Say in one line what an answer found here can be about."""
         told = self.about()
         made = ", made from nothing" if self.at.base.record("backbone").get("from_nothing", False) else ""
         return (
@@ -101,7 +101,7 @@ class Enquiry:
         )
 
     def table(self) -> pl.DataFrame:
-        """The questions, and whether each is answered here: question, answered here (yes, not asked, or no and why)."""
+        """Tabulate the questions: question, answered here (yes, not asked, or no and why)."""
         rows = []
         for question, text in questions.ASKED.items():
             here = "yes" if question in self.at.asked.asked else "not asked"
@@ -110,7 +110,7 @@ class Enquiry:
         return pl.DataFrame(rows)
 
     def asks(self, question: str) -> bool:
-        """Whether a question is asked and can be answered here."""
+        """Tell whether a question is asked and can be answered here."""
         return question in self.at.asked.asked and question not in self.reasons
 
     def take_controls(self) -> None:
@@ -118,7 +118,7 @@ class Enquiry:
         paper_arms.make_stages(self.at.do, self.own)
 
     def ask(self, question: str) -> bool:
-        """Print a question; whether it is answered here, and where it is not, print why, and keep that as what was said."""
+        """Print a question, and tell whether it is answered here; where not, print why, and keep that as what was said."""
         print(questions.ASKED[question])
         if self.asks(question):
             return True
@@ -134,14 +134,14 @@ class Enquiry:
         return families
 
     def compare(self, family: Family, title: str = "", among: np.ndarray | None = None) -> Answer:
-        """Test the pairs of a family of arms and show what came out; `among` bool (n_test,) keeps some of the test samples."""
+        """Test the pairs of a family of arms and show the result; `among` bool (n_test,) keeps some of the test samples."""
         asked, title = self.at.asked, title or family.title
         how: dict[str, Any] = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
         arms = [answers.Arm(*arm) for arm in family.arms]
         return self.show(title, answers.answer(title, arms, family.pairs, **how, metric=self.evaluation.tested, among=among))
 
     def answer(self, question: str) -> None:
-        """Ask, train and compare a question that has one family of arms, and keep what is said."""
+        """Ask a question that has one family of arms, train and compare the arms, and keep what is said."""
         if self.ask(question):
             (family,) = self.train(question)
             self.said[question] = self.compare(family).sentence
@@ -162,12 +162,15 @@ class Enquiry:
         print(line)
 
     def repeats(self, family: Family, metric: str) -> pl.DataFrame:
-        """How much of a metric the arms of a family have from targets that the user had before (`questions.compare_repeats`)."""
+        """Show how much of a metric the arms of a family have from targets that the user had before.
+
+        See `questions.compare_repeats`.
+        """
         rows = [(recommender, arm.table) for recommender in self.at.asked.recommenders for arm in family.arms]
         where = (self.own.run, self.at.domain, self.part, rows)
         return questions.compare_repeats(slices.tabulate(*where, seeds=self.at.asked.seeds, metric=metric))
 
     def without_seen(self, tables: dict[str, str]) -> Answer:
-        """Rank once more without the items that the user had, over `tables` {a reader's name: item table}, and show what differs."""
+        """Rank again without the items that the user had, over `tables` {a reader's name: item table}; show what differs."""
         how: dict[str, Any] = {"recommenders": self.at.asked.recommenders, "metric": self.evaluation.tested}
         return self.show("seen items", questions.compare_without_seen("seen items", self.own, self.at.domain, tables, **how))

@@ -1,11 +1,11 @@
 """Experiments: runs inside a run, in which one thing at a time is changed.
 
-`open_study(run, name)` makes `<run>/experiments/<name>/`, a Run of its own with the corpus and the backbone of the run around it.
-A training there starts from an artefact by name and has the run's own settings but for what the call changes, so two arms
-differ in nothing else. Everything is an artefact: reused where nothing changed (also from the run around it and from its
-other studies), resumed after an interruption, and compared with `results.significance` as the run's own stages are.
+`study.open_study(run, name)` makes `<run>/experiments/<name>/`, a Run of its own with the corpus and the backbone of the run
+around it. A training there starts from an artefact by name and has the run's own settings but for what the call changes, so
+two arms differ in nothing else. Everything is an artefact: reused where nothing changed (also from the run around it and
+from its other studies), resumed after an interruption, and compared with `results.significance` as the run's own stages are.
 
-This module does in calls what the notebooks 02 to 04 do in cells, so it stands above the rooms: only notebooks import it.
+This module does in calls what the notebooks 02 to 04 do in cells.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def train(
 ) -> str:
     """Train `stage` (csft, mntp or contrastive) from artefact `start` of the study; returns the name of the new artefact.
 
-    `name` is `stage` unless given. `changes` are settings of that stage without prefix; `share` scales its steps and warm-up.
-    `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts items by
-    their attributes (`training.llmemb`).
+    `name` is `stage` unless given. `changes` are settings of that stage without prefix; `share` scales its steps and
+    warm-up. `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts
+    items by their attributes (`training.llmemb`).
     """
     settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     place = S.Backbone.among(study.settings)
@@ -71,7 +71,7 @@ def _as_once_named(study: Study, recipe: pipeline.Recipe) -> pipeline.Recipe:
 
 
 def scale_steps(settings: S.Stage, share: float) -> S.Training:
-    """A training's settings with `share` of its steps (1 at least) and of its warm-up."""
+    """Scale a training's settings to `share` of its steps (1 at least) and of its warm-up."""
     assert isinstance(settings, S.Training)  # no other stage has steps
     if not 0 < share <= 1:
         raise ValueError(f"A share of the training steps lies above 0 and is 1 at most; found {share}.")
@@ -115,7 +115,7 @@ def _table_name(study: Study, encoder: str) -> str:
 
 
 def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
-    """The encoder with which `embed` encodes: artefact `start` of the study, or an encoder by hub name or folder."""
+    """Load the encoder with which `embed` encodes: artefact `start` of the study, or an encoder by hub name or folder."""
     from llm2rec_kit.encoding.encoder import Encoder
 
     path = study.run.require(start) if study.run.has(start) else start
@@ -123,7 +123,7 @@ def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
 
 
 def read_texts(study: Study, text: str = "title") -> list[str]:
-    """What `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
+    """Read what `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
     return pipeline.read_texts(study.corpus, text)
 
 
@@ -135,7 +135,7 @@ def evaluate(
     seeds: Sequence[int],
     domains: Sequence[str] = (),
 ) -> list[str]:
-    """Train each recommender over each table (as `item_tables.parse_name` names them) with each seed, in `domains` or in all.
+    """Train each recommender over each table (as `item_tables.parse_name` names them) with each seed, in `domains` or all.
 
     Returns the names of the evaluations, which `significance.tabulate` and `significance.compare` take.
     """

@@ -1,8 +1,9 @@
-"""Starts and lengths: the same embeddings at several lengths, under recommenders whose weights start as the official code's and scaled.
+"""Starts and lengths: the same embeddings at several lengths, under recommenders with the official start and a scaled one.
 
-The official evaluation gives its five published encoders at length one and every Qwen2 table as it comes (lengths above 100). Its
-recommenders start with positions of N(0, 1), beside which vectors of length one are small. So a printed difference between the
-two kinds of rows holds length besides content. Here only length and start change: one table, one seed, one budget.
+The official evaluation gives its five published encoders at length one and every Qwen2 table as it comes (lengths above
+100). Its recommenders start with positions of N(0, 1), beside which vectors of length one are small. So a printed difference
+between the two kinds of rows holds length besides content. Here only length and start change: one table, one seed, one
+budget.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of
 
 
 def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """How a recommender is given a table, by name: settings of its evaluation.
+    """List the forms in which a recommender is given a table, by name: settings of its evaluation.
 
-    >>> list(forms([1.0, 100.0]))
+    >>> list(list_forms([1.0, 100.0]))
     ['as it comes', 'length 1', 'length 100', 'whitened']
     """
     at = {f"length {x:g}": {"normalise": "unit", "scale": x} for x in lengths}
@@ -49,7 +50,10 @@ def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 
 def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
-    """A study for each start and form, trained to the paper's patience; `open_study` is that of `study` or of `dry_study`."""
+    """Open a study for each start and form, trained to the paper's patience.
+
+    `open_study` is that of `study` or of `dry_study`.
+    """
     plain = S.Evaluation()  # the paper's patience
     budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
     studies = {}
@@ -86,8 +90,11 @@ def check(base: Run, asked: S.Tables) -> None:
 
 
 def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
-    """What the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the adapter
-    read), best epoch (mean over seeds), then the columns of `significance.tabulate` with intervals."""
+    """Collect what the evaluations `names` of every study came to.
+
+    Columns start, form, length (mean norm of the vectors that the adapter read), best epoch (mean over seeds), then those of
+    `significance.tabulate` with intervals.
+    """
     parts = []
     for (start, form), study in studies.items():
         found = significance.tabulate(study.run, list(names), metric_names=metric_names, intervals=True)
@@ -121,7 +128,7 @@ def _length(study: Study, domain: str, table: str) -> float:
 def make_answer(
     studies: Studies, table: str, domain: str, *, recommenders: Sequence[str], seeds: Sequence[int], metric: str
 ) -> Answer:
-    """Paired tests over one table: every form against the first length under each start, and the two starts at each form."""
+    """Test over one table, paired: every form against the first length under each start, and the two starts at each form."""
     arms = [Arm(f"{form}, {start}", study, table) for (start, form), study in studies.items()]
     names = list(dict.fromkeys(form for _, form in studies))
     first = names[1]
@@ -141,8 +148,11 @@ def answer_each(studies: Studies, asked: S.Tables, domains: Sequence[str], metri
 
 
 def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:
-    """What length alone makes: of each domain, table and recommender the percent that `metric` gains from the first to the last
-    of `lengths`, under each start; and what the scaled start gains over the official one at the first."""
+    """Compute what length alone and the start alone are worth, for each domain, table and recommender.
+
+    Length: the percent that `metric` gains from the first to the last of `lengths`, under each start. Start: what the scaled
+    one gains over the official one at the first length.
+    """
     low, high = (f"length {lengths[k]:g}" for k in (0, -1))
     rows = []
     for key, part in found.group_by(ROW, maintain_order=True):
@@ -154,8 +164,10 @@ def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) ->
 
 
 def compute_printed_gains(metric: str) -> pl.DataFrame:
-    """Of Table 3, what LLM2Rec gains (percent) over the best of the rows at length one and over the best of those that come as
-    they are, and which of the two holds the best baseline, against which the paper prints its %Improv."""
+    """Compute what LLM2Rec gains (percent) in Table 3 over the best rows of either kind: at length one, and as they come.
+
+    Also which of the two kinds holds the best baseline, against which the paper prints its %Improv.
+    """
     rows = []
     for (recommender, dataset), part in paper.read_overall().group_by("recommender", "dataset", maintain_order=True):
         ours = part.filter(model=OURS)[metric][0]
@@ -171,7 +183,7 @@ def compute_printed_gains(metric: str) -> pl.DataFrame:
 
 
 def list_comparable() -> pl.DataFrame:
-    """Which printed rows differ in content alone, and which in length as well."""
+    """List which printed rows differ in content alone, and which in length as well."""
     qwen = [m for m in paper.read_overall()["model"].unique(maintain_order=True) if m not in AT_LENGTH_ONE]
     return pl.DataFrame(
         [
@@ -204,7 +216,7 @@ def list_comparable() -> pl.DataFrame:
 
 
 def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
-    """How much of the printed difference to rows at length one could be length, on this data, in words."""
+    """Say how much of the printed difference to rows at length one could be length, on this data."""
     under = f"official: length {lengths[0]:g} to length {lengths[-1]:g} (%)"
     parts = []
     for (recommender,), part in compute_gains(found, lengths, metric).group_by("recommender", maintain_order=True):
@@ -226,7 +238,10 @@ def _percent(before: float, after: float) -> float:
 
 
 def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """`collect_results` to read: one row a domain, table, recommender and form, the starts side by side as "mean ± std (best epoch)"."""
+    """Arrange `collect_results` for reading: the starts side by side as "mean ± std (best epoch)".
+
+    One row a domain, table, recommender and form.
+    """
     shown = found.with_columns(
         pl.format(
             "{} ± {} ({})", *(pl.col(c).round(4) for c in (f"{metric} mean", f"{metric} std")), pl.col("best epoch").round(0)

@@ -1,7 +1,7 @@
 """The arms of notebook 06: what each of the paper's tables is made of, as calls.
 
-`do` makes what is called for: the module `experiments`, or, for a plan, `plan.dry_study`, which writes it down. So what a plan counts is
-what the notebook makes. `study` and `base` are those of `do`.
+`do` makes what is called for: the module `experiments`, or, for a plan, `plan.dry_study`, which writes it down. So what a
+plan counts is what the notebook makes. `study` and `base` are those of `do`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Backbones = dict[str, tuple[Any, list[str]]]  # {label: (study, names of its eva
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of Table 3: its item table, the artefact or encoder that encodes, the paper's name for it, how `embed` is called."""
+    """A row of Table 3: its item table, the artefact or encoder that encodes, the paper's name, how `embed` is called."""
 
     table: str
     encoder: str
@@ -32,7 +32,7 @@ class Arm:
 
 
 def make_stages(do: Any, study: Any) -> None:
-    """The run's own stages and their tables; made anew only where the study differs before them."""
+    """Make the run's own stages and their tables; anew only where the study differs before them."""
     for stage, start in STARTS.items():
         do.train(study, stage, start)
     for table, start in TABLES.items():
@@ -44,26 +44,26 @@ OURS = Arm("contrastive", "contrastive", "LLM2Rec")
 
 
 def mntp_from_backbone(do: Any, study: Any) -> str:
-    """MNTP from the backbone as it came; its name is one, so that the studies of 06 and 07 share the one training."""
+    """Train MNTP from the backbone as it came; its name is one, so that the studies of 06 and 07 share the one training."""
     name: str = do.train(study, "mntp", "backbone", "mntp_from_backbone")
     return name
 
 
 def make_llm2vec(do: Any, study: Any) -> Arm:
-    """MNTP and contrast from the backbone as it came, without CSFT."""
+    """Train LLM2Vec, MNTP and contrast from the backbone as it came, without CSFT."""
     do.train(study, "contrastive", mntp_from_backbone(do, study), "llm2vec")
     return Arm("llm2vec", "llm2vec", "LLM2Vec")
 
 
 def make_llmemb(do: Any, study: Any, asked: S.Tables) -> Arm:
-    """Contrast of the items' attributes, some left out of each view, under the causal mask."""
+    """Train LLMEmb, contrast of the items' attributes, some left out of each view, under the causal mask."""
     drop = {"views": "mask", "mask_rate": asked.attribute_drop, "symmetric": True}
     do.train(study, "contrastive", "backbone", "llmemb", text="attributes", **drop)
     return Arm("llmemb", "llmemb", "LLMEmb", {"text": "attributes", "attention": "causal"})
 
 
 def make_encoder(do: Any, study: Any, name: str, table: str) -> Arm:
-    """An encoder by hub name or folder, pooled as the paper says. Raises BackboneError where it cannot be had."""
+    """Encode with an encoder by hub name or folder, pooled as the paper says; raises BackboneError if it cannot be had."""
     label, pooling = printed_gaps.find_encoder(name)
     do.embed(study, name, table, pooling=pooling, normalise="none")
     return Arm(table, name, label, {"pooling": pooling})
@@ -81,7 +81,10 @@ def encoders(do: Any, study: Any, asked: S.Tables) -> list[Arm]:
 
 
 def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
-    """Table 3: each arm as it comes and, where asked, at unit length; the tables' names (embedding), models and lengths."""
+    """Make the arms of Table 3, each as it comes and, where asked, at unit length.
+
+    Returns the tables' names (embedding), models and lengths.
+    """
     labels = []
     for arm, length in itertools.product(arms, ("none", "unit") if asked.normalised else ("none",)):
         name = arm.table if length == "none" else f"{arm.table}-unit"
@@ -92,7 +95,7 @@ def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -
 
 
 def make_cells(do: Any, study: Any, asked: S.Tables) -> Cells:
-    """Table 4 taken apart: {(stage, pooling, attention): table}, four of each of `tables_cells`."""
+    """Make the cells of Table 4: {(stage, pooling, attention): table}, four for each stage in `tables_cells`."""
     own = (study.settings["encoding"].pooling, study.settings["encoding"].attention)
     found = {}
     for stage, pooling, attention in itertools.product(asked.cells, ("last", "mean"), ("causal", "bidirectional")):
@@ -102,12 +105,15 @@ def make_cells(do: Any, study: Any, asked: S.Tables) -> Cells:
 
 
 def choose_domains(seen: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """Table 5: the domains to mix, those that CSFT saw where they are several, or all; one at most: there is nothing to mix."""
+    """Choose the domains that Table 5 mixes: those that CSFT saw where they are several, else all.
+
+    With one at most there is nothing to mix.
+    """
     return list(seen if len(seen) > 1 else domains)
 
 
 def make_mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], several: Sequence[str]) -> dict[str, list[str]]:
-    """Table 5: {table: domains that its CSFT saw}, of nothing, of the first of `several` and of all of them."""
+    """Make the arms of Table 5, CSFT on no domain, the first of `several` and all of them: {table: domains that it saw}."""
     sets: dict[str, list[str]] = {RAW: []}
     for name, domains in (("csft_single", list(several[:1])), ("csft_mixed", list(several))):
         whole = asked.share == 1 and domains == list(seen)  # the run's own
@@ -117,7 +123,10 @@ def make_mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], sever
 
 
 def make_backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **opening: Any) -> tuple[Any, list[str]]:
-    """Figure 4: a study of another backbone, and its tables, with nothing trained and after CSFT. BackboneError as `make_encoder`."""
+    """Make a backbone of Figure 4: a study of another backbone, and its tables, with nothing trained and after CSFT.
+
+    Raises BackboneError as `make_encoder`.
+    """
     study = do.open_study(base, f"tables-{label}", **opening, **choose_backbone_settings(name))
     csft = do.train(study, "csft", "backbone", share=asked.share)
     return study, [do.embed(study, "backbone", RAW), do.embed(study, csft)]

@@ -28,9 +28,9 @@ ENCODERS = {
 
 
 def find_encoder(name: str) -> tuple[str, str]:
-    """What the paper calls an encoder of this hub name or folder, and the pooling to read it with.
+    """Find what the paper calls an encoder of this hub name or folder, and the pooling to read it with.
 
-    >>> encoder("hyp1231/blair-roberta-base"), encoder("models/mine")
+    >>> find_encoder("hyp1231/blair-roberta-base"), find_encoder("models/mine")
     (('BLAIR', 'cls'), ('mine', 'as_saved'))
     """
     last = name.rstrip("/").split("/")[-1]
@@ -38,7 +38,7 @@ def find_encoder(name: str) -> tuple[str, str]:
 
 
 def find_dataset(corpus: Corpus, domain: str) -> str | None:
-    """The paper's data set that this domain of the corpus is: the same name and number of items; else None."""
+    """Find the paper's data set that this domain of the corpus is: the same name and number of items; else None."""
     if corpus.facts.get("sources", {}).get(domain, corpus.facts.get("source")) == "synthetic":
         return None
     plain = _plain(domain)
@@ -50,7 +50,7 @@ def find_dataset(corpus: Corpus, domain: str) -> str | None:
 
 
 def compare_in_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> pl.DataFrame:
-    """One row a metric of each row that both have: `on`, metric, paper, ours, std, percent, and (ours - paper) / std.
+    """Compare what both have, a row a metric of each row: `on`, metric, paper, ours, std, percent, (ours - paper) / std.
 
     `printed` has the paper's metrics as columns, `ours` the same with each's spread over seeds as `<metric> std`. The last
     column is null where the spread is 0 (one seed, or a std that rounds to it).
@@ -90,7 +90,7 @@ def count_far(gaps: pl.DataFrame, most: float = 2.0) -> dict[str, Any]:
 
 
 def compare_reproduction() -> pl.DataFrame:
-    """The public reproduction against Table 3: a row a data set, model, step and metric, with the difference in its stds."""
+    """Compare the public reproduction with Table 3, in its stds: a row a data set, model, step and metric."""
     found = paper.read_reproduction().with_columns(
         model_step=pl.concat_str("model", "step", separator=" ", ignore_nulls=True)
     )
@@ -103,7 +103,10 @@ def compare_reproduction() -> pl.DataFrame:
 
 
 def compare_untrained() -> pl.DataFrame:
-    """Recall@10 of Table 3's LLM2Vec and of the untrained backbone (Table 4), and whether they are equal: a row a data set."""
+    """Compare Table 3's LLM2Vec with the untrained backbone (Table 4) by Recall@10 and NDCG@10, a row a data set.
+
+    `equal` where both metrics are.
+    """
     trained = paper.read_overall().filter(recommender="SASRec", model="LLM2Vec")
     raw = paper.read_ablation().filter(row="bidirectional")
     both = trained.join(raw, on="dataset", suffix=" of the backbone", maintain_order="left")
@@ -113,12 +116,12 @@ def compare_untrained() -> pl.DataFrame:
 
 
 def compare_mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict[str, str], str]:
-    """Table 5's rows that our arms {embedding: domains that its CSFT saw} are, and whether `domain` is in- or out-of-domain there.
+    """Match our arms {embedding: domains that its CSFT saw} to rows of Table 5; tell if `domain` is in-domain there.
 
     An arm is the row with as many training sets; with another number it is none. The paper's in-domain set is in all of its
     training sets, its out-of-domain ones in none: an arm that alone saw the domain is none either.
 
-    >>> mixing({"raw": [], "one": ["a"], "both": ["a", "b"], "three": ["a", "b", "c"]}, "a")
+    >>> compare_mixing({"raw": [], "one": ["a"], "both": ["a", "b"], "three": ["a", "b", "c"]}, "a")
     ({'raw': 'backbone', 'one': 'single', 'both': 'mix-2'}, 'in-domain')
     """
     inside = all(domain in seen for seen in arms.values() if seen)
@@ -138,7 +141,7 @@ def describe_mix(domains: Sequence[str], steps: int) -> str:
 
 
 def match_mix(sets: int) -> str:
-    """Beside which row of Table 5 a mix of so many training sets stands, as a line."""
+    """Say beside which row of Table 5 a mix of so many training sets stands, as a line."""
     if sets in (rows := _mixing_rows()):
         return f"{sets} training sets: they stand beside the paper's row {rows[sets]}."
     printed = " and ".join(str(n) for n in rows if n > 1)

@@ -1,7 +1,7 @@
 """The arms of notebook 07: of each question what is trained, as calls, and which pairs of arms answer it.
 
-A new question is its words in `settings.QUESTIONS` and one function here, under its name in ARMS. `At.do` makes what is called for: the module
-`experiments`, or, for a plan, `plan.dry_study`, which writes it down.
+A new question is its words in `settings.QUESTIONS` and one function here, under its name in ARMS. `At.do` makes what is
+called for: the module `experiments`, or, for a plan, `plan.dry_study`, which writes it down.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class At:
     studies: dict[str, Any] = field(default_factory=dict)
 
     def study(self, name: str, **changes: Any) -> Any:
-        """The study of this name, opened once."""
+        """Open the study of this name, once."""
         if name not in self.studies:
             self.studies[name] = self.do.open_study(self.base, name, **self.opening, **changes)
         return self.studies[name]
@@ -69,24 +69,24 @@ class At:
         return self.study("questions_short")
 
     def fine_tuned(self, study: Any) -> str:
-        """The table after `questions_share` of the run's steps of CSFT on the study's own corpus."""
+        """Train CSFT on the study's own corpus for `questions_share` of the run's steps; returns the table after it."""
         table: str = self.do.embed(study, self.do.train(study, "csft", "backbone", share=self.asked.share))
         return table
 
 
 def temperature(at: At) -> list[Family]:
-    """InfoNCE's temperature in paper and code."""
+    """Make arms with InfoNCE's temperature as in the paper and as in the official code."""
     arms = {f"{t:g}": _contrast(at, f"temperature_{t:.1f}".replace(".", ""), temperature=t) for t in (0.2, 0.1)}
     return [_with_luck(at, "temperature", arms)]
 
 
 def views(at: At) -> list[Family]:
-    """How two views of a title differ in paper and code."""
+    """Make arms with the two views of a title as in the paper and as in the official code."""
     return [_with_luck(at, "views", {how: _contrast(at, f"views_{how}", views=how) for how in ("mask", "dropout")})]
 
 
 def normalise(at: At) -> list[Family]:
-    """Length and scale of what the recommender is given, under both starts; each start is compared within itself."""
+    """Vary length and scale of what the recommender is given, under both starts; each start is compared within itself."""
     arms = []
     for name, study, changes in list_normalise_arms(at.own.settings["evaluation"]):
         given = at.own
@@ -98,7 +98,7 @@ def normalise(at: At) -> list[Family]:
 
 
 def mntp(at: At) -> list[Family]:
-    """MNTP with and without CSFT before it."""
+    """Make arms of MNTP with and without CSFT before it."""
     alone = at.do.embed(at.own, paper_arms.mntp_from_backbone(at.do, at.own), "mntp_alone")
     tables = {"neither": RAW, "MNTP alone": alone, "CSFT alone": "csft", "CSFT, then MNTP": "mntp"}
     pairs = [("neither", "MNTP alone"), ("CSFT alone", "CSFT, then MNTP"), ("MNTP alone", "CSFT, then MNTP")]
@@ -106,7 +106,7 @@ def mntp(at: At) -> list[Family]:
 
 
 def ids(at: At) -> list[Family]:
-    """Trained ids beside text, and together with it."""
+    """Make arms of trained ids beside text, and together with it."""
     tables = {"text": "contrastive", "id": "id", "id, detached": "id_detached"}
     tables |= {"text + id": "contrastive_add_id", "text beside id": "contrastive_concat_id"}
     pairs = [("id, detached", "id"), ("id", "text"), ("id", "text + id"), ("id", "text beside id"), ("text", "text + id")]
@@ -114,14 +114,14 @@ def ids(at: At) -> list[Family]:
 
 
 def repeats(at: At) -> list[Family]:
-    """The run's tables again, over all targets and over those that are new to their user."""
+    """Take the run's tables, to compare them over all targets and over those that are new to their user."""
     tables = (RAW, "csft", "contrastive", "id")
     pairs = [(RAW, "csft"), ("csft", "contrastive"), ("id", "contrastive")]
     return [Family("repeats", _of_run(at, dict(zip(tables, tables, strict=True))), pairs)]
 
 
 def split(at: At) -> list[Family]:
-    """Both splits; they have other targets, so each is answered alone."""
+    """Make arms under both splits; they have other targets, so each is answered alone."""
     own, other = splits(at)
     families = []
     for name, study in ((own, at.short), (other, at.study(f"questions_{other}", data_split=other))):
@@ -132,7 +132,7 @@ def split(at: At) -> list[Family]:
 
 
 def text(at: At) -> list[Family]:
-    """Titles alone and with further fields of the items."""
+    """Make arms of titles alone and with further fields of the items."""
     template = choose_template(at.corpus, at.asked)
     richer = at.study("questions_text", data_text=template, data_text_words=at.asked.text_words)
     arms = [Arm(name, study, at.fine_tuned(study)) for name, study in (("as in the run", at.short), ("richer text", richer))]
@@ -140,7 +140,7 @@ def text(at: At) -> list[Family]:
 
 
 def history(at: At) -> list[Family]:
-    """Items of history in a sample."""
+    """Vary how many items of history a sample holds."""
     longest = at.own.settings["data"].max_history
     windows = {
         h: at.short if h == longest else at.study(f"questions_history_{h}", data_max_history=h)
@@ -175,9 +175,9 @@ def rank(at: At, families: Sequence[Family]) -> None:
 
 
 def list_normalise_arms(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
-    """The arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
+    """List the arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
 
-    >>> normalised(S.Evaluation())[0], normalised(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
+    >>> list_normalise_arms(S.Evaluation())[0], list_normalise_arms(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
     (('none', 'questions_none', {}), ('unit, official start', 'questions_unit_official',
      {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official'}))
     """
@@ -192,19 +192,19 @@ def list_normalise_arms(was: S.Evaluation) -> list[tuple[str, str, dict[str, str
 
 
 def pair_against_none(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Of the arms that `list_normalise_arms` names: of each start, every other against the embeddings as they come."""
+    """Pair the arms that `list_normalise_arms` names: of each start, every other against the embeddings as they come."""
     of_start = [names[k : k + len(NORMALISED)] for k in range(0, len(names), len(NORMALISED))]
     return [(first, other) for first, *others in of_start for other in others]
 
 
 def splits(at: At) -> tuple[str, str]:
-    """How the domain is split, leave_one_out or global_time, and the other of the two."""
+    """Return how the domain is split, leave_one_out or global_time, and the other of the two."""
     own = at.corpus.split_rules[at.domain] if at.corpus else at.own.settings["data"].split
     return own, "global_time" if own == "leave_one_out" else "leave_one_out"
 
 
 def choose_template(corpus: Corpus | None, asked: S.Questions) -> str:
-    """What `data_text` is for the question of richer text: the fields that the corpus has, or, without one, all that are asked."""
+    """Choose `data_text` for the question of richer text: the fields that the corpus has, or, without one, all asked for."""
     from llm2rec_kit.reproduction.studies import questions
 
     fields = asked.text_fields if corpus is None else questions.list_fields(corpus, asked)

@@ -27,7 +27,7 @@ ASKED = S.QUESTIONS
 
 
 def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """The questions that this run's data cannot answer, each with the reason."""
+    """Find the questions that this run's data cannot answer, each with the reason."""
     reasons: dict[str, str] = {}
     if corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
@@ -37,7 +37,7 @@ def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[
 
 
 def find_ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """The questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
+    """Find the questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
     reasons: dict[str, str] = {}
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
@@ -51,7 +51,7 @@ def find_ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
 
 
 def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
-    """Those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
+    """List those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
     items = corpus.items
     kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
     texts = [name for name, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
@@ -59,10 +59,11 @@ def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
 
 
 def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
-    """How much of a metric comes from targets that the user had before.
+    """Compute how much of a metric comes from targets that the user had before.
 
-    `by_kind` is `slices.tabulate`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the targets),
-    overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel targets).
+    `by_kind` is `slices.tabulate`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the
+    targets), overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel
+    targets).
     """
     rows = []
     for key, part in by_kind.filter(slice="target").group_by("recommender", "embedding", maintain_order=True):
@@ -81,7 +82,7 @@ def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
 
 
 def describe_repeats(found: pl.DataFrame, metric: str) -> str:
-    """`compare_repeats` in one sentence."""
+    """Put `compare_repeats` into one sentence."""
     n, share = found["targets"][0], found["repeats"][0]
     if not share:
         return f"no test target repeats an item of its user (n = {n:,}): all of {metric} is of novel targets here"
@@ -90,7 +91,10 @@ def describe_repeats(found: pl.DataFrame, metric: str) -> str:
 
 
 def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
-    """How long the items' texts are, a row a way to write them: text (its name), words a title (mean), for example (the first)."""
+    """Compare how long the items' texts are, a row a way to write them: text (its name), words a title (mean), for example.
+
+    The example is the first item's text.
+    """
     rows = []
     for name, some in texts.items():
         words = float(np.mean([len(text.split()) for text in some]))
@@ -99,7 +103,10 @@ def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
 
 
 def longer_than(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
-    """How many test samples have more items of history than each of `lengths`; `histories` (n_test,) are `slices.items_before`."""
+    """Count the test samples with more items of history than each of `lengths`.
+
+    `histories` (n_test,) are `slices.items_before`.
+    """
     rows = [(length, int((histories > length).sum()), len(histories)) for length in lengths]
     return pl.DataFrame(rows, schema=["items of history", "test samples with more", "of"], orient="row")
 
@@ -113,9 +120,10 @@ def compare_without_seen(
     recommenders: Sequence[str],
     metric: str = "ndcg@10",
 ) -> Answer:
-    """The study's recommenders (one seed's, whose weights were kept) rank once all items, and once without those that the user had.
+    """Rank with the study's recommenders all items once, and once without those that the user had.
 
-    `tables` is {a reader's name: item table}. Same weights in both arms, so what differs is the list alone.
+    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}. Same weights in both
+    arms, so what differs is the list alone.
     """
     from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
 
@@ -140,7 +148,7 @@ def compare_without_seen(
 
 
 def _kept(study: Study, *what: Any) -> saved_recommender.Trained:
-    """The recommender from the study, or from its base: weights are kept of the first seed alone, wherever that was trained."""
+    """Load the recommender from the study or its base: only the first seed's weights are kept, wherever it was trained."""
     from llm2rec_kit.downstream import saved_recommender
 
     try:

@@ -18,7 +18,7 @@ FOLDER = "experiments"
 
 @dataclass(frozen=True)
 class Study:
-    """A run inside `base`, and the settings of its stages by prefix: the base's, but for what the study as a whole changes."""
+    """A run inside `base`, and the settings of its stages by prefix: the base's, but for what the whole study changes."""
 
     run: Run
     base: Run
@@ -36,7 +36,7 @@ class Study:
 
 
 def read_settings(run: Run) -> dict[str, S.Stage]:
-    """The settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
+    """Read the settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
 
     Raises ArtefactError naming a stage that did not run.
     """
@@ -50,9 +50,10 @@ def read_settings(run: Run) -> dict[str, S.Stage]:
 
 
 def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: bool = False, **changes: Any) -> Study:
-    """The study `name` of a run that went through notebooks 01 to 04; `changes` (flat names, as `data_split`) hold for all of it.
+    """Open the study `name` of a run that went through notebooks 01 to 04.
 
-    `trust_remote_code`: whether code that comes with its models may run; what the run says of that counts for nothing.
+    `changes` (flat names, as `data_split`) hold for all of it. `trust_remote_code`: whether code that comes with its models
+    may run; what the run says of that counts for nothing.
 
     With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
     SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
@@ -86,9 +87,9 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
 
 
 def choose_backbone_settings(name: str) -> dict[str, Any]:
-    """What `open_study` takes for a backbone by name: `tiny-<width>`, or a hub name or folder.
+    """Choose what `open_study` takes for a backbone by name: `tiny-<width>`, or a hub name or folder.
 
-    >>> backbone_changes("tiny-96"), backbone_changes("Qwen/Qwen2-1.5B")
+    >>> choose_backbone_settings("tiny-96"), choose_backbone_settings("Qwen/Qwen2-1.5B")
     ({'backbone_name': 'tiny', 'backbone_hidden': 96}, {'backbone_name': 'Qwen/Qwen2-1.5B'})
     """
     kind, _, width = name.partition("-")

@@ -21,11 +21,11 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def summarise(run: Run, name: str, records: Records | None = None) -> pl.DataFrame | None:
-    """What notebook `name` found in `run`: question and answer, a row each; None, and a line that says why, where nothing is there.
+    """Summarise what notebook `name` found in `run`: question and answer, a row each.
 
-    With `records`, those that the notebook has just made, the table is kept beside the run's executed notebooks. Without, it is
-    what was kept there, or, of a run of an earlier version, what the executed notebook recorded. A table that was kept of other
-    artefacts than the run holds now is told and not shown.
+    None, and a line that says why, where nothing is there. With `records`, those that the notebook has just made, the table
+    is kept beside the run's executed notebooks. Without, it is what was kept there, or, of a run of an earlier version, what
+    the executed notebook recorded. A table that was kept of other artefacts than the run holds now is named but not shown.
     """
     path = run.path / "notebooks" / f"{name}.json"
     if records is not None:
@@ -45,16 +45,16 @@ def summarise(run: Run, name: str, records: Records | None = None) -> pl.DataFra
 
 
 def read_recorded(run: Run) -> dict[str, dict[str, Any]]:
-    """What the executed notebooks 06 and 07 recorded, by their names, where they ran to their end."""
+    """Read what the executed notebooks 06 and 07 recorded, by their names, where they ran to their end."""
     books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in LAST}
     found = {name: read_records(book) for name, book in books.items() if os.path.lexists(book)}
     return {name: records for name, records in found.items() if LAST[name] in records}
 
 
 def describe_tally(tally: Mapping[str, int]) -> str:
-    """How many comparisons point which way, in words; a way that none points is not named.
+    """Say how many comparisons point which way; a way that none points is not named.
 
-    >>> tallied({"same way": 2, "the other way": 0, "no detectable difference": 1})
+    >>> describe_tally({"same way": 2, "the other way": 0, "no detectable difference": 1})
     '3 tested: 2 same way, 1 no detectable difference'
     """
     ways = ", ".join(f"{tally[way]} {way}" for way in directions.WAYS if tally.get(way))
