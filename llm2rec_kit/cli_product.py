@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def add_outputs(c: argparse.ArgumentParser) -> None:
-    """The option that says where runs live."""
+    """Add the option that says where runs live."""
     c.add_argument(
         "--outputs", default="", metavar="DIR", help="where runs live (default: outputs/ of the checkout, or here)"
     )
 
 
 def add_run(c: argparse.ArgumentParser) -> None:
-    """The run that a command is about, as `runs.find` takes it, and where it lies."""
+    """Add the run that a command is about, as `runs.find` takes it, and where it lies."""
     c.add_argument("run", metavar="RUN", help="name of a run under outputs/, or a run's folder")
     add_outputs(c)
 

@@ -80,7 +80,7 @@ def rank_untrained(
     *,
     table: str = "",
 ) -> Recipe:
-    """A ranking that nothing is trained for, a baseline's or the oracle's, kept as an evaluation; `table` is what it stands on.
+    """Return the recipe of a ranking that nothing is trained for, a baseline's or the oracle's; `table` is what it stands on.
 
     `counts` (N,) is how often each item occurs in training.
     """

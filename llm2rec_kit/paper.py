@@ -89,8 +89,8 @@ WIDE = {  # tables that are read with a column a data set, and what tells their 
 }
 
 
-def as_printed(name: str, metric: str = "") -> dict[str, pl.DataFrame]:
-    """A table as a reader wants it, under where it stands; `name` is that of a function above.
+def show_table(name: str, metric: str = "") -> dict[str, pl.DataFrame]:
+    """Show a table as a reader wants it, under where it stands; `name` is that of a function above.
 
     One of WIDE has a column a data set and shows `metric` alone.
     """

@@ -207,7 +207,7 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
     return Recipe(f"embeddings/{table}", build, settings, ["corpus", start] if own else ["corpus"])
 
 
-def tables_asked(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
+def list_tables(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
     """List the tables of item vectors that notebook 03 makes: {table: (what encodes it, how)}, as `embed_items` takes them.
 
     Each stage's as `how` says; the variants, which read a stage in another way; baselines as they were saved, but at unit length.

@@ -219,7 +219,7 @@ def test_records_of_tables_are_shown_also_where_one_says_less(tmp_path):
 
 def test_the_tables_asked_for_are_the_stages_variants_and_baselines():
     how = Encoding(variants=["raw-last-causal", "csft-mean-causal"], baselines=["BAAI/bge-large-en-v1.5"])
-    asked = pipeline.tables_asked(how)
+    asked = pipeline.list_tables(how)
     assert list(asked) == ["raw", "csft", "mntp", "contrastive", *how.variants, "bge-large-en-v1_5"]
     assert asked["raw"] == ("backbone", how)
     assert asked["raw-last-causal"] == ("backbone", replace(how, pooling="last", attention="causal"))

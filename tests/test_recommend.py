@@ -165,7 +165,7 @@ def test_the_command_s_errors_are_one_paragraph(run, capsys, words, says):
 
 def test_readers_are_those_of_tables_on_text(monkeypatch):
     monkeypatch.setattr(recommend, "make_reader", lambda run, name: lambda titles: (run, name, titles))
-    read = recommend.readers("run", ["raw", "csft_add_id", "id"])
+    read = recommend.make_readers("run", ["raw", "csft_add_id", "id"])
     assert read("csft_add_id", ["a"]) == ("run", "csft_add_id", ["a"])
     with pytest.raises(KeyError):
         read("id", ["a"])  # knows no title

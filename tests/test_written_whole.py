@@ -29,7 +29,7 @@ ALLOWED = {
     "corpus.Corpus.save": "a build's folder",
     "downstream.cold._keep.build": "a build's folder",
     "pipeline.embed_minilm.build": "a build's folder",
-    "pipeline._write_tests": "a build's folder",
+    "evaluating._write_tests": "a build's folder",
     "pipeline.read_own_table.build": "a build's folder",
     "downstream.evaluation.write": "a build's folder",
     "downstream.evaluation.write_ranking": "a build's folder",

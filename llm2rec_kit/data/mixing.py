@@ -50,8 +50,8 @@ def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     return replace(corpus, facts=corpus.facts | {"train_domains": settings.train_domains or corpus.train_domains})
 
 
-def statistics(settings: Data, outputs: str | Path = "") -> pl.DataFrame:
-    """The statistics of each corpus in `settings.mix`, one under another; raises as `find_folders`."""
+def compute_statistics(settings: Data, outputs: str | Path = "") -> pl.DataFrame:
+    """Compute the statistics of each corpus in `settings.mix`, one under another; raises as `find_folders`."""
     return pl.concat([Corpus.load(folder).statistics() for folder in find_folders(settings, outputs)])
 
 

@@ -106,7 +106,7 @@ def split_times(corpus: Corpus) -> pl.DataFrame:
 
 
 def list_histories(corpus: Corpus, users: int = 5, last: int = 4) -> pl.DataFrame:
-    """Of `users` test samples, spread over all: the `last` items of the history, as the models see it, and what comes next.
+    """List for `users` test samples, spread over all, the `last` items of the history, as the models see it, and the next.
 
     user (as the source names it), when (null where the source has no times), item (its text), and whether it is history or next.
     """

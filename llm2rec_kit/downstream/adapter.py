@@ -51,7 +51,7 @@ def inspect(table: ItemTable) -> tuple[dict[str, float], dict[str, np.ndarray]]:
 
 
 def inspect_each(tables: Mapping[str, ItemTable]) -> tuple[pl.DataFrame, dict[str, dict[str, np.ndarray]]]:
-    """`inspect` of the tables that stand on text alone: the numbers, a row an embedding, and the arrays of the linear adapters."""
+    """Inspect each of the tables that stand on text alone: the numbers, a row an embedding, and the arrays of the linear adapters."""
     found = {name: inspect(table) for name, table in tables.items() if table.kind == "text"}
     numbers = pl.DataFrame([{"embedding": name} | one for name, (one, _) in found.items()])
     return numbers, {name: arrays for name, (_, arrays) in found.items() if arrays}

@@ -94,7 +94,7 @@ def hold_out(corpus: Corpus, share: float, seed: int) -> Held:
 
 
 def hold_out_each(parts: Parts, settings: Evaluation) -> dict[str, Held]:
-    """`hold_out` in each domain, `settings.cold` of its items drawn by the first seed; {} where that is 0."""
+    """Hold items out (`hold_out`) in each domain, `settings.cold` of its items drawn by the first seed; {} where that is 0."""
     return {d: hold_out(part, settings.cold, settings.seeds[0]) for d, (part, _) in parts.items() if settings.cold}
 
 
@@ -282,7 +282,7 @@ def evaluate(
     *,
     force: bool = False,
 ) -> dict[str, pl.DataFrame]:
-    """`make_cold`, and the `tabulate` of each domain in which items are held out."""
+    """Train without the held items (`make_cold`), and tabulate each domain in which items are held out."""
     made = make_cold(run, held, parts, tables, settings, force=force)
     return {
         domain: tabulate(

@@ -17,8 +17,8 @@ from torch import nn
 
 from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings.item_tables import list_stages as list_stages
 from llm2rec_kit.settings.item_tables import parse_name as parse_name
-from llm2rec_kit.settings.item_tables import stages_under as stages_under
 
 SCALED_STD = 0.02  # of weights that start scaled down
 

@@ -164,8 +164,8 @@ def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) ->
     return read
 
 
-def readers(run: Run, embeddings: Sequence[str]) -> Callable[[str, Sequence[str]], np.ndarray]:
-    """A function (embedding, titles) to embeddings (m, dim), by `make_reader` of each of these item tables that stands on text."""
+def make_readers(run: Run, embeddings: Sequence[str]) -> Callable[[str, Sequence[str]], np.ndarray]:
+    """Make a function from (embedding, titles) to embeddings (m, dim), by `make_reader` of each of these item tables that stands on text."""
     by_name = {name: make_reader(run, name) for name in embeddings if item_table.parse_name(name)[0]}
     return lambda embedding, titles: by_name[embedding](titles)
 

@@ -77,7 +77,7 @@ class Stop(TrainerCallback):
 
     @contextlib.contextmanager
     def listening(self, name: str) -> Iterator[None]:
-        """The first interrupt is noted, the second stops at once. Only where signals can be had (one process, main thread)
+        """Note the first interrupt, and stop at the second. Only where signals can be had (one process, main thread)
         and are wanted: a job in the background ignores them."""
         before = signal.getsignal(signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.runs.manifest import digest
+from llm2rec_kit.runs.manifest import hash_content
 from llm2rec_kit.settings import own_parts
 
 SERIES = "evaluation/series"  # the artefact that says what notebook 04 evaluated when it last ended
@@ -38,11 +38,11 @@ class Asked:
     digests: dict[str, str]
 
     def has(self, name: str, made: dict[str, Any]) -> bool:
-        """Whether `name`, with this manifest, is one of those, and what it was then."""
-        return name in self.names and self.digests.get(name, now := digest(made)) == now
+        """Tell whether `name`, with this manifest, is one of those, and what it was then."""
+        return name in self.names and self.digests.get(name, now := hash_content(made)) == now
 
     def is_of(self, made: dict[str, Any]) -> bool:
-        """Whether an evaluation has these settings; of one that trains nothing, the same metrics."""
+        """Tell whether an evaluation has these settings; of one that trains nothing, the same metrics."""
         if is_trained(made["record"]["recommender"]):
             return _without_own(made) == self.settings
         return bool(made["settings"].get("cutoffs") == self.settings.get("cutoffs"))
@@ -73,7 +73,7 @@ class Evaluations:
 
 
 def is_trained(recommender: str) -> bool:
-    """Whether numbers of this row depend on a seed: it is a recommender that is trained, and not a baseline or the oracle.
+    """Tell whether numbers of this row depend on a seed: it is a recommender that is trained, and not a baseline or the oracle.
 
     Names say so, those of one's own parts too (`own_parts.FORMS`), since a run is read where its user's code is not.
     """
@@ -81,7 +81,7 @@ def is_trained(recommender: str) -> bool:
 
 
 def make_name(domain: str, recommender: str, embedding: str, seed: int) -> str:
-    """Name of the artefact of an evaluation; one that trains nothing has the seed 0."""
+    """Make the name of the artefact of an evaluation; one that trains nothing has the seed 0."""
     return f"evaluation/{domain}/{recommender}-{embedding}-seed{seed}"
 
 
@@ -97,7 +97,7 @@ def note_series(
 
 
 def read_manifest(run: Run, name: str) -> dict[str, Any]:
-    """The manifest of an evaluation; ArtefactError also where its record is another's: a copy would count as one more seed."""
+    """Read the manifest of an evaluation; ArtefactError also where its record is another's: a copy would count as one more seed."""
     made = run.manifest(name)
     own = make_name(*(made["record"].get(k) for k in (*OF, "seed")))
     if own != name:
@@ -109,7 +109,7 @@ def read_manifest(run: Run, name: str) -> dict[str, Any]:
 
 
 def find_evaluations(run: Run, *, sound: bool = False) -> Evaluations:
-    """What the run's folder holds. An evaluation counts where notebook 04's last call names it (`Asked`) and it is of what the
+    """Find the evaluations that count, and what is beside them in the run's folder. An evaluation counts where notebook 04's last call names it (`Asked`) and it is of what the
     run holds now (`Run.changed_inputs`).
 
     Raises ArtefactError for a damaged manifest; with `sound` passes such over.

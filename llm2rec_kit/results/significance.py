@@ -273,7 +273,7 @@ def judge_standing(
 
 
 def add_places(run: Run, table: pl.DataFrame, *, seeds: Sequence[int], metric: str = "ndcg@10") -> pl.DataFrame:
-    """`tabulate` with a column `place`: what `judge_standing` says of the trained rows of each domain and recommender; of others ""."""
+    """Add a column `place` to what `tabulate` gives: what `judge_standing` says of the trained rows of each domain and recommender; of others ""."""
     trained = [is_trained(name) for name in table["recommender"]]
     marks: dict[tuple[str, Row], str] = {}
     for (domain, recommender), part in table.filter(trained).group_by("domain", "recommender", maintain_order=True):
@@ -284,7 +284,7 @@ def add_places(run: Run, table: pl.DataFrame, *, seeds: Sequence[int], metric: s
 
 
 def pair_stages(settings: Evaluation) -> list[tuple[Row, Row]]:
-    """The pairs (before, after) that tell whether a stage helps, of the embeddings that `settings` evaluate.
+    """List the pairs (before, after) that tell whether a stage helps, of the embeddings that `settings` evaluate.
 
     Under each recommender every stage against the one before it, then the last stage against the first, `minilm` and `id`. At the
     end each recommender against `nearest`, the same embeddings without any training. Empty where no stage is evaluated.

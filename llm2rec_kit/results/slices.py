@@ -34,7 +34,7 @@ def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
     """
     targets = corpus.samples(split)
     items = corpus.sequence[targets]
-    before = items_before(corpus, split)
+    before = count_items_before(corpus, split)
     kind = np.where(items == corpus.sequence[targets - 1], 0, np.where(_seen_before(corpus, targets), 1, 2))
     asked = np.bincount(corpus.sequence[corpus.samples("train")], minlength=corpus.n_items + 1)[items]
     return pl.DataFrame(
@@ -46,7 +46,7 @@ def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
     )
 
 
-def items_before(corpus: Corpus, split: str = "test") -> NDArray[np.int64]:
+def count_items_before(corpus: Corpus, split: str = "test") -> NDArray[np.int64]:
     """Count the items that the user of each sample had before its target, all in all: int64 (n,)."""
     targets = corpus.samples(split)
     before: NDArray[np.int64] = targets - corpus.offsets[corpus.owners(targets)]
@@ -113,7 +113,7 @@ def _parts(labels: pl.DataFrame) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
 def tabulate_domains(
     run: Run, parts: Parts, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> pl.DataFrame:
-    """`tabulate` of every domain, one under another; `parts` is {domain: (corpus, ids)} as `Corpus.select` gives them."""
+    """Tabulate every domain, one under another; `parts` is {domain: (corpus, ids)} as `Corpus.select` gives them."""
     return pl.concat([tabulate(run, d, part, rows, seeds=seeds, metric=metric) for d, (part, _) in parts.items()])
 
 
@@ -127,7 +127,7 @@ def compare_tables(
     seeds: Sequence[int],
     metric: str = "ndcg@10",
 ) -> dict[str, pl.DataFrame]:
-    """`tabulate_gains` of the embedding `after` over `before` under each recommender in each domain: {"SASRec, games": ...}."""
+    """Tabulate the gains (`tabulate_gains`) of the embedding `after` over `before` under each recommender in each domain: {"SASRec, games": ...}."""
     return {
         f"{r}, {d}": tabulate_gains(run, d, part, (r, before), (r, after), seeds=seeds, metric=metric)
         for d, (part, _) in parts.items()

@@ -13,7 +13,7 @@ from llm2rec_kit.runs import ArtefactError, Run
 
 
 def find_kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
-    """The evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
+    """Find the evaluation whose weights of `recommender` over `embedding` are current; "" where none is.
 
     Of the evaluations that count (`evaluations.find_evaluations`) the first that notebook 04's last call names: its first seed with weights.
     """
@@ -26,14 +26,14 @@ def find_kept(run: Run, domain: str, recommender: str, embedding: str) -> str:
 
 
 def list_rows(run: Run) -> list[tuple[str, str, str]]:
-    """(domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
+    """List (domain, recommender, embedding) of every recommender whose weights the run has, as they are now."""
     made = evaluations.find_evaluations(run, sound=True).made
     found = (tuple(m["record"][k] for k in evaluations.OF) for n, m in made.items() if _name(n) in m["files"])
     return list(dict.fromkeys(found))
 
 
 def find_file(run: Run, evaluation: str) -> Path:
-    """The weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
+    """Find the weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
     if found := run.file(evaluation, _name(evaluation)):
         return found
     raise ArtefactError(f"{evaluation} of run {run.name!r} kept no weights. Run notebooks/04_downstream_eval.ipynb again.")

@@ -89,8 +89,8 @@ def find_damage_of_file(folder: Path, made: dict[str, Any], file: str) -> str:
     return "" if sound else f"{path} is damaged (its hash is not the manifest's)"
 
 
-def digest(made: dict[str, Any]) -> str:
-    """The content hash of a manifest's artefact: of its files' hashes."""
+def hash_content(made: dict[str, Any]) -> str:
+    """Compute the content hash of a manifest's artefact: of its files' hashes."""
     return hashlib.sha256(json.dumps(made["files"], sort_keys=True).encode()).hexdigest()
 
 

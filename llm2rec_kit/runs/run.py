@@ -290,7 +290,7 @@ class Run:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _digest_of(self, name: str) -> str:
-        return manifest.digest(self.manifest(name))
+        return manifest.hash_content(self.manifest(name))
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}

@@ -52,10 +52,10 @@ def parse_name(name: str) -> tuple[str | None, str]:
     return name, "text"
 
 
-def stages_under(names: Iterable[str]) -> list[str]:
-    """The embeddings that item tables stand on, each once.
+def list_stages(names: Iterable[str]) -> list[str]:
+    """List the embeddings that item tables stand on, each once.
 
-    >>> stages_under(["raw", "csft", "csft_add_id", "id"])
+    >>> list_stages(["raw", "csft", "csft_add_id", "id"])
     ['raw', 'csft']
     """
     return list(dict.fromkeys(stage for name in names if (stage := parse_name(name)[0])))

@@ -154,7 +154,7 @@ def collate(samples: Samples, rows: np.ndarray, pad_id: int) -> MicroBatch:
     }
 
 
-def mask_of_row(samples: Samples, row: int) -> tuple[np.ndarray, np.ndarray]:
+def make_row_mask(samples: Samples, row: int) -> tuple[np.ndarray, np.ndarray]:
     """Tell which token of a row sees which: (bool (L, L), the branch of each token (L,):
     0 in the history, then 1, 2, ...)."""
     micro = collate(samples, np.array([row]), pad_id=0)  # one row alone has no padding

@@ -59,7 +59,7 @@ def make_view(item: Item, share: float, rng: np.random.Generator) -> Item:
 
 
 def show_views(items: pl.DataFrame, share: float, count: int = 4, seed: int = 0) -> pl.DataFrame:
-    """The attributes of the first items and two views of each: item, view 1, view 2, without the instruction before them."""
+    """Show the attributes of the first items and two views of each: item, view 1, view 2, without the instruction before them."""
     rng = np.random.default_rng(seed)
     rows = []
     for item in list_attributes(items)[:count]:

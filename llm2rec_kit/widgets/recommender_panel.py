@@ -27,7 +27,7 @@ Read = Callable[[str, list[str]], np.ndarray]  # (embedding, titles) to embeddin
 def show_domains(
     run: Run, corpus: Corpus, recommenders: list[str], embeddings: list[str], read: Read | None = None
 ) -> widgets.VBox:
-    """A panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained."""
+    """Show a panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained."""
     panels = {
         d: Panel(partial(load_from_run, run, d, corpus=corpus), recommenders, embeddings, read) for d in corpus.domains
     }

@@ -49,6 +49,6 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_statistics_of_the_parts_stand_under_each_other(tmp_path):
     saved(tmp_path / "one" / "corpus", "tea")
     saved(tmp_path / "two" / "corpus", "oil", 1)
-    found = mixing.statistics(Data(source="mix", mix=["one", "two"]), tmp_path)
+    found = mixing.compute_statistics(Data(source="mix", mix=["one", "two"]), tmp_path)
     assert found["domain"].to_list() == ["tea", "oil"]
     assert found["interactions"].to_list() == [len(make_corpus(seed=seed).sequence) for seed in (0, 1)]

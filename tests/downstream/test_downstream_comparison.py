@@ -335,8 +335,8 @@ def test_items_before_a_target_are_counted_beyond_the_window():
     corpus = make_corpus(max_history=2)
     for split in ("valid", "test"):
         expected = [corpus.sequence[corpus.offsets[corpus.owners(np.array([t]))[0]] : t].size for t in corpus.samples(split)]
-        assert slices.items_before(corpus, split).tolist() == expected
-    assert slices.items_before(corpus).max() > corpus.max_history
+        assert slices.count_items_before(corpus, split).tolist() == expected
+    assert slices.count_items_before(corpus).max() > corpus.max_history
 
 
 def test_places_stand_in_the_table_and_are_read_from_there(run):

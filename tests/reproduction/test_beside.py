@@ -114,13 +114,13 @@ def test_ours_is_measured_where_a_domain_is_a_data_set_of_the_paper():
         {"embedding": "a-unit", "model": "LLM2Rec", "length": "unit"},
     ]
     datasets = {"games": "Games", "own": None}
-    found = printed_gaps.of_table(pl.DataFrame(rows | means), labels, datasets)
+    found = printed_gaps.compare_table(pl.DataFrame(rows | means), labels, datasets)
     assert found.select("recommender", "dataset", "model").unique().rows() == [("SASRec", "Games", "LLM2Rec")]
     assert found["metric"].to_list() == list(paper.METRICS)
     row = paper.read_overall().filter(recommender="SASRec", dataset="Games", model="LLM2Rec").row(0, named=True)
     assert found["in stds"].to_list() == pytest.approx([(0.1 - row[m]) / 0.1 for m in paper.METRICS])
     nowhere = dict.fromkeys(datasets)
-    assert len(printed_gaps.of_table(pl.DataFrame(rows | means), labels, nowhere)) == 0
+    assert len(printed_gaps.compare_table(pl.DataFrame(rows | means), labels, nowhere)) == 0
 
 
 def test_far_cells_are_counted_on_both_sides():
@@ -137,7 +137,7 @@ def test_a_mix_of_one_domain_is_none():
 
 def test_disagreements_stand_beside_what_the_run_had():
     of_run = {s.prefix: s() for s in STAGES} | {"encoding": Encoding(attention="causal")}
-    found = printed_gaps.disagreements(of_run)
+    found = printed_gaps.list_disagreements(of_run)
     here = dict(found.select("parameter", "this run").rows())
     assert here["encoding_attention"] == "causal"
     assert found["parameter"].to_list() == paper.read_disagreements()["parameter"].to_list()

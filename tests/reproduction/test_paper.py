@@ -160,11 +160,11 @@ def test_the_public_reproduction_is_as_near_as_reported():
 
 
 def test_a_printed_table_has_a_column_a_data_set_where_it_is_wide():
-    ((title, frame),) = paper.as_printed("overall", "ndcg@20").items()
+    ((title, frame),) = paper.show_table("overall", "ndcg@20").items()
     assert title == f"{paper.cite_table('overall')} ndcg@20"
     assert frame.columns == ["recommender", "model", *paper.read_overall()["dataset"].unique(maintain_order=True)]
     row = paper.read_overall().filter(recommender="SASRec", model="BERT", dataset="Arts")
     assert frame.filter(recommender="SASRec", model="BERT")["Arts"][0] == row["ndcg@20"][0]
-    assert paper.as_printed("small_budget")[paper.cite_table("small_budget")].equals(paper.read_small_budget())
+    assert paper.show_table("small_budget")[paper.cite_table("small_budget")].equals(paper.read_small_budget())
     for name in paper.WIDE:
-        assert len(paper.as_printed(name, "recall@10")) == 1
+        assert len(paper.show_table(name, "recall@10")) == 1

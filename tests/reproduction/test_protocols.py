@@ -173,8 +173,8 @@ class Nowhere:
 
 def test_what_cannot_be_had_is_told_and_left_out(capsys):
     asked = Tables(encoders=["gone", "BAAI/bge-large-en-v1.5"], backbones=["gone", "tiny-16"], seeds=[5])
-    assert [arm.model for arm in paper_arms.encoders(Nowhere(), "study", asked)] == ["BGE"]
-    found = paper_arms.backbones(Nowhere(), "base", asked, force=True)
+    assert [arm.model for arm in paper_arms.make_encoders(Nowhere(), "study", asked)] == ["BGE"]
+    found = paper_arms.make_backbones(Nowhere(), "base", asked, force=True)
     how = {"recommenders": ["SASRec"], "seeds": [5]}
     assert found == {"tiny-16": ("tables-tiny-16", ["tables-tiny-16: raw, csft", how])}
     assert capsys.readouterr().out.splitlines() == ["gone is left out: there is no 'gone'"] * 2

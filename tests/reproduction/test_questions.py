@@ -263,7 +263,7 @@ def test_the_split_of_the_domain_and_the_other(facts, expected):
 def test_texts_and_histories_are_counted():
     found = questions.compare_texts({"plain": ["a b", "c"], "richer": ["a b. d", "c. d e"]})
     assert found.rows() == [("plain", 1.5, "a b"), ("richer", 3.0, "a b. d")]
-    found = questions.longer_than(np.array([1, 10, 11, 30]), [10, 20])
+    found = questions.find_longer(np.array([1, 10, 11, 30]), [10, 20])
     assert found.rows() == [(10, 2, 4), (20, 1, 4)]
 
 

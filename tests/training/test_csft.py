@@ -374,7 +374,7 @@ def test_the_mask_of_a_row_hides_from_each_target_what_came_after_its_history(ti
     corpus = make_corpus()
     prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
     row = int(np.argmax(prepared.counts))
-    seen_by, branch = csft.mask_of_row(prepared, row)
+    seen_by, branch = csft.make_row_mask(prepared, row)
     assert seen_by.shape == (len(branch), len(branch)) == (prepared.lengths[row],) * 2
     history = branch == 0
     assert (seen_by[np.ix_(history, history)] == np.tri(history.sum(), dtype=bool)).all()

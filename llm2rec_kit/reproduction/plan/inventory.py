@@ -91,7 +91,7 @@ def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:
         sets = paper_arms.make_mixing(dry_study, study, asked, sizes.train_domains, several)
         evaluate(study, list(sets), **first)
     _section(run, "Figure 4")
-    others = [other for other, _ in paper_arms.backbones(dry_study, run, asked).values()]
+    others = [other for other, _ in paper_arms.make_backbones(dry_study, run, asked).values()]
     _section(run, "Figure 5")
     for arm in arms:
         embed(study, arm.encoder, arm.table, kept=False, **arm.how)
@@ -109,7 +109,7 @@ def _rivals(study: Study, asked: S.Tables, sizes: Sizes) -> list[paper_arms.Arm]
     arms = [paper_arms.make_llm2vec(dry_study, study)] if "LLM2Vec" in asked.models else []
     if "LLMEmb" in asked.models and (sizes.corpus is None or attribute_columns(sizes.corpus.items)):
         arms.append(paper_arms.make_llmemb(dry_study, study, asked))
-    return arms + paper_arms.encoders(dry_study, study, asked)
+    return arms + paper_arms.make_encoders(dry_study, study, asked)
 
 
 def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:

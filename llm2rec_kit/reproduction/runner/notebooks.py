@@ -60,14 +60,14 @@ def list_series(root: Path | None = None) -> list[Path]:
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
     """Read the parameters of a notebook, by name, from its cell tagged `parameters`.
 
-    Read from the source, line by line: papermill's own inspection drops annotations and comments that it does not expect.
+    Read from the source: papermill's own inspection drops annotations and comments that it does not expect. A meaning stands
+    behind its parameter or, where that line would be too long, above it.
     """
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{notebook} must have one cell tagged `parameters`; found {len(tagged)}.")
     source = "".join(tagged[0]["source"])
-    # A meaning stands behind its parameter or, where that line would be too long, in lines of its own above it.
     told = re.finditer(r"(?m)((?:^#.*\n)*)^(\w+): [^\n]*?(?:  # (.*))?$", source)
     comments = {m[2]: (m[3] or " ".join(line[1:].strip() for line in m[1].splitlines())).strip() for m in told}
     return {
@@ -379,8 +379,7 @@ def _part(only: list[str], start: str) -> list[str]:
 def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
     """Where `values` force: have what the notebooks make carry the name of this series (`Run.made_by_this_force`).
 
-    The name stays in the run's folder until the series has ended or another is asked for, so that, interrupted and asked
-    for again with the same parameters, notebooks and code, it goes on.
+    The name stays in the run's folder until the series has ended or another is asked for: so an interrupted one goes on.
     """
     mark = run.path / ".forced.json"
     if not values.get("force"):

@@ -138,7 +138,7 @@ def count_by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def compare_metrics(metric: str) -> pl.DataFrame:
-    """By what each table is tested where the run tests `metric`, and whether the paper prints that; Figure 4 has Recall@10 alone."""
+    """Say by what each table is tested where the run tests `metric`, and whether the paper prints that; Figure 4 has Recall@10 alone."""
     rows = []
     for table in ("Table 3", "Table 4", "Table 5", "Figure 4"):
         printed, tested = list_metrics(table), "recall@10" if table == "Figure 4" else metric
@@ -148,7 +148,7 @@ def compare_metrics(metric: str) -> pl.DataFrame:
 
 
 def pair_models(tables: Sequence[str], recommenders: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Table 3's pairs (before, after), of tables by name: every rival and LLM2Rec at the same length; the backbone and LLMEmb, as the
+    """Pair the models of Table 3 (before, after), by the tables' names: every rival and LLM2Rec at the same length; the backbone and LLMEmb, as the
     paper compares them; every model as it comes and at unit length."""
     ours = [name for name in ("contrastive", "contrastive-unit") if name in tables]
     at_unit = {name: name.endswith("-unit") for name in tables}
@@ -164,7 +164,7 @@ def pair_models(tables: Sequence[str], recommenders: Sequence[str]) -> list[tupl
 
 
 def pair_cells(cells: Mapping[tuple[str, str, str], str], recommender: str) -> list[tuple[Row, Row]]:
-    """Pairs (before, after) of each stage's four cells {(stage, pooling, attention): table}: mask and pooling at once, as the paper's
+    """Pair (before, after) each stage's four cells {(stage, pooling, attention): table}: mask and pooling at once, as the paper's
     first two rows; the mask alone, at either pooling; the pooling alone, under either mask."""
     pairs = []
     for stage in dict.fromkeys(stage for stage, _, _ in cells):
@@ -176,6 +176,6 @@ def pair_cells(cells: Mapping[tuple[str, str, str], str], recommender: str) -> l
 
 
 def name_cells(cells: Mapping[tuple[str, str, str], str]) -> dict[str, str]:
-    """What Table 4 calls two of the untrained backbone's cells."""
+    """Say what Table 4 calls two of the untrained backbone's cells."""
     printed = {("raw", "last", "causal"): "causal", ("raw", "mean", "bidirectional"): "bidirectional"}
     return {cells[cell]: name for cell, name in printed.items() if cell in cells}

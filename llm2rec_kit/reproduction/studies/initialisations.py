@@ -139,7 +139,7 @@ def make_answer(
 
 
 def answer_each(studies: Studies, asked: S.Tables, domains: Sequence[str], metric: str) -> dict[str, Answer]:
-    """`make_answer` of every table asked in every domain, by the name of its record; {} without studies."""
+    """Answer for every table asked in every domain, by the name of its record; {} without studies."""
     found = {}
     for domain, table in itertools.product(domains, asked.starts) if studies else ():
         one = make_answer(studies, table, domain, recommenders=asked.recommenders, seeds=asked.seeds, metric=metric)

@@ -69,8 +69,8 @@ def make_encoder(do: Any, study: Any, name: str, table: str) -> Arm:
     return Arm(table, name, label, {"pooling": pooling})
 
 
-def encoders(do: Any, study: Any, asked: S.Tables) -> list[Arm]:
-    """`make_encoder` for each of `tables_encoders`; of one that cannot be had it is told why."""
+def make_encoders(do: Any, study: Any, asked: S.Tables) -> list[Arm]:
+    """Make an arm of each of `tables_encoders`; of one that cannot be had it is told why."""
     found = []
     for name, table in asked.tables.items():
         try:
@@ -132,8 +132,8 @@ def make_backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **
     return study, [do.embed(study, "backbone", RAW), do.embed(study, csft)]
 
 
-def backbones(do: Any, base: Any, asked: S.Tables, **opening: Any) -> Backbones:
-    """Figure 4: `make_backbone` for each of `tables_backbones`, its tables evaluated; of one that cannot be had it is told why."""
+def make_backbones(do: Any, base: Any, asked: S.Tables, **opening: Any) -> Backbones:
+    """Make Figure 4's arms, `make_backbone` for each of `tables_backbones`, its tables evaluated; of one that cannot be had it is told why."""
     found: Backbones = {}
     for name, label in S.name_tables(asked.backbones).items():
         try:

@@ -68,8 +68,10 @@ def compare_in_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> 
     return pl.DataFrame(rows, schema_overrides={"in stds": pl.Float64}) if rows else pl.DataFrame()
 
 
-def of_table(results: pl.DataFrame, labels: Sequence[Mapping[str, str]], datasets: Mapping[str, str | None]) -> pl.DataFrame:
-    """`compare_in_std` of our Table 3 (`significance.tabulate`), its rows as they come, where a domain is a data set of the paper.
+def compare_table(
+    results: pl.DataFrame, labels: Sequence[Mapping[str, str]], datasets: Mapping[str, str | None]
+) -> pl.DataFrame:
+    """Compare our Table 3 (`significance.tabulate`), its rows as they come, where a domain is a data set of the paper.
 
     `labels` give each embedding's model and length, `datasets` each domain's data set or None. Empty where there is none.
     """
@@ -80,7 +82,7 @@ def of_table(results: pl.DataFrame, labels: Sequence[Mapping[str, str]], dataset
 
 
 def count_far(gaps: pl.DataFrame, most: float = 2.0) -> dict[str, Any]:
-    """How many cells differ, by how many stds (the median), and how many by more than `most`, below which no difference is read."""
+    """Count how many cells differ, by how many stds (the median), and how many by more than `most`, below which no difference is read."""
     apart = gaps["in stds"].abs()
     return {
         "cells": len(gaps),
@@ -131,7 +133,7 @@ def compare_mixing(arms: Mapping[str, Sequence[str]], domain: str) -> tuple[dict
 
 
 def describe_mix(domains: Sequence[str], steps: int) -> str:
-    """What Table 5 is made of here, with so many steps of CSFT an arm: a line; of one domain nothing is."""
+    """Say what Table 5 is made of here, with so many steps of CSFT an arm: a line; of one domain nothing is."""
     if len(domains) < 2:
         return (
             f"This corpus has one domain ({domains[0]}): there is nothing to mix, so the paper's numbers stand alone. "
@@ -148,8 +150,8 @@ def match_mix(sets: int) -> str:
     return f"The paper mixes {printed} training sets, this run {sets}: its mix stands beside no printed number."
 
 
-def disagreements(of_run: Mapping[str, Stage]) -> pl.DataFrame:
-    """Where paper and official code disagree (`paper.read_disagreements`), and what a run had of it; `of_run` are its settings by prefix."""
+def list_disagreements(of_run: Mapping[str, Stage]) -> pl.DataFrame:
+    """List where paper and official code disagree (`paper.read_disagreements`), and what a run had of it; `of_run` are its settings by prefix."""
     here = {f"{prefix}_{name}": str(value) for prefix, part in of_run.items() for name, value in part.as_dict().items()}
     told = paper.read_disagreements().with_columns(pl.col("parameter").replace_strict(here).alias("this run"))
     return told.select("parameter", "paper", "official", "this run", "what", "where")

@@ -192,7 +192,7 @@ class Protocol:
         return found
 
     def average_cells(self, results: pl.DataFrame, cells: Cells) -> pl.DataFrame:
-        """Table 4 taken apart: the tested metric's mean in each cell, a row a domain and stage, a column "pooling-attention"."""
+        """Take Table 4 apart: the tested metric's mean in each cell, a row a domain and stage, a column "pooling-attention"."""
         mean = {(r["domain"], r["embedding"]): r[f"{self.metric} mean"] for r in results.iter_rows(named=True)}
         rows = [
             {"domain": d, "stage": stage} | {f"{p}-{a}": mean[d, name] for (s, p, a), name in cells.items() if s == stage}
@@ -202,7 +202,7 @@ class Protocol:
         return pl.DataFrame(rows)
 
     def tabulate_backbones(self, trained: Backbones, metric: str = "recall@10") -> pl.DataFrame:
-        """Figure 4: domain, backbone, parameters, model (as the paper calls the embedding), `metric`, low, high, seeds, embedding."""
+        """Tabulate Figure 4: domain, backbone, parameters, model (as the paper calls the embedding), `metric`, low, high, seeds, embedding."""
         rows = []
         for label, (one, names) in trained.items():
             size = one.run.record("backbone")["parameters"]
@@ -214,7 +214,7 @@ class Protocol:
         return pl.DataFrame(rows)
 
     def time_encoders(self, arms: Sequence[Arm], results: pl.DataFrame, metric: str = "recall@10") -> pl.DataFrame:
-        """Figure 5: seconds in which each arm's encoder reads the whole catalogue, once, and what its embeddings reach.
+        """Time Figure 5's encoders: seconds in which each arm's encoder reads the whole catalogue, once, and what its embeddings reach.
 
         `metric` is that of the first recommender on the first domain, in `results` (`evaluate`).
         """

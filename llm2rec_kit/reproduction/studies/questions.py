@@ -102,10 +102,10 @@ def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def longer_than(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
+def find_longer(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
     """Count the test samples with more items of history than each of `lengths`.
 
-    `histories` (n_test,) are `slices.items_before`.
+    `histories` (n_test,) are `slices.count_items_before`.
     """
     rows = [(length, int((histories > length).sum()), len(histories)) for length in lengths]
     return pl.DataFrame(rows, schema=["items of history", "test samples with more", "of"], orient="row")
