@@ -32,7 +32,7 @@ from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, notebook_ca
 from llm2rec_kit.fitting.distributed import MicroBatch, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.history import keep_repeatable
-from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.models import backbone, kernels, mixed_blocks
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -94,7 +94,8 @@ def fit(
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     for callback in (Progress(name, settings.steps), bar, SaveAsSet(), *callbacks):
         trainer.add_callback(callback)
-    with kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
+    mixed = settings.precision == "mixed" and _on_own_kernels(model)
+    with mixed_blocks.fused(model, mixed), kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
         trainer.go(name)
     if not distributed.is_sharded():
         trainer.restore_kept()
