@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def fused(model: nn.Module, on: bool = True) -> Iterator[None]:
             del vars(module)["forward"]
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(module: Any) -> str:
     """Which of FORWARDS could do this module's work, by the names of its parts; empty: none."""
     if isinstance(getattr(module, "variance_epsilon", None), float) and isinstance(
         getattr(module, "weight", None), nn.Parameter
@@ -93,7 +93,7 @@ def _agrees(kind: str, module: nn.Module) -> bool:
     return bool(own.shape == found.shape and (own - found).norm() <= TOLERANCE * own.norm())
 
 
-def _made_up(kind: str, module: nn.Module, made: torch.Generator) -> tuple[Any, ...]:
+def _made_up(kind: str, module: Any, made: torch.Generator) -> tuple[Any, ...]:
     """Arguments for one row of five states."""
     length, hidden = 5, module.weight.shape[0] if kind == "norm" else _layers(module)[0].in_features
     states = torch.randn(1, length, hidden, generator=made)
@@ -108,7 +108,7 @@ def _refused(*args: Any, **kwargs: Any) -> Any:
     raise TypeError("This call is not one that the fused functions serve.")
 
 
-def _layers(module: nn.Module) -> list[nn.Linear]:
+def _layers(module: Any) -> list[nn.Linear]:
     names = QUERY_KEY_VALUE if hasattr(module, "q_proj") else GATE_UP
     return [getattr(module, name) for name in names]
 
@@ -121,28 +121,37 @@ def _serves(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and kernels.choose_product_dtype(x) != x.dtype and x.numel() > 0
 
 
-def _norm(module: nn.Module, own: Callable[..., Any], hidden_states: torch.Tensor) -> torch.Tensor:
+def _norm(module: Any, own: Callable[..., Any], hidden_states: torch.Tensor) -> Any:
     if not _serves(hidden_states) or module.weight.dtype != torch.float32:
         return own(hidden_states)
-    return _Norm.apply(hidden_states, module.weight, module.variance_epsilon)
+    out, scale = _Norm.apply(hidden_states, module.weight, module.variance_epsilon)
+    if torch.is_grad_enabled():  # what is kept anyway, for whoever reads it next, as long as nobody writes into it
+        out.made_of = out._version, (hidden_states.detach(), scale, module.weight.detach())
+    return out
 
 
-def _gated(module: nn.Module, own: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
+def _made_of(x: Any) -> tuple[torch.Tensor, ...] | None:
+    """What `_norm` made these states of, where they are as it gave them."""
+    version, parts = getattr(x, "made_of", (-1, None))
+    return parts if parts is not None and version == x._version else None
+
+
+def _gated(module: Any, own: Callable[..., Any], x: torch.Tensor) -> Any:
     if not _serves(x):
         return own(x)
     gate, up = _layers(module)
     low = kernels.rounded(gate.weight, up.weight), kernels.rounded(module.down_proj.weight)
-    return _Gated.apply(x, gate.weight, up.weight, module.down_proj.weight, *low)
+    return _Gated.apply(x, gate.weight, up.weight, module.down_proj.weight, *low, _made_of(x))
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,
     own: Callable[..., Any],
     hidden_states: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     attention_mask: torch.Tensor | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> Any:
     usual = (
         _serves(hidden_states)
         and module.config._attn_implementation == "sdpa"
@@ -161,7 +170,16 @@ def _attention(
     low = kernels.rounded(*weights), kernels.rounded(out.weight)
     how = hidden_states.shape[:-1], module.head_dim, module.scaling
     return _Attention.apply(
-        hidden_states, *weights, *biases, out.weight, out.bias, *low, *position_embeddings, attention_mask, how
+        hidden_states,
+        *weights,
+        *biases,
+        out.weight,
+        out.bias,
+        *low,
+        *position_embeddings,
+        attention_mask,
+        how,
+        _made_of(hidden_states),
     ), None
 
 
@@ -179,6 +197,16 @@ def _low(x: torch.Tensor) -> torch.Tensor:
     out[: len(x)].copy_(x)
     out[len(x) :].zero_()
     return out
+
+
+def _kept(rows: torch.Tensor, made_of: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...]:
+    """What to keep of a part's input for the backward pass: its rows, or what the norm before it keeps of them already."""
+    return (rows,) if made_of is None else made_of
+
+
+def _rows(kept: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The input's bfloat16 rows again, to the bit, from what `_kept` kept."""
+    return kept[0] if len(kept) == 1 else _low((kept[0] * kept[1]).mul_(kept[2]))
 
 
 def _times(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -205,15 +233,16 @@ class _Norm(torch.autograd.Function):
     """x / sqrt(mean(x^2) + eps) * weight, in float32; x is kept, and a number a row."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        ctx.mark_non_differentiable(scale)
+        return (x * scale).mul_(weight), scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         of_x = grad * weight
         along = (of_x * x).sum(-1, keepdim=True).mul_(scale.pow(3)).div_(x.shape[-1])
@@ -226,20 +255,20 @@ class _Gated(torch.autograd.Function):
     """down(silu(gate(x)) * up(x)); what is kept is x and what comes out of gate and up, in bfloat16."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
-        """`weights`: gate, up and down in float32, for their gradients; gate with up, and down, in bfloat16."""
-        both, down = weights[3:]
+    def forward(ctx: Any, x: torch.Tensor, *given: Any) -> torch.Tensor:
+        """`given`: gate, up and down in float32, for their gradients; gate with up, and down, in bfloat16; what x is made of."""
+        both, down, made_of = given[3:]
         rows = _low(x)
         inner = _times(rows, both.T)
         gate, up = inner.chunk(2, 1)
         out = _times(F.silu(gate).mul_(up), down.T)
-        ctx.save_for_backward(rows, inner, both, down)
+        ctx.save_for_backward(inner, both, down, *_kept(rows, made_of))
         return out[: x.numel() // x.shape[-1]].float().view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, inner, both, down = ctx.saved_tensors
+        inner, both, down, *kept = ctx.saved_tensors
         gate, up = inner.chunk(2, 1)
         low = _low(grad)
         passed = F.silu(gate)
@@ -250,7 +279,7 @@ class _Gated(torch.autograd.Function):
         torch.mul(of_product, passed, out=of_up)
         torch.ops.aten.silu_backward.grad_input(of_product.mul_(up), gate, grad_input=of_gate)
         of_x = _times(of_inner, both)[: grad.numel() // grad.shape[-1]].float().view(*grad.shape[:-1], -1)
-        return of_x, *_summed(of_inner, rows).chunk(2), of_down, None, None
+        return of_x, *_summed(of_inner, _rows(kept)).chunk(2), of_down, None, None, None
 
 
 class _Attention(torch.autograd.Function):
@@ -263,21 +292,21 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, *given: Any) -> torch.Tensor:
         """`given`: as `_attention` hands them over."""
-        biases, out_bias, (low, low_out, cos, sin, mask, how) = given[3:6], given[7], given[8:]
+        biases, out_bias, (low, low_out, cos, sin, mask, how, made_of) = given[3:6], given[7], given[8:]
         bias = None if biases[0] is None else torch.cat(biases)
         rows = _low(x)
         made = _times(rows, low.T)
         seen, weighed = attend(*_rotated(made, bias, cos, sin, how, low_out.shape[1]), attn_mask=mask, scale=how[2])
         seen = _low(seen.transpose(1, 2).flatten(2))
         out = _times(seen, low_out.T)[: x.numel() // x.shape[-1]].float()
-        ctx.save_for_backward(rows, made, seen, weighed, low, low_out, cos, sin, mask, bias)
+        ctx.save_for_backward(made, seen, weighed, low, low_out, cos, sin, mask, bias, *_kept(rows, made_of))
         ctx.how, ctx.sizes = how, [len(weight) for weight in given[:3]]
         return (out if out_bias is None else out.add_(out_bias)).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, made, seen, weighed, low, low_out, cos, sin, mask, bias = ctx.saved_tensors
+        made, seen, weighed, low, low_out, cos, sin, mask, bias, *kept = ctx.saved_tensors
         (size, length), width, scale = ctx.how
         back = _low(grad)
         of_out = _summed(back, seen)
@@ -292,7 +321,7 @@ class _Attention(torch.autograd.Function):
         of_low = _low(of_made)
         of_x = _times(of_low, low)[: size * length].float().view(size, length, -1)
         of_out_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[8] else None
-        return of_x, *_summed(of_low, rows).split(ctx.sizes), *of_biases, of_out, of_out_bias, *[None] * 6
+        return of_x, *_summed(of_low, _rows(kept)).split(ctx.sizes), *of_biases, of_out, of_out_bias, *[None] * 7
 
 
 def _rotated(
