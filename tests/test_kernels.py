@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -127,3 +130,12 @@ def test_few_shapes_are_compiled_whatever_the_batches(monkeypatch):
         kernels.multiply_blocked(torch.randn(rows, 3), weight)
     assert len(sizes) <= 15 + 3
     assert all(size % 64 == 0 for size in sizes)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_one_says_otherwise(given, expected):
+    """OpenMP reads it when torch is loaded: importing the package alone has to set it, and has not to load torch."""
+    own = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    ask = "import llm2rec_kit, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", ask], env=own, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [expected, "False"]

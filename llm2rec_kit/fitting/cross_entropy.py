@@ -17,6 +17,11 @@ from llm2rec_kit.models import backbone, kernels
 
 ROWS = 256  # states at a time on a CPU; fewer and the products slow down, more and the block leaves the cache
 ROWS_GPU = 2048
+ROWS_LOW = (
+    512  # in bfloat16 on a CPU, where what each block adds to the head's float32 gradient costs as much as its product
+)
+ROWS_WIDE = 32  # of them as float32 at a time
+CLASSES = 4096  # of the head's gradient at a time, there
 
 
 def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -53,16 +58,19 @@ class _Summed(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=states.device)
         own = torch.zeros_like(states, dtype=wide) if ctx.needs_input_grad[0] else None
         heads = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        low = not autocast and dtype != weight.dtype  # mixed precision on a CPU
+        rows = ROWS_LOW if low else rows
         with torch.autocast(kind, enabled=False):
-            head = weight.detach().to(dtype)
+            head = kernels.rounded(weight) if low else weight.detach().to(dtype)
             for a in range(0, len(labels), rows):
                 x, y = states[a : a + rows].detach().to(dtype), labels[a : a + rows, None]
-                value, error = _block(_wide(kernels.multiply_blocked(x, head)), y, cap, own is not None or heads is not None)
+                logits, gradient = kernels.multiply_blocked(x, head), own is not None or heads is not None
+                value, error = (_low_block if low else _block)(logits if low else _wide(logits), y, cap, gradient)
                 total += value
                 if own is not None:
                     own[a : a + rows] = kernels.multiply_blocked(error.to(dtype), head.T)
                 if heads is not None:
-                    _add_product(heads, error.to(dtype), x)
+                    (_add_low_product if low else _add_product)(heads, error.to(dtype), x)
         ctx.dtypes = states.dtype, weight.dtype
         ctx.gradients = own, heads
         return total
@@ -94,12 +102,31 @@ def _block(logits: torch.Tensor, labels: torch.Tensor, cap: float | None, gradie
     return value, logits if squash is None else logits.mul_(squash)
 
 
+def _low_block(logits: torch.Tensor, labels: torch.Tensor, cap: float | None, gradient: bool) -> tuple[torch.Tensor, Any]:
+    """As `_block`, of bfloat16 logits: in float32 a few rows at a time, which stay in cache; the gradient is in their place."""
+    value = torch.zeros(())
+    for a in range(0, len(labels), ROWS_WIDE):
+        some = slice(a, a + ROWS_WIDE)
+        more, error = _block(logits[some].float(), labels[some], cap, gradient)
+        value += more
+        if gradient:
+            logits[some] = error
+    return value, logits if gradient else None
+
+
 def _add_product(total: torch.Tensor, error: torch.Tensor, states: torch.Tensor) -> None:
     """total += error^T states; on a GPU in one call where the dtypes are the same, without a second head's memory."""
     if error.device.type == "cpu" or error.dtype != total.dtype:
         total += kernels.multiply_outer(error, states)
     else:
         total.addmm_(error.T, states)
+
+
+def _add_low_product(total: torch.Tensor, error: torch.Tensor, states: torch.Tensor) -> None:
+    """As `_add_product`, of bfloat16 factors on a CPU: some classes at a time, so that what is added stays in cache."""
+    for first in range(0, len(total), CLASSES):
+        part = slice(first, first + CLASSES)
+        total[part] += kernels.multiply_outer(error[:, part], states)
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

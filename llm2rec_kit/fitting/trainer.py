@@ -31,7 +31,7 @@ from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, exchange_ca
 from llm2rec_kit.fitting.distributed import Batches, MicroBatch, Step, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.history import keep_repeatable
-from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.models import backbone, kernels, mixed_blocks
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -82,7 +82,8 @@ def fit(
     )
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     exchange_callbacks(trainer, [Progress(name, settings.steps), bar, SaveAsSet(), *callbacks])
-    with kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
+    mixed = settings.precision == "mixed" and _on_own_kernels(model)
+    with mixed_blocks.fused(model, mixed), kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
         trainer.go(name)
     if not distributed.is_sharded():
         trainer.restore_kept()

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_LOW: contextvars.ContextVar[dict[int, tuple[torch.Tensor, torch.Tensor]] | None] = contextvars.ContextVar(
-    "rounded weights", default=None
+_LOW: contextvars.ContextVar[dict[tuple[int, ...], tuple[tuple[torch.Tensor, ...], torch.Tensor]] | None] = (
+    contextvars.ContextVar("rounded weights", default=None)
 )
 BLOCKS = (1024, 64)  # a product's rows: a multiple of the first, then one of the second that is smaller than the first
 
@@ -99,7 +99,7 @@ def multiply_blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    cuts, left = _cuts(len(rows))
+    cuts, left = row_cuts(len(rows))
     parts = [multiply(rows[a:b], weight, bias) for a, b in cuts]
     if left < len(rows):
         parts.append(multiply(_filled(rows[left:]), weight, bias)[: len(rows) - left])
@@ -115,7 +115,7 @@ def multiply_outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if not _fits(a, b):
         return a.T @ b
-    cuts, left = _cuts(len(a))
+    cuts, left = row_cuts(len(a))
     parts = [multiply(a[i:j].T, b[i:j].T).float() for i, j in cuts]
     if left < len(a):
         parts.append(multiply(_filled(a[left:]).T, _filled(b[left:]).T).float())
@@ -131,21 +131,24 @@ def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight = layer.weight
     if not _fits(x, weight) or x.dtype != torch.float32:
         return F.linear(x, weight, layer.bias)
-    low = _rounded(weight)
+    low = rounded(weight) if _LOW.get() is not None else None
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         out: torch.Tensor = _Linear.apply(x, weight, layer.bias, low)
         return out
     return _multiplied(x, weight, layer.bias, low)[0]
 
 
-def _rounded(weight: torch.Tensor) -> torch.Tensor | None:
-    """`weight` in bfloat16 within `use_bfloat16`, else None."""
+def rounded(*weights: torch.Tensor) -> torch.Tensor:
+    """The weights one below the other, in bfloat16; made once within `use_bfloat16`, outside of which it is a LookupError."""
     known = _LOW.get()
     if known is None:
-        return None
-    if id(weight) not in known:
-        known[id(weight)] = weight, weight.detach().bfloat16()  # the weight itself, too: its id is its own while it lives
-    return known[id(weight)][1]
+        raise LookupError("Weights are rounded within in_bfloat16.")
+    key = tuple(map(id, weights))
+    if key not in known:
+        low = [weight.detach().bfloat16() for weight in weights]
+        # The weights themselves are kept, too: an id is a weight's own while that lives.
+        known[key] = weights, low[0] if len(low) == 1 else torch.cat(low)
+    return known[key][1]
 
 
 def _multiplied(
@@ -164,10 +167,10 @@ def _filled(rows: torch.Tensor) -> torch.Tensor:
     return F.pad(rows, (0, 0, 0, BLOCKS[-1] - len(rows)))
 
 
-def _cuts(rows: int) -> tuple[list[tuple[int, int]], int]:
+def row_cuts(rows: int) -> tuple[list[tuple[int, int]], int]:
     """Where a product's rows are cut for oneDNN, and where what is left over begins.
 
-    >>> _cuts(2200)
+    >>> row_cuts(2200)
     ([(0, 2048), (2048, 2176)], 2176)
     """
     cuts, start = [], 0

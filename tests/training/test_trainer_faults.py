@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from llm2rec_kit import runs
 from llm2rec_kit.fitting import checkpoints, lora, trainer
+from llm2rec_kit.models import kernels
 from llm2rec_kit.training import csft
 
 
@@ -101,7 +102,17 @@ def test_killed_at_any_point_it_resumes_to_the_same_bits(tmp_path, whole, capsys
     assert (f"resuming from checkpoint-{left}" in capsys.readouterr().out) == (left > 0)
 
 
-@pytest.mark.parametrize("changes", [{"tuning": "lora"}, {"keep": "best"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tuning": "lora"},
+        {"keep": "best"},
+        {"gradient_checkpointing": True},
+        pytest.param(
+            {"precision": "mixed"}, marks=pytest.mark.skipif(not kernels.has_fast_bfloat16(), reason="no AVX512-BF16")
+        ),
+    ],
+)
 def test_what_is_trained_in_another_way_resumes_to_the_same_bits(tmp_path, changes):
     expected, history = train(tmp_path / "whole", **changes)
     work = functools.partial(train, **changes)

@@ -9,7 +9,7 @@ from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, 
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
 from llm2rec_kit.fitting import lora, trainer
-from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.models import backbone, kernels, mixed_blocks
 from llm2rec_kit.settings import CSFT, Backbone, SettingsError
 from llm2rec_kit.training import csft
 
@@ -160,6 +160,9 @@ def test_mixed_precision_multiplies_in_bfloat16_and_attends_in_float32(tmp_path,
         heads.update({x.dtype} if len(weight) == rows else ())
         return blocked(x, weight, *bias)
 
+    fused, times = mixed_blocks.attend, mixed_blocks._times
+    monkeypatch.setattr(mixed_blocks, "attend", lambda q, *a, **k: attended.add(q.dtype) or fused(q, *a, **k))
+    monkeypatch.setattr(mixed_blocks, "_times", lambda x, *rest: seen.add(x.dtype) or times(x, *rest))
     monkeypatch.setattr(kernels, "multiply", lambda a, *rest: seen.add(a.dtype) or product(a, *rest))
     monkeypatch.setattr(kernels, "multiply_blocked", watched)
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **k: attended.add(q.dtype) or attend(q, *a, **k))
