@@ -20,6 +20,7 @@ from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings.item_tables import parse_name as parse_name
 
 SCALED_STD = 0.02  # of weights that start scaled down
+BLOCK = 2**16  # rows looked at at once
 
 
 def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
@@ -88,7 +89,7 @@ class ItemTable(nn.Module):
             # As a class of the softmax the padding row would learn; it stays as it is there, too.
             self.ids.weight.register_post_accumulate_grad_hook(_no_padding)
         if embeddings is not None:
-            self._freeze(torch.from_numpy(prepare_embeddings(embeddings, n_items, normalise, scale)))
+            self._freeze(torch.from_numpy(prepare_embeddings(embeddings, n_items, normalise, scale, copy=False)))
             self.adapter = _adapter([embeddings.shape[1], *widths, own])
 
     def _freeze(self, table: torch.Tensor) -> None:
@@ -100,18 +101,28 @@ class ItemTable(nn.Module):
             self.register_buffer("rounded", (table - mean).bfloat16(), persistent=False)
 
     @property
+    def n_items(self) -> int:
+        """Items of the catalogue, N."""
+        return len(self.embeddings if self.has_text else self.ids.weight) - 1
+
+    @property
     def has_text(self) -> bool:
         """Whether rows come from embeddings, in part at least."""
         return self.kind in ("text", "add", "concat")
 
     def forward(self) -> torch.Tensor:
         """The whole table, to be computed once a step."""
-        if not self.has_text:
-            return self.ids.weight
-        text = self._adapted()
-        if self.kind == "text":
-            return text
-        return text + self.ids.weight if self.kind == "add" else torch.cat([text, self.ids.weight], 1)
+        return self._joined(self._adapted() if self.has_text else None, self.ids.weight if self.kind != "text" else None)
+
+    def at(self, ids: torch.Tensor) -> torch.Tensor:
+        """The table's rows (n, hidden) at `ids` int64 (n,), at the cost of n rows; the free vectors' gradient is sparse."""
+        free = None if self.kind == "text" else F.embedding(ids, self.ids.weight, padding_idx=0, sparse=True)
+        return self._joined(self._adapted(ids) if self.has_text else None, free)
+
+    def _joined(self, text: torch.Tensor | None, free: torch.Tensor | None) -> torch.Tensor:
+        if text is None or free is None:
+            return free if text is None else text
+        return text + free if self.kind == "add" else torch.cat([text, free], 1)
 
     def classes(self, table: torch.Tensor) -> torch.Tensor:
         """The table as the scores see it: itself, but for the official code's detached ids [C]."""
@@ -125,12 +136,15 @@ class ItemTable(nn.Module):
         text = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
         return F.pad(text, (0, text.shape[1])) if self.kind == "concat" else text
 
-    def _adapted(self) -> torch.Tensor:
-        if not (self.low_precision and self.training):
-            return self.adapter(self.embeddings)
+    def _adapted(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        low = self.low_precision and self.training
+        table = self.rounded if low else self.embeddings
+        table = table if ids is None else table.index_select(0, ids)
+        if not low:
+            return self.adapter(table)
         first, *rest = self.adapter if isinstance(self.adapter, nn.Sequential) else [self.adapter]
         # W e + b = W (e - mean) + (W mean + b): only the first term, what tells items apart, is rounded.
-        out = fast_ops.low_precision_linear(self.rounded, first.weight) + (first.weight @ self.mean + first.bias)
+        out = fast_ops.low_precision_linear(table, first.weight) + (first.weight @ self.mean + first.bias)
         for layer in rest:
             out = layer(out)
         return out
@@ -147,26 +161,37 @@ def _adapter(sizes: list[int]) -> nn.Module:
 
 
 def _no_padding(ids: torch.Tensor) -> None:
-    ids.grad[0].zero_()
+    if not ids.grad.is_sparse:  # as `at` gives it, without row 0
+        ids.grad[0].zero_()
 
 
-def prepare_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0) -> np.ndarray:
-    """A float32 copy (N + 1, dim), items normalised as asked and times `scale`; raises ValueError for another shape, NaN or infinity."""
+def prepare_embeddings(
+    embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0, *, copy: bool = True
+) -> np.ndarray:
+    """A float32 copy (N + 1, dim), items normalised as asked and times `scale`; raises ValueError for another shape, NaN or infinity.
+
+    Without `copy` it is `embeddings` itself where nothing of it is to change: of a million items a copy is gigabytes.
+    """
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
         raise ValueError(
             f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
             f"found {embeddings.shape}."
         )
+    same = not copy and normalise == "none" and scale == 1 and embeddings.dtype == np.float32
+    same = (
+        same and embeddings.flags.writeable and embeddings.flags.c_contiguous
+    )  # else torch takes it with a warning, or copies
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named below
-        table = np.array(embeddings, dtype=np.float32)
-    bad = ~np.isfinite(table).all(1)
+        table = embeddings if same else np.array(embeddings, dtype=np.float32)
+    bad = ~np.concatenate([np.isfinite(table[at : at + BLOCK]).all(1) for at in range(0, len(table), BLOCK)])
     if bad.any():
         raise ValueError(
             f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
             "Encode again (notebooks/03_item_embedding.ipynb)."
         )
-    items = table[1:]
-    items[:] = normalise_rows(items, items, normalise, scale)
+    if not same:
+        items = table[1:]
+        items[:] = normalise_rows(items, items, normalise, scale)
     return table
 
 

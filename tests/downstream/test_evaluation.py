@@ -82,6 +82,7 @@ PLANTED = replace(
         ("GRU4Rec", 2, {}),
         ("SASRec", 1, {"loss": "bce", "negatives": 5}),
         ("GRU4Rec", 1, {"loss": "gbce", "negatives": 5, "learning_rate_gru": 0.02}),
+        ("SASRec", 1, {"loss": "sampled_softmax", "sampled_items": 6}),
     ],
 )
 def test_a_planted_rule_is_learned(recommender, lag, change):
@@ -91,7 +92,13 @@ def test_a_planted_rule_is_learned(recommender, lag, change):
 
 @pytest.mark.parametrize(
     ("kind", "change"),
-    [("text", {}), ("text", {"adapter_widths": [48]}), ("concat", {}), ("add", {"normalise": "whitened"})],
+    [
+        ("text", {}),
+        ("text", {"adapter_widths": [48]}),
+        ("concat", {}),
+        ("add", {"normalise": "whitened"}),
+        ("add", {"loss": "sampled_softmax", "sampled_items": 6}),
+    ],
 )
 def test_a_planted_rule_is_learned_through_text(kind, change):
     corpus = planted()
@@ -141,7 +148,7 @@ def test_a_training_repeats_and_leaves_the_random_state_alone(corpus):
     assert other.losses != one.losses
 
 
-@pytest.mark.parametrize("loss", ["softmax", "bce", "gbce"])
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce", "gbce"])
 def test_the_best_epochs_weights_are_kept(corpus, loss):
     """Ranking again with them gives the ranks of the result."""
     settings = replace(SETTINGS, loss=loss, negatives=3, epochs=6, patience=20, learning_rate=0.05)
@@ -422,7 +429,7 @@ def test_where_trainings_run(monkeypatch):
 def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():
     """Whoever evaluated before there were a start and a scale had today's defaults, and is not made to train again."""
     earlier = evaluation.list_settings(SETTINGS)
-    assert not {"initialisation", "scale", "ties"} & earlier.keys()
+    assert not {"initialisation", "scale", "ties", "sampled_items"} & earlier.keys()
     assert evaluation.list_settings(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
     assert evaluation.list_settings(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}
     assert evaluation.list_settings(replace(SETTINGS, ties="mean")) == earlier | {"ties": "mean"}
