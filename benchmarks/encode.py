@@ -188,6 +188,22 @@ def compare(size: Size, titles: list[str], args: argparse.Namespace, top: float)
     print("  where the kit's time goes: " + ", ".join(f"{k} {v:.0%}" for k, v in shares.items()))
 
 
+def short() -> dict[str, float]:
+    """Ratio of the short form: sentence-transformers' time over the kit's, 600 made titles and the tiny model, one thread."""
+    from csft import generated
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    titles = generated(6000).titles
+    with tempfile.TemporaryDirectory() as folder:
+        subject = build(SIZES["tiny"], titles, Path(folder))
+        library = SentenceTransformer(folder, device="cpu")
+        ways = {"kit": lambda: subject.encode(titles), "library": lambda: library.encode(titles)}
+        interleaved(ways, 1)
+        ratios = [(found["library"][1] / found["kit"][1]) for found, _ in (interleaved(ways, 1) for _ in range(5))]
+    return {"titles encoded, sentence-transformers over kit": float(np.median(ratios))}
+
+
 def interleaved(ways: dict, repeats: int) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
     """Best [seconds, processor seconds] of each way, taking turns, and its vectors."""
     best, vectors = {name: [float("inf")] * 2 for name in ways}, {}
