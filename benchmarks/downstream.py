@@ -1,7 +1,7 @@
 """Training and evaluating recommenders: the kit against the plain way, and against RecBole's SASRec; costs as sizes grow.
 
     python benchmarks/downstream.py --data FOLDER                     speed and quality, games.item and games.test.inter (RecBole)
-    python benchmarks/downstream.py --data FOLDER --recbole PYTHON    the same, and RecBole 1.2.1 in its own environment
+    python benchmarks/downstream.py --data FOLDER --recbole PYTHON    the same, and RecBole 1.2.1 in an environment of peers.sh
     python benchmarks/downstream.py --times                           the speed of SASRec and GRU4Rec alone, on a made corpus of 9,613 items
     python benchmarks/downstream.py --seeds                           three seeds: one by one, and in one batched pass
     python benchmarks/downstream.py --curves                          1,000 to 1,000,000 items, 10,000 to 10,000,000 samples

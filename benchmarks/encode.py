@@ -5,7 +5,7 @@
     python benchmarks/encode.py --data FOLDER --million               # memory over 100,000 and 1,000,000 titles
 
 Weights are random: speed does not depend on them. The tokenizer is trained on the titles. `--llm2vec` is the interpreter
-of an environment with llm2vec 0.2.3 (transformers 4.44, numpy below 2); without it those rows are left out.
+of an environment with llm2vec 0.2.3, as peers.sh makes it; without it those rows are left out.
 On a machine that does other work, too, processor seconds with OMP_NUM_THREADS=1 are the fairer comparison.
 """
 

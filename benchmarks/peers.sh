@@ -4,11 +4,11 @@
 #     benchmarks/peers.sh [FOLDER] [NAME ...]       FOLDER: benchmarks/.peers; NAME: which of them, all by default
 #
 # makes FOLDER/NAME/bin/python for
-#     recbole         RecBole 1.2.1                                    downstream.py --recbole, peers.py
+#     recbole         RecBole 1.2.1                                    downstream.py --recbole
 #     llm2vec         llm2vec 0.2.3 (transformers 4.44, numpy 1)       encode.py --llm2vec
 #     official        what the official code needs, and its code       official_code.py --python, --checkout FOLDER/checkout
-#     implicit        implicit 0.7.3: ItemKNN                          peers.py
-#     replay          RePlay 0.22.0: ItemKNN and SASRec                peers.py
+#     implicit        implicit 0.7.3: ItemKNN                          peers.py --implicit
+#     replay          RePlay 0.22.0, for its SASRec                    no script measures it yet; its ItemKNN asks for Spark
 # sentence-transformers is among the kit's own packages (requirements.lock), so encode.py finds it there.
 # What is there and imports is left alone. PYTHON names another interpreter, INDEX an index for pip (say, torch's of CPU builds).
 # What could not be made is told with pip's last word; the exit status is then 1, and what could be made stands.

@@ -41,6 +41,7 @@ WITHOUT = {  # scripts that have no short form, and why
     "gpu": "needs a GPU and a pretrained model",
     "official_code": "needs the official code and its environment (peers.sh), and minutes",
     "official_side": "a part of official_code",
+    "peers": "needs another program's environment (peers.sh)",
     "ratios": "is this",
     "starts": "measures metrics, not times",
 }
