@@ -136,15 +136,16 @@ def test_excluding_what_is_known_lifts_the_rest():
     assert (found["seen"].ranks < found["none"].ranks).any()
 
 
-def test_a_training_repeats_and_leaves_the_random_state_alone(corpus):
-    before = torch.random.get_rng_state()
-    one, two = (evaluation.train_and_rank(corpus, None, SETTINGS, recommender="SASRec", seed=5) for _ in range(2))
+@pytest.mark.parametrize("change", [{}, {"loss": "sampled_softmax", "sampled_items": 5}])
+def test_a_training_repeats_and_leaves_the_random_state_alone(corpus, change):
+    before, settings = torch.random.get_rng_state(), replace(SETTINGS, **change)
+    one, two = (evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=5) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
     assert (one.ranks == two.ranks).all()
     assert one.curve == two.curve
     assert one.losses == two.losses
     assert one.best_epoch in dict(one.curve)
-    other = evaluation.train_and_rank(corpus, None, SETTINGS, recommender="SASRec", seed=6)
+    other = evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=6)
     assert other.losses != one.losses
 
 
