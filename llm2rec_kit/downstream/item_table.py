@@ -75,6 +75,7 @@ class ItemTable(nn.Module):
         super().__init__()
         self.kind = kind or ("id" if embeddings is None else "text")
         self.low_precision = low_precision
+        self.n_items = n_items
         if self.has_text == (embeddings is None):
             raise ValueError(f"An item table of kind {self.kind!r} takes embeddings only where it has text.")
         if self.kind == "concat" and hidden % 2:
@@ -101,11 +102,6 @@ class ItemTable(nn.Module):
             self.register_buffer("rounded", (table - mean).bfloat16(), persistent=False)
 
     @property
-    def n_items(self) -> int:
-        """Items of the catalogue, N."""
-        return len(self.embeddings if self.has_text else self.ids.weight) - 1
-
-    @property
     def has_text(self) -> bool:
         """Whether rows come from embeddings, in part at least."""
         return self.kind in ("text", "add", "concat")
@@ -120,9 +116,10 @@ class ItemTable(nn.Module):
         return self._joined(self._adapted(ids) if self.has_text else None, free)
 
     def _joined(self, text: torch.Tensor | None, free: torch.Tensor | None) -> torch.Tensor:
-        if text is None or free is None:
-            return free if text is None else text
-        return text + free if self.kind == "add" else torch.cat([text, free], 1)
+        given = [rows for rows in (text, free) if rows is not None]
+        if len(given) == 1:
+            return given[0]
+        return given[0] + given[1] if self.kind == "add" else torch.cat(given, 1)
 
     def classes(self, table: torch.Tensor) -> torch.Tensor:
         """The table as the scores see it: itself, but for the official code's detached ids [C]."""

@@ -108,10 +108,11 @@ def test_a_planted_rule_is_learned_through_text(kind, change):
 
 
 @pytest.mark.skipif(not fast_ops.has_fast_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
-def test_a_planted_rule_is_learned_in_low_precision():
+@pytest.mark.parametrize("change", [{}, {"loss": "sampled_softmax", "sampled_items": 6}])
+def test_a_planted_rule_is_learned_in_low_precision(change):
     corpus = planted()
     table = np.concatenate([np.zeros((1, 24)), 3 + np.random.default_rng(0).normal(size=(12, 24))]).astype(np.float32)
-    settings = replace(PLANTED, precision="bfloat16")
+    settings = replace(PLANTED, precision="bfloat16", **change)
     result = evaluation.train_and_rank(corpus, table, settings, recommender="SASRec", seed=0)
     assert (result.ranks == 1).mean() > 0.95
 
