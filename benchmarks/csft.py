@@ -35,6 +35,7 @@ from llm2rec_kit.data import cleaning, sources
 
 CONFIGS = {
     "tiny": {"hidden": 32, "inner": 96, "layers": 2, "heads": 2, "kv_heads": 2, "vocabulary": 2000},
+    "small": {"hidden": 128, "inner": 384, "layers": 3, "heads": 2, "kv_heads": 2, "vocabulary": 2000},
     "mid": {"hidden": 256, "inner": 768, "layers": 6, "heads": 4, "kv_heads": 4, "vocabulary": 32000},
     "qwen2-0.5b": {"hidden": 896, "inner": 4864, "layers": 24, "heads": 14, "kv_heads": 2, "vocabulary": 151936},
 }
@@ -134,6 +135,32 @@ def report_training(arguments: argparse.Namespace) -> None:
             f"{shared['tokens'] / shared['wall']:,.0f} tokens a second, {utilisation(shared)}; the paper's 10,000 steps of "
             f"128 would take {hours:.1f} h (one reproduction: {T4_HOURS} h on a T4)"
         )
+
+
+def short() -> dict[str, float]:
+    """Ratio of the short form: the plain way's time over that with shared prefixes, two steps of 64 of the synthetic store."""
+    import torch
+
+    from llm2rec_kit.models import backbone, kernels
+    from llm2rec_kit.training import csft, prefix_attention
+
+    torch.set_num_threads(1)
+    corpus = load("")
+    tokenizer = backbone.train_tokenizer(corpus.titles, CONFIGS["small"]["vocabulary"])
+    settings = S.CSFT(batch_size=64, batch_tokens=8192)
+    batches, chosen = representative(corpus, tokenizer, settings, 2)
+    model = make_model(argparse.Namespace(config="small", device="cpu"), tokenizer)
+    shared, plain = (
+        [shared_step(batches, rows) for rows in chosen],
+        plain_groups(batches, chosen, tokenizer, 16, settings)[0],
+    )
+    kernel, _ = prefix_attention.choose_kernel(model, batches[0][0])
+    ratios = []
+    for _ in range(4):
+        with prefix_attention.use_kernel(model, kernel), kernels.use_fast_linears(model):  # as `csft.train` does
+            own = timed(model, csft.compute_loss, shared, time.process_time)[1]
+        ratios.append(timed(model, plain_loss, plain, time.process_time)[1] / own)
+    return {"steps of fine-tuning, plain (micro-batch 16) over shared prefixes": float(np.median(ratios[1:]))}
 
 
 def name_of(found: dict[str, Any]) -> str:

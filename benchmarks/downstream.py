@@ -1,7 +1,8 @@
 """Training and evaluating recommenders: the kit against the plain way, and against RecBole's SASRec; costs as sizes grow.
 
     python benchmarks/downstream.py --data FOLDER                     speed and quality, games.item and games.test.inter (RecBole)
-    python benchmarks/downstream.py --data FOLDER --recbole PYTHON    the same, and RecBole 1.2.1 in its own environment
+    python benchmarks/downstream.py --data FOLDER --recbole PYTHON    the same, and RecBole 1.2.1 in an environment of peers.sh
+    python benchmarks/downstream.py --times                           the speed of SASRec and GRU4Rec alone, on a made corpus of 9,613 items
     python benchmarks/downstream.py --seeds                           three seeds: one by one, and in one batched pass
     python benchmarks/downstream.py --curves                          1,000 to 1,000,000 items, 10,000 to 10,000,000 samples
 
@@ -38,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.data import cleaning, sources
-from llm2rec_kit.downstream import evaluation, ranking, recommenders, samples
+from llm2rec_kit.downstream import evaluation, optimizers, ranking, recommenders, samples
 from llm2rec_kit.results import metrics
 from llm2rec_kit.settings import Data, Evaluation
 
@@ -95,6 +96,34 @@ class PlainSASRec(nn.Module):
         return states @ self.adapter(self.embedding.weight).T
 
 
+class PlainGRU4Rec(nn.Module):
+    """GRU4Rec over frozen embeddings and a linear adapter, by torch's own GRU; scores over all rows, padding among them."""
+
+    def __init__(self, s: Evaluation, embeddings: np.ndarray, max_history: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(torch.from_numpy(embeddings), freeze=True, padding_idx=0)
+        self.adapter = nn.Linear(embeddings.shape[1], s.hidden)
+        self.dropout = nn.Dropout(s.dropout)
+        self.gru = nn.GRU(s.hidden, s.hidden, s.layers, bias=False, batch_first=True)
+        nn.init.xavier_normal_(self.adapter.weight)
+        nn.init.zeros_(self.adapter.bias)
+        for name, weight in self.gru.named_parameters():
+            (nn.init.xavier_uniform_ if "weight_ih" in name else nn.init.orthogonal_)(weight)
+
+    def forward(self, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Ids (B, L) and lengths (B,) to scores (B, N + 1)."""
+        states = self.gru(self.dropout(self.adapter(self.embedding(items))))[0]
+        return states[torch.arange(len(items)), lengths - 1] @ self.adapter(self.embedding.weight).T
+
+
+PLAIN = {"SASRec": PlainSASRec, "GRU4Rec": PlainGRU4Rec}
+
+
+def rate_of(recommender: str) -> float:
+    """The learning rate of a recommender."""
+    return SETTINGS.learning_rate_gru if recommender == "GRU4Rec" else SETTINGS.learning_rate
+
+
 class PlainSamples(Dataset):
     """One right-padded row a sample."""
 
@@ -115,11 +144,11 @@ class PlainSamples(Dataset):
 class Plain:
     """The plain way: `train_step` takes the next batch, `evaluate` a number of batches of 32."""
 
-    def __init__(self, corpus: Corpus, embeddings: np.ndarray, seed: int) -> None:
+    def __init__(self, corpus: Corpus, embeddings: np.ndarray, seed: int, recommender: str = "SASRec") -> None:
         torch.manual_seed(seed)
-        self.model = PlainSASRec(SETTINGS, embeddings, corpus.max_history)
+        self.model = PLAIN[recommender](SETTINGS, embeddings, corpus.max_history)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
+        self.optimizer = torch.optim.AdamW(trained, lr=rate_of(recommender), weight_decay=SETTINGS.weight_decay)
         self.loader = DataLoader(PlainSamples(corpus, "train"), batch_size=SETTINGS.batch_size, shuffle=True)
         self.tests = DataLoader(PlainSamples(corpus, "test"), batch_size=32)
         self.steps = iter(())
@@ -165,13 +194,15 @@ class Plain:
 class Kit:
     """The kit's way, through the same functions that notebook 04's trainings call."""
 
-    def __init__(self, corpus: Corpus, embeddings: np.ndarray | None, seed: int, **change) -> None:
+    def __init__(
+        self, corpus: Corpus, embeddings: np.ndarray | None, seed: int, recommender: str = "SASRec", **change
+    ) -> None:
         self.settings = Evaluation(**{**SETTINGS.as_dict(), **change})
         torch.manual_seed(seed)
-        self.both = evaluation.make_model_and_table("SASRec", corpus.n_items, corpus.max_history, embeddings, self.settings)
-        trained = [p for p in self.both.parameters() if p.requires_grad]
-        rate = {"lr": SETTINGS.learning_rate, "weight_decay": SETTINGS.weight_decay}
-        self.optimizer = torch.optim.AdamW(trained, **rate, fused=True)
+        self.both = evaluation.make_model_and_table(
+            recommender, corpus.n_items, corpus.max_history, embeddings, self.settings
+        )
+        self.optimizer = optimizers.make_optimizer(self.both, self.settings, recommender)
         self.rows = samples.make_rows(corpus, corpus.samples("train"), shared=True)
         self.tests = samples.make_rows(corpus, corpus.samples("test"), shared=False)
         self.seed, self.epochs, self.order = seed, 0, []
@@ -207,9 +238,13 @@ def games(folder: str, users: int) -> tuple[Corpus, np.ndarray]:
     """The corpus of `users` drawn users, and an embedding of each title (N + 1, 896)."""
     settings = Data(source="recbole", path=folder, users=users)
     corpus = cleaning.build_corpus(sources.load(settings), settings)
-    words = HashingVectorizer(n_features=DIM, ngram_range=(1, 2), norm="l2").transform(corpus.titles).toarray()
-    table = np.concatenate([np.zeros((1, DIM)), words * math.sqrt(DIM) / 4]).astype(np.float32)
-    return corpus, table
+    return corpus, hashed(corpus.titles)
+
+
+def hashed(titles: list[str], wide: int = DIM) -> np.ndarray:
+    """An embedding of each title by its hashed words, float32 (N + 1, wide), row 0 padding."""
+    words = HashingVectorizer(n_features=wide, ngram_range=(1, 2), norm="l2").transform(titles).toarray()
+    return np.concatenate([np.zeros((1, wide)), words * math.sqrt(wide) / 4]).astype(np.float32)
 
 
 def timed(work: Callable[[], object]) -> np.ndarray:
@@ -219,11 +254,11 @@ def timed(work: Callable[[], object]) -> np.ndarray:
     return np.array([time.perf_counter() - wall, time.process_time() - own]) * 1e3
 
 
-def speed(corpus: Corpus, table: np.ndarray, rounds: int) -> None:
+def speed(corpus: Corpus, table: np.ndarray, rounds: int, recommender: str = "SASRec") -> None:
     """Milliseconds a training step of 256 and an evaluation of 32 samples: medians over rounds taken in turn."""
-    ways = {"plain": Plain(corpus, table, 0), "kit float32": Kit(corpus, table, 0)}
+    ways = {"plain": Plain(corpus, table, 0, recommender), "kit float32": Kit(corpus, table, 0, recommender)}
     if evaluation.fast_ops.has_fast_bfloat16():
-        ways["kit bfloat16"] = Kit(corpus, table, 0, precision="bfloat16")
+        ways["kit bfloat16"] = Kit(corpus, table, 0, recommender, precision="bfloat16")
     many = min(len(corpus.samples("test")), 8192)
     found: dict[tuple[str, int, str], list] = {}
     for at in range(rounds + 1):
@@ -246,7 +281,9 @@ def speed(corpus: Corpus, table: np.ndarray, rounds: int) -> None:
     for r in rows:
         r["wall factor"] = base[r["what"], r["threads"]]["wall ms"] / r["wall ms"]
         r["processor factor"] = base[r["what"], r["threads"]]["processor ms"] / r["processor ms"]
-    print(f"\n{corpus.n_items:,} items x {DIM}; train: a step of 256 samples, rank: 32 test samples (of {many:,})")
+    print(
+        f"\n{recommender}, {corpus.n_items:,} items x {DIM}; train: a step of 256 samples, rank: 32 test samples (of {many:,})"
+    )
     print(pl.DataFrame(rows))
 
 
@@ -411,6 +448,28 @@ def generated(users: int, n_items: int, length: int = 9) -> Corpus:
     return Corpus(items, people, offsets, sequence, None, targets, splits, 10)
 
 
+def made(n_items: int = 9613, users: int = 3000) -> tuple[Corpus, np.ndarray]:
+    """A corpus of random sequences, of ten items and more, and random vectors (N + 1, 896)."""
+    table = np.random.default_rng(0).standard_normal((n_items + 1, DIM), dtype=np.float32)
+    return generated(users, n_items), table / 30
+
+
+def short() -> dict[str, float]:
+    """Ratios of the short form: the plain way's time over the kit's, of a training step and of ranking, at 2,000 items."""
+    torch.set_num_threads(1)
+    found = {}
+    for recommender in PLAIN:
+        plain, kit = (way(*made(2000, 500), 0, recommender) for way in (Plain, Kit))
+        works = {
+            "a training step": (plain.train_step, kit.train_step, 1.0),
+            "ranking": (lambda p=plain: p.evaluate(4), lambda k=kit: k.evaluate(500), 500 / 128),
+        }
+        for what, (theirs, ours, more) in works.items():
+            ratios = [timed(theirs)[1] * more / timed(ours)[1] for _ in range(8)]
+            found[f"{recommender}, {what}, plain over kit"] = float(np.median(ratios[1:]))
+    return found
+
+
 def curves() -> None:
     """Cost of a step and of 32 ranked samples by items; of building rows, and of an epoch, by samples."""
     torch.set_num_threads(1)
@@ -454,6 +513,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--recbole", default="", help="python of an environment that has RecBole 1.2.1")
+    parser.add_argument("--times", action="store_true", help="speed on a made corpus, of both recommenders")
     parser.add_argument("--seeds", action="store_true")
     parser.add_argument("--curves", action="store_true")
     given = parser.parse_args()
@@ -472,12 +532,15 @@ def main() -> None:
         quality(*games(given.data, given.quality_users), given.epochs, [1, 2, 3])
         if given.recbole:
             against_recbole(games(given.data, given.quality_users)[0], given.recbole, given.epochs)
+    if given.times:
+        for recommender in PLAIN:
+            speed(*made(), given.rounds, recommender)
     if given.seeds:
         print("\na step of 256 samples for each of three seeds, one thread, processor ms")
         print(pl.DataFrame([seeds_in_one_pass(600, 192, 64), seeds_in_one_pass(9517, DIM, 128, 5)]))
     if given.curves:
         curves()
-    if not (given.data or given.seeds or given.curves):
+    if not (given.data or given.times or given.seeds or given.curves):
         parser.print_help()
         sys.exit(2)
 

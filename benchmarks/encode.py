@@ -5,7 +5,7 @@
     python benchmarks/encode.py --data FOLDER --million               # memory over 100,000 and 1,000,000 titles
 
 Weights are random: speed does not depend on them. The tokenizer is trained on the titles. `--llm2vec` is the interpreter
-of an environment with llm2vec 0.2.3 (transformers 4.44, numpy below 2); without it those rows are left out.
+of an environment with llm2vec 0.2.3, as peers.sh makes it; without it those rows are left out.
 On a machine that does other work, too, processor seconds with OMP_NUM_THREADS=1 are the fairer comparison.
 """
 
@@ -186,6 +186,22 @@ def compare(size: Size, titles: list[str], args: argparse.Namespace, top: float)
     print(f"  kit and sentence-transformers differ by {np.abs(found - reference).max():.1e} at most")
     print(f"  bfloat16 against float32: cosine {cosine(rough['kit, bfloat16'], found).min():.5f} at least")
     print("  where the kit's time goes: " + ", ".join(f"{k} {v:.0%}" for k, v in shares.items()))
+
+
+def short() -> dict[str, float]:
+    """Ratio of the short form: sentence-transformers' time over the kit's, 600 made titles and the tiny model, one thread."""
+    from csft import generated
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    titles = generated(6000).titles
+    with tempfile.TemporaryDirectory() as folder:
+        subject = build(SIZES["tiny"], titles, Path(folder))
+        library = SentenceTransformer(folder, device="cpu")
+        ways = {"kit": lambda: subject.encode(titles), "library": lambda: library.encode(titles)}
+        interleaved(ways, 1)
+        ratios = [(found["library"][1] / found["kit"][1]) for found, _ in (interleaved(ways, 1) for _ in range(5))]
+    return {"titles encoded, sentence-transformers over kit": float(np.median(ratios))}
 
 
 def interleaved(ways: dict, repeats: int) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:

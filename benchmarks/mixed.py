@@ -138,7 +138,7 @@ def run_csft(asked: argparse.Namespace, way: str) -> None:
         steps = [list(csft.cut_micro_batches(batches.samples, plan[order[k]], batches.settings, batches.pad_id)) for k in at]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7, fused=True)
     spent = {name: np.zeros(2) for name in WAYS}
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model):
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model):
         for low in WAYS.values():
             step(model, optimizer, steps[0], low)  # kernels are compiled
         for micros in steps:
@@ -165,7 +165,7 @@ def run_memory(asked: argparse.Namespace, way: str) -> None:
         most = max(plan, key=lambda rows: min(batches.samples.lengths[rows].sum(), batches.settings.batch_tokens))
         micros = list(csft.cut_micro_batches(batches.samples, most, batches.settings, batches.pad_id))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7, fused=True)
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model), meter.PeakMemory() as memory:
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model), meter.PeakMemory() as memory:
         seconds = timed(lambda: [step(model, optimizer, micros, WAYS[way]) for _ in range(2)])
         mib = memory.read()["peak_memory_mib"]
     tokens = " + ".join(str(m["input_ids"].numel()) for m in micros)
@@ -180,7 +180,7 @@ def run_loss(asked: argparse.Namespace, way: str) -> None:
         held = batches_of(asked, tokenizer, folder, "valid", **how)
         steps = [batches[k] for k in range(asked.loss_steps)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model):
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model):
         seconds = timed(lambda: [step(model, optimizer, micros, WAYS[way]) for micros in steps])
         with kernels.use_bfloat16(WAYS[way]):
             own = csft.validate(model, held.samples, held.settings, held.pad_id)["loss"]
@@ -205,7 +205,7 @@ def run_encode(asked: argparse.Namespace, way: str) -> None:
         found[name] = subject.encode(titles)
 
     subject.encode(titles[:64])
-    with mixed_blocks.fused(model):
+    with mixed_blocks.use_fused_blocks(model):
         for name, low in WAYS.items():
             with kernels.use_bfloat16(low):
                 spent[name] = timed(lambda name=name: encode(name))

@@ -1,7 +1,6 @@
 """The official evaluation code, unmodified, beside the kit: the same data, vectors, settings and seeds; metrics, epochs, times.
 
-    git clone https://github.com/HappyPointer/LLM2Rec CHECKOUT && git -C CHECKOUT checkout 73b481f
-    python -m venv OFFICIAL && OFFICIAL/bin/pip install torch transformers accelerate wandb pyyaml numpy tqdm
+    benchmarks/peers.sh FOLDER official          CHECKOUT is then FOLDER/checkout, PYTHON FOLDER/official/bin/python
 
     python benchmarks/official_code.py --checkout CHECKOUT --python OFFICIAL/bin/python --run RUN --work FOLDER
                                                  trains every arm to patience on both sides, prints tables, writes FOLDER/results.json

@@ -161,6 +161,21 @@ def show(given: argparse.Namespace, recommender: str, side: sides.Kit, times: di
         print(pl.DataFrame(shares(found, count, took["kit"])))
 
 
+def short() -> dict[str, float]:
+    """Ratios of the short form: SASRec's products at this machine's best rate over what a step and a ranking take."""
+    torch.set_num_threads(1)
+    best = max(peak(torch.float32).values())
+    side, found = sides.Kit(*sides.generated(), "SASRec"), {}
+    side.round()
+    times = np.median([side.round() for _ in range(3)], axis=0)[:, 1]
+    for at, (what, work, count, timed) in enumerate(
+        (("a step", side.epoch, sides.STEPS, sides.STEPS), ("ranking", side.rank, len(side.tests), sides.RANKED))
+    ):
+        floor = parts(operators(work, 1), count, lambda _: best)[-1]["floor, ms"]
+        found[f"SASRec, {what} at 9,517 items x 896, products alone over kit"] = floor / (times[at] / timed * 1e3)
+    return found
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

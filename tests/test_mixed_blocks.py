@@ -66,7 +66,7 @@ def off(found, wanted):
 def test_values_and_gradients_are_those_of_the_model_within_bfloat16_s_error(config, more, length):
     model = decoder(config, **more)
     wanted = gradients(copy.deepcopy(model).double(), length)
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model):
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model):
         assert replaced(model) == {"norm": 5, "gated": 2, "attention": 2}
         exact = gradients(model, length)
         with kernels.use_bfloat16():
@@ -84,12 +84,12 @@ def test_nothing_is_changed_outside_and_nothing_is_left_behind():
     model = decoder()
     with kernels.use_fast_linears(model):
         wanted, state = gradients(model), torch.random.get_rng_state()
-        with mixed_blocks.fused(model):
+        with mixed_blocks.use_fused_blocks(model):
             assert torch.equal(state, torch.random.get_rng_state())
             found = gradients(model)
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
     assert replaced(model) == {"norm": 0, "gated": 0, "attention": 0}
-    with mixed_blocks.fused(model, False):
+    with mixed_blocks.use_fused_blocks(model, False):
         assert replaced(model) == {"norm": 0, "gated": 0, "attention": 0}
 
 
@@ -103,7 +103,7 @@ def test_nothing_is_changed_outside_and_nothing_is_left_behind():
 def test_what_a_family_does_otherwise_stays_its_own(config, expected):
     model = decoder(config, "eager" if config is Gemma2Config else "sdpa")
     wanted = gradients(copy.deepcopy(model).double())
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
         assert replaced(model) == expected
         assert max(off(gradients(model), wanted)) < 0.05
 
@@ -111,7 +111,7 @@ def test_what_a_family_does_otherwise_stays_its_own(config, expected):
 @pytest.mark.parametrize("how", ["dropout", "no mask", "eager"])
 def test_calls_that_are_not_served_go_to_the_model_s_own_code(how, monkeypatch):
     model = decoder(attention_dropout=0.5 if how == "dropout" else 0.0)
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
         assert replaced(model)["attention"] == 2
         monkeypatch.setattr(mixed_blocks, "attend", None)
         if how == "eager":
@@ -122,7 +122,7 @@ def test_calls_that_are_not_served_go_to_the_model_s_own_code(how, monkeypatch):
 
 def test_gradient_checkpointing_changes_no_bit():
     model = decoder()
-    with mixed_blocks.fused(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
         wanted = gradients(model)
         backbone.set_recomputing(model, True)
         assert all(torch.equal(a, b) for a, b in zip(gradients(model), wanted, strict=True))
@@ -139,7 +139,7 @@ def test_less_than_half_is_kept_for_the_backward_pass():
     for name in ("fused", "by layers"):
         held = {}
         with (
-            mixed_blocks.fused(model, name == "fused"),
+            mixed_blocks.use_fused_blocks(model, name == "fused"),
             kernels.use_fast_linears(model),
             kernels.use_bfloat16(),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import fast_ops, item_table, losses, ranking, recommenders, samples
+from llm2rec_kit.downstream import fast_ops, item_table, losses, optimizers, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.recommenders import Both
 from llm2rec_kit.downstream.samples import Rows
@@ -87,7 +88,7 @@ class Result:
 
 SHORT = 50_000  # samples read in training, in a second or two on one core
 # Settings that came later: evaluations from before had these values.
-LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst"}
+LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096}
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "cold", "device", "workers")
 
 
@@ -183,9 +184,7 @@ def _fit(
 ) -> tuple[list[tuple[int, float]], list[float], int]:
     """Train (model, table) in place, leave the best weights in it; returns validation curve, losses and best epoch."""
     model, table = both
-    rate = settings.learning_rate_gru if recommender == "GRU4Rec" else settings.learning_rate
-    trained = [p for p in both.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay, fused=True)
+    optimizer = optimizers.make_optimizer(both, settings, recommender)
     curve, by_epoch, best, kept = [], [], (-1.0, 0), both.state_dict()
     for epoch in tqdm(range(1, settings.epochs + 1), desc=recommender, leave=False, disable=not sys.stderr.isatty()):
         by_epoch.append(train_epoch(both, rows["train"], optimizer, settings, (seed, epoch)))
@@ -205,22 +204,23 @@ def _fit(
 
 
 def train_epoch(
-    both: Both, rows: Rows, optimizer: torch.optim.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
+    both: Both, rows: Rows, optimizer: optimizers.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
 ) -> float:
     """Train for one pass over the training rows in batches of `batch_size` samples; return the mean loss.
 
     `seed` (seed, epoch) decides the order, the dropout and the negatives.
     """
-    model, _ = both
+    model, item_vectors = both[0], both.table
     both.train()
     order, noise, others = np.random.SeedSequence(seed).spawn(3)
     on_cpu = rows.histories.device.type == "cpu"
     recommenders.draw_from(model, np.random.SFC64(noise) if on_cpu else None)
     drawn = torch.Generator().manual_seed(int(others.generate_state(1)[0]))
+    sampler = losses.Sampler.of(rows.labels, item_vectors.n_items, settings)
     total, count = 0.0, 0
     for batch in samples.draw_batches(rows.samples, settings.batch_size, np.random.default_rng(order)):
         histories, labels = rows.take(batch)
-        value = compute_loss(both, histories, labels, settings, drawn)
+        value = compute_loss(both, histories, labels, settings, drawn, sampler)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -235,16 +235,44 @@ def compute_loss(
     labels: torch.Tensor,
     settings: S.Evaluation,
     generator: torch.Generator | None = None,
+    sampler: losses.Sampler | None = None,
 ) -> torch.Tensor:
-    """Compute the mean loss over every sample in the rows (ids int (R, L)); places without a label cost no scores."""
+    """Compute the mean loss over every sample in the rows (ids int (R, L)); places without a label cost no scores.
+
+    A sampled softmax takes its items from `sampler`, drawn with `generator`, and makes no other rows of the table.
+    """
     model, item_vectors = both[0], both.table
+    if settings.loss == "sampled_softmax":
+        if sampler is None:
+            raise ValueError("A sampled softmax takes its items from a sampler; found none (losses.Sampler.of).")
+        return _sampled_softmax(both, histories, labels, settings, *sampler.draw(generator))
     inputs, table = fast_ops.lookup(item_vectors(), histories)
     asked = labels > 0
     states = model(inputs, asked)
+    how = {"low_precision": settings.precision == "bfloat16"}
+    return losses.compute_loss(settings, states, item_vectors.classes(table), labels[asked].long(), generator, **how)
+
+
+def _sampled_softmax(
+    both: Both,
+    histories: torch.Tensor,
+    labels: torch.Tensor,
+    settings: S.Evaluation,
+    drawn: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """`compute_loss` with the items `drawn` int64 (M,) and the logarithms of their `weights` (M,) for the catalogue."""
+    model, item_vectors = both[0], both.table
+    here, where = torch.cat([histories.flatten(), labels.flatten()]).long().unique(return_inverse=True)
+    here = F.pad(here, (0, -len(here) % 256))  # few shapes: oneDNN compiles a kernel for every one that it meets
+    in_history, as_label = (where + len(drawn)).view(2, *histories.shape)
+    inputs, table = fast_ops.lookup(item_vectors.at(torch.cat([drawn, here])), in_history)
+    asked = labels > 0
+    states, classes = model(inputs, asked), item_vectors.classes(table)
+    own = F.embedding(as_label[asked], classes)
+    hits = labels[asked].long()[:, None] == drawn
     low = settings.precision == "bfloat16"
-    return losses.compute_loss(
-        settings, states, item_vectors.classes(table), labels[asked].long(), generator, low_precision=low
-    )
+    return losses.sampled_softmax(states, own, classes[: len(drawn)], weights, hits, low_precision=low)
 
 
 def choose_device(settings: S.Evaluation) -> tuple[str, str]:
@@ -361,7 +389,9 @@ def _train(
 ) -> Result:
     part, ids = parts[job.domain]
     stage, kind = item_table.parse_name(job.embedding)
-    vectors = tables[stage][ids] if stage else None
+    vectors = tables[stage] if stage else None
+    if vectors is not None and not np.array_equal(ids, np.arange(len(vectors))):  # whole, it need not be copied
+        vectors = vectors[ids]
     with meter.measure() as cost:
         result = train_and_rank(
             part, vectors, settings, recommender=job.recommender, seed=job.seed, kind=kind, device=device

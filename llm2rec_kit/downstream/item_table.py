@@ -21,6 +21,7 @@ from llm2rec_kit.settings.item_tables import list_stages as list_stages
 from llm2rec_kit.settings.item_tables import parse_name as parse_name
 
 SCALED_STD = 0.02  # of weights that start scaled down
+BLOCK = 2**16  # rows looked at at once
 
 
 def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
@@ -79,6 +80,7 @@ class ItemTable(nn.Module):
         super().__init__()
         self.kind = kind or ("id" if embeddings is None else "text")
         self.low_precision = low_precision
+        self.n_items = n_items
         if self.has_text == (embeddings is None):
             raise ValueError(f"An item table of kind {self.kind!r} takes embeddings only where it has text.")
         if self.kind == "concat" and hidden % 2:
@@ -93,7 +95,7 @@ class ItemTable(nn.Module):
             # As a class of the softmax the padding row would learn; it stays as it is there, too.
             self.ids.weight.register_post_accumulate_grad_hook(_no_padding)
         if embeddings is not None:
-            self._freeze(torch.from_numpy(prepare_embeddings(embeddings, n_items, normalise, scale)))
+            self._freeze(torch.from_numpy(prepare_embeddings(embeddings, n_items, normalise, scale, copy=False)))
             self.adapter = _adapter([embeddings.shape[1], *widths, own])
 
     def _freeze(self, table: torch.Tensor) -> None:
@@ -111,12 +113,18 @@ class ItemTable(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """Compute the whole table, (N + 1, hidden); once a step."""
-        if not self.has_text:
-            return self.ids.weight
-        text = self._adapted()
-        if self.kind == "text":
-            return text
-        return text + self.ids.weight if self.kind == "add" else torch.cat([text, self.ids.weight], 1)
+        return self._joined(self._adapted() if self.has_text else None, self.ids.weight if self.kind != "text" else None)
+
+    def at(self, ids: torch.Tensor) -> torch.Tensor:
+        """Compute the table's rows (n, hidden) at `ids` int64 (n,), at the cost of n rows; the free vectors' gradient is sparse."""
+        free = None if self.kind == "text" else F.embedding(ids, self.ids.weight, padding_idx=0, sparse=True)
+        return self._joined(self._adapted(ids) if self.has_text else None, free)
+
+    def _joined(self, text: torch.Tensor | None, free: torch.Tensor | None) -> torch.Tensor:
+        given = [rows for rows in (text, free) if rows is not None]
+        if len(given) == 1:
+            return given[0]
+        return given[0] + given[1] if self.kind == "add" else torch.cat(given, 1)
 
     def classes(self, table: torch.Tensor) -> torch.Tensor:
         """Return the table as the scores see it: itself, but for the official code's detached ids [C]."""
@@ -131,15 +139,17 @@ class ItemTable(nn.Module):
         text: torch.Tensor = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
         return F.pad(text, (0, text.shape[1])) if self.kind == "concat" else text
 
-    def _adapted(self) -> torch.Tensor:
-        out: torch.Tensor
-        if not (self.low_precision and self.training):
-            out = self.adapter(self.embeddings)
+    def _adapted(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        low = self.low_precision and self.training
+        table = self.rounded if low else self.embeddings
+        table = table if ids is None else table.index_select(0, ids)
+        if not low:
+            out: torch.Tensor = self.adapter(table)
             return out
         first, *rest = self.adapter if isinstance(self.adapter, nn.Sequential) else [self.adapter]
         # W e + b = W (e - mean) + (W mean + b): only the first term, what tells items apart, is rounded.
         weight, bias = first.get_parameter("weight"), first.get_parameter("bias")
-        out = fast_ops.low_precision_linear(self.rounded, weight) + (weight @ self.mean + bias)
+        out = fast_ops.low_precision_linear(table, weight) + (weight @ self.mean + bias)
         for layer in rest:
             out = layer(out)
         return out
@@ -157,27 +167,38 @@ def _adapter(sizes: list[int]) -> nn.Module:
 
 def _no_padding(ids: torch.Tensor) -> None:
     assert ids.grad is not None  # the hook runs once there is one
-    ids.grad[0].zero_()
+    if not ids.grad.is_sparse:  # as `at` gives it, without row 0
+        ids.grad[0].zero_()
 
 
-def prepare_embeddings(embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0) -> np.ndarray:
-    """Copy embeddings to float32 (N + 1, dim), items normalised as asked and times `scale`;
-    raises ValueError for another shape, NaN or infinity."""
+def prepare_embeddings(
+    embeddings: np.ndarray, n_items: int, normalise: str = "none", scale: float = 1.0, *, copy: bool = True
+) -> np.ndarray:
+    """Copy embeddings to float32 (N + 1, dim), items normalised as asked and times `scale`; raises ValueError for another shape,
+    NaN or infinity.
+
+    Without `copy` it is `embeddings` itself where nothing of it is to change: of a million items a copy is gigabytes.
+    """
     if embeddings.ndim != 2 or len(embeddings) != n_items + 1:
         raise ValueError(
             f"An item table for {n_items} items takes embeddings of shape ({n_items + 1}, dim), row 0 padding; "
             f"found {embeddings.shape}."
         )
+    same = not copy and normalise == "none" and scale == 1 and embeddings.dtype == np.float32
+    same = (
+        same and embeddings.flags.writeable and embeddings.flags.c_contiguous
+    )  # else torch takes it with a warning, or copies
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named below
-        table = np.array(embeddings, dtype=np.float32)
-    bad = ~np.isfinite(table).all(1)
+        table = embeddings if same else np.array(embeddings, dtype=np.float32)
+    bad = ~np.concatenate([np.isfinite(table[at : at + BLOCK]).all(1) for at in range(0, len(table), BLOCK)])
     if bad.any():
         raise ValueError(
             f"Embeddings hold NaN or infinity in {bad.sum()} rows, first in row {bad.argmax()}. "
             "Encode again (notebooks/03_item_embedding.ipynb)."
         )
-    items = table[1:]
-    items[:] = normalise_rows(items, items, normalise, scale)
+    if not same:
+        items = table[1:]
+        items[:] = normalise_rows(items, items, normalise, scale)
     return table
 
 

@@ -61,7 +61,7 @@ class _Summed(torch.autograd.Function):
         low = not autocast and dtype != weight.dtype  # mixed precision on a CPU
         rows = ROWS_LOW if low else rows
         with torch.autocast(kind, enabled=False):
-            head = kernels.rounded(weight) if low else weight.detach().to(dtype)
+            head = kernels.round_weights(weight) if low else weight.detach().to(dtype)
             for a in range(0, len(labels), rows):
                 x, y = states[a : a + rows].detach().to(dtype), labels[a : a + rows, None]
                 logits, gradient = kernels.multiply_blocked(x, head), own is not None or heads is not None

@@ -83,7 +83,11 @@ def fit(
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     exchange_callbacks(trainer, [Progress(name, settings.steps), bar, SaveAsSet(), *callbacks])
     mixed = settings.precision == "mixed" and _on_own_kernels(model)
-    with mixed_blocks.fused(model, mixed), kernels.use_fast_linears(model), tracking.track(trainer, settings, folder):
+    with (
+        mixed_blocks.use_fused_blocks(model, mixed),
+        kernels.use_fast_linears(model),
+        tracking.track(trainer, settings, folder),
+    ):
         trainer.go(name)
     if not distributed.is_sharded():
         trainer.restore_kept()

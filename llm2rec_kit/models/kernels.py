@@ -131,14 +131,14 @@ def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight = layer.weight
     if not _fits(x, weight) or x.dtype != torch.float32:
         return F.linear(x, weight, layer.bias)
-    low = rounded(weight) if _LOW.get() is not None else None
+    low = round_weights(weight) if _LOW.get() is not None else None
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         out: torch.Tensor = _Linear.apply(x, weight, layer.bias, low)
         return out
     return _multiplied(x, weight, layer.bias, low)[0]
 
 
-def rounded(*weights: torch.Tensor) -> torch.Tensor:
+def round_weights(*weights: torch.Tensor) -> torch.Tensor:
     """The weights one below the other, in bfloat16; made once within `use_bfloat16`, outside of which it is a LookupError."""
     known = _LOW.get()
     if known is None:

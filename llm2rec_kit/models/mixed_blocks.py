@@ -32,7 +32,7 @@ attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 @contextlib.contextmanager
-def fused(model: nn.Module, on: bool = True) -> Iterator[None]:
+def use_fused_blocks(model: nn.Module, on: bool = True) -> Iterator[None]:
     """Within, and within `kernels.use_bfloat16`: the model's norms, gated blocks and attentions are the functions of this module,
     where they give what the model's own do. Afterwards all is as before."""
     proven: dict[tuple[str, type], bool] = {}
@@ -140,7 +140,7 @@ def _gated(module: Any, own: Callable[..., Any], x: torch.Tensor) -> Any:
     if not _serves(x):
         return own(x)
     gate, up = _layers(module)
-    low = kernels.rounded(gate.weight, up.weight), kernels.rounded(module.down_proj.weight)
+    low = kernels.round_weights(gate.weight, up.weight), kernels.round_weights(module.down_proj.weight)
     return _Gated.apply(x, gate.weight, up.weight, module.down_proj.weight, *low, _made_of(x))
 
 
@@ -155,7 +155,7 @@ def _attention(
     usual = (
         _serves(hidden_states)
         and module.config._attn_implementation == "sdpa"
-        and isinstance(position_embeddings, tuple)
+        and position_embeddings is not None
         and position_embeddings[0].shape[-1] == module.head_dim
         and isinstance(attention_mask, torch.Tensor)
         and attention_mask.dtype == torch.float32
@@ -163,11 +163,11 @@ def _attention(
         and all(kwargs.get(name) is None for name in ("cache", "past_key_values", "position_bias", "softcap"))
         and not kwargs.get("output_attentions")
     )
-    if not usual:
+    if not usual or position_embeddings is None:
         return own(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **kwargs)
     layers, out = _layers(module), module.o_proj
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-    low = kernels.rounded(*weights), kernels.rounded(out.weight)
+    low = kernels.round_weights(*weights), kernels.round_weights(out.weight)
     how = hidden_states.shape[:-1], module.head_dim, module.scaling
     return _Attention.apply(
         hidden_states,

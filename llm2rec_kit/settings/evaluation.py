@@ -54,8 +54,13 @@ class Evaluation(Stage):
     )
     loss: str = setting(
         "softmax",
-        "softmax over the catalogue [P 4.1.3], bce (SASRec's) or gbce (gSASRec's) with sampled negatives [O]",
-        ("softmax", "bce", "gbce"),
+        "softmax over the catalogue [P 4.1.3], sampled_softmax from some 50,000 items on, bce (SASRec's) or gbce (gSASRec's) [O]",
+        ("softmax", "sampled_softmax", "bce", "gbce"),
+    )
+    sampled_items: int = setting(
+        4096,
+        "sampled_softmax: items drawn a step, half by popularity, half alike, that stand for the catalogue; corrected for it [O]",
+        within="x >= 2",
     )
     negatives: int = setting(256, "bce, gbce: negatives a sample, as gSASRec [O]; SASRec takes 1", within="x >= 1")
     calibration: float = setting(0.75, "gbce: t from 0 (plain bce) to 1 (calibrated), as gSASRec [O]", within="0 <= x <= 1")
@@ -112,6 +117,12 @@ class Evaluation(Stage):
             yield (
                 ("hidden", "heads"),
                 f"evaluation_hidden {self.hidden} is not a multiple of evaluation_heads {self.heads}.",
+            )
+        if self.loss == "sampled_softmax" and self.padding_class:
+            yield (
+                ("loss", "padding_class"),
+                "evaluation_loss sampled_softmax draws its classes among the items, and the padding row is none of them: set "
+                "evaluation_padding_class: false, or take evaluation_loss softmax.",
             )
         halved = [name for name in self.embeddings if name.endswith("_concat_id")]
         if halved and self.hidden % 2:

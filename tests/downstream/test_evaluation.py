@@ -82,6 +82,7 @@ PLANTED = replace(
         ("GRU4Rec", 2, {}),
         ("SASRec", 1, {"loss": "bce", "negatives": 5}),
         ("GRU4Rec", 1, {"loss": "gbce", "negatives": 5, "learning_rate_gru": 0.02}),
+        ("SASRec", 1, {"loss": "sampled_softmax", "sampled_items": 6}),
     ],
 )
 def test_a_planted_rule_is_learned(recommender, lag, change):
@@ -91,7 +92,13 @@ def test_a_planted_rule_is_learned(recommender, lag, change):
 
 @pytest.mark.parametrize(
     ("kind", "change"),
-    [("text", {}), ("text", {"adapter_widths": [48]}), ("concat", {}), ("add", {"normalise": "whitened"})],
+    [
+        ("text", {}),
+        ("text", {"adapter_widths": [48]}),
+        ("concat", {}),
+        ("add", {"normalise": "whitened"}),
+        ("add", {"loss": "sampled_softmax", "sampled_items": 6}),
+    ],
 )
 def test_a_planted_rule_is_learned_through_text(kind, change):
     corpus = planted()
@@ -101,10 +108,11 @@ def test_a_planted_rule_is_learned_through_text(kind, change):
 
 
 @pytest.mark.skipif(not fast_ops.has_fast_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
-def test_a_planted_rule_is_learned_in_low_precision():
+@pytest.mark.parametrize("change", [{}, {"loss": "sampled_softmax", "sampled_items": 6}])
+def test_a_planted_rule_is_learned_in_low_precision(change):
     corpus = planted()
     table = np.concatenate([np.zeros((1, 24)), 3 + np.random.default_rng(0).normal(size=(12, 24))]).astype(np.float32)
-    settings = replace(PLANTED, precision="bfloat16")
+    settings = replace(PLANTED, precision="bfloat16", **change)
     result = evaluation.train_and_rank(corpus, table, settings, recommender="SASRec", seed=0)
     assert (result.ranks == 1).mean() > 0.95
 
@@ -129,19 +137,20 @@ def test_excluding_what_is_known_lifts_the_rest():
     assert (found["seen"].ranks < found["none"].ranks).any()
 
 
-def test_a_training_repeats_and_leaves_the_random_state_alone(corpus):
-    before = torch.random.get_rng_state()
-    one, two = (evaluation.train_and_rank(corpus, None, SETTINGS, recommender="SASRec", seed=5) for _ in range(2))
+@pytest.mark.parametrize("change", [{}, {"loss": "sampled_softmax", "sampled_items": 5}])
+def test_a_training_repeats_and_leaves_the_random_state_alone(corpus, change):
+    before, settings = torch.random.get_rng_state(), replace(SETTINGS, **change)
+    one, two = (evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=5) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
     assert (one.ranks == two.ranks).all()
     assert one.curve == two.curve
     assert one.losses == two.losses
     assert one.best_epoch in dict(one.curve)
-    other = evaluation.train_and_rank(corpus, None, SETTINGS, recommender="SASRec", seed=6)
+    other = evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=6)
     assert other.losses != one.losses
 
 
-@pytest.mark.parametrize("loss", ["softmax", "bce", "gbce"])
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "bce", "gbce"])
 def test_the_best_epochs_weights_are_kept(corpus, loss):
     """Ranking again with them gives the ranks of the result."""
     settings = replace(SETTINGS, loss=loss, negatives=3, epochs=6, patience=20, learning_rate=0.05)
@@ -422,7 +431,7 @@ def test_where_trainings_run(monkeypatch):
 def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():
     """Whoever evaluated before there were a start and a scale had today's defaults, and is not made to train again."""
     earlier = evaluation.list_settings(SETTINGS)
-    assert not {"initialisation", "scale", "ties"} & earlier.keys()
+    assert not {"initialisation", "scale", "ties", "sampled_items"} & earlier.keys()
     assert evaluation.list_settings(replace(SETTINGS, initialisation="official")) == earlier | {"initialisation": "official"}
     assert evaluation.list_settings(replace(SETTINGS, scale=100.0)) == earlier | {"scale": 100.0}
     assert evaluation.list_settings(replace(SETTINGS, ties="mean")) == earlier | {"ties": "mean"}
