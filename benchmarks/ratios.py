@@ -39,6 +39,7 @@ WITHOUT = {  # scripts that have no short form, and why
     "explorer_smoothness": "frames of a browser, in milliseconds; there is no other side",
     "generate_reviews": "makes the input of data_prep, which runs it",
     "gpu": "needs a GPU and a pretrained model",
+    "mixed": "needs a pretrained model and minutes",
     "official_code": "needs the official code and its environment (peers.sh), and minutes",
     "official_side": "a part of official_code",
     "peers": "needs another program's environment (peers.sh)",

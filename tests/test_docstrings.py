@@ -59,7 +59,7 @@ VERBS = set(
         "Find",
         "Fine-tune",
         "Fit",
-        "Fold",
+        "Fold Forget",
         "Format",
         "Gather",
         "Generate",

@@ -32,7 +32,7 @@ class Sampler:
 
     @classmethod
     def of(cls, labels: torch.Tensor, n_items: int, settings: S.Evaluation) -> Sampler | None:
-        """For training samples with `labels` int (R, L), 0 for none, and `settings.sampled_items`; None for other losses."""
+        """Make the sampler of training samples with `labels` int (R, L), 0 for none, and `settings.sampled_items`; None for other losses."""
         if settings.loss != "sampled_softmax":
             return None
         given, count = labels[labels > 0], settings.sampled_items
@@ -40,7 +40,7 @@ class Sampler:
         return cls(given, count // 2 * share + (count - count // 2) / n_items, count)
 
     def draw(self, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """`count` items int64 (M,), some more than once, and minus the logarithm of how often each was to be drawn, float (M,)."""
+        """Draw `count` items int64 (M,), some more than once, and minus the logarithm of how often each was to be drawn, float (M,)."""
         popular = torch.randint(len(self.labels), (self.count // 2,), generator=generator)
         alike = torch.randint(1, len(self.expected), (self.count - self.count // 2,), generator=generator)
         device = self.labels.device
@@ -81,7 +81,7 @@ def sampled_softmax(
     *,
     low_precision: bool = False,
 ) -> torch.Tensor:
-    """Mean cross-entropy of states (S, d) with the rows `own` (S, d) of their labels, against drawn rows `classes` (M, d).
+    """Compute the mean cross-entropy of states (S, d) with the rows `own` (S, d) of their labels, against drawn rows `classes` (M, d).
 
     `weights` (M,) are the logarithms of what each drawn row stands for; one that is the label itself, `hits` bool (S, M), does not count.
     """

@@ -82,19 +82,19 @@ def fit(
     )
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     exchange_callbacks(trainer, [Progress(name, settings.steps), bar, SaveAsSet(), *callbacks])
-    mixed = settings.precision == "mixed" and _on_own_kernels(model)
-    with (
-        mixed_blocks.use_fused_blocks(model, mixed),
-        kernels.use_fast_linears(model),
-        tracking.track(trainer, settings, folder),
+    with _use_own_kernels(model, settings), tracking.track(trainer, settings, folder),
     ):
         trainer.go(name)
     if not distributed.is_sharded():
-        trainer.restore_kept()
-        if settings.tuning == "lora":
-            lora.merge(trainer.model)
-        backbone.moved(backbone.set_recomputing(model, False), dtype).eval()
+        _leave_kept_weights(trainer, model, settings, dtype)
     return trainer.history()
+
+
+def _leave_kept_weights(trainer: StepTrainer, model: PreTrainedModel, settings: S.Training, dtype: torch.dtype) -> None:
+    trainer.restore_kept()
+    if settings.tuning == "lora":
+        lora.merge(trainer.model)
+    backbone.moved(backbone.set_recomputing(model, False), dtype).eval()
 
 
 def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | None) -> None:
@@ -116,6 +116,13 @@ def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | N
             "state and fit one GPU: start with torchrun, without FSDP."
         )
     backbone.check_head(model)
+
+
+@contextlib.contextmanager
+def _use_own_kernels(model: PreTrainedModel, settings: S.Training) -> Iterator[None]:
+    mixed = settings.precision == "mixed" and _on_own_kernels(model)
+    with mixed_blocks.use_fused_blocks(model, mixed), kernels.use_fast_linears(model):
+        yield
 
 
 def _on_own_kernels(model: PreTrainedModel) -> bool:

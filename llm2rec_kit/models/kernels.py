@@ -139,10 +139,10 @@ def _forward(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 def round_weights(*weights: torch.Tensor) -> torch.Tensor:
-    """The weights one below the other, in bfloat16; made once within `use_bfloat16`, outside of which it is a LookupError."""
+    """Round weights, one below the other, to bfloat16; made once within `use_bfloat16`, outside of which it is a LookupError."""
     known = _LOW.get()
     if known is None:
-        raise LookupError("Weights are rounded within in_bfloat16.")
+        raise LookupError("Weights are rounded within use_bfloat16.")
     key = tuple(map(id, weights))
     if key not in known:
         low = [weight.detach().bfloat16() for weight in weights]
@@ -168,7 +168,7 @@ def _filled(rows: torch.Tensor) -> torch.Tensor:
 
 
 def row_cuts(rows: int) -> tuple[list[tuple[int, int]], int]:
-    """Where a product's rows are cut for oneDNN, and where what is left over begins.
+    """Say where a product's rows are cut for oneDNN, and where what is left over begins.
 
     >>> row_cuts(2200)
     ([(0, 2048), (2048, 2176)], 2176)
