@@ -59,7 +59,7 @@ VERBS = set(
         "Find",
         "Fine-tune",
         "Fit",
-        "Fold Forget",
+        "Fold",
         "Format",
         "Gather",
         "Generate",

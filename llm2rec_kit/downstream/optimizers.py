@@ -22,7 +22,7 @@ class RowwiseAdamW:
         self.weight, self.kept = weight, 1 - rate * weight_decay
 
     def zero_grad(self) -> None:
-        """Forget the gradient."""
+        """Drop the gradient."""
         self.adam.zero_grad()
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class Together:
         self.each = each
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for one in self.each:
             one.zero_grad()
 

@@ -82,8 +82,7 @@ def fit(
     )
     bar = live.LiveBar(name, lambda: sum(map(_tokens, trainer.step_inputs)))
     exchange_callbacks(trainer, [Progress(name, settings.steps), bar, SaveAsSet(), *callbacks])
-    with _use_own_kernels(model, settings), tracking.track(trainer, settings, folder),
-    ):
+    with _use_own_kernels(model, settings), tracking.track(trainer, settings, folder):
         trainer.go(name)
     if not distributed.is_sharded():
         _leave_kept_weights(trainer, model, settings, dtype)

@@ -33,7 +33,7 @@ attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @contextlib.contextmanager
 def use_fused_blocks(model: nn.Module, on: bool = True) -> Iterator[None]:
-    """Use, within, and within `kernels.use_bfloat16`, the functions of this module for the model's norms, gated blocks and
+    """Use the functions of this module, within and within `kernels.use_bfloat16`, for the model's norms, gated blocks and
     attentions, where they give what the model's own do. Afterwards all is as before."""
     proven: dict[tuple[str, type], bool] = {}
     changed: list[nn.Module] = []
