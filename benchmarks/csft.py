@@ -240,7 +240,7 @@ def load(path: str) -> Corpus:
 def representative(corpus: Corpus, tokenizer: Any, settings: S.CSFT, steps: int) -> tuple[Any, list[np.ndarray]]:
     """The batches, and the rows of `steps` steps of the first epoch, spread evenly over the steps sorted by tokens."""
     from llm2rec_kit.training import csft
-    from llm2rec_kit.training.csft_samples import prepare
+    from llm2rec_kit.training.samples import prepare
 
     batches = csft.Batches(prepare(corpus, corpus.samples("train"), tokenizer, settings), settings, tokenizer.pad_token_id)
     plan = batches.plan(0)
@@ -434,7 +434,7 @@ def report_preparation(arguments: argparse.Namespace) -> None:
 def run_preparation(arguments: argparse.Namespace, part: dict[str, Any]) -> dict[str, Any]:
     from llm2rec_kit.models import backbone
     from llm2rec_kit.runs import meter
-    from llm2rec_kit.training.csft_samples import prepare
+    from llm2rec_kit.training.samples import prepare
 
     corpus = generated(arguments.prepare)
     tokenizer = backbone.train_tokenizer(corpus.titles, CONFIGS[arguments.config]["vocabulary"])

@@ -7,7 +7,7 @@
 Each contestant runs in a fresh process, one after another, and reports its own wall time, processor time and peak memory:
 
 floor   the files inflated and thrown away, by Python's own zlib and by ISA-L, which the kit uses: no reader is faster
-kit     sources.load, cleaning.build, Corpus.save (--repeats times; the median counts)
+kit     sources.load, cleaning.build_corpus, Corpus.save (--repeats times; the median counts)
 pandas  the plain way: read_json(lines=True), drop_duplicates, groupby k-core, a list a user (once; saves nothing)
 
 Kit and pandas must end with the same numbers of interactions, users and items. `--load` measures loading a corpus of 100,000

@@ -40,7 +40,7 @@ from llm2rec_kit.encoding.tokenisation import tokenise_titles
 from llm2rec_kit.models import backbone, kernels, mixed_blocks
 from llm2rec_kit.runs import meter
 from llm2rec_kit.training import csft
-from llm2rec_kit.training.csft_samples import prepare
+from llm2rec_kit.training.samples import prepare
 
 WAYS = {"float32": False, "mixed": True}
 

@@ -24,7 +24,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.fitting import trainer
 from llm2rec_kit.models import backbone
-from llm2rec_kit.training import csft, csft_samples
+from llm2rec_kit.training import csft, samples
 
 
 def parts(steps: int, batch_size: int):
@@ -35,7 +35,7 @@ def parts(steps: int, batch_size: int):
     place = S.Backbone(device="cpu")
     _, tokenizer = backbone.make_tiny(seen.titles, place)
     settings = S.CSFT(steps=steps, batch_size=batch_size, learning_rate=1e-3, warmup_steps=10, save_every=10**6)
-    prepared = csft_samples.prepare(seen, seen.samples("train"), tokenizer, settings)
+    prepared = samples.prepare(seen, seen.samples("train"), tokenizer, settings)
     batches = csft.Batches(prepared, settings, tokenizer.pad_token_id)
     return lambda: backbone.make_tiny(seen.titles, place)[0], batches, settings
 

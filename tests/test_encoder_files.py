@@ -220,8 +220,8 @@ from llm2rec_kit.encoding import encoder
 from test_encoder_files import CPU, TITLES
 encoder.WINDOW = 10
 dist.init_process_group("gloo")
-assert encoder.ranks() == (dist.get_rank(), 2)
-encoder.Encoder.load(sys.argv[1], place=CPU).encode(TITLES, out=sys.argv[2], shard=encoder.ranks())
+assert encoder.find_rank() == (dist.get_rank(), 2)
+encoder.Encoder.load(sys.argv[1], place=CPU).encode(TITLES, out=sys.argv[2], shard=encoder.find_rank())
 dist.barrier()
 import os; assert os.path.exists(sys.argv[2])
 dist.destroy_process_group()

@@ -23,7 +23,7 @@ ALLOWED = {
     "storage.npy_writer.RowFile.finish": "its own hidden file, flushed block by block",
     "storage.npy_writer.RowFile._open": "the same",
     "reproduction.runner.launch._quiet_but_first": "to nowhere",
-    "training.csft_samples._save": "a hidden folder, renamed when whole",
+    "training.samples._save": "a hidden folder, renamed when whole",
     "fitting.history.write_history": "a build's folder",
     "models.backbone.save": "a build's folder, or an export's",
     "corpus.Corpus.save": "a build's folder",

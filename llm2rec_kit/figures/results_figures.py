@@ -136,7 +136,7 @@ def _slice(ax: Any, here: pl.DataFrame, embeddings: list[str]) -> None:
 def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metric: str) -> Figure:
     """Draw where `after` wins and loses against `before`: the paired difference in every slice.
 
-    A panel for each recommender and domain. `frames` is {panel title: slices.gains}; a filled dot is a difference that the
+    A panel for each recommender and domain. `frames` is {panel title: slices.tabulate_gains}; a filled dot is a difference that the
     corrected test allows.
     """
     names = pl.concat([f.select("place", "slice", "label") for f in frames.values()]).unique().sort("place")

@@ -347,7 +347,7 @@ def check_head(model: PreTrainedModel) -> None:
     if not torch.allclose(whole, parts.to(whole.dtype), rtol=1e-2, atol=1e-2 * whole.abs().max().item()):
         raise BackboneError(
             f"The head of this model ({model.config.model_type}) is not a matrix applied to the last states: it does "
-            "something more that backbone.logits does not know, so the loss would be wrong. Use another family."
+            "something more that backbone.compute_logits does not know, so the loss would be wrong. Use another family."
         )
 
 

@@ -1,7 +1,7 @@
 """CSFT, collaborative supervised fine-tuning: from the titles of a history predict the next title (paper sec. 3.2, eq. 2).
 
 The loss is the cross-entropy of the target's tokens under the causal mask, a mean over the target tokens of a step
-(official code); csft_samples says what the text is.
+(official code); samples says what the text is.
 
 **Shared prefixes.** The samples of a user that begin at the same history item differ only in where the history stops. One
 row holds that history once, and each target as a branch that sees exactly its own prefix (4-D mask) at the positions it
@@ -33,8 +33,8 @@ from llm2rec_kit.fitting.ragged import compute_offsets, index_spans
 from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone
 from llm2rec_kit.training import prefix_attention
-from llm2rec_kit.training.csft_samples import Samples, prepare
 from llm2rec_kit.training.prefix_attention import MicroBatch
+from llm2rec_kit.training.samples import Samples, prepare
 
 PADDING = -1  # branch number of padding
 

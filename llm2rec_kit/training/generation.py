@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoding.tokenisation import cut_by_length
-from llm2rec_kit.training.csft_samples import Samples
+from llm2rec_kit.training.samples import Samples
 
 MOST_TOKENS = 64  # of a written title; fewer where no title of the catalogue is that long
 BATCH_TOKENS = 4096  # tokens of histories times beams in one call

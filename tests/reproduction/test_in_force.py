@@ -297,7 +297,7 @@ def test_every_notebook_opens_the_run_right_after_its_parameters():
         code = [c for c in nbformat.read(book, as_version=4).cells if c.cell_type == "code"]
         (k,) = [k for k, c in enumerate(code) if "parameters" in c.metadata.get("tags", [])]
         assert code[k].source.startswith('profile: str = "demo"')
-        assert code[k + 1].source == "run_, values = in_force.opened(globals())"
+        assert code[k + 1].source == "run_, values = in_force.open_notebook_run(globals())"
         assert not any("globals()" in c.source for c in code[k + 2 :])
 
 

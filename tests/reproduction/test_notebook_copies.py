@@ -106,6 +106,6 @@ def test_the_commit_of_a_wheel_is_the_one_that_pip_noted(installed, monkeypatch,
 
 
 def test_this_tree_is_a_checkout():
-    code = "from llm2rec_kit.runs import places; print(places.notebooks_folder() == places.PACKAGE.parent / 'notebooks')"
+    code = "from llm2rec_kit.runs import places; print(places.find_notebooks() == places.PACKAGE.parent / 'notebooks')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr

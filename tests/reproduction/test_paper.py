@@ -24,7 +24,7 @@ BASELINES = ["BERT", "GTE", "BGE", "LLM2Vec", "BLAIR", "EasyRec", "LLMEmb"]
 
 @pytest.mark.parametrize(("name", "rows"), TABLES.items())
 def test_every_table_is_complete_and_says_where_it_stands(name, rows):
-    table = getattr(paper, name)()
+    table = getattr(paper, f"read_{name}")()
     assert len(table) == rows
     assert table.is_unique().all()
     assert len(paper.cite_table(name)) > 20
@@ -67,7 +67,7 @@ def test_table_3_has_every_model_in_every_cell():
 @pytest.mark.parametrize("name", ["overall", "reproduction", "small_budget"])
 def test_no_metric_breaks_its_own_order(name):
     """Of one ranking: NDCG never above recall, and neither falls from 10 to 20."""
-    table = getattr(paper, name)().drop_nulls(list(paper.METRICS))
+    table = getattr(paper, f"read_{name}")().drop_nulls(list(paper.METRICS))
     for small, large in (
         ("ndcg@10", "recall@10"),
         ("ndcg@20", "recall@20"),

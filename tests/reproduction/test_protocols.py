@@ -73,7 +73,7 @@ def test_the_domains_and_the_budget_are_told(protocol):
 
 def test_tests_stand_beside_the_papers_and_those_it_prints_are_returned(protocol, monkeypatch):
     shown = {}
-    monkeypatch.setattr(protocols.styled, "show_each", shown.update)
+    monkeypatch.setattr(protocols.styled_tables, "show_each", shown.update)
     names, pair = {"raw": "bidirectional", "csft": "csft"}, (("SASRec", "raw"), ("SASRec", "csft"))
     (printed,) = protocol.show_tests("Table 4", [pair], names, metric="ndcg@10")
     assert list(shown) == [f"toy (in-domain): n = {USERS} users; tests corrected together: 1"]
@@ -100,7 +100,7 @@ def test_a_table_is_evaluated_shown_in_the_order_of_its_labels_and_returned(prot
         asked.append((tables, recommenders, seeds))
         return [f"evaluation/toy/SASRec-{table}-seed{seed}" for table in tables for seed in seeds]
 
-    monkeypatch.setattr(protocols.styled, "show_each", shown.update)
+    monkeypatch.setattr(protocols.styled_tables, "show_each", shown.update)
     monkeypatch.setattr(protocols.experiments, "evaluate", evaluate)
     labels = [{"embedding": "csft", "model": "trained"}, {"embedding": "raw", "model": "as it comes"}]
     found = protocol.evaluate(labels, ["SASRec"])
@@ -136,7 +136,7 @@ def test_backbones_are_tabulated_under_the_papers_names(protocol):
 def test_encoders_are_timed_over_the_whole_catalogue_after_a_warm_up(protocol, monkeypatch):
     read, how = [], []
     encoder = SimpleNamespace(encode=lambda texts: read.append(len(texts)))
-    monkeypatch.setattr(protocols.experiments, "texts", lambda study, text: how.append(text) or ["t"] * 100)
+    monkeypatch.setattr(protocols.experiments, "read_texts", lambda study, text: how.append(text) or ["t"] * 100)
     monkeypatch.setattr(protocols.experiments, "load_encoder", lambda study, start, **h: how.append((start, h)) or encoder)
     arms = [paper_arms.BACKBONE, paper_arms.Arm("m", "e", "Mine", {"text": "attributes", "attention": "causal"})]
     row = {"domain": "toy", "recommender": "SASRec"}

@@ -200,7 +200,7 @@ def test_answers_of_different_users_are_compared_by_their_verdicts(there, agree,
 
 
 def kinds(immediate, before, novel):
-    """Rows of slices.table: (samples, mean) of each kind of target."""
+    """Rows of slices.tabulate: (samples, mean) of each kind of target."""
     named = (("immediate repeat", immediate), ("seen before", before), ("novel", novel))
     return pl.DataFrame(
         [

@@ -211,7 +211,7 @@ MOMENTS = {  # what a cell does when Ctrl-C comes; its kernel's parent is the co
 def test_an_interrupt_ends_with_one_line_and_nothing_is_left_behind(root, tmp_path_factory):
     code = (
         "import sys\nfrom pathlib import Path\nfrom llm2rec_kit import cli\nfrom llm2rec_kit.reproduction.runner import notebooks\n"
-        "root = Path(sys.argv[1])\nnotebooks.places.notebooks_folder = lambda: root / 'notebooks'\n"
+        "root = Path(sys.argv[1])\nnotebooks.places.find_notebooks = lambda: root / 'notebooks'\n"
         "sys.exit(cli.main(['reproduce', '--profile', str(root / 'toy.yaml'), '--outputs', str(root / 'out'),"
         " '--run', sys.argv[2], '--only', '01', '--set', f'csft.joiner={sys.argv[2]}']))"
     )

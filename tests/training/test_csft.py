@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llm2rec_kit.fitting.ragged import index_spans
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import csft, csft_samples, prefix_attention
+from llm2rec_kit.training import csft, prefix_attention, samples
 
 BRACKETED = ["Chess (PC)", "Go [Wii]", "Race!", "Ink, Pen", "A (B), C (D)", "Ludo 3", "Iron Vale (PC), Race!", "Café!"]
 
@@ -91,7 +91,7 @@ def check_equal(model, tokenizer, corpus, settings, tolerance=1e-9):
     expected.backward()
     wanted = grads(model)
     model.zero_grad()
-    prepared = csft_samples.prepare(corpus, targets, tokenizer, settings)
+    prepared = samples.prepare(corpus, targets, tokenizer, settings)
     found, seen = 0, 0
     for micro in csft.cut_micro_batches(prepared, np.arange(len(prepared.counts)), settings, tokenizer.pad_token_id):
         value, n = csft.compute_loss(model, micro)
@@ -156,7 +156,7 @@ def test_the_eager_kernel_reads_the_mask_too(tiny, exact_norm):
 def test_the_last_feed_forward_block_is_spared_where_it_can_be(tiny, exact_norm, way):
     model, tokenizer = tiny
     settings, corpus = CSFT(batch_tokens=10**6), make_corpus(users=5)
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     (micro,) = csft.cut_micro_batches(prepared, np.arange(len(prepared.counts)), settings, tokenizer.pad_token_id)
     model = model.double()
     seen = []
@@ -186,7 +186,7 @@ def test_every_label_has_a_source_of_its_own(tiny):
         (CSFT(), make_corpus(), tiny[1]),
         (CSFT(tokenisation="joined"), bracketed_corpus(), bracketed_backbone()[1]),
     ):
-        prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+        prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
         for r in range(len(prepared.counts)):
             micro = csft.collate(prepared, np.array([r]), tokenizer.pad_token_id)
             assert micro["input_ids"].shape[1] == prepared.lengths[r]
@@ -198,7 +198,7 @@ def test_attention_is_the_same_rule_for_every_kernel(tiny):
 
     corpus, settings = bracketed_corpus(), CSFT(tokenisation="joined")
     model, tokenizer = bracketed_backbone()
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
     visible, branch = micro["visible"], micro["branch"]
     wanted = prefix_attention.make_allowed(visible, branch)
@@ -220,7 +220,7 @@ def test_flex_attention_gives_what_sdpa_gives():
     """Forward only and uncompiled: on a CPU it has no backward pass, which is why it is not chosen there."""
     corpus, settings = bracketed_corpus(), CSFT(tokenisation="joined")
     model, tokenizer = bracketed_backbone()
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), tokenizer.pad_token_id)
     wanted = prefix_attention.compute_states(model, micro)
     with prefix_attention.use_kernel(model, "flex_attention"), torch.compiler.set_stance("force_eager"):
@@ -255,7 +255,7 @@ def test_the_kernel_of_a_card_is_chosen_with_a_reason(monkeypatch):
 def test_a_kernel_that_fails_is_not_used_and_said(tiny):
     """Flex attention really fails here: it has no backward pass on a CPU."""
     model, tokenizer = tiny
-    prepared = csft_samples.prepare(make_corpus(), make_corpus().samples("train"), tokenizer, CSFT())
+    prepared = samples.prepare(make_corpus(), make_corpus().samples("train"), tokenizer, CSFT())
     micro = csft.collate(prepared, np.arange(2), tokenizer.pad_token_id)
     with torch.compiler.set_stance("force_eager"):
         why = prefix_attention._fault(model, micro)
@@ -276,7 +276,7 @@ def test_a_kernel_is_used_inside_and_not_after(tiny):
 def test_rows_hold_every_sample_once_and_tokens_are_counted_right(seed, max_history, max_tokens, shared):
     corpus = make_corpus(users=5, max_history=max_history, seed=seed)
     settings = CSFT(max_tokens=max_tokens, shared_prefix=shared)
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), FakeTokenizer(), settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), FakeTokenizer(), settings)
     assert prepared.target.tolist() == sorted(corpus.samples("train"))
     micro = csft.collate(prepared, np.arange(len(prepared.counts)), 0)
     assert (micro["branch"] >= 0).sum(1).tolist() == prepared.lengths.tolist()
@@ -307,7 +307,7 @@ def test_the_text_is_the_official_one(tokenisation):
     _, tokenizer = bracketed_backbone()
     corpus, settings = bracketed_corpus(), CSFT(tokenisation=tokenisation)
     titles = corpus.titles
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, settings)
     for s, target in enumerate(prepared.target):
         history, answer = prepared.alone(s)
         assert (history.tolist(), answer.tolist()) == official(tokenizer, corpus, target, settings)
@@ -317,7 +317,7 @@ def test_the_text_is_the_official_one(tokenisation):
 
 def test_an_epoch_reads_every_row_once_and_repeats_by_seed(corpus, tiny):
     settings = CSFT(batch_size=5)
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
     batches = csft.Batches(prepared, settings, 0)
     for epoch in (0, 1):
         plan = batches.plan(epoch)
@@ -350,7 +350,7 @@ def test_no_step_is_empty_though_a_row_holds_more_samples_than_a_step(counts, ba
 def test_steps_hold_the_set_number_of_samples_and_pad_little(tiny):
     corpus = make_corpus(users=3000, max_history=8, longest=25)
     settings = CSFT(batch_size=64, batch_tokens=2000)
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
+    prepared = samples.prepare(corpus, corpus.samples("train"), tiny[1], settings)
     batches = csft.Batches(prepared, settings, 0)
     facts = batches.facts()
     steps = [batches[k] for k in range(batches.steps_per_epoch)]
@@ -365,14 +365,14 @@ def test_steps_hold_the_set_number_of_samples_and_pad_little(tiny):
 
 
 def test_no_sample_is_an_error(corpus, tiny):
-    prepared = csft_samples.prepare(corpus, np.array([], dtype=np.int64), tiny[1], CSFT())
+    prepared = samples.prepare(corpus, np.array([], dtype=np.int64), tiny[1], CSFT())
     with pytest.raises(ValueError, match="no training sample"):
         csft.Batches(prepared, CSFT(), 0)
 
 
 def test_the_mask_of_a_row_hides_from_each_target_what_came_after_its_history(tiny):
     corpus = make_corpus()
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
+    prepared = samples.prepare(corpus, corpus.samples("train"), tiny[1], CSFT())
     row = int(np.argmax(prepared.counts))
     seen_by, branch = csft.make_row_mask(prepared, row)
     assert seen_by.shape == (len(branch), len(branch)) == (prepared.lengths[row],) * 2
@@ -388,7 +388,7 @@ def test_the_mask_of_a_row_hides_from_each_target_what_came_after_its_history(ti
 def test_work_is_tokens_times_the_weights_that_they_pass(tiny):
     model, tokenizer = tiny
     corpus = make_corpus()
-    prepared = csft_samples.prepare(corpus, corpus.samples("train"), tokenizer, CSFT())
+    prepared = samples.prepare(corpus, corpus.samples("train"), tokenizer, CSFT())
     names = dict(model.named_parameters())
     words = model.get_input_embeddings().weight.numel()
     body = sum(p.numel() for name, p in names.items() if name.startswith("model.")) - words

@@ -19,8 +19,8 @@ from llm2rec_kit.fitting import ragged as ragged_arrays
 from llm2rec_kit.fitting.ragged import Ragged, compare_pieces, compute_offsets, count_common_prefix, index_spans
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
-from llm2rec_kit.training import csft_samples
-from llm2rec_kit.training.csft_samples import prepare
+from llm2rec_kit.training import samples
+from llm2rec_kit.training.samples import prepare
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -60,7 +60,7 @@ def test_spans_are_ranges_one_after_the_other(pairs):
     assert compute_offsets(lengths).tolist() == [sum(lengths[:k]) for k in range(len(lengths) + 1)]
 
 
-def same(a: csft_samples.Samples, b: csft_samples.Samples) -> bool:
+def same(a: samples.Samples, b: samples.Samples) -> bool:
     flat = lambda s: (s.history, s.tails, s.answers)  # noqa: E731
     arrays = [(x.flat, y.flat, x.offsets, y.offsets) for x, y in zip(flat(a), flat(b), strict=True)]
     return (
@@ -77,14 +77,14 @@ def test_in_chunks_and_on_disk_as_in_one_piece_in_memory(tmp_path, monkeypatch, 
     whole = prepare(corpus, corpus.targets, tokenizer, settings)
     assert whole.facts["truncated"] > 0
     for chunk in (1, 2, 5):
-        monkeypatch.setattr(csft_samples, "CHUNK", chunk)
-        monkeypatch.setattr(csft_samples, "TEXTS", chunk)
+        monkeypatch.setattr(samples, "CHUNK", chunk)
+        monkeypatch.setattr(samples, "TEXTS", chunk)
         assert same(prepare(corpus, corpus.targets, tokenizer, settings), whole)
     on_disk = prepare(corpus, corpus.targets, tokenizer, settings, tmp_path / "made" / "train")
     assert same(on_disk, whole)
     assert [p.name for p in (tmp_path / "made").iterdir()] == ["train"]
     (made,) = (tmp_path / "made" / "train").iterdir()
-    assert same(csft_samples.open_samples(made), whole)
+    assert same(samples.open_samples(made), whole)
 
 
 def test_large_arrays_are_mapped_not_read(tmp_path, tiny):
@@ -98,8 +98,8 @@ def test_what_was_prepared_is_used_again_until_something_changes(tmp_path, monke
     corpus, settings = make_corpus(), CSFT()
     targets, folder = corpus.samples("train"), tmp_path / "train"
     made = []
-    really = csft_samples._prepare
-    monkeypatch.setattr(csft_samples, "_prepare", lambda *a: (made.append(1), really(*a))[1])
+    really = samples._prepare
+    monkeypatch.setattr(samples, "_prepare", lambda *a: (made.append(1), really(*a))[1])
     for _ in range(2):
         prepare(corpus, targets, tiny[1], replace(settings, steps=7, learning_rate=1.0), folder)
     assert len(made) == 1
@@ -203,7 +203,7 @@ def test_what_a_killed_writer_left_goes(tmp_path, tiny):
 
 def test_of_processes_that_prepare_the_same_one_does_it_and_the_others_wait(tmp_path, monkeypatch, tiny):
     corpus, folder = make_corpus(), tmp_path / "train"
-    really, made, found = csft_samples._prepare, [], []
+    really, made, found = samples._prepare, [], []
 
     def once(*given):
         made.append(1)
@@ -212,7 +212,7 @@ def test_of_processes_that_prepare_the_same_one_does_it_and_the_others_wait(tmp_
         return really(*given)
 
     other = threading.Thread(target=lambda: found.append(prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)))
-    monkeypatch.setattr(csft_samples, "_prepare", once)
+    monkeypatch.setattr(samples, "_prepare", once)
     first = prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
     other.join()
     assert same(first, found[0])
@@ -221,7 +221,7 @@ def test_of_processes_that_prepare_the_same_one_does_it_and_the_others_wait(tmp_
 
 def test_a_writer_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch, tiny):
     corpus, folder = make_corpus(), tmp_path / "train"
-    monkeypatch.setattr(csft_samples, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(samples, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         prepare(corpus, corpus.samples("train"), tiny[1], CSFT(), folder)
     assert list(folder.iterdir()) == []
@@ -237,10 +237,10 @@ def test_the_two_tokenisations_are_counted(tiny):
     assert 0 < sum(wanted) < len(wanted)
     joined = prepare(corpus, targets, tokenizer, CSFT(tokenisation="joined"))
     assert joined.facts["tokenised_otherwise"] == sum(wanted)
-    counted = csft_samples.compare_tokenisations(corpus, targets, tokenizer, CSFT())
+    counted = samples.compare_tokenisations(corpus, targets, tokenizer, CSFT())
     assert (counted["compared"], counted["tokenised_otherwise"]) == (len(targets), sum(wanted))
     assert counted["joined_tokens"] < counted["apart_tokens"]
-    assert csft_samples.compare_tokenisations(corpus, targets, tokenizer, CSFT(), most=3)["compared"] == 3
+    assert samples.compare_tokenisations(corpus, targets, tokenizer, CSFT(), most=3)["compared"] == 3
 
 
 def test_settings_of_an_earlier_call_do_not_cut_the_text(tmp_path, tiny):

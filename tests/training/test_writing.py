@@ -11,7 +11,7 @@ from conftest import make_corpus
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import csft, generation
-from llm2rec_kit.training.csft_samples import prepare
+from llm2rec_kit.training.samples import prepare
 
 
 @pytest.fixture(scope="module")

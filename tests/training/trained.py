@@ -16,7 +16,7 @@ from conftest import make_corpus
 from llm2rec_kit.fitting import trainer
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
-from llm2rec_kit.training import contrastive, csft, csft_samples, mntp
+from llm2rec_kit.training import contrastive, csft, mntp, samples
 
 TINY = Backbone(hidden=32, layers=2, heads=2, vocabulary=400, device="cpu")
 SETTINGS = CSFT(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, save_every=3, evaluate_every=3)
@@ -31,7 +31,7 @@ def csft_parts(settings: CSFT):
     """(model, batches, validate) of a small CSFT."""
     corpus = make_corpus()
     model, tokenizer = tiny()
-    learned, valid = (csft_samples.prepare(corpus, corpus.samples(s), tokenizer, settings) for s in ("train", "valid"))
+    learned, valid = (samples.prepare(corpus, corpus.samples(s), tokenizer, settings) for s in ("train", "valid"))
     pad = tokenizer.pad_token_id
     return model, csft.Batches(learned, settings, pad), lambda m: csft.validate(m, valid, settings, pad)
 

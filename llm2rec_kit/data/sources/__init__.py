@@ -187,8 +187,8 @@ def _files(settings: Data) -> list[Path]:
     root = expand_home(settings.path)
     if not settings.path or not root.exists() or settings.source == "mix":
         return []
-    if settings.source in MODULES and hasattr(module := _module(settings), "files"):
-        named: list[Path] = module.files(settings)
+    if settings.source in MODULES and hasattr(module := _module(settings), "find_files"):
+        named: list[Path] = module.find_files(settings)
         return named
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     return [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
