@@ -13,7 +13,7 @@ import pytest
 
 from llm2rec_kit.reproduction.report import brief, document
 from llm2rec_kit.reproduction.runner import notebooks
-from llm2rec_kit.reproduction.studies import study_records
+from llm2rec_kit.reproduction.studies import records
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run, read_records
 from llm2rec_kit.runs.places import find_project_root
@@ -99,12 +99,12 @@ def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(
 
 @pytest.mark.parametrize(("name", "rows"), [("06_paper_tables", 5), ("07_beyond_the_paper", 9)])
 def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, name, rows):
-    found = study_records.summarise(finished.run, name)
+    found = records.summarise(finished.run, name)
     assert len(found) >= rows
     path = finished.run.path / "notebooks" / f"{name}.json"
     kept, away = path.read_bytes(), path.with_suffix(".away")
     path.rename(away)  # as in a run of an earlier version: what the executed notebook recorded
-    recorded = study_records.summarise(finished.run, name)
+    recorded = records.summarise(finished.run, name)
     away.rename(path)
     assert path.read_bytes() == kept
     assert found.filter(~found["question"].str.contains(r"^(Table|Figure) ")).equals(recorded)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from llm2rec_kit import storage
 from llm2rec_kit.figures import report_figures
 from llm2rec_kit.reproduction.report import brief, expected, markdown
-from llm2rec_kit.reproduction.studies import study_records
+from llm2rec_kit.reproduction.studies import records
 from llm2rec_kit.results import evaluations, kept, significance
 from llm2rec_kit.results.evaluations import is_trained
 from llm2rec_kit.runs import Run, meter, write_json
@@ -68,7 +68,7 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "comparisons": {m["record"]["domain"]: significance.read_recorded(run, name) for name, m in held.tests.items()},
         "left_out": held.left_out,
         "missing": held.missing,
-        "beyond": study_records.read_recorded(run),
+        "beyond": records.read_recorded(run),
     }
 
 
@@ -168,7 +168,7 @@ def write(run: Run) -> dict[str, Any]:
         "brief": brief.make_brief(results, brief.judge_standings(run, results, held)),
         "left_out": note_left_out,
         "missing": note_missing(results),
-        "tallied": study_records.describe_tally,
+        "tallied": records.describe_tally,
         "check": _checked(results, about, run.path.parent),
         "cost": list_cost_rows(about),
         "keys": list_costs(about),

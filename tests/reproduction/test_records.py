@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from llm2rec_kit import storage
-from llm2rec_kit.reproduction.studies import directions, study_records
+from llm2rec_kit.reproduction.studies import directions, records
 from llm2rec_kit.runs import RECORD_MIME, Run
 
 TALLY = {"same way": 2, "the other way": 0, "no detectable difference": 1, "the paper is of two minds": 0}
@@ -40,45 +40,43 @@ def executed(run, name, records):
 
 
 def test_what_was_computed_is_what_the_notebook_begins_with_next_time(run):
-    made = study_records.summarise(run, "06_paper_tables", RECORDS)
+    made = records.summarise(run, "06_paper_tables", RECORDS)
     assert made["answer"].to_list() == ["3 tested: 2 same way, 1 no detectable difference"] * 2 + ["longer is better"]
     assert made["question"][2] == "start and length of embeddings, games contrastive"
-    assert study_records.summarise(run, "06_paper_tables").equals(made)
+    assert records.summarise(run, "06_paper_tables").equals(made)
 
 
 def test_answers_stand_behind_the_questions_in_words(run):
-    made = study_records.summarise(
-        run, "07_beyond_the_paper", {"answers": {"views": "level", "temperature": "0.1 is better"}}
-    )
+    made = records.summarise(run, "07_beyond_the_paper", {"answers": {"views": "level", "temperature": "0.1 is better"}})
     assert made["answer"].to_list() == ["0.1 is better", "level"]
     assert made["question"][0].startswith("Temperature")
 
 
 def test_a_run_of_an_earlier_version_is_summarised_from_its_executed_notebook(run):
     executed(run, "07_beyond_the_paper", {"answers": {"views": "level"}})
-    assert study_records.summarise(run, "07_beyond_the_paper")["answer"].to_list() == ["level"]
+    assert records.summarise(run, "07_beyond_the_paper")["answer"].to_list() == ["level"]
 
 
 def test_a_run_without_studies_says_so_in_a_line(run, capsys):
     executed(run, "06_paper_tables", {"run": {"n": 1}})  # was stopped before its end
-    assert study_records.summarise(run, "06_paper_tables") is None
+    assert records.summarise(run, "06_paper_tables") is None
     assert "06_paper_tables in run 'toy' is not there yet" in capsys.readouterr().out
-    assert study_records.summarise(Run("none", run.path.parent), "06_paper_tables") is None
+    assert records.summarise(Run("none", run.path.parent), "06_paper_tables") is None
 
 
 def test_a_summary_of_other_artefacts_is_told_and_not_shown(run, capsys):
-    study_records.summarise(run, "06_paper_tables", RECORDS)
+    records.summarise(run, "06_paper_tables", RECORDS)
     executed(run, "06_paper_tables", RECORDS)
     make(run, 2)
-    assert study_records.summarise(run, "06_paper_tables") is None
+    assert records.summarise(run, "06_paper_tables") is None
     assert "no longer holds" in capsys.readouterr().out
 
 
 def test_a_damaged_summary_is_told_and_the_notebook_goes_on(run, capsys):
-    study_records.summarise(run, "06_paper_tables", RECORDS)
+    records.summarise(run, "06_paper_tables", RECORDS)
     path = run.path / "notebooks" / "06_paper_tables.json"
     path.write_text(path.read_text().replace("longer", "shorter"))
-    assert study_records.summarise(run, "06_paper_tables") is None
+    assert records.summarise(run, "06_paper_tables") is None
     assert "damaged" in capsys.readouterr().out
 
 
