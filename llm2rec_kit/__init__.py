@@ -5,8 +5,10 @@ Importing this package is instant: torch, transformers and umap are imported by 
 
 import os
 
-# Read where torch's OpenMP is loaded, so it has to stand before. Threads that wait for each other by spinning keep a busy machine's
-# cores from the very thread that they wait for. Whoever sets it has it as set.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads wait for each other at every product. By spinning they do so fastest, but where others use the cores, too, they keep them
+# from the very thread that they wait for; asleep they cost a quarter more time on a quiet machine (benchmarks/RESULTS.md, mixed.py).
+# Read where torch's OpenMP is loaded, so it has to stand before. Whoever sets the variable has it as set.
+if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

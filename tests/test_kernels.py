@@ -132,10 +132,16 @@ def test_few_shapes_are_compiled_whatever_the_batches(monkeypatch):
     assert all(size % 64 == 0 for size in sizes)
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_one_says_otherwise(given, expected):
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [(9.0, None, "PASSIVE"), (9.0, "ACTIVE", "ACTIVE"), (0.5, None, "None"), (2.0, None, "None")],
+)
+def test_threads_sleep_while_they_wait_where_others_are_busy_unless_one_says_otherwise(load, given, expected):
     """OpenMP reads it when torch is loaded: importing the package alone has to set it, and has not to load torch."""
     own = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": given} if given else {})
-    ask = "import llm2rec_kit, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    ask = (
+        f"import os, sys\nos.getloadavg, os.cpu_count = lambda: ({load}, 0, 0), lambda: 2\nimport llm2rec_kit\n"
+        "print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", ask], env=own, capture_output=True, text=True, check=True).stdout
     assert told.split() == [expected, "False"]
