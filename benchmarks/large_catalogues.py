@@ -66,10 +66,10 @@ class Steps:
         """{loss: processor ms of a step (rounds,)}, both in turn; a round before them warms up. Of the sampled one, the mean of four."""
         found: dict[str, list[float]] = {FULL: [], SAMPLED: []}
         for _ in range(rounds + 1):
-            found[FULL].append(timed(lambda: self.link_from(FULL))[1])
+            found[FULL].append(timed(lambda: self.take(FULL))[1])
             for p in self.both.parameters():
                 p.grad = None
-            found[SAMPLED].append(timed(lambda: [self.link_from(SAMPLED) for _ in range(4)])[1] / 4)
+            found[SAMPLED].append(timed(lambda: [self.take(SAMPLED) for _ in range(4)])[1] / 4)
         return {name: np.array(each[1:]) for name, each in found.items()}
 
     def rank(self, many: int) -> np.ndarray:
