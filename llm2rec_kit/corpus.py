@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,9 @@ class Corpus:
             max_history=about["max_history"],
             facts=about["facts"],
         )
+
+
+Parts = Mapping[str, tuple[Corpus, NDArray[Any]]]  # {domain: (corpus, ids)} as `Corpus.select` gives them
 
 
 def attribute_columns(items: pl.DataFrame) -> list[str]:

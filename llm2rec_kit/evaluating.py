@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.corpus import Corpus, Parts
 from llm2rec_kit.pipeline import Recipe
 from llm2rec_kit.runs import Run
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from llm2rec_kit.downstream.evaluation import Job
     from llm2rec_kit.downstream.ranking import Ranking
     from llm2rec_kit.results.significance import Row
-
-Parts = Mapping[str, tuple[Corpus, np.ndarray]]  # {domain: (corpus, ids)} as `Corpus.select` gives them
 
 
 def evaluate(

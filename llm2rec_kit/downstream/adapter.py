@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import nn
 
+from llm2rec_kit import geometry
 from llm2rec_kit.downstream.item_table import ItemTable
 
 DRAWN = 2000  # items, drawn by seed, whose neighbours are compared
@@ -109,7 +110,7 @@ def measure_neighbours_kept(before: np.ndarray, after: np.ndarray, k: int = 10, 
 
 def _nearest(rows: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
     centred = rows - rows.mean(0)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    unit = geometry.scale_to_unit(centred)
     cosines = unit[drawn] @ unit.T
     cosines[np.arange(len(drawn)), drawn] = -np.inf
     return np.argpartition(-cosines, k - 1, axis=1)[:, :k]

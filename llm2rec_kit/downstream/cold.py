@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from llm2rec_kit.corpus import TEST, Corpus
+from llm2rec_kit.corpus import TEST, Corpus, Parts
 from llm2rec_kit.downstream import baselines, evaluation, item_table, ranking, samples
 from llm2rec_kit.results import metrics, significance
 from llm2rec_kit.runs import ArtefactError, Run
@@ -29,7 +29,6 @@ from llm2rec_kit.settings import Evaluation
 UNTRAINED = ("nearest", "nearestmean", "bm25")  # baselines that place an item by its title alone
 PARTS = ("cold", "known")  # of the samples: what is asked for was held out, or not
 Tables = dict[str, np.ndarray]
-Parts = dict[str, tuple[Corpus, np.ndarray]]  # {domain: (corpus, ids)} as `Corpus.select` gives them
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ def mark_untrained(corpus: Corpus) -> np.ndarray:
     return ~seen
 
 
-def count_cold_items(parts: dict[str, tuple[Corpus, np.ndarray]]) -> pl.DataFrame:
+def count_cold_items(parts: Parts) -> pl.DataFrame:
     """Count the items of each domain that training never saw as the split is, and the test samples that ask for one."""
     rows = []
     for domain, (part, _) in parts.items():
@@ -127,7 +126,7 @@ def drop_items(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
 def make_cold(
     run: Run,
     held: dict[str, Held],
-    parts: dict[str, tuple[Corpus, np.ndarray]],
+    parts: Parts,
     tables: Tables,
     settings: Evaluation,
     *,

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.corpus import Corpus, Parts
 from llm2rec_kit.downstream import fast_ops, item_table, losses, optimizers, ranking, recommenders, samples
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.downstream.recommenders import Both
@@ -285,7 +285,7 @@ def choose_device(settings: S.Evaluation) -> tuple[str, str]:
 
 
 def train_many(
-    jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], tables: dict[str, np.ndarray], settings: S.Evaluation
+    jobs: list[Job], parts: Parts, tables: dict[str, np.ndarray], settings: S.Evaluation
 ) -> Iterator[tuple[Job, Result]]:
     """Train every job and yield each with its result, in order; on a CPU several at a time, in processes of their own.
 
@@ -316,7 +316,7 @@ def train_many(
             raise
 
 
-def _workers_for(jobs: list[Job], parts: dict[str, tuple[Corpus, np.ndarray]], settings: S.Evaluation) -> int:
+def _workers_for(jobs: list[Job], parts: Parts, settings: S.Evaluation) -> int:
     """As many as asked; else one a core;
     one alone where all there is to do is done before others had started, or where they could not have the code."""
     if not all(own_parts.can_travel("recommender", job.recommender) for job in jobs):
@@ -384,9 +384,7 @@ def _do(job: Job) -> Result:
     return _train(job, *_WORK)
 
 
-def _train(
-    job: Job, parts: dict[str, tuple[Corpus, np.ndarray]], tables: dict[str, np.ndarray], settings: S.Evaluation, device: str
-) -> Result:
+def _train(job: Job, parts: Parts, tables: dict[str, np.ndarray], settings: S.Evaluation, device: str) -> Result:
     part, ids = parts[job.domain]
     stage, kind = item_table.parse_name(job.embedding)
     vectors = tables[stage] if stage else None

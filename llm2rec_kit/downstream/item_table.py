@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from llm2rec_kit import geometry
 from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings.item_tables import list_stages as list_stages
@@ -185,9 +186,8 @@ def prepare_embeddings(
             f"found {embeddings.shape}."
         )
     same = not copy and normalise == "none" and scale == 1 and embeddings.dtype == np.float32
-    same = (
-        same and embeddings.flags.writeable and embeddings.flags.c_contiguous
-    )  # else torch takes it with a warning, or copies
+    # Where it is not both of these, torch takes it with a warning, or copies.
+    same = same and embeddings.flags.writeable and embeddings.flags.c_contiguous
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is named below
         table = embeddings if same else np.array(embeddings, dtype=np.float32)
     bad = ~np.concatenate([np.isfinite(table[at : at + BLOCK]).all(1) for at in range(0, len(table), BLOCK)])
@@ -206,7 +206,7 @@ def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: floa
     """Normalise `rows` (m, dim) float32 by the means and variances of the catalogue `of` (n, dim),
     as asked; times `scale`."""
     if normalise == "unit":
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        rows = geometry.scale_to_unit(rows)
     elif normalise == "standardised":
         rows = (rows - of.mean(0)) / np.maximum(of.std(0), 1e-12)
     elif normalise == "whitened":

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor, nn
 
+from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import recommenders, saved_recommender
@@ -98,7 +99,7 @@ def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str,
     else:
         items = Corpus.load(run.require("corpus")).items
         vectors = np.load(run.require(f"embeddings/{stage}").with_suffix(".npy"))[1:].astype(np.float32)
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = geometry.scale_to_unit(vectors)
         what = f"embeddings {stage} at length one"
     kind = "Flat" if len(vectors) < MANY else "HNSW32"
     found = faiss.index_factory(vectors.shape[1], f"IDMap2,{kind}", faiss.METRIC_INNER_PRODUCT)

@@ -6,14 +6,14 @@ A slice is a column of labels, one a test sample; the metric of a label is the m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.corpus import Corpus, Parts
 from llm2rec_kit.results import metrics
 from llm2rec_kit.results.significance import SEED, Row, add_verdicts, list_names, read_ranks, read_sample_values
 from llm2rec_kit.runs import Run
@@ -22,7 +22,6 @@ from llm2rec_kit.runs import Run
 KINDS = ("immediate repeat", "seen before", "novel")
 TARGETS = (0, 4, 9, 19, 49)
 LENGTHS = (3, 6, 9, 19)
-Parts = Mapping[str, tuple[Corpus, np.ndarray]]
 
 
 def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:

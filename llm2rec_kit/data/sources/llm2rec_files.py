@@ -208,9 +208,8 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
 
 
 def _table(file: Path, samples: Samples | None = None) -> pl.DataFrame:
-    table, few, why = delimited.read_texts(
-        file, backslash=False
-    )  # pandas wrote it, so backslashes are those of Python's lists
+    # pandas wrote it, so backslashes are those of Python's lists
+    table, few, why = delimited.read_texts(file, backslash=False)
     if samples is not None:
         samples.refuse(why, few)
     if missing := [c for c in COLUMNS[1:] if c not in table.columns]:

@@ -33,14 +33,8 @@ KEYS = ("name", "profile", "notebooks", "set", "axes")
 AXES = ("datasets", "backbones", "stages", "seeds", "settings")
 LISTS = {"stages": "evaluation_embeddings", "seeds": "evaluation_seeds"}  # axes that may be plain lists: one entry a cell
 REPORT = tuple(f"{stage.prefix}_report_to" for stage in (S.CSFT, S.MNTP, S.Contrastive))
-NO_RESULT = (
-    "run",
-    "outputs",
-    "force",
-    "evaluation_workers",
-    "own_parts",
-    *REPORT,
-)  # parameters that change no number by themselves
+# Parameters that change no number by themselves.
+NO_RESULT = ("run", "outputs", "force", "evaluation_workers", "own_parts", *REPORT)
 LANGUAGE_MODEL = ("backbone_", "csft_", "mntp_", "contrastive_", "encoding_")
 UNUSED = {  # settings that do not reach an embedding, by its stage; of any other name nothing is known to be unused
     "id": LANGUAGE_MODEL,

@@ -139,9 +139,8 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
     own = start in study.holds
     name = name or start
     how = dataclasses.replace(S.Encoding.among(study.settings) if own else AS_SAVED, **changes)
-    how = dataclasses.replace(
-        how, variants=[], baselines=[], own=[]
-    )  # which further tables a run has says nothing of this one
+    # Which further tables a run has says nothing of this one.
+    how = dataclasses.replace(how, variants=[], baselines=[], own=[])
     model = study.settings["backbone"] if own else S.Backbone(name=start)
     inputs = (study.holds["corpus"], *([study.holds[start]] if own else []))
     if not kept:

@@ -224,9 +224,8 @@ def _refuse(run: Run, name: str, changed: Mapping[str, tuple[Any, Any]], found: 
         if full not in known:
             told.append(f"its {key} changed since")
             continue
-        has, asked = (
-            known[full] if value is None else value for value in (has, asked)
-        )  # later ones are kept where not usual
+        # Settings that came later are kept where they are not the usual.
+        has, asked = (known[full] if value is None else value for value in (has, asked))
         told.append(f"{full} = {show_value(asked)} ({found[full].source if full in found else 'typed'})")
         back.append(f"{full} = {show_value(has)}")
     after = recorded.find_dependents(run, [name])

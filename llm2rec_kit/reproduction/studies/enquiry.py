@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from IPython.display import display
 
+from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.figures import answer_figures, training_figures
@@ -42,7 +43,7 @@ class Enquiry:
     def open(cls, run: Run, asked: S.Questions, **opening: Any) -> Enquiry:
         """Open the run as it is; `opening` is what `open_study` takes beside a study's changes."""
         own = experiments.open_study(run, "questions_own", **opening)
-        corpus, data = own.corpus, cast(S.Data, own.settings["data"])
+        corpus, data = own.corpus, S.Data.among(own.settings)
         domain = asked.domain or corpus.train_domains[0]
         at = At(experiments, run, asked, domain, corpus, opening, {"questions_own": own})
         return cls(at, questions.find_unanswerable(corpus, data, asked))
@@ -70,13 +71,13 @@ class Enquiry:
     @property
     def evaluation(self) -> S.Evaluation:
         """How the run evaluated; questions are tested by the metric that the run is tested by."""
-        return cast(S.Evaluation, self.own.settings["evaluation"])
+        return S.Evaluation.among(self.own.settings)
 
     def about(self) -> dict[str, Any]:
         """Collect what stands behind every answer: data, users, backbone, and the budgets of the trainings."""
         was, part = cast(dict[str, Any], self.own.settings), self.part
         users = {"test users": len(np.unique(self.users)), "test samples": len(self.users)}
-        steps = {f"{stage} steps": was[stage].steps for stage in ("csft", "mntp", "contrastive")}
+        steps = {f"{stage} steps": was[stage].steps for stage in pipeline.STARTS}
         return {
             "source": self.corpus.facts["source"],
             "domain": self.at.domain,

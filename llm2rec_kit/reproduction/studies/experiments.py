@@ -34,9 +34,8 @@ __all__ = [
     "train",
 ]
 
-ONCE_NAMED = {
-    "mntp_from_backbone": ("llm2vec_mntp", "mntp_alone")
-}  # a training's name, and what 06 and 07 each called it once
+# A training's name, and what 06 and 07 each called it once.
+ONCE_NAMED = {"mntp_from_backbone": ("llm2vec_mntp", "mntp_alone")}
 
 
 def train(

@@ -26,13 +26,8 @@ from llm2rec_kit.settings import item_tables
 
 STARTS = ("official", "scaled")
 AS_IT_COMES, WHITENED = "as it comes", "whitened"
-AT_LENGTH_ONE = (
-    "BERT",
-    "GTE",
-    "BGE",
-    "BLAIR",
-    "EasyRec",
-)  # rows of Table 3 that the official code normalises (baselines/model.py)
+# Rows of Table 3 that the official code normalises (baselines/model.py).
+AT_LENGTH_ONE = ("BERT", "GTE", "BGE", "BLAIR", "EasyRec")
 OURS = "LLM2Rec"
 ROW = ["domain", "recommender", "embedding"]
 

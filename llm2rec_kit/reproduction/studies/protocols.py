@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from llm2rec_kit import paper
+from llm2rec_kit import paper, pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.figures import styled_tables
@@ -26,7 +26,6 @@ from llm2rec_kit.results import significance
 from llm2rec_kit.results.significance import Row
 from llm2rec_kit.runs import Run
 
-STAGES = ("csft", "mntp", "contrastive")
 WARM_UP = 64  # texts that an encoder reads before it is timed
 
 
@@ -59,7 +58,7 @@ class Protocol:
 
     @property
     def _evaluation(self) -> S.Evaluation:
-        return cast(S.Evaluation, self.study.settings["evaluation"])
+        return S.Evaluation.among(self.study.settings)
 
     @property
     def _evaluated(self) -> list[str]:
@@ -99,12 +98,12 @@ class Protocol:
     @property
     def budget(self) -> str:
         """The steps of the run's trainings, as words."""
-        return ", ".join(f"{name} {cast(S.Training, self.study.settings[name]).steps:,}" for name in STAGES)
+        return ", ".join(f"{name} {cast(S.Training, self.study.settings[name]).steps:,}" for name in pipeline.STARTS)
 
     @property
     def summary(self) -> str:
         """Data, backbone and budget in a line, and one more where no absolute value is comparable with the paper's."""
-        backbone = cast(S.Backbone, self.study.settings["backbone"]).name
+        backbone = S.Backbone.among(self.study.settings).name
         said = (
             f"{self.corpus.facts['source']} data, backbone {backbone}; steps: {self.budget}; recommenders: at most "
             f"{self._evaluation.epochs} epochs, seeds {self.asked.seeds}"
