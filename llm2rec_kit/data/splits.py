@@ -87,13 +87,12 @@ def take_given_splits(marks: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.u
 def split_times(corpus: Corpus) -> pl.DataFrame:
     """Tell where the splits of each domain lie in time, by their targets.
 
-    One row a domain (domain, rule, train until, valid from, valid until, test from; UTC); empty where the source has no
-    times. Where the rule is global_time, no split begins before the one ahead of it ends.
+    One row a domain (domain, rule, train until, valid from, valid until, test from; UTC, null where the source has no
+    times). Where the rule is global_time, no split begins before the one ahead of it ends.
     """
-    if corpus.times is None:
-        return pl.DataFrame()
     domains = corpus.users["domain"].gather(corpus.owners(corpus.targets))
-    frame = pl.DataFrame({"domain": domains, "split": corpus.splits, "time": corpus.times[corpus.targets]})
+    times = None if corpus.times is None else corpus.times[corpus.targets]
+    frame = pl.DataFrame({"domain": domains, "split": corpus.splits, "time": times}, schema_overrides={"time": pl.Int64})
     when = {s: pl.col("time").filter(pl.col("split") == code).cast(pl.Datetime("ms")) for s, code in SPLITS.items()}
     found = frame.group_by("domain").agg(
         when["train"].max().alias("train until"),

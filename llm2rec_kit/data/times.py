@@ -69,23 +69,21 @@ def convert_by_size(numbers: pl.Expr) -> pl.Expr:
 def describe_span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
     """Tell when the events of each domain lie, and how many of them where none should: before 1990, and after `now`.
 
-    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC); empty where the source has no
-    times. `now` is in seconds since 1970 (default: this moment).
+    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC, null where the source has no
+    times). `now` is in seconds since 1970 (default: this moment).
     """
-    if corpus.times is None:
-        return pl.DataFrame()
     limits = datetime(1990, 1, 1), datetime.fromtimestamp(time.time() if now is None else now, UTC).replace(tzinfo=None)
     when = pl.col("time").cast(pl.Datetime("ms"))
     odd = dict(zip(ODD, (when < limits[0], when > limits[1]), strict=True))
     owners = corpus.users["domain"].gather(np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets)))
     return (
-        pl.DataFrame({"domain": owners, "time": corpus.times})
+        pl.DataFrame({"domain": owners, "time": corpus.times}, schema_overrides={"time": pl.Int64})
         .group_by("domain", maintain_order=True)
         .agg(
             pl.len().alias("events"),
             when.min().alias("earliest"),
             when.max().alias("latest"),
-            **{k: v.sum() for k, v in odd.items()},
+            **{k: pl.when(when.count() > 0).then(v.sum()) for k, v in odd.items()},
         )
     )
 
