@@ -174,7 +174,7 @@ def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds
 
 
 def test_no_model_is_read_before_a_text_is_placed(kinds):
-    run, atlas = kinds
+    run, _ = kinds
     code = (
         "import sys\nfrom pathlib import Path\nfrom llm2rec_kit.runs import Run\nfrom llm2rec_kit.widgets import explorer\n"
         "explorer.make_encoders(Run(sys.argv[1], Path(sys.argv[2])), ['contrastive'])\nprint('transformers' in sys.modules)"

@@ -46,7 +46,7 @@ def find_changes(run: Run, book: Path, asked: Mapping[str, Any]) -> list[str] | 
     changed = [name for name, digest in sources.items() if known.get("sources", {}).get(name) != digest]
     noted = known.get("files", {})
     files = {path: _hash(run.path / path) for path in {*noted, *_list_artefact_files(run, book)}}
-    changed += sorted(path for path, digest in files.items() if noted.get(path) != digest)
+    changed += sorted(path for path, digest in files.items() if not digest or noted.get(path) != digest)
     differing = recorded.find_differing(run, asked, [book.name[:2]])
     return changed + [f"the settings of {name}" for name in differing]
 
@@ -114,24 +114,33 @@ def _list_artefact_files(run: Run, book: Path) -> list[str]:
     return [path for path in _list_files(run) if MADE_BY.get(path.split("/")[0], "~") <= book.stem]
 
 
-def _list_other_files(run: Run) -> dict[str, tuple[int, ...]]:
+def _list_other_files(run: Run) -> dict[str, list[int]]:
     """List the files that belong to no artefact, each with what changes when it is written anew; run.json is not among them."""
     others = (path for path in _list_files(run) if path.split("/")[0] not in MADE_BY and path != info.FILE)
-    states = {path: (run.path / path).stat() for path in others}
-    return {path: (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) for path, now in states.items()}
+    return {path: _read_state(run.path / path) for path in others}
 
 
 def _list_files(run: Run) -> list[str]:
-    """List the files in a run's folder that are not hidden."""
-    found = (p.relative_to(run.path) for p in run.path.rglob("*") if p.is_file())
-    return [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    """List the files in a run's folder that are not hidden, nor in a hidden folder."""
+    found = []
+    for folder, folders, files in os.walk(run.path):  # which passes over what another process takes away meanwhile
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if not name.startswith(".")]
+    return [path.relative_to(run.path).as_posix() for path in found if path.is_file()]
+
+
+def _read_state(path: Path) -> list[int]:
+    with contextlib.suppress(OSError):
+        now = path.stat()
+        return [now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]
+    return []
 
 
 def _hash(path: Path) -> str:
-    """The hash of a file; of what cannot be read a text that is no hash."""
+    """The hash of a file; empty where it is none that can be read."""
     with contextlib.suppress(OSError):
         return storage.hash_file_once(path)
-    return "unreadable"
+    return ""
 
 
 def _locate_note(run: Run, book: Path) -> Path:
