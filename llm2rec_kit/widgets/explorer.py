@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
 import numpy as np
@@ -22,6 +22,9 @@ from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.widgets import explorer_answers as answers
 from llm2rec_kit.widgets import explorer_page
 from llm2rec_kit.widgets.explorer_answers import Recommend
+
+if TYPE_CHECKING:
+    from llm2rec_kit.encoding.encoder import Encoder
 
 Encode = Callable[[str], dict[str, np.ndarray | str]]  # a text to {stage: float32 (dim,), or why it has no place there}
 
@@ -189,17 +192,15 @@ def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
     """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
 
-    An encoder is loaded when first asked, and kept.
+    An encoder is loaded when first asked, and kept; so is the code that reads models, seconds of work.
     """
-    from llm2rec_kit.encoding.encoder import Encoder
-
     loaded: dict[str, Encoder | str] = {}
 
     def encode(text: str) -> dict[str, np.ndarray | str]:
         for stage in stages:
             if stage not in loaded:
                 loaded[stage] = _encoder(run, stage, trust_remote_code)
-        return {stage: e.encode([text])[0] if isinstance(e, Encoder) else e for stage, e in loaded.items()}
+        return {stage: e if isinstance(e, str) else e.encode([text])[0] for stage, e in loaded.items()}
 
     return encode
 

@@ -7,6 +7,8 @@ import dataclasses
 import itertools
 import json
 import re
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -169,6 +171,16 @@ def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds
     assert list(placed["without"]) == ["minilm", "adapted"]
     assert placed["without"]["minilm"] == "its table does not say how titles were read"
     assert "adapter" in placed["without"]["adapted"]
+
+
+def test_no_model_is_read_before_a_text_is_placed(kinds):
+    run, _ = kinds
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom llm2rec_kit.runs import Run\nfrom llm2rec_kit.widgets import explorer\n"
+        "explorer.make_encoders(Run(sys.argv[1], Path(sys.argv[2])), ['contrastive'])\nprint('transformers' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code, run.name, str(run.path.parent)]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_an_encoder_that_is_gone_or_another_by_now_is_said(kinds, tmp_path, tiny):

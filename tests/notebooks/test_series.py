@@ -110,6 +110,18 @@ def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, n
     assert found.filter(~found["question"].str.contains(r"^(Table|Figure) ")).equals(recorded)
 
 
+def test_a_second_call_keeps_the_copies_of_01_to_05_as_they_are(finished):
+    copies = {book.name: finished.run.path / "notebooks" / book.name for book in notebooks.list_series()[:5]}
+    before = {name: path.read_bytes() for name, path in copies.items()}
+    results = (finished.run.path / "results.json").read_bytes()
+    words = [*finished.words, "--only", "01,02,03,04,05"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=finished.run.path.parent)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count(" kept as it is: nothing that it was made of has changed\n") == 5, done.stdout[:3000]
+    assert {name: path.read_bytes() for name, path in copies.items()} == before
+    assert (finished.run.path / "results.json").read_bytes() == results
+
+
 REUSED = {
     "02": ["backbone", "csft"],
     "06": ["mntp_from_backbone", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],

@@ -7,14 +7,11 @@ here before the first notebook starts: names, types, choices, and that the data 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import os
 import re
-import secrets
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,9 +21,9 @@ from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.reproduction.plan import assets
-from llm2rec_kit.reproduction.runner import recorded
+from llm2rec_kit.reproduction.runner import forced, recorded, unchanged
 from llm2rec_kit.reproduction.runner.progress import Progress
-from llm2rec_kit.runs import FORCED, ArtefactError, Run, check_name, collect_provenance, find_outputs, meter, places
+from llm2rec_kit.runs import ArtefactError, Run, check_name, find_outputs, meter, places
 from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clip, show_value
 
@@ -194,8 +191,9 @@ def reproduce(
     """Run the notebooks of a profile (or `only` some numbers, or from number `start` on); returns the run.
 
     Everything is checked before the first notebook starts. Raises SettingsError or ValueError for bad input,
-    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder. With `force` what is
-    finished is made again; where that was interrupted, the same call goes on and makes nothing twice.
+    NotebookFailed where a notebook stops; its executed copy is kept in the run's notebooks/ folder. A notebook of whose copy
+    nothing has changed is not run again. With `force` what is finished is made again; where that was interrupted, the same
+    call goes on and makes nothing twice.
     """
     values, chosen = prepare(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
@@ -205,18 +203,42 @@ def reproduce(
     result = Run(values["run"], values.get("outputs", ""))
     result.write_info("asked", {"profile": profile, "command": shlex.join(again), "parameters": values})
     named = {"profile": profile if profile in list_profiles() else str(Path(profile).resolve())}
-    with _forced(result, values, chosen):
+    with forced.name_series(result, values, chosen):
         if replaced := recorded.describe_replacement(result, values, chosen):
             print(replaced, flush=True)
-        looked = False
+        looked, kept = False, False
         for k, book in enumerate(chosen, 1):
+            label, asked = f"[{k}/{len(chosen)}] {book.stem}", _list_asked(book, named | values)
+            if not values.get("force") and _stands(result, book, asked, label):
+                kept = True
+                continue
             if not looked and not book.name.startswith("01"):  # once there is a corpus, and before what takes long
                 _look_at_corpus(result, values, chosen[k - 1 :])
                 looked = True
             # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
             rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
-            run_one(book, named | values, result, label=f"[{k}/{len(chosen)}] {book.stem}", again=[*again, *rest])
+            with unchanged.note_what_counts(result, book, asked):
+                run_one(book, named | values, result, label=label, again=[*again, *rest])
+    if kept:
+        print(f"To run a notebook that was kept: delete its copy in {result.path / 'notebooks'}.", flush=True)
     return result
+
+
+def _list_asked(book: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """List all parameters of a notebook, its defaults too, as `unchanged.find_changes` takes them."""
+    own = {name: values.get(name, p.default) for name, p in read_parameters(book).items()}
+    return own | {"what the profile sets": load_profile(values["profile"])}
+
+
+def _stands(run: Run, book: Path, asked: dict[str, Any], label: str) -> bool:
+    """Tell whether a notebook's executed copy stands as it is, and say so, or what has changed since it was made."""
+    changed = unchanged.find_changes(run, book, asked)
+    if changed == []:
+        print(f"{label} kept as it is: nothing that it was made of has changed", flush=True)
+    elif changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        print(f"{book.stem} runs again, changed since it ran: {', '.join(changed[:3])}{more}", flush=True)
+    return changed == []
 
 
 def prepare(
@@ -373,35 +395,6 @@ def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outpu
 def _part(only: list[str], start: str) -> list[str]:
     """The words of the command line that say which notebooks."""
     return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
-
-
-@contextlib.contextmanager
-def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
-    """Where `values` force: have what the notebooks make carry the name of this series (`Run.made_by_this_force`).
-
-    The name stays in the run's folder until the series has ended or another is asked for: so an interrupted one goes on.
-    """
-    mark = run.path / ".forced.json"
-    if not values.get("force"):
-        storage.clear(mark)
-        yield
-        return
-    known = storage.read_note_or_nothing(mark, "The forced series begins anew.")
-    asked = [values, [book.stem for book in books], collect_provenance()["versions"], collect_provenance()["git"]]
-    if known.get("asked") == asked:
-        print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
-    else:
-        known = {"asked": asked, "name": secrets.token_hex(8)}
-        storage.write_note(mark, known)
-    before = os.environ.get(FORCED)
-    os.environ[FORCED] = known["name"]
-    try:
-        yield
-    finally:
-        os.environ.pop(FORCED)
-        if before is not None:
-            os.environ[FORCED] = before
-    mark.unlink(missing_ok=True)
 
 
 def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
