@@ -98,7 +98,7 @@ class Atlas:
         at = np.searchsorted(ids, items).clip(max=len(ids) - 1)
         return np.where(ids[at] == items, at, -1)
 
-    def nearest(self, item: int, k: int, stages: list[str] | None = None) -> pl.DataFrame:
+    def nearest(self, item: int, k: int) -> pl.DataFrame:
         """Find the k nearest of all items at each stage: stage, rank, item, title, cosine, before.
 
         `before` is the neighbour's rank at the stage before (1 is nearest), null at the first stage.
@@ -119,7 +119,7 @@ class Atlas:
                 rows.append((stage, rank, int(row) + 1, titles[int(row)], float(cosine[row]), was))
             before = ranks
         schema = {"stage": str, "rank": int, "item": int, "title": str, "cosine": float, "before": int}
-        return pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("stage").is_in(stages or self.stages))
+        return pl.DataFrame(rows, schema=schema, orient="row")
 
     def nearest_titles(self, item: int, k: int) -> pl.DataFrame:
         """List the titles of the k items `nearest` to an item, nearest first, a column a stage."""
@@ -212,16 +212,10 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
     items = np.arange(1, corpus.n_items + 1, dtype=np.int32)
     placed = ~np.isin(items, fitted)
     stages = [
-        pl.DataFrame({"item": items, "stage": stage, "placed": placed}).with_columns(
-            **{
-                name: pl.Series(plane[stage][:, axis])
-                for name, plane, axis in (
-                    ("x", layouts.own, 0),
-                    ("y", layouts.own, 1),
-                    ("aligned_x", layouts.aligned, 0),
-                    ("aligned_y", layouts.aligned, 1),
-                )
-            }
+        pl.DataFrame(
+            {"item": items, "stage": stage, "placed": placed}
+            | dict(zip(("x", "y"), layouts.own[stage].T, strict=True))
+            | dict(zip(("aligned_x", "aligned_y"), layouts.aligned[stage].T, strict=True))
         )
         for stage in tables
     ]

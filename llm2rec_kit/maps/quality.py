@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from llm2rec_kit.geometry import effective_rank
-from llm2rec_kit.maps.projection import compute_cosines, find_nearest, measure_shared, scale_to_unit
+from llm2rec_kit.maps.projection import compute_cosines, find_nearest, leave_out_own, measure_shared, scale_to_unit
 
 NEIGHBOURS = 10
 ANCHORS = 2000
@@ -69,10 +69,10 @@ def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray
     }
 
 
-def measure_pair_recall(table: np.ndarray, pairs: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """Compute the share of pairs whose second item is among the first's k nearest by cosine, of all items but itself."""
+def measure_pair_recall(table: np.ndarray, pairs: np.ndarray) -> float:
+    """Compute the share of pairs whose second item is among the first's ten nearest by cosine, of all items but itself."""
     firsts, where = np.unique(pairs[:, 0], return_inverse=True)
-    near = _near(table[1:], min(k, len(table) - 2), "cosine", firsts - 1) + 1
+    near = _near(table[1:], min(NEIGHBOURS, len(table) - 2), "cosine", firsts - 1) + 1
     return float((near[where] == pairs[:, 1:]).any(1).mean())
 
 
@@ -105,8 +105,4 @@ def draw_anchors(n: int, seed: int) -> np.ndarray:
 
 def _near(vectors: np.ndarray, k: int, metric: str, anchors: np.ndarray) -> np.ndarray:
     """Rows of the k nearest others of each anchor, int32 (anchors, k)."""
-    ids, _ = find_nearest(vectors[anchors], k + 1, metric, among=vectors)
-    own = ids == anchors[:, None]
-    own[~own.any(1), -1] = True  # an exact twin may stand in the item's own place
-    others: np.ndarray = ids[~own].reshape(-1, k)
-    return others
+    return leave_out_own(*find_nearest(vectors[anchors], k + 1, metric, among=vectors), anchors)[0]
