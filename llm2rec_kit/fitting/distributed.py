@@ -11,9 +11,7 @@ back through its own rows. The sum over the processes is the whole gradient, exa
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -155,13 +153,3 @@ def barrier() -> None:
     """Wait until all processes have come here."""
     if world_size() > 1:
         dist.barrier()
-
-
-@contextlib.contextmanager
-def main_process_first() -> Iterator[None]:
-    """Let process 0 go through the block before the others, who find there what it wrote."""
-    if rank() > 0:
-        barrier()
-    yield
-    if rank() == 0:
-        barrier()

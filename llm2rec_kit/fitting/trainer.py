@@ -30,7 +30,6 @@ from llm2rec_kit.fitting import checkpoints, distributed, faulty_rows, live, lor
 from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, exchange_callbacks
 from llm2rec_kit.fitting.distributed import Batches, MicroBatch, Step, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
-from llm2rec_kit.fitting.history import keep_repeatable
 from llm2rec_kit.models import backbone, kernels, mixed_blocks
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -202,7 +201,8 @@ class StepTrainer(Trainer):
 
     def history(self) -> list[dict[str, float]]:
         """Collect the log's rows that repeat from run to run, and say which step is best and which is kept."""
-        rows = [row for entry in self.state.log_history if len(row := keep_repeatable(entry)) > 1]
+        log = [(entry["step"], tracking.select_numbers(entry)) for entry in self.state.log_history]
+        rows = [{"step": step} | numbers for step, numbers in log if numbers]
         if best := self._best_step():
             last = self.state.global_step
             kept = best if self.settings.keep == "best" else last
@@ -396,14 +396,10 @@ def plan_steps(settings: S.Training, batches: Batches) -> int:
 
     An epoch is `batches.steps_per_epoch` steps. Raises SettingsError where both ways are set.
     """
-    if not settings.schedule_epochs:
-        return settings.schedule_steps or settings.steps
-    if settings.schedule_steps:
-        raise S.SettingsError(
-            f"The decay is planned over {settings.prefix}_schedule_steps ({settings.schedule_steps}) or over "
-            f"{settings.prefix}_schedule_epochs ({settings.schedule_epochs}), not both: set one of them to 0."
-        )
-    return settings.schedule_epochs * batches.steps_per_epoch
+    settings.check(("schedule_steps", "schedule_epochs"))
+    if settings.schedule_epochs:
+        return settings.schedule_epochs * batches.steps_per_epoch
+    return settings.schedule_steps or settings.steps
 
 
 def _arguments(

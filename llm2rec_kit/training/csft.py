@@ -87,9 +87,9 @@ class Batches:
         found = np.split(order, cuts)
         return [found[i] for i in rng.permutation(steps)]
 
-    def facts(self, most: int = 2000) -> dict[str, float]:
-        """Measure what the first epoch's steps (at most `most`) hold: samples and tokens a step, share of padding."""
-        plan, lengths = self.plan(0)[:most], self.samples.lengths
+    def facts(self) -> dict[str, float]:
+        """Measure what the first epoch's steps (at most 2,000) hold: samples and tokens a step, share of padding."""
+        plan, lengths = self.plan(0)[:2000], self.samples.lengths
         held = np.array([self.samples.counts[rows].sum() for rows in plan])
         parts = [lengths[rows[part]] for rows in plan for part in cut_by_length(lengths[rows], self.settings.batch_tokens)]
         padded = sum(int(part.max()) * len(part) for part in parts)
