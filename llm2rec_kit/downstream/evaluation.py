@@ -175,12 +175,7 @@ def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
 
 
 def _fit(
-    both: Both,
-    rows: dict[str, Rows],
-    barred: ranking.Excluded | None,
-    settings: S.Evaluation,
-    recommender: str,
-    seed: int,
+    both: Both, rows: dict[str, Rows], barred: ranking.Excluded | None, settings: S.Evaluation, recommender: str, seed: int
 ) -> tuple[list[tuple[int, float]], list[float], int]:
     """Train (model, table) in place, leave the best weights in it; returns validation curve, losses and best epoch."""
     model, table = both

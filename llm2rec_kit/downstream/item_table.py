@@ -34,8 +34,8 @@ def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
     for stage in stages:
         if stage not in there:
             of_it = [table for table, encoder in there.items() if f"/{encoder}/".endswith(f"/{stage.strip('./')}/")]
-            hint = f"the table of the encoder {stage!r} is called {' or '.join(map(repr, of_it))}"
-            hint = hint if of_it else f"it has {list(there) or 'none'}"
+            called = f"the table of the encoder {stage!r} is called {' or '.join(map(repr, of_it))}"
+            hint = called if of_it else f"it has {list(there) or 'none'}"
             raise ArtefactError(
                 f"Run {run.name!r} has no embeddings {stage!r}, which evaluation_embeddings names: {hint}. Run "
                 "notebooks/03_item_embedding.ipynb first: it makes them, and prints their names."
@@ -214,10 +214,9 @@ def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: floa
     return rows if scale == 1 else rows * np.float32(scale)
 
 
-def whiten(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
-    """Whiten rows (m, dim): turn them into the principal axes of `of` (n, dim; default: the rows), each centred and of unit
-    variance there; axes without variance become zero."""
-    of = rows if of is None else of
+def whiten(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Whiten rows (m, dim): turn them into the principal axes of `of` (n, dim), each centred and of unit variance there; axes
+    without variance become zero."""
     mean = of.mean(0, dtype=np.float64)
     spread = of.astype(np.float64) - mean
     values, axes = np.linalg.eigh(spread.T @ spread / len(of))

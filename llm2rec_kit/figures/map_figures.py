@@ -97,7 +97,8 @@ def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
 
     The first of them are named, each trail and its label in one colour.
     """
-    stages = atlas.stages[atlas.stages.index(first) : atlas.stages.index(last) + 1]
+    begin, end = atlas.stages.index(first), atlas.stages.index(last)
+    stages, of_all = atlas.stages[begin : end + 1], atlas.quality["overlap"][begin][end]
     furthest = atlas.travelled(first, last, FURTHEST)
     rows = atlas.rows(furthest["item"].to_numpy())
     kept = furthest.select(pl.mean("kept")).item()
@@ -114,7 +115,7 @@ def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
         _caption(
             figure,
             f"Light grey: {first}; grey: {last}; a trail goes from its dot through {', '.join(stages)}. Of the ten nearest in the "
-            f"space, these items keep {kept:.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
+            f"space, these items keep {kept:.0%} on the way; all items keep {of_all:.0%}.",
         )
         titles = [_short(t, 46) for t in furthest["title"][:NAMED]]
         ends = dict(zip(titles, trails[:NAMED, -1], strict=True))
@@ -366,10 +367,6 @@ def _short(title: str, most: int) -> str:
 
 def _row(atlas: Atlas, stage: str) -> dict[str, Any]:
     return next(row for row in atlas.quality["stages"] if row["stage"] == stage)
-
-
-def _between(atlas: Atlas, first: str, last: str) -> float:
-    return float(atlas.quality["overlap"][atlas.stages.index(first)][atlas.stages.index(last)])
 
 
 def _size(n: int) -> float:

@@ -143,14 +143,7 @@ class StepTrainer(Trainer):
     train_dataset: _Steps
 
     def __init__(
-        self,
-        *,
-        inner: PreTrainedModel,
-        loss: Loss,
-        validate: Validate,
-        settings: S.Training,
-        horizon: int,
-        **kwargs: Any,
+        self, *, inner: PreTrainedModel, loss: Loss, validate: Validate, settings: S.Training, horizon: int, **kwargs: Any
     ) -> None:
         """`inner` is the language model itself, `model` the same or peft's wrapper of it; `horizon` the planned steps."""
         super().__init__(**kwargs)
@@ -222,7 +215,8 @@ class StepTrainer(Trainer):
     def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:  # type: ignore[override]  # an item of ours
         """Run the backward pass of every micro-batch; return the step's mean loss, over all processes."""
         model.train()
-        torch.manual_seed(_seed(self.args.seed, self.state.global_step, distributed.rank()))
+        seed = np.random.SeedSequence([self.args.seed, self.state.global_step, distributed.rank(), 3])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
         count = sum(int(micro["count"]) for micro in inputs)
         total = torch.zeros((), device=self.args.device)
         self.step_inputs = [distributed.share(micro) for micro in inputs]
@@ -439,8 +433,3 @@ def _arguments(
     arguments._n_gpu = min(1, arguments.n_gpu)
     arguments.report_to = []  # what "none" leaves in where a cluster's variable asks for it; `tracking` sends what is asked for
     return arguments
-
-
-def _seed(*parts: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence([*parts, 3]).generate_state(1, np.uint64)[0])

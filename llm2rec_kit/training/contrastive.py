@@ -121,11 +121,7 @@ def show_views(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, 
 
 
 def info_nce(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    temperature: float,
-    symmetric: bool = False,
-    same: torch.Tensor | None = None,
+    first: torch.Tensor, second: torch.Tensor, temperature: float, symmetric: bool = False, same: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Sum the InfoNCE of (n, d) and (n, d): cosine / temperature; row i of `second` is the positive of row i of `first`.
 

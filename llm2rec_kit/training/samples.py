@@ -89,13 +89,10 @@ class Samples:
         plain, shared = (self.facts[f"{way}_tokens"] for way in ("plain", "shared"))
         return {"plain_tokens": plain, "shared_tokens": shared, "ratio": plain / shared}
 
-    def row_of(self, sample: int) -> int:
-        """Find the row that holds a sample."""
-        return int(np.searchsorted(self.first, sample, side="right")) - 1
-
     def alone(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of one sample as the official code writes it: (history, answer)."""
-        history = self.history[self.row_of(sample)][: self.seen[sample]]
+        row = int(np.searchsorted(self.first, sample, side="right")) - 1
+        history = self.history[row][: self.seen[sample]]
         return np.concatenate([history, self.tails[sample]]), np.asarray(self.answers[self.item[sample]])
 
 
