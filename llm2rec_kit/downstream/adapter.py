@@ -79,11 +79,8 @@ def compute_effective_dimension(shares: np.ndarray) -> float:
 
 
 def compute_principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Compute the degrees between the subspaces of `weight` (hidden, dim) and
-    of `axes` (m, dim, orthonormal), smallest first.
-
-    0 everywhere: the adapter keeps those axes, as PCA would; 90: it reads others.
-    """
+    """Compute the degrees between the subspaces of `weight` (hidden, dim) and of `axes` (m, dim, orthonormal), smallest
+    first: 0 everywhere where the adapter keeps those axes, as PCA would."""
     read = np.linalg.svd(weight, full_matrices=False)[2]
     angles: np.ndarray = np.degrees(np.arccos(np.clip(np.linalg.svd(read @ axes.T, compute_uv=False), 0, 1)))
     return angles

@@ -201,10 +201,8 @@ def _fit(
 def train_epoch(
     both: Both, rows: Rows, optimizer: optimizers.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
 ) -> float:
-    """Train for one pass over the training rows in batches of `batch_size` samples; return the mean loss.
-
-    `seed` (seed, epoch) decides the order, the dropout and the negatives.
-    """
+    """Train for one pass over the training rows in batches of `batch_size` samples; return the mean loss. `seed` (seed,
+    epoch) decides the order, the dropout and the negatives."""
     model, item_vectors = both[0], both.table
     both.train()
     order, noise, others = np.random.SeedSequence(seed).spawn(3)
@@ -412,11 +410,8 @@ def keep_result(run: Run, job: Job, result: Result, settings: S.Evaluation, coun
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:
-    """Save ranks, lists and weights into `folder` under `name` and return the record: metrics, curve, epochs.
-
-    `counts` (N,) is how often each item occurs in training, for novelty. No seconds in the record:
-    they differ from run to run.
-    """
+    """Save ranks, lists and weights into `folder` under `name` and return the record, without seconds: they differ from run
+    to run. `counts` (N,) is how often each item occurs in training, for novelty."""
     if result.weights is not None:
         from safetensors.numpy import save_file
 

@@ -132,11 +132,8 @@ class ItemTable(nn.Module):
         return table.detach() if self.kind == "id_detached" else table
 
     def rows(self, embeddings: np.ndarray) -> torch.Tensor:
-        """Compute rows (m, hidden) of items that no training saw,
-        from embeddings (m, dim) normalised as the table's (`normalise_rows`).
-
-        A free vector that nothing trained is zero here, the mean of those that training starts from.
-        """
+        """Compute rows (m, hidden) of items that no training saw, from embeddings (m, dim) normalised as the table's. A free
+        vector is zero here, the mean of those that training starts from."""
         text: torch.Tensor = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
         return F.pad(text, (0, text.shape[1])) if self.kind == "concat" else text
 

@@ -182,11 +182,8 @@ class Own(nn.Module):
 
 @torch.no_grad()
 def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> bool:
-    """Whether `model` gives one state a history (B, d), rather than one after each item (B, L, d).
-
-    Raises SettingsError where it fails or gives anything else, where a state knows of later items,
-    or changes with the padding.
-    """
+    """Whether `model` gives one state a history (B, d), rather than one after each item (B, L, d). SettingsError where it
+    fails or gives anything else, where a state knows of later items, or changes with the padding."""
     drawn, training = torch.Generator().manual_seed(0), model.training
     longest, short = max(2, max_history), max(1, max_history // 2)
     vectors = torch.randn(2, longest, d, generator=drawn)[:, :max_history]

@@ -75,11 +75,8 @@ class Trained:
 
     @torch.no_grad()
     def adding(self, titles: Sequence[str], embeddings: np.ndarray) -> Trained:
-        """Add `titles` behind the catalogue: return the same recommender over both.
-        `embeddings` (m, dim) are from its table's encoder.
-
-        Raises ValueError where the table has no text, so that nothing tells where a title belongs.
-        """
+        """Return the same recommender over the catalogue and `titles` behind it, whose `embeddings` (m, dim) are from its
+        table's encoder. ValueError where the table has no text, so that nothing tells where a title belongs."""
         rows = self.check_places()(embeddings)
         rows = rows if self.rows is None else torch.cat([self.rows, rows])
         return replace(self, new=(*self.new, *titles), rows=rows)
@@ -94,11 +91,8 @@ class Trained:
         return self.place
 
     def far(self, embeddings: np.ndarray) -> np.ndarray:
-        """Tell which embeddings (m, dim) are nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
-
-        An adapter that learned from the catalogue says little of what is far from all of it,
-        and may put it first all the same.
-        """
+        """Tell which embeddings (m, dim) are nearer to no item than 95 of 100 items are to another, by cosine: bool (m,). Of
+        what is far from the catalogue an adapter says little, and may put it first all the same."""
         return geometry.compute_nearest_cosines(embeddings, self.check_places().catalogue) < self._usual
 
     @cached_property
@@ -116,9 +110,7 @@ class Trained:
     @torch.no_grad()
     def scores(self, history: Sequence[int]) -> np.ndarray:
         """Score every item after `history` (item ids, oldest first; the window's last are read): float32 (N + new,).
-
-        Raises ValueError for an empty history or an id out of range.
-        """
+        ValueError for an empty history or an id out of range."""
         ids, last = np.asarray(history, dtype=np.int64)[-self.corpus.max_history :], len(self.table) - 1
         if not len(ids) or ids.min() < 1 or ids.max() > last:
             raise ValueError(f"A history is one item id at least, each 1..{last}; found {list(history)!r:.80}.")
@@ -224,11 +216,8 @@ def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> b
 def recommend_across_domains(
     run: Run, corpus: Corpus, recommender: str, embedding: str, k: int = 10
 ) -> Callable[[Sequence[int]], np.ndarray]:
-    """Build a function that takes a history of the corpus's item ids, all of one domain,
-    and gives the k best items not in it.
-
-    The recommender of each domain is read when first asked. Raises ValueError as `load` does.
-    """
+    """Build a function that takes a history of the corpus's item ids, all of one domain, and gives the k best items not in
+    it. The recommender of each domain is read when first asked. Raises ValueError as `load` does."""
     domain_of = corpus.items["domain"].to_list()
     tables = _tables(run, embedding)
     loaded: dict[str, tuple[Trained, np.ndarray]] = {}

@@ -93,10 +93,8 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
 
 
 def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
-    """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end.
-
-    The first of them are named, each trail and its label in one colour.
-    """
+    """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end; the
+    first are named, each trail and its label in one colour."""
     begin, end = atlas.stages.index(first), atlas.stages.index(last)
     stages, of_all = atlas.stages[begin : end + 1], atlas.quality["overlap"][begin][end]
     furthest = atlas.travelled(first, last, FURTHEST)
@@ -135,10 +133,8 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
 
 
 def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str]) -> Figure:
-    """Draw lines between the items most often bought one after the other.
-
-    Over each panel stands how long they are against random pairs.
-    """
+    """Draw lines between the items most often bought one after the other, and over each panel how long they are against
+    random pairs."""
     pairs = find_often_together(atlas, BOUGHT)
     at_random = np.random.default_rng(0).integers(0, len(atlas.items), (20_000, 2))
     with mpl.rc_context(TEXT):
@@ -271,10 +267,8 @@ def choose_colour(k: int) -> str:
 
 
 def find_often_together(atlas: Atlas, most: int) -> np.ndarray:
-    """Find the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2).
-
-    A pair holds two row numbers of `atlas.items`.
-    """
+    """Find the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2),
+    row numbers of `atlas.items`."""
     counts = groups.count_co_purchases(atlas.corpus)
     both = (counts + counts.T).tocoo()
     once = both.row < both.col

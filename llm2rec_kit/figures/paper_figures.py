@@ -53,10 +53,8 @@ def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame) -> Figure:
 
 
 def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame) -> Figure:
-    """Draw Figure 5: seconds to encode the catalogue against what the embeddings are worth; ours, then the paper's.
-
-    Both have model, seconds and recall@10.
-    """
+    """Draw Figure 5: seconds to encode the catalogue against what the embeddings are worth, ours and then the paper's; both
+    have model, seconds and recall@10."""
     figure, axes = _figure(2, height=3.2, width=4.2)
     for ax, (title, part) in zip(axes[0], (("ours", ours), ("paper: 9,517 titles, one A40", printed)), strict=True):
         for k, row in enumerate(part.sort(METRIC).iter_rows(named=True)):

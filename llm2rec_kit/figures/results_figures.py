@@ -64,10 +64,8 @@ def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str
 
 
 def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
-    """Draw the training loss (above) and the validation metric (below) of every training, a column a recommender.
-
-    Both run along the epochs.
-    """
+    """Draw training loss (above) and validation metric (below) of every training along the epochs, a column a
+    recommender."""
     columns = list(dict.fromkeys((r["domain"], r["recommender"]) for r in records))
     look = _look(list(dict.fromkeys(r["embedding"] for r in records)))
     figure, axes = _figure(len(columns), 2, height=2.3)
@@ -179,10 +177,8 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str]) -> Figure:
-    """Draw each model's list with its scores as bars, the truth in colour: the recommender panel as a static figure.
-
-    `tops` is {name: Trained.top}.
-    """
+    """Draw each model's list (`Trained.top`) with its scores as bars, the truth in colour: the recommender panel as a static
+    figure."""
     most = max(len(top) for top in tops.values())
     figure, axes = _figure(len(tops), height=0.24 * most + 0.9 + 0.13 * len(history), width=4.4)
     for ax, (name, top) in zip(axes[0], tops.items(), strict=True):

@@ -122,10 +122,8 @@ def draw_attention_mask(allowed: np.ndarray, branch: np.ndarray) -> Figure:
 
 
 def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
-    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage.
-
-    Tables are (N + 1, dim).
-    """
+    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage's table (N + 1,
+    dim)."""
     from llm2rec_kit.maps.projection import compute_cosines
 
     figure, axes = _figure(len(tables), height=2.6, sharey=False)
@@ -204,10 +202,8 @@ def draw_split_timeline(corpus: Corpus) -> Figure:
 
 
 def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
-    """Draw how much each token of one title looks at each other, a panel for each name.
-
-    Weights (L, L) lie in [0, 1], rows sum to one.
-    """
+    """Draw how much each token of one title looks at each other, a panel for each of `weights`: (L, L), a row sums to
+    one."""
     figure, axes = _figure(len(weights), width=3.6, height=3.6)
     top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
     for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
@@ -224,10 +220,8 @@ def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) ->
 
 
 def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
-    """Draw loss, gradient norm, alignment, uniformity and effective rank along the steps.
-
-    A last panel has the path of alignment and uniformity.
-    """
+    """Draw loss, gradient norm, alignment, uniformity and effective rank along the steps, and the path of alignment and
+    uniformity."""
     figure, axes = _figure(3, 2, height=2.6, width=3.8)
     panels = {
         "loss": ("loss (nats)", PALETTE[0]),

@@ -67,11 +67,8 @@ def print_once(line: str) -> None:
 
 
 def share(micro: MicroBatch) -> MicroBatch:
-    """Take this process's rows of a micro-batch; `count` stays that of the whole.
-
-    Every process gets at least one row, because all have to call the model equally often; where there are fewer rows
-    than processes, some get a row without labels.
-    """
+    """Take this process's rows of a micro-batch, one at least, because all have to call the model equally often: where there
+    are fewer rows than processes, some get one without labels. `count` stays that of the whole."""
     if world_size() == 1:
         return micro
     if "chunks" in micro:

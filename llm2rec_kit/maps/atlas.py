@@ -51,10 +51,7 @@ class Atlas:
 
     @classmethod
     def load(cls, run: Run) -> Atlas:
-        """Load the atlas that `write` made in a run.
-
-        Raises ArtefactError where notebook 05 has not run over what the run holds.
-        """
+        """Load the atlas that `write` made in a run; ArtefactError where notebook 05 has not run over what the run holds."""
         folder = run.require("maps")
         if changed := run.changed_inputs("maps"):
             raise ArtefactError(
@@ -179,10 +176,8 @@ def _embeddings(run: Run, stages: list[str]) -> dict[str, np.ndarray]:
 
 
 def apply_adapters(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
-    """Apply each domain's adapter to its items of `table` (N + 1, dim): (N + 1, domains x width).
-
-    A domain's items fill its own block of columns; the other blocks are zero.
-    """
+    """Apply each domain's adapter to its items of `table` (N + 1, dim): (N + 1, domains x width), zero outside of the
+    domain's own block of columns."""
     from safetensors.numpy import load_file
 
     blocks = []

@@ -58,10 +58,7 @@ def find_communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
 
 
 def count_co_purchases(corpus: Corpus) -> sparse.csr_matrix:
-    """Count how often item j followed item i in training histories: float64 (N, N), row 0 is item 1.
-
-    An item after itself counts as nothing.
-    """
+    """Count how often another item j followed item i in training histories: float64 (N, N), row 0 is item 1."""
     train = corpus.samples("train")
     before, after = corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1
     kept = before != after

@@ -15,10 +15,8 @@ ANCHORS = 2000
 
 
 def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, anchors: np.ndarray) -> dict[str, float]:
-    """Measure the trustworthiness of a layout and the share of true neighbours that it keeps.
-
-    `vectors` (n, dim), `plane` (n, 2).
-    """
+    """Measure the trustworthiness of a layout `plane` (n, 2) of `vectors` (n, dim), and the share of true neighbours it
+    keeps."""
     k = min(NEIGHBOURS, (len(vectors) - 1) // 2)
     kept = measure_shared(_near(vectors, k, metric, anchors), _near(plane, k, "euclidean", anchors))
     return {"trustworthiness": trustworthiness(vectors, plane, k, metric, anchors=anchors), "kept": kept}
@@ -27,10 +25,8 @@ def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, a
 def trustworthiness(
     vectors: np.ndarray, plane: np.ndarray, k: int, metric: str, *, anchors: np.ndarray | None = None
 ) -> float:
-    """Measure how far neighbours on the map are neighbours in the space, 0 to 1, as the mean over `anchors`.
-
-    Source: Venna & Kaski 2001.
-    """
+    """Measure how far neighbours on the map are neighbours in the space, 0 to 1, as the mean over `anchors` (Venna & Kaski
+    2001)."""
     anchors = np.arange(len(vectors)) if anchors is None else anchors
     on_page = _near(plane, k, "euclidean", anchors)
     rows = scale_to_unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
@@ -89,10 +85,8 @@ def isotropy(vectors: np.ndarray) -> float:
 
 
 def measure_overlaps(tables: dict[str, np.ndarray], *, anchors: np.ndarray) -> list[list[float]]:
-    """Compute the share of an item's ten nearest (cosine) that two stages have in common, a row and a column a stage.
-
-    `tables` are (n, dim) each.
-    """
+    """Compute the share of an item's ten nearest (cosine) that two of the `tables` (n, dim) have in common, a row and a
+    column a stage."""
     k = min(NEIGHBOURS, len(next(iter(tables.values()))) - 1)
     near = [_near(table, k, "cosine", anchors) for table in tables.values()]
     return [[measure_shared(a, b) for b in near] for a in near]

@@ -83,10 +83,7 @@ class Explorer(anywidget.AnyWidget):
         return self.atlas.nearest(self.item, self.count)
 
     def figure(self) -> Any:
-        """Draw what is shown as a static figure.
-
-        It has the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps.
-        """
+        """Draw what is shown as a static figure: the chosen item's neighbours at every stage, or the coloured maps."""
         if self.item:
             return map_figures.draw_neighbourhood(self.atlas, self.item, k=self.count)
         colour = self.colour if self.colour in self.atlas.items.columns else self.atlas.kind
@@ -187,10 +184,8 @@ def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple
 
 
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
-    """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
-
-    An encoder is loaded when first asked, and kept.
-    """
+    """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder. An encoder is
+    loaded when first asked, and kept."""
     from llm2rec_kit.encoding.encoder import Encoder
 
     loaded: dict[str, Encoder | str] = {}

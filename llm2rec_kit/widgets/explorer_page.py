@@ -71,10 +71,8 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
 
 
 def list_columns(atlas: Atlas) -> list[str]:
-    """List the columns to colour by.
-
-    They are category, cluster, community, popularity, domain, then any further text or number with few gaps.
-    """
+    """List the columns to colour by: category, cluster, community, popularity, domain, then any text or number with few
+    gaps."""
     first = [c for c in ("category", "cluster", "community", "popularity", "domain") if c in atlas.items.columns]
     others = [
         name
@@ -121,10 +119,8 @@ def render_page(atlas: Atlas, title: str) -> str:
 
 
 def write_page(run: Run, path: Path | None = None) -> Path:
-    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path.
-
-    ValueError where `path` is given and holds something other than a page.
-    """
+    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path. ValueError
+    where `path` is given and holds something other than a page."""
     begins = b"<!" if path else b""  # the run's own page is made anew also where it is damaged
     path = path or run.path / "explorer.html"
     check_target(path, begins)  # before the work

@@ -37,10 +37,8 @@ class Panel(widgets.VBox):
     """Controls and the list; `history` is what the recommender sees, `selection` what it recommends, as a DataFrame."""
 
     def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str], read: Read | None = None) -> None:
-        """`load` is called once for each recommender and embedding that is looked at.
-
-        Without `read` only titles of the catalogue can be added.
-        """
+        """`load` is called once for each recommender and embedding; without `read` only titles of the catalogue can be
+        added."""
         self._load, self._read = load, read
         self._loaded: dict[tuple[str, str, tuple[str, ...]], Trained] = {}  # by recommender, embedding and titles typed
         wide = widgets.Layout(width="auto")
