@@ -398,15 +398,8 @@ def keep_result(run: Run, job: Job, result: Result, settings: S.Evaluation, coun
         record = write(result, folder, job.name.split("/")[-1], counts)
         return record | {"domain": job.domain, "embedding": job.embedding}
 
-    run.make(
-        job.name,
-        build,
-        settings=list_settings(settings, job.recommender),
-        inputs=job.inputs,
-        force=True,
-        quiet=True,
-        spent=result.cost,
-    )
+    key = list_settings(settings, job.recommender)
+    run.make(job.name, build, settings=key, inputs=job.inputs, force=True, quiet=True, spent=result.cost)
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:
@@ -416,14 +409,8 @@ def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[s
         from safetensors.numpy import save_file
 
         save_file(result.weights, folder / f"{name}.safetensors")
-    facts = {
-        "recommender": result.recommender,
-        "seed": result.seed,
-        "curve": result.curve,
-        "losses": result.losses,
-        "epochs": len(result.losses),
-        "best_epoch": result.best_epoch,
-    }
+    facts: dict[str, Any] = {"recommender": result.recommender, "seed": result.seed, "curve": result.curve}
+    facts |= {"losses": result.losses, "epochs": len(result.losses), "best_epoch": result.best_epoch}
     return write_ranking(result.ranking, folder, name, facts=facts, cutoffs=result.cutoffs, counts=counts)
 
 

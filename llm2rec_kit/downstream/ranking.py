@@ -163,12 +163,9 @@ def rank_rows(
         where, longest = torch.from_numpy(some).to(states.device), int(rows.lengths[some].max())
         histories, labels = rows.histories[where, :longest], rows.labels[where, :longest]
         states[where] = model(F.embedding(histories, table), labels > 0)
-    items = table[1:]
-    return rank(
-        lambda some: multiply(states[torch.from_numpy(some).to(states.device)], items),
-        rows.labels.amax(1).cpu().numpy(),
-        len(items),
-        exclude=exclude,
-        cutoffs=cutoffs,
-        ties=ties,
-    )
+    targets, items = rows.labels.amax(1).cpu().numpy(), table[1:]
+
+    def scores_of(some: np.ndarray) -> torch.Tensor:
+        return multiply(states[torch.from_numpy(some).to(states.device)], items)
+
+    return rank(scores_of, targets, len(items), exclude=exclude, cutoffs=cutoffs, ties=ties)

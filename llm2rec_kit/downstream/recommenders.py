@@ -191,14 +191,9 @@ def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> b
     mask = torch.arange(length) < torch.tensor([[length], [short]])
     model.eval()
     with torch.random.fork_rng():
-        padded, alone, whole = (
-            _states(own, model, *given)
-            for given in (
-                (vectors * mask[..., None], mask),
-                (vectors[1:, :short], mask[1:, :short]),
-                (vectors[1:], torch.ones_like(mask[1:])),
-            )
-        )
+        padded = _states(own, model, vectors * mask[..., None], mask)
+        alone = _states(own, model, vectors[1:, :short], mask[1:, :short])
+        whole = _states(own, model, vectors[1:], torch.ones_like(mask[1:]))
     model.train(training)
     a_history = padded.ndim == 2
     if not a_history and not torch.allclose(whole[0, :short], alone[0], atol=CLOSE):

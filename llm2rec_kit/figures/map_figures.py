@@ -291,16 +291,12 @@ def _panels(atlas: Atlas, stages: Sequence[str], columns: int) -> tuple[Figure, 
     every = np.concatenate(list(atlas.aligned.values()))
     low, high = every.min(0), every.max(0)
     middle, half = (low + high) / 2, 0.53 * np.maximum(high - low, 1e-6)
+    across, up = zip(middle - half, middle + half, strict=True)
     shape = float(np.clip(half[1] / half[0], 0.6, 1.1))
     figure = _figure(COLUMN / columns * lines * shape + 0.3)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes:
-        ax.set(
-            xlim=(middle[0] - half[0], middle[0] + half[0]),
-            ylim=(middle[1] - half[1], middle[1] + half[1]),
-            xticks=[],
-            yticks=[],
-        )
+        ax.set(xlim=across, ylim=up, xticks=[], yticks=[])
     for k, ax in enumerate(axes[: len(stages)]):
         ax.set_xlabel("UMAP 1" if k >= len(stages) - columns else "")
         ax.set_ylabel("UMAP 2" if k % columns == 0 else "")

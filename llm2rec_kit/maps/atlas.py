@@ -11,6 +11,7 @@ adapter's space, at right angles to the other domains', with whose items no reco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,7 @@ class Atlas:
 def project(run: Run, corpus: Corpus, settings: S.Maps, *, force: bool = False) -> Atlas:
     """Lay out the stages of `settings` and keep them as the run's artefact `maps`, or reuse it where nothing changed."""
     tables, made_from = read_tables(run, settings.stages, corpus)
-
-    def build(folder: Path) -> dict[str, Any]:
-        return write(folder, corpus, tables, settings)
-
+    build = partial(write, corpus=corpus, tables=tables, settings=settings)
     run.make("maps", build, settings=settings.as_dict(), inputs=["corpus", *made_from], force=force)
     return Atlas.load(run)
 
@@ -224,14 +222,8 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
             "community": groups.find_communities(corpus, settings.clusters, seed=settings.seed),
         }
     ).write_parquet(folder / "groups.parquet")
-    return {
-        "items": len(items),
-        "fitted": len(fitted),
-        "placed": int(placed.sum()),
-        "neighbours": quality.NEIGHBOURS,
-        "clusters_of": last,
-        **_numbers(corpus, tables, layouts, settings),
-    }
+    told = {"items": len(items), "fitted": len(fitted), "placed": int(placed.sum()), "neighbours": quality.NEIGHBOURS}
+    return {**told, "clusters_of": last, **_numbers(corpus, tables, layouts, settings)}
 
 
 def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.Layouts, settings: S.Maps) -> dict[str, Any]:
@@ -246,11 +238,8 @@ def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.
         aligned = quality.measure_projection(vectors, layouts.aligned[stage], settings.metric, anchors=anchors)
         in_frame = {f"{name}_aligned": value for name, value in aligned.items()}
         rows.append({"stage": stage, **own, **in_frame, **quality.measure_space(np.asarray(table), together, at_random)})
-    return {
-        "anchors": len(anchors),
-        "stages": rows,
-        "overlap": quality.measure_overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors),
-    }
+    overlap = quality.measure_overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors)
+    return {"anchors": len(anchors), "stages": rows, "overlap": overlap}
 
 
 def _adapters(run: Run, domains: list[str], stages: list[str]) -> tuple[str, list[str]]:

@@ -101,8 +101,6 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
 
 def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
     """Draw at most `most` of the item ids 1..n_items by seed, sorted (int64)."""
-    if n_items <= most:
-        return np.arange(1, n_items + 1)
     return np.sort(np.random.default_rng(seed).permutation(n_items)[:most] + 1)
 
 
@@ -241,7 +239,8 @@ def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, n
 
     rows = np.ascontiguousarray(vectors, np.float32)
     found = NNDescent(rows, metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True)
-    return leave_out_own(*found.neighbor_graph, np.arange(len(rows)))
+    ids, distances = found.neighbor_graph
+    return leave_out_own(ids, distances, np.arange(len(rows)))
 
 
 def _turn(plane: np.ndarray, onto: np.ndarray) -> np.ndarray:

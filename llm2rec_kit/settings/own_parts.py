@@ -211,9 +211,6 @@ class Own(Stage):
         load(self.parts)
 
 
-# -- inside -------------------------------------------------------------------------------------------------------------
-
-
 def _registering(kind: str, name: str) -> Callable[[Made], Made]:
     if not isinstance(name, str) or not re.fullmatch(FORMS[kind][0], name):
         example = "Mine" if kind == "recommender" else "mine"

@@ -65,11 +65,8 @@ class Batches:
     def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> MicroBatch:
         """Make two views each of the chosen titles, as one micro-batch."""
         views, same = self.views(chosen, rng)
-        return {
-            **chunk_texts(views, self.settings.batch_tokens, self.pad_id),
-            "same": torch.from_numpy(same),
-            "count": torch.tensor(len(chosen)),
-        }
+        counted = {"same": torch.from_numpy(same), "count": torch.tensor(len(chosen))}
+        return chunk_texts(views, self.settings.batch_tokens, self.pad_id) | counted
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
         """Make the token ids of the first views of `chosen`, then of the second,

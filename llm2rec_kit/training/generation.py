@@ -75,11 +75,8 @@ def ask(
     beams: int = 5,
 ) -> dict[str, pl.DataFrame]:
     """Generate the titles of all samples (`generate_titles`) by each of several models: {model's name: table}."""
-    every = np.arange(len(samples))
-    return {
-        name: generate_titles(model, tokenizer, corpus, samples, every, settings, beams=beams)
-        for name, model in models.items()
-    }
+    given = (corpus, samples, np.arange(len(samples)), settings)
+    return {name: generate_titles(model, tokenizer, *given, beams=beams) for name, model in models.items()}
 
 
 def as_text(written: Mapping[str, pl.DataFrame], corpus: Corpus, samples: Samples, *, most: int = 5) -> str:
@@ -119,11 +116,8 @@ def _beams(
         output_scores=beams > 1,
     )
     was_training = model.training
-    out = model.eval().generate(
-        torch.from_numpy(ids).to(model.device),
-        attention_mask=torch.from_numpy(seen).to(model.device),
-        generation_config=way,
-    )
+    given, mask = (torch.from_numpy(values).to(model.device) for values in (ids, seen))
+    out = model.eval().generate(given, attention_mask=mask, generation_config=way)
     model.train(was_training)
     texts = tokenizer.batch_decode(out.sequences[:, length:], skip_special_tokens=True)
     scores = out.sequences_scores.tolist() if beams > 1 else [float("nan")] * len(texts)

@@ -139,13 +139,8 @@ def compare_tokenisations(
     joined = _joined(corpus, tokenizer, settings.joiner)(drawn)
     apart = _apart(corpus, tokenise(corpus, tokenizer, settings).history, drawn)
     differ = int((~compare_pieces(joined, apart)).sum())
-    return {
-        "compared": len(drawn),
-        "tokenised_otherwise": differ,
-        "share": differ / max(1, len(drawn)),
-        "joined_tokens": len(joined.flat),
-        "apart_tokens": len(apart.flat),
-    }
+    found = {"compared": len(drawn), "tokenised_otherwise": differ, "share": differ / max(1, len(drawn))}
+    return found | {"joined_tokens": len(joined.flat), "apart_tokens": len(apart.flat)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +169,6 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
     ended = Ragged.of([np.concatenate([answers[i], end]) for i in range(len(answers))])
     opening, later, ended = (Ragged.joined([nothing, r]).take(where) for r in (opening, later, ended))
     return Texts(Ragged.joined([opening, later]), ended)
-
-
-# -- inside -----------------------------------------------------------------------------------------------------------
 
 
 def _prepare(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> Samples:

@@ -164,7 +164,7 @@ def _all_neighbours(table: np.ndarray) -> dict[str, Any]:
     k = min(PAGE_NEIGHBOURS, len(vectors) - 1)
     ids, distances = projection.find_nearest(vectors, k)
     cosine = np.round(127.5 * (2 - distances)).clip(0, 255).astype(np.uint8)
-    told = {"ids": (ids + 1).astype(np.int32), "cosines": cosine}
+    told: dict[str, np.ndarray] = {"ids": (ids + 1).astype(np.int32), "cosines": cosine}
     return {"k": k, **{name: zlib.compress(values.tobytes(), 1) for name, values in told.items()}}
 
 
