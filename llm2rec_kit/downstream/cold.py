@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from llm2rec_kit import geometry
 from llm2rec_kit.corpus import TEST, Corpus, Parts
 from llm2rec_kit.downstream import baselines, evaluation, item_table, ranking, samples
 from llm2rec_kit.results import metrics, significance
@@ -195,7 +196,7 @@ def _rows(
         return rows[torch.from_numpy(held.items)]
     new = np.asarray(vectors[held.items], dtype=np.float32)
     catalogue = vectors[held.ids[1:]]
-    return table.rows(item_table.normalise_rows(new, catalogue, settings.normalise, settings.scale))
+    return table.rows(geometry.normalise_rows(new, catalogue, settings.normalise, settings.scale))
 
 
 def describe_encoder(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:

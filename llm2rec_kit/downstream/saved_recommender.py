@@ -63,7 +63,7 @@ class Trained:
         """Return the same recommender over the catalogue and `titles` behind it, whose `embeddings` (m, dim) are from its
         table's encoder. ValueError where the table has no text, so that nothing tells where a title belongs."""
         new, how = np.asarray(embeddings, np.float32), (self.settings.normalise, self.settings.scale)
-        rows = self.item_table.rows(item_table.normalise_rows(new, self.check_places(), *how))
+        rows = self.item_table.rows(geometry.normalise_rows(new, self.check_places(), *how))
         rows = rows if self.rows is None else torch.cat([self.rows, rows])
         return replace(self, new=(*self.new, *titles), rows=rows)
 

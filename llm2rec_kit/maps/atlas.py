@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.maps import groups, projection, quality
@@ -27,7 +28,7 @@ from llm2rec_kit.runs import ArtefactError, Run
 ADAPTED = "adapted"
 PAIRS = 5000  # of either kind, for the numbers
 GROUPINGS = ("cluster", "community")
-NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise that `_normalised` knows
+NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise whose adapters are mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,8 @@ def apply_adapters(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[
         block = np.zeros((len(table), len(weight)), dtype=np.float32)
         own = np.flatnonzero(domain == run.record(name)["domain"]) + 1
         asked = run.manifest(name)["settings"]
-        given = _normalised(table[own], asked.get("normalise", "none")) * asked.get("scale", 1.0)
+        rows = table[own]
+        given = geometry.normalise_rows(rows, rows, asked.get("normalise", "none"), asked.get("scale", 1.0))
         block[own] = given @ weight.T + bias
         blocks.append(block)
     return np.concatenate(blocks, axis=1)
@@ -260,12 +262,3 @@ def _linear(run: Run, name: str) -> bool:
     with safe_open(weights.find_file(run, name), "numpy") as file:
         kept: list[str] = list(file.keys())
     return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in kept) == 2
-
-
-def _normalised(rows: np.ndarray, how: str) -> np.ndarray:
-    """What `evaluation_normalise` does to embeddings before the adapter sees them."""
-    if how == "unit":
-        return projection.scale_to_unit(rows)
-    if how == "standardised":
-        rows = (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
-    return rows

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from llm2rec_kit.downstream import fast_ops
-from llm2rec_kit.downstream.item_table import ItemTable, parse_name, read_table, whiten
+from llm2rec_kit.downstream.item_table import ItemTable, parse_name, read_table
+from llm2rec_kit.geometry import whiten
 from llm2rec_kit.runs import ArtefactError, Run
 
 RAW = np.random.default_rng(0).normal(3, 2, (5, 3)).astype(np.float32)
