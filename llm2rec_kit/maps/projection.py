@@ -118,8 +118,8 @@ def find_nearest(
     return _exact(vectors, k, metric, among)
 
 
-def leave_out_own(ids: np.ndarray, distances: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave each row's own id (n,) out of its k + 1 nearest: ids int32 (n, k) and distances float32 (n, k).
+def drop_own(ids: np.ndarray, distances: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop each row's own id (n,) from its k + 1 nearest: ids int32 (n, k) and distances float32 (n, k).
 
     A row at the very place of others need not come first among them, or come at all: the last then goes in its stead.
     """
@@ -231,7 +231,7 @@ def _on_plane(points: np.ndarray, k: int, among: np.ndarray | None) -> tuple[np.
         distances, ids = cKDTree(among).query(points, np.arange(1, k + 1))
         return ids.astype(np.int32), distances.astype(np.float32)
     distances, ids = cKDTree(points).query(points, np.arange(1, k + 2))
-    return leave_out_own(ids, distances, np.arange(len(points)))
+    return drop_own(ids, distances, np.arange(len(points)))
 
 
 def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -240,7 +240,7 @@ def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, n
     rows = np.ascontiguousarray(vectors, np.float32)
     found = NNDescent(rows, metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True)
     ids, distances = found.neighbor_graph
-    return leave_out_own(ids, distances, np.arange(len(rows)))
+    return drop_own(ids, distances, np.arange(len(rows)))
 
 
 def _turn(plane: np.ndarray, onto: np.ndarray) -> np.ndarray:

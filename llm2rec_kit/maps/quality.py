@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from llm2rec_kit.geometry import effective_rank
-from llm2rec_kit.maps.projection import compute_cosines, find_nearest, leave_out_own, measure_shared, scale_to_unit
+from llm2rec_kit.maps.projection import compute_cosines, find_nearest, drop_own, measure_shared, scale_to_unit
 
 NEIGHBOURS = 10
 ANCHORS = 2000
@@ -99,4 +99,4 @@ def draw_anchors(n: int, seed: int) -> np.ndarray:
 
 def _near(vectors: np.ndarray, k: int, metric: str, anchors: np.ndarray) -> np.ndarray:
     """Rows of the k nearest others of each anchor, int32 (anchors, k)."""
-    return leave_out_own(*find_nearest(vectors[anchors], k + 1, metric, among=vectors), anchors)[0]
+    return drop_own(*find_nearest(vectors[anchors], k + 1, metric, among=vectors), anchors)[0]
