@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from llm2rec_kit.geometry import effective_rank
-from llm2rec_kit.maps.projection import compute_cosines, find_nearest, drop_own, measure_shared, scale_to_unit
+from llm2rec_kit.maps.projection import compute_cosines, drop_own, find_nearest, measure_shared, scale_to_unit
 
 NEIGHBOURS = 10
 ANCHORS = 2000
