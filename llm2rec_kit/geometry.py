@@ -38,6 +38,32 @@ def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
+    """Normalise `rows` (m, dim) float32 by the means and variances of the catalogue `of` (n, dim),
+    as asked; times `scale`."""
+    if normalise == "unit":
+        rows = scale_to_unit(rows)
+    elif normalise == "standardised":
+        rows = (rows - of.mean(0)) / np.maximum(of.std(0), 1e-12)
+    elif normalise == "whitened":
+        rows = whiten(rows, of)
+    return rows if scale == 1 else rows * np.float32(scale)
+
+
+def whiten(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Whiten rows (m, dim): turn them into the principal axes of `of` (n, dim), each centred and of unit variance there; axes
+    without variance become zero."""
+    mean = of.mean(0, dtype=np.float64)
+    spread = of.astype(np.float64) - mean
+    values, axes = np.linalg.eigh(spread.T @ spread / len(of))
+    values, axes = values[::-1], axes[:, ::-1]
+    kept = values > values[0] * 1e-7  # float32 input: below that is rounding, and would be blown up to unit variance
+    scale = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1)), 0)
+    centred = spread if rows is of else rows.astype(np.float64) - mean
+    white: np.ndarray = (centred @ (axes * scale)).astype(np.float32)
+    return white
+
+
 def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:
     """Compute the cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,).
 

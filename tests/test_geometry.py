@@ -37,3 +37,12 @@ def test_the_usual_cosine_is_what_nearly_all_have():
     assert geometry.compute_usual_cosine(rows) == pytest.approx(math.cos(math.radians(2)), abs=1e-6)
     assert geometry.compute_usual_cosine(rows, percentile=0) == pytest.approx(math.cos(math.radians(90)), abs=1e-6)
     assert geometry.compute_usual_cosine(rows[:1]) == -1
+
+
+def test_rows_are_normalised_each_by_itself_or_each_column_by_the_catalogue():
+    rows = np.random.default_rng(0).normal(2, 3, size=(9, 4)).astype(np.float32)
+    assert (geometry.normalise_rows(rows, rows, "none") == rows).all()
+    by_row = np.array([row / np.sqrt(row @ row) for row in rows])
+    np.testing.assert_allclose(geometry.normalise_rows(rows, rows, "unit"), by_row, rtol=1e-5)
+    by_column = np.array([(c - c.mean()) / np.sqrt(((c - c.mean()) ** 2).mean()) for c in rows.T]).T
+    np.testing.assert_allclose(geometry.normalise_rows(rows, rows, "standardised"), by_column, rtol=1e-4)

@@ -37,9 +37,10 @@ def inspect(table: ItemTable) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         "similarity (CKA)": compare_spaces(before, after),
         "neighbours kept": measure_neighbours_kept(before, after),
     }
-    weight = read_matrix(table)
-    if weight is None:
+    linear: Any = getattr(table, "adapter", None)
+    if not isinstance(linear, nn.Linear):  # deeper, or there is no text
         return numbers, {}
+    weight = linear.weight.detach().cpu().numpy().astype(np.float64)
     values = np.linalg.svd(weight, compute_uv=False) ** 2
     arrays = {
         "space": shares,
@@ -56,12 +57,6 @@ def inspect_each(tables: Mapping[str, ItemTable]) -> tuple[pl.DataFrame, dict[st
     found = {name: inspect(table) for name, table in tables.items() if table.kind == "text"}
     numbers = pl.DataFrame([{"embedding": name} | one for name, (one, _) in found.items()])
     return numbers, {name: arrays for name, (_, arrays) in found.items() if arrays}
-
-
-def read_matrix(table: ItemTable) -> np.ndarray | None:
-    """Read the linear adapter's weight, float64 (hidden, dim); None where the adapter is deeper or there is no text."""
-    adapter: Any = getattr(table, "adapter", None)
-    return adapter.weight.detach().cpu().numpy().astype(np.float64) if isinstance(adapter, nn.Linear) else None
 
 
 def compute_principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,11 +79,8 @@ def compute_effective_dimension(shares: np.ndarray) -> float:
 
 
 def compute_principal_angles(weight: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Compute the degrees between the subspaces of `weight` (hidden, dim) and
-    of `axes` (m, dim, orthonormal), smallest first.
-
-    0 everywhere: the adapter keeps those axes, as PCA would; 90: it reads others.
-    """
+    """Compute the degrees between the subspaces of `weight` (hidden, dim) and of `axes` (m, dim, orthonormal), smallest
+    first: 0 everywhere where the adapter keeps those axes, as PCA would."""
     read = np.linalg.svd(weight, full_matrices=False)[2]
     angles: np.ndarray = np.degrees(np.arccos(np.clip(np.linalg.svd(read @ axes.T, compute_uv=False), 0, 1)))
     return angles
@@ -101,16 +93,15 @@ def compare_spaces(before: np.ndarray, after: np.ndarray) -> float:
     return float(((b.T @ a) ** 2).sum() / max(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b), 1e-300))
 
 
-def measure_neighbours_kept(before: np.ndarray, after: np.ndarray, k: int = 10, seed: int = 0) -> float:
-    """Measure which share of an item's k nearest before the adapter are among its k nearest behind it (centred cosine)."""
-    drawn = np.random.default_rng(seed).permutation(len(before))[:DRAWN]
-    near = [_nearest(x, drawn, min(k, len(before) - 1)) for x in (before, after)]
+def measure_neighbours_kept(before: np.ndarray, after: np.ndarray) -> float:
+    """Measure which share of an item's ten nearest before the adapter are among its ten nearest behind it (centred cosine)."""
+    drawn = np.random.default_rng(0).permutation(len(before))[:DRAWN]
+    near = [_nearest(x, drawn, min(10, len(before) - 1)) for x in (before, after)]
     return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(*near, strict=True)]))
 
 
 def _nearest(rows: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
-    centred = rows - rows.mean(0)
-    unit = geometry.scale_to_unit(centred)
+    unit = geometry.scale_to_unit(rows - rows.mean(0))
     cosines = unit[drawn] @ unit.T
     cosines[np.arange(len(drawn)), drawn] = -np.inf
     return np.argpartition(-cosines, k - 1, axis=1)[:, :k]

@@ -20,6 +20,7 @@ from llm2rec_kit.corpus import TRAIN, Corpus
 from llm2rec_kit.downstream.item_table import prepare_embeddings
 from llm2rec_kit.downstream.ranking import Ranking, find_excluded
 from llm2rec_kit.downstream.ranking import rank as _rank
+from llm2rec_kit.fitting.ragged import index_spans
 from llm2rec_kit.settings import SettingsError, own_parts
 
 Scores = Callable[[np.ndarray], np.ndarray]  # test targets (indices into `sequence`, (b,)) to scores (b, N)
@@ -264,8 +265,7 @@ def _histories(corpus: Corpus, targets: np.ndarray) -> sparse.csr_matrix:
     """Which items stand in each target's history, and how often: (b, N)."""
     starts = corpus.starts(targets)
     counts = targets - starts
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    items = corpus.sequence[np.repeat(starts, counts) + within] - 1
+    items = corpus.sequence[index_spans(starts, counts)] - 1
     rows = np.repeat(np.arange(len(targets)), counts)
     return sparse.csr_matrix((np.ones(len(rows)), (rows, items)), shape=(len(targets), corpus.n_items))
 

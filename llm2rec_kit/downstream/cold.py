@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from llm2rec_kit import geometry
 from llm2rec_kit.corpus import TEST, Corpus, Parts
 from llm2rec_kit.downstream import baselines, evaluation, item_table, ranking, samples
 from llm2rec_kit.results import metrics, significance
@@ -69,15 +70,8 @@ def count_cold_items(parts: Parts) -> pl.DataFrame:
     rows = []
     for domain, (part, _) in parts.items():
         unseen, targets = mark_untrained(part), part.sequence[part.samples("test")]
-        rows.append(
-            {
-                "domain": domain,
-                "items": part.n_items,
-                "in no training sample": int(unseen.sum()),
-                "test samples": len(targets),
-                "asking for such an item": int(unseen[targets].sum()),
-            }
-        )
+        items = {"domain": domain, "items": part.n_items, "in no training sample": int(unseen.sum())}
+        rows.append(items | {"test samples": len(targets), "asking for such an item": int(unseen[targets].sum())})
     return pl.DataFrame(rows)
 
 
@@ -124,13 +118,7 @@ def drop_items(corpus: Corpus, held: np.ndarray) -> tuple[Corpus, np.ndarray]:
 
 
 def make_cold(
-    run: Run,
-    held: dict[str, Held],
-    parts: Parts,
-    tables: Tables,
-    settings: Evaluation,
-    *,
-    force: bool = False,
+    run: Run, held: dict[str, Held], parts: Parts, tables: Tables, settings: Evaluation, *, force: bool = False
 ) -> list[evaluation.Job]:
     """Train the first recommender with the first seed over every table of the settings, without the held items, and keep in
     `run` how it ranks both parts of the samples among the whole catalogue; what is kept already is reused. Returns the
@@ -208,7 +196,7 @@ def _rows(
         return rows[torch.from_numpy(held.items)]
     new = np.asarray(vectors[held.items], dtype=np.float32)
     catalogue = vectors[held.ids[1:]]
-    return table.rows(item_table.normalise_rows(new, catalogue, settings.normalise, settings.scale))
+    return table.rows(geometry.normalise_rows(new, catalogue, settings.normalise, settings.scale))
 
 
 def describe_encoder(run: Run, corpus: Corpus, domain: str, embedding: str) -> str:
@@ -229,12 +217,7 @@ def describe_encoder(run: Run, corpus: Corpus, domain: str, embedding: str) -> s
 
 
 def tabulate(
-    run: Run,
-    corpus: Corpus,
-    held: Held,
-    jobs: Sequence[evaluation.Job],
-    vectors: Tables,
-    settings: Evaluation,
+    run: Run, corpus: Corpus, held: Held, jobs: Sequence[evaluation.Job], vectors: Tables, settings: Evaluation
 ) -> pl.DataFrame:
     """Tabulate one domain's results: recommender, embedding, encoder saw, recall on cold targets with its 95% interval, on
     known ones, and against ids the paired difference on cold ones (`settings.tested`), p corrected (Holm) and verdict.
@@ -251,20 +234,11 @@ def tabulate(
     domain, against = jobs[0].domain, (jobs[0].recommender, "id")
     rows = []
     for k, (row, found) in enumerate(ranks.items()):
-        known = found.get("known")
-        rows.append(
-            {
-                "recommender": row[0],
-                "embedding": row[1],
-                "encoder saw": "no encoder" if row[1] == "none" else describe_encoder(run, corpus, domain, row[1]),
-                f"cold recall@{cutoff}": recall[row].mean(),
-                "low": bounds[0, k],
-                "high": bounds[1, k],
-                f"known recall@{cutoff}": None
-                if known is None
-                else metrics.compute_per_sample(known, f"recall@{cutoff}").mean(),
-            }
-        )
+        known = metrics.compute_per_sample(found["known"], f"recall@{cutoff}").mean() if "known" in found else None
+        saw = "no encoder" if row[1] == "none" else describe_encoder(run, corpus, domain, row[1])
+        named = {"recommender": row[0], "embedding": row[1], "encoder saw": saw}
+        bound = {"low": bounds[0, k], "high": bounds[1, k]}
+        rows.append(named | {f"cold recall@{cutoff}": recall[row].mean()} | bound | {f"known recall@{cutoff}": known})
     tests = _tests(ranks, against, items, settings) if against in ranks else {}
     rows = [row | tests.get((row["recommender"], row["embedding"]), dict.fromkeys(TESTED)) for row in rows]
     chance = {"recommender": "chance", "embedding": "none", f"cold recall@{cutoff}": cutoff / held.corpus.n_items}
@@ -283,27 +257,18 @@ def evaluate(
 ) -> dict[str, pl.DataFrame]:
     """Train without the held items (`make_cold`), and tabulate each domain in which items are held out."""
     made = make_cold(run, held, parts, tables, settings, force=force)
-    return {
-        domain: tabulate(
-            run,
-            corpus,
-            out,
-            [job for job in made if job.domain == domain],
-            {name: vectors[parts[domain][1]] for name, vectors in tables.items()},
-            settings,
-        )
-        for domain, out in held.items()
-    }
+    found = {}
+    for domain, out in held.items():
+        vectors = {name: table[parts[domain][1]] for name, table in tables.items()}
+        found[domain] = tabulate(run, corpus, out, [job for job in made if job.domain == domain], vectors, settings)
+    return found
 
 
 TESTED = ("against id", "p_holm", "verdict")
 
 
 def _tests(
-    ranks: dict[significance.Row, dict[str, np.ndarray]],
-    against: significance.Row,
-    items: np.ndarray,
-    settings: Evaluation,
+    ranks: dict[significance.Row, dict[str, np.ndarray]], against: significance.Row, items: np.ndarray, settings: Evaluation
 ) -> dict[significance.Row, dict[str, Any]]:
     """The paired tests of every row against ids on cold targets, across items."""
     values = {row: metrics.compute_per_sample(found["cold"], settings.tested) for row, found in ranks.items()}
@@ -334,7 +299,7 @@ def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[signif
     out = {}
     for name in (name for name in UNTRAINED if name in settings.baselines):
         over = vectors if name in baselines.OVER_EMBEDDINGS else {"none": None}
-        for stage, table_ in over.items():
-            found = baselines.rank(name, asking, table_, exclude=settings.exclude, ties=settings.ties)
+        for stage, table in over.items():
+            found = baselines.rank(name, asking, table, exclude=settings.exclude, ties=settings.ties)
             out[name, stage] = {"cold": found.ranks}
     return out

@@ -175,12 +175,7 @@ def check(settings: S.Evaluation, corpus: Corpus, device: str = "cpu") -> None:
 
 
 def _fit(
-    both: Both,
-    rows: dict[str, Rows],
-    barred: ranking.Excluded | None,
-    settings: S.Evaluation,
-    recommender: str,
-    seed: int,
+    both: Both, rows: dict[str, Rows], barred: ranking.Excluded | None, settings: S.Evaluation, recommender: str, seed: int
 ) -> tuple[list[tuple[int, float]], list[float], int]:
     """Train (model, table) in place, leave the best weights in it; returns validation curve, losses and best epoch."""
     model, table = both
@@ -206,10 +201,8 @@ def _fit(
 def train_epoch(
     both: Both, rows: Rows, optimizer: optimizers.Optimizer, settings: S.Evaluation, seed: tuple[int, int]
 ) -> float:
-    """Train for one pass over the training rows in batches of `batch_size` samples; return the mean loss.
-
-    `seed` (seed, epoch) decides the order, the dropout and the negatives.
-    """
+    """Train for one pass over the training rows in batches of `batch_size` samples; return the mean loss. `seed` (seed,
+    epoch) decides the order, the dropout and the negatives."""
     model, item_vectors = both[0], both.table
     both.train()
     order, noise, others = np.random.SeedSequence(seed).spawn(3)
@@ -405,35 +398,19 @@ def keep_result(run: Run, job: Job, result: Result, settings: S.Evaluation, coun
         record = write(result, folder, job.name.split("/")[-1], counts)
         return record | {"domain": job.domain, "embedding": job.embedding}
 
-    run.make(
-        job.name,
-        build,
-        settings=list_settings(settings, job.recommender),
-        inputs=job.inputs,
-        force=True,
-        quiet=True,
-        spent=result.cost,
-    )
+    key = list_settings(settings, job.recommender)
+    run.make(job.name, build, settings=key, inputs=job.inputs, force=True, quiet=True, spent=result.cost)
 
 
 def write(result: Result, folder: Path, name: str, counts: np.ndarray) -> dict[str, Any]:
-    """Save ranks, lists and weights into `folder` under `name` and return the record: metrics, curve, epochs.
-
-    `counts` (N,) is how often each item occurs in training, for novelty. No seconds in the record:
-    they differ from run to run.
-    """
+    """Save ranks, lists and weights into `folder` under `name` and return the record, without seconds: they differ from run
+    to run. `counts` (N,) is how often each item occurs in training, for novelty."""
     if result.weights is not None:
         from safetensors.numpy import save_file
 
         save_file(result.weights, folder / f"{name}.safetensors")
-    facts = {
-        "recommender": result.recommender,
-        "seed": result.seed,
-        "curve": result.curve,
-        "losses": result.losses,
-        "epochs": len(result.losses),
-        "best_epoch": result.best_epoch,
-    }
+    facts: dict[str, Any] = {"recommender": result.recommender, "seed": result.seed, "curve": result.curve}
+    facts |= {"losses": result.losses, "epochs": len(result.losses), "best_epoch": result.best_epoch}
     return write_ranking(result.ranking, folder, name, facts=facts, cutoffs=result.cutoffs, counts=counts)
 
 

@@ -34,8 +34,8 @@ def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
     for stage in stages:
         if stage not in there:
             of_it = [table for table, encoder in there.items() if f"/{encoder}/".endswith(f"/{stage.strip('./')}/")]
-            hint = f"the table of the encoder {stage!r} is called {' or '.join(map(repr, of_it))}"
-            hint = hint if of_it else f"it has {list(there) or 'none'}"
+            called = f"the table of the encoder {stage!r} is called {' or '.join(map(repr, of_it))}"
+            hint = called if of_it else f"it has {list(there) or 'none'}"
             raise ArtefactError(
                 f"Run {run.name!r} has no embeddings {stage!r}, which evaluation_embeddings names: {hint}. Run "
                 "notebooks/03_item_embedding.ipynb first: it makes them, and prints their names."
@@ -132,11 +132,8 @@ class ItemTable(nn.Module):
         return table.detach() if self.kind == "id_detached" else table
 
     def rows(self, embeddings: np.ndarray) -> torch.Tensor:
-        """Compute rows (m, hidden) of items that no training saw,
-        from embeddings (m, dim) normalised as the table's (`normalise_rows`).
-
-        A free vector that nothing trained is zero here, the mean of those that training starts from.
-        """
+        """Compute rows (m, hidden) of items that no training saw, from embeddings (m, dim) normalised as the table's. A free
+        vector is zero here, the mean of those that training starts from."""
         text: torch.Tensor = self.adapter(torch.from_numpy(embeddings).to(self.embeddings.device))
         return F.pad(text, (0, text.shape[1])) if self.kind == "concat" else text
 
@@ -198,32 +195,5 @@ def prepare_embeddings(
         )
     if not same:
         items = table[1:]
-        items[:] = normalise_rows(items, items, normalise, scale)
+        items[:] = geometry.normalise_rows(items, items, normalise, scale)
     return table
-
-
-def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
-    """Normalise `rows` (m, dim) float32 by the means and variances of the catalogue `of` (n, dim),
-    as asked; times `scale`."""
-    if normalise == "unit":
-        rows = geometry.scale_to_unit(rows)
-    elif normalise == "standardised":
-        rows = (rows - of.mean(0)) / np.maximum(of.std(0), 1e-12)
-    elif normalise == "whitened":
-        rows = whiten(rows, of)
-    return rows if scale == 1 else rows * np.float32(scale)
-
-
-def whiten(rows: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
-    """Whiten rows (m, dim): turn them into the principal axes of `of` (n, dim; default: the rows), each centred and of unit
-    variance there; axes without variance become zero."""
-    of = rows if of is None else of
-    mean = of.mean(0, dtype=np.float64)
-    spread = of.astype(np.float64) - mean
-    values, axes = np.linalg.eigh(spread.T @ spread / len(of))
-    values, axes = values[::-1], axes[:, ::-1]
-    kept = values > values[0] * 1e-7  # float32 input: below that is rounding, and would be blown up to unit variance
-    scale = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1)), 0)
-    centred = spread if rows is of else rows.astype(np.float64) - mean
-    white: np.ndarray = (centred @ (axes * scale)).astype(np.float32)
-    return white

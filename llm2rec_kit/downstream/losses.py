@@ -57,11 +57,8 @@ def compute_loss(
     *,
     low_precision: bool = False,
 ) -> torch.Tensor:
-    """Compute the mean loss of states (S, d) with labels int64 (S,) among the rows of `classes` (N + 1, d)
-    by `settings.loss`.
-
-    Negatives are drawn with `generator`.
-    """
+    """Compute the mean loss of states (S, d) with labels int64 (S,) among the rows of `classes` (N + 1, d) by
+    `settings.loss`, negatives drawn with `generator`."""
     if settings.loss == "softmax":
         return fast_ops.softmax_loss(
             states, classes, labels, padding_class=settings.padding_class, low_precision=low_precision

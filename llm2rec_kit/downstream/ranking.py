@@ -19,6 +19,7 @@ from torch import nn
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream.samples import Rows
+from llm2rec_kit.fitting.ragged import compute_offsets, index_spans
 from llm2rec_kit.models.kernels import multiply
 
 SCORES = 2**22  # scores held at once: 16 MiB of float32, what stays in a last-level cache while it is counted
@@ -49,9 +50,7 @@ class Excluded:
     def pairs(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """List (place in `samples`, item id) of every exclusion of those samples."""
         counts = np.diff(self.offsets)[samples]
-        places = np.repeat(np.arange(len(samples)), counts)
-        within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return places, self.items[self.offsets[samples][places] + within]
+        return np.repeat(np.arange(len(samples)), counts), self.items[index_spans(self.offsets[samples], counts)]
 
 
 def find_excluded(corpus: Corpus, targets: np.ndarray, what: str) -> Excluded | None:
@@ -61,9 +60,7 @@ def find_excluded(corpus: Corpus, targets: np.ndarray, what: str) -> Excluded | 
         return None
     starts = {"last": targets - 1, "seen": corpus.offsets[corpus.owners(targets)]}[what]
     counts = targets - starts
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    return Excluded(offsets, corpus.sequence[np.repeat(starts, counts) + within])
+    return Excluded(compute_offsets(counts), corpus.sequence[index_spans(starts, counts)])
 
 
 def rank(
@@ -120,9 +117,8 @@ def _bar(scores: torch.Tensor, exclude: Excluded | None, some: np.ndarray, targe
     if exclude is None:
         return np.zeros(len(some), dtype=bool)
     places, items = exclude.pairs(some)
-    scores[
-        torch.from_numpy(places).to(scores.device), torch.from_numpy(items.astype(np.int64) - 1).to(scores.device)
-    ] = -torch.inf
+    at = (torch.from_numpy(index).to(scores.device) for index in (places, items.astype(np.int64) - 1))
+    scores[tuple(at)] = -torch.inf
     return np.bincount(places[items == targets[some][places]], minlength=len(some)) > 0
 
 
@@ -167,12 +163,9 @@ def rank_rows(
         where, longest = torch.from_numpy(some).to(states.device), int(rows.lengths[some].max())
         histories, labels = rows.histories[where, :longest], rows.labels[where, :longest]
         states[where] = model(F.embedding(histories, table), labels > 0)
-    items = table[1:]
-    return rank(
-        lambda some: multiply(states[torch.from_numpy(some).to(states.device)], items),
-        rows.labels.amax(1).cpu().numpy(),
-        len(items),
-        exclude=exclude,
-        cutoffs=cutoffs,
-        ties=ties,
-    )
+    targets, items = rows.labels.amax(1).cpu().numpy(), table[1:]
+
+    def scores_of(some: np.ndarray) -> torch.Tensor:
+        return multiply(states[torch.from_numpy(some).to(states.device)], items)
+
+    return rank(scores_of, targets, len(items), exclude=exclude, cutoffs=cutoffs, ties=ties)

@@ -182,11 +182,8 @@ class Own(nn.Module):
 
 @torch.no_grad()
 def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> bool:
-    """Whether `model` gives one state a history (B, d), rather than one after each item (B, L, d).
-
-    Raises SettingsError where it fails or gives anything else, where a state knows of later items,
-    or changes with the padding.
-    """
+    """Whether `model` gives one state a history (B, d), rather than one after each item (B, L, d). SettingsError where it
+    fails or gives anything else, where a state knows of later items, or changes with the padding."""
     drawn, training = torch.Generator().manual_seed(0), model.training
     longest, short = max(2, max_history), max(1, max_history // 2)
     vectors = torch.randn(2, longest, d, generator=drawn)[:, :max_history]
@@ -194,14 +191,9 @@ def _probe(own: own_parts.Part, model: nn.Module, d: int, max_history: int) -> b
     mask = torch.arange(length) < torch.tensor([[length], [short]])
     model.eval()
     with torch.random.fork_rng():
-        padded, alone, whole = (
-            _states(own, model, *given)
-            for given in (
-                (vectors * mask[..., None], mask),
-                (vectors[1:, :short], mask[1:, :short]),
-                (vectors[1:], torch.ones_like(mask[1:])),
-            )
-        )
+        padded = _states(own, model, vectors * mask[..., None], mask)
+        alone = _states(own, model, vectors[1:, :short], mask[1:, :short])
+        whole = _states(own, model, vectors[1:], torch.ones_like(mask[1:]))
     model.train(training)
     a_history = padded.ndim == 2
     if not a_history and not torch.allclose(whole[0, :short], alone[0], atol=CLOSE):

@@ -30,34 +30,19 @@ FOUND = 20  # titles that a search shows
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """Where an item table over text puts titles that are no items;
-    `catalogue` (N, dim) are the embeddings of those that are."""
-
-    table: item_table.ItemTable
-    catalogue: np.ndarray
-    settings: S.Evaluation
-
-    @torch.no_grad()
-    def __call__(self, new: np.ndarray) -> torch.Tensor:
-        """Rows (m, hidden) of `new` embeddings (m, dim), normalised by the mean and variances of the catalogue's."""
-        how = self.settings.normalise, self.settings.scale
-        return self.table.rows(item_table.normalise_rows(np.asarray(new, np.float32), self.catalogue, *how))
-
-
-@dataclass(frozen=True, eq=False)
 class Trained:
     """A recommender with its item table, over one domain's corpus, ready to recommend.
 
-    place  makes rows of further titles; None where the table has no text.
-    new    titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
+    catalogue  the items' embeddings (N, dim) as they come, by which further titles get rows; None where the table has no text.
+    new        titles that `adding` put behind the catalogue's, with the ids N + 1, N + 2, ..., and `rows`, their vectors.
     """
 
     corpus: Corpus
     model: nn.Module
-    item_table: nn.Module
+    item_table: item_table.ItemTable
     name: str
-    place: Places | None = None
+    settings: S.Evaluation
+    catalogue: np.ndarray | None = None
     new: tuple[str, ...] = ()
     rows: torch.Tensor | None = None
 
@@ -75,35 +60,30 @@ class Trained:
 
     @torch.no_grad()
     def adding(self, titles: Sequence[str], embeddings: np.ndarray) -> Trained:
-        """Add `titles` behind the catalogue: return the same recommender over both.
-        `embeddings` (m, dim) are from its table's encoder.
-
-        Raises ValueError where the table has no text, so that nothing tells where a title belongs.
-        """
-        rows = self.check_places()(embeddings)
+        """Return the same recommender over the catalogue and `titles` behind it, whose `embeddings` (m, dim) are from its
+        table's encoder. ValueError where the table has no text, so that nothing tells where a title belongs."""
+        new, how = np.asarray(embeddings, np.float32), (self.settings.normalise, self.settings.scale)
+        rows = self.item_table.rows(geometry.normalise_rows(new, self.check_places(), *how))
         rows = rows if self.rows is None else torch.cat([self.rows, rows])
         return replace(self, new=(*self.new, *titles), rows=rows)
 
-    def check_places(self) -> Places:
-        """Return what makes rows for titles that are no items; ValueError where the table can make none."""
-        if self.place is None:
+    def check_places(self) -> np.ndarray:
+        """Return the items' embeddings, by which titles that are none get rows; ValueError where the table has no text."""
+        if self.catalogue is None:
             raise ValueError(
                 f"{self.name} knows an item by a vector that training learned from its purchases, and a title without any has "
                 "none: nothing says where it belongs. Take a recommender over embeddings of text, or titles of the catalogue."
             )
-        return self.place
+        return self.catalogue
 
     def far(self, embeddings: np.ndarray) -> np.ndarray:
-        """Tell which embeddings (m, dim) are nearer to no item than 95 of 100 items are to another, by cosine: bool (m,).
-
-        An adapter that learned from the catalogue says little of what is far from all of it,
-        and may put it first all the same.
-        """
-        return geometry.compute_nearest_cosines(embeddings, self.check_places().catalogue) < self._usual
+        """Tell which embeddings (m, dim) are nearer to no item than 95 of 100 items are to another, by cosine: bool (m,). Of
+        what is far from the catalogue an adapter says little, and may put it first all the same."""
+        return geometry.compute_nearest_cosines(embeddings, self.check_places()) < self._usual
 
     @cached_property
     def _usual(self) -> float:
-        return geometry.compute_usual_cosine(self.check_places().catalogue)
+        return geometry.compute_usual_cosine(self.check_places())
 
     def find(self, title: str) -> list[int]:
         """Find the ids of the catalogue's items with this title (`Titles.find`)."""
@@ -116,9 +96,7 @@ class Trained:
     @torch.no_grad()
     def scores(self, history: Sequence[int]) -> np.ndarray:
         """Score every item after `history` (item ids, oldest first; the window's last are read): float32 (N + new,).
-
-        Raises ValueError for an empty history or an id out of range.
-        """
+        ValueError for an empty history or an id out of range."""
         ids, last = np.asarray(history, dtype=np.int64)[-self.corpus.max_history :], len(self.table) - 1
         if not len(ids) or ids.min() < 1 or ids.max() > last:
             raise ValueError(f"A history is one item id at least, each 1..{last}; found {list(history)!r:.80}.")
@@ -134,15 +112,9 @@ class Trained:
         left_out = [*without, *(history if exclude_seen else ())]
         scores[np.asarray(left_out, dtype=np.int64) - 1] = -np.inf
         best = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
-        titles = [self.titles[at] for at in best]
-        return pl.DataFrame(
-            {
-                "rank": np.arange(1, len(best) + 1),
-                "item": best + 1,
-                "title": pl.Series(titles, dtype=pl.String),
-                "score": scores[best],
-            }
-        )
+        titles = pl.Series([self.titles[at] for at in best], dtype=pl.String)
+        ranks = np.arange(1, len(best) + 1)
+        return pl.DataFrame({"rank": ranks, "item": best + 1, "title": titles, "score": scores[best]})
 
 
 class Titles:
@@ -200,8 +172,8 @@ def load(
     both = evaluation.make_model_and_table(recommender, corpus.n_items, corpus.max_history, vectors, settings, kind)
     both.load_state_dict(load_file(weights.find_file(run, kept)))
     both.eval()
-    place = None if vectors is None else Places(both.table, vectors[1:], settings)
-    return Trained(corpus, both[0], both.table, f"{recommender} over {embedding}", place)
+    catalogue = None if vectors is None else vectors[1:]
+    return Trained(corpus, both[0], both.table, f"{recommender} over {embedding}", settings, catalogue)
 
 
 def load_from_run(run: Run, domain: str, recommender: str, embedding: str, corpus: Corpus | None = None) -> Trained:
@@ -224,11 +196,8 @@ def has_weights(run: Run, corpus: Corpus, recommender: str, embedding: str) -> b
 def recommend_across_domains(
     run: Run, corpus: Corpus, recommender: str, embedding: str, k: int = 10
 ) -> Callable[[Sequence[int]], np.ndarray]:
-    """Build a function that takes a history of the corpus's item ids, all of one domain,
-    and gives the k best items not in it.
-
-    The recommender of each domain is read when first asked. Raises ValueError as `load` does.
-    """
+    """Build a function that takes a history of the corpus's item ids, all of one domain, and gives the k best items not in
+    it. The recommender of each domain is read when first asked. Raises ValueError as `load` does."""
     domain_of = corpus.items["domain"].to_list()
     tables = _tables(run, embedding)
     loaded: dict[str, tuple[Trained, np.ndarray]] = {}

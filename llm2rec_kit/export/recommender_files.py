@@ -62,12 +62,12 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
     save_file(
         {k: v.clone() for k, v in (as_torch(model.model) | {"items": model.table}).items()}, to / "recommender.safetensors"
     )
-    if model.place:
+    if model.catalogue is not None:
         weights_of = model.item_table.get_submodule("adapter").state_dict()
         save_file({k: v.clone() for k, v in weights_of.items()}, to / "adapter.safetensors")
     write_items(model.corpus.items, to)
     write_json(to / "recommender.json", how)
-    write_text(to / "README.md", write_card(how, adapter=bool(model.place)))
+    write_text(to / "README.md", write_card(how, adapter=model.catalogue is not None))
     return ""
 
 

@@ -34,6 +34,8 @@ COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
 MARKERS = ("o", "^", "s")
 MARK = PALETTE[5]
+FURTHEST, NAMED = 15, 4  # items that the map of what travelled shows, and names
+BOUGHT = 300  # pairs that the map of what is bought together joins
 SKEWED = 20  # times its median that the largest number of a column must exceed to be shaded by logarithms
 TRAILS, TRAIL = (PALETTE[0], PALETTE[5], PALETTE[2], PALETTE[3]), "#9DBBD2"  # of items that are named, of the others
 TEXT: dict[RcKeyType, Any] = {
@@ -49,18 +51,17 @@ TEXT: dict[RcKeyType, Any] = {
 
 def save(figure: Figure, path: Path) -> Figure:
     """Write `<path>.png` at `DPI` and `<path>.svg`; same figure, same bytes. Returns the figure, for a cell to show."""
-    training_figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
-    return figure
+    return training_figures.save(figure, path, style=TEXT, png_dpi=DPI, svg_dpi=DPI)
 
 
-def draw_stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
+def draw_stage_maps(atlas: Atlas, *, colour: str) -> Figure:
     """Draw a panel for each stage in the aligned frame, its items coloured by a column of `atlas.items`.
 
     A number is shaded on a log scale; a grouping (cluster, community) is named from titles; other text has its 24 most
     frequent values told apart by eight colours and three shapes.
     """
     with mpl.rc_context(TEXT):
-        figure, axes = _panels(atlas, atlas.stages, columns)
+        figure, axes = _panels(atlas, atlas.stages, 2)
         for ax, stage in zip(axes, atlas.stages, strict=True):
             drawn = draw_scatter(ax, atlas.aligned[stage], atlas, colour)
             ax.set_title(f"{stage}, {_row(atlas, stage)['kept_aligned']:.0%} kept")
@@ -71,18 +72,17 @@ def draw_stage_maps(atlas: Atlas, *, colour: str, columns: int = 2) -> Figure:
     return figure
 
 
-def draw_labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> Figure:
-    """Draw one stage at full column width, its groups named from titles at their middles, no label over another."""
+def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
+    """Draw one stage at full column width, its clusters named from titles at their middles, no label over another."""
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [stage], 1)
         plane = atlas.aligned[stage]
-        draw_scatter(ax, plane, atlas, column)
-        codes = atlas.items[column].to_numpy()
-        names = atlas.words[column]
+        draw_scatter(ax, plane, atlas, "cluster")
+        codes, names = atlas.items["cluster"].to_numpy(), atlas.words["cluster"]
         anchors = {names[g]: _middle(plane[codes == g]) for g in names}
         colours = {names[g]: choose_colour(k) for k, g in enumerate(names)}
         row = _row(atlas, stage)
-        ax.set_title(f"{stage}: {'communities' if column == 'community' else 'clusters'}, named from titles")
+        ax.set_title(f"{stage}: clusters, named from titles")
         _caption(
             figure,
             f"{len(plane):,} items. Trustworthiness {row['trustworthiness_aligned']:.2f}; {row['kept_aligned']:.0%} of true "
@@ -92,32 +92,31 @@ def draw_labelled_map(atlas: Atlas, stage: str, *, column: str = "cluster") -> F
     return figure
 
 
-def draw_travel_map(atlas: Atlas, first: str, last: str, *, most: int = 15, named: int = 4) -> Figure:
-    """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end.
-
-    The first `named` of them are named, each trail and its label in one colour.
-    """
-    stages = atlas.stages[atlas.stages.index(first) : atlas.stages.index(last) + 1]
-    furthest = atlas.travelled(first, last, most)
+def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
+    """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end; the
+    first are named, each trail and its label in one colour."""
+    begin, end = atlas.stages.index(first), atlas.stages.index(last)
+    stages, of_all = atlas.stages[begin : end + 1], atlas.quality["overlap"][begin][end]
+    furthest = atlas.travelled(first, last, FURTHEST)
     rows = atlas.rows(furthest["item"].to_numpy())
     kept = furthest.select(pl.mean("kept")).item()
     trails = np.stack([atlas.aligned[stage][rows] for stage in stages], axis=1)
-    colours = [TRAILS[k % len(TRAILS)] if k < named else TRAIL for k in range(len(rows))]
+    colours = [TRAILS[k % len(TRAILS)] if k < NAMED else TRAIL for k in range(len(rows))]
     with mpl.rc_context(TEXT):
         figure, (ax,) = _panels(atlas, [last], 1)
         size = _size(len(atlas.items)) * 2.2
         _dots(ax, atlas.aligned[first], s=size, color="#E9E9EC", linewidths=0, rasterized=True)
         _dots(ax, atlas.aligned[last], s=size, color="#C2C2C8", linewidths=0, rasterized=True)
         for k in reversed(range(len(rows))):
-            _trail(ax, trails[k], colours[k], named=k < named)
+            _trail(ax, trails[k], colours[k], named=k < NAMED)
         ax.set_title(f"the {len(rows)} items that travelled furthest, {first} to {last}")
         _caption(
             figure,
             f"Light grey: {first}; grey: {last}; a trail goes from its dot through {', '.join(stages)}. Of the ten nearest in the "
-            f"space, these items keep {kept:.0%} on the way; all items keep {_between(atlas, first, last):.0%}.",
+            f"space, these items keep {kept:.0%} on the way; all items keep {of_all:.0%}.",
         )
-        titles = [_short(t, 46) for t in furthest["title"][:named]]
-        ends = dict(zip(titles, trails[:named, -1], strict=True))
+        titles = [_short(t, 46) for t in furthest["title"][:NAMED]]
+        ends = dict(zip(titles, trails[:NAMED, -1], strict=True))
         labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=list(trails))
     return figure
 
@@ -133,14 +132,11 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
     )  # fmt: skip
 
 
-def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str], *, most: int = 300) -> Figure:
-    """Draw lines between the items most often bought one after the other.
-
-    Over each panel stands how long they are against random pairs.
-    """
-    pairs = find_often_together(atlas, most)
-    rng = np.random.default_rng(0)
-    at_random = rng.integers(0, len(atlas.items), (20_000, 2))
+def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str]) -> Figure:
+    """Draw lines between the items most often bought one after the other, and over each panel how long they are against
+    random pairs."""
+    pairs = find_often_together(atlas, BOUGHT)
+    at_random = np.random.default_rng(0).integers(0, len(atlas.items), (20_000, 2))
     with mpl.rc_context(TEXT):
         figure, axes = _panels(atlas, stages, 2)
         for ax, stage in zip(axes, stages, strict=True):
@@ -174,12 +170,12 @@ def draw_overlaps(atlas: Atlas) -> Figure:
     return figure
 
 
-def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8, columns: int = 2) -> Figure:
+def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8) -> Figure:
     """Draw one item and its k nearest in the space, ringed at every stage: the explorer as a static figure."""
     near = atlas.nearest(item, k)
     title = atlas.corpus.items["title"][item - 1]
     with mpl.rc_context(TEXT):
-        figure, axes = _panels(atlas, atlas.stages, columns)
+        figure, axes = _panels(atlas, atlas.stages, 2)
         for ax, stage in zip(axes, atlas.stages, strict=True):
             plane = atlas.aligned[stage]
             _dots(ax, plane, s=_size(len(plane)), color="#B4B4BA", linewidths=0, rasterized=True)
@@ -207,11 +203,10 @@ def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
             _dots(ax, plane[unknown], color=OTHER, **style)
         order = np.argsort(shade, kind="stable")[: (~unknown).sum()]
         low, high = find_range(values)
-        if not is_log_scaled(values):
-            norm = mpl.colors.Normalize(low, high)
-            return _dots(ax, plane[order], c=shade[order], norm=norm, cmap="viridis_r", **style)
-        norm = mpl.colors.LogNorm(max(1, low), max(2, high))
-        return _dots(ax, plane[order], c=np.maximum(shade[order], 1), norm=norm, cmap="viridis_r", **style)
+        norm = mpl.colors.Normalize(low, high)
+        if is_log_scaled(values):
+            shade, norm = np.maximum(shade, 1), mpl.colors.LogNorm(max(1, low), max(2, high))
+        return _dots(ax, plane[order], c=shade[order], norm=norm, cmap="viridis_r", **style)
     codes, names = encode_groups(atlas, colour)
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
     shown = shown[np.argsort(codes[shown] >= 0, kind="stable")]  # but all over what has none
@@ -223,16 +218,9 @@ def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
     groups_shown = [(name, k) for k, name in enumerate(names)]
     if (codes < 0).any():
         groups_shown.append(("none" if colour in GROUPINGS else "other", -1))
+    dot: dict[str, Any] = {"linestyle": "", "markersize": 3.5}
     return [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=MARKERS[max(k, 0) // len(PALETTE)],
-            color=choose_colour(k),
-            markersize=3.5,
-            label=name,
-        )
+        Line2D([], [], marker=MARKERS[max(k, 0) // len(PALETTE)], color=choose_colour(k), label=name, **dot)
         for name, k in groups_shown
     ]
 
@@ -279,10 +267,8 @@ def choose_colour(k: int) -> str:
 
 
 def find_often_together(atlas: Atlas, most: int) -> np.ndarray:
-    """Find the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2).
-
-    A pair holds two row numbers of `atlas.items`.
-    """
+    """Find the pairs of mapped items that most often follow each other in training, either way round: int64 (<= most, 2),
+    row numbers of `atlas.items`."""
     counts = groups.count_co_purchases(atlas.corpus)
     both = (counts + counts.T).tocoo()
     once = both.row < both.col
@@ -305,16 +291,12 @@ def _panels(atlas: Atlas, stages: Sequence[str], columns: int) -> tuple[Figure, 
     every = np.concatenate(list(atlas.aligned.values()))
     low, high = every.min(0), every.max(0)
     middle, half = (low + high) / 2, 0.53 * np.maximum(high - low, 1e-6)
+    across, up = zip(middle - half, middle + half, strict=True)
     shape = float(np.clip(half[1] / half[0], 0.6, 1.1))
     figure = _figure(COLUMN / columns * lines * shape + 0.3)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes:
-        ax.set(
-            xlim=(middle[0] - half[0], middle[0] + half[0]),
-            ylim=(middle[1] - half[1], middle[1] + half[1]),
-            xticks=[],
-            yticks=[],
-        )
+        ax.set(xlim=across, ylim=up, xticks=[], yticks=[])
     for k, ax in enumerate(axes[: len(stages)]):
         ax.set_xlabel("UMAP 1" if k >= len(stages) - columns else "")
         ax.set_ylabel("UMAP 2" if k % columns == 0 else "")
@@ -375,10 +357,6 @@ def _short(title: str, most: int) -> str:
 
 def _row(atlas: Atlas, stage: str) -> dict[str, Any]:
     return next(row for row in atlas.quality["stages"] if row["stage"] == stage)
-
-
-def _between(atlas: Atlas, first: str, last: str) -> float:
-    return float(atlas.quality["overlap"][atlas.stages.index(first)][atlas.stages.index(last)])
 
 
 def _size(n: int) -> float:

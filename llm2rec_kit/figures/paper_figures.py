@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from llm2rec_kit.figures.training_figures import OTHER, PALETTE, _caption, _figure, label_log_axis
 
+METRIC = "recall@10"  # of Figures 4 and 5
 MARKERS = ("o", "s", "^", "D")
 WAYS = {  # agreement: colour, marker
     "same way": (PALETTE[0], "o"),
@@ -19,10 +20,10 @@ WAYS = {  # agreement: colour, marker
 }
 
 
-def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
+def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame) -> Figure:
     """Draw Figure 4: a panel a domain of ours, then one a data set of the paper's; a line of backbones for each model.
 
-    `ours` has domain, backbone, model, `<metric>`, low and high; `printed` is `paper.read_backbones()`.
+    `ours` has domain, backbone, model, recall@10, low and high; `printed` is `paper.read_backbones()`.
     """
     panels = [(f"ours: {d}", ours.filter(domain=d)) for d in ours["domain"].unique(maintain_order=True)]
     panels += [(f"paper: {d}", printed.filter(dataset=d)) for d in printed["dataset"].unique(maintain_order=True)]
@@ -36,12 +37,12 @@ def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "rec
             if not len(rows):
                 continue
             at = [names.index(b) + 0.08 * (k - len(look) / 2) for b in rows["backbone"]]
-            reach = [rows[metric] - rows["low"], rows["high"] - rows[metric]] if "low" in rows.columns else None
-            ax.errorbar(at, rows[metric], yerr=reach, capsize=3, linewidth=1, label=model, **style)
+            reach = [rows[METRIC] - rows["low"], rows["high"] - rows[METRIC]] if "low" in rows.columns else None
+            ax.errorbar(at, rows[METRIC], yerr=reach, capsize=3, linewidth=1, label=model, **style)
         ax.set(title=title, xticks=range(len(names)), xlim=(-0.5, len(names) - 0.5))
         ax.set_xticklabels(names, rotation=20, ha="right")
         ax.grid(axis="y", color="#EEEEEE")
-    axes[0, 0].set_ylabel(metric)
+    axes[0, 0].set_ylabel(METRIC)
     handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8)
     _caption(
@@ -51,22 +52,18 @@ def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "rec
     return figure
 
 
-def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame, metric: str = "recall@10") -> Figure:
-    """Draw Figure 5: seconds to encode the catalogue against what the embeddings are worth; ours, then the paper's.
-
-    Both have model, seconds and `<metric>`.
-    """
+def draw_encoding_times(ours: pl.DataFrame, printed: pl.DataFrame) -> Figure:
+    """Draw Figure 5: seconds to encode the catalogue against what the embeddings are worth, ours and then the paper's; both
+    have model, seconds and recall@10."""
     figure, axes = _figure(2, height=3.2, width=4.2)
     for ax, (title, part) in zip(axes[0], (("ours", ours), ("paper: 9,517 titles, one A40", printed)), strict=True):
-        for k, row in enumerate(part.sort(metric).iter_rows(named=True)):
-            at, side = (row["seconds"], row[metric]), ("left", 6) if k % 2 == 0 else ("right", -6)
+        for k, row in enumerate(part.sort(METRIC).iter_rows(named=True)):
+            at, (side, off) = (row["seconds"], row[METRIC]), ("left", 6) if k % 2 == 0 else ("right", -6)
             ax.plot(*at, "o", color=PALETTE[k % len(PALETTE)])
-            ax.annotate(
-                row["model"], at, xytext=(side[1], 0), textcoords="offset points", fontsize=8, ha=side[0], va="center"
-            )
+            ax.annotate(row["model"], at, xytext=(off, 0), textcoords="offset points", fontsize=8, ha=side, va="center")
         least, most = part.select(least=pl.min("seconds"), most=pl.max("seconds")).row(0)
         wide = most > 10 * least  # on a log scale of less, tick labels lie over one another
-        ax.set(title=title, ylabel=metric, xlabel=f"seconds for the catalogue{', log scale' if wide else ''}")
+        ax.set(title=title, ylabel=METRIC, xlabel=f"seconds for the catalogue{', log scale' if wide else ''}")
         ax.margins(x=0.5, y=0.15)
         if wide:
             ax.set_xscale("log")

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llm2rec_kit.figures.training_figures import PlainFigure
+from llm2rec_kit.figures import training_figures
 from llm2rec_kit.results import significance
 from llm2rec_kit.runs import Run
 
@@ -39,14 +39,8 @@ TRAININGS = {
     "contrastive": "Contrast, InfoNCE a title",
 }
 STYLE: dict[RcKeyType, Any] = {
-    "font.size": 9,
+    **training_figures.STYLE,
     "font.family": "sans-serif",
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "text.parse_math": False,
-    "svg.hashsalt": "llm2rec",
     "svg.fonttype": "none",
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -142,11 +136,14 @@ def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str
 
 
 def render_svg(figure: Figure) -> str:
-    """Render the figure as an SVG element to put into a page, in the page's own colour."""
-    text = io.StringIO()
+    """Render the figure as an SVG element to put into a page: without background, its black and ink the page's own colour."""
+    file = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return theme_svg(text.getvalue())
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(rf"#(?:000000|{INK[1:]})\b", "currentColor", text.replace("fill: #ffffff", "fill: none"))
+    return text.replace("<svg ", '<svg fill="currentColor" role="img" ', 1)
 
 
 def read_element(path: Path) -> str:
@@ -157,19 +154,6 @@ def read_element(path: Path) -> str:
     drawn = path.with_suffix(".svg")
     kind, file = ("svg+xml", drawn) if drawn.is_file() else ("png", path)
     return f'<img class="paper" src="data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}" alt="">'
-
-
-def theme_svg(text: str) -> str:
-    """Turn an SVG file of matplotlib's into an element without background, its black and ink the page's own colour."""
-    text = re.sub(r"fill: #ffffff", "fill: none", _bare(text))
-    text = re.sub(rf"#(?:000000|{INK[1:]})\b", "currentColor", text)
-    return text.replace("<svg ", '<svg fill="currentColor" ', 1)
-
-
-def _bare(text: str) -> str:
-    """An SVG file of matplotlib's as an element: without what stands before it and about it."""
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return text.replace("<svg ", '<svg role="img" ', 1)
 
 
 def render_png(figure: Figure) -> bytes:
@@ -183,7 +167,7 @@ def render_png(figure: Figure) -> bytes:
 def _figure(columns: int, rows: int, height: float = 2.8, **shared: Any) -> tuple[Figure, np.ndarray]:
     """A figure of the report's width and its axes (rows, columns), each `height` inches high."""
     with mpl.rc_context(STYLE):
-        figure = PlainFigure(figsize=(WIDTH, height * rows), layout="constrained")
+        figure = training_figures.PlainFigure(figsize=(WIDTH, height * rows), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 

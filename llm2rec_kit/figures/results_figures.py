@@ -17,6 +17,8 @@ from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = {"popularity": ":", "oracle": "--"}
+FEWEST = 20  # samples of a label of a slice that is drawn
+LONGEST = 60  # letters of a listed title
 
 
 def _look(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -26,18 +28,11 @@ def _look(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def draw_results(
-    table: pl.DataFrame,
-    metric: str,
-    *,
-    recommenders: Sequence[str],
-    best: dict[tuple[str, str, str], str] | None = None,
-) -> Figure:
+def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str]) -> Figure:
     """Draw `metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
 
-    `table` is `significance.tabulate` with intervals; `best` maps (domain, recommender, embedding) to what
-    `significance.judge_standing` says, unless the table's own column `place` does. Dots are single baselines, the best of each
-    kind drawn as lines: popularity and, on synthetic data, the oracle.
+    `table` is `significance.tabulate` with intervals, and `place` where `significance.add_places` gave it. Dots are single
+    baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
     """
     domains = table["domain"].unique(maintain_order=True).to_list()
     trained = table.filter(pl.col("recommender").is_in(list(recommenders)))
@@ -53,7 +48,7 @@ def draw_results(
                 mean, y = row[f"{metric} mean"], places[row["embedding"]]
                 reach = [[mean - row[f"{metric} low"]], [row[f"{metric} high"] - mean]]
                 ax.errorbar(mean, y, xerr=reach, capsize=3, linewidth=1.2, **look[row["embedding"]])
-                if mark := row.get("place") if best is None else best.get((domain, name, row["embedding"])):
+                if mark := row.get("place"):
                     ax.annotate(mark, (mean, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
             for reference, dash in LINES.items():
                 if len(found := here.filter(recommender=reference)):
@@ -69,10 +64,8 @@ def draw_results(
 
 
 def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
-    """Draw the training loss (above) and the validation metric (below) of every training, a column a recommender.
-
-    Both run along the epochs.
-    """
+    """Draw training loss (above) and validation metric (below) of every training along the epochs, a column a
+    recommender."""
     columns = list(dict.fromkeys((r["domain"], r["recommender"]) for r in records))
     look = _look(list(dict.fromkeys(r["embedding"] for r in records)))
     figure, axes = _figure(len(columns), 2, height=2.3)
@@ -92,13 +85,13 @@ def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
     return figure
 
 
-def draw_slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str, fewest: int = 20) -> Figure:
+def draw_slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title: str) -> Figure:
     """Draw small multiples: a row of panels a recommender and domain, a panel for each slice of `names`, a dot an embedding.
 
     `table` is `slices.tabulate`, of one domain or several; the number of samples stands under each label, and labels with
-    fewer than `fewest` are left out: their intervals would be all that is seen.
+    fewer than FEWEST are left out: their intervals would be all that is seen.
     """
-    left = table.filter(pl.col("samples") >= fewest)
+    left = table.filter(pl.col("samples") >= FEWEST)
     lines = list(table.select("domain", "recommender").unique(maintain_order=True).iter_rows())
     embeddings = table["embedding"].unique(maintain_order=True).to_list()
     wide = [max(1, left.filter(slice=name)["label"].n_unique()) for name in names]
@@ -114,7 +107,7 @@ def draw_slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title
         ax.set_title(f"by {name}")
     figure.suptitle(title, fontsize=11)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    _caption(figure, f"under each label: its test samples, {fewest} at least. Whiskers: 95% bootstrap interval over users.")
+    _caption(figure, f"under each label: its test samples, {FEWEST} at least. Whiskers: 95% bootstrap interval over users.")
     return figure
 
 
@@ -183,11 +176,9 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str], longest: int = 60) -> Figure:
-    """Draw each model's list with its scores as bars, the truth in colour: the recommender panel as a static figure.
-
-    `tops` is {name: Trained.top}.
-    """
+def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str]) -> Figure:
+    """Draw each model's list (`Trained.top`) with its scores as bars, the truth in colour: the recommender panel as a static
+    figure."""
     most = max(len(top) for top in tops.values())
     figure, axes = _figure(len(tops), height=0.24 * most + 0.9 + 0.13 * len(history), width=4.4)
     for ax, (name, top) in zip(axes[0], tops.items(), strict=True):
@@ -196,7 +187,7 @@ def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history:
         paint = [PALETTE[1] if item == truth else "#DCE9F2" for item in top["item"]]
         ax.barh(-top["rank"].to_numpy(), width, color=paint, height=0.85)
         for rank, title, score in zip(top["rank"], top["title"], scores, strict=True):
-            ax.text(0.01, -rank, f"{rank:>2}  {_short(title, longest)}", va="center", fontsize=7)
+            ax.text(0.01, -rank, f"{rank:>2}  {_short(title, LONGEST)}", va="center", fontsize=7)
             ax.text(1.09, -rank, f"{score:.2f}", va="center", ha="right", fontsize=7, color="#444444")
         ax.set(title=name, xticks=[], yticks=[], xlim=(0, 1.1))
         for side in ax.spines.values():
@@ -209,5 +200,4 @@ def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history:
 
 
 def _short(title: str, longest: int) -> str:
-    # A title may hold a dollar sign, which matplotlib would read as mathematics.
-    return (title if len(title) <= longest else title[: longest - 1] + "…").replace("$", r"\$")
+    return title if len(title) <= longest else title[: longest - 1] + "…"

@@ -78,14 +78,10 @@ def as_html(frame: pl.DataFrame) -> str:
 
 def _told(frame: pl.DataFrame) -> pl.DataFrame:
     """Columns in the order in which they are read, p values and differences as words that keep their size and sign."""
-    first = (
-        [*(n for n in NAMES if n in frame.columns), *(n for n in SAID if n in frame.columns)] if "p_holm" in frame else []
-    )
+    first = [n for n in (*NAMES, *SAID) if n in frame.columns] if "p_holm" in frame else []
     ordered = frame.select(*first, *(n for n in frame.columns if n not in first))
     ways = {name: "{:.2g}" for name in P} | {"difference": "{:+.4f}"}
-    spelled = [
-        _spelled(ordered[name], way) for name, way in ways.items() if name in ordered and ordered[name].dtype.is_float()
-    ]
+    spelled = [_spelled(ordered[n], way) for n, way in ways.items() if n in ordered and ordered[n].dtype.is_float()]
     return ordered.with_columns(spelled).rename(HEADS, strict=False)
 
 
@@ -96,7 +92,8 @@ def _spelled(column: pl.Series, way: str) -> pl.Series:
 
 def _line(row: dict[str, Any], left: set[str], letters: int) -> str:
     mark = PLACES.get(row.get("place", ""), "")
-    cells = [f'<td style="{_side(n, left, v)}; {mark}; {_of_word(n, v)}">{_cell(v, letters)}</td>' for n, v in row.items()]
+    word = {name: WORDS.get(row[name], "") for name in SAID if name in row}
+    cells = [f'<td style="{_side(n, left, v)}; {mark}; {word.get(n, "")}">{_cell(v, letters)}</td>' for n, v in row.items()]
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -104,13 +101,8 @@ def _side(name: str, left: set[str], value: Any = None) -> str:
     """Words to the left, short ones on one line, numbers to the right."""
     if name not in left:
         return "text-align: right; white-space: nowrap"
-    return "text-align: left; max-width: 36em" + (
-        "; white-space: nowrap" if len(str(value)) <= SHORT else "; min-width: 14em"
-    )
-
-
-def _of_word(name: str, value: Any) -> str:
-    return WORDS.get(value, "") if name in SAID else ""
+    breaks = "white-space: nowrap" if len(str(value)) <= SHORT else "min-width: 14em"
+    return f"text-align: left; max-width: 36em; {breaks}"
 
 
 def _cell(value: Any, letters: int) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -89,26 +90,23 @@ def _caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color="#444444")
 
 
+def _draw_steps(ax: Axes, history: list[dict[str, float]], name: str, colour: str, **style: Any) -> None:
+    """Draw a number of `history` along the steps, a validation's with dots; nothing where no row has it."""
+    if points := [(row["step"], row[name]) for row in history if name in row]:
+        mark = "o" if name.startswith("validation") else ""
+        ax.plot(*zip(*points, strict=True), color=colour, marker=mark, markersize=3, linewidth=1.2, **style)
+
+
 def draw_loss_curves(history: list[dict[str, float]], *, title: str) -> Figure:
     """Draw training and validation loss along the steps; further validation numbers get a panel each."""
     extra = sorted({k for row in history for k in row if k.startswith("validation_") and k != "validation_loss"})
     figure, axes = _figure(1 + len(extra), width=4.2)
-    for name, paint, mark in (("loss", PALETTE[0], ""), ("validation_loss", PALETTE[5], "o")):
-        points = [(row["step"], row[name]) for row in history if name in row]
-        if points:
-            axes[0, 0].plot(
-                *zip(*points, strict=True),
-                color=paint,
-                marker=mark,
-                markersize=3,
-                linewidth=1.2,
-                label="training" if name == "loss" else "validation",
-            )
+    _draw_steps(axes[0, 0], history, "loss", PALETTE[0], label="training")
+    _draw_steps(axes[0, 0], history, "validation_loss", PALETTE[5], label="validation")
     axes[0, 0].set(title=title, xlabel="optimiser step", ylabel="loss (nats)")
     axes[0, 0].legend()
     for ax, name in zip(axes[0, 1:], extra, strict=True):
-        points = [(row["step"], row[name]) for row in history if name in row]
-        ax.plot(*zip(*points, strict=True), color=PALETTE[2], marker="o", markersize=3, linewidth=1.2)
+        _draw_steps(ax, history, name, PALETTE[2])
         ax.set(title=name.removeprefix("validation_"), xlabel="optimiser step")
     return figure
 
@@ -124,10 +122,8 @@ def draw_attention_mask(allowed: np.ndarray, branch: np.ndarray) -> Figure:
 
 
 def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
-    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage.
-
-    Tables are (N + 1, dim).
-    """
+    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage's table (N + 1,
+    dim)."""
     from llm2rec_kit.maps.projection import compute_cosines
 
     figure, axes = _figure(len(tables), height=2.6, sharey=False)
@@ -193,13 +189,8 @@ def draw_split_timeline(corpus: Corpus) -> Figure:
         return figure
     when = corpus.times[corpus.targets].astype("datetime64[ms]")
     bins = np.linspace(when.min().astype(float), when.max().astype(float), 60).astype("int64").astype("datetime64[ms]")
-    ax.hist(
-        [when[corpus.splits == code] for code in SPLITS.values()],
-        bins=bins,
-        stacked=True,
-        color=[PALETTE[0], PALETTE[1], PALETTE[5]],
-        label=list(SPLITS),
-    )
+    parts, colours = [when[corpus.splits == code] for code in SPLITS.values()], [PALETTE[0], PALETTE[1], PALETTE[5]]
+    ax.hist(parts, bins=bins, stacked=True, color=colours, label=list(SPLITS))
     ax.set(
         title=f"samples by time of their target, split {corpus.facts.get('split', '')}",
         xlabel="time of the target",
@@ -211,10 +202,8 @@ def draw_split_timeline(corpus: Corpus) -> Figure:
 
 
 def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) -> Figure:
-    """Draw how much each token of one title looks at each other, a panel for each name.
-
-    Weights (L, L) lie in [0, 1], rows sum to one.
-    """
+    """Draw how much each token of one title looks at each other, a panel for each of `weights`: (L, L), a row sums to
+    one."""
     figure, axes = _figure(len(weights), width=3.6, height=3.6)
     top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
     for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
@@ -231,10 +220,8 @@ def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) ->
 
 
 def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figure:
-    """Draw loss, gradient norm, alignment, uniformity and effective rank along the steps.
-
-    A last panel has the path of alignment and uniformity.
-    """
+    """Draw loss, gradient norm, alignment, uniformity and effective rank along the steps, and the path of alignment and
+    uniformity."""
     figure, axes = _figure(3, 2, height=2.6, width=3.8)
     panels = {
         "loss": ("loss (nats)", PALETTE[0]),
@@ -244,9 +231,7 @@ def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figu
         "validation_effective_rank": ("effective rank, 1 is collapsed", PALETTE[2]),
     }
     for ax, (name, (label, paint)) in zip(axes.flat, panels.items(), strict=False):
-        points = [(row["step"], row[name]) for row in history if name in row]
-        mark = "o" if name.startswith("validation") else ""
-        ax.plot(*zip(*points, strict=True), color=paint, marker=mark, markersize=3, linewidth=1.2)
+        _draw_steps(ax, history, name, paint)
         ax.set(title=label, xlabel="optimiser step")
     rows = [row for row in history if "validation_alignment" in row]
     path = [(row["validation_alignment"], row["validation_uniformity"]) for row in rows]
@@ -268,14 +253,9 @@ def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
     for (stage, table), paint, dash in zip(tables.items(), PALETTE, ("-", "--", "-.", ":") * 2, strict=False):
         rows = table[1:] - table[1:].mean(0)
         held = np.cumsum(np.linalg.svd(rows, compute_uv=False) ** 2)
-        ax.semilogx(
-            np.arange(1, len(held) + 1),
-            held / held[-1],
-            color=paint,
-            linestyle=dash,
-            linewidth=1.4,
-            label=f"{stage}, effective rank {effective_rank(table[1:]):.0f}",
-        )
+        label = f"{stage}, effective rank {effective_rank(table[1:]):.0f}"
+        style = {"color": paint, "linestyle": dash, "linewidth": 1.4, "label": label}
+        ax.semilogx(np.arange(1, len(held) + 1), held / held[-1], **style)
     label_log_axis(ax.xaxis)
     ax.set(
         title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
@@ -294,17 +274,9 @@ def draw_closeness(found: pl.DataFrame) -> Figure:
     for k, stage in enumerate(stages):
         part = found.filter(stage=stage)
         at = np.array([levels.index(level) for level in part["level"]]) + 0.08 * (k - (len(stages) - 1) / 2)
-        ax.errorbar(
-            at,
-            part["above"],
-            yerr=1.96 * part["error"],
-            color=OTHER if k == 0 and len(stages) > 1 else PALETTE[(k - 1) % len(PALETTE)],
-            marker="os^D"[k % 4],
-            markersize=4,
-            linewidth=1.2,
-            capsize=3,
-            label=stage,
-        )
+        colour = OTHER if k == 0 and len(stages) > 1 else PALETTE[(k - 1) % len(PALETTE)]
+        style = {"color": colour, "marker": "os^D"[k % 4], "markersize": 4, "linewidth": 1.2, "capsize": 3}
+        ax.errorbar(at, part["above"], yerr=1.96 * part["error"], label=stage, **style)
     ax.axhline(0, color="#444444", linewidth=0.8, linestyle=":")
     ax.set_xticks(range(len(levels)), levels)
     ax.set(

@@ -17,9 +17,8 @@ from llm2rec_kit.models import backbone, kernels
 
 ROWS = 256  # states at a time on a CPU; fewer and the products slow down, more and the block leaves the cache
 ROWS_GPU = 2048
-ROWS_LOW = (
-    512  # in bfloat16 on a CPU, where what each block adds to the head's float32 gradient costs as much as its product
-)
+# In bfloat16 on a CPU, where what each block adds to the head's float32 gradient costs as much as its product.
+ROWS_LOW = 512
 ROWS_WIDE = 32  # of them as float32 at a time
 CLASSES = 4096  # of the head's gradient at a time, there
 
@@ -30,17 +29,15 @@ def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torc
     Float32 (float64 where the states are), whatever dtype the model computes in, as transformers' own loss.
     """
     head = model.get_output_embeddings()
-    if (
-        type(head) is not nn.Linear or getattr(head, "bias", None) is not None
-    ):  # a head with a bias or with adapters of its own
+    # A head with a bias or with adapters of its own.
+    if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
         logits = backbone.compute_logits(model, states)
         return nn.functional.cross_entropy(_wide(logits), labels, reduction="sum")
-    rows = ROWS if states.device.type == "cpu" else ROWS_GPU
     cap = getattr(model.config, "final_logit_softcapping", None)
     weight = head.weight
     if not torch.is_grad_enabled():  # `needs_input_grad` does not know of it
         states, weight = states.detach(), weight.detach()
-    total: torch.Tensor = _Summed.apply(states, weight, labels, cap, rows)
+    total: torch.Tensor = _Summed.apply(states, weight, labels, cap)
     return total
 
 
@@ -49,7 +46,7 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, cap: float | None, rows: int
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, cap: float | None
     ) -> torch.Tensor:
         kind = states.device.type
         autocast = torch.is_autocast_enabled(kind)
@@ -59,7 +56,7 @@ class _Summed(torch.autograd.Function):
         own = torch.zeros_like(states, dtype=wide) if ctx.needs_input_grad[0] else None
         heads = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         low = not autocast and dtype != weight.dtype  # mixed precision on a CPU
-        rows = ROWS_LOW if low else rows
+        rows = ROWS_LOW if low else ROWS if kind == "cpu" else ROWS_GPU
         with torch.autocast(kind, enabled=False):
             head = kernels.round_weights(weight) if low else weight.detach().to(dtype)
             for a in range(0, len(labels), rows):
@@ -82,7 +79,7 @@ class _Summed(torch.autograd.Function):
             raise RuntimeError("The gradients of this loss have been handed out already; compute the loss again.")
         found = [None if g is None else g.mul_(outer).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True)]
         ctx.gradients = None
-        return (*found, None, None, None)
+        return (*found, None, None)
 
 
 def _block(logits: torch.Tensor, labels: torch.Tensor, cap: float | None, gradient: bool) -> tuple[torch.Tensor, Any]:

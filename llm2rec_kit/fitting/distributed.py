@@ -11,9 +11,7 @@ back through its own rows. The sum over the processes is the whole gradient, exa
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -69,11 +67,8 @@ def print_once(line: str) -> None:
 
 
 def share(micro: MicroBatch) -> MicroBatch:
-    """Take this process's rows of a micro-batch; `count` stays that of the whole.
-
-    Every process gets at least one row, because all have to call the model equally often; where there are fewer rows
-    than processes, some get a row without labels.
-    """
+    """Take this process's rows of a micro-batch, one at least, because all have to call the model equally often: where there
+    are fewer rows than processes, some get one without labels. `count` stays that of the whole."""
     if world_size() == 1:
         return micro
     if "chunks" in micro:
@@ -155,13 +150,3 @@ def barrier() -> None:
     """Wait until all processes have come here."""
     if world_size() > 1:
         dist.barrier()
-
-
-@contextlib.contextmanager
-def main_process_first() -> Iterator[None]:
-    """Let process 0 go through the block before the others, who find there what it wrote."""
-    if rank() > 0:
-        barrier()
-    yield
-    if rank() == 0:
-        barrier()

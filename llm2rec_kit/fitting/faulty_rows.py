@@ -22,11 +22,8 @@ def find_first_row(
     sum_loss: Loss,
     prepare: Callable[[MicroBatch], MicroBatch],
 ) -> str:
-    """Find the first row of a step's micro-batches whose own `what` (loss or gradient) is not finite;
-    return where it is, in words, and its text.
-
-    `prepare` moves a row to the model's device.
-    """
+    """Find the first row of a step's micro-batches whose own `what` (loss or gradient) is not finite; return where it is, in
+    words, and its text. `prepare` moves a row to the model's device."""
     for k, micro in enumerate(micro_batches, 1):
         rows = _rows(micro)
         for n, row in enumerate(rows, 1):

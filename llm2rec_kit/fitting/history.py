@@ -6,8 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-from llm2rec_kit.fitting import tracking
-
 
 def write_history(history: list[dict[str, float]], folder: Path) -> None:
     """Keep the history as `history.json` beside the saved weights; the checkpoints have done their work and go."""
@@ -24,8 +22,3 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 def take_last_values(history: list[dict[str, float]]) -> dict[str, float]:
     """Take the last value of every number in a history, for a record."""
     return {k: v for row in history for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
-
-
-def keep_repeatable(entry: dict[str, float]) -> dict[str, float]:
-    """Keep the step and the numbers of a log entry that repeat from run to run: no seconds, no rates."""
-    return {"step": entry["step"]} | tracking.select_numbers(entry)

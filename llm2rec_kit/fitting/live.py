@@ -27,24 +27,43 @@ def is_watched() -> bool:
     return hasattr(get_ipython(), "kernel") and SERIES not in os.environ
 
 
-class LiveBar(TrainerCallback):
-    """Shows, in a notebook that somebody looks at, the steps done, tokens a second and the time left; gone at the end.
+class _Live(TrainerCallback):
+    """What is shown in one place of a notebook, anew and anew, and gone at the end: others show what was learned."""
+
+    handle: DisplayHandle | None = None
+
+    def show(self, what: Any) -> None:
+        """Show `what` where it was shown before, or here."""
+        from IPython.display import display
+
+        if self.handle is None:
+            self.handle = display(what, display_id=True)
+        else:
+            self.handle.update(what)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take away what is shown."""
+        if self.handle is not None:
+            from IPython.display import HTML
+
+            self.handle.update(HTML(""))
+
+
+class LiveBar(_Live):
+    """Shows, in a notebook that somebody looks at, the steps done, tokens a second and the time left.
 
     `tokens()` is how many tokens the step just made has read, padding included.
     """
 
     def __init__(self, name: str, tokens: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.tokens, self.clock = name, tokens, clock
-        self.handle: DisplayHandle | None = None
         self.first, self.read, self.began, self.shown = 0, 0, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the count at the step where training begins; a resumed one does not begin at 0."""
         self.first, self.read, self.began = state.global_step, 0, self.clock()
         if is_watched():
-            from IPython.display import display
-
-            self.handle = display(self._bar(state), display_id=True)
+            self.show(self._bar(state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the step's tokens; show where it is, twice a second at most."""
@@ -53,14 +72,7 @@ class LiveBar(TrainerCallback):
         self.read += self.tokens()
         if (now := self.clock()) - self.shown >= BETWEEN_SECONDS:
             self.shown = now
-            self.handle.update(self._bar(state))
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Take the bar away: what was learned is shown by others."""
-        if self.handle is not None:
-            from IPython.display import HTML
-
-            self.handle.update(HTML(""))
+            self.show(self._bar(state))
 
     def _bar(self, state: Any) -> Any:
         from IPython.display import HTML
@@ -75,8 +87,8 @@ class LiveBar(TrainerCallback):
         return HTML(f"{bar} {where}")
 
 
-class LiveFigure(TrainerCallback):
-    """Draws the history so far at each validation with `draw(rows)`, and takes the figure away at the end.
+class LiveFigure(_Live):
+    """Draws the history so far at each validation with `draw(rows)`.
 
     Rows are those of a training's history: {"step", "loss", ...} and {"step", "validation_loss", ...}.
     """
@@ -84,7 +96,6 @@ class LiveFigure(TrainerCallback):
     def __init__(self, draw: Callable[[Rows], Any]) -> None:
         self.draw = draw
         self.rows: Rows = []
-        self.handle: DisplayHandle | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start with what a training that is resumed has logged already."""
@@ -94,19 +105,4 @@ class LiveFigure(TrainerCallback):
         """Keep the numbers; draw where they are a validation's."""
         self.rows.append({"step": state.global_step, **(logs or {})})
         if any(name.startswith("validation_") for name in logs or {}):
-            self._show(self.draw(self.rows))
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Make room for the final figure, which the next cell draws from the kept history."""
-        if self.handle is not None:
-            from IPython.display import HTML
-
-            self.handle.update(HTML(""))
-
-    def _show(self, figure: Any) -> None:
-        from IPython.display import display
-
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
-        else:
-            self.handle.update(figure)
+            self.show(self.draw(self.rows))

@@ -119,10 +119,7 @@ class _Tracker(TrainerCallback):
             send()
         except Exception as error:  # whatever a tracker raises, hours of training are worth more
             self.began = False
-            print(
-                f"  {self.settings.report_to}: {error!r:.300}; nothing more is sent, the training goes on",
-                flush=True,
-            )
+            print(f"  {self.settings.report_to}: {error!r:.300}; nothing more is sent, the training goes on", flush=True)
 
 
 @contextlib.contextmanager

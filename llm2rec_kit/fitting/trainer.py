@@ -30,7 +30,6 @@ from llm2rec_kit.fitting import checkpoints, distributed, faulty_rows, live, lor
 from llm2rec_kit.fitting.callbacks import Progress, SaveAsSet, Stop, exchange_callbacks
 from llm2rec_kit.fitting.distributed import Batches, MicroBatch, Step, print_once
 from llm2rec_kit.fitting.faulty_rows import Loss
-from llm2rec_kit.fitting.history import keep_repeatable
 from llm2rec_kit.models import backbone, kernels, mixed_blocks
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -144,14 +143,7 @@ class StepTrainer(Trainer):
     train_dataset: _Steps
 
     def __init__(
-        self,
-        *,
-        inner: PreTrainedModel,
-        loss: Loss,
-        validate: Validate,
-        settings: S.Training,
-        horizon: int,
-        **kwargs: Any,
+        self, *, inner: PreTrainedModel, loss: Loss, validate: Validate, settings: S.Training, horizon: int, **kwargs: Any
     ) -> None:
         """`inner` is the language model itself, `model` the same or peft's wrapper of it; `horizon` the planned steps."""
         super().__init__(**kwargs)
@@ -202,7 +194,8 @@ class StepTrainer(Trainer):
 
     def history(self) -> list[dict[str, float]]:
         """Collect the log's rows that repeat from run to run, and say which step is best and which is kept."""
-        rows = [row for entry in self.state.log_history if len(row := keep_repeatable(entry)) > 1]
+        log = [(entry["step"], tracking.select_numbers(entry)) for entry in self.state.log_history]
+        rows = [{"step": step} | numbers for step, numbers in log if numbers]
         if best := self._best_step():
             last = self.state.global_step
             kept = best if self.settings.keep == "best" else last
@@ -222,7 +215,8 @@ class StepTrainer(Trainer):
     def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:  # type: ignore[override]  # an item of ours
         """Run the backward pass of every micro-batch; return the step's mean loss, over all processes."""
         model.train()
-        torch.manual_seed(_seed(self.args.seed, self.state.global_step, distributed.rank()))
+        seed = np.random.SeedSequence([self.args.seed, self.state.global_step, distributed.rank(), 3])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
         count = sum(int(micro["count"]) for micro in inputs)
         total = torch.zeros((), device=self.args.device)
         self.step_inputs = [distributed.share(micro) for micro in inputs]
@@ -396,14 +390,10 @@ def plan_steps(settings: S.Training, batches: Batches) -> int:
 
     An epoch is `batches.steps_per_epoch` steps. Raises SettingsError where both ways are set.
     """
-    if not settings.schedule_epochs:
-        return settings.schedule_steps or settings.steps
-    if settings.schedule_steps:
-        raise S.SettingsError(
-            f"The decay is planned over {settings.prefix}_schedule_steps ({settings.schedule_steps}) or over "
-            f"{settings.prefix}_schedule_epochs ({settings.schedule_epochs}), not both: set one of them to 0."
-        )
-    return settings.schedule_epochs * batches.steps_per_epoch
+    settings.check(("schedule_steps", "schedule_epochs"))
+    if settings.schedule_epochs:
+        return settings.schedule_epochs * batches.steps_per_epoch
+    return settings.schedule_steps or settings.steps
 
 
 def _arguments(
@@ -443,8 +433,3 @@ def _arguments(
     arguments._n_gpu = min(1, arguments.n_gpu)
     arguments.report_to = []  # what "none" leaves in where a cluster's variable asks for it; `tracking` sends what is asked for
     return arguments
-
-
-def _seed(*parts: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence([*parts, 3]).generate_state(1, np.uint64)[0])

@@ -74,25 +74,11 @@ def optimise(
     pull = np.ascontiguousarray((held * fall_off[:, None]).transpose(0, 2, 1))
     random = np.random.RandomState(seed).randint(np.iinfo(np.int32).min + 1, np.iinfo(np.int32).max - 1, 3).astype(np.int64)
     heads, tails = (np.concatenate([getattr(e, side) for e in edges]).astype(np.int32) for side in ("row", "col"))
+    flat = heads, tails, first, every, due, every_negative, due_negative, pull, random
     alpha = 1.0
     for epoch in range(epochs):
         order = _shuffled(len(graphs), abs(random[0]))
-        _epoch(
-            layouts,
-            heads,
-            tails,
-            first,
-            every,
-            due,
-            every_negative,
-            due_negative,
-            pull,
-            random,
-            order,
-            alpha,
-            float(epoch),
-            *shape,
-        )
+        _epoch(layouts, *flat, order, alpha, float(epoch), *shape)
         alpha = 1.0 - epoch / epochs
     return layouts
 

@@ -11,12 +11,14 @@ adapter's space, at right angles to the other domains', with whose items no reco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.maps import groups, projection, quality
@@ -26,7 +28,7 @@ from llm2rec_kit.runs import ArtefactError, Run
 ADAPTED = "adapted"
 PAIRS = 5000  # of either kind, for the numbers
 GROUPINGS = ("cluster", "community")
-NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise that `_normalised` knows
+NORMALISED = ("none", "unit", "standardised")  # values of evaluation_normalise whose adapters are mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +53,7 @@ class Atlas:
 
     @classmethod
     def load(cls, run: Run) -> Atlas:
-        """Load the atlas that `write` made in a run.
-
-        Raises ArtefactError where notebook 05 has not run over what the run holds.
-        """
+        """Load the atlas that `write` made in a run; ArtefactError where notebook 05 has not run over what the run holds."""
         folder = run.require("maps")
         if changed := run.changed_inputs("maps"):
             raise ArtefactError(
@@ -98,7 +97,7 @@ class Atlas:
         at = np.searchsorted(ids, items).clip(max=len(ids) - 1)
         return np.where(ids[at] == items, at, -1)
 
-    def nearest(self, item: int, k: int, stages: list[str] | None = None) -> pl.DataFrame:
+    def nearest(self, item: int, k: int) -> pl.DataFrame:
         """Find the k nearest of all items at each stage: stage, rank, item, title, cosine, before.
 
         `before` is the neighbour's rank at the stage before (1 is nearest), null at the first stage.
@@ -119,7 +118,7 @@ class Atlas:
                 rows.append((stage, rank, int(row) + 1, titles[int(row)], float(cosine[row]), was))
             before = ranks
         schema = {"stage": str, "rank": int, "item": int, "title": str, "cosine": float, "before": int}
-        return pl.DataFrame(rows, schema=schema, orient="row").filter(pl.col("stage").is_in(stages or self.stages))
+        return pl.DataFrame(rows, schema=schema, orient="row")
 
     def nearest_titles(self, item: int, k: int) -> pl.DataFrame:
         """List the titles of the k items `nearest` to an item, nearest first, a column a stage."""
@@ -150,10 +149,7 @@ class Atlas:
 def project(run: Run, corpus: Corpus, settings: S.Maps, *, force: bool = False) -> Atlas:
     """Lay out the stages of `settings` and keep them as the run's artefact `maps`, or reuse it where nothing changed."""
     tables, made_from = read_tables(run, settings.stages, corpus)
-
-    def build(folder: Path) -> dict[str, Any]:
-        return write(folder, corpus, tables, settings)
-
+    build = partial(write, corpus=corpus, tables=tables, settings=settings)
     run.make("maps", build, settings=settings.as_dict(), inputs=["corpus", *made_from], force=force)
     return Atlas.load(run)
 
@@ -179,10 +175,8 @@ def _embeddings(run: Run, stages: list[str]) -> dict[str, np.ndarray]:
 
 
 def apply_adapters(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[str]) -> np.ndarray:
-    """Apply each domain's adapter to its items of `table` (N + 1, dim): (N + 1, domains x width).
-
-    A domain's items fill its own block of columns; the other blocks are zero.
-    """
+    """Apply each domain's adapter to its items of `table` (N + 1, dim): (N + 1, domains x width), zero outside of the
+    domain's own block of columns."""
     from safetensors.numpy import load_file
 
     blocks = []
@@ -195,7 +189,8 @@ def apply_adapters(run: Run, corpus: Corpus, table: np.ndarray, made_from: list[
         block = np.zeros((len(table), len(weight)), dtype=np.float32)
         own = np.flatnonzero(domain == run.record(name)["domain"]) + 1
         asked = run.manifest(name)["settings"]
-        given = _normalised(table[own], asked.get("normalise", "none")) * asked.get("scale", 1.0)
+        rows = table[own]
+        given = geometry.normalise_rows(rows, rows, asked.get("normalise", "none"), asked.get("scale", 1.0))
         block[own] = given @ weight.T + bias
         blocks.append(block)
     return np.concatenate(blocks, axis=1)
@@ -212,16 +207,10 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
     items = np.arange(1, corpus.n_items + 1, dtype=np.int32)
     placed = ~np.isin(items, fitted)
     stages = [
-        pl.DataFrame({"item": items, "stage": stage, "placed": placed}).with_columns(
-            **{
-                name: pl.Series(plane[stage][:, axis])
-                for name, plane, axis in (
-                    ("x", layouts.own, 0),
-                    ("y", layouts.own, 1),
-                    ("aligned_x", layouts.aligned, 0),
-                    ("aligned_y", layouts.aligned, 1),
-                )
-            }
+        pl.DataFrame(
+            {"item": items, "stage": stage, "placed": placed}
+            | dict(zip(("x", "y"), layouts.own[stage].T, strict=True))
+            | dict(zip(("aligned_x", "aligned_y"), layouts.aligned[stage].T, strict=True))
         )
         for stage in tables
     ]
@@ -235,14 +224,8 @@ def write(folder: Path, corpus: Corpus, tables: dict[str, np.ndarray], settings:
             "community": groups.find_communities(corpus, settings.clusters, seed=settings.seed),
         }
     ).write_parquet(folder / "groups.parquet")
-    return {
-        "items": len(items),
-        "fitted": len(fitted),
-        "placed": int(placed.sum()),
-        "neighbours": quality.NEIGHBOURS,
-        "clusters_of": last,
-        **_numbers(corpus, tables, layouts, settings),
-    }
+    told = {"items": len(items), "fitted": len(fitted), "placed": int(placed.sum()), "neighbours": quality.NEIGHBOURS}
+    return {**told, "clusters_of": last, **_numbers(corpus, tables, layouts, settings)}
 
 
 def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.Layouts, settings: S.Maps) -> dict[str, Any]:
@@ -257,11 +240,8 @@ def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.
         aligned = quality.measure_projection(vectors, layouts.aligned[stage], settings.metric, anchors=anchors)
         in_frame = {f"{name}_aligned": value for name, value in aligned.items()}
         rows.append({"stage": stage, **own, **in_frame, **quality.measure_space(np.asarray(table), together, at_random)})
-    return {
-        "anchors": len(anchors),
-        "stages": rows,
-        "overlap": quality.measure_overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors),
-    }
+    overlap = quality.measure_overlaps({stage: np.asarray(t[1:]) for stage, t in tables.items()}, anchors=anchors)
+    return {"anchors": len(anchors), "stages": rows, "overlap": overlap}
 
 
 def _adapters(run: Run, domains: list[str], stages: list[str]) -> tuple[str, list[str]]:
@@ -282,12 +262,3 @@ def _linear(run: Run, name: str) -> bool:
     with safe_open(weights.find_file(run, name), "numpy") as file:
         kept: list[str] = list(file.keys())
     return sum(key.endswith(("adapter.weight", "adapter.bias")) for key in kept) == 2
-
-
-def _normalised(rows: np.ndarray, how: str) -> np.ndarray:
-    """What `evaluation_normalise` does to embeddings before the adapter sees them."""
-    if how == "unit":
-        return projection.scale_to_unit(rows)
-    if how == "standardised":
-        rows = (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-12)
-    return rows

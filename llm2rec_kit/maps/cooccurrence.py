@@ -53,11 +53,8 @@ def list_pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFra
             chosen = np.sort(rng.permutation(chosen)[:most])
             a, b, users = first[chosen], second[chosen], found.data[chosen].astype(np.int64)
         name = str(low) if high == low else f"{low} and more" if high is None else f"{low} to {high}"
-        frames.append(
-            pl.DataFrame({"first": a.astype(np.int64), "second": b.astype(np.int64), "users": users}).with_columns(
-                level=pl.lit(name)
-            )
-        )
+        frame = pl.DataFrame({"first": a.astype(np.int64), "second": b.astype(np.int64), "users": users})
+        frames.append(frame.with_columns(level=pl.lit(name)))
     return pl.concat(frames)
 
 
@@ -77,16 +74,8 @@ def measure_closeness(drawn: pl.DataFrame, tables: dict[str, np.ndarray]) -> pl.
         spread = max(float(std or 0.0), 1e-9)
         for (level,), part in found.group_by("level", maintain_order=True):
             z = (part["cosine"] - never.mean()) / spread
-            rows.append(
-                {
-                    "stage": stage,
-                    "level": level,
-                    "pairs": len(part),
-                    "cosine": part["cosine"].mean(),
-                    "above": z.mean(),
-                    "error": (z.std() or 0.0) / len(part) ** 0.5,
-                }
-            )
+            means = {"cosine": part["cosine"].mean(), "above": z.mean(), "error": (z.std() or 0.0) / len(part) ** 0.5}
+            rows.append({"stage": stage, "level": level, "pairs": len(part), **means})
     return pl.DataFrame(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 
 import numpy as np
 from scipy import sparse
@@ -57,10 +58,7 @@ def find_communities(corpus: Corpus, count: int, *, seed: int) -> np.ndarray:
 
 
 def count_co_purchases(corpus: Corpus) -> sparse.csr_matrix:
-    """Count how often item j followed item i in training histories: float64 (N, N), row 0 is item 1.
-
-    An item after itself counts as nothing.
-    """
+    """Count how often another item j followed item i in training histories: float64 (N, N), row 0 is item 1."""
     train = corpus.samples("train")
     before, after = corpus.sequence[train - 1] - 1, corpus.sequence[train] - 1
     kept = before != after
@@ -68,8 +66,8 @@ def count_co_purchases(corpus: Corpus) -> sparse.csr_matrix:
     return counts.tocsr()
 
 
-def name_groups(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[int, str]:
-    """Name each group by the words of its titles that tell it from the others: {group: "star harbor, headset"}.
+def name_groups(titles: list[str], groups: np.ndarray) -> dict[int, str]:
+    """Name each group by two words of its titles that tell it from the others: {group: "star harbor, headset"}.
 
     A word's weight is share in the group x log(share in the group / share in all), over titles; of words that always stand
     together the phrase is taken. Numbers and English stop words are passed over.
@@ -83,7 +81,7 @@ def name_groups(titles: list[str], groups: np.ndarray, words: int = 2) -> dict[i
         chosen: list[str] = []
         # A phrase before its own words where both weigh about the same.
         for term in sorted(weight, key=lambda t: (-round(weight[t] * (1.15 if " " in t else 1), 9), t)):
-            if len(chosen) < words and weight[term] > 0 and not {*term.split()} & {w for c in chosen for w in c.split()}:
+            if len(chosen) < 2 and weight[term] > 0 and not {*term.split()} & {w for c in chosen for w in c.split()}:
                 chosen.append(term)
         out[group] = ", ".join(chosen) or f"group {group + 1}"
     return out
@@ -108,8 +106,5 @@ def _terms(title: str) -> set[str]:
 
 
 def _shares(terms: list[set[str]]) -> dict[str, float]:
-    counts: dict[str, int] = {}
-    for title in terms:
-        for term in title:
-            counts[term] = counts.get(term, 0) + 1
+    counts = Counter(itertools.chain.from_iterable(terms))
     return {term: c / max(1, len(terms)) for term, c in counts.items()}

@@ -101,8 +101,6 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
 
 def choose_items(n_items: int, most: int, seed: int) -> np.ndarray:
     """Draw at most `most` of the item ids 1..n_items by seed, sorted (int64)."""
-    if n_items <= most:
-        return np.arange(1, n_items + 1)
     return np.sort(np.random.default_rng(seed).permutation(n_items)[:most] + 1)
 
 
@@ -118,6 +116,17 @@ def find_nearest(
     if vectors.shape[1] <= 3 and metric == "euclidean":
         return _on_plane(vectors, k, among)
     return _exact(vectors, k, metric, among)
+
+
+def drop_own(ids: np.ndarray, distances: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop each row's own id (n,) from its k + 1 nearest: ids int32 (n, k) and distances float32 (n, k).
+
+    A row at the very place of others need not come first among them, or come at all: the last then goes in its stead.
+    """
+    itself = ids == own[:, None]
+    itself[~itself.any(1), -1] = True
+    shape = len(ids), ids.shape[1] - 1
+    return ids[~itself].reshape(shape).astype(np.int32), distances[~itself].reshape(shape).astype(np.float32)
 
 
 def find_neighbours(vectors: np.ndarray, k: int, metric: str = "cosine") -> np.ndarray:
@@ -222,27 +231,16 @@ def _on_plane(points: np.ndarray, k: int, among: np.ndarray | None) -> tuple[np.
         distances, ids = cKDTree(among).query(points, np.arange(1, k + 1))
         return ids.astype(np.int32), distances.astype(np.float32)
     distances, ids = cKDTree(points).query(points, np.arange(1, k + 2))
-    # A point at the very place of others need not come first among its own neighbours, or come at all.
-    own = ids == np.arange(len(points))[:, None]
-    own[~own.any(1), -1] = True
-    return ids[~own].reshape(-1, k).astype(np.int32), distances[~own].reshape(-1, k).astype(np.float32)
+    return drop_own(ids, distances, np.arange(len(points)))
 
 
 def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
     from pynndescent import NNDescent
 
-    found = NNDescent(
-        np.ascontiguousarray(vectors, np.float32),
-        metric=metric,
-        n_neighbors=k + 1,
-        random_state=0,
-        n_jobs=1,
-        low_memory=True,
-    )
+    rows = np.ascontiguousarray(vectors, np.float32)
+    found = NNDescent(rows, metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True)
     ids, distances = found.neighbor_graph
-    own = ids == np.arange(len(ids))[:, None]
-    own[~own.any(1), -1] = True
-    return ids[~own].reshape(-1, k).astype(np.int32), distances[~own].reshape(-1, k).astype(np.float32)
+    return drop_own(ids, distances, np.arange(len(rows)))
 
 
 def _turn(plane: np.ndarray, onto: np.ndarray) -> np.ndarray:

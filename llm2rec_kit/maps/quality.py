@@ -8,17 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 from llm2rec_kit.geometry import effective_rank
-from llm2rec_kit.maps.projection import compute_cosines, find_nearest, measure_shared, scale_to_unit
+from llm2rec_kit.maps.projection import compute_cosines, drop_own, find_nearest, measure_shared, scale_to_unit
 
 NEIGHBOURS = 10
 ANCHORS = 2000
 
 
 def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, anchors: np.ndarray) -> dict[str, float]:
-    """Measure the trustworthiness of a layout and the share of true neighbours that it keeps.
-
-    `vectors` (n, dim), `plane` (n, 2).
-    """
+    """Measure the trustworthiness of a layout `plane` (n, 2) of `vectors` (n, dim), and the share of true neighbours it
+    keeps."""
     k = min(NEIGHBOURS, (len(vectors) - 1) // 2)
     kept = measure_shared(_near(vectors, k, metric, anchors), _near(plane, k, "euclidean", anchors))
     return {"trustworthiness": trustworthiness(vectors, plane, k, metric, anchors=anchors), "kept": kept}
@@ -27,10 +25,8 @@ def measure_projection(vectors: np.ndarray, plane: np.ndarray, metric: str, *, a
 def trustworthiness(
     vectors: np.ndarray, plane: np.ndarray, k: int, metric: str, *, anchors: np.ndarray | None = None
 ) -> float:
-    """Measure how far neighbours on the map are neighbours in the space, 0 to 1, as the mean over `anchors`.
-
-    Source: Venna & Kaski 2001.
-    """
+    """Measure how far neighbours on the map are neighbours in the space, 0 to 1, as the mean over `anchors` (Venna & Kaski
+    2001)."""
     anchors = np.arange(len(vectors)) if anchors is None else anchors
     on_page = _near(plane, k, "euclidean", anchors)
     rows = scale_to_unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
@@ -69,10 +65,10 @@ def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray
     }
 
 
-def measure_pair_recall(table: np.ndarray, pairs: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """Compute the share of pairs whose second item is among the first's k nearest by cosine, of all items but itself."""
+def measure_pair_recall(table: np.ndarray, pairs: np.ndarray) -> float:
+    """Compute the share of pairs whose second item is among the first's ten nearest by cosine, of all items but itself."""
     firsts, where = np.unique(pairs[:, 0], return_inverse=True)
-    near = _near(table[1:], min(k, len(table) - 2), "cosine", firsts - 1) + 1
+    near = _near(table[1:], min(NEIGHBOURS, len(table) - 2), "cosine", firsts - 1) + 1
     return float((near[where] == pairs[:, 1:]).any(1).mean())
 
 
@@ -89,10 +85,8 @@ def isotropy(vectors: np.ndarray) -> float:
 
 
 def measure_overlaps(tables: dict[str, np.ndarray], *, anchors: np.ndarray) -> list[list[float]]:
-    """Compute the share of an item's ten nearest (cosine) that two stages have in common, a row and a column a stage.
-
-    `tables` are (n, dim) each.
-    """
+    """Compute the share of an item's ten nearest (cosine) that two of the `tables` (n, dim) have in common, a row and a
+    column a stage."""
     k = min(NEIGHBOURS, len(next(iter(tables.values()))) - 1)
     near = [_near(table, k, "cosine", anchors) for table in tables.values()]
     return [[measure_shared(a, b) for b in near] for a in near]
@@ -105,8 +99,4 @@ def draw_anchors(n: int, seed: int) -> np.ndarray:
 
 def _near(vectors: np.ndarray, k: int, metric: str, anchors: np.ndarray) -> np.ndarray:
     """Rows of the k nearest others of each anchor, int32 (anchors, k)."""
-    ids, _ = find_nearest(vectors[anchors], k + 1, metric, among=vectors)
-    own = ids == anchors[:, None]
-    own[~own.any(1), -1] = True  # an exact twin may stand in the item's own place
-    others: np.ndarray = ids[~own].reshape(-1, k)
-    return others
+    return drop_own(*find_nearest(vectors[anchors], k + 1, metric, among=vectors), anchors)[0]

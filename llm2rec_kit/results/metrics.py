@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from llm2rec_kit.settings import METRIC
 
+LEVEL = 0.95  # of the intervals
+
 
 def compute_per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
     """Compute the metric of each sample, float64 (n,): `metric` is "recall@k", "ndcg@k" or "mrr@k", or "mrr" without a cut.
@@ -70,10 +72,8 @@ def measure_lists(listed: np.ndarray, cutoffs: list[int], counts: np.ndarray) ->
     return out
 
 
-def compute_intervals(
-    values: np.ndarray, users: np.ndarray, *, seed: int, level: float = 0.95, draws: int = 1000
-) -> np.ndarray:
-    """Compute percentile bootstrap intervals of the means of the columns of `values` (n, m): float64 (2, m), low and high.
+def compute_intervals(values: np.ndarray, users: np.ndarray, *, seed: int, draws: int = 1000) -> np.ndarray:
+    """Compute 95% percentile bootstrap intervals of the means of the columns of `values` (n, m): float64 (2, m), low and high.
 
     `users` (n,) says whose sample a row is. Users are resampled, each with all of its samples, because the samples of one
     user are no independent ones (the cluster bootstrap; Field and Welsh 2007); a draw's mean is over the samples that it
@@ -92,7 +92,7 @@ def compute_intervals(
         drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
         means[at : at + size] = counts @ sums / (counts @ sizes)[:, None]
-    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed: int) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ import polars as pl
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import evaluations, kept, metrics
-from llm2rec_kit.results.evaluations import TRAINED, is_trained
+from llm2rec_kit.results.evaluations import OF, TRAINED, is_trained
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation
 
@@ -34,11 +34,7 @@ SEED = 0  # of all bootstrap draws
 
 
 def tabulate(
-    run: Run,
-    names: list[str] | None = None,
-    *,
-    metric_names: Sequence[str] = (),
-    intervals: bool = False,
+    run: Run, names: list[str] | None = None, *, metric_names: Sequence[str] = (), intervals: bool = False
 ) -> pl.DataFrame:
     """Tabulate domain, recommender, embedding, seeds, and mean and (population) std of each metric over seeds.
 
@@ -52,34 +48,26 @@ def tabulate(
     groups: dict[tuple[str, str, str], list[str]] = {}
     for name, record in found.items():
         groups.setdefault((record["domain"], record["recommender"], record["embedding"]), []).append(name)
-    ordered = sorted(groups, key=lambda key: place(key[2]))
+    groups = {key: groups[key] for key in sorted(groups, key=lambda key: place(key[2]))}
     metric_names = list(metric_names or next(iter(found.values()))["metrics"])
     rows = []
-    for key in ordered:
-        values = [_measured(run, name, found[name], metric_names) for name in groups[key]]
+    for key, of_row in groups.items():
+        values = [_measured(run, name, found[name], metric_names) for name in of_row]
         means = {f"{m} mean": float(np.mean([v[m] for v in values])) for m in metric_names}
         stds = {f"{m} std": float(np.std([v[m] for v in values])) for m in metric_names}
-        domain, recommender, embedding = key
-        named = {"domain": domain, "recommender": recommender, "embedding": embedding}
-        rows.append({**named, "seeds": len(values), **means, **stds})
+        rows.append(dict(zip(OF, key, strict=True)) | {"seeds": len(values), **means, **stds})
     frame = pl.DataFrame(rows)
-    if not intervals:
-        return frame
-    bounds = _intervals(run, {key: groups[key] for key in ordered}, metric_names)
-    return pl.concat([frame, bounds], how="horizontal")
+    return pl.concat([frame, _intervals(run, groups, metric_names)], how="horizontal") if intervals else frame
 
 
-def make_readable(
-    table: pl.DataFrame, domain: str, metric_names: Sequence[str], best: dict[Row, str] | None = None
-) -> pl.DataFrame:
+def make_readable(table: pl.DataFrame, domain: str, metric_names: Sequence[str]) -> pl.DataFrame:
     """Format the domain's rows of `tabulate` (with intervals) for a reader: each metric as "mean ± std [low, high]".
 
-    A row's place is what `best` says, as `judge_standing` gives it, or the table's own column `place`; trained rows come first.
+    A row's place is that of `add_places`, where it was asked; trained rows come first.
     """
     rows = []
     for r in table.filter(domain=domain).iter_rows(named=True):
-        row = {"recommender": r["recommender"], "embedding": r["embedding"]}
-        row["place"] = r.get("place", "") if best is None else best.get((r["recommender"], r["embedding"]), "")
+        row = {"recommender": r["recommender"], "embedding": r["embedding"], "place": r.get("place", "")}
         for m in metric_names:
             spread = f" ± {r[f'{m} std']:.4f}" if r["seeds"] > 1 else ""
             row[m] = f"{r[f'{m} mean']:.4f}{spread} [{r[f'{m} low']:.4f}, {r[f'{m} high']:.4f}]"
@@ -92,9 +80,8 @@ def tabulate_lists(run: Run, names: list[str]) -> pl.DataFrame:
     """Tabulate domain, recommender, embedding, and mean coverage and novelty at each cutoff over seeds,
     where lists were kept."""
     found = [kept.read_record(run, name) for name in names]
-    rows = [{k: r[k] for k in ("domain", "recommender", "embedding")} | r["lists"] for r in found if r.get("lists")]
-    keys = ["domain", "recommender", "embedding"]
-    return pl.DataFrame(rows).group_by(keys, maintain_order=True).agg(pl.exclude(keys).mean()) if rows else pl.DataFrame()
+    rows = [{k: r[k] for k in OF} | r["lists"] for r in found if r.get("lists")]
+    return pl.DataFrame(rows).group_by(*OF, maintain_order=True).agg(pl.exclude(*OF).mean()) if rows else pl.DataFrame()
 
 
 def place(embedding: str) -> int:
@@ -140,17 +127,14 @@ def _intervals(run: Run, groups: dict[tuple[str, str, str], list[str]], metric_n
         values = [_per_sample(run, domain, groups[keys[k]], m) for k in here for m in metric_names]
         found = metrics.compute_intervals(np.stack(values, 1), read_users(run, domain), seed=SEED)
         bounds[here] = found.reshape(2, len(here), -1).transpose(1, 0, 2)
-    columns = {
-        f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in enumerate(("low", "high"))
-    }
-    return pl.DataFrame(columns)
+    sides = list(enumerate(("low", "high")))
+    return pl.DataFrame({f"{m} {side}": bounds[:, at, k] for k, m in enumerate(metric_names) for at, side in sides})
 
 
 def _per_sample(run: Run, domain: str, names: Sequence[str], metric: str) -> np.ndarray:
     """Each test sample's metric, averaged over the artefacts `names`: float64 (n_test,)."""
-    means: np.ndarray = np.mean(
-        [metrics.compute_per_sample(read_ranks(run, domain, name), metric) for name in names], axis=0
-    )
+    values = [metrics.compute_per_sample(read_ranks(run, domain, name), metric) for name in names]
+    means: np.ndarray = np.mean(values, axis=0)
     return means
 
 
@@ -184,12 +168,7 @@ def list_names(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> list[st
 
 
 def compare(
-    run: Run,
-    domain: str,
-    pairs: Sequence[tuple[Row, Row]],
-    *,
-    seeds: Sequence[int],
-    metric: str = "ndcg@10",
+    run: Run, domain: str, pairs: Sequence[tuple[Row, Row]], *, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> pl.DataFrame:
     """Test pairs of any two rows (before, after) across users (`metrics.test_pairs`); the frame has a row for each pair.
 

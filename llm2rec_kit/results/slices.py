@@ -24,16 +24,16 @@ TARGETS = (0, 4, 9, 19, 49)
 LENGTHS = (3, 6, 9, 19)
 
 
-def label_samples(corpus: Corpus, split: str = "test") -> pl.DataFrame:
-    """Label the samples of `split`, in their order, as Enums in reading order:
+def label_samples(corpus: Corpus) -> pl.DataFrame:
+    """Label the test samples, in their order, as Enums in reading order:
 
     target      is the history's last item (immediate repeat), another item that the user had, or novel.
     popularity  how often the target is a training *target*; 0 is a cold item, which no loss ever asked for.
     history     how many items the user had before, also beyond the window that the recommender sees.
     """
-    targets = corpus.samples(split)
+    targets = corpus.samples("test")
     items = corpus.sequence[targets]
-    before = count_items_before(corpus, split)
+    before = count_items_before(corpus)
     kind = np.where(items == corpus.sequence[targets - 1], 0, np.where(_seen_before(corpus, targets), 1, 2))
     asked = np.bincount(corpus.sequence[corpus.samples("train")], minlength=corpus.n_items + 1)[items]
     return pl.DataFrame(
@@ -71,13 +71,7 @@ def _labels(codes: np.ndarray, names: list[str]) -> pl.Series:
 
 
 def tabulate(
-    run: Run,
-    domain: str,
-    corpus: Corpus,
-    rows: Sequence[Row],
-    *,
-    seeds: Sequence[int],
-    metric: str = "ndcg@10",
+    run: Run, domain: str, corpus: Corpus, rows: Sequence[Row], *, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> pl.DataFrame:
     """Tabulate the metric of each row in each slice, with its 95% interval over users.
 
@@ -135,14 +129,7 @@ def compare_tables(
 
 
 def tabulate_gains(
-    run: Run,
-    domain: str,
-    corpus: Corpus,
-    before: Row,
-    after: Row,
-    *,
-    seeds: Sequence[int],
-    metric: str = "ndcg@10",
+    run: Run, domain: str, corpus: Corpus, before: Row, after: Row, *, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> pl.DataFrame:
     """Tabulate where `after` wins and loses against `before`: the paired difference in each slice, p corrected (Holm).
 
@@ -178,16 +165,14 @@ def find_extremes(
     for verdict, some in (("won", order[:most]), ("lost", order[::-1][:most])):
         for k in (k for k in some if moved[k] != 0):
             history = " / ".join(titles[corpus.history(targets[k])][-window:])
-            found = {"target": titles[corpus.sequence[targets[k]]], "asked for in training": labels[int(k)]}
-            rows.append(
-                {"": verdict, "history ends": history} | found | {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]}
-            )
+            target = {"target": titles[corpus.sequence[targets[k]]], "asked for in training": labels[int(k)]}
+            ranks = {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]}
+            rows.append({"": verdict, "history ends": history} | target | ranks)
     return pl.DataFrame(rows)
 
 
 def _geometric_rank(run: Run, domain: str, row: Row, seeds: Sequence[int]) -> np.ndarray:
     """Each test sample's rank, geometric mean over seeds: float64 (n_test,)."""
-    names = list_names(run, domain, row, seeds)
-    ranks = [read_ranks(run, domain, name) for name in names]
+    ranks = [read_ranks(run, domain, name) for name in list_names(run, domain, row, seeds)]
     means: np.ndarray = np.exp(np.mean([np.log(r if r.ndim == 1 else r.mean(1)) for r in ranks], axis=0))
     return means

@@ -15,28 +15,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm2rec_kit.settings.backbone import Backbone
-from llm2rec_kit.settings.data import ROLES, Data, parse_template
-from llm2rec_kit.settings.encoding import MASKS, POOLINGS, Encoding
+from llm2rec_kit.settings.data import Data, parse_template
+from llm2rec_kit.settings.encoding import Encoding
 from llm2rec_kit.settings.evaluation import METRIC, Evaluation
 from llm2rec_kit.settings.item_tables import NAMED, name_tables
 from llm2rec_kit.settings.maps import Maps
-from llm2rec_kit.settings.own_parts import BASELINES, RECOMMENDERS, SOURCES, Own
+from llm2rec_kit.settings.own_parts import Own
 from llm2rec_kit.settings.stage import SettingsError, Stage, describe_unknown
 from llm2rec_kit.settings.studies import QUESTIONS, Questions, Tables
 from llm2rec_kit.settings.training import CSFT, MNTP, TRACKERS, Contrastive, Training
 
 __all__ = [
-    "BASELINES",
     "CSFT",
-    "MASKS",
     "METRIC",
     "MNTP",
     "NAMED",
-    "POOLINGS",
     "QUESTIONS",
-    "RECOMMENDERS",
-    "ROLES",
-    "SOURCES",
     "STAGES",
     "TRACKERS",
     "Backbone",

@@ -211,13 +211,11 @@ class Own(Stage):
         load(self.parts)
 
 
-# -- inside -------------------------------------------------------------------------------------------------------------
-
-
 def _registering(kind: str, name: str) -> Callable[[Made], Made]:
     if not isinstance(name, str) or not re.fullmatch(FORMS[kind][0], name):
+        example = "Mine" if kind == "recommender" else "mine"
         raise SettingsError(
-            f"The name of a {kind} is {FORMS[kind][1]}, as in @{kind}({_example(kind)!r}); found {show_value(name)}."
+            f"The name of a {kind} is {FORMS[kind][1]}, as in @{kind}({example!r}); found {show_value(name)}."
         )
     if taken := [n for n in (*OF_THE_KIT[kind], *ALSO_TAKEN.get(kind, ())) if n.lower() == name.lower()]:
         raise SettingsError(f"@{kind}({name!r}): the kit has {taken[0]!r} already. Take another name.")
@@ -250,10 +248,6 @@ def _check_signature(kind: str, name: str, made: Any) -> None:
     if not right:
         found = f"{getattr(made, '__name__', type(made).__name__)}{inspect.signature(made) if callable(made) else ''}"
         raise SettingsError(f"@{kind}({name!r}) takes what is called with {TAKES[kind]}; found {clip(found, 100)}.")
-
-
-def _example(kind: str) -> str:
-    return "Mine" if kind == "recommender" else "mine"
 
 
 def _file_of(made: Callable[..., Any]) -> str:
@@ -307,9 +301,8 @@ def _imported(name: str) -> ModuleType:
     """The module of this name, imported again where its file has changed since `load` last did."""
     module = importlib.import_module(name)
     file = getattr(module, "__file__", None)
-    return (
-        importlib.reload(module) if file and _LOADED.get(name, now := storage.hash_file_once(Path(file))) != now else module
-    )
+    changed = file and _LOADED.get(name, now := storage.hash_file_once(Path(file))) != now
+    return importlib.reload(module) if changed else module
 
 
 def _line(error: BaseException, file: str) -> str:

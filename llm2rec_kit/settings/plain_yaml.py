@@ -32,10 +32,7 @@ def load_own(text: str) -> Any:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a small UTF-8 text file.
-
-    Raises SettingsError, naming `what`, for anything else; what is no file is not even opened.
-    """
+    """Read a small UTF-8 text file; SettingsError, naming `what`, for anything else. What is no file is not even opened."""
     try:
         if (kind := describe_path(path)) not in ("", "a file"):  # a pipe would wait for a writer, a device has no end
             raise SettingsError(f"{what} is {kind}, and a text file is wanted.")

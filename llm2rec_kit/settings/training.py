@@ -15,6 +15,8 @@ TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "trackio")
 class Training(Stage):
     """What the three trainings have in common; CSFT, MNTP and Contrastive restate what differs between them."""
 
+    checks: ClassVar[str] = ""  # the setting that says how much validation reads, where it may be nothing
+
     steps: int = setting(1000, "optimiser steps at which training stops", within="x >= 1")
     schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps [P]", within="x >= 0")
     schedule_epochs: int = setting(
@@ -52,11 +54,6 @@ class Training(Stage):
         TRACKERS,
     )
 
-    @property
-    def unchecked(self) -> str:
-        """The setting that leaves no validation sample, as it is; empty where there are some."""
-        return ""
-
     def conflicts(self) -> Conflicts:
         """Find a warm-up that never ends, two plans, and settings that would do nothing."""
         p, watched = self.prefix, "patience" if self.patience else "keep"
@@ -79,11 +76,11 @@ class Training(Stage):
                 f"{p}_patience ({self.patience}) counts validations, and with {p}_evaluate_every ({self.evaluate_every}) none "
                 f"comes before {p}_steps ({self.steps}).",
             )
-        if self.unchecked and (self.patience or self.keep == "best"):
+        if (self.patience or self.keep == "best") and self.checks and not (left := getattr(self, self.checks)):
             yield (
-                (watched, self.unchecked),
-                f"{p}_{watched} ({getattr(self, watched)}) watches the validation loss, and {p}_{self.unchecked} "
-                f"({getattr(self, self.unchecked)}) leaves no sample for it.",
+                (watched, self.checks),
+                f"{p}_{watched} ({getattr(self, watched)}) watches the validation loss, and {p}_{self.checks} ({left}) leaves "
+                "no sample for it.",
             )
         if self.lora_targets and self.tuning != "lora":
             yield (
@@ -98,6 +95,7 @@ class CSFT(Training):
     """Notebook 02: collaborative supervised fine-tuning [P 3.2]."""
 
     prefix: ClassVar[str] = "csft"
+    checks: ClassVar[str] = "evaluate_samples"
 
     steps: int = setting(10000, "optimiser steps at which training stops [P 4.1.3]", within="x >= 1")
     schedule_steps: int = setting(
@@ -120,17 +118,13 @@ class CSFT(Training):
     batch_tokens: int = setting(4096, "padded tokens of a forward pass, a memory limit only [O]", within="x >= 1")
     evaluate_samples: int = setting(2000, "validation samples drawn by seed [C]", within="x >= 0")
 
-    @property
-    def unchecked(self) -> str:
-        """As Training's."""
-        return "" if self.evaluate_samples else "evaluate_samples"
-
 
 @dataclass(frozen=True, kw_only=True)
 class MNTP(Training):
     """Notebook 03: masked next-token prediction with the causal mask lifted [P 3.3.1]."""
 
     prefix: ClassVar[str] = "mntp"
+    checks: ClassVar[str] = "held_out"
 
     steps: int = setting(1000, "optimiser steps [P 4.1.3]", within="x >= 1")
     schedule_epochs: int = setting(
@@ -153,11 +147,6 @@ class MNTP(Training):
     max_tokens: int = setting(512, "tokens of a title [C]", within="x >= 2")
     held_out: float = setting(0.1, "share of titles kept for validation [C]", within="0 <= x < 1")
     batch_tokens: int = setting(8192, "padded tokens of a forward pass, a memory limit only [O]", within="x >= 1")
-
-    @property
-    def unchecked(self) -> str:
-        """As Training's."""
-        return "" if self.held_out else "held_out"
 
 
 @dataclass(frozen=True, kw_only=True)

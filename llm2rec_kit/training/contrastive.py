@@ -65,11 +65,8 @@ class Batches:
     def micro_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> MicroBatch:
         """Make two views each of the chosen titles, as one micro-batch."""
         views, same = self.views(chosen, rng)
-        return {
-            **chunk_texts(views, self.settings.batch_tokens, self.pad_id),
-            "same": torch.from_numpy(same),
-            "count": torch.tensor(len(chosen)),
-        }
+        counted = {"same": torch.from_numpy(same), "count": torch.tensor(len(chosen))}
+        return chunk_texts(views, self.settings.batch_tokens, self.pad_id) | counted
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
         """Make the token ids of the first views of `chosen`, then of the second,
@@ -121,11 +118,7 @@ def show_views(batches: Batches, tokenizer: PreTrainedTokenizerBase, most: int, 
 
 
 def info_nce(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    temperature: float,
-    symmetric: bool = False,
-    same: torch.Tensor | None = None,
+    first: torch.Tensor, second: torch.Tensor, temperature: float, symmetric: bool = False, same: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Sum the InfoNCE of (n, d) and (n, d): cosine / temperature; row i of `second` is the positive of row i of `first`.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,9 +88,9 @@ class Batches:
         found = np.split(order, cuts)
         return [found[i] for i in rng.permutation(steps)]
 
-    def facts(self, most: int = 2000) -> dict[str, float]:
-        """Measure what the first epoch's steps (at most `most`) hold: samples and tokens a step, share of padding."""
-        plan, lengths = self.plan(0)[:most], self.samples.lengths
+    def facts(self) -> dict[str, float]:
+        """Measure what the first epoch's steps (at most 2,000) hold: samples and tokens a step, share of padding."""
+        plan, lengths = self.plan(0)[:2000], self.samples.lengths
         held = np.array([self.samples.counts[rows].sum() for rows in plan])
         parts = [lengths[rows[part]] for rows in plan for part in cut_by_length(lengths[rows], self.settings.batch_tokens)]
         padded = sum(int(part.max()) * len(part) for part in parts)
@@ -259,21 +260,13 @@ def train(
     valid = part.samples("valid")
     held = np.random.default_rng(settings.seed).permutation(valid)[: settings.evaluate_samples]
     checked = prepare(part, held, tokenizer, settings, place / "valid")
+    check = partial(validate, samples=checked, settings=settings, pad_id=tokenizer.pad_token_id) if len(held) else None
     batches = Batches(learned, settings, tokenizer.pad_token_id)
     facts = batches.facts()
     name, why = prefix_attention.choose_kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})
     _tell(learned, batches, facts, f"attention {name}: {why}")
     with prefix_attention.use_kernel(model, name):
-        history = fit(
-            "csft",
-            model,
-            batches,
-            compute_loss,
-            settings,
-            folder,
-            validate=(lambda m: validate(m, checked, settings, tokenizer.pad_token_id)) if len(held) else None,
-            callbacks=callbacks,
-        )
+        history = fit("csft", model, batches, compute_loss, settings, folder, validate=check, callbacks=callbacks)
     if prepared is None and distributed.rank() == 0:
         shutil.rmtree(place, ignore_errors=True)
     return [{"step": 0, **facts}, *history]

@@ -39,7 +39,7 @@ def generate_titles(
         items.setdefault(title.strip(), item)
     longest = min(MOST_TOKENS, int(samples.answers.lengths.max()))
     histories = [samples.alone(s)[0] for s in chosen]
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for part in cut_by_length(np.array([len(h) for h in histories]), max(1, BATCH_TOKENS // beams)):
         written = _beams(model, tokenizer, [histories[k] for k in part], beams, longest)
         for k, found in zip(part, written, strict=True):
@@ -47,25 +47,10 @@ def generate_titles(
             came = corpus.titles[samples.item[sample] - 1].strip()
             for rank, (text, score) in enumerate(found, 1):
                 title = text.split(settings.ending)[0].strip() if settings.ending else text.strip()
-                rows.append(
-                    {
-                        "sample": sample,
-                        "rank": rank,
-                        "written": title,
-                        "item": items.get(title, 0),
-                        "next": title == came,
-                        "score": score,
-                    }
-                )
-    kinds = {
-        "sample": pl.Int64,
-        "rank": pl.Int64,
-        "written": pl.String,
-        "item": pl.Int32,
-        "next": pl.Boolean,
-        "score": pl.Float64,
-    }
-    return pl.DataFrame(rows, schema=kinds).sort(pl.col("sample").replace_strict(chosen, np.arange(len(chosen))), "rank")
+                rows.append((sample, rank, title, items.get(title, 0), title == came, score))
+    kinds = {"sample": pl.Int64, "rank": pl.Int64, "written": pl.String, "item": pl.Int32, "next": pl.Boolean}
+    frame = pl.DataFrame(rows, schema=kinds | {"score": pl.Float64}, orient="row")
+    return frame.sort(pl.col("sample").replace_strict(chosen, np.arange(len(chosen))), "rank")
 
 
 def measure_shares(written: pl.DataFrame) -> dict[str, float]:
@@ -90,24 +75,21 @@ def ask(
     beams: int = 5,
 ) -> dict[str, pl.DataFrame]:
     """Generate the titles of all samples (`generate_titles`) by each of several models: {model's name: table}."""
-    every = np.arange(len(samples))
-    return {
-        name: generate_titles(model, tokenizer, corpus, samples, every, settings, beams=beams)
-        for name, model in models.items()
-    }
+    given = (corpus, samples, np.arange(len(samples)), settings)
+    return {name: generate_titles(model, tokenizer, *given, beams=beams) for name, model in models.items()}
 
 
-def as_text(written: Mapping[str, pl.DataFrame], corpus: Corpus, samples: Samples, *, most: int = 5, titles: int = 3) -> str:
+def as_text(written: Mapping[str, pl.DataFrame], corpus: Corpus, samples: Samples, *, most: int = 5) -> str:
     """Format for a reader what the models of `ask` write after the first `most` histories:
     a history's end, what came next, what each model wrote.
 
-    Of the last model the `titles` likeliest are told, of those before it the likeliest.
+    Of the last model the three likeliest are told, of those before it the likeliest.
     """
     known, lines = np.array(["", *corpus.titles]), []
     for sample, target in enumerate(samples.target[:most].tolist()):
         lines += ["", " | ".join(known[corpus.history(target)][-3:]), f"   came next: {known[corpus.sequence[target]]}"]
         for name, found in written.items():
-            for row in found.filter(sample=sample).head(titles if name == [*written][-1] else 1).iter_rows(named=True):
+            for row in found.filter(sample=sample).head(3 if name == [*written][-1] else 1).iter_rows(named=True):
                 kind = "what came" if row["next"] else "in the catalogue" if row["item"] else "no such item"
                 lines.append(f"   {name:>9}: {row['written'][:100]!r} ({kind})")
     return "\n".join(lines)
@@ -134,11 +116,8 @@ def _beams(
         output_scores=beams > 1,
     )
     was_training = model.training
-    out = model.eval().generate(
-        torch.from_numpy(ids).to(model.device),
-        attention_mask=torch.from_numpy(seen).to(model.device),
-        generation_config=way,
-    )
+    given, mask = (torch.from_numpy(values).to(model.device) for values in (ids, seen))
+    out = model.eval().generate(given, attention_mask=mask, generation_config=way)
     model.train(was_training)
     texts = tokenizer.batch_decode(out.sequences[:, length:], skip_special_tokens=True)
     scores = out.sequences_scores.tolist() if beams > 1 else [float("nan")] * len(texts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,5 @@ def train(
     batches = Batches(learned, tokenizer, len(tokenizer), settings)
     checked = Batches(held, tokenizer, len(tokenizer), settings) if held else None
     print(f"  mntp: {len(learned)} titles, {len(held)} held out", flush=True)
-    return fit(
-        "mntp",
-        model,
-        batches,
-        compute_loss,
-        settings,
-        folder,
-        validate=(lambda m: validate(m, checked)) if checked else None,
-    )
+    check = partial(validate, batches=checked) if checked else None
+    return fit("mntp", model, batches, compute_loss, settings, folder, validate=check)

@@ -105,10 +105,6 @@ def _fault(model: PreTrainedModel, micro: MicroBatch) -> str:
 
 def compute_states(model: PreTrainedModel, micro: MicroBatch) -> torch.Tensor:
     """Compute the body's last hidden states of a micro-batch, (B, L, hidden)."""
-    states: torch.Tensor = backbone.find_body(model)(
-        input_ids=micro["input_ids"],
-        position_ids=micro["position_ids"],
-        attention_mask=mask(model, micro),
-        use_cache=False,
-    ).last_hidden_state
+    given = {"input_ids": micro["input_ids"], "position_ids": micro["position_ids"], "attention_mask": mask(model, micro)}
+    states: torch.Tensor = backbone.find_body(model)(**given, use_cache=False).last_hidden_state
     return states

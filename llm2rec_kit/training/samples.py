@@ -89,13 +89,10 @@ class Samples:
         plain, shared = (self.facts[f"{way}_tokens"] for way in ("plain", "shared"))
         return {"plain_tokens": plain, "shared_tokens": shared, "ratio": plain / shared}
 
-    def row_of(self, sample: int) -> int:
-        """Find the row that holds a sample."""
-        return int(np.searchsorted(self.first, sample, side="right")) - 1
-
     def alone(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of one sample as the official code writes it: (history, answer)."""
-        history = self.history[self.row_of(sample)][: self.seen[sample]]
+        row = int(np.searchsorted(self.first, sample, side="right")) - 1
+        history = self.history[row][: self.seen[sample]]
         return np.concatenate([history, self.tails[sample]]), np.asarray(self.answers[self.item[sample]])
 
 
@@ -142,13 +139,8 @@ def compare_tokenisations(
     joined = _joined(corpus, tokenizer, settings.joiner)(drawn)
     apart = _apart(corpus, tokenise(corpus, tokenizer, settings).history, drawn)
     differ = int((~compare_pieces(joined, apart)).sum())
-    return {
-        "compared": len(drawn),
-        "tokenised_otherwise": differ,
-        "share": differ / max(1, len(drawn)),
-        "joined_tokens": len(joined.flat),
-        "apart_tokens": len(apart.flat),
-    }
+    found = {"compared": len(drawn), "tokenised_otherwise": differ, "share": differ / max(1, len(drawn))}
+    return found | {"joined_tokens": len(joined.flat), "apart_tokens": len(apart.flat)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +169,6 @@ def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: S.CSF
     ended = Ragged.of([np.concatenate([answers[i], end]) for i in range(len(answers))])
     opening, later, ended = (Ragged.joined([nothing, r]).take(where) for r in (opening, later, ended))
     return Texts(Ragged.joined([opening, later]), ended)
-
-
-# -- inside -----------------------------------------------------------------------------------------------------------
 
 
 def _prepare(corpus: Corpus, targets: np.ndarray, tokenizer: PreTrainedTokenizerBase, settings: S.CSFT) -> Samples:

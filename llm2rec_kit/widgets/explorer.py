@@ -81,26 +81,24 @@ class Explorer(anywidget.AnyWidget):
     @property
     def nearest(self) -> pl.DataFrame:
         """The chosen item's neighbours: stage, rank, item, title, cosine, before. Empty without a choice."""
-        if not self.item:
-            return self.atlas.nearest(1, 1).clear()
-        return self.atlas.nearest(self.item, self.count)
+        found = self.atlas.nearest(self.item or 1, self.count)
+        return found if self.item else found.clear()
 
     def figure(self) -> Any:
-        """Draw what is shown as a static figure.
-
-        It has the chosen item (or the most popular) and its neighbours at every stage, or the coloured maps.
-        """
+        """Draw what is shown as a static figure: the chosen item's neighbours at every stage, or the coloured maps."""
         if self.item:
             return map_figures.draw_neighbourhood(self.atlas, self.item, k=self.count)
         colour = self.colour if self.colour in self.atlas.items.columns else self.atlas.kind
         return map_figures.draw_stage_maps(self.atlas, colour=colour)
 
-    @traitlets.validate("item")
-    def _an_item(self, proposal: dict[str, Any]) -> int:
-        item: int = proposal["value"]
-        if item > self.atlas.corpus.n_items:
-            raise traitlets.TraitError(f"Items run from 1 to {self.atlas.corpus.n_items}; found {item}.")
-        return item
+    @traitlets.validate("item", "user")
+    def _in_corpus(self, proposal: dict[str, Any]) -> int:
+        corpus, value = self.atlas.corpus, int(proposal["value"])
+        of = {"item": ("Items", 1, corpus.n_items), "user": ("Users", 0, corpus.n_users - 1)}
+        kind, first, last = of[proposal["trait"].name]
+        if value > last:
+            raise traitlets.TraitError(f"{kind} run from {first} to {last}; found {value}.")
+        return value
 
     @traitlets.validate("shown", "compared")
     def _known_stages(self, proposal: dict[str, Any]) -> list[str]:
@@ -108,13 +106,6 @@ class Explorer(anywidget.AnyWidget):
         if unknown := [s for s in stages if s not in self.atlas.stages]:
             raise traitlets.TraitError(f"No stage {unknown}; there are {self.atlas.stages}.")
         return stages
-
-    @traitlets.validate("user")
-    def _a_user(self, proposal: dict[str, Any]) -> int:
-        user: int = proposal["value"]
-        if user >= self.atlas.corpus.n_users:
-            raise traitlets.TraitError(f"Users run from 0 to {self.atlas.corpus.n_users - 1}; found {user}.")
-        return user
 
     def _tell_neighbours(self, _: Any = None) -> None:
         self.neighbours = answers.find_neighbours(self.atlas, self.item, self.count)
@@ -130,9 +121,8 @@ class Explorer(anywidget.AnyWidget):
 
     def _find_user(self, _: Any = None) -> None:
         found = answers.find_user(self.atlas.corpus, self.who) if self.who else -1
-        self.message = (
-            "" if found >= 0 or not self.who else f"There is no user “{self.who}” among {self.atlas.corpus.n_users:,}."
-        )
+        unknown = self.who and found < 0
+        self.message = f"There is no user “{self.who}” among {self.atlas.corpus.n_users:,}." if unknown else ""
         self.user = found
 
     def _tell_path(self, _: Any = None) -> None:
@@ -190,10 +180,8 @@ def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple
 
 
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
-    """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder.
-
-    An encoder is loaded when first asked, and kept; so is the code that reads models, seconds of work.
-    """
+    """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder. An encoder is
+    loaded when first asked, and kept; so is the code that reads models, seconds of work."""
     loaded: dict[str, Encoder | str] = {}
 
     def encode(text: str) -> dict[str, np.ndarray | str]:
@@ -224,12 +212,8 @@ def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
     where = S.Backbone(trust_remote_code=trust_remote_code)
     own = name in made["inputs"]
     try:
-        same = (
-            run.digest(name) == made["inputs"][name]
-            if own
-            else made["settings"].get("files") == backbone.hash_contents(name).get("files")
-        )
-        if not same:
+        was = made["inputs"][name] if own else made["settings"].get("files")
+        if was != (run.digest(name) if own else backbone.hash_contents(name).get("files")):
             return f"{name} is not what it was when its table was made"
         return Encoder.load(run.require(name) if own else name, S.Encoding(**known), where)
     except (ArtefactError, backbone.BackboneError) as error:

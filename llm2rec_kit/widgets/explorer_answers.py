@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm2rec_kit import geometry
 from llm2rec_kit.corpus import TEST, Corpus
 from llm2rec_kit.maps import projection
 from llm2rec_kit.maps.atlas import Atlas
@@ -15,8 +16,6 @@ from llm2rec_kit.maps.atlas import Atlas
 RECOMMENDED = 10
 COMPARED = 10  # nearest neighbours by which two tables are compared
 LISTED = 10  # titles nearest to a text
-ANCHORS = 300  # items whose own nearest say what is usual
-USUAL = 5  # percentile of their cosines below which a text is far from everything
 SAME = 1e-6  # cosine distance below which two embeddings are one
 HOW = f"the {RECOMMENDED} items nearest to the last one at each stage"
 
@@ -74,18 +73,8 @@ def place(
 
 
 def compute_usual_cosines(atlas: Atlas) -> dict[str, float]:
-    """Compute for each stage the cosine to the nearest other item that 19 of 20 items have at least.
-
-    Over `ANCHORS` items drawn by seed.
-    """
-    n = atlas.corpus.n_items
-    anchors = np.sort(np.random.default_rng(0).permutation(n)[:ANCHORS])
-    found = {}
-    for stage, table in atlas.tables.items():
-        vectors = np.asarray(table[1:])
-        _, distances = projection.find_nearest(vectors[anchors], min(2, n), among=vectors)
-        found[stage] = float(np.percentile(1 - distances[:, -1], USUAL))  # the first is the item itself
-    return found
+    """Compute for each stage the cosine to the nearest other item that 19 of 20 items have at least."""
+    return {stage: geometry.compute_usual_cosine(np.asarray(table[1:])) for stage, table in atlas.tables.items()}
 
 
 def find_user(corpus: Corpus, who: str) -> int:

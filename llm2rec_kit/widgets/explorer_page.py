@@ -23,18 +23,8 @@ from llm2rec_kit.widgets import explorer_answers as answers
 STATIC = Path(__file__).parent / "static"
 # The browser side, each after what it imports.
 MODULES = (
-    "basics",
-    "catalogue",
-    "marks",
-    "names",
-    "panel",
-    "search",
-    "selection",
-    "filters",
-    "lists",
-    "compare",
-    "picture",
-    "explorer",
+    *("basics", "catalogue", "marks", "names", "panel", "search"),
+    *("selection", "filters", "lists", "compare", "picture", "explorer"),
 )
 ENDING = "export default { render };"
 MOST = 30  # neighbours that a kernel is asked for
@@ -81,10 +71,8 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
 
 
 def list_columns(atlas: Atlas) -> list[str]:
-    """List the columns to colour by.
-
-    They are category, cluster, community, popularity, domain, then any further text or number with few gaps.
-    """
+    """List the columns to colour by: category, cluster, community, popularity, domain, then any text or number with few
+    gaps."""
     first = [c for c in ("category", "cluster", "community", "popularity", "domain") if c in atlas.items.columns]
     others = [
         name
@@ -104,14 +92,13 @@ def render_page(atlas: Atlas, title: str) -> str:
     drawn = np.sort(np.random.default_rng(0).permutation(atlas.corpus.n_users)[:PAGE_USERS]).tolist()
     data = make_contents(atlas, encodes=False, carried=drawn)
     near = [_all_neighbours(table) for table in atlas.tables.values()]
-    state = {
-        "data": data,
-        "shown": choose_first_view(atlas),
-        "colour": data["columns"][0]["name"],
-        "count": min(8, data["most"]),
-    }
+    view = {"shown": choose_first_view(atlas), "colour": data["columns"][0]["name"], "count": min(8, data["most"])}
     long = answers.measure_lengths(atlas)
-    known = {"state": state, "k": near[0]["k"], "paths": {user: answers.find_path(atlas, user, long=long) for user in drawn}}
+    known = {
+        "state": {"data": data, **view},
+        "k": near[0]["k"],
+        "paths": {user: answers.find_path(atlas, user, long=long) for user in drawn},
+    }
     if read_program().count(ENDING) != 1:
         raise AssertionError(f"explorer.js must end in {ENDING!r}: the page runs what stands before it.")
     parts = {
@@ -132,10 +119,8 @@ def render_page(atlas: Atlas, title: str) -> str:
 
 
 def write_page(run: Run, path: Path | None = None) -> Path:
-    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path.
-
-    ValueError where `path` is given and holds something other than a page.
-    """
+    """Write a run's explorer as one HTML file (default: explorer.html in the run's folder); returns its path. ValueError
+    where `path` is given and holds something other than a page."""
     begins = b"<!" if path else b""  # the run's own page is made anew also where it is damaged
     path = path or run.path / "explorer.html"
     check_target(path, begins)  # before the work
@@ -179,11 +164,8 @@ def _all_neighbours(table: np.ndarray) -> dict[str, Any]:
     k = min(PAGE_NEIGHBOURS, len(vectors) - 1)
     ids, distances = projection.find_nearest(vectors, k)
     cosine = np.round(127.5 * (2 - distances)).clip(0, 255).astype(np.uint8)
-    return {
-        "k": k,
-        "ids": zlib.compress((ids + 1).astype(np.int32).tobytes(), 1),
-        "cosines": zlib.compress(cosine.tobytes(), 1),
-    }
+    told: dict[str, np.ndarray] = {"ids": (ids + 1).astype(np.int32), "cosines": cosine}
+    return {"k": k, **{name: zlib.compress(values.tobytes(), 1) for name, values in told.items()}}
 
 
 def _base64(value: bytes) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream.saved_recommender import Titles, Trained, load_from_run, search_titles
+from llm2rec_kit.downstream.saved_recommender import Trained, load_from_run, search_titles
 from llm2rec_kit.runs import ArtefactError, Run
 
 Loader = Callable[[str, str], Trained]  # (recommender, embedding) to what was trained
@@ -28,20 +28,17 @@ def show_domains(
     run: Run, corpus: Corpus, recommenders: list[str], embeddings: list[str], read: Read | None = None
 ) -> widgets.VBox:
     """Show a panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained."""
-    panels = {
-        d: Panel(partial(load_from_run, run, d, corpus=corpus), recommenders, embeddings, read) for d in corpus.domains
-    }
-    return widgets.VBox([widgets.Tab(children=list(panels.values()), titles=list(panels))])
+    loads = [partial(load_from_run, run, domain, corpus=corpus) for domain in corpus.domains]
+    panels = [Panel(load, recommenders, embeddings, read) for load in loads]
+    return widgets.VBox([widgets.Tab(children=panels, titles=corpus.domains)])
 
 
 class Panel(widgets.VBox):
     """Controls and the list; `history` is what the recommender sees, `selection` what it recommends, as a DataFrame."""
 
     def __init__(self, load: Loader, recommenders: list[str], embeddings: list[str], read: Read | None = None) -> None:
-        """`load` is called once for each recommender and embedding that is looked at.
-
-        Without `read` only titles of the catalogue can be added.
-        """
+        """`load` is called once for each recommender and embedding; without `read` only titles of the catalogue can be
+        added."""
         self._load, self._read = load, read
         self._loaded: dict[tuple[str, str, tuple[str, ...]], Trained] = {}  # by recommender, embedding and titles typed
         wide = widgets.Layout(width="auto")
@@ -54,7 +51,6 @@ class Panel(widgets.VBox):
         self.source = widgets.ToggleButtons(options=["a test user", "titles"], description="History of")
         self.composed: list[int | str] = []  # items, and titles that are none
         self.corpus = self.model.corpus
-        self._titles = Titles(self.corpus.items)
         self.targets = self.corpus.samples("test")
         self.user = widgets.BoundedIntText(value=0, min=0, max=len(self.targets) - 1, description="Test user")
         self.text = widgets.Text(description="Search", placeholder="words of a title", continuous_update=False)
@@ -151,7 +147,7 @@ class Panel(widgets.VBox):
 
     def _add_typed(self, _: object) -> None:
         if title := self.text.value.strip():
-            self._compose([*self.composed, *(self._titles.find(title)[:1] or [title])])
+            self._compose([*self.composed, *(self.of_catalogue(self.embedding.value).find(title)[:1] or [title])])
 
     def _remove(self, _: object) -> None:
         at = self.chosen.value

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, keep_sound_rows, tables
-from llm2rec_kit.settings import SOURCES, Data
+from llm2rec_kit.settings import Data
+from llm2rec_kit.settings.own_parts import SOURCES
 
 HEBREW = "\u202bספר עברי\u202c (2nd) قصة"
 

@@ -193,15 +193,6 @@ def test_maps_of_what_the_run_does_not_hold_any_more_are_refused_and_kept_ones_s
         atlases.Atlas.load(run)
 
 
-def test_the_adapter_sees_rows_normalised_as_in_its_training():
-    rows = np.random.default_rng(0).normal(2, 3, size=(9, 4)).astype(np.float32)
-    assert (atlases._normalised(rows, "none") == rows).all()
-    by_row = np.array([row / np.sqrt(row @ row) for row in rows])
-    np.testing.assert_allclose(atlases._normalised(rows, "unit"), by_row, rtol=1e-5)
-    by_column = np.array([(c - c.mean()) / np.sqrt(((c - c.mean()) ** 2).mean()) for c in rows.T]).T
-    np.testing.assert_allclose(atlases._normalised(rows, "standardised"), by_column, rtol=1e-4)
-
-
 def test_a_run_is_read_whole_and_a_missing_map_names_its_notebook(tmp_path):
     run, corpus, _, _ = make_run(tmp_path, ["toy"])
     with pytest.raises(ArtefactError, match="05_embedding_maps"):

@@ -94,7 +94,7 @@ def test_what_two_models_write_is_told_beside_what_came(learned):
     alone = generation.generate_titles(model, tokenizer, corpus, prepared, every, CSFT(), beams=3)
     assert list(written) == ["before", "after"]
     assert written["after"].equals(alone)
-    told = generation.as_text(written, corpus, prepared, most=2, titles=3).split("\n\n")
+    told = generation.as_text(written, corpus, prepared, most=2).split("\n\n")
     assert len(told) == 2
     for sample, part in enumerate(told):
         history, came, *lines = part.strip().splitlines()
