@@ -20,6 +20,7 @@ from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings.encoding import AS_SAVED, parse_variant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
@@ -212,13 +213,11 @@ def list_tables(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
 
     Each stage's as `how` says; the variants, which read a stage in another way; baselines as they were saved, but at unit length.
     """
-    from llm2rec_kit.encoding import encoder
-
     asked = {table: (start, how) for table, start in TABLES.items()}
     for name in how.variants:
-        stage, other = encoder.parse_variant(name, how)
+        stage, other = parse_variant(name, how)
         asked[name] = (TABLES.get(stage, stage), other)
-    as_saved = dataclasses.replace(encoder.AS_SAVED, normalise="unit")
+    as_saved = dataclasses.replace(AS_SAVED, normalise="unit")
     return asked | {table: (baseline, as_saved) for baseline, table in how.tables.items()}
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies.experiments import scale_steps
-
-# As in `encoder`, which would load transformers for it.
-AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
+from llm2rec_kit.reproduction.studies.study import change_settings
+from llm2rec_kit.settings import item_tables
+from llm2rec_kit.settings.encoding import AS_SAVED
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ def open_study(base: Study, name: str, **changes: Any) -> Study:
 
     It has another corpus with a change of `data_...`, another backbone with one of `backbone_...`.
     """
-    settings = {}
-    for prefix, stage in base.settings.items():
-        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
-        settings[prefix] = dataclasses.replace(stage, **own)
+    settings = change_settings(base.settings, changes)
     study = Study(name, settings, base.domains, base.made, {k: base.holds[k] for k in ("corpus", "backbone")}, base)
     place = settings["backbone"]
     if any(k.startswith("data_") for k in changes):
@@ -155,8 +152,6 @@ def take_table(study: Study, name: str) -> str:
 
     One that the base does not have is left to `evaluate` to name.
     """
-    from llm2rec_kit.settings import item_tables
-
     text, _ = item_tables.parse_name(name)
     there = study.base.holds if study.base else {}
     wanted = [there[f"embeddings/{text}"]] if f"embeddings/{text}" in there else []
@@ -178,8 +173,6 @@ def evaluate(
 
     Raises ValueError for a table of embeddings that the study does not have.
     """
-    from llm2rec_kit.settings import item_tables
-
     for embedding in embeddings:
         text, _ = item_tables.parse_name(embedding)
         if text and f"embeddings/{text}" not in study.holds:

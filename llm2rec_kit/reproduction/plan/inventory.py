@@ -14,7 +14,7 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.encoding import minilm
-from llm2rec_kit.pipeline import RAW, STARTS, TABLES
+from llm2rec_kit.pipeline import RAW, STARTS, TABLES, list_tables
 from llm2rec_kit.reproduction.plan import dry_study
 from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
@@ -49,28 +49,16 @@ def _of_run(run: Study) -> None:
         run.made.section = (number, stage)
         train(run, stage, start)
     run.made.section = ("03", "encoding")
-    for table, start in TABLES.items():
-        embed(run, start, table)
-    _further_tables(run)
+    encoding = S.Encoding.among(run.settings)
+    for table, (start, how) in list_tables(encoding).items():
+        embed(run, start, table, **how.as_dict())
+    for table in encoding.own_files:  # read off a file: nothing to reckon with
+        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
     run.made.section = ("04", "evaluation")
     asked = S.Evaluation.among(run.settings)
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
         embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
-
-
-def _further_tables(run: Study) -> None:
-    """The tables of notebook 03 that are asked for by name."""
-    encoding = S.Encoding.among(run.settings)
-    for name in encoding.variants:
-        from llm2rec_kit.encoding.encoder import parse_variant
-
-        stage, how = parse_variant(name, encoding)
-        embed(run, TABLES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
-    for encoder, table in encoding.tables.items():
-        embed(run, encoder, table, normalise="unit")
-    for table in encoding.own_files:  # read off a file: nothing to reckon with
-        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
 
 
 def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import metrics, significance
 from llm2rec_kit.results.significance import NOTHING
 from llm2rec_kit.runs import Run

@@ -16,23 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import evaluating, pipeline
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.studies.study import Study, choose_backbone_settings, open_study, take
+from llm2rec_kit.reproduction.studies.study import Study, take
+from llm2rec_kit.reproduction.studies.study import open_study as open_study
+from llm2rec_kit.settings import item_tables
+from llm2rec_kit.settings.encoding import AS_SAVED
 
 if TYPE_CHECKING:
     from llm2rec_kit.encoding.encoder import Encoder
-
-__all__ = [
-    "Study",
-    "choose_backbone_settings",
-    "embed",
-    "evaluate",
-    "load_encoder",
-    "open_study",
-    "read_texts",
-    "scale_steps",
-    "take_table",
-    "train",
-]
 
 # A training's name, and what 06 and 07 each called it once.
 ONCE_NAMED = {"mntp_from_backbone": ("llm2vec_mntp", "mntp_alone")}
@@ -96,8 +86,6 @@ def take_table(study: Study, name: str) -> str:
 
     Tables without text, as `id`, have nothing to take. Raises ArtefactError where the run does not have it.
     """
-    from llm2rec_kit.settings import item_tables
-
     text, _ = item_tables.parse_name(name)
     wanted = [f"embeddings/{text}"] if text else []
     for made in wanted:
@@ -119,11 +107,6 @@ def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
 
     path = study.run.require(start) if study.run.has(start) else start
     return Encoder.load(path, _encoding(study, start, changes), S.Backbone.among(study.settings))
-
-
-def read_texts(study: Study, text: str = "title") -> list[str]:
-    """Read what `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
-    return pipeline.read_texts(study.corpus, text)
 
 
 def evaluate(
@@ -148,6 +131,4 @@ def evaluate(
 
 
 def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:
-    from llm2rec_kit.encoding.encoder import AS_SAVED
-
     return dataclasses.replace(S.Encoding.among(study.settings) if study.run.has(start) else AS_SAVED, **changes)

@@ -19,7 +19,7 @@ from llm2rec_kit import paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
-from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import kept, significance
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import item_tables

@@ -20,8 +20,8 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.figures import styled_tables
 from llm2rec_kit.reproduction.studies import directions, experiments, printed_gaps
-from llm2rec_kit.reproduction.studies.experiments import Study
 from llm2rec_kit.reproduction.studies.paper_arms import Arm, Backbones, Cells
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import significance
 from llm2rec_kit.results.significance import Row
 from llm2rec_kit.runs import Run
@@ -220,7 +220,7 @@ class Protocol:
         rows = []
         for arm in arms:
             how = dict(arm.how)
-            texts = experiments.read_texts(self.study, how.pop("text", "title"))
+            texts = pipeline.read_texts(self.corpus, how.pop("text", "title"))
             encoder = experiments.load_encoder(self.study, arm.encoder, **how)
             encoder.encode(texts[:WARM_UP])
             start = time.perf_counter()

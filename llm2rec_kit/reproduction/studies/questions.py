@@ -16,7 +16,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer
-from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import metrics
 from llm2rec_kit.settings import item_tables
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,6 @@ class Study:
     def corpus(self) -> Corpus:
         """The study's corpus."""
         return Corpus.load(self.run.require("corpus"))
-
-    @property
-    def where(self) -> dict[str, str]:
-        """Where trainings compute: it counts as one of their settings."""
-        return S.Backbone.among(self.settings).where
 
 
 def read_settings(run: Run) -> dict[str, S.Stage]:
@@ -60,10 +56,7 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     """
     settings = read_settings(base)
     settings["backbone"] = dataclasses.replace(S.Backbone.among(settings), trust_remote_code=trust_remote_code)
-    _known(changes, settings)
-    for prefix, stage in settings.items():
-        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
-        settings[prefix] = dataclasses.replace(stage, **own)
+    settings = change_settings(settings, changes)
     folder = base.path / FOLDER
     (folder / ".store").mkdir(parents=True, exist_ok=True)
     study = Study(Run(name, folder), base, settings)
@@ -84,6 +77,19 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     else:
         take(study.run, base, "backbone")
     return study
+
+
+def change_settings(settings: Mapping[str, S.Stage], changes: Mapping[str, Any]) -> dict[str, S.Stage]:
+    """Return settings by prefix with `changes` (flat names) made; SettingsError for an unknown or unfit one."""
+    known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
+    for name in changes:
+        if name not in known:
+            raise S.SettingsError(S.describe_unknown(name, known))
+    changed = {}
+    for prefix, stage in settings.items():
+        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
+        changed[prefix] = dataclasses.replace(stage, **own)
+    return changed
 
 
 def choose_backbone_settings(name: str) -> dict[str, Any]:
@@ -108,10 +114,3 @@ def _evaluated(run: Run) -> dict[str, Any]:
     if (kept := evaluations.find_evaluations(run).settings) is None:
         raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
     return kept
-
-
-def _known(changes: dict[str, Any], settings: dict[str, S.Stage]) -> None:
-    known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
-    for name in changes:
-        if name not in known:
-            raise S.SettingsError(S.describe_unknown(name, known))
