@@ -80,6 +80,12 @@ class Corpus:
         return list(self.facts.get("train_domains") or self.domains)
 
     @property
+    def sources(self) -> dict[str, Any]:
+        """Where each domain is from, by its name; None where nothing says."""
+        known, same = self.facts.get("sources", {}), self.facts.get("source")
+        return {d: known.get(d, same) for d in self.domains}
+
+    @property
     def split_rules(self) -> dict[str, str]:
         """How each domain was split: {domain: leave_one_out, global_time, given, or "" where nothing says}."""
         rules, same = self.facts.get("split_rules", {}), self.facts.get("split") or ""
@@ -290,7 +296,7 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
         "cleaning": [s | {"step": f"{_name(c)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])],
         "train_domains": [d for c in corpora for d in c.train_domains],
         "duplicate_titles": sum(c.facts.get("duplicate_titles", 0) for c in corpora),
-        "sources": {d: c.facts.get("sources", {}).get(d, c.facts.get("source")) for c in corpora for d in c.domains},
+        "sources": {d: source for c in corpora for d, source in c.sources.items()},
         **({"times_left_out": f"{untimed} have none"} if untimed else {}),
     }
     return Corpus(

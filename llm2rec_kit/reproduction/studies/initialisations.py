@@ -19,6 +19,7 @@ from llm2rec_kit import paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
+from llm2rec_kit.reproduction.studies.directions import LLM2REC
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import kept, significance
 from llm2rec_kit.runs import ArtefactError, Run
@@ -28,7 +29,6 @@ STARTS = ("official", "scaled")
 AS_IT_COMES, WHITENED = "as it comes", "whitened"
 # Rows of Table 3 that the official code normalises (baselines/model.py).
 AT_LENGTH_ONE = ("BERT", "GTE", "BGE", "BLAIR", "EasyRec")
-OURS = "LLM2Rec"
 ROW = ["domain", "recommender", "embedding"]
 
 Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `dry_study`
@@ -45,11 +45,8 @@ def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 
 def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
-    """Open a study for each start and form, trained to the paper's patience.
-
-    `open_study` is that of `study` or of `dry_study`.
-    """
-    plain = S.Evaluation()  # the paper's patience
+    """Open a study for each start and form, trained to the paper's patience; `open_study` is that of `study` or `dry_study`."""
+    plain = S.Evaluation()
     budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
     studies = {}
     for start in STARTS:
@@ -63,7 +60,7 @@ def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **o
 def train(do: Any, base: Any, asked: S.Tables, **opening: Any) -> tuple[Studies, list[str]]:
     """Train the recommenders of every start and form over the tables asked; the studies, and the evaluations' names in each.
 
-    `do` is `experiments` or, for a plan, `rehearsal`. No studies where no table is asked.
+    `do` is `experiments` or, for a plan, `dry_study`. No studies where no table is asked.
     """
     studies = open_studies(base, asked, do.open_study, **opening) if asked.starts else {}
     names: list[str] = []
@@ -165,8 +162,8 @@ def compute_printed_gains(metric: str) -> pl.DataFrame:
     """
     rows = []
     for (recommender, dataset), part in paper.read_overall().group_by("recommender", "dataset", maintain_order=True):
-        ours = part.filter(model=OURS)[metric][0]
-        others = part.filter(pl.col("model") != OURS)
+        ours = part.filter(model=LLM2REC)[metric][0]
+        others = part.filter(pl.col("model") != LLM2REC)
         at_one = pl.col("model").is_in(AT_LENGTH_ONE)
         kinds = {"at length one": at_one, "as they come": ~at_one}
         best = {kind: others.filter(of).sort(metric, descending=True).row(0, named=True) for kind, of in kinds.items()}
@@ -180,34 +177,13 @@ def compute_printed_gains(metric: str) -> pl.DataFrame:
 def list_comparable() -> pl.DataFrame:
     """List which printed rows differ in content alone, and which in length as well."""
     qwen = [m for m in paper.read_overall()["model"].unique(maintain_order=True) if m not in AT_LENGTH_ONE]
-    return pl.DataFrame(
-        [
-            {
-                "where": "Table 3",
-                "rows": ", ".join(AT_LENGTH_ONE),
-                "length": "one",
-                "comparable as printed": "among themselves",
-            },
-            {
-                "where": "Table 3",
-                "rows": ", ".join(qwen),
-                "length": "as they come",
-                "comparable as printed": "among themselves",
-            },
-            {
-                "where": "Table 3",
-                "rows": "one of each",
-                "length": "one, and above 100",
-                "comparable as printed": "no: length differs, too",
-            },
-            {
-                "where": "Tables 4, 5, Figure 4",
-                "rows": "all, of Qwen2, Qwen2.5 and Gemma",
-                "length": "as they come",
-                "comparable as printed": "yes",
-            },
-        ]
-    )
+    rows = [
+        ("Table 3", ", ".join(AT_LENGTH_ONE), "one", "among themselves"),
+        ("Table 3", ", ".join(qwen), "as they come", "among themselves"),
+        ("Table 3", "one of each", "one, and above 100", "no: length differs, too"),
+        ("Tables 4, 5, Figure 4", "all, of Qwen2, Qwen2.5 and Gemma", "as they come", "yes"),
+    ]
+    return pl.DataFrame(rows, schema=["where", "rows", "length", "comparable as printed"], orient="row")
 
 
 def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
