@@ -293,7 +293,9 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
         "source": _common([c.facts.get("source") for c in corpora]),
         "split": _common([c.facts.get("split") for c in corpora]),
         **({"split_rules": rules} if len(set(rules.values())) > 1 or any("split_rules" in c.facts for c in corpora) else {}),
-        "cleaning": [s | {"step": f"{_name(c)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])],
+        "cleaning": [
+            s | {"step": f"{'+'.join(c.domains)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])
+        ],
         "train_domains": [d for c in corpora for d in c.train_domains],
         "duplicate_titles": sum(c.facts.get("duplicate_titles", 0) for c in corpora),
         "sources": {d: source for c in corpora for d, source in c.sources.items()},
@@ -332,10 +334,6 @@ def _stacked(number: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
 
 def _shifts(lengths: list[int]) -> list[int]:
     return [0, *np.cumsum(lengths)[:-1].tolist()]
-
-
-def _name(corpus: Corpus) -> str:
-    return "+".join(corpus.domains)
 
 
 def _common(values: list[Any]) -> Any:

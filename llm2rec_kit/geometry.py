@@ -51,12 +51,12 @@ def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool
     return found
 
 
-def compute_usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
+def compute_usual_cosine(vectors: np.ndarray, *, percentile: float = 5) -> float:
     """Compute the cosine that all but `percentile` percent of the rows (n, dim) have at least with their nearest other row.
 
-    It is taken over `anchors` rows drawn by `seed`. A vector whose nearest row is below it is far from all. -1 with one row.
+    It is taken over 300 rows, drawn. A vector whose nearest row is below it is far from all. -1 with one row.
     """
     if len(vectors) < 2:
         return -1.0
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:anchors])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(vectors))[:300])
     return float(np.percentile(compute_nearest_cosines(vectors[drawn], vectors, others=True), percentile))

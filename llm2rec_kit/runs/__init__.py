@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from llm2rec_kit.runs.errors import MADE_BY, ArtefactError, one_paragraph_errors
 from llm2rec_kit.runs.info import collect_provenance
-from llm2rec_kit.runs.naming import LONGEST_NAME, check_name
-from llm2rec_kit.runs.places import find_outputs, find_project_root
-from llm2rec_kit.runs.records import RECORD_MIME, UNSEEN, read_records, show_record, show_records
+from llm2rec_kit.runs.naming import check_name
+from llm2rec_kit.runs.places import find_outputs
+from llm2rec_kit.runs.records import RECORD_MIME, read_records, show_record, show_records
 from llm2rec_kit.runs.run import Run, find
 from llm2rec_kit.runs.series import FORCED, SERIES
 from llm2rec_kit.runs.store import STORE
@@ -25,19 +25,16 @@ from llm2rec_kit.storage import hash_file, write_json
 
 __all__ = [
     "FORCED",
-    "LONGEST_NAME",
     "MADE_BY",
     "RECORD_MIME",
     "SERIES",
     "STORE",
-    "UNSEEN",
     "ArtefactError",
     "Run",
     "check_name",
     "collect_provenance",
     "find",
     "find_outputs",
-    "find_project_root",
     "hash_file",
     "one_paragraph_errors",
     "read_records",

@@ -78,7 +78,7 @@ class PeakMemory:
     _open: ClassVar[list[PeakMemory]] = []
     _lock: ClassVar[threading.Lock] = threading.Lock()
     kib: int
-    sampler: _Sampler | None
+    sampler: Ticker | None
 
     def __enter__(self) -> PeakMemory:
         with self._lock:
@@ -88,7 +88,8 @@ class PeakMemory:
             self.kib, self.sampler = 0, None
             self._open.append(self)
             if not _reset_high_water():
-                self.sampler = _Sampler(self._look)
+                self._look()
+                self.sampler = Ticker(self._look, SAMPLE_SECONDS)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -224,19 +225,19 @@ def _reset_high_water() -> bool:
     return _high_water_kib() > 0
 
 
-class _Sampler:
-    """Calls `look` 20 times a second until stopped."""
+class Ticker:
+    """Calls `look` every so many seconds, in a thread of its own, until stopped."""
 
-    def __init__(self, look: Callable[[], None]) -> None:
+    def __init__(self, look: Callable[[], object], seconds: float) -> None:
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._run, args=(look,), daemon=True)
+        self.thread = threading.Thread(target=self._run, args=(look, seconds), daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
+        """End the calls; returns after the last."""
         self.ended.set()
         self.thread.join()
 
-    def _run(self, look: Callable[[], None]) -> None:
-        look()
-        while not self.ended.wait(SAMPLE_SECONDS):
+    def _run(self, look: Callable[[], object], seconds: float) -> None:
+        while not self.ended.wait(seconds):
             look()

@@ -14,6 +14,7 @@ from llm2rec_kit import storage
 from llm2rec_kit.settings.stage import check_kind
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PROFILES = PACKAGE / "reproduction" / "profiles"  # those that come with the kit, .yaml files
 LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out notebooks
 
 

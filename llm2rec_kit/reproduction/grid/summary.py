@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -110,11 +109,3 @@ def _cell(row: dict[str, Any], metric: str) -> str:
 
 def _label(labels: dict[str, str]) -> str:
     return ", ".join(labels.values()) or "the profile as it is"
-
-
-def read(folder: str | Path) -> pl.DataFrame:
-    """Read results.parquet of a grid that ran: a row a cell, domain, recommender, embedding and seed."""
-    path = Path(folder) / "results.parquet"
-    if not path.is_file():
-        raise ValueError(f"There are no results in {folder}. Run the grid with `llm2rec grid`.")
-    return pl.read_parquet(path)

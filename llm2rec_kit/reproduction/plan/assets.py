@@ -62,9 +62,11 @@ class Shape:
         return self.body + self.head * (1 if self.tied else 2)
 
 
+@cache
 def read_assets() -> dict[str, Any]:
     """Read the contents of assets.yaml: backbones, encoders, data, accelerators."""
-    return _known()
+    found: dict[str, Any] = plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
+    return found
 
 
 def find_shape(backbone: S.Backbone) -> Shape | None:
@@ -198,12 +200,6 @@ def find_hub_cache() -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
-
-
-@cache
-def _known() -> dict[str, Any]:
-    found: dict[str, Any] = plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
-    return found
 
 
 def _from_config(config: dict[str, Any]) -> Shape | None:

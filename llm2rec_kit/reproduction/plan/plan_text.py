@@ -17,7 +17,9 @@ from llm2rec_kit.reproduction.plan.cost import Work
 from llm2rec_kit.reproduction.plan.dry_study import Artefact
 from llm2rec_kit.reproduction.plan.estimate import Plan, Row, choose_dtype
 from llm2rec_kit.runs import find_outputs
+from llm2rec_kit.storage import find_nearest_folder
 
+WIDTH = 112  # columns at most
 STUDIES = ("06", "07")  # notebooks that train models of their own
 KEPT = {  # what stays on disk: of one, of several
     "corpus": ("corpus", "corpora"),
@@ -173,8 +175,7 @@ def _cores() -> int:
 
 def _needs(plan: Plan) -> list[str]:
     kept = ", ".join(f"{n:,} {KEPT[kind][n > 1]} {_size(size)}" for kind, (n, size) in plan.disk.items())
-    folder = find_outputs(plan.values.get("outputs", "")).absolute()
-    at = next(p for p in (folder, *folder.parents) if p.exists())
+    at = find_nearest_folder(find_outputs(plan.values.get("outputs", "")))
     biggest = assets.known_shape(plan.largest).parameters / 1e6
     which = "" if plan.largest == plan.backbone else f" (of the largest model, {biggest:,.0f} M parameters)"
     return [
@@ -218,8 +219,8 @@ def _of_studies(plan: Plan) -> list[str]:
     return lines
 
 
-def _folded(line: str, width: int = 112) -> str:
-    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False)
+def _folded(line: str) -> str:
+    return line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
 def _span(low: float, high: float) -> str:

@@ -146,20 +146,17 @@ def make_compact(results: dict[str, Any], domain: str, places: dict[Row, str] | 
         return {"mean": r["mean"][metric], "std": r["std"][metric], "seeds": r["seeds"], "place": place}
 
     reading = [r for r in rows if r["embedding"] != "none"]
-    columns = list(
-        dict.fromkeys(
-            [*(n for n in TRAINED if any(r["recommender"] == n for r in reading)), *(r["recommender"] for r in reading)]
-        )
-    )
+    names = dict.fromkeys(r["recommender"] for r in reading)
+    columns = [*(n for n in TRAINED if n in names), *(n for n in names if n not in TRAINED)]
     by = {(r["recommender"], r["embedding"]): cell(r) for r in reading}
-    names = sorted(dict.fromkeys(r["embedding"] for r in reading), key=significance.place)
+    embeddings = sorted(dict.fromkeys(r["embedding"] for r in reading), key=significance.place)
     others = sorted(
         (r for r in rows if r["embedding"] == "none"), key=lambda r: (r["recommender"] == CEILING, -r["mean"][metric])
     )
     return {
         "metric": metric,
         "columns": columns,
-        "rows": [{"embedding": name, "cells": [by.get((c, name)) for c in columns]} for name in names],
+        "rows": [{"embedding": name, "cells": [by.get((c, name)) for c in columns]} for name in embeddings],
         "others": [{"name": r["recommender"], "cell": cell(r)} for r in others],
         "tested": places is not None,
     }

@@ -10,7 +10,6 @@ little; numbers without a seed (popularity, oracle) may differ by one test sampl
 from __future__ import annotations
 
 import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
 
 
 def _of_the_kit(profile: str) -> Path:
-    return Path(str(resources.files("llm2rec_kit.reproduction").joinpath("profiles", "expected", f"{profile}.yaml")))
+    return places.PROFILES / "expected" / f"{profile}.yaml"
 
 
 def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:

@@ -16,7 +16,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,11 +93,7 @@ def explain(p: Parameter) -> str:
 
 def list_profiles() -> list[str]:
     """List the names of the profiles that come with the kit."""
-    return sorted(
-        p.name.removesuffix(".yaml")
-        for p in resources.files("llm2rec_kit.reproduction").joinpath("profiles").iterdir()
-        if p.name.endswith(".yaml")
-    )
+    return sorted(path.stem for path in places.PROFILES.glob("*.yaml"))
 
 
 def load_profile(name: str) -> dict[str, Any]:
@@ -118,9 +113,7 @@ def list_profile_notebooks(name: str) -> list[str]:
 
 def _read_profile(name: str) -> dict[str, Any]:
     if name in list_profiles():
-        return plain_yaml.read_mapping(
-            resources.files("llm2rec_kit.reproduction").joinpath("profiles", f"{name}.yaml").read_text(), f"Profile {name!r}"
-        )
+        return plain_yaml.read_mapping((places.PROFILES / f"{name}.yaml").read_text(), f"Profile {name!r}")
     path, what = Path(name), f"Profile {show_value(name)}"
     if path.suffix not in (".yaml", ".yml") or not os.path.lexists(path):
         raise S.SettingsError(
@@ -359,14 +352,11 @@ def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
 
 def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outputs: str, force: bool) -> list[str]:
     """The words of the command line that asks for the same, but for which notebooks."""
-    known = sorted((stage.prefix for stage in S.STAGES), key=len)
     words = ["llm2rec", "reproduce", "--profile", profile]
     for option, value in (("--data", data), ("--run", run), ("--outputs", outputs)):
         words += [option, value] if value else []
     for name, value in overrides.items():
-        prefix = next((p for p in known if name.startswith(p + "_")), "")
-        stated = f"{prefix}.{name.removeprefix(prefix + '_')}" if prefix else name
-        words += ["--set", f"{stated}={json.dumps(value)}"]
+        words += ["--set", f"{name.replace('_', '.', 1)}={json.dumps(value)}"]
     return [*words, *(["--force"] if force else [])]
 
 
@@ -404,10 +394,10 @@ def _forced(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[Non
     mark.unlink(missing_ok=True)
 
 
-def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
+def _shortened(text: str) -> str:
     """The last lines of an error message: a terminal is no place for a screenful."""
-    kept = "\n".join(text.strip().splitlines()[-lines:])
-    return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
+    kept = "\n".join(text.strip().splitlines()[-8:])
+    return kept if len(kept) <= 1000 else f"{kept[:998]} …"
 
 
 def _execute(book: Path, target: Path, values: dict[str, Any], label: str, stream: IO[str]) -> str:

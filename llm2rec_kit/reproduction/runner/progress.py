@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-import threading
 from typing import IO, Any, Never
 
 from tqdm import tqdm
+
+from llm2rec_kit.runs import meter
 
 TICK_SECONDS = 1.0
 
@@ -24,21 +25,18 @@ class Progress:
         self.label, self.cells, self.stream = label, cells, stream or sys.stdout
         self.heading, self.fresh_line = "", True
         self.bar: tqdm[Never] | None = None
-        self.ended = threading.Event()
 
     def __enter__(self) -> Progress:
         if self.stream.isatty():
             form = "{desc}  cell {n_fmt}/{total_fmt} |{bar:16}| {elapsed}{postfix}"
             width = None if _columns(self.stream) else 80
             self.bar = tqdm(total=self.cells, desc=self.label, bar_format=form, file=self.stream, leave=False, ncols=width)
-            self.clock = threading.Thread(target=self._tick, args=(self.bar,), daemon=True)
-            self.clock.start()
+            self.clock = meter.Ticker(self.bar.refresh, TICK_SECONDS)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.ended.set()
         if self.bar:
-            self.clock.join()
+            self.clock.stop()
             self.bar.close()
         elif not self.fresh_line:
             self.stream.write("\n")
@@ -74,10 +72,6 @@ class Progress:
         self.stream.write(text)
         self.fresh_line = text.endswith("\n")
         self.stream.flush()
-
-    def _tick(self, bar: tqdm[Never]) -> None:
-        while not self.ended.wait(TICK_SECONDS):
-            bar.refresh()
 
 
 def _columns(stream: IO[str]) -> int:

@@ -120,11 +120,6 @@ def count_in_words(names: Iterable[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def describe_change(name: str, has: Any, wanted: Any) -> str:
-    """Put a changed value into words."""
-    return f"{name} {show_value(has)} -> {show_value(wanted)}"
-
-
 def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
     """Say in a sentence or two what a `reproduce` with these values is about to replace; empty where that is nothing."""
     numbers = [book.name[:2] for book in books]
@@ -136,12 +131,13 @@ def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Pa
     found = find_differing(run, values, numbers)
     if not found:
         return ""
-    replaced = "; ".join(
-        f"{_whole(run, a)} ({', '.join(describe_change(n, *c) for n, c in of.items())})" for a, of in found.items()
-    )
+    replaced = []
+    for artefact, changed in found.items():
+        words = [f"{name} {show_value(has)} -> {show_value(wanted)}" for name, (has, wanted) in changed.items()]
+        replaced.append(f"{count_in_words(_members(run, [artefact]))} ({', '.join(words)})")
     after = find_dependents(run, _members(run, found))
     more = f" Outdated by that, and made anew by the notebooks that make them: {count_in_words(after)}." if after else ""
-    return f"this replaces, in run {run.name!r}: {replaced}.{more} Another name for the run (--run) keeps them."
+    return f"this replaces, in run {run.name!r}: {'; '.join(replaced)}.{more} Another name for the run (--run) keeps them."
 
 
 def _members(run: Run, found: Iterable[str]) -> list[str]:
@@ -151,10 +147,6 @@ def _members(run: Run, found: Iterable[str]) -> list[str]:
         folder = artefact.split("/")[0]
         members += run.names(folder) if artefact in (evaluations.SERIES, *HOLDERS["encoding"]) else [artefact]
     return members
-
-
-def _whole(run: Run, artefact: str) -> str:
-    return count_in_words(_members(run, [artefact]))
 
 
 def _settings(run: Run, artefact: str) -> dict[str, Any]:
