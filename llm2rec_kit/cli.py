@@ -1,5 +1,4 @@
-"""The command line. Nothing heavy is imported before it is needed; every command has its `_add_<command>` and its own
-function."""
+"""The command line: nothing heavy is imported before it is needed; a command has its `_add_<command>` and its function."""
 
 from __future__ import annotations
 

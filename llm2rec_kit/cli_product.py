@@ -1,5 +1,4 @@
-"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`. As in `cli`, nothing heavy is
-imported before it is needed."""
+"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`; lazy in imports, as `cli`."""
 
 from __future__ import annotations
 

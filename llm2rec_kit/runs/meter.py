@@ -70,10 +70,8 @@ def add_work_elsewhere(cost: dict[str, Any], spent: float | dict[str, Any]) -> d
 
 
 class PeakMemory:
-    """The highest resident memory of this process while the block runs, MiB.
-
-    Blocks may be nested, or run in several threads at once: setting the mark back for one first credits the others.
-    """
+    """The highest resident memory of this process while the block runs, MiB. Blocks may be nested, or run in several
+    threads: setting the mark back for one first credits the others."""
 
     _open: ClassVar[list[PeakMemory]] = []
     _lock: ClassVar[threading.Lock] = threading.Lock()
@@ -174,8 +172,7 @@ def read_rapl() -> dict[str, tuple[float, float]]:
 
 
 def _energy(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """energy_cpu_joules between two readings. A counter that started again once is put right; more often it cannot be
-    told."""
+    """energy_cpu_joules between two readings; right also where a counter started again once."""
     used = [(now - before[name][0]) % most for name, (now, most) in after.items() if name in before and most]
     return {"energy_cpu_joules": round(sum(used), 1)} if used else {}
 
@@ -234,7 +231,7 @@ class Ticker:
         self.thread.start()
 
     def stop(self) -> None:
-        """End the calls; returns after the last."""
+        """Let the calls end; returns after the last."""
         self.ended.set()
         self.thread.join()
 

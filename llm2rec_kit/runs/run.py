@@ -70,13 +70,12 @@ class Run:
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
-        With `force` it is made anew; once, where a whole series is forced (`reproduce --force`), however often that is
-        interrupted. `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
-        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. Settings named in
-        `aside` change no result: they are kept in the manifest and not compared. A file artefact
-        (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
-        `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
-        `meter.measure` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
+        With `force` it is made anew; in a forced series (`reproduce --force`) once, however often that is interrupted.
+        `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so checkpoints
+        there can resume; it is emptied when settings or inputs changed. Settings named in `aside` change no result: they are
+        kept and not compared. A file artefact (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`,
+        prints what it does and why. `spent` is what it took elsewhere to make the content that `build` only writes, for
+        run.json: seconds, or a cost of `meter.measure`.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         for folder in self.path_of(name).relative_to(self.path).parents:
@@ -107,10 +106,8 @@ class Run:
         return self.path_of(name)
 
     def link_from(self, other: Run, name: str) -> None:
-        """Link finished artefact `name` of another run into this one (copy it where the file system has no links).
-
-        What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
-        """
+        """Link finished artefact `name` of another run, and its cost, into this one (copy it where the file system has no
+        links). Links are safe: an artefact is never written in place, only replaced."""
         made, source = other.manifest(name), other.manifest_path(name).parent
         folder = self.path_of(name).with_name(f".{name.split('/')[-1]}.taken")
         clear(folder)
@@ -155,10 +152,7 @@ class Run:
         aside: Collection[str] = (),
         force: bool = False,
     ) -> bool:
-        """Tell whether `make` with these arguments would build rather than reuse.
-
-        What a shared store has is taken from there, and so not stale.
-        """
+        """Tell whether `make` with these arguments would build rather than reuse or take it from a shared store."""
         key = self._key(settings, inputs, aside)
         force = force and not self.made_by_this_force(name)
         if force or not self._stale(name, key):
@@ -174,10 +168,8 @@ class Run:
         return False
 
     def forget(self, name: str) -> None:
-        """Delete finished artefact `name`, also from the store beside this run: the next `make` of it builds.
-
-        Of a damaged one, what is known to be its own is deleted.
-        """
+        """Delete artefact `name` (of a damaged one, what is known to be its own), also from the store: the next `make`
+        builds."""
         try:
             made = self.manifest(name)
         except ArtefactError:
@@ -235,10 +227,8 @@ class Run:
         return record
 
     def has(self, name: str) -> bool:
-        """Tell whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
-
-        False for what no artefact can be called, such as a model's folder elsewhere.
-        """
+        """Tell whether artefact `name` is finished: whether something is where its manifest would be, damaged or not. False
+        for what no artefact can be called, such as a model's folder elsewhere."""
         with contextlib.suppress(ArtefactError):
             return os.path.lexists(self.manifest_path(name))
         return False
@@ -265,8 +255,7 @@ class Run:
         return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
 
     def path_of(self, name: str) -> Path:
-        """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is not
-        there."""
+        """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is outside."""
         try:
             path = storage.require_inside(self.path, name)
         except ValueError as error:
@@ -320,8 +309,7 @@ class Run:
         return ""
 
     def _ask(self, name: str, key: dict[str, Any]) -> None:
-        """Let `before_replacing` refuse, where `name` is there, sound as far as its manifest, with other settings than
-        `key`."""
+        """Let `before_replacing` refuse, where `name` is there, its manifest sound, with other settings than `key`."""
         if self.before_replacing is None or not self.has(name):
             return
         try:

@@ -1,10 +1,9 @@
 """A grid: many settings at once, whatever several of them share computed once.
 
 A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a chain. A notebook of one cell is the same *node*
-as that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so
-it runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each has a run's folder
-of its own, which begins with links to what the node before it made. Below that, the runs of a grid share a store (see
-`runs.run`): two nodes that differ in the temperature alone make MNTP once between them.
+as that of another, and runs once, where everything that it depends on agrees: parameters and the contents of files. Each
+node has a run's folder of its own, which begins with links to what the node before it made. Below that, the runs of a grid
+share a store (`runs.store`): two nodes that differ in the temperature alone make MNTP once between them.
 
 Nothing but files is shared, so a cluster of several machines needs `outputs` on a file system that all of them see.
 """

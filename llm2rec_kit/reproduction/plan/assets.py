@@ -70,10 +70,7 @@ def read_assets() -> dict[str, Any]:
 
 
 def find_shape(backbone: S.Backbone) -> Shape | None:
-    """Find the shape of a model; None where it is not known.
-
-    The model is `tiny`, a known backbone or encoder, a local folder with a config.json, or a GGUF file.
-    """
+    """Find the shape of `tiny`, a known model, a folder with a config.json or a GGUF file; None where it is not known."""
     if backbone.name == "tiny":
         head_dim = backbone.hidden // backbone.heads
         return Shape(
@@ -106,10 +103,8 @@ def known_shape(backbone: S.Backbone) -> Shape:
 
 
 def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
-    """Raise ValueError where a model that a parameter in `needed` names cannot be had, or is damaged where it is kept.
-
-    What is kept here is looked through without reading weights. Without `hub`, nothing else is looked at.
-    """
+    """Raise ValueError where a model that a parameter in `needed` names cannot be had, or is damaged where it is kept. No
+    weights are read. Without `hub`, only what is kept here is looked at."""
     place = S.Backbone.from_parameters(values)
     lengths = {f"{s.prefix}_max_tokens": s.from_parameters(values).max_tokens for s in (S.CSFT, S.MNTP, S.Contrastive)}
     lengths = {name: tokens for name, tokens in lengths.items() if name in needed}
@@ -125,11 +120,8 @@ def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool =
 
 
 def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str, int] | None = None) -> None:
-    """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large.
-
-    Looks, in this order, at a local folder or file or a model out of a package (as `backbone.check` does), the hub's cache,
-    and (where the network is not switched off) the hub.
-    """
+    """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large. Looks at a
+    local folder, file or package (`backbone.check`), the hub's cache, and, unless that is switched off, the hub."""
     if name == "tiny":
         return
     if _kept_here(name):

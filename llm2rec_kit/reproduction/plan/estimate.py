@@ -59,11 +59,8 @@ class Plan:
 
 
 def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
-    """Make the plan of a run of the notebooks with these numbers and these (checked) parameters.
-
-    Raises ValueError where the backbone's shape is not known; what needs another model of unknown shape is left out and
-    named.
-    """
+    """Make the plan of a run of the notebooks with these numbers and these (checked) parameters. Raises ValueError where the
+    backbone's shape is not known; what needs another such model is left out and named."""
     backbone = S.Backbone.from_parameters(values)
     shape = assets.known_shape(backbone)
     counted = sizes.find_sizes(values)

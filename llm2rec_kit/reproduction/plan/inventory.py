@@ -1,8 +1,7 @@
 """Inventory: the artefacts that the notebooks 02 to 04, 06 and 07 make with given parameters, each under who needs it first.
 
 The arms of 06 and 07 are those that the notebooks call (`paper_arms`, `question_arms`), over a `dry_study` that writes
-artefacts down instead of making them. tests/reproduction/test_inventory.py holds it against what a finished run has, name by
-name.
+artefacts down. tests/reproduction/test_inventory.py holds it against what a finished run has, name by name.
 """
 
 from __future__ import annotations

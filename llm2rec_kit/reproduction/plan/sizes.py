@@ -54,10 +54,8 @@ class Sizes:
         return sum(d.items for d in self.domains)
 
     def words(self, template: str, limit: int) -> tuple[float, float] | None:
-        """Compute the mean words of the items' titles and of a text of this template, cut at `limit` (0: not).
-
-        None without a corpus.
-        """
+        """Compute the mean words of the titles and of a text of this template, cut at `limit` (0: not); None without a
+        corpus."""
         if self.corpus is None:
             return None
         items = self.corpus.items

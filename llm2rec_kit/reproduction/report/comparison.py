@@ -39,9 +39,8 @@ def write(runs: list[Run]) -> Path:
 def collect_results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Collect {domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
 
-    The metrics are the first run's first two; a run that was evaluated at other cutoffs has no cell of them.
-    `in_std` is that difference over the seed std (pooled over the embeddings of the recommender in both runs); None where
-    no seed tells of a spread.
+    The metrics are the first run's first two. `in_std` is the difference over the seed std (pooled over the embeddings of
+    the recommender in both runs); None where no seed tells of a spread.
     """
     tables, metrics = {}, choose_metrics(collected[0])
     for domain in dict.fromkeys(d for c in collected for d in c["results"]):

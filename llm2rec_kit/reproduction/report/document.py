@@ -1,7 +1,4 @@
-"""The report of a run: results.json (numbers only, the same for the same settings), report.md and report.html.
-
-Reads the run's artefacts and nothing else.
-"""
+"""The report of a run, from its artefacts alone: results.json (same settings, same bytes), report.md and report.html."""
 
 from __future__ import annotations
 
@@ -39,11 +36,8 @@ CAPTIONS = {
 
 
 def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
-    """Collect all numbers of a run: data, what each stage recorded, results by domain, comparisons.
-
-    `held` are the evaluations that the run holds, if known. Raises ValueError where 04 has not run, ArtefactError where
-    something is damaged, or an evaluation or a test is not what the ranks give.
-    """
+    """Collect all numbers of a run: data, what each stage recorded, results by domain, comparisons. Raises ValueError where
+    04 has not run, ArtefactError for what is damaged, or an evaluation that is not what the ranks give."""
     corpus, held = _record(run, "corpus"), held or evaluations.find_evaluations(run)
     if not held.made:
         old = f": {len(held.left_out)} in {run.path / 'evaluation'} are not of what it holds now" if held.left_out else ""
@@ -79,8 +73,7 @@ def _record(run: Run, name: str) -> dict[str, Any]:
 
 
 def _settings(run: Run, held: evaluations.Evaluations) -> dict[str, dict[str, Any]]:
-    """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
-    machine, and the files' hashes tell the data apart."""
+    """The settings of the stages, the encoding and the trainings. No path: the files' hashes tell the data apart."""
     found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
     for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
         found["encoding"] = run.manifest(name)["settings"]

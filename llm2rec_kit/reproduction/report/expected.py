@@ -26,11 +26,8 @@ WIDTH = 4.0  # standard deviations of the difference of two means: one false ala
 
 
 def locate(profile: str, outputs: str | Path = "") -> Path:
-    """Find where the expected numbers of a profile are kept.
-
-    Of a profile of one's own: beside it. Of one that comes with the kit: in the checkout or, where the kit was installed
-    from a wheel, in expected/ of the folder that runs live in.
-    """
+    """Find where the expected numbers of a profile are kept: of one's own beside it, of the kit's in the checkout or, of an
+    installed kit, in expected/ of the folder that runs live in."""
     if profile.endswith((".yaml", ".yml")):
         return Path(profile).parent / "expected" / Path(profile).name
     if places.find_checkout():
@@ -99,8 +96,7 @@ def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dic
     """Put each expected line beside what was found, with a verdict; and list the settings that differ from the dated run's.
 
     A line has each metric that is expected as `<metric>`, `<metric> expected` and `<metric> tolerance`. Verdict:
-    `reproduced` (all within tolerance), `differs`, or `missing` where the run has no such line. Where settings differ
-    there are no lines: two experiments are not compared as if they were one.
+    `reproduced` (all within tolerance), `differs`, or `missing`. Where settings differ, no lines are compared.
     """
     if changed := compare_settings(expected["settings"], results["settings"]):
         return [], changed

@@ -1,8 +1,7 @@
 """Whether settings can work: with those of other stages, and with the corpus that they are asked of.
 
-What a field may be by itself, and beside others of its stage, stands in `settings`. Here is what needs more than one stage
-(known before the first notebook) or the corpus (known after the first): found then, and not hours later by the notebook that
-breaks.
+What a field may be, beside others of its stage too, stands in `settings`. Here is what needs more than one stage (known
+before the first notebook) or the corpus (known after it): found then, and not hours later by the notebook that breaks.
 """
 
 from __future__ import annotations
@@ -58,9 +57,7 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
     """Raise SettingsError for a device, a precision or a package that notebooks of these `numbers` ask for and is missing.
-
-    `there` are the tables that the run has already.
-    """
+    `there` are the tables that the run has already."""
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
     asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
     asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}

@@ -26,11 +26,8 @@ STAGES: dict[str, type[S.Training]] = {kind.prefix: kind for kind in (S.CSFT, S.
 
 
 def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = False) -> Path:
-    """Make artefact `name` of `run`, or reuse it; every process calls this with the same arguments.
-
-    `parameters` are flat names (`csft_steps`, `backbone_device`), as in a profile. CSFT makes the artefact `backbone`
-    first, where it is missing. Raises ArtefactError where what the stage starts from is missing.
-    """
+    """Make artefact `name` of `run`, or reuse it; every process calls this with the same arguments. `parameters` are flat
+    names, as in a profile. CSFT makes the artefact `backbone` first, where it is missing."""
     settings, place = STAGES[name].from_parameters(parameters), S.Backbone.from_parameters(parameters)
     tracking.check(settings)
     distributed.join(backbone.choose_placement(place)[0])

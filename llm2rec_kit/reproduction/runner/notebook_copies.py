@@ -12,9 +12,8 @@ from llm2rec_kit.runs import places
 def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list[str]]:
     """Write the kit's notebooks into `folder`; returns the names written, and those there already as they are.
 
-    Those that an earlier version wrote and nobody changed since are replaced. Raises ValueError where one was changed,
-    unless `force`, and where `folder` is none or is that of the kit itself; nothing is written then. A note in the folder
-    says where its notebooks keep their runs: in the outputs/ that the command line has where this is called.
+    Those that an earlier version wrote and nobody changed are replaced. ValueError, before anything is written, where one
+    was changed, unless `force`, and for no folder or the kit's own. A note there says which outputs/ keeps their runs.
     """
     folder, source = storage.expand_home(folder).resolve(), places.find_notebooks()
     if folder.is_relative_to(places.PACKAGE) or (folder / "x").parent == source:

@@ -57,11 +57,8 @@ def list_series(root: Path | None = None) -> list[Path]:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """Read the parameters of a notebook, by name, from its cell tagged `parameters`.
-
-    Read from the source: papermill's own inspection drops annotations and comments that it does not expect. A meaning stands
-    behind its parameter or, where that line would be too long, above it.
-    """
+    """Read the parameters of a notebook, by name, from the source of its cell tagged `parameters`. papermill's own
+    inspection drops annotations and comments. A meaning stands behind its parameter or above a long line."""
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -225,10 +222,7 @@ def prepare(
     root: Path | None = None,
     look: bool = True,
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Read and check the parameters and the notebooks of a `reproduce` with the same arguments; nothing is run or written.
-
-    `look` False: whether data and weights are there is not looked at.
-    """
+    """Read and check what the same `reproduce` would run; with `look` also that data and weights are there."""
     from llm2rec_kit.reproduction.runner import feasibility  # with polars, which the list of parameters does without
 
     books = list_series(root)
@@ -301,8 +295,7 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
-    """Raise ValueError where data or models that parameters in `needed` lead to are neither here nor to be had, or are
-    damaged; without `hub` only what is here is looked at."""
+    """Raise ValueError where data or models that `needed` parameters lead to are damaged or missing, also on the `hub`."""
     if "data_path" in needed:
         check_data(values)
     assets.check_models(values, needed, hub=hub)

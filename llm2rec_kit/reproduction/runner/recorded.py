@@ -1,8 +1,7 @@
 """What a finished run was made with, read back as parameters, and what other values would replace.
 
-An artefact's manifest holds the settings of its stage. What an evaluation's series or the last `reproduce` alone tell comes
-from there. `trust_remote_code` and `own_parts` are never read back: that code may run is a word that each command gives
-anew.
+Manifests hold settings; the rest is told by an evaluation's series or the last `reproduce`. `trust_remote_code` and
+`own_parts` are never read back: that code may run is a word that each command gives anew.
 """
 
 from __future__ import annotations
@@ -80,11 +79,8 @@ def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
 
 
 def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Find what notebooks of these numbers would replace under `values` (defaults elsewhere).
-
-    {artefact: {parameter: (has, asked)}}, by settings alone: whether files that it was made from changed is seen when they
-    are read.
-    """
+    """Find {artefact: {parameter: (has, asked)}} that notebooks of these numbers would replace under `values`. By settings
+    alone (defaults where not given): whether files changed is seen when they are read."""
     plain = read_defaults()
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     for name, (has, artefact) in read_held(run).items():

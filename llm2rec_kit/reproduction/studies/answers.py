@@ -91,10 +91,7 @@ def answer(
     among: np.ndarray | None = None,
 ) -> Answer:
     """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
-
-    `among` bool (n_test,) keeps some of the test samples. Raises ValueError where two arms have other test targets, or
-    without a pair to compare.
-    """
+    `among` bool (n_test,) keeps some of the test samples. ValueError for arms with other test targets, or without a pair."""
     if not pairs:
         raise ValueError(f"The question {question!r} compares no pair of arms.")
     require_same_targets(arms, domain)
@@ -116,10 +113,7 @@ def make_answer(
     budgets: dict[str, str],
     pairs: Sequence[tuple[str, str]],
 ) -> Answer:
-    """Make an answer from the metric's values `each` (seeds, n) of the (recommender, arm) `keys`.
-
-    `users` (n,) are the samples'.
-    """
+    """Make an answer from values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
     values = np.stack([v.mean(0) for v in each], 1)
     low, high = metrics.compute_intervals(values, users, seed=significance.SEED)
     rows = [

@@ -163,10 +163,7 @@ class Enquiry:
         print(line)
 
     def repeats(self, family: Family, metric: str) -> pl.DataFrame:
-        """Show how much of a metric the arms of a family have from targets that the user had before.
-
-        See `questions.compare_repeats`.
-        """
+        """Show how much of a metric a family's arms have from repeated targets (`questions.compare_repeats`)."""
         rows = [(recommender, arm.table) for recommender in self.at.asked.recommenders for arm in family.arms]
         where = (self.own.run, self.at.domain, self.part, rows)
         return questions.compare_repeats(slices.tabulate(*where, seeds=self.at.asked.seeds, metric=metric))

@@ -2,8 +2,7 @@
 
 The official evaluation gives its five published encoders at length one and every Qwen2 table as it comes (lengths above
 100). Its recommenders start with positions of N(0, 1), beside which vectors of length one are small. So a printed difference
-between the two kinds of rows holds length besides content. Here only length and start change: one table, one seed, one
-budget.
+between the two kinds of rows holds length besides content. Here only length and start change.
 """
 
 from __future__ import annotations
@@ -82,11 +81,8 @@ def check(base: Run, asked: S.Tables) -> None:
 
 
 def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
-    """Collect what the evaluations `names` of every study came to.
-
-    Columns start, form, length (mean norm of the vectors that the adapter read), best epoch (mean over seeds), then those of
-    `significance.tabulate` with intervals.
-    """
+    """Collect what the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the
+    adapter read), best epoch (mean over seeds), then the columns of `significance.tabulate` with intervals."""
     parts = []
     for (start, form), study in studies.items():
         found = significance.tabulate(study.run, list(names), metric_names=metric_names, intervals=True)
@@ -157,9 +153,7 @@ def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) ->
 
 def compute_printed_gains(metric: str) -> pl.DataFrame:
     """Compute what LLM2Rec gains (percent) in Table 3 over the best rows of either kind: at length one, and as they come.
-
-    Also which of the two kinds holds the best baseline, against which the paper prints its %Improv.
-    """
+    Also which of the two holds the best baseline, against which the paper prints its %Improv."""
     rows = []
     for (recommender, dataset), part in paper.read_overall().group_by("recommender", "dataset", maintain_order=True):
         ours = part.filter(model=LLM2REC)[metric][0]
@@ -209,10 +203,7 @@ def _percent(before: float, after: float) -> float:
 
 
 def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Arrange `collect_results` for reading: the starts side by side as "mean ± std (best epoch)".
-
-    One row a domain, table, recommender and form.
-    """
+    """Arrange `collect_results` for reading, a row a form: the starts side by side as "mean ± std (best epoch)"."""
     shown = found.with_columns(
         pl.format(
             "{} ± {} ({})", *(pl.col(c).round(4) for c in (f"{metric} mean", f"{metric} std")), pl.col("best epoch").round(0)

@@ -1,8 +1,7 @@
 """Ours beside the paper's: differences in units of the spread over seeds, where the data is the paper's own.
 
-A difference of two means says nothing without the spread; the paper prints none, so the unit is the std over seeds of
-whoever repeated it. The public reproduction has its own; ours stands only where our corpus is the paper's data set, by
-name and by number of items, because another corpus has other absolute values.
+The paper prints no spread, so the unit is the std over seeds of whoever repeated it: the public reproduction, or us where
+our corpus is the paper's data set, by name and by number of items; another corpus has other absolute values.
 """
 
 from __future__ import annotations
@@ -101,10 +100,8 @@ def compare_reproduction() -> pl.DataFrame:
 
 
 def compare_untrained() -> pl.DataFrame:
-    """Compare Table 3's LLM2Vec with the untrained backbone (Table 4) by Recall@10 and NDCG@10, a row a data set.
-
-    `equal` where both metrics are.
-    """
+    """Compare Table 3's LLM2Vec with the untrained backbone (Table 4) by Recall@10 and NDCG@10, a row a data set: `equal`
+    where both metrics are."""
     trained = paper.read_overall().filter(recommender="SASRec", model="LLM2Vec")
     raw = paper.read_ablation().filter(row="bidirectional")
     both = trained.join(raw, on="dataset", suffix=" of the backbone", maintain_order="left")

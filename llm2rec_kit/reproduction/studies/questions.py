@@ -59,11 +59,10 @@ def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
 
 
 def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
-    """Compute how much of a metric comes from targets that the user had before.
+    """Compute how much of a metric comes from targets that the user had before, of `by_kind` (`slices.tabulate`).
 
-    `by_kind` is `slices.tabulate`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the
-    targets), overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel
-    targets).
+    Columns recommender, embedding, targets, repeats (share of the targets), overall (the metric), share (of the metric's sum
+    that repeats give), novel, low, high (the metric of novel targets).
     """
     rows = []
     for key, part in by_kind.filter(slice="target").group_by("recommender", "embedding", maintain_order=True):
@@ -91,10 +90,7 @@ def describe_repeats(found: pl.DataFrame, metric: str) -> str:
 
 
 def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
-    """Compare how long the items' texts are, a row a way to write them: text (its name), words a title (mean), for example.
-
-    The example is the first item's text.
-    """
+    """Compare the lengths of the items' texts, a row a way to write them: its name, mean words, the first as an example."""
     rows = []
     for name, some in texts.items():
         words = float(np.mean([len(text.split()) for text in some]))
@@ -103,10 +99,7 @@ def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
 
 
 def find_longer(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
-    """Count the test samples with more items of history than each of `lengths`.
-
-    `histories` (n_test,) are `slices.count_items_before`.
-    """
+    """Count the test samples with more items of history (`slices.count_items_before`) than each of `lengths`."""
     rows = [(length, int((histories > length).sum()), len(histories)) for length in lengths]
     return pl.DataFrame(rows, schema=["items of history", "test samples with more", "of"], orient="row")
 
@@ -120,11 +113,8 @@ def compare_without_seen(
     recommenders: Sequence[str],
     metric: str = "ndcg@10",
 ) -> Answer:
-    """Rank with the study's recommenders all items once, and once without those that the user had.
-
-    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}. Same weights in both
-    arms, so what differs is the list alone.
-    """
+    """Rank with the study's recommenders all items once, and once without those that the user had, with the same weights.
+    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}."""
     from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
 
     ties = S.Evaluation.among(study.settings).ties

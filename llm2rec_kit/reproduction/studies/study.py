@@ -32,10 +32,7 @@ class Study:
 
 
 def read_settings(run: Run) -> dict[str, S.Stage]:
-    """Read the settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
-
-    Raises ArtefactError naming a stage that did not run.
-    """
+    """Read each stage's settings in a finished run, by prefix, evaluation's last; ArtefactError for one that did not run."""
     found: dict[str, S.Stage] = {}
     for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
@@ -48,11 +45,9 @@ def read_settings(run: Run) -> dict[str, S.Stage]:
 def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: bool = False, **changes: Any) -> Study:
     """Open the study `name` of a run that went through notebooks 01 to 04.
 
-    `changes` (flat names, as `data_split`) hold for all of it. `trust_remote_code`: whether code that comes with its models
-    may run; what the run says of that counts for nothing.
-
-    With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
-    SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
+    `changes` (flat names, as `data_split`) hold for all of it: with one of `data_...` the corpus is made anew from the
+    source, with one of `backbone_...` the backbone. `trust_remote_code`: whether code that comes with its models may run;
+    what the run says of that counts for nothing. With `force` what the study has is forgotten and made again.
     """
     settings = read_settings(base)
     settings["backbone"] = dataclasses.replace(S.Backbone.among(settings), trust_remote_code=trust_remote_code)
