@@ -4,8 +4,7 @@ Notebooks hand each other files, never variables. What a notebook makes is an *a
 `corpus/manifest.json`) or a few files with one stem (`embeddings/raw`: `raw.npy` and, as its manifest, `raw.json`). The
 manifest is written last: settings, content hashes of the artefacts it was made from, hashes of its own files, the record
 (the numbers worth keeping) and a hash over all of that. So an artefact either is complete or does not exist, a stage whose
-settings and inputs did not change is reused, and a damaged file or manifest is named. A setting may be kept `aside`: it is
-written down, but a change of it changes no result, so it makes nothing stale and throws no checkpoint away.
+settings and inputs did not change is reused, and a damaged file or manifest is named.
 
 Where the outputs folder holds a `.store`, its runs share what they make: an artefact is looked up there by its name,
 settings and inputs' hashes before it is built, and linked into the run. A grid has one.

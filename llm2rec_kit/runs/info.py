@@ -68,11 +68,8 @@ def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
     if odd := [part for part, kind in PARTS.items() if not isinstance(known.get(part, {}), kind)]:
         raise ValueError(f"{path} is damaged: {', '.join(odd)} in it is not what it should be.")
     stages = known.get("stages", {})
-    if (
-        stages
-        and not any(_is_of(run, name, stage) for name, stage in stages.items())
-        and {*run.artefacts()} - {*(noted or {})}
-    ):
+    of_it = any(_is_of(run, name, stage) for name, stage in stages.items())
+    if stages and not of_it and {*run.artefacts()} - {*(noted or {})}:
         raise ValueError(f"{path} is another run's: none of the stages that it notes is what run {run.name!r} holds.")
     return _whole(run, collect_provenance() | known | {"stages": stages})
 

@@ -44,11 +44,8 @@ def place(folder: Path, file: str) -> Path:
     what is written, moved or deleted there is the link; what is read has the right hash."""
     if Path(file).name in ("", "..") or b"\0" in os.fsencode(file):
         raise ValueError(f"{reprlib.repr(file)} names no file.")
-    return (
-        folder / file
-        if Path(file).name == file
-        else storage.require_inside(folder, str(Path(file).parent)) / Path(file).name
-    )
+    above = folder if Path(file).name == file else storage.require_inside(folder, str(Path(file).parent))
+    return above / Path(file).name
 
 
 def find_damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:

@@ -81,7 +81,8 @@ class Run:
         for folder in self.path_of(name).relative_to(self.path).parents:
             if os.path.lexists(at := self.path / folder) and not at.is_dir():
                 raise ArtefactError(f"{at} is no folder, so {name!r} cannot be kept in it. Move it away and run again.")
-        with self._writing(repr(name)), hold_lock(self._lock_path(name), busy):
+        lock = self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
+        with self._writing(repr(name)), hold_lock(lock, busy):
             key, force = self._key(settings, inputs, aside), force and not self.made_by_this_force(name)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
@@ -247,12 +248,12 @@ class Run:
     def digest(self, name: str) -> str:
         """Return the content hash of artefact `name`: of its files' hashes, so that equal files made anew have the same."""
         self.require(name)
-        return self._digest_of(name)
+        return manifest.hash_content(self.manifest(name))
 
     def changed_inputs(self, name: str) -> list[str]:
         """List the artefacts that `name` was made from and that are not what the run holds now. Reads manifests alone."""
         inputs = self.manifest(name)["inputs"]
-        return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
+        return [i for i, digest in inputs.items() if not self.has(i) or manifest.hash_content(self.manifest(i)) != digest]
 
     def path_of(self, name: str) -> Path:
         """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is outside."""
@@ -277,9 +278,6 @@ class Run:
             info.write(self, part, value, collect_provenance())
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _digest_of(self, name: str) -> str:
-        return manifest.hash_content(self.manifest(name))
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
@@ -337,9 +335,8 @@ class Run:
         if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
             clear(partial)
         begun = storage.read_note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
-        same = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs")) and manifest.select_counted(
-            begun, key
-        ) == manifest.select_counted(key, key)
+        whole = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs"))
+        same = whole and manifest.select_counted(begun, key) == manifest.select_counted(key, key)
         if not same or (force and not (find_forced() and begun.get("forced") == find_forced())):
             clear(partial)
             partial.mkdir(parents=True)
@@ -376,9 +373,6 @@ class Run:
             os.replace(target, old)
         os.replace(folder, target)
         clear(old)
-
-    def _lock_path(self, name: str) -> Path:
-        return self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
 
     def _fetch(self, shared: Path, name: str) -> bool:
         """Take `name` from its place in the store, sound; whether it was there."""

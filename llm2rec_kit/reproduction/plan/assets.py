@@ -72,13 +72,12 @@ def read_assets() -> dict[str, Any]:
 def find_shape(backbone: S.Backbone) -> Shape | None:
     """Find the shape of `tiny`, a known model, a folder with a config.json or a GGUF file; None where it is not known."""
     if backbone.name == "tiny":
-        head_dim = backbone.hidden // backbone.heads
         return Shape(
             hidden=backbone.hidden,
             layers=backbone.layers,
             heads=backbone.heads,
             kv_heads=backbone.heads,
-            head_dim=head_dim,
+            head_dim=backbone.hidden // backbone.heads,
             inner=3 * backbone.hidden,
             vocabulary=backbone.vocabulary,
             tied=True,

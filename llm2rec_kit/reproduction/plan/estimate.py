@@ -67,16 +67,8 @@ def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
     asked = [a for a in inventory.list_artefacts(values, counted, numbers).artefacts if a.section[0] in numbers]
     each = [(a, cost.estimate_work(a, counted)) for a in asked]
     known = [(a, w) for a, w in each if w is not None]
-    return Plan(
-        values,
-        sorted(numbers),
-        backbone,
-        shape,
-        counted,
-        _rows(known),
-        [a for a, w in each if w is None],
-        _disk([a for a, _ in known], counted),
-    )
+    unknown, disk = [a for a, w in each if w is None], _disk([a for a, _ in known], counted)
+    return Plan(values, sorted(numbers), backbone, shape, counted, _rows(known), unknown, disk)
 
 
 def _rows(known: list[tuple[Artefact, Work]]) -> list[Row]:

@@ -17,7 +17,7 @@ from llm2rec_kit.pipeline import RAW, STARTS, TABLES, list_tables
 from llm2rec_kit.reproduction.plan import dry_study
 from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
-from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms
+from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms, questions
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
 
 
@@ -101,19 +101,12 @@ def _rivals(study: Study, asked: S.Tables, sizes: Sizes) -> list[paper_arms.Arm]
 
 def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
     """Notebook 07: what the questions that are asked, and can be answered as far as is known, make; returns its studies."""
-    from llm2rec_kit.reproduction.studies import questions
-
     run.made.section = ("07", "the run's own")
     domain = asked.domain or (sizes.train_domains or [""])[0]
     at = question_arms.At(dry_study, run, asked, domain, sizes.corpus)
     paper_arms.make_stages(dry_study, at.own)
     _ = at.short
-    data = S.Data.among(run.settings)
-    known = (
-        questions.find_ruled_out(data, asked)
-        if sizes.corpus is None
-        else questions.find_unanswerable(sizes.corpus, data, asked)
-    )
+    known = questions.find_unanswerable(sizes.corpus, S.Data.among(run.settings), asked)
     for question, arms in question_arms.ARMS.items():
         if question in asked.asked and question not in known:
             run.made.section = ("07", question)

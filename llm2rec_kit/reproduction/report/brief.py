@@ -39,9 +39,8 @@ def judge_standings(run: Run, results: dict[str, Any], held: evaluations.Evaluat
     found = {}
     for name, made in held.tests.items():
         domain = name.split("/")[1]
-        rows = [
-            (r["recommender"], r["embedding"]) for r in select_compared(results["results"].get(domain, []), results["seeds"])
-        ]
+        compared = select_compared(results["results"].get(domain, []), results["seeds"])
+        rows = [(r["recommender"], r["embedding"]) for r in compared]
         if "pairs" in made["settings"] and rows:
             metric = choose_metric(results, domain)
             found[domain] = significance.judge_standing(run, domain, rows, seeds=results["seeds"], metric=metric)

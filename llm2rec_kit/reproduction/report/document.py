@@ -87,26 +87,13 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[dict[str, float]]] = {}
     for r in records:
         groups.setdefault((r["recommender"], r["embedding"]), []).append(r["metrics"])
-    rows = [
-        {
-            "recommender": k[0],
-            "embedding": k[1],
-            "seeds": len(g),
-            "mean": {m: float(np.mean([x[m] for x in g])) for m in g[0]},
-            "std": {m: float(np.std([x[m] for x in g])) for m in g[0]},
-        }
-        for k, g in groups.items()
-    ]
     order = {name: k for k, name in enumerate(("raw", "csft", "mntp", "contrastive", "id"))}
-    return sorted(
-        rows,
-        key=lambda r: (
-            not is_trained(r["recommender"]),
-            r["recommender"] == "oracle",
-            r["recommender"],
-            order.get(r["embedding"], 9),
-        ),
-    )
+    rows = []
+    for key in sorted(groups, key=lambda k: (not is_trained(k[0]), k[0] == brief.CEILING, k[0], order.get(k[1], 9))):
+        group = groups[key]
+        mean, std = ({m: float(over([x[m] for x in group])) for m in group[0]} for over in (np.mean, np.std))
+        rows.append({"recommender": key[0], "embedding": key[1], "seeds": len(group), "mean": mean, "std": std})
+    return rows
 
 
 def render_table(results: dict[str, Any]) -> str:

@@ -70,7 +70,8 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
         f"torch: {versions['torch']}  # version",
         f"seconds: {sum(n['seconds'] for n in about['notebooks'].values()):.0f}  # wall time of the notebooks",
     ]
-    text = "\n".join(head) + "\n" + _dump({"settings": results["settings"]}) + "results:\n"
+    settings = yaml.safe_dump({"settings": results["settings"]}, sort_keys=False, allow_unicode=True, width=120)
+    text = "\n".join(head) + "\n" + settings + "results:\n"
     metrics = choose_metrics(results)
     for row in list_rows(results):
         text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
@@ -149,13 +150,8 @@ def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, sa
     learned = row["recommender"] == "nearest" and row["embedding"] != "raw"  # no seed of its own, but its embedding's
     if not is_trained(row["recommender"]) and not learned:
         return least
-    stds = [
-        s for name in ([row["recommender"]] if not learned else TRAINED) if (s := pool_std(group, name, metric)) is not None
-    ]
+    names = TRAINED if learned else [row["recommender"]]
+    stds = [std for name in names if (std := pool_std(group, name, metric)) is not None]
     if not stds:
         return max(least, 0.25 * float(row["mean"][metric]))  # one seed tells nothing of the spread between seeds
     return max(least, WIDTH * max(stds) * math.sqrt(2 / row["seeds"]))
-
-
-def _dump(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -114,12 +114,8 @@ def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce
 def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
     """Take `force` back in a run's own executed copy: it says how the copy was made, and forces nothing a second time."""
     _, given, by_papermill = _given(parameters)
-    if (
-        parameters["force"]
-        and by_papermill
-        and "force" in given
-        and Path.cwd().resolve() == (run.path / "notebooks").resolve()
-    ):
+    its_own = Path.cwd().resolve() == (run.path / "notebooks").resolve()
+    if parameters["force"] and by_papermill and "force" in given and its_own:
         parameters["force"] = False
         print(
             "This copy was made with force = True; here that is taken back. Open the notebook in notebooks/ to force again."
@@ -207,10 +203,8 @@ def _refuse(run: Run, name: str, changed: Mapping[str, tuple[Any, Any]], found: 
     made = run.manifest(name)
     if name == evaluations.SERIES or name.endswith("/comparisons") or made["record"].get("stage") == "own":
         return
-    prefix = next(
-        (p for p, holders in recorded.HOLDERS.items() if name.split("/")[0] in {h.split("/")[0] for h in holders}), ""
-    )
-    prefix = "encoding" if name == "encoder" else prefix
+    folder = "embeddings" if name == "encoder" else name.split("/")[0]
+    prefix = next((p for p, holders in recorded.HOLDERS.items() if folder in {h.split("/")[0] for h in holders}), "")
     known, told, back = recorded.read_defaults(), [], []
     for key, (has, asked) in changed.items():
         full = f"{prefix}_{key}" if f"{prefix}_{key}" in known else f"backbone_{key}"

@@ -22,12 +22,10 @@ def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list
         raise ValueError(f"{folder} is no folder. Give a new one, or one to lay the notebooks out in.")
     pages = sorted(p for p in source.iterdir() if p.suffix in (".ipynb", ".md"))
     note, digests = folder / places.LAID_OUT, {page.name: storage.hash_file(page) for page in pages}
-    before = storage.read_note_or_nothing(note, "Which of the notebooks were changed there is not known.").get(
-        "notebooks", {}
-    )
+    known = storage.read_note_or_nothing(note, "Which of the notebooks were changed there is not known.")
     there = {name: _digest(folder / name) for name in digests if os.path.lexists(folder / name)}
     kept = [name for name, digest in there.items() if digest == digests[name]]
-    changed = [name for name, digest in there.items() if name not in kept and digest != before.get(name)]
+    changed = [name for name, digest in there.items() if name not in kept and digest != known.get("notebooks", {}).get(name)]
     if changed and not force:
         raise ValueError(
             f"{folder} has other notebooks of these names, changed or executed there: {', '.join(changed)}. Nothing was written. "

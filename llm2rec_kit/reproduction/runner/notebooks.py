@@ -236,12 +236,9 @@ def prepare(
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
     if not places.find_checkout():
         values["outputs"] = str(find_outputs(values.get("outputs", "")))
-    for name in ("data_path", "outputs"):
-        if values.get(name):
-            values[name] = str(storage.expand_home(values[name]).resolve())
+    if values.get("outputs"):
+        values["outputs"] = str(storage.expand_home(values["outputs"]).resolve())
     values = resolve_folders(values, Path())
-    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
-        values["data_mix"] = [str(storage.expand_home(m).resolve()) if "/" in m else m for m in values["data_mix"]]
     if values.get("own_parts"):
         values["own_parts"] = own_parts.resolve_parts(values["own_parts"], Path())
     if isinstance(values.get("encoding_own"), list):
@@ -281,7 +278,10 @@ def _tables_there(values: dict[str, Any]) -> list[str]:
 
 
 def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Give models that are folders or GGUF files their absolute paths, seen from `base`; hub names and `tiny` stay."""
+    """Give the data, folders to mix, and models that are folders or GGUF files their absolute paths, seen from `base`."""
+
+    def absolute(path: str) -> str:
+        return str((base / storage.expand_home(path)).resolve())
 
     def found(name: Any) -> Any:
         if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
@@ -290,8 +290,13 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
         kind = plain_yaml.describe_path(model)
         return str(model.resolve()) if kind == "a folder" or (gguf.is_gguf_name(name) and kind == "a file") else name
 
-    known = {k: values[k] for k in assets.MODELS if k in values}
-    return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
+    models = {k: values[k] for k in assets.MODELS if k in values}
+    known = {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in models.items()}
+    if values.get("data_path"):
+        known["data_path"] = absolute(values["data_path"])
+    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
+        known["data_mix"] = [absolute(one) if "/" in one else one for one in values["data_mix"]]
+    return values | known
 
 
 def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:

@@ -52,7 +52,8 @@ class Progress:
             self.bar.update(cell_index + 1 - self.bar.n)
             self.bar.refresh()
         elif new:
-            self._plain(f"  cell {cell_index + 1}/{self.cells}: {self.heading}\n")
+            own_line = "" if self.fresh_line else "\n"
+            self._plain(f"{own_line}  cell {cell_index + 1}/{self.cells}: {self.heading}\n")
 
     def write(self, text: str) -> None:
         """Show what a cell printed, above the bar."""
@@ -60,15 +61,13 @@ class Progress:
             with tqdm.external_write_mode(file=self.stream):
                 self.stream.write(text if text.endswith("\n") else text + "\n")
         else:
-            self._plain(text, own=False)
+            self._plain(text)
 
     def flush(self) -> None:
         """Do nothing: no output is held back."""
         self.stream.flush()
 
-    def _plain(self, text: str, own: bool = True) -> None:
-        if own and not self.fresh_line:
-            self.stream.write("\n")
+    def _plain(self, text: str) -> None:
         self.stream.write(text)
         self.fresh_line = text.endswith("\n")
         self.stream.flush()

@@ -57,12 +57,8 @@ def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     for stage in S.STAGES:
         for holder in HOLDERS.get(stage.prefix, ()):
             if settings := _settings(run, holder):
-                own = [
-                    f.name
-                    for f in dataclasses.fields(stage)
-                    if f.name in settings and f"{stage.prefix}_{f.name}" not in NEVER
-                ]
-                found |= {f"{stage.prefix}_{name}": Held(settings[name], holder) for name in own}
+                own = {f"{stage.prefix}_{f.name}": f.name for f in dataclasses.fields(stage) if f.name in settings}
+                found |= {full: Held(settings[name], holder) for full, name in own.items() if full not in NEVER}
                 break
     for training in (t for t in TRAININGS if f"{t}_steps" in names):
         settings = _settings(run, training)
@@ -84,15 +80,16 @@ def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]
     plain = read_defaults()
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     for name, (has, artefact) in read_held(run).items():
-        if MADE_BY[artefact.split("/")[0]][:2] not in numbers or _is_of_the_series(name, artefact):
+        if _number(artefact) not in numbers or _is_of_the_series(name, artefact):
             continue
         wanted = values.get(name, plain[name])
         if wanted != has and name.split("_", 1)[1] not in run.manifest(artefact).get("aside", ()):
             found.setdefault(artefact, {})[name] = (has, wanted)
-    for training in (t for t in TRAININGS if MADE_BY[t][:2] in numbers):
+    for training in (t for t in TRAININGS if _number(t) in numbers):
         has = _settings(run, training)
-        for k in (k for k in WHERE if k in has and has[k] != values.get(f"backbone_{k}", plain[f"backbone_{k}"])):
-            found.setdefault(training, {})[f"backbone_{k}"] = (has[k], values.get(f"backbone_{k}", plain[f"backbone_{k}"]))
+        for k, name in ((k, f"backbone_{k}") for k in WHERE if k in has):
+            if has[k] != (wanted := values.get(name, plain[name])):
+                found.setdefault(training, {})[name] = (has[k], wanted)
     return found
 
 
@@ -120,9 +117,7 @@ def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Pa
     """Say in a sentence or two what a `reproduce` with these values is about to replace; empty where that is nothing."""
     numbers = [book.name[:2] for book in books]
     if values.get("force"):
-        there = [
-            n for n in run.artefacts() if MADE_BY.get(n.split("/")[0], "")[:2] in numbers and not run.made_by_this_force(n)
-        ]
+        there = [n for n in run.artefacts() if _number(n) in numbers and not run.made_by_this_force(n)]
         return f"forced: this makes anew, in run {run.name!r}: {count_in_words(there)}." if there else ""
     found = find_differing(run, values, numbers)
     if not found:
@@ -134,6 +129,11 @@ def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Pa
     after = find_dependents(run, _members(run, found))
     more = f" Outdated by that, and made anew by the notebooks that make them: {count_in_words(after)}." if after else ""
     return f"this replaces, in run {run.name!r}: {'; '.join(replaced)}.{more} Another name for the run (--run) keeps them."
+
+
+def _number(artefact: str) -> str:
+    """The number of the notebook that makes an artefact; empty where none does."""
+    return MADE_BY.get(artefact.split("/")[0], "")[:2]
 
 
 def _members(run: Run, found: Iterable[str]) -> list[str]:
@@ -168,10 +168,8 @@ def _of_the_series(run: Run) -> dict[str, Held]:
     found: dict[str, Any] = {}
     trained = [m[1] for n in names if (m := re.fullmatch(r"evaluation/[^/]+/(.+)-seed\d+", n))]
     if pairs := [one.partition("-")[::2] for one in trained]:
-        found |= {
-            "recommenders": list(dict.fromkeys(r for r, _ in pairs)),
-            "embeddings": list(dict.fromkeys(e for _, e in pairs)),
-        }
+        recommenders, embeddings = (list(dict.fromkeys(of)) for of in zip(*pairs, strict=True))
+        found |= {"recommenders": recommenders, "embeddings": embeddings}
     with contextlib.suppress(ArtefactError):
         for test in tests:
             made = run.manifest(test)

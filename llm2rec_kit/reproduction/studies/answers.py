@@ -26,7 +26,7 @@ PAIR = ("recommender", "before", "after")
 
 @dataclass(frozen=True)
 class Arm:
-    """What a reader calls it, the study that it was trained in, its item table as `item_tables.parse_name` names it."""
+    """What a reader calls it, the study that it is trained in, its item table as `item_tables.parse_name` names it."""
 
     name: str
     study: Study

@@ -204,10 +204,6 @@ def _percent(before: float, after: float) -> float:
 
 def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
     """Arrange `collect_results` for reading, a row a form: the starts side by side as "mean ± std (best epoch)"."""
-    shown = found.with_columns(
-        pl.format(
-            "{} ± {} ({})", *(pl.col(c).round(4) for c in (f"{metric} mean", f"{metric} std")), pl.col("best epoch").round(0)
-        ).alias(metric)
-    )
-    keys = [*ROW, "form"]
-    return shown.with_columns(pl.col("length").round(2)).pivot("start", index=[*keys, "length"], values=metric)
+    told = (*(pl.col(f"{metric} {kind}").round(4) for kind in ("mean", "std")), pl.col("best epoch").round(0))
+    shown = found.with_columns(pl.format("{} ± {} ({})", *told).alias(metric), pl.col("length").round(2))
+    return shown.pivot("start", index=[*ROW, "form", "length"], values=metric)

@@ -142,10 +142,7 @@ class Protocol:
         names = experiments.evaluate(self.study, tables, recommenders=recommenders, seeds=seeds)
         results = significance.tabulate(self.study.run, names, metric_names=self.metrics, intervals=True)
         placed = significance.add_places(self.study.run, results, seeds=seeds, metric=self.metric)
-        order = [
-            pl.col("recommender").cast(pl.Enum(recommenders)),
-            pl.col("embedding").cast(pl.Enum(tables)),
-        ]
+        order = [pl.col(name).cast(pl.Enum(of)) for name, of in (("recommender", recommenders), ("embedding", tables))]
         shown = {}
         for d, kind in self.kinds.items():
             rows = significance.make_readable(placed, d, self.metrics).sort(order)

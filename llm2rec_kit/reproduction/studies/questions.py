@@ -26,19 +26,13 @@ if TYPE_CHECKING:
 ASKED = S.QUESTIONS
 
 
-def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """Find the questions that this run's data cannot answer, each with the reason."""
+def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -> dict[str, str]:
+    """Find the questions that this run's data or, without a corpus, its settings alone cannot answer, each with the reason."""
     reasons: dict[str, str] = {}
-    if corpus.times is None:
+    if corpus is not None and corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
-    if not list_fields(corpus, asked):
+    if corpus is not None and not list_fields(corpus, asked):
         reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
-    return reasons | find_ruled_out(data, asked)
-
-
-def find_ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """Find the questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
-    reasons: dict[str, str] = {}
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:
@@ -70,12 +64,9 @@ def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
         again = part.filter(pl.col("label") != "novel")
         novel = part.filter(pl.col("label") == "novel").select(novel="mean", low="low", high="high").to_dicts()
         repeated = float((again["samples"] * again["mean"]).sum())
-        row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"targets": total}
-        row |= {
-            "repeats": int(again["samples"].sum()) / total,
-            "overall": gain / total,
-            "share": repeated / gain if gain else 0.0,
-        }
+        row = dict(zip(("recommender", "embedding"), key, strict=True))
+        row |= {"targets": total, "repeats": int(again["samples"].sum()) / total}
+        row |= {"overall": gain / total, "share": repeated / gain if gain else 0.0}
         rows.append(row | (novel[0] if novel else {"novel": None, "low": None, "high": None}))
     return pl.DataFrame(rows)
 
@@ -127,9 +118,8 @@ def compare_without_seen(
     for recommender, (name, table) in itertools.product(recommenders, tables.items()):
         model = _kept(study, domain, recommender, table, (part, ids), vectors)
         for what, label in (("none", "all items"), ("seen", "unseen items")):
-            found = ranking.rank_rows(
-                model.model, model.table, rows, exclude=ranking.find_excluded(part, targets, what), ties=ties
-            )
+            excluded = ranking.find_excluded(part, targets, what)
+            found = ranking.rank_rows(model.model, model.table, rows, exclude=excluded, ties=ties)
             keys.append((recommender, f"{name}, {label}"))
             each.append(metrics.compute_per_sample(found.ranks, metric)[None])
             budgets[keys[-1][1]] = answers.describe_budget(study.run, table)

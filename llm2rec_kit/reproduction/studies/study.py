@@ -37,7 +37,9 @@ def read_settings(run: Run) -> dict[str, S.Stage]:
     for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
         known = {f.name for f in dataclasses.fields(stage)} - {"trust_remote_code"}  # it may be another user's word
-        kept = _evaluated(run) if name == "evaluation" else run.manifest(name)["settings"]
+        kept = evaluations.find_evaluations(run).settings if name == "evaluation" else run.manifest(name)["settings"]
+        if kept is None:
+            raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
         found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
     return found
 
@@ -103,9 +105,3 @@ def take(run: Run, base: Run, name: str) -> None:
     """Take artefact `name` of the base as it is, unless the study has that very one."""
     if not run.has(name) or run.digest(name) != base.digest(name):
         run.link_from(base, name)
-
-
-def _evaluated(run: Run) -> dict[str, Any]:
-    if (kept := evaluations.find_evaluations(run).settings) is None:
-        raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
-    return kept
