@@ -180,14 +180,9 @@ def _add_notebooks(commands: Commands) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     from llm2rec_kit.reproduction.runner import notebooks
 
-    asked = {
-        "data": args.data,
-        "run": args.run,
-        "only": [number.strip().zfill(2) for number in args.only.split(",") if number.strip()],
-        "start": args.start.zfill(2) if args.start else "",
-        "force": args.force,
-        "outputs": args.outputs,
-    }
+    asked = {name: getattr(args, name) for name in ("data", "run", "force", "outputs")}
+    asked["only"] = [number.strip().zfill(2) for number in args.only.split(",") if number.strip()]
+    asked["start"] = args.start.zfill(2) if args.start else ""
     overrides = _overrides(args.set)
     if args.plan:
         _plan(args.profile, asked | {"overrides": overrides})

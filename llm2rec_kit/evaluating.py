@@ -59,11 +59,8 @@ def evaluate(
         evaluation.keep_result(run, job, result, settings, seen[job.domain])
         if not quiet:
             best = max(value for _, value in result.curve)
-            print(
-                f"  {job.name}: {settings.metric} on validation {best:.4f}, best of {len(result.losses)} epochs: "
-                f"{result.best_epoch}, {result.seconds:.0f} s",
-                flush=True,
-            )
+            trained = f"best of {len(result.losses)} epochs: {result.best_epoch}, {result.seconds:.0f} s"
+            print(f"  {job.name}: {settings.metric} on validation {best:.4f}, {trained}", flush=True)
 
 
 def rank_untrained(

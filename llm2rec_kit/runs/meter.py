@@ -44,8 +44,7 @@ def measure() -> Iterator[dict[str, Any]]:
         finally:
             cost["seconds"] = round(time.perf_counter() - began, 2)
             cost["cpu_seconds"] = round(_cpu_seconds() - cpu, 2)
-            cost |= memory.read()
-            cost |= gpu.read()
+            cost |= memory.read() | gpu.read()
             if torch_memory:
                 cost["gpu_peak_memory_mib"] = round(torch_memory.max_memory_allocated() / 2**20, 1)
             cost |= _energy(joules, read_rapl())

@@ -107,17 +107,8 @@ def _client(workers: int, address: str) -> Iterator[Any]:
             yield client
         return
     # One thread a worker: a notebook has a process to itself, and matrix libraries are told to use one core.
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
+    with LocalCluster(**here, dashboard_address=None, silence_logs=logging.ERROR) as cluster, Client(cluster) as client:
         yield client
 
 

@@ -82,16 +82,13 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
 
 def render_text(summary: pl.DataFrame) -> str:
     """Render the summary for a terminal: trained recommenders, the first two metrics."""
-    shown = summary.filter(
-        pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)])
-    )
+    shown = summary.filter(pl.col("recommender").is_in([*filter(is_trained, summary["recommender"].unique())]))
     names = shown.columns[: shown.columns.index("seeds") + 1]
     head = [*names, *shown.columns[len(names) : len(names) + 2]]
     body = [[str(r[n]) for n in names] + [_cell(r, m) for m in head[-2:]] for r in shown.iter_rows(named=True)]
     widths = [max(len(row[k]) for row in [head, *body]) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(f"{value:{w}}" for value, w in zip(row, widths, strict=True)).rstrip() for row in [head, *body]
-    )
+    lines = ["  ".join(f"{value:{w}}" for value, w in zip(row, widths, strict=True)) for row in [head, *body]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _markdown(summary: pl.DataFrame) -> list[str]:

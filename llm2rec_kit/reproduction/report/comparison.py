@@ -42,17 +42,14 @@ def collect_results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str,
     The metrics are the first run's first two. `in_std` is the difference over the seed std (pooled over the embeddings of
     the recommender in both runs); None where no seed tells of a spread.
     """
-    tables, metrics = {}, choose_metrics(collected[0])
+    tables: dict[str, list[dict[str, Any]]] = {}
+    metrics = choose_metrics(collected[0])
     for domain in dict.fromkeys(d for c in collected for d in c["results"]):
         groups = [{(r["recommender"], r["embedding"]): r for r in c["results"].get(domain, [])} for c in collected]
-        tables[domain] = [
-            {
-                "recommender": key[0],
-                "embedding": key[1],
-                "cells": [{m: _cell(groups, key, k, m) for m in metrics} for k in range(len(groups))],
-            }
-            for key in dict.fromkeys(key for g in groups for key in g)
-        ]
+        tables[domain] = []
+        for key in dict.fromkeys(key for g in groups for key in g):
+            cells = [{m: _cell(groups, key, k, m) for m in metrics} for k in range(len(groups))]
+            tables[domain].append({"recommender": key[0], "embedding": key[1], "cells": cells})
     return tables
 
 
@@ -61,13 +58,8 @@ def _cell(groups: list[dict[tuple[str, str], Any]], key: tuple[str, str], k: int
     row, first = groups[k].get(key), groups[0].get(key)
     if row is None or metric not in row["mean"]:
         return None
-    cell = {
-        "mean": row["mean"][metric],
-        "std": row["std"][metric],
-        "seeds": row["seeds"],
-        "difference": None,
-        "in_std": None,
-    }
+    cell = {"mean": row["mean"][metric], "std": row["std"][metric], "seeds": row["seeds"]}
+    cell |= {"difference": None, "in_std": None}
     if k and first is not None and metric in first["mean"]:
         cell["difference"] = row["mean"][metric] - first["mean"][metric]
         rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]

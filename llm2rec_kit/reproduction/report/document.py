@@ -105,9 +105,8 @@ def render_table(results: dict[str, Any]) -> str:
         lines.append(f"  {'recommender':12} {'embedding':12} {'seeds':>5}  " + "".join(f"{n:>18}" for n in names))
         for r in rows:
             cells = [f"{r['mean'][n]:.4f}" + (f" +- {r['std'][n]:.4f}" if r["seeds"] > 1 else " " * 10) for n in names]
-            lines.append(
-                f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  " + "".join(f"{c:>18}" for c in cells)
-            )
+            row = f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  "
+            lines.append(row + "".join(f"{c:>18}" for c in cells))
         lines.append("")
     if results["left_out"]:
         lines += [note_left_out(results), ""]

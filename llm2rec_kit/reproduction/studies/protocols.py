@@ -119,13 +119,8 @@ class Protocol:
     def domains(self) -> pl.DataFrame:
         """What is tested: a row a domain."""
         rows = [
-            {
-                "domain": d,
-                "CSFT": kind,
-                "test users (n)": self.users[d],
-                "test samples": len(self.samples[d]),
-                "data set of the paper": self.datasets[d] or "none",
-            }
+            {"domain": d, "CSFT": kind, "test users (n)": self.users[d], "test samples": len(self.samples[d])}
+            | {"data set of the paper": self.datasets[d] or "none"}
             for d, kind in self.kinds.items()
         ]
         return pl.DataFrame(rows)
