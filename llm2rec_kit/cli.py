@@ -1,5 +1,4 @@
-"""The command line. Nothing heavy is imported before it is needed; every command has its `_add_<command>` and its own
-function."""
+"""The command line: nothing heavy is imported before it is needed; a command has its `_add_<command>` and its function."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import __version__, cli_product
@@ -21,7 +21,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where a notebook failed, 2 for bad input, 130 when interrupted."""
     try:
         args = _parser().parse_args(argv)
-        code: int = args.command(args)
+        from llm2rec_kit import runs
+
+        with runs.one_paragraph_errors():
+            code: int = args.command(args) or 0
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -175,32 +178,26 @@ def _add_notebooks(commands: Commands) -> None:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
     from llm2rec_kit.reproduction.runner import notebooks
 
-    asked = {
-        "data": args.data,
-        "run": args.run,
-        "only": [number.strip().zfill(2) for number in args.only.split(",") if number.strip()],
-        "start": args.start.zfill(2) if args.start else "",
-        "force": args.force,
-        "outputs": args.outputs,
-    }
-    with runs.one_paragraph_errors():
-        overrides = _overrides(args.set)
-        if args.plan:
-            return _plan(args.profile, asked | {"overrides": overrides})
-        try:
-            run = notebooks.reproduce(args.profile, overrides=overrides, **asked)
-        except notebooks.NotebookFailed as error:
-            print(f"llm2rec: {error}", file=sys.stderr)
-            return 1
-        if any("comparisons" not in name for name in run.names("evaluation")):
-            _write_report(run)
+    asked = {name: getattr(args, name) for name in ("data", "run", "force", "outputs")}
+    asked["only"] = [number.strip().zfill(2) for number in args.only.split(",") if number.strip()]
+    asked["start"] = args.start.zfill(2) if args.start else ""
+    overrides = _overrides(args.set)
+    if args.plan:
+        _plan(args.profile, asked | {"overrides": overrides})
+        return 0
+    try:
+        run = notebooks.reproduce(args.profile, overrides=overrides, **asked)
+    except notebooks.NotebookFailed as error:
+        print(f"llm2rec: {error}", file=sys.stderr)
+        return 1
+    if any("comparisons" not in name for name in run.names("evaluation")):
+        _write_report(run)
     return 0
 
 
-def _plan(profile: str, asked: dict[str, Any]) -> int:
+def _plan(profile: str, asked: dict[str, Any]) -> None:
     from llm2rec_kit.reproduction.plan import estimate, plan_text
     from llm2rec_kit.reproduction.report import expected
     from llm2rec_kit.reproduction.runner import notebooks
@@ -215,164 +212,136 @@ def _plan(profile: str, asked: dict[str, Any]) -> int:
     part = asked["only"] or asked["start"]  # a dated run is of all that its profile runs
     if not part and (dated := expected.load(profile, asked["outputs"])):
         print(f"\nMeasured: the run of {dated['date']} on {dated['machine']} took {dated['seconds'] / 60:.0f} min.")
-    return 0
 
 
 def _train(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from llm2rec_kit import runs
     from llm2rec_kit.corpus import Corpus
     from llm2rec_kit.reproduction.runner import feasibility, notebooks
     from llm2rec_kit.settings import plain_yaml
 
-    with runs.one_paragraph_errors():
-        profile = plain_yaml.convert_numbers(notebooks.load_profile(args.profile))
-        values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
-        notebooks.check(values, sorted({name for b in notebooks.list_series() for name in notebooks.read_parameters(b)}))
-        from llm2rec_kit.fitting import distributed, trainer  # torch, after what needs none
-        from llm2rec_kit.reproduction.runner import launch
+    profile = plain_yaml.convert_numbers(notebooks.load_profile(args.profile))
+    values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
+    notebooks.check(values, sorted({name for b in notebooks.list_series() for name in notebooks.read_parameters(b)}))
+    from llm2rec_kit.fitting import distributed, trainer  # torch, after what needs none
+    from llm2rec_kit.reproduction.runner import launch
 
-        run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
-        if run.has("corpus"):
-            feasibility.check_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage].from_parameters(values))
-        try:
-            launch.make(args.stage, run, values, force=args.force)
-        except trainer.TrainingError as error:
-            print(f"llm2rec: {error}", file=sys.stderr)
-            return 1
-        distributed.leave()
+    run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+    if run.has("corpus"):
+        feasibility.check_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage].from_parameters(values))
+    try:
+        launch.make(args.stage, run, values, force=args.force)
+    except trainer.TrainingError as error:
+        print(f"llm2rec: {error}", file=sys.stderr)
+        return 1
+    distributed.leave()
     return 0
 
 
-def _fetch(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
+def _fetch(args: argparse.Namespace) -> None:
+    from llm2rec_kit.models import fetching
 
-    with runs.one_paragraph_errors():
-        from llm2rec_kit.models import fetching
-
-        fetching.fetch(args.model)
-    return 0
+    fetching.fetch(args.model)
 
 
-def _params(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
+def _params(args: argparse.Namespace) -> None:
     from llm2rec_kit.reproduction.runner import notebooks
     from llm2rec_kit.settings.ranges import show_value
 
-    with runs.one_paragraph_errors():
-        books = [b for b in notebooks.list_series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
-        if not books:
-            raise ValueError(
-                f"No notebook {show_value(args.notebook)}; there are {[b.name[:2] for b in notebooks.list_series()]}."
-            )
-        print(
-            "source: P the paper, with its section; C the official code; O ours, where both are silent or for the machine's sake"
+    books = [b for b in notebooks.list_series() if b.name.startswith(args.notebook.zfill(2) if args.notebook else "")]
+    if not books:
+        raise ValueError(
+            f"No notebook {show_value(args.notebook)}; there are {[b.name[:2] for b in notebooks.list_series()]}."
         )
-        for book in books:
-            print(f"\n{book.stem}\n  {'parameter':28} {'type':6} {'default':24} {'source':10} meaning")
-            for p in notebooks.read_parameters(book).values():
-                print(f"  {p.name:28} {p.type:6} {p.default!r:24} {notebooks.cite_default(p):10} {notebooks.explain(p)}")
-    return 0
+    print(
+        "source: P the paper, with its section; C the official code; O ours, where both are silent or for the machine's sake"
+    )
+    for book in books:
+        print(f"\n{book.stem}\n  {'parameter':28} {'type':6} {'default':24} {'source':10} meaning")
+        for p in notebooks.read_parameters(book).values():
+            print(f"  {p.name:28} {p.type:6} {p.default!r:24} {notebooks.cite_default(p):10} {notebooks.explain(p)}")
 
 
-def _report(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> None:
     from llm2rec_kit import runs
 
-    with runs.one_paragraph_errors():
-        found = [runs.find(name, args.outputs) for name in args.runs]
-        for run in found:
-            _write_report(run)
-        if len(found) > 1:
-            from llm2rec_kit.reproduction.report import comparison
+    found = [runs.find(name, args.outputs) for name in args.runs]
+    for run in found:
+        _write_report(run)
+    if len(found) > 1:
+        from llm2rec_kit.reproduction.report import comparison
 
-            print(f"side by side: {comparison.write(found)}")
-    return 0
+        print(f"side by side: {comparison.write(found)}")
 
 
-def _expect(args: argparse.Namespace) -> int:
+def _expect(args: argparse.Namespace) -> None:
     from llm2rec_kit import runs
     from llm2rec_kit.reproduction.report import document, expected
 
-    with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        about = run.read_info()
-        profile = args.profile or about.get("asked", {}).get("profile", "")
-        if not profile:
-            raise ValueError(
-                f"{run} was not made by `llm2rec reproduce`; say which profile its numbers are for with --profile."
-            )
-        path = expected.locate(profile, run.path.parent)
-        expected.keep(document.collect(run), about, path)
-        print(f"{path}: what profile {profile} is expected to give from now on")
-    return 0
+    run = runs.find(args.run, args.outputs)
+    about = run.read_info()
+    profile = args.profile or about.get("asked", {}).get("profile", "")
+    if not profile:
+        raise ValueError(f"{run} was not made by `llm2rec reproduce`; say which profile its numbers are for with --profile.")
+    path = expected.locate(profile, run.path.parent)
+    expected.keep(document.collect(run), about, path)
+    print(f"{path}: what profile {profile} is expected to give from now on")
 
 
 def _grid(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
     from llm2rec_kit.reproduction.grid import cluster, graph, summary
 
-    with runs.one_paragraph_errors():
-        asked = graph.load(args.grid, args.outputs)
-        if args.plan:
-            print(f"{summary.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")
-            return 0
-        return cluster.run_grid(asked, workers=args.workers, address=args.cluster, retries=args.retries)
+    asked = graph.load(args.grid, args.outputs)
+    if args.plan:
+        print(f"{summary.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")
+        return 0
+    return cluster.run_grid(asked, workers=args.workers, address=args.cluster, retries=args.retries)
 
 
-def _explore(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+def _explore(args: argparse.Namespace) -> None:
     from llm2rec_kit import runs, storage
 
-    with runs.one_paragraph_errors():
-        run = runs.find(args.run, args.outputs)
-        from llm2rec_kit.widgets import explorer_page
+    run = runs.find(args.run, args.outputs)
+    from llm2rec_kit.widgets import explorer_page
 
-        to = Path(args.to) if args.to else None
-        with storage.name_place(args.to or run.path / "explorer.html", "--to"):
-            page = explorer_page.write_page(run, to)
+    to = Path(args.to) if args.to else None
+    with storage.name_place(args.to or run.path / "explorer.html", "--to"):
+        page = explorer_page.write_page(run, to)
     print(f"explorer: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser, needs no kernel and no network)")
     if args.open:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
-    return 0
 
 
-def _notebooks(args: argparse.Namespace) -> int:
+def _notebooks(args: argparse.Namespace) -> None:
     from llm2rec_kit import runs, storage
+    from llm2rec_kit.reproduction.runner import notebook_copies
 
-    with runs.one_paragraph_errors():
-        from llm2rec_kit.reproduction.runner import notebook_copies
-
-        with storage.name_place(args.folder, "DIR"):
-            written, kept = notebook_copies.lay_out(args.folder, force=args.force)
-        print(f"{args.folder}: {len(written)} notebooks written, {len(kept)} there already as they are")
-        print(f"their runs: {runs.find_outputs()}\nto open them: jupyter lab --notebook-dir {shlex.quote(args.folder)}")
-    return 0
+    with storage.name_place(args.folder, "DIR"):
+        written, kept = notebook_copies.lay_out(args.folder, force=args.force)
+    print(f"{args.folder}: {len(written)} notebooks written, {len(kept)} there already as they are")
+    print(f"their runs: {runs.find_outputs()}\nto open them: jupyter lab --notebook-dir {shlex.quote(args.folder)}")
 
 
-def _encode(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs, settings
+def _encode(args: argparse.Namespace) -> None:
+    from llm2rec_kit import settings
 
-    with runs.one_paragraph_errors():
-        place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
-        how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
-        from llm2rec_kit import storage
-        from llm2rec_kit.encoding import title_files
-        from llm2rec_kit.storage import npy_writer
+    place = settings.Backbone(device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
+    how = {name: getattr(args, name) for name in ("attention", "pooling", "normalise")}
+    from llm2rec_kit import storage
+    from llm2rec_kit.encoding import title_files
+    from llm2rec_kit.storage import npy_writer
 
-        with storage.name_place(args.to, "--to"):
-            storage.check_writable(storage.find_nearest_folder(storage.check_target(args.to, npy_writer.BEGINS).parent))
-            titles = title_files.read(args.file, args.column)
-            from llm2rec_kit.encoding import encoder  # which takes seconds, and what is above a moment
+    with storage.name_place(args.to, "--to"):
+        storage.check_writable(storage.find_nearest_folder(storage.check_target(args.to, npy_writer.BEGINS).parent))
+        titles = title_files.read(args.file, args.column)
+        from llm2rec_kit.encoding import encoder  # which takes seconds, and what is above a moment
 
-            shard = encoder.find_rank()
-            subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
-            found = subject.encode(titles, out=args.to, progress=True, shard=shard)
-        print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
-    return 0
+        shard = encoder.find_rank()
+        subject = encoder.Encoder.load(args.encoder, settings.Encoding(**how, max_tokens=0), place)
+        found = subject.encode(titles, out=args.to, progress=True, shard=shard)
+    print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
 
 
 def _write_report(run: Run) -> None:

@@ -1,5 +1,4 @@
-"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`. As in `cli`, nothing heavy is
-imported before it is needed."""
+"""The commands that use what a run has made: `llm2rec recommend`, `export` and `push`; lazy in imports, as `cli`."""
 
 from __future__ import annotations
 
@@ -94,37 +93,29 @@ def add_push(commands: Commands) -> None:
     c.set_defaults(command=_push)
 
 
-def _recommend(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
+def _recommend(args: argparse.Namespace) -> None:
 
-    with runs.one_paragraph_errors():
-        run = _run_of(args)
-        from llm2rec_kit.export import recommend
+    run = _run_of(args)
+    from llm2rec_kit.export import recommend
 
-        recommend.run_command(run, args)
-    return 0
+    recommend.run_command(run, args)
 
 
-def _export(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs, storage
+def _export(args: argparse.Namespace) -> None:
+    from llm2rec_kit import storage
 
-    with runs.one_paragraph_errors():
-        run = _run_of(args)
-        from llm2rec_kit.export import formats
+    run = _run_of(args)
+    from llm2rec_kit.export import formats
 
-        with storage.name_place(args.to, "--to"):
-            names = ("stage", "recommender", "domain", "trust_remote_code")
-            folder = formats.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
-        print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    return 0
+    with storage.name_place(args.to, "--to"):
+        names = ("stage", "recommender", "domain", "trust_remote_code")
+        folder = formats.export(run, args.format, args.to, **{name: getattr(args, name) for name in names})
+    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-def _push(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
+def _push(args: argparse.Namespace) -> None:
 
-    with runs.one_paragraph_errors():
-        run = _run_of(args)
-        from llm2rec_kit.export import push
+    run = _run_of(args)
+    from llm2rec_kit.export import push
 
-        push.run_command(run, args)
-    return 0
+    push.run_command(run, args)

@@ -1,8 +1,7 @@
 """Corpus: items, sequences of what users consumed, and the samples cut from them.
 
-Item ids run 1..N; 0 is padding. Sequences are one flat array with offsets, never lists of lists. A *sample* is a target
-position in the flat array: its history is the up to `max_history` items of the same user before it, as in the paper
-(sec. 3.1). Every stage reads this class and nothing else about the data.
+Item ids run 1..N; 0 is padding. A *sample* is a target position in the flat array of sequences: its history is the up to
+`max_history` items of the same user before it (paper sec. 3.1). Every stage reads this class and nothing else of the data.
 """
 
 from __future__ import annotations
@@ -80,6 +79,12 @@ class Corpus:
         return list(self.facts.get("train_domains") or self.domains)
 
     @property
+    def sources(self) -> dict[str, Any]:
+        """Where each domain is from, by its name; None where nothing says."""
+        known, same = self.facts.get("sources", {}), self.facts.get("source")
+        return {d: known.get(d, same) for d in self.domains}
+
+    @property
     def split_rules(self) -> dict[str, str]:
         """How each domain was split: {domain: leave_one_out, global_time, given, or "" where nothing says}."""
         rules, same = self.facts.get("split_rules", {}), self.facts.get("split") or ""
@@ -104,10 +109,8 @@ class Corpus:
         return self.sequence[start:target]
 
     def select(self, domains: list[str]) -> tuple[Corpus, NDArray[np.int64]]:
-        """Cut out the part of the corpus in `domains`, items renumbered 1..n; returns it with its items' ids in this corpus.
-
-        Returns (corpus, ids) with ids int64 (n+1,), ids[0] = 0: rows `ids` of an embedding table are the part's table.
-        """
+        """Cut out the part of the corpus in `domains`, items renumbered 1..n. Returns (corpus, ids) with ids int64 (n+1,),
+        ids[0] = 0: rows `ids` of an embedding table are the part's table."""
         if unknown := [d for d in domains if d not in self.domains]:
             raise CorpusError(f"No such domain {unknown}; the corpus has {self.domains}.")
         keep_items = self.items["domain"].is_in(domains).to_numpy()
@@ -202,8 +205,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """Read the corpus that `save` wrote; CorpusError for a domain whose folder of results would lie outside of the
-        run."""
+        """Read the corpus that `save` wrote; CorpusError for a domain whose folder of results would lie outside the run."""
         folder = Path(folder)
         items = pl.read_parquet(folder / "items.parquet")
         if away := [d for d in items["domain"].unique() if len(Path(d).parts) != 1 or d.startswith(".")]:
@@ -232,24 +234,19 @@ Parts = Mapping[str, tuple[Corpus, NDArray[Any]]]  # {domain: (corpus, ids)} as 
 
 
 def attribute_columns(items: pl.DataFrame) -> list[str]:
-    """List the columns of `items` with text or numbers that are attributes, `title` among them.
-
-    Empty where an item has its title alone.
-    """
+    """List the columns of `items` that are attributes, text or numbers, `title` among them; empty where that is all."""
     texts = [c for c, kind in items.schema.items() if kind == pl.String or kind.is_numeric()]
     found = [c for c in texts if c not in NOT_ATTRIBUTES]
     return found if len(found) > 1 else []
 
 
 def folder_names(domains: Iterable[str]) -> dict[str, str]:
-    """Return {domain: the folder under which a run keeps its results}, names that are safe on a disk
-    (`storage.make_safe_name`).
+    """Return {domain: the folder under which a run keeps its results}, a safe name (`storage.make_safe_name`).
 
     >>> folder_names(["Home/Kitchen", "Games"])
     {'Home/Kitchen': 'Home_Kitchen', 'Games': 'Games'}
 
-    Raises CorpusError, naming them, for a domain that no folder can be named after, and for two of one folder: also of names
-    that differ in case alone, which are one on many a disk.
+    Raises CorpusError for a domain that no folder can be named after, and for two of one folder, which may differ in case.
     """
     found: dict[str, str] = {}
     owners: dict[str, str] = {}
@@ -271,9 +268,8 @@ def folder_names(domains: Iterable[str]) -> dict[str, str]:
 def mix(corpora: Sequence[Corpus]) -> Corpus:
     """Put several corpora together, as the paper's Mix-6: items, users and samples in the order given, ids disjoint.
 
-    `select` with a part's domains gives the part back. A domain may be in one part only, and `max_history` must be the same
-    in all: CorpusError otherwise. Where a part has no times, the mix has none; `facts` then says whose are missing. Training
-    domains are the parts' own, together.
+    `select` with a part's domains gives the part back. CorpusError for a domain in two parts and for another `max_history`.
+    Where a part has no times, the mix has none; `facts` then says whose are missing. Training domains are the parts' own.
     """
     if not corpora:
         raise CorpusError("A mix needs one corpus at least; found none.")
@@ -287,10 +283,12 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
         "source": _common([c.facts.get("source") for c in corpora]),
         "split": _common([c.facts.get("split") for c in corpora]),
         **({"split_rules": rules} if len(set(rules.values())) > 1 or any("split_rules" in c.facts for c in corpora) else {}),
-        "cleaning": [s | {"step": f"{_name(c)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])],
+        "cleaning": [
+            s | {"step": f"{'+'.join(c.domains)}: {s['step']}"} for c in corpora for s in c.facts.get("cleaning", [])
+        ],
         "train_domains": [d for c in corpora for d in c.train_domains],
         "duplicate_titles": sum(c.facts.get("duplicate_titles", 0) for c in corpora),
-        "sources": {d: c.facts.get("sources", {}).get(d, c.facts.get("source")) for c in corpora for d in c.domains},
+        "sources": {d: source for c in corpora for d, source in c.sources.items()},
         **({"times_left_out": f"{untimed} have none"} if untimed else {}),
     }
     return Corpus(
@@ -326,10 +324,6 @@ def _stacked(number: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
 
 def _shifts(lengths: list[int]) -> list[int]:
     return [0, *np.cumsum(lengths)[:-1].tolist()]
-
-
-def _name(corpus: Corpus) -> str:
-    return "+".join(corpus.domains)
 
 
 def _common(values: list[Any]) -> Any:

@@ -34,10 +34,7 @@ def evaluate(
     force: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Train the recommenders of `jobs`, but for those that the run has, or that `base` has made the very same way.
-
-    Each is kept as soon as it is trained and, unless `quiet`, told.
-    """
+    """Train and keep the recommenders of `jobs`, but for those that the run has, or `base` has made the very same way."""
     from llm2rec_kit.downstream import baselines, evaluation, item_table
 
     def reused(job: Job) -> bool:
@@ -62,11 +59,8 @@ def evaluate(
         evaluation.keep_result(run, job, result, settings, seen[job.domain])
         if not quiet:
             best = max(value for _, value in result.curve)
-            print(
-                f"  {job.name}: {settings.metric} on validation {best:.4f}, best of {len(result.losses)} epochs: "
-                f"{result.best_epoch}, {result.seconds:.0f} s",
-                flush=True,
-            )
+            trained = f"best of {len(result.losses)} epochs: {result.best_epoch}, {result.seconds:.0f} s"
+            print(f"  {job.name}: {settings.metric} on validation {best:.4f}, {trained}", flush=True)
 
 
 def rank_untrained(
@@ -78,10 +72,8 @@ def rank_untrained(
     *,
     table: str = "",
 ) -> Recipe:
-    """Return the recipe of a ranking that nothing is trained for, a baseline's or the oracle's; `table` is what it stands on.
-
-    `counts` (N,) is how often each item occurs in training.
-    """
+    """Return the recipe of a ranking that nothing is trained for, a baseline's or the oracle's, over `table` if it needs
+    one. `counts` (N,) is how often each item occurs in training."""
     from llm2rec_kit.downstream import baselines, evaluation
     from llm2rec_kit.results.evaluations import make_name
 
@@ -129,10 +121,8 @@ def rank_baselines(
 
 
 def rank_oracle(run: Run, parts: Parts, settings: S.Evaluation, *, force: bool = False) -> list[str]:
-    """Rank by the probabilities that the synthetic store was drawn from, the best that any model could do; returns the names.
-
-    The store is that of the run's corpus, made again from its settings; of another source there is nothing to rank by.
-    """
+    """Rank by the probabilities that the synthetic store was drawn from, the best that any model could do. Returns the
+    evaluations' names. The store is made again from the corpus's settings."""
     from llm2rec_kit.data.sources import synthetic
     from llm2rec_kit.downstream import baselines
     from llm2rec_kit.downstream.ranking import Ranking
@@ -165,11 +155,8 @@ def compare_pairs(
     *,
     force: bool = False,
 ) -> dict[str, pl.DataFrame]:
-    """Keep the paired tests (`significance.compare`) of `pairs` in each domain; returns {domain: tests}.
-
-    With them the evaluations `trained` and `untrained`, by name, count from here on, and nothing else in the folder
-    (`evaluations.note_series`): in notebooks 05 to 07 and in the report.
-    """
+    """Keep the paired tests (`significance.compare`) of `pairs` in each domain; returns {domain: tests}. From here on the
+    evaluations `trained` and `untrained`, by name, and these tests count alone (`evaluations.note_series`)."""
     from llm2rec_kit.downstream import evaluation
     from llm2rec_kit.results import evaluations, significance
 

@@ -65,10 +65,8 @@ def whiten(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:
-    """Compute the cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,).
-
-    With `others` the rows are themselves in `among`, and each one's highest cosine, that to itself, is passed over.
-    """
+    """Compute the cosine of each row (m, dim) to the nearest of `among` (n, dim): float (m,). With `others` the rows are
+    themselves in `among`, and each one's cosine to itself is passed over."""
     rows, among = scale_to_unit(rows.astype(np.float32)), scale_to_unit(among.astype(np.float32))
     found = np.empty(len(rows), dtype=np.float32)
     for at in range(0, len(rows), step := max(1, 2**22 // len(among))):
@@ -77,12 +75,10 @@ def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool
     return found
 
 
-def compute_usual_cosine(vectors: np.ndarray, *, anchors: int = 300, percentile: float = 5, seed: int = 0) -> float:
-    """Compute the cosine that all but `percentile` percent of the rows (n, dim) have at least with their nearest other row.
-
-    It is taken over `anchors` rows drawn by `seed`. A vector whose nearest row is below it is far from all. -1 with one row.
-    """
+def compute_usual_cosine(vectors: np.ndarray, *, percentile: float = 5) -> float:
+    """Compute the cosine that all but `percentile` percent of 300 rows, drawn from (n, dim), have with their nearest other
+    row. A vector whose nearest row is below it is far from all. -1 with one row."""
     if len(vectors) < 2:
         return -1.0
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:anchors])
+    drawn = np.sort(np.random.default_rng(0).permutation(len(vectors))[:300])
     return float(np.percentile(compute_nearest_cosines(vectors[drawn], vectors, others=True), percentile))

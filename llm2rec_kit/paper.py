@@ -1,7 +1,6 @@
 """The paper's printed numbers, and what others got when they repeated it, as tables to stand beside our own.
 
-The numbers are in paper.yaml with the place where each stands; nothing here computes. Metrics are shares (0 to 1),
-improvements are percent, both as printed. Our runs' results never enter here.
+The numbers, and where each stands, are in paper.yaml. Metrics are shares (0 to 1), improvements percent, as printed.
 """
 
 from __future__ import annotations
@@ -90,10 +89,7 @@ WIDE = {  # tables that are read with a column a data set, and what tells their 
 
 
 def show_table(name: str, metric: str = "") -> dict[str, pl.DataFrame]:
-    """Show a table as a reader wants it, under where it stands; `name` is that of a function above.
-
-    One of WIDE has a column a data set and shows `metric` alone.
-    """
+    """Show the table of a function above, under where it stands; one of WIDE has a column a data set, of `metric` alone."""
     if name not in WIDE:
         return {cite_table(name): _table(name)}
     return {f"{cite_table(name)} {metric}": _table(name).pivot("dataset", index=WIDE[name], values=metric)}

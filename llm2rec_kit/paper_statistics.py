@@ -24,8 +24,8 @@ def read_paper() -> dict[str, Any]:
 
 def find_paper_name(domain: str) -> str | None:
     """Find the paper's short name of a domain by its short or full name (`Video_Games`, `Video Games`, `games`), or None."""
-    plain = {short: {short, _plain(about["name"])} for short, about in read_paper()["datasets"].items()}
-    return next((short for short, names in plain.items() if _plain(domain) in names), None)
+    plain = {short: {short, fold_name(about["name"])} for short, about in read_paper()["datasets"].items()}
+    return next((short for short, names in plain.items() if fold_name(domain) in names), None)
 
 
 def compare_with_paper(corpus: Corpus) -> pl.DataFrame:
@@ -35,23 +35,14 @@ def compare_with_paper(corpus: Corpus) -> pl.DataFrame:
     and train's share. A synthetic corpus has no counterpart.
     """
     rows = []
-    sources = dict.fromkeys(corpus.domains, corpus.facts.get("source")) | corpus.facts.get("sources", {})
-    counterpart = {d: find_paper_name(d) if sources[d] != "synthetic" else None for d in corpus.domains}
-    for domain in corpus.domains:
-        part = corpus.select([domain])[0] if len(corpus.domains) > 1 else corpus
-        rows.append(_row(domain, "this corpus", _counts(part)))
-        if short := counterpart[domain]:
-            rows.append(_row(domain, "paper", read_paper()["datasets"][short]))
-    if len(corpus.domains) > 1:
-        rows.append(_row("total", "this corpus", _counts(corpus)))
+    counterpart = {d: find_paper_name(d) if source != "synthetic" else None for d, source in corpus.sources.items()}
+    for counts in corpus.statistics().iter_rows(named=True):
+        rows.append(_row(counts["domain"], "this corpus", counts))
+        if short := counterpart.get(counts["domain"]):
+            rows.append(_row(counts["domain"], "paper", read_paper()["datasets"][short]))
     if set(counterpart.values()) == set(read_paper()["mix"]):
         rows += [_row("total", who, about) for who, about in read_paper()["total"].items()]
     return pl.DataFrame(rows, schema_overrides=dict.fromkeys(COLUMNS, pl.Int64))
-
-
-def _counts(corpus: Corpus) -> dict[str, int]:
-    parts = {name: int((corpus.splits == code).sum()) for name, code in SPLITS.items()}
-    return {"items": corpus.n_items, "samples": len(corpus.targets), **parts}
 
 
 def _row(data: str, of: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -60,5 +51,6 @@ def _row(data: str, of: str, about: dict[str, Any]) -> dict[str, Any]:
     return {"data": data, "of": of, **counts, "train share": share}
 
 
-def _plain(name: str) -> str:
+def fold_name(name: str) -> str:
+    """Fold a data set's name to what its spellings share: its letters and digits, lower case, & as and."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("&", "and"))

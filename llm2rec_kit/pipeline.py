@@ -1,8 +1,7 @@
 """How each artefact of a run is made: what it is made from, the settings that count, the work, and the record. Told once.
 
-A recipe is data: notebooks, `llm2rec train`, studies and grids make an artefact by the same one, so it is the same whoever
-makes it, and one that a run has is known again in its studies. They stand in the order of the series; the evaluations of
-notebook 04 are in `evaluating`.
+Notebooks, `llm2rec train`, studies and grids make an artefact by the same recipe, so it is the same whoever makes it. They
+stand in the order of the series; the evaluations of notebook 04 are in `evaluating`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings.encoding import AS_SAVED, parse_variant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
@@ -60,10 +60,7 @@ class Recipe:
 
 
 def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactions | None = None) -> Recipe:
-    """Return the recipe of items, sequences and splits, from the source, or from `interactions` where they are read already.
-
-    The source `mix` reads runs in `outputs`.
-    """
+    """Return the recipe of items, sequences and splits, from the source, a mix of runs in `outputs`, or `interactions`."""
     from llm2rec_kit.data import cleaning, mixing, preconditions, sources
 
     mixed = data.source == "mix"
@@ -83,8 +80,7 @@ def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactio
 
 
 def make_backbone(run: Run, place: S.Backbone) -> Recipe:
-    """Return the recipe of the model that training starts from: `tiny`, made from nothing for the corpus's titles, or a
-    named one."""
+    """Return the recipe of the model that training starts from: `tiny`, made for the corpus's titles, or a named one."""
     from llm2rec_kit.models import backbone
 
     def build(folder: Path) -> dict[str, Any]:
@@ -115,9 +111,8 @@ def train_stage(
     """Return the recipe of the model after CSFT, MNTP or item contrast, whichever the settings are of.
 
     It goes on with the model of artefact `start` (STARTS, unless given) and is called `name` (as its stage, unless given).
-    `domains` are those that it sees, instead of the corpus's training domains. `text` "attributes" contrasts items by their
-    attributes (`training.llmemb`). `prepared` and `callbacks` as `csft.train` takes them. Under torchrun every process calls
-    `build` with the same folder.
+    `domains` are those that it sees (the training domains, unless given). `text` "attributes" contrasts items by these
+    (`training.llmemb`). `prepared` and `callbacks` as in `csft.train`. Under torchrun all processes `build` in one folder.
     """
     from llm2rec_kit.fitting import artefact, distributed
     from llm2rec_kit.fitting.history import take_last_values, write_history
@@ -209,16 +204,12 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
 
 def list_tables(how: S.Encoding) -> dict[str, tuple[str, S.Encoding]]:
     """List the tables of item vectors that notebook 03 makes: {table: (what encodes it, how)}, as `embed_items` takes them.
-
-    Each stage's as `how` says; the variants, which read a stage in another way; baselines as they were saved, but at unit length.
-    """
-    from llm2rec_kit.encoding import encoder
-
+    Each stage's as `how` says; the variants; baselines as they were saved, but at unit length."""
     asked = {table: (start, how) for table, start in TABLES.items()}
     for name in how.variants:
-        stage, other = encoder.parse_variant(name, how)
+        stage, other = parse_variant(name, how)
         asked[name] = (TABLES.get(stage, stage), other)
-    as_saved = dataclasses.replace(encoder.AS_SAVED, normalise="unit")
+    as_saved = dataclasses.replace(AS_SAVED, normalise="unit")
     return asked | {table: (baseline, as_saved) for baseline, table in how.tables.items()}
 
 
@@ -247,10 +238,7 @@ def read_own_table(run: Run, table: str, file: str) -> Recipe:
 
 
 def save_encoder(run: Run, how: S.Encoding, place: S.Backbone, card: Callable[[Run, str], str]) -> Recipe:
-    """Return the recipe of the whole chain's encoder, in a folder that transformers and sentence-transformers load.
-
-    `card` writes its model card.
-    """
+    """Return the recipe of the whole chain's encoder, as transformers and sentence-transformers load it, with its `card`."""
     from llm2rec_kit.encoding.encoder import Encoder
 
     def build(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ ALLOWED = {
     "storage.set_aside": "a damaged file, renamed",
     "storage.npy_writer.RowFile.finish": "its own hidden file, flushed block by block",
     "storage.npy_writer.RowFile._open": "the same",
-    "reproduction.runner.launch._quiet_but_first": "to nowhere",
+    "reproduction.runner.launch.make": "to nowhere, what processes but the first print",
     "training.samples._save": "a hidden folder, renamed when whole",
     "fitting.history.write_history": "a build's folder",
     "models.backbone.save": "a build's folder, or an export's",

@@ -33,13 +33,14 @@ from transformers.utils.hub import cached_file
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.tokenisation import cut_by_length, drop_special_tokens, find_first_rows, pad, pool, tokenise_titles
 from llm2rec_kit.models import backbone, checkpoint, gguf, kernels
+from llm2rec_kit.settings.encoding import AS_SAVED as AS_SAVED
+from llm2rec_kit.settings.encoding import parse_variant as parse_variant
 from llm2rec_kit.storage import read_json, write_json, write_text
 from llm2rec_kit.storage.npy_writer import RowArray, RowFile
 
 WINDOW = 8192  # titles that are tokenised, sorted and kept at a time: what memory depends on, and what a crash loses
 PADDING = 1 / 32  # most of a batch that may be padding, before a batch of its own is the cheaper way
 MARK = "llm2rec.json"  # the file that tells a folder of `save` from any other
-AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
 SURROGATE = re.compile("[\ud800-\udfff]")
 POOLING_FLAGS = {"mean": "mean_tokens", "last": "lasttoken", "cls": "cls_token"}  # as sentence-transformers writes them
 
@@ -258,20 +259,6 @@ def resolve_settings(settings: S.Encoding, saved: dict[str, Any]) -> S.Encoding:
     plain = {"pooling": "mean", "normalise": "none", "max_tokens": 512}
     found = {k: saved.get(k, v) for k, v in plain.items() if getattr(settings, k) in ("as_saved", 0)}
     return dataclasses.replace(settings, **found)
-
-
-def parse_variant(name: str, settings: S.Encoding) -> tuple[str, S.Encoding]:
-    """Parse `<stage>-<pooling>-<attention>` into (stage, those settings): the four cells of pooling and mask, for any stage.
-
-    >>> parse_variant("csft-last-causal", S.Encoding())[1].pooling
-    'last'
-    """
-    stage, *how = name.rsplit("-", 2)
-    if len(how) != 2 or not stage:
-        raise S.SettingsError(
-            f"A variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {name!r}."
-        )
-    return stage, dataclasses.replace(settings, pooling=how[0], attention=how[1])
 
 
 def find_rank() -> tuple[int, int]:

@@ -1,5 +1,4 @@
-"""What may be wrong with an artefact: the error, the notebook that makes it anew, and the paragraph that a command says of
-it."""
+"""What may be wrong with an artefact: the error, the notebook that makes it anew, and what a command says of it."""
 
 from __future__ import annotations
 

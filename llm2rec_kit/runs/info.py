@@ -54,10 +54,7 @@ def write(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any]
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Collect package versions, git commit and dirtiness, machine: what a reader needs to repeat a run.
-
-    Looked at once a process: that is when the code was imported that makes the numbers.
-    """
+    """Collect package versions, git state and machine, to repeat a run; once a process, when the code was imported."""
     return copy.deepcopy(_provenance())
 
 
@@ -71,11 +68,8 @@ def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:
     if odd := [part for part, kind in PARTS.items() if not isinstance(known.get(part, {}), kind)]:
         raise ValueError(f"{path} is damaged: {', '.join(odd)} in it is not what it should be.")
     stages = known.get("stages", {})
-    if (
-        stages
-        and not any(_is_of(run, name, stage) for name, stage in stages.items())
-        and {*run.artefacts()} - {*(noted or {})}
-    ):
+    of_it = any(_is_of(run, name, stage) for name, stage in stages.items())
+    if stages and not of_it and {*run.artefacts()} - {*(noted or {})}:
         raise ValueError(f"{path} is another run's: none of the stages that it notes is what run {run.name!r} holds.")
     return _whole(run, collect_provenance() | known | {"stages": stages})
 
@@ -144,10 +138,8 @@ def _processor() -> str:
 
 @cache
 def read_git() -> dict[str, Any] | None:
-    """Read the commit of the checkout that the code is in, and whether it has other changes; None outside one.
-
-    Of a wheel it is the commit that pip built it from, where pip was given a repository.
-    """
+    """Read the commit of the code's checkout, or that pip built it from, and whether there are other changes; None where
+    nothing tells."""
     if (root := places.find_checkout()) is None:
         return _installed_from()
     try:

@@ -22,10 +22,7 @@ PARTS = {"settings": dict, "inputs": dict, "files": dict, "record": dict, "finis
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """Read the manifest of artefact `name` at `path`.
-
-    FileNotFoundError where there is none; ValueError, which says how, where it is damaged.
-    """
+    """Read the manifest of artefact `name` at `path`; FileNotFoundError without one, ValueError for a damaged one."""
     made = storage.read_note(path)
     if lacks := [part for part, kind in PARTS.items() if not isinstance(made.get(part), kind)]:
         raise ValueError(f"{path} is damaged: it is no manifest, or not all of one ({', '.join(lacks)}).")
@@ -43,33 +40,23 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def place(folder: Path, file: str) -> Path:
-    """Return where a file of an artefact in `folder` is; ValueError where that is not in `folder`.
-
-    It may itself be a link, since what is written, moved or deleted there is the link; what is read has the right hash.
-    """
+    """Return where a file of an artefact in `folder` is; ValueError where that is not in `folder`. It may itself be a link:
+    what is written, moved or deleted there is the link; what is read has the right hash."""
     if Path(file).name in ("", "..") or b"\0" in os.fsencode(file):
         raise ValueError(f"{reprlib.repr(file)} names no file.")
-    return (
-        folder / file
-        if Path(file).name == file
-        else storage.require_inside(folder, str(Path(file).parent)) / Path(file).name
-    )
+    above = folder if Path(file).name == file else storage.require_inside(folder, str(Path(file).parent))
+    return above / Path(file).name
 
 
 def find_damage(folder: Path, made: dict[str, Any], *, gone: bool = False) -> str:
-    """Say how the first damaged file of a manifest is damaged, as a phrase; empty where all are sound.
-
-    With `gone`, files that are not there any more do not count as damaged.
-    """
+    """Say how the first damaged file is damaged, as a phrase; empty where all are sound or, with `gone`, away."""
     files = (file for file in made["files"] if not gone or os.path.lexists(folder / file))
     return next((why for file in files if (why := find_damage_of_file(folder, made, file))), "")
 
 
 def find_stray(folder: Path, made: dict[str, Any]) -> Path | None:
-    """Find a file in an artefact's folder that is none of its own; None where there is none.
-
-    A library that reads a model's folder would take it for part of the model. Cards, figures and hidden files may be there.
-    """
+    """Find a file in an artefact's folder that is none of its own, and that a library might read for one; None where there
+    is none. Cards, figures and hidden files may be there."""
     for path in sorted(p for p in folder.rglob("*") if not p.is_dir() and p.suffix not in HARMLESS):
         name = path.relative_to(folder).as_posix()
         if name not in made["files"] and name != FOLDER_NOTE and not any(part.startswith(".") for part in name.split("/")):

@@ -44,8 +44,7 @@ def measure() -> Iterator[dict[str, Any]]:
         finally:
             cost["seconds"] = round(time.perf_counter() - began, 2)
             cost["cpu_seconds"] = round(_cpu_seconds() - cpu, 2)
-            cost |= memory.read()
-            cost |= gpu.read()
+            cost |= memory.read() | gpu.read()
             if torch_memory:
                 cost["gpu_peak_memory_mib"] = round(torch_memory.max_memory_allocated() / 2**20, 1)
             cost |= _energy(joules, read_rapl())
@@ -70,15 +69,13 @@ def add_work_elsewhere(cost: dict[str, Any], spent: float | dict[str, Any]) -> d
 
 
 class PeakMemory:
-    """The highest resident memory of this process while the block runs, MiB.
-
-    Blocks may be nested, or run in several threads at once: setting the mark back for one first credits the others.
-    """
+    """The highest resident memory of this process while the block runs, MiB. Blocks may be nested, or run in several
+    threads: setting the mark back for one first credits the others."""
 
     _open: ClassVar[list[PeakMemory]] = []
     _lock: ClassVar[threading.Lock] = threading.Lock()
     kib: int
-    sampler: _Sampler | None
+    sampler: Ticker | None
 
     def __enter__(self) -> PeakMemory:
         with self._lock:
@@ -88,7 +85,8 @@ class PeakMemory:
             self.kib, self.sampler = 0, None
             self._open.append(self)
             if not _reset_high_water():
-                self.sampler = _Sampler(self._look)
+                self._look()
+                self.sampler = Ticker(self._look, SAMPLE_SECONDS)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -173,8 +171,7 @@ def read_rapl() -> dict[str, tuple[float, float]]:
 
 
 def _energy(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """energy_cpu_joules between two readings. A counter that started again once is put right; more often it cannot be
-    told."""
+    """energy_cpu_joules between two readings; right also where a counter started again once."""
     used = [(now - before[name][0]) % most for name, (now, most) in after.items() if name in before and most]
     return {"energy_cpu_joules": round(sum(used), 1)} if used else {}
 
@@ -224,19 +221,19 @@ def _reset_high_water() -> bool:
     return _high_water_kib() > 0
 
 
-class _Sampler:
-    """Calls `look` 20 times a second until stopped."""
+class Ticker:
+    """Calls `look` every so many seconds, in a thread of its own, until stopped."""
 
-    def __init__(self, look: Callable[[], None]) -> None:
+    def __init__(self, look: Callable[[], object], seconds: float) -> None:
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._run, args=(look,), daemon=True)
+        self.thread = threading.Thread(target=self._run, args=(look, seconds), daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
+        """Let the calls end; returns after the last."""
         self.ended.set()
         self.thread.join()
 
-    def _run(self, look: Callable[[], None]) -> None:
-        look()
-        while not self.ended.wait(SAMPLE_SECONDS):
+    def _run(self, look: Callable[[], object], seconds: float) -> None:
+        while not self.ended.wait(seconds):
             look()

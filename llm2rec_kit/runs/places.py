@@ -1,9 +1,7 @@
-"""Where things are: the notebooks that belong to this code, and the folder that runs go to, in a checkout and outside of
-one.
+"""Where things are, in a checkout and outside of one: the notebooks of this code, and the folder that runs go to.
 
 The repository has the notebooks once, at its top; a wheel carries them inside the package. `llm2rec notebooks` lays them out
-in a folder of the user's and leaves a note there, so that a kernel started in that folder finds the runs of the command
-line.
+in a user's folder with a note, so that a kernel started there finds the runs of the command line.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from llm2rec_kit import storage
 from llm2rec_kit.settings.stage import check_kind
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PROFILES = PACKAGE / "reproduction" / "profiles"  # those that come with the kit, .yaml files
 LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out notebooks
 
 
@@ -28,10 +27,8 @@ def find_notebooks() -> Path:
 
 
 def find_project_root() -> Path:
-    """Find the folder whose `outputs/` holds the runs: the checkout of this code, else that of the working directory.
-
-    Outside of checkouts it is the working directory, or, where notebooks were laid out there, where they were laid out from.
-    """
+    """Find the folder whose `outputs/` holds the runs: the checkout of this code, else that of the working directory, else
+    the working directory or where the notebooks in it were laid out from."""
     if found := find_checkout() or next((f for f in (Path.cwd(), *Path.cwd().parents) if _is_checkout(f)), None):
         return found
     note = storage.read_note_or_nothing(Path(LAID_OUT), "Runs are kept in outputs/ of the working directory.")

@@ -18,10 +18,7 @@ UNSEEN = "<!-- a record: its numbers are in this output's own MIME type -->"
 
 
 def show_record(name: str, values: dict[str, Any]) -> None:
-    """Keep numbers in the executed notebook, under a MIME type that `read_records` finds.
-
-    A page shows nothing of it, a terminal a line.
-    """
+    """Keep numbers in the executed notebook for `read_records`; a page shows nothing of it, a terminal a line."""
     from IPython.display import display
 
     text = "  ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
@@ -39,8 +36,7 @@ def show_records(name: str, frame: pl.DataFrame, values: Sequence[str] = ()) -> 
 
 
 def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
-    """Read the records of an executed notebook, by name; ValueError, naming the notebook, where it or a record is
-    damaged."""
+    """Read the records of an executed notebook, by name; ValueError, which names it, where it or a record is damaged."""
     again = "Run the notebook again: it makes nothing anew that is finished."
     try:
         cells = storage.read_json(Path(notebook)).get("cells", [])

@@ -70,19 +70,19 @@ class Run:
     ) -> Path:
         """Make artefact `name` with `build(folder)`, or reuse it, and return `path(name)`.
 
-        With `force` it is made anew; once, where a whole series is forced (`reproduce --force`), however often that is
-        interrupted. `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so a
-        `build` that keeps checkpoints there can resume; it is emptied when settings or inputs changed. Settings named in
-        `aside` change no result: they are kept in the manifest and not compared. A file artefact
-        (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why.
-        `spent` is what it took elsewhere to make the content that `build` only writes, for run.json: seconds, or a cost as
-        `meter.measure` gives it. Then memory and CPU time are those of the work, or absent, never those of the writing.
+        With `force` it is made anew; in a forced series (`reproduce --force`) once, however often that is interrupted.
+        `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so checkpoints
+        there can resume; it is emptied when settings or inputs changed. Settings named in `aside` change no result: they are
+        kept and not compared. A file artefact (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`,
+        prints what it does and why. `spent` is what it took elsewhere to make the content that `build` only writes, for
+        run.json: seconds, or a cost of `meter.measure`.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         for folder in self.path_of(name).relative_to(self.path).parents:
             if os.path.lexists(at := self.path / folder) and not at.is_dir():
                 raise ArtefactError(f"{at} is no folder, so {name!r} cannot be kept in it. Move it away and run again.")
-        with self._writing(repr(name)), hold_lock(self._lock_path(name), busy):
+        lock = self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
+        with self._writing(repr(name)), hold_lock(lock, busy):
             key, force = self._key(settings, inputs, aside), force and not self.made_by_this_force(name)
             why = "redoing, forced" if force else self._stale(name, key)
             if not why:
@@ -107,10 +107,8 @@ class Run:
         return self.path_of(name)
 
     def link_from(self, other: Run, name: str) -> None:
-        """Link finished artefact `name` of another run into this one (copy it where the file system has no links).
-
-        What it cost goes with it into run.json. Links are safe: an artefact is never written in place, only replaced.
-        """
+        """Link finished artefact `name` of another run, and its cost, into this one (copy it where the file system has no
+        links). Links are safe: an artefact is never written in place, only replaced."""
         made, source = other.manifest(name), other.manifest_path(name).parent
         folder = self.path_of(name).with_name(f".{name.split('/')[-1]}.taken")
         clear(folder)
@@ -155,10 +153,7 @@ class Run:
         aside: Collection[str] = (),
         force: bool = False,
     ) -> bool:
-        """Tell whether `make` with these arguments would build rather than reuse.
-
-        What a shared store has is taken from there, and so not stale.
-        """
+        """Tell whether `make` with these arguments would build rather than reuse or take it from a shared store."""
         key = self._key(settings, inputs, aside)
         force = force and not self.made_by_this_force(name)
         if force or not self._stale(name, key):
@@ -174,10 +169,8 @@ class Run:
         return False
 
     def forget(self, name: str) -> None:
-        """Delete finished artefact `name`, also from the store beside this run: the next `make` of it builds.
-
-        Of a damaged one, what is known to be its own is deleted.
-        """
+        """Delete artefact `name` (of a damaged one, what is known to be its own), also from the store: the next `make`
+        builds."""
         try:
             made = self.manifest(name)
         except ArtefactError:
@@ -235,10 +228,8 @@ class Run:
         return record
 
     def has(self, name: str) -> bool:
-        """Tell whether artefact `name` is finished: whether something is where its manifest would be, damaged or not.
-
-        False for what no artefact can be called, such as a model's folder elsewhere.
-        """
+        """Tell whether artefact `name` is finished: whether something is where its manifest would be, damaged or not. False
+        for what no artefact can be called, such as a model's folder elsewhere."""
         with contextlib.suppress(ArtefactError):
             return os.path.lexists(self.manifest_path(name))
         return False
@@ -257,16 +248,15 @@ class Run:
     def digest(self, name: str) -> str:
         """Return the content hash of artefact `name`: of its files' hashes, so that equal files made anew have the same."""
         self.require(name)
-        return self._digest_of(name)
+        return manifest.hash_content(self.manifest(name))
 
     def changed_inputs(self, name: str) -> list[str]:
         """List the artefacts that `name` was made from and that are not what the run holds now. Reads manifests alone."""
         inputs = self.manifest(name)["inputs"]
-        return [i for i, digest in inputs.items() if not self.has(i) or self._digest_of(i) != digest]
+        return [i for i, digest in inputs.items() if not self.has(i) or manifest.hash_content(self.manifest(i)) != digest]
 
     def path_of(self, name: str) -> Path:
-        """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is not
-        there."""
+        """Return a folder artefact's folder, or a file artefact's path without suffix; ArtefactError for what is outside."""
         try:
             path = storage.require_inside(self.path, name)
         except ValueError as error:
@@ -288,9 +278,6 @@ class Run:
             info.write(self, part, value, collect_provenance())
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _digest_of(self, name: str) -> str:
-        return manifest.hash_content(self.manifest(name))
 
     def _key(self, settings: dict[str, Any], inputs: Sequence[str], aside: Collection[str]) -> dict[str, Any]:
         key = {"settings": settings, "inputs": {i: self.digest(i) for i in inputs}}
@@ -320,8 +307,7 @@ class Run:
         return ""
 
     def _ask(self, name: str, key: dict[str, Any]) -> None:
-        """Let `before_replacing` refuse, where `name` is there, sound as far as its manifest, with other settings than
-        `key`."""
+        """Let `before_replacing` refuse, where `name` is there, its manifest sound, with other settings than `key`."""
         if self.before_replacing is None or not self.has(name):
             return
         try:
@@ -349,9 +335,8 @@ class Run:
         if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
             clear(partial)
         begun = storage.read_note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
-        same = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs")) and manifest.select_counted(
-            begun, key
-        ) == manifest.select_counted(key, key)
+        whole = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs"))
+        same = whole and manifest.select_counted(begun, key) == manifest.select_counted(key, key)
         if not same or (force and not (find_forced() and begun.get("forced") == find_forced())):
             clear(partial)
             partial.mkdir(parents=True)
@@ -388,9 +373,6 @@ class Run:
             os.replace(target, old)
         os.replace(folder, target)
         clear(old)
-
-    def _lock_path(self, name: str) -> Path:
-        return self.path_of(name).with_name(f".{name.split('/')[-1]}.lock")
 
     def _fetch(self, shared: Path, name: str) -> bool:
         """Take `name` from its place in the store, sound; whether it was there."""

@@ -23,10 +23,8 @@ def place(run: Run, name: str, key: dict[str, Any]) -> Path | None:
     folder = run.path.parent / STORE
     if not folder.is_dir():
         return None
-    return (
-        folder
-        / hashlib.sha256(json.dumps([name, manifest.select_counted(key, key)], sort_keys=True).encode()).hexdigest()[:32]
-    )
+    said = json.dumps([name, manifest.select_counted(key, key)], sort_keys=True)
+    return folder / hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager

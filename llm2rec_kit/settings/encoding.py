@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,3 +76,19 @@ class Encoding(Stage):
     def tables(self) -> dict[str, str]:
         """{baseline: the name of its table}."""
         return name_tables(self.baselines, [*NAMED, *self.variants])
+
+
+# How an encoder from elsewhere is read: as whoever saved it says.
+AS_SAVED = Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
+
+
+def parse_variant(name: str, settings: Encoding) -> tuple[str, Encoding]:
+    """Parse `<stage>-<pooling>-<attention>` into (stage, those settings): the four cells of pooling and mask, for any stage.
+
+    >>> parse_variant("csft-last-causal", Encoding())[1].pooling
+    'last'
+    """
+    stage, *how = name.rsplit("-", 2)
+    if len(how) != 2 or not stage:
+        raise SettingsError(f"A variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {name!r}.")
+    return stage, dataclasses.replace(settings, pooling=how[0], attention=how[1])

@@ -87,7 +87,8 @@ def test_years_that_cannot_be_are_counted_and_remarked(corpus):
     day, now = 86_400_000, 1_700_000_000
     when = np.arange(len(corpus.sequence)) * 1000 + (now * 1000 - 30 * day)
     untimed = times.describe_span(corpus).row(0)
-    assert untimed == ("toy", len(when), None, None, None, None) and preconditions.check(corpus) == []
+    assert untimed == ("toy", len(when), None, None, None, None)
+    assert preconditions.check(corpus) == []
     sound = replace(corpus, times=when)
     assert times.describe_span(sound, now).select(times.ODD).row(0) == (0, 0)
     assert preconditions.check(sound) == []

@@ -200,7 +200,8 @@ def test_when_each_domain_is_cut():
     assert held["rule"].to_list() == ["leave_one_out"] * 2
     assert held["train until"].null_count() == 2  # three events: one validates, one tests
     untimed = split_times(cleaning.build_corpus(shop([("u", i) for i in "abc"], LETTERS), plain()))
-    assert untimed.columns == columns and untimed.rows() == [("shop", "leave_one_out", None, None, None, None)]
+    assert untimed.columns == columns
+    assert untimed.rows() == [("shop", "leave_one_out", None, None, None, None)]
 
 
 def test_histories_end_with_what_comes_next():

@@ -8,6 +8,7 @@ import pytest
 from llm2rec_kit import pipeline
 from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.studies import experiments, paper_arms
+from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
 from llm2rec_kit.results import significance
 from llm2rec_kit.settings import SettingsError
 
@@ -137,7 +138,7 @@ def test_csft_may_see_other_domains_with_all_else_equal(finished, study):
 
 def test_llmemb_is_contrasted_and_encoded_by_its_attributes(study):
     name = experiments.train(study, "contrastive", "backbone", "llmemb", text="attributes", mask_rate=0.4)
-    prompts = experiments.read_texts(study, "attributes")
+    prompts = pipeline.read_texts(study.corpus, "attributes")
     assert "category is" in prompts[0]
     table = experiments.embed(study, name, text="attributes", attention="causal")
     vectors = np.load(study.run.path_of(f"embeddings/{table}.npy"))
@@ -147,8 +148,8 @@ def test_llmemb_is_contrasted_and_encoded_by_its_attributes(study):
 
 def test_another_backbone_is_made_and_the_runs_own_is_taken(finished):
     wide = finished.run.manifest("backbone")["settings"]["hidden"]
-    same = experiments.open_study(finished.run, "same_width", **experiments.choose_backbone_settings(f"tiny-{wide}"))
-    other = experiments.open_study(finished.run, "narrow", **experiments.choose_backbone_settings("tiny-16"))
+    same = experiments.open_study(finished.run, "same_width", **choose_backbone_settings(f"tiny-{wide}"))
+    other = experiments.open_study(finished.run, "narrow", **choose_backbone_settings("tiny-16"))
     assert same.run.digest("backbone") == finished.run.digest("backbone")
     assert 0 < other.run.record("backbone")["parameters"] < finished.run.record("backbone")["parameters"]
     assert experiments.embed(other, "backbone", "raw") == "raw"

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import polars as pl
 import pytest
 from conftest import make_corpus
 from nbformat.v4 import new_code_cell, new_notebook
@@ -268,7 +269,7 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
     assert text.count("not run: what it begins with failed") == 2
     assert re.search(r"unlucky, 1 +x   F   -\n", text)
     assert re.search(r"killed, 1 +x   x   x\n", text)
-    rows = summary.read(asked.folder)
+    rows = pl.read_parquet(asked.folder / "results.parquet")
     assert sorted(rows.select("settings", "seed", "recall@10").rows()) == [
         ("killed", 1, 0.07),
         ("killed", 2, 0.07),
@@ -285,7 +286,7 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
         "evaluation": 2,
     }
     assert "7 of 10 are done already" in again.getvalue()
-    assert len(summary.read(asked.folder)) == 6
+    assert len(pl.read_parquet(asked.folder / "results.parquet")) == 6
     assert re.search(
         r"\| unlucky \| toy \| SASRec \| csft \| 2 \| 0\.1300 ± 0\.0000", (asked.folder / "grid.md").read_text()
     )

@@ -10,8 +10,7 @@ from conftest import make_corpus
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream.recommenders import MODELS
-from llm2rec_kit.encoding import encoder
-from llm2rec_kit.reproduction.plan import dry_study, inventory, sizes
+from llm2rec_kit.reproduction.plan import inventory, sizes
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.reproduction.studies import question_arms
 from llm2rec_kit.reproduction.studies.study import FOLDER
@@ -144,7 +143,6 @@ def test_encoders_from_elsewhere_are_read_at_both_lengths_and_once_more_for_figu
     ]
     assert [a.kept for a in bge] == [True, True, False]
     assert [a.settings.normalise for a in bge[:2]] == ["none", "unit"]
-    assert dry_study.AS_SAVED == encoder.AS_SAVED
 
 
 def test_variants_and_encoders_of_the_run_are_its_own(tmp_path):

@@ -136,7 +136,7 @@ def test_backbones_are_tabulated_under_the_papers_names(protocol):
 def test_encoders_are_timed_over_the_whole_catalogue_after_a_warm_up(protocol, monkeypatch):
     read, how = [], []
     encoder = SimpleNamespace(encode=lambda texts: read.append(len(texts)))
-    monkeypatch.setattr(protocols.experiments, "read_texts", lambda study, text: how.append(text) or ["t"] * 100)
+    monkeypatch.setattr(protocols.pipeline, "read_texts", lambda corpus, text: how.append(text) or ["t"] * 100)
     monkeypatch.setattr(protocols.experiments, "load_encoder", lambda study, start, **h: how.append((start, h)) or encoder)
     arms = [paper_arms.BACKBONE, paper_arms.Arm("m", "e", "Mine", {"text": "attributes", "attention": "causal"})]
     row = {"domain": "toy", "recommender": "SASRec"}

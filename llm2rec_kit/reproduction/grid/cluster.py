@@ -1,7 +1,6 @@
 """Running a grid's nodes on a Dask cluster, local or by address, and telling how far it is.
 
-Dask brings what such a run needs and what we would not write better: the order of the graph, retries, workers that die and
-are started again, machines beyond this one.
+Dask brings the order of the graph, retries, workers that die and are started again, machines beyond this one.
 """
 
 from __future__ import annotations
@@ -25,11 +24,8 @@ LOOK_SECONDS = 2.0  # between two looks at what is running
 
 
 def run_grid(grid: Grid, *, workers: int = 2, address: str = "", retries: int = 1, stream: IO[str] | None = None) -> int:
-    """Run what is not done yet; returns 0, or 1 where a node failed. A failed node leaves all that do not need it unharmed.
-
-    `address` is that of a scheduler whose workers have this kit and see the grid's folder; without, `workers` processes
-    here.
-    """
+    """Run what is not done yet; returns 0, or 1 where a node failed, which harms none but those that need it. `address` is
+    that of a scheduler whose workers have this kit and see the grid's folder; without, `workers` work here."""
     check_writable(grid.folder)
     grids.prepare(grid)
     board = Board(grid, read_states(grid), stream or sys.stdout)
@@ -111,17 +107,8 @@ def _client(workers: int, address: str) -> Iterator[Any]:
             yield client
         return
     # One thread a worker: a notebook has a process to itself, and matrix libraries are told to use one core.
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    here = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
+    with LocalCluster(**here, dashboard_address=None, silence_logs=logging.ERROR) as cluster, Client(cluster) as client:
         yield client
 
 

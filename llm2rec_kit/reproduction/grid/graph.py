@@ -1,10 +1,9 @@
 """A grid: many settings at once, whatever several of them share computed once.
 
 A *cell* is one choice on every axis. It runs the notebooks 01, 02, ... in a chain. A notebook of one cell is the same *node*
-as that of another where everything that it depends on agrees, parameters and the contents of the files that they lead to, so
-it runs once; where a file has changed it is another node. Nodes are ordered by what they begin with. Each has a run's folder
-of its own, which begins with links to what the node before it made. Below that, the runs of a grid share a store (see
-`runs.run`): two nodes that differ in the temperature alone make MNTP once between them.
+as that of another, and runs once, where everything that it depends on agrees: parameters and the contents of files. Each
+node has a run's folder of its own, which begins with links to what the node before it made. Below that, the runs of a grid
+share a store (`runs.store`): two nodes that differ in the temperature alone make MNTP once between them.
 
 Nothing but files is shared, so a cluster of several machines needs `outputs` on a file system that all of them see.
 """
@@ -22,6 +21,7 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
+from llm2rec_kit.data import mixing, sources
 from llm2rec_kit.models import checkpoint, packages
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
@@ -155,9 +155,8 @@ def prepare(grid: Grid) -> None:
     nodes = {n.name: {"notebook": n.book, "begins with": n.before, "parameters": n.values} for n in grid.nodes.values()}
     for left in grid.runs.glob(f"*/{BEGUN}"):  # of an earlier call that was killed
         storage.clear(left)
-    storage.write_json(
-        grid.folder / "grid.json", {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes}
-    )
+    told = {"name": grid.name, "profile": grid.profile, "cells": cells, "nodes": nodes}
+    storage.write_json(grid.folder / "grid.json", told)
 
 
 def list_ancestors(grid: Grid, name: str) -> list[str]:
@@ -231,18 +230,11 @@ def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
-    """Make the paths in `values` absolute.
-
-    Data and folders in a mix are seen from the grid file's folder, a mix's runs are those in `outputs`, and models are seen
-    from the grid file's folder or else from here.
-    """
-    values = dict(values)
-    if values.get("data_path"):
-        values["data_path"] = str((beside / storage.expand_home(values["data_path"])).resolve())
+    """Make the paths in `values` absolute, seen from the grid file's folder; models also from here, a mix's runs in `outputs`."""
+    values = notebooks.resolve_folders(notebooks.resolve_folders(values, beside), Path())
     if values.get("data_mix"):
-        folders = [beside / storage.expand_home(m) if "/" in m else outputs / m for m in values["data_mix"]]
-        values["data_mix"] = [str(folder.resolve()) for folder in folders]
-    return notebooks.resolve_folders(notebooks.resolve_folders(values, beside), Path())
+        values["data_mix"] = [one if "/" in one else str((outputs / one).resolve()) for one in values["data_mix"]]
+    return values
 
 
 def _check(values: dict[str, Any], books: list[Path], root: Path | None) -> None:
@@ -269,8 +261,6 @@ def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]
 
 def _contents(own: dict[str, Any]) -> dict[str, Any]:
     """Hash the files that a notebook's parameters lead to: {"<parameter>, files": ...}, nothing where there are none."""
-    from llm2rec_kit.data import mixing, sources
-
     found: dict[str, Any] = {}
     if "data_source" in own:
         data = S.Data.from_parameters(own)
@@ -280,13 +270,8 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
         found[name] = [checkpoint.hash_contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
-    asked = [
-        name
-        for key, value in own.items()
-        if key.endswith("_recommenders") or key == "evaluation_baselines"
-        for name in value
-    ]
-    found["own_parts"] = own_parts.hash_parts(asked)
+    lists = [key for key in own if key.endswith("_recommenders") or key == "evaluation_baselines"]
+    found["own_parts"] = own_parts.hash_parts([name for key in lists for name in own[key]])
     return {f"{name}, files": files for name, files in found.items() if files}
 
 

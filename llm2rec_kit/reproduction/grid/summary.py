@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -83,16 +82,13 @@ def write(grid: Grid, states: dict[str, str]) -> pl.DataFrame | None:
 
 def render_text(summary: pl.DataFrame) -> str:
     """Render the summary for a terminal: trained recommenders, the first two metrics."""
-    shown = summary.filter(
-        pl.col("recommender").is_in([name for name in summary["recommender"].unique() if is_trained(name)])
-    )
+    shown = summary.filter(pl.col("recommender").is_in([*filter(is_trained, summary["recommender"].unique())]))
     names = shown.columns[: shown.columns.index("seeds") + 1]
     head = [*names, *shown.columns[len(names) : len(names) + 2]]
     body = [[str(r[n]) for n in names] + [_cell(r, m) for m in head[-2:]] for r in shown.iter_rows(named=True)]
     widths = [max(len(row[k]) for row in [head, *body]) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(f"{value:{w}}" for value, w in zip(row, widths, strict=True)).rstrip() for row in [head, *body]
-    )
+    lines = ["  ".join(f"{value:{w}}" for value, w in zip(row, widths, strict=True)) for row in [head, *body]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _markdown(summary: pl.DataFrame) -> list[str]:
@@ -110,11 +106,3 @@ def _cell(row: dict[str, Any], metric: str) -> str:
 
 def _label(labels: dict[str, str]) -> str:
     return ", ".join(labels.values()) or "the profile as it is"
-
-
-def read(folder: str | Path) -> pl.DataFrame:
-    """Read results.parquet of a grid that ran: a row a cell, domain, recommender, embedding and seed."""
-    path = Path(folder) / "results.parquet"
-    if not path.is_file():
-        raise ValueError(f"There are no results in {folder}. Run the grid with `llm2rec grid`.")
-    return pl.read_parquet(path)

@@ -62,24 +62,22 @@ class Shape:
         return self.body + self.head * (1 if self.tied else 2)
 
 
+@cache
 def read_assets() -> dict[str, Any]:
     """Read the contents of assets.yaml: backbones, encoders, data, accelerators."""
-    return _known()
+    found: dict[str, Any] = plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
+    return found
 
 
 def find_shape(backbone: S.Backbone) -> Shape | None:
-    """Find the shape of a model; None where it is not known.
-
-    The model is `tiny`, a known backbone or encoder, a local folder with a config.json, or a GGUF file.
-    """
+    """Find the shape of `tiny`, a known model, a folder with a config.json or a GGUF file; None where it is not known."""
     if backbone.name == "tiny":
-        head_dim = backbone.hidden // backbone.heads
         return Shape(
             hidden=backbone.hidden,
             layers=backbone.layers,
             heads=backbone.heads,
             kv_heads=backbone.heads,
-            head_dim=head_dim,
+            head_dim=backbone.hidden // backbone.heads,
             inner=3 * backbone.hidden,
             vocabulary=backbone.vocabulary,
             tied=True,
@@ -104,10 +102,8 @@ def known_shape(backbone: S.Backbone) -> Shape:
 
 
 def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
-    """Raise ValueError where a model that a parameter in `needed` names cannot be had, or is damaged where it is kept.
-
-    What is kept here is looked through without reading weights. Without `hub`, nothing else is looked at.
-    """
+    """Raise ValueError where a model that a parameter in `needed` names cannot be had, or is damaged where it is kept. No
+    weights are read. Without `hub`, only what is kept here is looked at."""
     place = S.Backbone.from_parameters(values)
     lengths = {f"{s.prefix}_max_tokens": s.from_parameters(values).max_tokens for s in (S.CSFT, S.MNTP, S.Contrastive)}
     lengths = {name: tokens for name, tokens in lengths.items() if name in needed}
@@ -123,11 +119,8 @@ def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool =
 
 
 def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str, int] | None = None) -> None:
-    """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large.
-
-    Looks, in this order, at a local folder or file or a model out of a package (as `backbone.check` does), the hub's cache,
-    and (where the network is not switched off) the hub.
-    """
+    """Raise ValueError where the weights are neither here nor to be had: what to download, to where, how large. Looks at a
+    local folder, file or package (`backbone.check`), the hub's cache, and, unless that is switched off, the hub."""
     if name == "tiny":
         return
     if _kept_here(name):
@@ -198,12 +191,6 @@ def find_hub_cache() -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
-
-
-@cache
-def _known() -> dict[str, Any]:
-    found: dict[str, Any] = plain_yaml.load_own(resources.files(__package__).joinpath("assets.yaml").read_text())
-    return found
 
 
 def _from_config(config: dict[str, Any]) -> Shape | None:

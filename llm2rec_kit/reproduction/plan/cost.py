@@ -45,7 +45,7 @@ def estimate_work(artefact: Artefact, sizes: Sizes) -> Work | None:
             return _training(artefact.settings, shape, count_tokens(artefact, sizes))
         case S.Encoding():
             read = sizes.items * count_tokens(artefact, sizes)
-            return _language_model(read * 2 * shape.body, _parts(read, artefact.settings.batch_tokens), shape)
+            return Work(read * 2 * shape.body, _parts(read, artefact.settings.batch_tokens), shape.layers * LAYER_MS)
         case S.Evaluation():
             (name,) = artefact.domains
             domain = next(d for d in sizes.domains if d.name == name)
@@ -96,11 +96,7 @@ def _training(settings: S.CSFT | S.MNTP | S.Contrastive, shape: assets.Shape, ti
         case _:
             each, read, more = 2 * title * shape.body, 2 * title, 0.0
     passes = settings.steps * _parts(settings.batch_size * read, settings.batch_tokens)
-    return _language_model(settings.steps * settings.batch_size * 6 * each + more, passes, shape)
-
-
-def _language_model(flops: float, passes: int, shape: assets.Shape) -> Work:
-    return Work(flops, passes, shape.layers * LAYER_MS)
+    return Work(settings.steps * settings.batch_size * 6 * each + more, passes, shape.layers * LAYER_MS)
 
 
 def _recommender(e: S.Evaluation, d: Domain, dim: int) -> Work:

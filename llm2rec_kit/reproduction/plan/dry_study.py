@@ -1,8 +1,7 @@
 """A dry study: what a run and its studies would make, written down instead of made.
 
-`open_study`, `train`, `embed` and `evaluate` take what those of `study` and `experiments` take. As there, an artefact is
-known by its name, its settings and what it is made from: what the run has, or another study has made, is not made again.
-Here that is one dictionary, `Made`; there it is `Run.reuse_from` and the store of the studies.
+The functions take what those of `study` and `experiments` take. As there, an artefact is known by its name, its settings and
+what it is made from, and made once: here that is one dictionary, `Made`, there `Run.reuse_from` and the studies' store.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies.experiments import scale_steps
-
-# As in `encoder`, which would load transformers for it.
-AS_SAVED = S.Encoding(attention="as_trained", pooling="as_saved", normalise="as_saved", max_tokens=0)
+from llm2rec_kit.reproduction.studies.study import change_settings
+from llm2rec_kit.settings import item_tables
+from llm2rec_kit.settings.encoding import AS_SAVED
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,8 @@ def begin(settings: dict[str, S.Stage], domains: Sequence[str]) -> Study:
 
 
 def open_study(base: Study, name: str, **changes: Any) -> Study:
-    """Open a study as `study.open_study` does.
-
-    It has another corpus with a change of `data_...`, another backbone with one of `backbone_...`.
-    """
-    settings = {}
-    for prefix, stage in base.settings.items():
-        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
-        settings[prefix] = dataclasses.replace(stage, **own)
+    """Open a study as `study.open_study` does: with a corpus or a backbone of its own where `changes` are of these."""
+    settings = change_settings(base.settings, changes)
     study = Study(name, settings, base.domains, base.made, {k: base.holds[k] for k in ("corpus", "backbone")}, base)
     place = settings["backbone"]
     if any(k.startswith("data_") for k in changes):
@@ -131,11 +124,8 @@ def train(
 
 
 def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept: bool = True, **changes: Any) -> str:
-    """Write down an encoding that `experiments.embed` would do; returns its table's name.
-
-    An encoder from elsewhere needs a `name`. With `kept` False the items are read as for a table, once more, and no table is
-    left.
-    """
+    """Write down an encoding that `experiments.embed` would do; returns its table's name. An encoder from elsewhere needs a
+    `name`. With `kept` False the items are read once more, and no table is left."""
     own = start in study.holds
     name = name or start
     how = dataclasses.replace(S.Encoding.among(study.settings) if own else AS_SAVED, **changes)
@@ -151,12 +141,7 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", kept
 
 
 def take_table(study: Study, name: str) -> str:
-    """Take a table of the base as `experiments.take_table` does.
-
-    One that the base does not have is left to `evaluate` to name.
-    """
-    from llm2rec_kit.settings import item_tables
-
+    """Take a table of the base as `experiments.take_table` does; one that it does not have is left to `evaluate` to name."""
     text, _ = item_tables.parse_name(name)
     there = study.base.holds if study.base else {}
     wanted = [there[f"embeddings/{text}"]] if f"embeddings/{text}" in there else []
@@ -174,12 +159,7 @@ def evaluate(
     seeds: Sequence[int],
     domains: Sequence[str] = (),
 ) -> None:
-    """Write down the evaluations that `experiments.evaluate` would do.
-
-    Raises ValueError for a table of embeddings that the study does not have.
-    """
-    from llm2rec_kit.settings import item_tables
-
+    """Write down the evaluations that `experiments.evaluate` would do; ValueError for a table that the study lacks."""
     for embedding in embeddings:
         text, _ = item_tables.parse_name(embedding)
         if text and f"embeddings/{text}" not in study.holds:

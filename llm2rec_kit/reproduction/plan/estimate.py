@@ -59,27 +59,16 @@ class Plan:
 
 
 def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
-    """Make the plan of a run of the notebooks with these numbers and these (checked) parameters.
-
-    Raises ValueError where the backbone's shape is not known; what needs another model of unknown shape is left out and
-    named.
-    """
+    """Make the plan of a run of the notebooks with these numbers and these (checked) parameters. Raises ValueError where the
+    backbone's shape is not known; what needs another such model is left out and named."""
     backbone = S.Backbone.from_parameters(values)
     shape = assets.known_shape(backbone)
     counted = sizes.find_sizes(values)
     asked = [a for a in inventory.list_artefacts(values, counted, numbers).artefacts if a.section[0] in numbers]
     each = [(a, cost.estimate_work(a, counted)) for a in asked]
     known = [(a, w) for a, w in each if w is not None]
-    return Plan(
-        values,
-        sorted(numbers),
-        backbone,
-        shape,
-        counted,
-        _rows(known),
-        [a for a, w in each if w is None],
-        _disk([a for a, _ in known], counted),
-    )
+    unknown, disk = [a for a, w in each if w is None], _disk([a for a, _ in known], counted)
+    return Plan(values, sorted(numbers), backbone, shape, counted, _rows(known), unknown, disk)
 
 
 def _rows(known: list[tuple[Artefact, Work]]) -> list[Row]:

@@ -1,8 +1,7 @@
 """Inventory: the artefacts that the notebooks 02 to 04, 06 and 07 make with given parameters, each under who needs it first.
 
 The arms of 06 and 07 are those that the notebooks call (`paper_arms`, `question_arms`), over a `dry_study` that writes
-artefacts down instead of making them. tests/reproduction/test_inventory.py holds it against what a finished run has, name by
-name.
+artefacts down. tests/reproduction/test_inventory.py holds it against what a finished run has, name by name.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.encoding import minilm
-from llm2rec_kit.pipeline import RAW, STARTS, TABLES
+from llm2rec_kit.pipeline import RAW, STARTS, TABLES, list_tables
 from llm2rec_kit.reproduction.plan import dry_study
 from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
-from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms
+from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms, questions
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
 
 
@@ -49,28 +48,16 @@ def _of_run(run: Study) -> None:
         run.made.section = (number, stage)
         train(run, stage, start)
     run.made.section = ("03", "encoding")
-    for table, start in TABLES.items():
-        embed(run, start, table)
-    _further_tables(run)
+    encoding = S.Encoding.among(run.settings)
+    for table, (start, how) in list_tables(encoding).items():
+        embed(run, start, table, **how.as_dict())
+    for table in encoding.own_files:  # read off a file: nothing to reckon with
+        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
     run.made.section = ("04", "evaluation")
     asked = S.Evaluation.among(run.settings)
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
         embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
-
-
-def _further_tables(run: Study) -> None:
-    """The tables of notebook 03 that are asked for by name."""
-    encoding = S.Encoding.among(run.settings)
-    for name in encoding.variants:
-        from llm2rec_kit.encoding.encoder import parse_variant
-
-        stage, how = parse_variant(name, encoding)
-        embed(run, TABLES.get(stage, stage), name, pooling=how.pooling, attention=how.attention)
-    for encoder, table in encoding.tables.items():
-        embed(run, encoder, table, normalise="unit")
-    for table in encoding.own_files:  # read off a file: nothing to reckon with
-        run.holds[f"embeddings/{table}"] = run.holds[f"embeddings/{RAW}"]
 
 
 def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:
@@ -114,19 +101,12 @@ def _rivals(study: Study, asked: S.Tables, sizes: Sizes) -> list[paper_arms.Arm]
 
 def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
     """Notebook 07: what the questions that are asked, and can be answered as far as is known, make; returns its studies."""
-    from llm2rec_kit.reproduction.studies import questions
-
     run.made.section = ("07", "the run's own")
     domain = asked.domain or (sizes.train_domains or [""])[0]
     at = question_arms.At(dry_study, run, asked, domain, sizes.corpus)
     paper_arms.make_stages(dry_study, at.own)
     _ = at.short
-    data = S.Data.among(run.settings)
-    known = (
-        questions.find_ruled_out(data, asked)
-        if sizes.corpus is None
-        else questions.find_unanswerable(sizes.corpus, data, asked)
-    )
+    known = questions.find_unanswerable(sizes.corpus, S.Data.among(run.settings), asked)
     for question, arms in question_arms.ARMS.items():
         if question in asked.asked and question not in known:
             run.made.section = ("07", question)

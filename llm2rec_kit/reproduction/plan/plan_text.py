@@ -17,7 +17,9 @@ from llm2rec_kit.reproduction.plan.cost import Work
 from llm2rec_kit.reproduction.plan.dry_study import Artefact
 from llm2rec_kit.reproduction.plan.estimate import Plan, Row, choose_dtype
 from llm2rec_kit.runs import find_outputs
+from llm2rec_kit.storage import find_nearest_folder
 
+WIDTH = 112  # columns at most
 STUDIES = ("06", "07")  # notebooks that train models of their own
 KEPT = {  # what stays on disk: of one, of several
     "corpus": ("corpus", "corpora"),
@@ -46,31 +48,25 @@ def _head(plan: Plan) -> list[str]:
         f"Backbone {b.name}: {shape.parameters / 1e6:,.1f} M parameters ({shape.body / 1e6:,.1f} M in {shape.layers} layers, "
         f"{shape.head / 1e6:,.1f} M in the head), {choose_dtype(b)}.",
     ]
-    if weights := [_weights(name) for name in _hub_backbones(plan)]:
+    if weights := _weights(plan):
         lines.append(f"Weights: {'; '.join(weights)} ({assets.find_hub_cache()}).")
     if not counted.domains:
-        return [
-            *lines,
-            "Data: not counted yet. Run notebook 01 (`--only 01`), then ask again: encoding and evaluation come in, and Table 5.",
-        ]
+        later = "encoding and evaluation come in, and Table 5."
+        return [*lines, f"Data: not counted yet. Run notebook 01 (`--only 01`), then ask again: {later}"]
     counts = ", ".join(f"{d.name} {d.items:,} / {d.train:,}" for d in counted.domains)
-    return [
-        *lines,
-        f"Data, from {counted.source}, items / samples to train on: {counts}; {counted.items:,} items in all.",
-    ]
+    data = f"Data, from {counted.source}, items / samples to train on: {counts}; {counted.items:,} items in all."
+    return [*lines, data]
 
 
-def _hub_backbones(plan: Plan) -> list[str]:
-    """The run's backbone and those of Figure 4, where they are hub names of known size."""
+def _weights(plan: Plan) -> list[str]:
+    """Where the weights of the run's backbone and those of Figure 4 are, of hub names of known size."""
     names = [plan.backbone.name, *(a.model.name for row in plan.rows for a in row.artefacts)]
-    return [
-        name for name in dict.fromkeys(names) if name in assets.read_assets()["backbones"] and name not in packages.MODELS
-    ]
-
-
-def _weights(name: str) -> str:
-    size = assets.read_assets()["backbones"][name]["gb"]
-    return f"{name} is in the hub's cache already" if assets.is_cached(name) else f"{name} is to be downloaded, {size:g} GB"
+    known, told = assets.read_assets()["backbones"], []
+    for name in dict.fromkeys(names):
+        if name in known and name not in packages.MODELS:
+            there = "in the hub's cache already" if assets.is_cached(name) else f"to be downloaded, {known[name]['gb']:g} GB"
+            told.append(f"{name} is {there}")
+    return told
 
 
 def _table(plan: Plan) -> list[str]:
@@ -173,8 +169,7 @@ def _cores() -> int:
 
 def _needs(plan: Plan) -> list[str]:
     kept = ", ".join(f"{n:,} {KEPT[kind][n > 1]} {_size(size)}" for kind, (n, size) in plan.disk.items())
-    folder = find_outputs(plan.values.get("outputs", "")).absolute()
-    at = next(p for p in (folder, *folder.parents) if p.exists())
+    at = find_nearest_folder(find_outputs(plan.values.get("outputs", "")))
     biggest = assets.known_shape(plan.largest).parameters / 1e6
     which = "" if plan.largest == plan.backbone else f" (of the largest model, {biggest:,.0f} M parameters)"
     return [
@@ -218,8 +213,8 @@ def _of_studies(plan: Plan) -> list[str]:
     return lines
 
 
-def _folded(line: str, width: int = 112) -> str:
-    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False)
+def _folded(line: str) -> str:
+    return line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
 def _span(low: float, high: float) -> str:

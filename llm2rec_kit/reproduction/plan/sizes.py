@@ -17,6 +17,7 @@ from llm2rec_kit import paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus, CorpusError
 from llm2rec_kit.data import mixing
+from llm2rec_kit.data.sources.synthetic import SHARES
 from llm2rec_kit.runs import ArtefactError, Run, find_outputs
 
 SYNTHETIC_LENGTH = 7.4  # interactions a user of the synthetic store
@@ -54,10 +55,8 @@ class Sizes:
         return sum(d.items for d in self.domains)
 
     def words(self, template: str, limit: int) -> tuple[float, float] | None:
-        """Compute the mean words of the items' titles and of a text of this template, cut at `limit` (0: not).
-
-        None without a corpus.
-        """
+        """Compute the mean words of the titles and of a text of this template, cut at `limit` (0: not); None without a
+        corpus."""
         if self.corpus is None:
             return None
         items = self.corpus.items
@@ -116,8 +115,6 @@ def _counted(corpus: Corpus, rows: list[dict[str, Any]], source: str) -> Sizes:
 
 def _synthetic(data: S.Data) -> Sizes:
     """The synthetic store's domains, each with its share of items and users; the k-core leaves somewhat fewer."""
-    from llm2rec_kit.data.sources.synthetic import SHARES
-
     domains = []
     for name, share in SHARES.items():
         users = round(share * data.synthetic_users)

@@ -39,9 +39,8 @@ def judge_standings(run: Run, results: dict[str, Any], held: evaluations.Evaluat
     found = {}
     for name, made in held.tests.items():
         domain = name.split("/")[1]
-        rows = [
-            (r["recommender"], r["embedding"]) for r in select_compared(results["results"].get(domain, []), results["seeds"])
-        ]
+        compared = select_compared(results["results"].get(domain, []), results["seeds"])
+        rows = [(r["recommender"], r["embedding"]) for r in compared]
         if "pairs" in made["settings"] and rows:
             metric = choose_metric(results, domain)
             found[domain] = significance.judge_standing(run, domain, rows, seeds=results["seeds"], metric=metric)
@@ -146,20 +145,17 @@ def make_compact(results: dict[str, Any], domain: str, places: dict[Row, str] | 
         return {"mean": r["mean"][metric], "std": r["std"][metric], "seeds": r["seeds"], "place": place}
 
     reading = [r for r in rows if r["embedding"] != "none"]
-    columns = list(
-        dict.fromkeys(
-            [*(n for n in TRAINED if any(r["recommender"] == n for r in reading)), *(r["recommender"] for r in reading)]
-        )
-    )
+    names = dict.fromkeys(r["recommender"] for r in reading)
+    columns = [*(n for n in TRAINED if n in names), *(n for n in names if n not in TRAINED)]
     by = {(r["recommender"], r["embedding"]): cell(r) for r in reading}
-    names = sorted(dict.fromkeys(r["embedding"] for r in reading), key=significance.place)
+    embeddings = sorted(dict.fromkeys(r["embedding"] for r in reading), key=significance.place)
     others = sorted(
         (r for r in rows if r["embedding"] == "none"), key=lambda r: (r["recommender"] == CEILING, -r["mean"][metric])
     )
     return {
         "metric": metric,
         "columns": columns,
-        "rows": [{"embedding": name, "cells": [by.get((c, name)) for c in columns]} for name in names],
+        "rows": [{"embedding": name, "cells": [by.get((c, name)) for c in columns]} for name in embeddings],
         "others": [{"name": r["recommender"], "cell": cell(r)} for r in others],
         "tested": places is not None,
     }

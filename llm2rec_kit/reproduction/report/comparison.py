@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,14 @@ def write(runs: list[Run]) -> Path:
     about = [run.read_info() for run in runs]
     known = {
         "names": names,
-        "missing": [
-            f"{name}: {line}" for name, c in zip(names, collected, strict=True) for line in document.note_missing(c)
-        ],
+        "missing": [f"{n}: {line}" for n, c in zip(names, collected, strict=True) for line in document.note_missing(c)],
         "settings": compare_settings(*[{**c["settings"], "evaluation seeds": {"all": c["seeds"]}} for c in collected]),
-        "statistics": _statistics(collected),
+        "statistics": _beside([{s["domain"]: s for s in c["statistics"]} for c in collected], _counted),
         "results": collect_results(collected),
-        "costs": _costs(about),
+        "costs": _beside([{r["stage"]: r for r in document.list_cost_rows(a)} for a in about], _cost),
         "provenance": _provenance(about),
         "drawn": [document.draw_figures(run) for run in runs],
-        "kept": _kept(runs),
+        "kept": _beside([dict(document.find_figures(run)) for run in runs]),
         "metrics": choose_metrics(collected[0]),
     }
     target = runs[0].path / f"comparison-with-{'-'.join(n.replace('/', '_') for n in names[1:])}.html"
@@ -40,63 +39,43 @@ def write(runs: list[Run]) -> Path:
 def collect_results(collected: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Collect {domain: rows}: recommender, embedding, and a cell a run with mean, std, and the difference to the first run.
 
-    The metrics are the first run's first two; a run that was evaluated at other cutoffs has no cell of them.
-    `in_std` is that difference over the seed std (pooled over the embeddings of the recommender in both runs); None where
-    no seed tells of a spread.
+    The metrics are the first run's first two. `in_std` is the difference over the seed std (pooled over the embeddings of
+    the recommender in both runs); None where no seed tells of a spread.
     """
-    tables, metrics = {}, choose_metrics(collected[0])
+    tables: dict[str, list[dict[str, Any]]] = {}
+    metrics = choose_metrics(collected[0])
     for domain in dict.fromkeys(d for c in collected for d in c["results"]):
         groups = [{(r["recommender"], r["embedding"]): r for r in c["results"].get(domain, [])} for c in collected]
-        tables[domain] = [
-            {
-                "recommender": key[0],
-                "embedding": key[1],
-                "cells": [_cells(groups, key, k, metrics) for k in range(len(groups))],
-            }
-            for key in dict.fromkeys(key for g in groups for key in g)
-        ]
+        tables[domain] = []
+        for key in dict.fromkeys(key for g in groups for key in g):
+            cells = [{m: _cell(groups, key, k, m) for m in metrics} for k in range(len(groups))]
+            tables[domain].append({"recommender": key[0], "embedding": key[1], "cells": cells})
     return tables
 
 
-def _cells(groups: list[dict[tuple[str, str], Any]], key: tuple[str, str], k: int, metrics: list[str]) -> dict[str, Any]:
-    """{metric: {mean, std, seeds, difference, in_std}} of run k; None for a metric where it has no such row."""
-    cells: dict[str, Any] = {}
-    for metric in metrics:
-        row, first = groups[k].get(key), groups[0].get(key)
-        if row is None or metric not in row["mean"]:
-            cells[metric] = None
-            continue
-        cell = {
-            "mean": row["mean"][metric],
-            "std": row["std"][metric],
-            "seeds": row["seeds"],
-            "difference": None,
-            "in_std": None,
-        }
-        if k and first is not None and metric in first["mean"]:
-            cell["difference"] = row["mean"][metric] - first["mean"][metric]
-            rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]
-            std = pool_std(rows, key[0], metric) if is_trained(key[0]) else None
-            cell["in_std"] = cell["difference"] / std if std else None
-        cells[metric] = cell
-    return cells
+def _cell(groups: list[dict[tuple[str, str], Any]], key: tuple[str, str], k: int, metric: str) -> dict[str, Any] | None:
+    """{mean, std, seeds, difference, in_std} of run k; None where it has no such row or metric."""
+    row, first = groups[k].get(key), groups[0].get(key)
+    if row is None or metric not in row["mean"]:
+        return None
+    cell = {"mean": row["mean"][metric], "std": row["std"][metric], "seeds": row["seeds"]}
+    cell |= {"difference": None, "in_std": None}
+    if k and first is not None and metric in first["mean"]:
+        cell["difference"] = row["mean"][metric] - first["mean"][metric]
+        rows = [r for g in (groups[0], groups[k]) for r in g.values() if metric in r["std"]]
+        std = pool_std(rows, key[0], metric) if is_trained(key[0]) else None
+        cell["in_std"] = cell["difference"] / std if std else None
+    return cell
 
 
-def _statistics(collected: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a domain: {"name", "values": [text a run]}."""
-    domains = dict.fromkeys(s["domain"] for c in collected for s in c["statistics"])
-    found = [{s["domain"]: s for s in c["statistics"]} for c in collected]
-    return [{"name": d, "values": [_counted(f.get(d)) for f in found]} for d in domains]
+def _beside(found: Sequence[Mapping[str, Any]], tell: Callable[[Any], Any] = lambda value: value) -> list[dict[str, Any]]:
+    """A row a name: {"name", "values": [what is told of it, a run]}; of a run without it None is told."""
+    names = dict.fromkeys(name for of_run in found for name in of_run)
+    return [{"name": name, "values": [tell(of_run.get(name)) for of_run in found]} for name in names]
 
 
 def _counted(s: dict[str, Any] | None) -> str:
     return "none" if s is None else f"{s['users']:,} users, {s['items']:,} items, {s['interactions']:,} interactions"
-
-
-def _costs(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a stage: {"name", "values": [text a run]}."""
-    rows = [{r["stage"]: r for r in document.list_cost_rows(a)} for a in about]
-    return [{"name": s, "values": [_cost(r.get(s)) for r in rows]} for s in dict.fromkeys(s for r in rows for s in r)]
 
 
 def _cost(row: dict[str, Any] | None) -> str:
@@ -109,11 +88,8 @@ def _provenance(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Command, commit, machine, and the versions that differ: {"name", "values"}."""
 
     def commit(a: dict[str, Any]) -> str:
-        return (
-            "not a git checkout"
-            if not a["git"]
-            else a["git"]["commit"][:12] + (" with changes" if a["git"]["dirty"] else "")
-        )
+        git = a["git"]
+        return git["commit"][:12] + (" with changes" if git["dirty"] else "") if git else "not a git checkout"
 
     def machine(a: dict[str, Any]) -> str:
         m = a["machine"]
@@ -124,16 +100,8 @@ def _provenance(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"name": "commit", "values": [commit(a) for a in about]},
         {"name": "machine", "values": [machine(a) for a in about]},
     ]
-    for package in dict.fromkeys(p for a in about for p in a["versions"]):
-        values = [a["versions"].get(package, "none") for a in about]
-        rows += [{"name": package, "values": values}] if len(set(values)) > 1 else []
-    return rows
-
-
-def _kept(runs: list[Run]) -> list[dict[str, Any]]:
-    """A row a caption: {"name", "files": [path or None a run]}."""
-    found = [dict(document.find_figures(run)) for run in runs]
-    return [{"name": c, "files": [f.get(c) for f in found]} for c in dict.fromkeys(c for f in found for c in f)]
+    versions = _beside([a["versions"] for a in about], lambda version: version or "none")
+    return rows + [row for row in versions if len(set(row["values"])) > 1]
 
 
 def _names(runs: list[Run]) -> list[str]:

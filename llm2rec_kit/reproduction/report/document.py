@@ -1,7 +1,4 @@
-"""The report of a run: results.json (numbers only, the same for the same settings), report.md and report.html.
-
-Reads the run's artefacts and nothing else.
-"""
+"""The report of a run, from its artefacts alone: results.json (same settings, same bytes), report.md and report.html."""
 
 from __future__ import annotations
 
@@ -39,11 +36,8 @@ CAPTIONS = {
 
 
 def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
-    """Collect all numbers of a run: data, what each stage recorded, results by domain, comparisons.
-
-    `held` are the evaluations that the run holds, if known. Raises ValueError where 04 has not run, ArtefactError where
-    something is damaged, or an evaluation or a test is not what the ranks give.
-    """
+    """Collect all numbers of a run: data, what each stage recorded, results by domain, comparisons. Raises ValueError where
+    04 has not run, ArtefactError for what is damaged, or an evaluation that is not what the ranks give."""
     corpus, held = _record(run, "corpus"), held or evaluations.find_evaluations(run)
     if not held.made:
         old = f": {len(held.left_out)} in {run.path / 'evaluation'} are not of what it holds now" if held.left_out else ""
@@ -79,8 +73,7 @@ def _record(run: Run, name: str) -> dict[str, Any]:
 
 
 def _settings(run: Run, held: evaluations.Evaluations) -> dict[str, dict[str, Any]]:
-    """The settings of every stage: of the artefacts', of the encoding, of the trainings. No path: it differs from machine to
-    machine, and the files' hashes tell the data apart."""
+    """The settings of the stages, the encoding and the trainings. No path: the files' hashes tell the data apart."""
     found = {name: run.manifest(name)["settings"] for name in ("corpus", *STAGES) if run.has(name)}
     for name in sorted(run.names("embeddings"), key=lambda name: name != "embeddings/raw")[:1]:
         found["encoding"] = run.manifest(name)["settings"]
@@ -94,26 +87,13 @@ def _rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[dict[str, float]]] = {}
     for r in records:
         groups.setdefault((r["recommender"], r["embedding"]), []).append(r["metrics"])
-    rows = [
-        {
-            "recommender": k[0],
-            "embedding": k[1],
-            "seeds": len(g),
-            "mean": {m: float(np.mean([x[m] for x in g])) for m in g[0]},
-            "std": {m: float(np.std([x[m] for x in g])) for m in g[0]},
-        }
-        for k, g in groups.items()
-    ]
     order = {name: k for k, name in enumerate(("raw", "csft", "mntp", "contrastive", "id"))}
-    return sorted(
-        rows,
-        key=lambda r: (
-            not is_trained(r["recommender"]),
-            r["recommender"] == "oracle",
-            r["recommender"],
-            order.get(r["embedding"], 9),
-        ),
-    )
+    rows = []
+    for key in sorted(groups, key=lambda k: (not is_trained(k[0]), k[0] == brief.CEILING, k[0], order.get(k[1], 9))):
+        group = groups[key]
+        mean, std = ({m: float(over([x[m] for x in group])) for m in group[0]} for over in (np.mean, np.std))
+        rows.append({"recommender": key[0], "embedding": key[1], "seeds": len(group), "mean": mean, "std": std})
+    return rows
 
 
 def render_table(results: dict[str, Any]) -> str:
@@ -125,9 +105,8 @@ def render_table(results: dict[str, Any]) -> str:
         lines.append(f"  {'recommender':12} {'embedding':12} {'seeds':>5}  " + "".join(f"{n:>18}" for n in names))
         for r in rows:
             cells = [f"{r['mean'][n]:.4f}" + (f" +- {r['std'][n]:.4f}" if r["seeds"] > 1 else " " * 10) for n in names]
-            lines.append(
-                f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  " + "".join(f"{c:>18}" for c in cells)
-            )
+            row = f"  {r['recommender']:12} {r['embedding']:12} {r['seeds']:>5}  "
+            lines.append(row + "".join(f"{c:>18}" for c in cells))
         lines.append("")
     if results["left_out"]:
         lines += [note_left_out(results), ""]

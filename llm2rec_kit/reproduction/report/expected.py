@@ -10,7 +10,6 @@ little; numbers without a seed (popularity, oracle) may differ by one test sampl
 from __future__ import annotations
 
 import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,8 @@ WIDTH = 4.0  # standard deviations of the difference of two means: one false ala
 
 
 def locate(profile: str, outputs: str | Path = "") -> Path:
-    """Find where the expected numbers of a profile are kept.
-
-    Of a profile of one's own: beside it. Of one that comes with the kit: in the checkout or, where the kit was installed
-    from a wheel, in expected/ of the folder that runs live in.
-    """
+    """Find where the expected numbers of a profile are kept: of one's own beside it, of the kit's in the checkout or, of an
+    installed kit, in expected/ of the folder that runs live in."""
     if profile.endswith((".yaml", ".yml")):
         return Path(profile).parent / "expected" / Path(profile).name
     if places.find_checkout():
@@ -46,7 +42,7 @@ def load(profile: str, outputs: str | Path = "") -> dict[str, Any] | None:
 
 
 def _of_the_kit(profile: str) -> Path:
-    return Path(str(resources.files("llm2rec_kit.reproduction").joinpath("profiles", "expected", f"{profile}.yaml")))
+    return places.PROFILES / "expected" / f"{profile}.yaml"
 
 
 def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
@@ -74,7 +70,8 @@ def keep(results: dict[str, Any], about: dict[str, Any], path: Path) -> None:
         f"torch: {versions['torch']}  # version",
         f"seconds: {sum(n['seconds'] for n in about['notebooks'].values()):.0f}  # wall time of the notebooks",
     ]
-    text = "\n".join(head) + "\n" + _dump({"settings": results["settings"]}) + "results:\n"
+    settings = yaml.safe_dump({"settings": results["settings"]}, sort_keys=False, allow_unicode=True, width=120)
+    text = "\n".join(head) + "\n" + settings + "results:\n"
     metrics = choose_metrics(results)
     for row in list_rows(results):
         text += f"  {row['domain']} {row['recommender']} {row['embedding']}:\n"
@@ -100,8 +97,7 @@ def compare(results: dict[str, Any], expected: dict[str, Any]) -> tuple[list[dic
     """Put each expected line beside what was found, with a verdict; and list the settings that differ from the dated run's.
 
     A line has each metric that is expected as `<metric>`, `<metric> expected` and `<metric> tolerance`. Verdict:
-    `reproduced` (all within tolerance), `differs`, or `missing` where the run has no such line. Where settings differ
-    there are no lines: two experiments are not compared as if they were one.
+    `reproduced` (all within tolerance), `differs`, or `missing`. Where settings differ, no lines are compared.
     """
     if changed := compare_settings(expected["settings"], results["settings"]):
         return [], changed
@@ -154,13 +150,8 @@ def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, sa
     learned = row["recommender"] == "nearest" and row["embedding"] != "raw"  # no seed of its own, but its embedding's
     if not is_trained(row["recommender"]) and not learned:
         return least
-    stds = [
-        s for name in ([row["recommender"]] if not learned else TRAINED) if (s := pool_std(group, name, metric)) is not None
-    ]
+    names = TRAINED if learned else [row["recommender"]]
+    stds = [std for name in names if (std := pool_std(group, name, metric)) is not None]
     if not stds:
         return max(least, 0.25 * float(row["mean"][metric]))  # one seed tells nothing of the spread between seeds
     return max(least, WIDTH * max(stds) * math.sqrt(2 / row["seeds"]))
-
-
-def _dump(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

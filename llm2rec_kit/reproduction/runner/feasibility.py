@@ -1,8 +1,7 @@
 """Whether settings can work: with those of other stages, and with the corpus that they are asked of.
 
-What a field may be by itself, and beside others of its stage, stands in `settings`. Here is what needs more than one stage
-(known before the first notebook) or the corpus (known after the first): found then, and not hours later by the notebook that
-breaks.
+What a field may be, beside others of its stage too, stands in `settings`. Here is what needs more than one stage (known
+before the first notebook) or the corpus (known after it): found then, and not hours later by the notebook that breaks.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import preconditions
-from llm2rec_kit.encoding import own_tables
+from llm2rec_kit.encoding import minilm, own_tables
+from llm2rec_kit.pipeline import TABLES
 from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
-from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings import item_tables, own_parts
 from llm2rec_kit.settings.ranges import show_value
-
-MADE = ("raw", "csft", "mntp", "contrastive")  # the tables that notebook 03 makes of every run
 
 
 def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
@@ -35,10 +33,16 @@ def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], the
         if number in numbers:
             _own_recommenders(asked, evaluation, data.max_history)
     if "03" in numbers:
-        _mask_token(S.MNTP.among(of), S.Contrastive.among(of))
-        made = [*MADE, *encoding.variants, *encoding.tables.values(), *encoding.own_files, *there]
+        mntp = S.MNTP.among(of)
+        if S.Contrastive.among(of).mask_token == "new" and mntp.mask_token != "new":
+            raise S.SettingsError(
+                f"contrastive_mask_token 'new' is the token that MNTP makes, and mntp_mask_token is {mntp.mask_token!r}: set both to "
+                "'new', or the first to another."
+            )
+        made = [*TABLES, *encoding.variants, *encoding.tables.values(), *encoding.own_files, *there]
         if "04" in numbers:
-            _embeddings(evaluation, made)
+            texts = [text for name in evaluation.embeddings if (text := item_tables.parse_name(name)[0])]
+            _known_tables("evaluation_embeddings", texts, [*made, minilm.NAME], "id")
         if "05" in numbers:
             _known_tables("maps_stages", S.Maps.among(of).stages, [*made, "adapted"])
     if {"02", "06"} <= set(numbers):
@@ -58,15 +62,14 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
     """Raise SettingsError for a device, a precision or a package that notebooks of these `numbers` ask for and is missing.
-
-    `there` are the tables that the run has already.
-    """
+    `there` are the tables that the run has already."""
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
     asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
     asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}
     low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
-    if "04" in numbers:
-        _packages(recommenders, there)
+    texts = {item_tables.parse_name(name)[0] for name in recommenders.embeddings}
+    if "04" in numbers and minilm.NAME in texts - {*there} and not minilm.is_available():
+        raise S.SettingsError(minilm.LACKING)
     trained: list[type[S.Training]] = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
     _trackers(*(stage.from_parameters(values) for stage in trained))
     if not low and set(asked.values()) <= {"auto", "cpu"}:
@@ -84,21 +87,11 @@ def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: It
 
 
 def _trackers(*stages: S.Stage) -> None:
-    asked = [stage for stage in stages if isinstance(stage, S.Training) and stage.report_to != "none"]
-    if asked:
-        from llm2rec_kit.fitting import tracking
+    for stage in stages:
+        if isinstance(stage, S.Training) and stage.report_to != "none":
+            from llm2rec_kit.fitting import tracking  # with transformers
 
-        for stage in asked:
             tracking.check(stage)
-
-
-def _packages(asked: S.Evaluation, there: Iterable[str]) -> None:
-    from llm2rec_kit.encoding import minilm
-    from llm2rec_kit.settings import item_tables
-
-    texts = {item_tables.parse_name(name)[0] for name in asked.embeddings}
-    if minilm.NAME in texts - {*there} and not minilm.is_available():
-        raise S.SettingsError(minilm.LACKING)
 
 
 def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
@@ -132,22 +125,6 @@ def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
                     f"questions_domain is {show_value(stage.domain)}; the corpus has {show_value(corpus.domains)}."
                 )
     return notes
-
-
-def _mask_token(mntp: S.MNTP, contrast: S.Contrastive) -> None:
-    if contrast.mask_token == "new" and mntp.mask_token != "new":
-        raise S.SettingsError(
-            f"contrastive_mask_token 'new' is the token that MNTP makes, and mntp_mask_token is {mntp.mask_token!r}: set both to "
-            "'new', or the first to another."
-        )
-
-
-def _embeddings(asked: S.Evaluation, tables: list[str]) -> None:
-    from llm2rec_kit.encoding import minilm
-    from llm2rec_kit.settings import item_tables
-
-    texts = [text for name in asked.embeddings if (text := item_tables.parse_name(name)[0])]
-    _known_tables("evaluation_embeddings", texts, [*tables, minilm.NAME], "id")
 
 
 def _known_tables(setting: str, names: list[str], tables: list[str], *more: str) -> None:
@@ -216,9 +193,9 @@ def _held_out(corpus: Corpus, asked: S.MNTP) -> list[str]:
             f"mntp_held_out {asked.held_out} of {titles} titles is none, and mntp_patience and mntp_keep watch the loss on those."
         )
     _horizon(asked, titles - held)
-    return (
-        [] if held or not asked.held_out else [f"mntp_held_out: no title of {titles} is held out, so none is validated on"]
-    )
+    if held or not asked.held_out:
+        return []
+    return [f"mntp_held_out: no title of {titles} is held out, so none is validated on"]
 
 
 def _contrasted(corpus: Corpus, asked: S.Contrastive) -> list[str]:

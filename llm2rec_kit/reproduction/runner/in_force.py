@@ -1,10 +1,9 @@
 """The values in force in a notebook: what is typed or given, else the finished run's, else the profile's, else the default.
 
-A line of the parameters cell counts as typed where it is not as it was written: its value is another, or it stands without
-its type (`csft_steps = 10000`), so that a value equal to the default can be typed, too. What papermill gives is typed
-whatever its value: it stands in a cell of its own, which the kernel's history tells. So a notebook opened on a finished run
-reuses all of it, and stops where something typed would replace a finished artefact. `reproduce` and grids give all that is
-not a default, and may replace.
+A line of the parameters cell counts as typed where its value is not the one written there, or where it stands without its
+type (`csft_steps = 10000`), so that the default can be typed, too. What papermill gives is typed whatever its value: it
+stands in a cell of its own. So a notebook opened on a finished run reuses all of it, and stops where something typed would
+replace a finished artefact. `reproduce` and grids give all that is not a default, and may replace.
 """
 
 from __future__ import annotations
@@ -46,12 +45,11 @@ class WouldReplace(ArtefactError):
 
 
 def open_notebook_run(parameters: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """Open the run that a notebook's `globals()` name, guarded, with the values in force by flat name.
+    """Open the run that a notebook's `globals()` name, guarded, with the values in force by flat name; shows their sources.
 
-    Shows where the values come from. Names with a stage's prefix that are no setting stay among the values, for
-    `from_parameters` to refuse. Raises SettingsError for a parameter that all notebooks have and that is of another type,
-    for a profile that cannot be read, and for a value that no setting takes, before a folder is made. `force` is taken back
-    in a copy that a forced series left in the run.
+    Names with a stage's prefix that are no setting stay among the values, for `from_parameters` to refuse. SettingsError for
+    a common parameter of another type, a profile that cannot be read and a value that no setting takes, before a folder is
+    made. `force` is taken back in a copy that a forced series left in the run.
     """
     check_common(parameters)
     check_name(parameters["run"])
@@ -81,10 +79,7 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce]:
-    """Find the profile, and the value and source of every setting among `parameters`, a notebook's `globals()`.
-
-    `run` is the run, if there is one.
-    """
+    """Find the profile, and value and source of every setting among `parameters`, a notebook's `globals()`."""
     plain = recorded.read_defaults()
     own, given, by_papermill = _given(parameters)
     names = [name for name in parameters if name in plain and (name in own or not own)]
@@ -119,12 +114,8 @@ def resolve(parameters: Mapping[str, Any], run: Run | None) -> dict[str, InForce
 def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
     """Take `force` back in a run's own executed copy: it says how the copy was made, and forces nothing a second time."""
     _, given, by_papermill = _given(parameters)
-    if (
-        parameters["force"]
-        and by_papermill
-        and "force" in given
-        and Path.cwd().resolve() == (run.path / "notebooks").resolve()
-    ):
+    its_own = Path.cwd().resolve() == (run.path / "notebooks").resolve()
+    if parameters["force"] and by_papermill and "force" in given and its_own:
         parameters["force"] = False
         print(
             "This copy was made with force = True; here that is taken back. Open the notebook in notebooks/ to force again."
@@ -132,10 +123,8 @@ def _take_force_back(run: Run, parameters: dict[str, Any]) -> None:
 
 
 def _given(parameters: Mapping[str, Any]) -> tuple[set[str], set[str], bool]:
-    """The parameters cell's names, those assigned without a type since it last ran, and whether papermill did so.
-
-    IPython keeps the source of what ran in `In`; without it there are none. papermill gives names of other notebooks, too.
-    """
+    """The parameters cell's names, those assigned without a type since it last ran, and whether papermill did so. IPython
+    keeps what ran in `In`; without it there are none. papermill gives names of other notebooks, too."""
     history = [source for source in parameters.get("In", []) if isinstance(source, str)]
     trees = [(source, list(_assignments(source))) for source in history]
     cells = [k for k, (_, found) in enumerate(trees) if any(with_type and name in COMMON for name, with_type in found)]
@@ -214,10 +203,8 @@ def _refuse(run: Run, name: str, changed: Mapping[str, tuple[Any, Any]], found: 
     made = run.manifest(name)
     if name == evaluations.SERIES or name.endswith("/comparisons") or made["record"].get("stage") == "own":
         return
-    prefix = next(
-        (p for p, holders in recorded.HOLDERS.items() if name.split("/")[0] in {h.split("/")[0] for h in holders}), ""
-    )
-    prefix = "encoding" if name == "encoder" else prefix
+    folder = "embeddings" if name == "encoder" else name.split("/")[0]
+    prefix = next((p for p, holders in recorded.HOLDERS.items() if folder in {h.split("/")[0] for h in holders}), "")
     known, told, back = recorded.read_defaults(), [], []
     for key, (has, asked) in changed.items():
         full = f"{prefix}_{key}" if f"{prefix}_{key}" in known else f"backbone_{key}"

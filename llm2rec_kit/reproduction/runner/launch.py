@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,14 @@ STAGES: dict[str, type[S.Training]] = {kind.prefix: kind for kind in (S.CSFT, S.
 
 
 def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = False) -> Path:
-    """Make artefact `name` of `run`, or reuse it; every process calls this with the same arguments.
-
-    `parameters` are flat names (`csft_steps`, `backbone_device`), as in a profile. CSFT makes the artefact `backbone`
-    first, where it is missing. Raises ArtefactError where what the stage starts from is missing.
-    """
+    """Make artefact `name` of `run`, or reuse it; every process calls this with the same arguments. `parameters` are flat
+    names, as in a profile. CSFT makes the artefact `backbone` first, where it is missing."""
     settings, place = STAGES[name].from_parameters(parameters), S.Backbone.from_parameters(parameters)
     tracking.check(settings)
     distributed.join(backbone.choose_placement(place)[0])
     recipe = pipeline.train_stage(run, settings, place)
-    with _quiet_but_first():
+    # Only process 0 prints.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if distributed.rank() else sys.stdout):
         if distributed.rank() == 0:
             if name == "csft":
                 pipeline.make_backbone(run, place).make(run, force=force)
@@ -51,12 +50,3 @@ def make(name: str, run: Run, parameters: Mapping[str, Any], *, force: bool = Fa
             recipe.build(Path(folder))
         distributed.barrier()
     return run.path_of(name)
-
-
-@contextlib.contextmanager
-def _quiet_but_first() -> Iterator[None]:
-    """Only process 0 prints."""
-    with contextlib.ExitStack() as stack:
-        if distributed.rank() > 0:
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        yield

@@ -12,9 +12,8 @@ from llm2rec_kit.runs import places
 def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list[str]]:
     """Write the kit's notebooks into `folder`; returns the names written, and those there already as they are.
 
-    Those that an earlier version wrote and nobody changed since are replaced. Raises ValueError where one was changed,
-    unless `force`, and where `folder` is none or is that of the kit itself; nothing is written then. A note in the folder
-    says where its notebooks keep their runs: in the outputs/ that the command line has where this is called.
+    Those that an earlier version wrote and nobody changed are replaced. ValueError, before anything is written, where one
+    was changed, unless `force`, and for no folder or the kit's own. A note there says which outputs/ keeps their runs.
     """
     folder, source = storage.expand_home(folder).resolve(), places.find_notebooks()
     if folder.is_relative_to(places.PACKAGE) or (folder / "x").parent == source:
@@ -23,12 +22,10 @@ def lay_out(folder: str | Path, *, force: bool = False) -> tuple[list[str], list
         raise ValueError(f"{folder} is no folder. Give a new one, or one to lay the notebooks out in.")
     pages = sorted(p for p in source.iterdir() if p.suffix in (".ipynb", ".md"))
     note, digests = folder / places.LAID_OUT, {page.name: storage.hash_file(page) for page in pages}
-    before = storage.read_note_or_nothing(note, "Which of the notebooks were changed there is not known.").get(
-        "notebooks", {}
-    )
+    known = storage.read_note_or_nothing(note, "Which of the notebooks were changed there is not known.")
     there = {name: _digest(folder / name) for name in digests if os.path.lexists(folder / name)}
     kept = [name for name, digest in there.items() if digest == digests[name]]
-    changed = [name for name, digest in there.items() if name not in kept and digest != before.get(name)]
+    changed = [name for name, digest in there.items() if name not in kept and digest != known.get("notebooks", {}).get(name)]
     if changed and not force:
         raise ValueError(
             f"{folder} has other notebooks of these names, changed or executed there: {', '.join(changed)}. Nothing was written. "

@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,11 +54,8 @@ def list_series(root: Path | None = None) -> list[Path]:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """Read the parameters of a notebook, by name, from its cell tagged `parameters`.
-
-    Read from the source: papermill's own inspection drops annotations and comments that it does not expect. A meaning stands
-    behind its parameter or, where that line would be too long, above it.
-    """
+    """Read the parameters of a notebook, by name, from the source of its cell tagged `parameters`. papermill's own
+    inspection drops annotations and comments. A meaning stands behind its parameter or above a long line."""
     cells = json.loads(notebook.read_text())["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -91,11 +87,7 @@ def explain(p: Parameter) -> str:
 
 def list_profiles() -> list[str]:
     """List the names of the profiles that come with the kit."""
-    return sorted(
-        p.name.removesuffix(".yaml")
-        for p in resources.files("llm2rec_kit.reproduction").joinpath("profiles").iterdir()
-        if p.name.endswith(".yaml")
-    )
+    return sorted(path.stem for path in places.PROFILES.glob("*.yaml"))
 
 
 def load_profile(name: str) -> dict[str, Any]:
@@ -115,9 +107,7 @@ def list_profile_notebooks(name: str) -> list[str]:
 
 def _read_profile(name: str) -> dict[str, Any]:
     if name in list_profiles():
-        return plain_yaml.read_mapping(
-            resources.files("llm2rec_kit.reproduction").joinpath("profiles", f"{name}.yaml").read_text(), f"Profile {name!r}"
-        )
+        return plain_yaml.read_mapping((places.PROFILES / f"{name}.yaml").read_text(), f"Profile {name!r}")
     path, what = Path(name), f"Profile {show_value(name)}"
     if path.suffix not in (".yaml", ".yml") or not os.path.lexists(path):
         raise S.SettingsError(
@@ -254,10 +244,7 @@ def prepare(
     root: Path | None = None,
     look: bool = True,
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Read and check the parameters and the notebooks of a `reproduce` with the same arguments; nothing is run or written.
-
-    `look` False: whether data and weights are there is not looked at.
-    """
+    """Read and check what the same `reproduce` would run; with `look` also that data and weights are there."""
     from llm2rec_kit.reproduction.runner import feasibility  # with polars, which the list of parameters does without
 
     books = list_series(root)
@@ -271,12 +258,9 @@ def prepare(
     # A notebook runs in its own folder, where a path relative to the caller's means nothing.
     if not places.find_checkout():
         values["outputs"] = str(find_outputs(values.get("outputs", "")))
-    for name in ("data_path", "outputs"):
-        if values.get(name):
-            values[name] = str(storage.expand_home(values[name]).resolve())
+    if values.get("outputs"):
+        values["outputs"] = str(storage.expand_home(values["outputs"]).resolve())
     values = resolve_folders(values, Path())
-    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
-        values["data_mix"] = [str(storage.expand_home(m).resolve()) if "/" in m else m for m in values["data_mix"]]
     if values.get("own_parts"):
         values["own_parts"] = own_parts.resolve_parts(values["own_parts"], Path())
     if isinstance(values.get("encoding_own"), list):
@@ -316,7 +300,10 @@ def _tables_there(values: dict[str, Any]) -> list[str]:
 
 
 def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Give models that are folders or GGUF files their absolute paths, seen from `base`; hub names and `tiny` stay."""
+    """Give the data, folders to mix, and models that are folders or GGUF files their absolute paths, seen from `base`."""
+
+    def absolute(path: str) -> str:
+        return str((base / storage.expand_home(path)).resolve())
 
     def found(name: Any) -> Any:
         if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
@@ -325,13 +312,17 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
         kind = plain_yaml.describe_path(model)
         return str(model.resolve()) if kind == "a folder" or (gguf.is_gguf_name(name) and kind == "a file") else name
 
-    known = {k: values[k] for k in assets.MODELS if k in values}
-    return values | {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in known.items()}
+    models = {k: values[k] for k in assets.MODELS if k in values}
+    known = {k: [found(n) for n in v] if isinstance(v, list) else found(v) for k, v in models.items()}
+    if values.get("data_path"):
+        known["data_path"] = absolute(values["data_path"])
+    if values.get("data_mix"):  # a name with a slash is a folder, one without a run
+        known["data_mix"] = [absolute(one) if "/" in one else one for one in values["data_mix"]]
+    return values | known
 
 
 def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
-    """Raise ValueError where data or models that parameters in `needed` lead to are neither here nor to be had, or are
-    damaged; without `hub` only what is here is looked at."""
+    """Raise ValueError where data or models that `needed` parameters lead to are damaged or missing, also on the `hub`."""
     if "data_path" in needed:
         check_data(values)
     assets.check_models(values, needed, hub=hub)
@@ -381,14 +372,11 @@ def _chosen(books: list[Path], only: list[str], start: str) -> list[Path]:
 
 def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outputs: str, force: bool) -> list[str]:
     """The words of the command line that asks for the same, but for which notebooks."""
-    known = sorted((stage.prefix for stage in S.STAGES), key=len)
     words = ["llm2rec", "reproduce", "--profile", profile]
     for option, value in (("--data", data), ("--run", run), ("--outputs", outputs)):
         words += [option, value] if value else []
     for name, value in overrides.items():
-        prefix = next((p for p in known if name.startswith(p + "_")), "")
-        stated = f"{prefix}.{name.removeprefix(prefix + '_')}" if prefix else name
-        words += ["--set", f"{stated}={json.dumps(value)}"]
+        words += ["--set", f"{name.replace('_', '.', 1)}={json.dumps(value)}"]
     return [*words, *(["--force"] if force else [])]
 
 
@@ -397,10 +385,10 @@ def _part(only: list[str], start: str) -> list[str]:
     return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
 
 
-def _shortened(text: str, lines: int = 8, longest: int = 1000) -> str:
+def _shortened(text: str) -> str:
     """The last lines of an error message: a terminal is no place for a screenful."""
-    kept = "\n".join(text.strip().splitlines()[-lines:])
-    return kept if len(kept) <= longest else f"{kept[: longest - 2]} …"
+    kept = "\n".join(text.strip().splitlines()[-8:])
+    return kept if len(kept) <= 1000 else f"{kept[:998]} …"
 
 
 def _execute(book: Path, target: Path, values: dict[str, Any], label: str, stream: IO[str]) -> str:

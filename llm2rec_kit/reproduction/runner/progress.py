@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-import threading
 from typing import IO, Any, Never
 
 from tqdm import tqdm
+
+from llm2rec_kit.runs import meter
 
 TICK_SECONDS = 1.0
 
@@ -24,21 +25,18 @@ class Progress:
         self.label, self.cells, self.stream = label, cells, stream or sys.stdout
         self.heading, self.fresh_line = "", True
         self.bar: tqdm[Never] | None = None
-        self.ended = threading.Event()
 
     def __enter__(self) -> Progress:
         if self.stream.isatty():
             form = "{desc}  cell {n_fmt}/{total_fmt} |{bar:16}| {elapsed}{postfix}"
             width = None if _columns(self.stream) else 80
             self.bar = tqdm(total=self.cells, desc=self.label, bar_format=form, file=self.stream, leave=False, ncols=width)
-            self.clock = threading.Thread(target=self._tick, args=(self.bar,), daemon=True)
-            self.clock.start()
+            self.clock = meter.Ticker(self.bar.refresh, TICK_SECONDS)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.ended.set()
         if self.bar:
-            self.clock.join()
+            self.clock.stop()
             self.bar.close()
         elif not self.fresh_line:
             self.stream.write("\n")
@@ -54,7 +52,8 @@ class Progress:
             self.bar.update(cell_index + 1 - self.bar.n)
             self.bar.refresh()
         elif new:
-            self._plain(f"  cell {cell_index + 1}/{self.cells}: {self.heading}\n")
+            own_line = "" if self.fresh_line else "\n"
+            self._plain(f"{own_line}  cell {cell_index + 1}/{self.cells}: {self.heading}\n")
 
     def write(self, text: str) -> None:
         """Show what a cell printed, above the bar."""
@@ -62,22 +61,16 @@ class Progress:
             with tqdm.external_write_mode(file=self.stream):
                 self.stream.write(text if text.endswith("\n") else text + "\n")
         else:
-            self._plain(text, own=False)
+            self._plain(text)
 
     def flush(self) -> None:
         """Do nothing: no output is held back."""
         self.stream.flush()
 
-    def _plain(self, text: str, own: bool = True) -> None:
-        if own and not self.fresh_line:
-            self.stream.write("\n")
+    def _plain(self, text: str) -> None:
         self.stream.write(text)
         self.fresh_line = text.endswith("\n")
         self.stream.flush()
-
-    def _tick(self, bar: tqdm[Never]) -> None:
-        while not self.ended.wait(TICK_SECONDS):
-            bar.refresh()
 
 
 def _columns(stream: IO[str]) -> int:

@@ -1,8 +1,7 @@
 """What a finished run was made with, read back as parameters, and what other values would replace.
 
-An artefact's manifest holds the settings of its stage. What an evaluation's series or the last `reproduce` alone tell comes
-from there. `trust_remote_code` and `own_parts` are never read back: that code may run is a word that each command gives
-anew.
+Manifests hold settings; the rest is told by an evaluation's series or the last `reproduce`. `trust_remote_code` and
+`own_parts` are never read back: that code may run is a word that each command gives anew.
 """
 
 from __future__ import annotations
@@ -58,12 +57,8 @@ def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     for stage in S.STAGES:
         for holder in HOLDERS.get(stage.prefix, ()):
             if settings := _settings(run, holder):
-                own = [
-                    f.name
-                    for f in dataclasses.fields(stage)
-                    if f.name in settings and f"{stage.prefix}_{f.name}" not in NEVER
-                ]
-                found |= {f"{stage.prefix}_{name}": Held(settings[name], holder) for name in own}
+                own = {f"{stage.prefix}_{f.name}": f.name for f in dataclasses.fields(stage) if f.name in settings}
+                found |= {full: Held(settings[name], holder) for full, name in own.items() if full not in NEVER}
                 break
     for training in (t for t in TRAININGS if f"{t}_steps" in names):
         settings = _settings(run, training)
@@ -80,23 +75,21 @@ def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
 
 
 def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Find what notebooks of these numbers would replace under `values` (defaults elsewhere).
-
-    {artefact: {parameter: (has, asked)}}, by settings alone: whether files that it was made from changed is seen when they
-    are read.
-    """
+    """Find {artefact: {parameter: (has, asked)}} that notebooks of these numbers would replace under `values`. By settings
+    alone (defaults where not given): whether files changed is seen when they are read."""
     plain = read_defaults()
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     for name, (has, artefact) in read_held(run).items():
-        if MADE_BY[artefact.split("/")[0]][:2] not in numbers or _is_of_the_series(name, artefact):
+        if _number(artefact) not in numbers or _is_of_the_series(name, artefact):
             continue
         wanted = values.get(name, plain[name])
         if wanted != has and name.split("_", 1)[1] not in run.manifest(artefact).get("aside", ()):
             found.setdefault(artefact, {})[name] = (has, wanted)
-    for training in (t for t in TRAININGS if MADE_BY[t][:2] in numbers):
+    for training in (t for t in TRAININGS if _number(t) in numbers):
         has = _settings(run, training)
-        for k in (k for k in WHERE if k in has and has[k] != values.get(f"backbone_{k}", plain[f"backbone_{k}"])):
-            found.setdefault(training, {})[f"backbone_{k}"] = (has[k], values.get(f"backbone_{k}", plain[f"backbone_{k}"]))
+        for k, name in ((k, f"backbone_{k}") for k in WHERE if k in has):
+            if has[k] != (wanted := values.get(name, plain[name])):
+                found.setdefault(training, {})[name] = (has[k], wanted)
     return found
 
 
@@ -120,28 +113,27 @@ def count_in_words(names: Iterable[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def describe_change(name: str, has: Any, wanted: Any) -> str:
-    """Put a changed value into words."""
-    return f"{name} {show_value(has)} -> {show_value(wanted)}"
-
-
 def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
     """Say in a sentence or two what a `reproduce` with these values is about to replace; empty where that is nothing."""
     numbers = [book.name[:2] for book in books]
     if values.get("force"):
-        there = [
-            n for n in run.artefacts() if MADE_BY.get(n.split("/")[0], "")[:2] in numbers and not run.made_by_this_force(n)
-        ]
+        there = [n for n in run.artefacts() if _number(n) in numbers and not run.made_by_this_force(n)]
         return f"forced: this makes anew, in run {run.name!r}: {count_in_words(there)}." if there else ""
     found = find_differing(run, values, numbers)
     if not found:
         return ""
-    replaced = "; ".join(
-        f"{_whole(run, a)} ({', '.join(describe_change(n, *c) for n, c in of.items())})" for a, of in found.items()
-    )
+    replaced = []
+    for artefact, changed in found.items():
+        words = [f"{name} {show_value(has)} -> {show_value(wanted)}" for name, (has, wanted) in changed.items()]
+        replaced.append(f"{count_in_words(_members(run, [artefact]))} ({', '.join(words)})")
     after = find_dependents(run, _members(run, found))
     more = f" Outdated by that, and made anew by the notebooks that make them: {count_in_words(after)}." if after else ""
-    return f"this replaces, in run {run.name!r}: {replaced}.{more} Another name for the run (--run) keeps them."
+    return f"this replaces, in run {run.name!r}: {'; '.join(replaced)}.{more} Another name for the run (--run) keeps them."
+
+
+def _number(artefact: str) -> str:
+    """The number of the notebook that makes an artefact; empty where none does."""
+    return MADE_BY.get(artefact.split("/")[0], "")[:2]
 
 
 def _members(run: Run, found: Iterable[str]) -> list[str]:
@@ -151,10 +143,6 @@ def _members(run: Run, found: Iterable[str]) -> list[str]:
         folder = artefact.split("/")[0]
         members += run.names(folder) if artefact in (evaluations.SERIES, *HOLDERS["encoding"]) else [artefact]
     return members
-
-
-def _whole(run: Run, artefact: str) -> str:
-    return count_in_words(_members(run, [artefact]))
 
 
 def _settings(run: Run, artefact: str) -> dict[str, Any]:
@@ -180,10 +168,8 @@ def _of_the_series(run: Run) -> dict[str, Held]:
     found: dict[str, Any] = {}
     trained = [m[1] for n in names if (m := re.fullmatch(r"evaluation/[^/]+/(.+)-seed\d+", n))]
     if pairs := [one.partition("-")[::2] for one in trained]:
-        found |= {
-            "recommenders": list(dict.fromkeys(r for r, _ in pairs)),
-            "embeddings": list(dict.fromkeys(e for _, e in pairs)),
-        }
+        recommenders, embeddings = (list(dict.fromkeys(of)) for of in zip(*pairs, strict=True))
+        found |= {"recommenders": recommenders, "embeddings": embeddings}
     with contextlib.suppress(ArtefactError):
         for test in tests:
             made = run.manifest(test)

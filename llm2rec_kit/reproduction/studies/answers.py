@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import metrics, significance
 from llm2rec_kit.results.significance import NOTHING
 from llm2rec_kit.runs import Run
@@ -26,7 +26,7 @@ PAIR = ("recommender", "before", "after")
 
 @dataclass(frozen=True)
 class Arm:
-    """What a reader calls it, the study that it was trained in, its item table as `item_tables.parse_name` names it."""
+    """What a reader calls it, the study that it is trained in, its item table as `item_tables.parse_name` names it."""
 
     name: str
     study: Study
@@ -91,10 +91,7 @@ def answer(
     among: np.ndarray | None = None,
 ) -> Answer:
     """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
-
-    `among` bool (n_test,) keeps some of the test samples. Raises ValueError where two arms have other test targets, or
-    without a pair to compare.
-    """
+    `among` bool (n_test,) keeps some of the test samples. ValueError for arms with other test targets, or without a pair."""
     if not pairs:
         raise ValueError(f"The question {question!r} compares no pair of arms.")
     require_same_targets(arms, domain)
@@ -116,10 +113,7 @@ def make_answer(
     budgets: dict[str, str],
     pairs: Sequence[tuple[str, str]],
 ) -> Answer:
-    """Make an answer from the metric's values `each` (seeds, n) of the (recommender, arm) `keys`.
-
-    `users` (n,) are the samples'.
-    """
+    """Make an answer from values `each` (seeds, n) of the (recommender, arm) `keys`; `users` (n,) are the samples'."""
     values = np.stack([v.mean(0) for v in each], 1)
     low, high = metrics.compute_intervals(values, users, seed=significance.SEED)
     rows = [

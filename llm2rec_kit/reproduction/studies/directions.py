@@ -128,10 +128,8 @@ def count_agreements(frames: Sequence[pl.DataFrame]) -> dict[str, int]:
 
 
 def count_by_table(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Count agreements for each of the paper's tables, in their order, as `count_agreements` does.
-
-    `rows` name theirs in the column `table`, as "Figure 4, tiny-96".
-    """
+    """Count agreements for each of the paper's tables, in order, as `count_agreements` does; `rows` name theirs in the
+    column `table`, as "Figure 4, tiny-96"."""
     named = rows.with_columns(table=pl.col("table").str.extract(r"^(\w+ \d+)")) if len(rows) else rows
     parts = named.partition_by("table", maintain_order=True) if len(rows) else []
     return {part["table"][0]: count_agreements([part]) for part in parts}

@@ -76,17 +76,16 @@ class Enquiry:
     def about(self) -> dict[str, Any]:
         """Collect what stands behind every answer: data, users, backbone, and the budgets of the trainings."""
         was, part = cast(dict[str, Any], self.own.settings), self.part
-        users = {"test users": len(np.unique(self.users)), "test samples": len(self.users)}
-        steps = {f"{stage} steps": was[stage].steps for stage in pipeline.STARTS}
         return {
             "source": self.corpus.facts["source"],
             "domain": self.at.domain,
             "items": part.n_items,
             "users": part.n_users,
-            **users,
+            "test users": len(np.unique(self.users)),
+            "test samples": len(self.users),
             "split": was["data"].split,
             "backbone": was["backbone"].name,
-            **steps,
+            **{f"{stage} steps": was[stage].steps for stage in pipeline.STARTS},
             "epochs of a recommender at most": self.evaluation.epochs,
             "seeds": len(self.at.asked.seeds),
         }
@@ -138,8 +137,8 @@ class Enquiry:
         """Test the pairs of a family of arms and show the result; `among` bool (n_test,) keeps some of the test samples."""
         asked, title = self.at.asked, title or family.title
         how: dict[str, Any] = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
-        arms = [answers.Arm(*arm) for arm in family.arms]
-        return self.show(title, answers.answer(title, arms, family.pairs, **how, metric=self.evaluation.tested, among=among))
+        how |= {"metric": self.evaluation.tested, "among": among}
+        return self.show(title, answers.answer(title, family.arms, family.pairs, **how))
 
     def answer(self, question: str) -> None:
         """Ask a question that has one family of arms, train and compare the arms, and keep what is said."""
@@ -163,11 +162,8 @@ class Enquiry:
         print(line)
 
     def repeats(self, family: Family, metric: str) -> pl.DataFrame:
-        """Show how much of a metric the arms of a family have from targets that the user had before.
-
-        See `questions.compare_repeats`.
-        """
-        rows = [(recommender, arm.table) for recommender in self.at.asked.recommenders for arm in family.arms]
+        """Show how much of a metric a family's arms have from repeated targets (`questions.compare_repeats`)."""
+        rows = [(recommender, arm.embedding) for recommender in self.at.asked.recommenders for arm in family.arms]
         where = (self.own.run, self.at.domain, self.part, rows)
         return questions.compare_repeats(slices.tabulate(*where, seeds=self.at.asked.seeds, metric=metric))
 

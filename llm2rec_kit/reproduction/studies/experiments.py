@@ -1,11 +1,9 @@
-"""Experiments: runs inside a run, in which one thing at a time is changed.
+"""Experiments: runs inside a run, in which one thing at a time is changed: in calls what notebooks 02 to 04 do in cells.
 
-`study.open_study(run, name)` makes `<run>/experiments/<name>/`, a Run of its own with the corpus and the backbone of the run
+`open_study(run, name)` makes `<run>/experiments/<name>/`, a Run of its own with the corpus and the backbone of the run
 around it. A training there starts from an artefact by name and has the run's own settings but for what the call changes, so
-two arms differ in nothing else. Everything is an artefact: reused where nothing changed (also from the run around it and
-from its other studies), resumed after an interruption, and compared with `results.significance` as the run's own stages are.
-
-This module does in calls what the notebooks 02 to 04 do in cells.
+two arms differ in nothing else. Everything is an artefact: reused where nothing changed, also from the run around it and
+from its other studies.
 """
 
 from __future__ import annotations
@@ -16,23 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from llm2rec_kit import evaluating, pipeline
 from llm2rec_kit import settings as S
-from llm2rec_kit.reproduction.studies.study import Study, choose_backbone_settings, open_study, take
+from llm2rec_kit.reproduction.studies.study import Study, take
+from llm2rec_kit.reproduction.studies.study import open_study as open_study
+from llm2rec_kit.settings import item_tables
+from llm2rec_kit.settings.encoding import AS_SAVED
 
 if TYPE_CHECKING:
     from llm2rec_kit.encoding.encoder import Encoder
-
-__all__ = [
-    "Study",
-    "choose_backbone_settings",
-    "embed",
-    "evaluate",
-    "load_encoder",
-    "open_study",
-    "read_texts",
-    "scale_steps",
-    "take_table",
-    "train",
-]
 
 # A training's name, and what 06 and 07 each called it once.
 ONCE_NAMED = {"mntp_from_backbone": ("llm2vec_mntp", "mntp_alone")}
@@ -52,8 +40,7 @@ def train(
     """Train `stage` (csft, mntp or contrastive) from artefact `start` of the study; returns the name of the new artefact.
 
     `name` is `stage` unless given. `changes` are settings of that stage without prefix; `share` scales its steps and
-    warm-up. `domains` are those that training sees, instead of the corpus's training domains. `text` "attributes" contrasts
-    items by their attributes (`training.llmemb`).
+    warm-up. `domains` and `text` as in `pipeline.train_stage`.
     """
     settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     place = S.Backbone.among(study.settings)
@@ -92,12 +79,8 @@ def embed(study: Study, start: str, name: str = "", *, text: str = "title", **ch
 
 
 def take_table(study: Study, name: str) -> str:
-    """Take an item table of the run around the study as it is, with the artefacts that it was made from; returns `name`.
-
-    Tables without text, as `id`, have nothing to take. Raises ArtefactError where the run does not have it.
-    """
-    from llm2rec_kit.settings import item_tables
-
+    """Take an item table of the run around the study, with the artefacts that it was made from; returns `name`. Without
+    text, as `id`, nothing is taken. Raises ArtefactError where the run does not have it."""
     text, _ = item_tables.parse_name(name)
     wanted = [f"embeddings/{text}"] if text else []
     for made in wanted:
@@ -121,11 +104,6 @@ def load_encoder(study: Study, start: str, **changes: Any) -> Encoder:
     return Encoder.load(path, _encoding(study, start, changes), S.Backbone.among(study.settings))
 
 
-def read_texts(study: Study, text: str = "title") -> list[str]:
-    """Read what `embed` encodes of items 1..N: their titles, or their `attributes` as a prompt."""
-    return pipeline.read_texts(study.corpus, text)
-
-
 def evaluate(
     study: Study,
     embeddings: Sequence[str],
@@ -135,9 +113,7 @@ def evaluate(
     domains: Sequence[str] = (),
 ) -> list[str]:
     """Train each recommender over each table (as `item_tables.parse_name` names them) with each seed, in `domains` or all.
-
-    Returns the names of the evaluations, which `significance.tabulate` and `significance.compare` take.
-    """
+    Returns the evaluations' names."""
     from llm2rec_kit.downstream import evaluation
 
     settings = dataclasses.replace(S.Evaluation.among(study.settings), seeds=list(seeds))
@@ -148,6 +124,4 @@ def evaluate(
 
 
 def _encoding(study: Study, start: str, changes: dict[str, Any]) -> S.Encoding:
-    from llm2rec_kit.encoding.encoder import AS_SAVED
-
     return dataclasses.replace(S.Encoding.among(study.settings) if study.run.has(start) else AS_SAVED, **changes)

@@ -2,8 +2,7 @@
 
 The official evaluation gives its five published encoders at length one and every Qwen2 table as it comes (lengths above
 100). Its recommenders start with positions of N(0, 1), beside which vectors of length one are small. So a printed difference
-between the two kinds of rows holds length besides content. Here only length and start change: one table, one seed, one
-budget.
+between the two kinds of rows holds length besides content. Here only length and start change.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from llm2rec_kit import paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
-from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.directions import LLM2REC
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import kept, significance
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import item_tables
@@ -28,7 +28,6 @@ STARTS = ("official", "scaled")
 AS_IT_COMES, WHITENED = "as it comes", "whitened"
 # Rows of Table 3 that the official code normalises (baselines/model.py).
 AT_LENGTH_ONE = ("BERT", "GTE", "BGE", "BLAIR", "EasyRec")
-OURS = "LLM2Rec"
 ROW = ["domain", "recommender", "embedding"]
 
 Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `dry_study`
@@ -45,11 +44,8 @@ def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 
 def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
-    """Open a study for each start and form, trained to the paper's patience.
-
-    `open_study` is that of `study` or of `dry_study`.
-    """
-    plain = S.Evaluation()  # the paper's patience
+    """Open a study for each start and form, trained to the paper's patience; `open_study` is that of `study` or `dry_study`."""
+    plain = S.Evaluation()
     budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
     studies = {}
     for start in STARTS:
@@ -63,7 +59,7 @@ def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **o
 def train(do: Any, base: Any, asked: S.Tables, **opening: Any) -> tuple[Studies, list[str]]:
     """Train the recommenders of every start and form over the tables asked; the studies, and the evaluations' names in each.
 
-    `do` is `experiments` or, for a plan, `rehearsal`. No studies where no table is asked.
+    `do` is `experiments` or, for a plan, `dry_study`. No studies where no table is asked.
     """
     studies = open_studies(base, asked, do.open_study, **opening) if asked.starts else {}
     names: list[str] = []
@@ -85,11 +81,8 @@ def check(base: Run, asked: S.Tables) -> None:
 
 
 def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
-    """Collect what the evaluations `names` of every study came to.
-
-    Columns start, form, length (mean norm of the vectors that the adapter read), best epoch (mean over seeds), then those of
-    `significance.tabulate` with intervals.
-    """
+    """Collect what the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the
+    adapter read), best epoch (mean over seeds), then the columns of `significance.tabulate` with intervals."""
     parts = []
     for (start, form), study in studies.items():
         found = significance.tabulate(study.run, list(names), metric_names=metric_names, intervals=True)
@@ -160,13 +153,11 @@ def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) ->
 
 def compute_printed_gains(metric: str) -> pl.DataFrame:
     """Compute what LLM2Rec gains (percent) in Table 3 over the best rows of either kind: at length one, and as they come.
-
-    Also which of the two kinds holds the best baseline, against which the paper prints its %Improv.
-    """
+    Also which of the two holds the best baseline, against which the paper prints its %Improv."""
     rows = []
     for (recommender, dataset), part in paper.read_overall().group_by("recommender", "dataset", maintain_order=True):
-        ours = part.filter(model=OURS)[metric][0]
-        others = part.filter(pl.col("model") != OURS)
+        ours = part.filter(model=LLM2REC)[metric][0]
+        others = part.filter(pl.col("model") != LLM2REC)
         at_one = pl.col("model").is_in(AT_LENGTH_ONE)
         kinds = {"at length one": at_one, "as they come": ~at_one}
         best = {kind: others.filter(of).sort(metric, descending=True).row(0, named=True) for kind, of in kinds.items()}
@@ -180,34 +171,13 @@ def compute_printed_gains(metric: str) -> pl.DataFrame:
 def list_comparable() -> pl.DataFrame:
     """List which printed rows differ in content alone, and which in length as well."""
     qwen = [m for m in paper.read_overall()["model"].unique(maintain_order=True) if m not in AT_LENGTH_ONE]
-    return pl.DataFrame(
-        [
-            {
-                "where": "Table 3",
-                "rows": ", ".join(AT_LENGTH_ONE),
-                "length": "one",
-                "comparable as printed": "among themselves",
-            },
-            {
-                "where": "Table 3",
-                "rows": ", ".join(qwen),
-                "length": "as they come",
-                "comparable as printed": "among themselves",
-            },
-            {
-                "where": "Table 3",
-                "rows": "one of each",
-                "length": "one, and above 100",
-                "comparable as printed": "no: length differs, too",
-            },
-            {
-                "where": "Tables 4, 5, Figure 4",
-                "rows": "all, of Qwen2, Qwen2.5 and Gemma",
-                "length": "as they come",
-                "comparable as printed": "yes",
-            },
-        ]
-    )
+    rows = [
+        ("Table 3", ", ".join(AT_LENGTH_ONE), "one", "among themselves"),
+        ("Table 3", ", ".join(qwen), "as they come", "among themselves"),
+        ("Table 3", "one of each", "one, and above 100", "no: length differs, too"),
+        ("Tables 4, 5, Figure 4", "all, of Qwen2, Qwen2.5 and Gemma", "as they come", "yes"),
+    ]
+    return pl.DataFrame(rows, schema=["where", "rows", "length", "comparable as printed"], orient="row")
 
 
 def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
@@ -233,14 +203,7 @@ def _percent(before: float, after: float) -> float:
 
 
 def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Arrange `collect_results` for reading: the starts side by side as "mean ± std (best epoch)".
-
-    One row a domain, table, recommender and form.
-    """
-    shown = found.with_columns(
-        pl.format(
-            "{} ± {} ({})", *(pl.col(c).round(4) for c in (f"{metric} mean", f"{metric} std")), pl.col("best epoch").round(0)
-        ).alias(metric)
-    )
-    keys = [*ROW, "form"]
-    return shown.with_columns(pl.col("length").round(2)).pivot("start", index=[*keys, "length"], values=metric)
+    """Arrange `collect_results` for reading, a row a form: the starts side by side as "mean ± std (best epoch)"."""
+    told = (*(pl.col(f"{metric} {kind}").round(4) for kind in ("mean", "std")), pl.col("best epoch").round(0))
+    shown = found.with_columns(pl.format("{} ± {} ({})", *told).alias(metric), pl.col("length").round(2))
+    return shown.pivot("start", index=[*ROW, "form", "length"], values=metric)

@@ -81,10 +81,7 @@ def make_encoders(do: Any, study: Any, asked: S.Tables) -> list[Arm]:
 
 
 def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
-    """Make the arms of Table 3, each as it comes and, where asked, at unit length.
-
-    Returns the tables' names (embedding), models and lengths.
-    """
+    """Make Table 3's arms as they come and, if asked, at unit length; returns embedding (table), model and length."""
     labels = []
     for arm, length in itertools.product(arms, ("none", "unit") if asked.normalised else ("none",)):
         name = arm.table if length == "none" else f"{arm.table}-unit"
@@ -105,10 +102,7 @@ def make_cells(do: Any, study: Any, asked: S.Tables) -> Cells:
 
 
 def choose_domains(seen: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """Choose the domains that Table 5 mixes: those that CSFT saw where they are several, else all.
-
-    With one at most there is nothing to mix.
-    """
+    """Choose the domains that Table 5 mixes, if there are several: those that CSFT saw, else all."""
     return list(seen if len(seen) > 1 else domains)
 
 
@@ -123,10 +117,7 @@ def make_mixing(do: Any, study: Any, asked: S.Tables, seen: Sequence[str], sever
 
 
 def make_backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **opening: Any) -> tuple[Any, list[str]]:
-    """Make a backbone of Figure 4: a study of another backbone, and its tables, with nothing trained and after CSFT.
-
-    Raises BackboneError as `make_encoder`.
-    """
+    """Make a backbone of Figure 4: its study, and its tables before and after CSFT; BackboneError as `make_encoder`."""
     study = do.open_study(base, f"tables-{label}", **opening, **choose_backbone_settings(name))
     csft = do.train(study, "csft", "backbone", share=asked.share)
     return study, [do.embed(study, "backbone", RAW), do.embed(study, csft)]

@@ -1,13 +1,11 @@
 """Ours beside the paper's: differences in units of the spread over seeds, where the data is the paper's own.
 
-A difference of two means says nothing without the spread; the paper prints none, so the unit is the std over seeds of
-whoever repeated it. The public reproduction has its own; ours stands only where our corpus is the paper's data set, by
-name and by number of items, because another corpus has other absolute values.
+The paper prints no spread, so the unit is the std over seeds of whoever repeated it: the public reproduction, or us where
+our corpus is the paper's data set, by name and by number of items; another corpus has other absolute values.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ import polars as pl
 
 from llm2rec_kit import paper
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.paper_statistics import fold_name
 from llm2rec_kit.settings.stage import Stage
 
 # The paper's encoders by the last part of their hub names, and the pooling that plain checkpoints do not bring [C].
@@ -39,12 +38,12 @@ def find_encoder(name: str) -> tuple[str, str]:
 
 def find_dataset(corpus: Corpus, domain: str) -> str | None:
     """Find the paper's data set that this domain of the corpus is: the same name and number of items; else None."""
-    if corpus.facts.get("sources", {}).get(domain, corpus.facts.get("source")) == "synthetic":
+    if corpus.sources[domain] == "synthetic":
         return None
-    plain = _plain(domain)
+    plain = fold_name(domain)
     items = int((corpus.items["domain"] == domain).sum())
     for row in paper.read_datasets().iter_rows(named=True):
-        if plain in (_plain(row["dataset"]), _plain(row["name"])) and row["items"] == items:
+        if plain in (fold_name(row["dataset"]), fold_name(row["name"])) and row["items"] == items:
             return str(row["dataset"])
     return None
 
@@ -81,14 +80,10 @@ def compare_table(
     return compare_in_std(named.with_columns(dataset=dataset), paper.read_overall(), ["recommender", "dataset", "model"])
 
 
-def count_far(gaps: pl.DataFrame, most: float = 2.0) -> dict[str, Any]:
-    """Count how many cells differ, by how many stds (the median), and how many by more than `most`, below which no difference is read."""
+def count_far(gaps: pl.DataFrame) -> dict[str, Any]:
+    """Count how many cells differ, by how many stds (the median), and how many by more than 2, below which no difference is read."""
     apart = gaps["in stds"].abs()
-    return {
-        "cells": len(gaps),
-        "median_distance_in_stds": apart.median(),
-        f"beyond_{most:g}_stds": int((apart > most).sum()),
-    }
+    return {"cells": len(gaps), "median_distance_in_stds": apart.median(), "beyond_2_stds": int((apart > 2).sum())}
 
 
 def compare_reproduction() -> pl.DataFrame:
@@ -105,10 +100,8 @@ def compare_reproduction() -> pl.DataFrame:
 
 
 def compare_untrained() -> pl.DataFrame:
-    """Compare Table 3's LLM2Vec with the untrained backbone (Table 4) by Recall@10 and NDCG@10, a row a data set.
-
-    `equal` where both metrics are.
-    """
+    """Compare Table 3's LLM2Vec with the untrained backbone (Table 4) by Recall@10 and NDCG@10, a row a data set: `equal`
+    where both metrics are."""
     trained = paper.read_overall().filter(recommender="SASRec", model="LLM2Vec")
     raw = paper.read_ablation().filter(row="bidirectional")
     both = trained.join(raw, on="dataset", suffix=" of the backbone", maintain_order="left")
@@ -160,7 +153,3 @@ def list_disagreements(of_run: Mapping[str, Stage]) -> pl.DataFrame:
 def _mixing_rows() -> dict[int, str]:
     """Names of Table 5's rows by their number of training sets."""
     return dict(paper.read_mixing().select("training_sets", "row").unique(maintain_order=True).iter_rows())
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("&", "and"))

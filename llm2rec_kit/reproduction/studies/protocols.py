@@ -20,8 +20,8 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.figures import styled_tables
 from llm2rec_kit.reproduction.studies import directions, experiments, printed_gaps
-from llm2rec_kit.reproduction.studies.experiments import Study
 from llm2rec_kit.reproduction.studies.paper_arms import Arm, Backbones, Cells
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import significance
 from llm2rec_kit.results.significance import Row
 from llm2rec_kit.runs import Run
@@ -119,13 +119,8 @@ class Protocol:
     def domains(self) -> pl.DataFrame:
         """What is tested: a row a domain."""
         rows = [
-            {
-                "domain": d,
-                "CSFT": kind,
-                "test users (n)": self.users[d],
-                "test samples": len(self.samples[d]),
-                "data set of the paper": self.datasets[d] or "none",
-            }
+            {"domain": d, "CSFT": kind, "test users (n)": self.users[d], "test samples": len(self.samples[d])}
+            | {"data set of the paper": self.datasets[d] or "none"}
             for d, kind in self.kinds.items()
         ]
         return pl.DataFrame(rows)
@@ -142,10 +137,7 @@ class Protocol:
         names = experiments.evaluate(self.study, tables, recommenders=recommenders, seeds=seeds)
         results = significance.tabulate(self.study.run, names, metric_names=self.metrics, intervals=True)
         placed = significance.add_places(self.study.run, results, seeds=seeds, metric=self.metric)
-        order = [
-            pl.col("recommender").cast(pl.Enum(recommenders)),
-            pl.col("embedding").cast(pl.Enum(tables)),
-        ]
+        order = [pl.col(name).cast(pl.Enum(of)) for name, of in (("recommender", recommenders), ("embedding", tables))]
         shown = {}
         for d, kind in self.kinds.items():
             rows = significance.make_readable(placed, d, self.metrics).sort(order)
@@ -220,7 +212,7 @@ class Protocol:
         rows = []
         for arm in arms:
             how = dict(arm.how)
-            texts = experiments.read_texts(self.study, how.pop("text", "title"))
+            texts = pipeline.read_texts(self.corpus, how.pop("text", "title"))
             encoder = experiments.load_encoder(self.study, arm.encoder, **how)
             encoder.encode(texts[:WARM_UP])
             start = time.perf_counter()

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.pipeline import RAW
-from llm2rec_kit.reproduction.studies import paper_arms
+from llm2rec_kit.reproduction.studies import paper_arms, questions
+from llm2rec_kit.reproduction.studies.answers import Arm
 from llm2rec_kit.reproduction.studies.initialisations import STARTS
 
 NORMALISED = ("none", "unit", "standardised", "whitened")
-
-
-class Arm(NamedTuple):
-    """What a reader calls it, the study that it is trained in, and its item table."""
-
-    name: str
-    study: Any
-    table: str
 
 
 @dataclass(frozen=True)
@@ -171,7 +164,7 @@ def rank(at: At, families: Sequence[Family]) -> None:
     arms = [arm for family in families for arm in family.arms]
     asked = {"recommenders": at.asked.recommenders, "seeds": at.asked.seeds, "domains": [at.domain]}
     for study in {id(arm.study): arm.study for arm in arms}.values():
-        at.do.evaluate(study, list(dict.fromkeys(arm.table for arm in arms if arm.study is study)), **asked)
+        at.do.evaluate(study, list(dict.fromkeys(arm.embedding for arm in arms if arm.study is study)), **asked)
 
 
 def list_normalise_arms(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
@@ -205,8 +198,6 @@ def splits(at: At) -> tuple[str, str]:
 
 def choose_template(corpus: Corpus | None, asked: S.Questions) -> str:
     """Choose `data_text` for the question of richer text: the fields that the corpus has, or, without one, all asked for."""
-    from llm2rec_kit.reproduction.studies import questions
-
     fields = asked.text_fields if corpus is None else questions.list_fields(corpus, asked)
     return "{title}" + "".join(f". {{{name}}}" for name in fields)
 

@@ -16,7 +16,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer
-from llm2rec_kit.reproduction.studies.experiments import Study
+from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import metrics
 from llm2rec_kit.settings import item_tables
 
@@ -26,19 +26,13 @@ if TYPE_CHECKING:
 ASKED = S.QUESTIONS
 
 
-def find_unanswerable(corpus: Corpus, data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """Find the questions that this run's data cannot answer, each with the reason."""
+def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -> dict[str, str]:
+    """Find the questions that this run's data or, without a corpus, its settings alone cannot answer, each with the reason."""
     reasons: dict[str, str] = {}
-    if corpus.times is None:
+    if corpus is not None and corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
-    if not list_fields(corpus, asked):
+    if corpus is not None and not list_fields(corpus, asked):
         reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
-    return reasons | find_ruled_out(data, asked)
-
-
-def find_ruled_out(data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """Find the questions that the settings alone leave without an answer, whatever the corpus, each with the reason."""
-    reasons: dict[str, str] = {}
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:
@@ -59,11 +53,10 @@ def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
 
 
 def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
-    """Compute how much of a metric comes from targets that the user had before.
+    """Compute how much of a metric comes from targets that the user had before, of `by_kind` (`slices.tabulate`).
 
-    `by_kind` is `slices.tabulate`; of its slice `target`. Columns recommender, embedding, targets, repeats (share of the
-    targets), overall (the metric), share (of the metric's sum that repeats give), novel, low, high (the metric of novel
-    targets).
+    Columns recommender, embedding, targets, repeats (share of the targets), overall (the metric), share (of the metric's sum
+    that repeats give), novel, low, high (the metric of novel targets).
     """
     rows = []
     for key, part in by_kind.filter(slice="target").group_by("recommender", "embedding", maintain_order=True):
@@ -71,12 +64,9 @@ def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
         again = part.filter(pl.col("label") != "novel")
         novel = part.filter(pl.col("label") == "novel").select(novel="mean", low="low", high="high").to_dicts()
         repeated = float((again["samples"] * again["mean"]).sum())
-        row = dict(zip(("recommender", "embedding"), key, strict=True)) | {"targets": total}
-        row |= {
-            "repeats": int(again["samples"].sum()) / total,
-            "overall": gain / total,
-            "share": repeated / gain if gain else 0.0,
-        }
+        row = dict(zip(("recommender", "embedding"), key, strict=True))
+        row |= {"targets": total, "repeats": int(again["samples"].sum()) / total}
+        row |= {"overall": gain / total, "share": repeated / gain if gain else 0.0}
         rows.append(row | (novel[0] if novel else {"novel": None, "low": None, "high": None}))
     return pl.DataFrame(rows)
 
@@ -91,10 +81,7 @@ def describe_repeats(found: pl.DataFrame, metric: str) -> str:
 
 
 def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
-    """Compare how long the items' texts are, a row a way to write them: text (its name), words a title (mean), for example.
-
-    The example is the first item's text.
-    """
+    """Compare the lengths of the items' texts, a row a way to write them: its name, mean words, the first as an example."""
     rows = []
     for name, some in texts.items():
         words = float(np.mean([len(text.split()) for text in some]))
@@ -103,10 +90,7 @@ def compare_texts(texts: dict[str, list[str]]) -> pl.DataFrame:
 
 
 def find_longer(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
-    """Count the test samples with more items of history than each of `lengths`.
-
-    `histories` (n_test,) are `slices.count_items_before`.
-    """
+    """Count the test samples with more items of history (`slices.count_items_before`) than each of `lengths`."""
     rows = [(length, int((histories > length).sum()), len(histories)) for length in lengths]
     return pl.DataFrame(rows, schema=["items of history", "test samples with more", "of"], orient="row")
 
@@ -120,11 +104,8 @@ def compare_without_seen(
     recommenders: Sequence[str],
     metric: str = "ndcg@10",
 ) -> Answer:
-    """Rank with the study's recommenders all items once, and once without those that the user had.
-
-    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}. Same weights in both
-    arms, so what differs is the list alone.
-    """
+    """Rank with the study's recommenders all items once, and once without those that the user had, with the same weights.
+    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}."""
     from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
 
     ties = S.Evaluation.among(study.settings).ties
@@ -137,9 +118,8 @@ def compare_without_seen(
     for recommender, (name, table) in itertools.product(recommenders, tables.items()):
         model = _kept(study, domain, recommender, table, (part, ids), vectors)
         for what, label in (("none", "all items"), ("seen", "unseen items")):
-            found = ranking.rank_rows(
-                model.model, model.table, rows, exclude=ranking.find_excluded(part, targets, what), ties=ties
-            )
+            excluded = ranking.find_excluded(part, targets, what)
+            found = ranking.rank_rows(model.model, model.table, rows, exclude=excluded, ties=ties)
             keys.append((recommender, f"{name}, {label}"))
             each.append(metrics.compute_per_sample(found.ranks, metric)[None])
             budgets[keys[-1][1]] = answers.describe_budget(study.run, table)

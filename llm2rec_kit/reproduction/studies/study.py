@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,22 +30,16 @@ class Study:
         """The study's corpus."""
         return Corpus.load(self.run.require("corpus"))
 
-    @property
-    def where(self) -> dict[str, str]:
-        """Where trainings compute: it counts as one of their settings."""
-        return S.Backbone.among(self.settings).where
-
 
 def read_settings(run: Run) -> dict[str, S.Stage]:
-    """Read the settings that each stage of a finished run had, by prefix; of evaluation, those it had last.
-
-    Raises ArtefactError naming a stage that did not run.
-    """
+    """Read each stage's settings in a finished run, by prefix, evaluation's last; ArtefactError for one that did not run."""
     found: dict[str, S.Stage] = {}
     for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
         known = {f.name for f in dataclasses.fields(stage)} - {"trust_remote_code"}  # it may be another user's word
-        kept = _evaluated(run) if name == "evaluation" else run.manifest(name)["settings"]
+        kept = evaluations.find_evaluations(run).settings if name == "evaluation" else run.manifest(name)["settings"]
+        if kept is None:
+            raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
         found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
     return found
 
@@ -52,18 +47,13 @@ def read_settings(run: Run) -> dict[str, S.Stage]:
 def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: bool = False, **changes: Any) -> Study:
     """Open the study `name` of a run that went through notebooks 01 to 04.
 
-    `changes` (flat names, as `data_split`) hold for all of it. `trust_remote_code`: whether code that comes with its models
-    may run; what the run says of that counts for nothing.
-
-    With a change of `data_...` the corpus is made anew from the source, with one of `backbone_...` the backbone. Raises
-    SettingsError for an unknown or unfit change. With `force` what the study has is forgotten and made again.
+    `changes` (flat names, as `data_split`) hold for all of it: with one of `data_...` the corpus is made anew from the
+    source, with one of `backbone_...` the backbone. `trust_remote_code`: whether code that comes with its models may run;
+    what the run says of that counts for nothing. With `force` what the study has is forgotten and made again.
     """
     settings = read_settings(base)
     settings["backbone"] = dataclasses.replace(S.Backbone.among(settings), trust_remote_code=trust_remote_code)
-    _known(changes, settings)
-    for prefix, stage in settings.items():
-        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
-        settings[prefix] = dataclasses.replace(stage, **own)
+    settings = change_settings(settings, changes)
     folder = base.path / FOLDER
     (folder / ".store").mkdir(parents=True, exist_ok=True)
     study = Study(Run(name, folder), base, settings)
@@ -86,6 +76,19 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     return study
 
 
+def change_settings(settings: Mapping[str, S.Stage], changes: Mapping[str, Any]) -> dict[str, S.Stage]:
+    """Return settings by prefix with `changes` (flat names) made; SettingsError for an unknown or unfit one."""
+    known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
+    for name in changes:
+        if name not in known:
+            raise S.SettingsError(S.describe_unknown(name, known))
+    changed = {}
+    for prefix, stage in settings.items():
+        own = {k.removeprefix(f"{prefix}_"): v for k, v in changes.items() if k.startswith(f"{prefix}_")}
+        changed[prefix] = dataclasses.replace(stage, **own)
+    return changed
+
+
 def choose_backbone_settings(name: str) -> dict[str, Any]:
     """Choose what `open_study` takes for a backbone by name: `tiny-<width>`, or a hub name or folder.
 
@@ -102,16 +105,3 @@ def take(run: Run, base: Run, name: str) -> None:
     """Take artefact `name` of the base as it is, unless the study has that very one."""
     if not run.has(name) or run.digest(name) != base.digest(name):
         run.link_from(base, name)
-
-
-def _evaluated(run: Run) -> dict[str, Any]:
-    if (kept := evaluations.find_evaluations(run).settings) is None:
-        raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
-    return kept
-
-
-def _known(changes: dict[str, Any], settings: dict[str, S.Stage]) -> None:
-    known = [f"{p}_{f.name}" for p, stage in settings.items() for f in dataclasses.fields(stage)]
-    for name in changes:
-        if name not in known:
-            raise S.SettingsError(S.describe_unknown(name, known))
