@@ -1,5 +1,4 @@
-"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made; their
-hashes."""
+"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be; their hashes."""
 
 from __future__ import annotations
 
@@ -51,8 +50,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a hidden file's path beside `path` to write to; after the block `path` is that file, or as before where it
-    failed.
+    """Yield the path of a hidden file to write to; after the block `path` is that file, or as before where it failed.
 
     The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
     replaced. ValueError where something other than a file is in the way.
@@ -66,14 +64,12 @@ def write_whole(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(part, place)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path` to write into; after the block `path` is that folder, or as before where it
-    failed.
+    """Yield a hidden folder to write into; after the block `path` is that folder, or as before where it failed.
 
     After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
     """
@@ -128,10 +124,8 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
     FileNotFoundError where there is none.
     """
-    if (why := find_fault(path)) == MISSING:
-        raise FileNotFoundError(f"{path} {why}.")
-    if why:
-        raise ValueError(f"{path} {why}.")
+    if why := find_fault(path):
+        raise (FileNotFoundError if why == MISSING else ValueError)(f"{path} {why}.")
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:  # gone just now: another process makes it anew
@@ -365,9 +359,7 @@ def expand_home(path: str | Path) -> Path:
 
 def as_plain(value: Any) -> Any:
     """Convert a numpy value or a path to what JSON can hold: the `default` of json.dump. TypeError for anything else."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)

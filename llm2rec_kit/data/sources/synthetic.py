@@ -103,23 +103,15 @@ def load(settings: Data) -> Interactions:
             f"data_domain names the domain of a one-domain source; the synthetic store has {list(SHARES)}. "
             "Leave it empty; data_train_domains chooses what training sees."
         )
-    parts = []
+    items, events = [], []
     for name in SHARES:
         shelf, history, users = _part(settings, name)
         row, step = np.nonzero(history.items >= 0)
-        ids = shelf.items["source_id"].to_numpy()
-        parts.append(
-            (
-                shelf.items,
-                pl.DataFrame(
-                    {"user": np.array(users)[row], "item": ids[history.items[row, step]], "time": history.times[row, step]}
-                ),
-            )
-        )
+        ids = shelf.items["source_id"].to_numpy()[history.items[row, step]]
+        items.append(shelf.items)
+        events.append(pl.DataFrame({"user": np.array(users)[row], "item": ids, "time": history.times[row, step]}))
     facts = {"source": "synthetic", "synthetic": True, "weights": asdict(WEIGHTS), "seed": settings.seed}
-    return Interactions(
-        items=pl.concat([i for i, _ in parts]), events=pl.concat([e for _, e in parts]), domains_in=["games"], facts=facts
-    )
+    return Interactions(items=pl.concat(items), events=pl.concat(events), domains_in=["games"], facts=facts)
 
 
 def explain(settings: Data) -> pl.DataFrame:
