@@ -12,7 +12,6 @@ of a day's grain make many ties; `leakage` counts them.
 from __future__ import annotations
 
 import html
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -72,7 +71,8 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
         )
     if interactions.has_splits and settings.given_splits:
         return _as_given(interactions, settings)
-    window = time_window(settings, interactions) if _windowed(settings) else None
+    windowed = settings.start or settings.end or settings.min_items
+    window = time_window(settings, interactions) if windowed else None
     rules = split_rules(interactions, settings)
     if (timed := [d for d, rule in rules.items() if rule == "global_time"]) and not interactions.has_times:
         raise ValueError(
@@ -111,6 +111,7 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     """
     if not interactions.has_times:
         raise ValueError("data_start, data_end and data_min_items need timestamps, and this source has none.")
+    settings.check(("start", "min_items"))
     first, end = settings.start, settings.end
     if first == "released":
         domains = interactions.items["domain"].unique(maintain_order=True).to_list()
@@ -122,9 +123,7 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
                 "Give months, such as 2016-09."
             )
         first, end = windows[short][0], end or windows[short][1]
-    if settings.min_items and not first:
-        raise ValueError("data_min_items moves data_start back, and data_start is empty: give a month, such as 2017-10.")
-    window = _month(first, "data_start") or datetime.min, _month(end, "data_end") or datetime.max
+    window = _month(first, datetime.min), _month(end, datetime.max)
     if window[0] >= window[1]:
         raise ValueError(f"data_start {first} must be before data_end {end}.")
     return window
@@ -199,7 +198,7 @@ def _known_titles(items: pl.DataFrame, events: Events, rules: str, steps: Steps)
     steps.add("unknown items", len(events), len(known), "the item is not in the item table")
     judged = _judged(items, rules)
     titled, kept = _only_items(judged, known, judged["refused"].is_null().to_numpy())
-    reasons = judged["refused"].drop_nulls().value_counts(sort=True)
+    reasons = judged["refused"].drop_nulls().value_counts()
     why = ", ".join(f"{reason} {n}" for reason, n in reasons.sort("count", "refused", descending=[True, False]).iter_rows())
     refused = len(items) - len(titled)
     text = f"rules {rules!r} refuse the titles of {refused} of {len(items)} items" + (f": {why}" if why else "")
@@ -390,20 +389,9 @@ def _train_domains(found: list[str], interactions: Interactions, settings: Data)
     return list(wanted)
 
 
-# -- small ------------------------------------------------------------------------------------------------------------
-
-
-def _windowed(settings: Data) -> bool:
-    return bool(settings.start or settings.end or settings.min_items)
-
-
-def _month(text: str, name: str) -> datetime | None:
-    """The first moment of a month written as 2014-09 (UTC); None for empty text."""
-    if not text:
-        return None
-    if not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", text) or text[:4] == "0000":
-        raise ValueError(f"{name} is a month such as 2014-09 (year, hyphen, month); found {text!r}.")
-    return datetime(int(text[:4]), int(text[5:]), 1)
+def _month(text: str, otherwise: datetime) -> datetime:
+    """The first moment of a month written as 2014-09 (UTC), as settings of this form are; `otherwise` for empty text."""
+    return datetime.strptime(text, "%Y-%m") if text else otherwise
 
 
 def _milliseconds(moment: datetime) -> int:

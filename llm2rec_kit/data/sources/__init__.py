@@ -1,8 +1,7 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
-A loader reads and says what it dropped; it does not clean, filter or split. That is `llm2rec_kit.data.cleaning`. What no
-source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `keep_sound_rows`, and
-counted too.
+A loader reads and says what it dropped; it does not clean, filter or split, which `llm2rec_kit.data.cleaning` does. What no
+source may hand on (ids that no layout can carry, times that cannot be) is left out, and counted, by `keep_sound_rows`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import polars as pl
 
 from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
+from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError, own_parts
@@ -53,8 +53,7 @@ class Interactions:
                 sample's target, null where it is history only.
     domains_in  in-domain domains: those that training sees by default.
     facts       plain values worth keeping: source, files, what was assumed.
-    dropped     whatever the loader left out; a step that begins with `CHOSEN` is a setting's choice (which shelves count), no
-                fault of the data.
+    dropped     whatever the loader left out; a step that begins with `CHOSEN` is a setting's choice, no fault of the data.
     """
 
     items: pl.DataFrame
@@ -107,8 +106,7 @@ def _module(settings: Data) -> ModuleType:
 
 
 def _own(settings: Data) -> Interactions:
-    """What a source of one's own gives (`own_parts.source`); SettingsError where it is not loaded, fails, or gives something
-    else."""
+    """What a source of one's own gives (`own_parts.source`); SettingsError where it fails or gives something else."""
     own = own_parts.find("source", settings.source)
     found = own_parts.call(own, own.make, settings)
     if isinstance(found, Interactions):
@@ -227,11 +225,6 @@ def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
     """Add to `facts["item_rows_dropped"]` that `rows` rows of the item table, `why`, were left out (nothing for 0)."""
     if rows:
         facts["item_rows_dropped"] = "; ".join([*filter(None, [facts.get("item_rows_dropped")]), f"{rows} rows {why}"])
-
-
-def mend_surrogates(text: str) -> str:
-    """Replace halves of surrogate pairs, which no UTF-8 can hold, by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def require_folder(path: str, layout: str) -> Path:
