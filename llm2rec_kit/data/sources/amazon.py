@@ -25,7 +25,7 @@ import yaml
 
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
-from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, note_items
+from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, list_names, note_items
 from llm2rec_kit.data.times import convert_by_size
 from llm2rec_kit.settings import Data, describe_unknown
 from llm2rec_kit.storage import expand_home
@@ -64,8 +64,7 @@ LAYOUT = (
 def load(settings: Data) -> Interactions:
     """Load the interactions of one category; its domain is `settings.domain`, else the paper's short name, else its own.
 
-    Raises ValueError, one paragraph, where a file is missing, cut off, empty or of another form. Lines that are no reviews
-    are left out and counted in `dropped`.
+    Raises ValueError where a file is missing, cut off, empty or of another form; lines that are no reviews are `dropped`.
     """
     category, reviews, meta = _found(settings, fetch=settings.download)
     edition = _edition(reviews)
@@ -144,22 +143,20 @@ def _only_category(folder: Path) -> str:
 
 
 def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
-    """The file of "reviews" or "metadata" in `folder`, under any of its names; fetched, if asked for, where there is
-    none."""
+    """The file of "reviews" or "metadata" in `folder`, under any of its names; with `fetch` fetched where there is none."""
     names = [name.format(category) for name in NAMES[what]]
     if found := next((folder / name for name in names if (folder / name).is_file()), None):
         return found
     if fetch:
         from llm2rec_kit.data.sources import downloads
 
-        users, items, reviews = read_published()["categories"][category]
-        print(
-            f"{category}: {reviews} reviews by {users} users of {items} items, from {read_published()['page']}", flush=True
-        )
-        return downloads.fetch(read_published()[what].format(category=category), folder)
-    there = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
+        about = read_published()
+        users, items, reviews = about["categories"][category]
+        print(f"{category}: {reviews} reviews by {users} users of {items} items, from {about['page']}", flush=True)
+        return downloads.fetch(about[what].format(category=category), folder)
     raise ValueError(
-        f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {there}. {_how_to_get(category)}"
+        f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {list_names(folder)}. "
+        f"{_how_to_get(category)}"
     )
 
 
@@ -200,9 +197,8 @@ def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Repo
     columns = {
         "user": pl.col(edition.user).cast(users),
         "item": pl.col(edition.item).cast(items),
-        "time": convert_by_size(
-            pl.col(edition.time)
-        ),  # milliseconds of 2023, seconds of 2018, also where a copy has changed them
+        # Milliseconds of 2023, seconds of 2018, also where a copy has changed them.
+        "time": convert_by_size(pl.col(edition.time)),
     }
     frames = [frame.select(**columns) for frame in json_lines.read(path, fields, report)]
     report.check(f"a review with {', '.join(fields)}")

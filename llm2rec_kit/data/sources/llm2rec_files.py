@@ -29,7 +29,6 @@ import itertools
 import json
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,19 +176,15 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
     samples = Samples()
     tables = {split: _table(file, samples) for split, file in files.items()}
     facts["files"] = [f.relative_to(folder).as_posix() for f in files.values()]
-    facts["users_from"] = (
-        "user_id" if all("user_id" in t.columns for t in tables.values()) else "none: rows that continue each other"
-    )
-    info = sorted(f for f in (folder / "info").glob("*.txt") if f.name != "item_titles.txt") or sorted(
-        folder.glob("*.info.txt")
-    )
-    titles = _titles_info(info[0]) if len(info) == 1 else _titles_of(tables.values())
-    titles = _not_empty(titles, facts)
+    named = all("user_id" in t.columns for t in tables.values())
+    facts["users_from"] = "user_id" if named else "none: rows that continue each other"
+    info = sorted(f for f in (folder / "info").glob("*.txt") if f.name != "item_titles.txt")
+    info = info or sorted(folder.glob("*.info.txt"))
+    titles = _not_empty(_titles_info(info[0]) if len(info) == 1 else _titles_of([*tables.values()]), facts)
     facts["titles_from"] = info[0].name if len(info) == 1 else "the CSV files"
     known, unlike = frozenset(titles), 0
     for split, table in tables.items():
         name = files[split].name
-        named = facts["users_from"] == "user_id"
         odd = table["user_id"].str.contains(CONTROL).fill_null(True).to_list() if named else itertools.repeat(False)
         users = table["user_id"].to_list() if named else itertools.repeat("")
         targets = table["item_id"].cast(pl.Int64, strict=False).to_list()
@@ -260,16 +255,14 @@ def _titles_info(file: Path) -> dict[int, str]:
     return titles
 
 
-def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
+def _titles_of(tables: list[pl.DataFrame]) -> dict[int, str]:
     """Titles as the rows give them: of each target, and of the histories where an item is never a target."""
     titles: dict[int, str] = {}
-    rest = []
     for table in tables:
         for item, title in zip(table["item_id"].cast(pl.Int64, strict=False), table["item_title"], strict=True):
             if item is not None and title is not None:
                 titles.setdefault(item, title)
-        rest.append(table)
-    for table in rest:
+    for table in tables:
         for ids, cell in zip(_id_lists(table), table["history_item_title"], strict=True):
             if ids is None or all(i in titles for i in ids):
                 continue
@@ -283,11 +276,8 @@ def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
 def _not_empty(titles: dict[int, str], facts: dict[str, Any]) -> dict[int, str]:
     """The titles that hold something; of the others it is noted how many, and rows with their items have no title."""
     kept = {item: title for item, title in titles.items() if title.strip()}
-    note_items(
-        facts,
-        len(titles) - len(kept),
-        f"with an empty title, first that of item {min(titles.keys() - kept.keys(), default=0)}",
-    )
+    first = min(titles.keys() - kept.keys(), default=0)
+    note_items(facts, len(titles) - len(kept), f"with an empty title, first that of item {first}")
     return kept
 
 

@@ -134,13 +134,8 @@ def _as_published(rows: pl.DataFrame) -> dict[str, Any]:
     """Which published set has this many ratings; its numbers beside those found."""
     for name, (users, movies, ratings, _) in PUBLISHED.items():
         if ratings == len(rows):
-            return {
-                "set": name,
-                "users": users,
-                "movies": movies,
-                "ratings": ratings,
-                "users_found": rows["userId"].n_unique(),
-            }
+            said = {"set": name, "users": users, "movies": movies, "ratings": ratings}
+            return said | {"users_found": rows["userId"].n_unique()}
     return {"set": "none", "ratings": len(rows)}
 
 

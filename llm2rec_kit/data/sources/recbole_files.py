@@ -15,7 +15,6 @@ joined, so that older items come back. `facts["rows_not_part"]` counts rows that
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +104,13 @@ def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> p
     kept = rows.unique("user", keep="first", maintain_order=True)
     both = rows.join(kept.select("user", longest="text"), on="user", maintain_order="left")
     others = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " "))["user"].unique()
-    joined = [(user, *_joined(texts)) for user, texts in _by_user(rows.filter(pl.col("user").is_in(others.implode())))]
+    windows = rows.filter(pl.col("user").is_in(others.implode())).group_by("user", maintain_order=True)
+    joined = [(user, *_joined(some["text"].to_list())) for (user,), some in windows]
     whole = pl.DataFrame(joined, schema={"user": pl.String, "whole": pl.String, "odd": pl.Int64}, orient="row")
     facts["rows_not_part"] = int(whole["odd"].sum())
     kept = kept.sort("row").join(whole, on="user", how="left", maintain_order="left")
     events = kept.select("user", item=pl.coalesce("whole", "text").str.split(" ")).explode("item")
     return events.filter(pl.col("item") != "")
-
-
-def _by_user(rows: pl.DataFrame) -> Iterator[tuple[str, list[str]]]:
-    for (user,), some in rows.group_by("user", maintain_order=True):
-        yield user, some["text"].to_list()
 
 
 def _joined(rows: list[str]) -> tuple[str, int]:

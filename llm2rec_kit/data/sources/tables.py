@@ -40,18 +40,9 @@ from llm2rec_kit.storage import expand_home, find_fault
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
 FILES = ("interactions", "items")
-TEXTS = (
-    "category",
-    "brand",
-    "description",
-)  # columns of items that stay text whatever stands in them: fields of `data_text`
+TEXTS = ("category", "brand", "description")  # columns of items that stay text whatever stands in them: for `data_text`
 OWN_NAMES = ("item", "plain_title", "popularity", "cluster", "community")  # columns that the kit gives items itself
-TIMES = (
-    "timestamp",
-    "time",
-    "date",
-    "datetime",
-)  # names, in any case, that are taken for the time where no column has its own
+TIMES = ("timestamp", "time", "date", "datetime")  # taken for the time, in any case, where no column has its name
 TIME_ENDINGS = ("time", "date", "timestamp", "_at", "_ts", "epoch")  # of names that may be one, which is only told
 LAYOUT = (
     "data_source 'table' expects a folder with interactions.csv or .parquet (columns user, item and optionally "
@@ -62,8 +53,7 @@ LAYOUT = (
 def load(settings: Data) -> Interactions:
     """Load the interactions in `settings.path`; ValueError where a file or a column is missing, naming what was found.
 
-    Where there is an items file, titles, domains and further columns are its own; columns of such names in the interactions
-    are left alone, which is told.
+    Where there is an items file, titles, domains and further columns are its own; those in the interactions are told of.
     """
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
@@ -141,11 +131,9 @@ def from_frames(
     table = pl.DataFrame(
         {"source_id": frames.as_ids(items, item_of_items, name), "title": frames.as_text(items, title, name)}
     )
-    domains = (
-        frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
-        if domain_column in items.columns
-        else domain
-    )
+    domains: pl.Series | str = domain
+    if domain_column in items.columns:
+        domains = frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
     further, lost = _further(items, [title, item_of_items, domain_column, *(own if alone else [])])
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
@@ -156,8 +144,7 @@ def from_frames(
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
-    """Make interactions from two frames with the default columns of `from_frames`; a column of times is found by its
-    name."""
+    """Make interactions from two frames with the default columns of `from_frames`; times are found by their column's name."""
     facts: dict[str, Any] = {}
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
@@ -253,8 +240,7 @@ def _items(
 ) -> tuple[Path, pl.DataFrame | None, tuple[int, str]]:
     """The items file, its frame, and rows left out of it; the interactions' file and None where the titles are there.
 
-    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have,
-    or one of the interactions.
+    That is where no items file is, or where `data_columns` names as title one of the interactions, or one they alone have.
     """
     given = [pair.partition("=")[0] for pair in pairs]
     in_events = names["interactions"]["title"] in events
