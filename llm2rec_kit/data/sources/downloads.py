@@ -176,8 +176,8 @@ def _transfer(part: _Part, tries: int) -> None:
     """Bring `part` to its full length."""
     failures, farthest = 0, part.have
     troubles: list[str] = []
-    how = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False, "disable": not sys.stderr.isatty()}
-    with requests.Session() as session, tqdm(desc=part.name, **how) as bar:
+    bar = tqdm(desc=part.name, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=not sys.stderr.isatty())
+    with requests.Session() as session, bar:
         while True:
             try:
                 trouble = _request(session, part, bar)
