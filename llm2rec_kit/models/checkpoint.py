@@ -39,11 +39,10 @@ class BackboneError(ValueError):
 
 
 def hash_contents(name: str) -> dict[str, str]:
-    """Hash what a model by folder or GGUF file holds: {"files": hash}, for the settings of what is made from it; {} for any
-    other.
+    """Hash what a model by folder or GGUF file holds: {"files": hash}, for what is made from it; {} for any other.
 
-    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of
-    a package is the GGUF file in it.
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes; of a package
+    the GGUF file in it.
     """
     if name in packages.MODELS:
         return {"files": packages.MODELS[name].model}
@@ -66,8 +65,7 @@ def has_a_name(name: str | Path) -> bool:
 
 
 def is_path(name: str | Path) -> bool:
-    """Tell whether a model's name means a place on this machine, be something there or not:
-    no name that the kit knows, and none of the hub."""
+    """Tell whether a model's name means a place on this machine, be something there or not: no name of kit or hub."""
     if has_a_name(name):
         return False
     return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
@@ -183,29 +181,25 @@ def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatche
 
 def explain_not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
     """Say for a reader why a model (`part` of it) cannot be had or read, and what to do."""
-    said = f"{type(error).__name__}: {error}" if is_path(name) else str(error)
-    return BackboneError(_not_to_be_had(str(name), said, part))
-
-
-def _not_to_be_had(name: str, said: str, part: str) -> str:
+    said, name = f"{type(error).__name__}: {error}" if is_path(name) else str(error), str(name)
     first = said.strip().splitlines()[0][:300] if said.strip() else "nothing"
     if "trust_remote_code" in said:
-        return (
+        return BackboneError(
             f"{name!r} comes with code of its own, which is run only where you say so, each time anew. If you trust it: "
             "backbone_trust_remote_code=true in a notebook, --set backbone.trust_remote_code=true of `llm2rec reproduce`, "
             f"--trust-remote-code of `llm2rec encode` and `export`. The loader said: {first}"
         )
     if is_path(name):
-        return (
+        return BackboneError(
             f"The {part} of {name} cannot be read: it is damaged, or of a form that transformers {version('transformers')} does not "
             f"know. Download or copy it again, or save it anew with the version that wrote it. The loader said: {first}"
         )
     if "safetensors" in first:
-        return (
+        return BackboneError(
             f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
             f"Take another revision or convert it. The loader said: {first}"
         )
-    return (
+    return BackboneError(
         f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
         f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
         f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"

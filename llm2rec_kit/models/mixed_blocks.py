@@ -56,9 +56,8 @@ def use_fused_blocks(model: nn.Module, on: bool = True) -> Iterator[None]:
 
 def _kind(module: Any) -> str:
     """Which of FORWARDS could do this module's work, by the names of its parts; empty: none."""
-    if isinstance(getattr(module, "variance_epsilon", None), float) and isinstance(
-        getattr(module, "weight", None), nn.Parameter
-    ):
+    weight, epsilon = (getattr(module, name, None) for name in ("weight", "variance_epsilon"))
+    if isinstance(epsilon, float) and isinstance(weight, nn.Parameter):
         return "norm"
     if all(_plain(getattr(module, name, None)) for name in (*GATE_UP, "down_proj")):
         silu = type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
