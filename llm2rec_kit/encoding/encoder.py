@@ -48,8 +48,7 @@ class Encoder:
     """A model, its tokenizer, and how hidden states become one vector."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
-        """`settings.attention` other than `as_trained` sets the model's mask, in place. Raises BackboneError where the model
-        does not go by it."""
+        """Set the model's mask, in place, as `settings.attention` says; BackboneError where the model does not go by it."""
         self.settings = resolve_settings(settings or S.Encoding(), {})
         if self.settings.pooling == "pooler":
             raise S.SettingsError(
@@ -112,8 +111,7 @@ class Encoder:
         return self._encode(_texts(titles), out, progress, shard, lead=0)
 
     def table(self, titles: Sequence[str], *, out: str | Path | None = None, progress: bool = False) -> np.ndarray:
-        """Compute the embeddings of items 1..N behind a padding row: float32 (N + 1, dim), row 0 zero.
-        `out` as in `encode`."""
+        """Compute the embeddings of items 1..N behind a zero row: float32 (N + 1, dim). `out` as in `encode`."""
         return self._encode(_texts(titles), out, progress, (0, 1), lead=1)
 
     @torch.inference_mode()
@@ -198,9 +196,8 @@ class Encoder:
         tokenizer = drop_special_tokens(self.tokenizer)
         backbone.save(self.model, tokenizer, folder)
         _check_read_back(folder, self.tokenizer)
-        modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * (
-            how.normalise == "unit"
-        )
+        modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+        modules += [("2_Normalize", "Normalize")] * (how.normalise == "unit")
         files = {
             "modules.json": [
                 {"idx": k, "name": str(k), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -326,12 +323,12 @@ def _hub_json(path: str | Path, name: str, kind: type) -> Any:
     if gguf.is_gguf_name(path):  # one file holds all of it
         return None
     file: str | Path | None = Path(path) / name
-    if not checkpoint.is_path(path):
-        try:
-            file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            file = None
     with contextlib.suppress(FileNotFoundError):
+        if not checkpoint.is_path(path):
+            try:
+                file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+            except OSError:
+                return None
         return read_json(Path(file), kind) if file else None
     return None
 

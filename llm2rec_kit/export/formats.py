@@ -5,6 +5,7 @@ Nothing here is kept in a run: an export is a copy, written whole or not at all,
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,12 +35,10 @@ def export(
     domain: str = "",
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS;
-    returns the folder.
+    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, and return `to`.
 
     `recommender` and `domain` say which of those trained over the embedding (`recommend.pick_recommender`), for the formats
-    OF_A_RECOMMENDER. `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that
-    is not believed: it may be another's.
+    OF_A_RECOMMENDER. `trust_remote_code`: whether the backbone's own code may run; what the run says of it is not believed.
 
     Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder
     that holds something, ArtefactError where the run has no such embedding.
@@ -83,13 +82,12 @@ def _folder(to: str | Path) -> Path:
     return to
 
 
-def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
+def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool) -> None:
     """Write the encoder itself, with its model card: a folder for transformers and sentence-transformers."""
     load_encoder(run, stage, trust_remote_code=trust_remote_code).save(to, write_card(run, stage))
-    return ""
 
 
-def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
+def export_npy(run: Run, stage: str, to: Path, name: str) -> None:
     """Write embeddings.npy, float32 (items + 1, dim), row 0 padding.
 
     Beside it items.csv says which item a row is, embeddings.json how it was made.
@@ -98,7 +96,6 @@ def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
     recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
     write_json(to / "embeddings.json", about)
-    return ""
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
@@ -125,8 +122,7 @@ def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 def export_tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
-    """Write what TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row is an
-    item; the padding row is left out."""
+    """Write what TensorBoard's projector reads: tensors.tsv, metadata.tsv, projector_config.pbtxt; without a padding row."""
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
     columns = [pl.col(c).cast(pl.String) for c in ("category", "domain") if c in corpus.items.columns]
     popularity = np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:]
@@ -134,7 +130,7 @@ def export_tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
     return projector.write(to, {"tensors": (f"{run.name} {stage}", table[1:])}, metadata, digits=9)
 
 
-FORMATS: dict[str, Callable[..., str]] = {
+FORMATS: dict[str, Callable[..., str | None]] = {
     "sentence-transformers": export_sentence_transformers,
     "npy": export_npy,
     "recbole": export_recbole,
@@ -148,8 +144,6 @@ OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
     """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them."""
-    import dataclasses
-
     from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
@@ -257,12 +251,7 @@ def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
         "alias_of_item_id": ["iid"],
         "preload_weight": {"iid": "iemb"},
         "MAX_ITEM_LIST_LENGTH": corpus.max_history,
-        "eval_args": {
-            "split": rule,
-            "group_by": "user" if "LS" in rule else "none",
-            "order": "TO",
-            "mode": "full",
-        },
+        "eval_args": {"split": rule, "group_by": "user" if "LS" in rule else "none", "order": "TO", "mode": "full"},
     }
     import yaml
 

@@ -6,9 +6,8 @@
     model = recommend.load(runs.find("demo"), domain="games")
     model.after(["a title", "another title"], new=["a title that nobody has bought yet"]).top
 
-A title of the history that is no item of the catalogue, and every new one, is read by the encoder that made the embeddings
-under the item table, and goes behind the same adapter: the recommender need not have seen it
-(`downstream.saved_recommender`).
+A title that is no item of the catalogue is read by the encoder that made the embeddings under the item table, and goes
+behind the same adapter: the recommender need not have seen it (`downstream.saved_recommender`).
 """
 
 from __future__ import annotations
@@ -129,8 +128,7 @@ def pick_recommender(
     """Choose a recommender whose weights the run has; returns ((domain, recommender, embedding), the run's corpus).
 
     Without a name: SASRec, over the last of the run's stages that it was trained over, in the domain whose items the titles
-    of `history` are. Raises ValueError naming what there is where the run kept no such recommender, or more than one domain
-    is possible.
+    of `history` are. Raises ValueError naming what there is where that is none, or in more than one domain.
     """
     found = _chosen(weights.list_rows(run), run, recommender, embedding)
     corpus = Corpus.load(run.require("corpus"))
@@ -144,8 +142,7 @@ def pick_recommender(
 
 
 def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
-    """Return a function from titles, each prepared as those of the corpus were, to embeddings (m, dim) as in the run's
-    table.
+    """Return a function from titles, prepared as those of the corpus were, to embeddings (m, dim) as in the run's table.
 
     The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
     """
@@ -188,8 +185,7 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
 
 
 def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
-    """Split `--history "title | title"`, which may be given several times, into titles; a text that is a title stays
-    whole."""
+    """Split `--history "title | title"`, which may be given several times, into titles; a text that is one stays whole."""
     out: list[str] = []
     for text in histories:
         out += [text.strip()] if is_title(text.strip()) else re.split(BETWEEN, text.strip())
@@ -220,8 +216,7 @@ def _place(order: Sequence[str], name: str) -> int:
 
 
 def _domain(corpus: Corpus, domains: list[str], history: Sequence[str]) -> str:
-    """The domain meant: the only one, or that whose items most titles of `history` are; ValueError where that is none or
-    two."""
+    """The domain meant: the only one, or that whose items most titles of `history` are; ValueError for none or two."""
     if len(domains) == 1:
         return domains[0]
     titles = saved_recommender.Titles(corpus.items)
@@ -277,6 +272,5 @@ def as_text(model: Recommender, found: Answer) -> str:
 def as_json(model: Recommender, found: Answer) -> str:
     """Format as JSON the recommender, its domain, and the frames of the answer, a dict a row."""
     said = {"recommender": model.model.name, "domain": _listed(model.model.corpus.domains)}
-    return json.dumps(
-        said | {name: getattr(found, name).to_dicts() for name in ("history", "top", "new")}, ensure_ascii=False, indent=1
-    )
+    said |= {name: getattr(found, name).to_dicts() for name in ("history", "top", "new")}
+    return json.dumps(said, ensure_ascii=False, indent=1)
