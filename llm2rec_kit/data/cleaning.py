@@ -130,10 +130,7 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
 
 
 def _as_given(interactions: Interactions, settings: Data) -> Corpus:
-    """The corpus of the source's own samples: all items and titles as they are, no rule that would change a history.
-
-    Only `settings.users` is heeded, since a user's samples go or stay together.
-    """
+    """The corpus of the source's own samples, as they are: of the rules only `settings.users` changes no history."""
     item_text.find_fields(settings.text, interactions.items)
     steps = Steps(interactions)
     items = interactions.items.with_columns(pl.col("title").fill_null(""))
@@ -146,9 +143,6 @@ def _as_given(interactions: Interactions, settings: Data) -> Corpus:
     steps.add("given samples", len(events), len(events), "the source's own samples: titles as they are, no k-core")
     events, several = _user_a_domain(events, items)
     return _corpus(items, events, several, interactions, settings, steps)
-
-
-# -- steps ------------------------------------------------------------------------------------------------------------
 
 
 def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) -> Events:
@@ -290,10 +284,7 @@ def _dense_part(
 
 
 def _core(events: Events, held: NDArray[np.bool_], settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
-    """Events left after the short users and the k-core, and the rows about both steps.
-
-    `held` (bool, one an item): whether the item's domain is split leave-one-out, where a user needs three events.
-    """
+    """Events left after the short users and the k-core, and the rows about both; `held` (bool, an item): leave-one-out."""
     k, rows = settings.min_interactions, []
     if held.any() and len(events):
         long_enough = events.keep((np.bincount(events.user) >= LEAVE_ONE_OUT_LENGTH)[events.user] | ~held[events.item])

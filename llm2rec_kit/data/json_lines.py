@@ -110,9 +110,6 @@ def read_blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-# -- from bytes to lines ----------------------------------------------------------------------------------------------
-
-
 def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
     """The file's content, inflated where it is gzip."""
     data = file.read(READ)
@@ -162,9 +159,6 @@ def _whole_lines(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
                 raise ValueError(f"{path}: a line is longer than {LONGEST >> 20} MiB. Expected is one JSON object a line.")
     if end := b"".join(rest):
         yield end
-
-
-# -- from lines to rows -----------------------------------------------------------------------------------------------
 
 
 def _frames(block: bytes, number: int, fields: dict[str, str], report: Report) -> list[pl.DataFrame]:

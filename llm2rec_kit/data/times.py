@@ -62,10 +62,9 @@ def convert_by_size(numbers: pl.Expr) -> pl.Expr:
 
 
 def describe_span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
-    """Tell when the events of each domain lie, and how many of them where none should: before 1990, and after `now`.
+    """Tell when the events of each domain lie, and how many of them where none should: before 1990, and after `now` (s).
 
-    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC); empty where the source has no
-    times. `now` is in seconds since 1970 (default: this moment).
+    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC); empty without times.
     """
     if corpus.times is None:
         return pl.DataFrame()
@@ -76,9 +75,6 @@ def describe_span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
     by_domain = pl.DataFrame({"domain": owners, "time": corpus.times}).group_by("domain", maintain_order=True)
     counts = {name: found.sum() for name, found in odd.items()}
     return by_domain.agg(events=pl.len(), earliest=when.min(), latest=when.max(), **counts)
-
-
-# -- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def _of_numbers(numbers: pl.Series, what: str) -> pl.Series:
@@ -134,9 +130,6 @@ def _stamps(numbers: pl.Series, digits: int, what: str) -> pl.Series | None:
             f"and {count - good} are not, for example {_shown(others)}. Write all in one way."
         )
     return numbers.scatter(near.arg_true(), when.cast(pl.Float64)).cast(pl.Int64)
-
-
-# -- text -------------------------------------------------------------------------------------------------------------
 
 
 def _of_texts(times: pl.Series, what: str, dates: str) -> pl.Series:

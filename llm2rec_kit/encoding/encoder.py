@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,9 +126,11 @@ class Encoder:
         first = sink.start + find_first_rows(titles[sink.start : sink.stop])
         todo = range(sink.start + sink.done, sink.stop, WINDOW)
         began, was_training = time.perf_counter(), self.model.training
+        quiet = not progress or not sys.stderr.isatty()
+        bar = tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
         self.model.eval()
         try:
-            with kernels.use_fast_linears(self.model), _bar(sink, progress) as bar:
+            with kernels.use_fast_linears(self.model), bar:
                 for start, new, vectors in self._windows(titles, first, todo):
                     _check_finite(vectors, [titles[row] for row in new])
                     # The row that each row of the window repeats, mostly itself.
@@ -145,7 +147,7 @@ class Encoder:
             sink.discard()
             raise
         self.model.train(was_training)
-        if progress and bar.disable and todo:
+        if progress and quiet and todo:
             print(f"  {todo.stop - todo.start:,} titles encoded in {time.perf_counter() - began:.1f} s", flush=True)
         return sink.finish()
 
@@ -239,8 +241,7 @@ def check(path: str | Path, place: S.Backbone) -> None:
 def list_settings(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
     """Collect the settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
 
-    `encoder` is a stage's name (`raw` is the backbone's), or a hub name or folder. `other` counts, too: which text, and
-    what a folder holds (`checkpoint.hash_contents`).
+    `encoder` is a stage's name (`raw`: the backbone's), hub name or folder. `other` counts, too: the text, a folder's hash.
     """
     return _counted(settings) | place.where | {"encoder": encoder} | other
 
@@ -311,11 +312,6 @@ def _check_finite(vectors: np.ndarray, titles: list[str]) -> None:
             f"{len(bad)} of {len(vectors)} embeddings are not finite (NaN or an infinity), first that of "
             f"{reprlib.repr(titles[bad[0]])}: the model's weights are damaged, or too large for its dtype. Try float32."
         )
-
-
-def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm[NoReturn]:
-    quiet = not progress or not sys.stderr.isatty()
-    return tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
 
 
 def _hub_json(path: str | Path, name: str, kind: type) -> Any:

@@ -24,10 +24,7 @@ def of_tables(run: Run, tables: Iterable[str]) -> pl.DataFrame:
 
 
 def compare(path: str | Path, titles: Sequence[str], ways: Iterable[S.Encoding], place: S.Backbone) -> pl.DataFrame:
-    """Encode `titles` with the model in `path` in each of `ways`, and measure the spaces.
-
-    A row a way: pooling, attention, mean norm, uniformity, effective rank (`geometry`).
-    """
+    """Encode `titles` with the model in `path` in each of `ways`: a row a way, with the shape of its space (`geometry`)."""
     rows = []
     for how in ways:
         vectors = Encoder.load(path, how, place).encode(titles)

@@ -127,8 +127,7 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
 def _pooler(model: PreTrainedModel, path: str | Path, missing: set[str]) -> Any:
     """A BERT's own pooler, dense and tanh over the first token's state, as a module that follows CLS pooling.
 
-    Raises BackboneError where the model has none, or its weights lack it (`missing`):
-    transformers would make one up at random.
+    Raises BackboneError where it has none, or its weights lack it (`missing`): transformers would make one up at random.
     """
     from sentence_transformers.base.modules import Dense
 

@@ -88,10 +88,7 @@ def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, t
 
 
 def export_npy(run: Run, stage: str, to: Path, name: str) -> None:
-    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding.
-
-    Beside it items.csv says which item a row is, embeddings.json how it was made.
-    """
+    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv, what a row is; embeddings.json, how made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
     recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
@@ -180,10 +177,7 @@ def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S
 
 
 def write_card(run: Run, stage: str) -> str:
-    """Return a model card in Markdown: what the encoder is, its training and data, its results, how to load it.
-
-    Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
-    """
+    """Return a model card in Markdown, of the run's records: the encoder, its training, data and results, how to load it."""
     how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
     trained = _training(run, how["encoder"])
     data = "What it was trained on" if trained else "The run's data"

@@ -168,10 +168,7 @@ def make_readers(run: Run, embeddings: Sequence[str]) -> Callable[[str, Sequence
 
 
 def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
-    """Return the texts that the stages would read of items known by title alone; `made` are the corpus's settings.
-
-    What the rules of cleaning would refuse is read as it is. A template's other fields are empty.
-    """
+    """Return the texts that the stages would read of items known by title alone, refused or not; `made`: corpus settings."""
     from llm2rec_kit.data import cleaning, item_text
     from llm2rec_kit.settings import parse_template
 

@@ -52,8 +52,8 @@ print(scores.topk(10).indices.tolist())"""
 def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
     """Write recommender.safetensors: the model, under the names of torch's own modules, and `items`.
 
-    `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, adapter.safetensors where a
-    text is read, and README.md with what loads it.
+    `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, README.md, and, where a text
+    is read, adapter.safetensors.
     """
     from safetensors.torch import save_file
 
@@ -70,10 +70,7 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
 
 
 def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
-    """Write adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding.
-
-    Beside it items.csv says which item a row is, adapted.json whose they are.
-    """
+    """Write adapted.npy, the recommender's item vectors (N + 1, hidden), row 0 padding; items.csv; adapted.json, whose."""
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
     write_items(model.corpus.items, to)
@@ -113,10 +110,7 @@ def write_items(items: pl.DataFrame, to: Path) -> None:
 
 
 def as_torch(model: nn.Module) -> dict[str, Tensor]:
-    """Name the model's weights as torch's own modules do: SASRec's as TransformerEncoder's, GRU4Rec's as GRU's.
-
-    SASRec's `positions` stand beside; another recommender's weights keep their names.
-    """
+    """Name weights as torch's own modules do: SASRec's (and `positions`) as TransformerEncoder's, GRU4Rec's as GRU's."""
     state = model.state_dict()
     if isinstance(model, recommenders.GRU4Rec):
         return {name.removeprefix("gru."): value for name, value in state.items()}
@@ -149,10 +143,7 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
 
 
 def write_snippet(name: str) -> str:
-    """Return a dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder.
-
-    Returns "" for a recommender that is not the kit's.
-    """
+    """Return a dozen lines that load recommender `name` with torch and safetensors alone; "" where it is not the kit's."""
     return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
 
 

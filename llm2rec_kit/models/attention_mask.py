@@ -32,8 +32,7 @@ def lift_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
     """Lift the causal mask, in place (paper sec. 3.3.1), and prove that every layer obeys, with padding and without.
 
     Where a family obeys under another attention kernel only, that one is switched on. Mask and kernel are saved with the
-    config and honoured on reload, by other libraries too. Raises BackboneError, the model left as it was, for a family that
-    does not obey.
+    config and honoured on reload, by other libraries too. Raises BackboneError, the model as before, where none obeys.
     """
     before, usual = getattr(model.config, "is_causal", None), model.config._attn_implementation
     faults: dict[str, list[str]] = {}
@@ -157,8 +156,7 @@ def token_rows(model: PreTrainedModel) -> int:
 def make_layer_masks(
     model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Make the additive 4-D mask (B, 1, L, L) of `mask` in the form that this model's layers need;
-    `positions` (B, L) are its position ids.
+    """Make of the additive `mask` (B, 1, L, L), with position ids `positions` (B, L), what this model's layers need.
 
     A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
     a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`

@@ -72,10 +72,7 @@ def is_path(name: str | Path) -> bool:
 
 
 def locate(name: str | Path) -> str | Path:
-    """Find the folder of a model out of a package (`smollm2`) and check its files; return any other name as it is.
-
-    Raises BackboneError where it has not been fetched, or is not what was fetched.
-    """
+    """Find the folder of a model out of a package (`smollm2`), BackboneError unless as fetched; return other names as is."""
     if str(name) not in packages.MODELS:
         return name
     folder, again = packages.find_folder(str(name)), f"Run `llm2rec fetch {name}`."
@@ -112,14 +109,20 @@ def check(folder: Path, *, binary: bool = False) -> None:
     try:
         if gguf.is_gguf_name(folder) and folder.is_file():
             _check_file(folder)
-            _check_gguf(folder)
+            try:
+                gguf.check(folder)
+            except ValueError as error:
+                raise BackboneError(str(error)) from None
             return
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise BackboneError(
                 f"{folder} {what}: a model by path is a folder in the hub's layout, with config.json in it, or a .gguf file."
             )
-        _check_manifest(folder)
+        made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
+        if made.keys() >= MANIFEST:  # else another tool's
+            again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
+            check_files(folder, made["files"], "made by the run", again)
         for part in find_transformers(folder):
             _check_model(part, binary)
     except OSError as error:
@@ -206,14 +209,6 @@ def explain_not_found(name: str | Path, error: Exception, part: str) -> Backbone
     )
 
 
-def _check_manifest(folder: Path) -> None:
-    """Raise BackboneError where the folder is an artefact of a run and not what its manifest says it is."""
-    made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    if made.keys() >= MANIFEST:  # else another tool's
-        again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
-        check_files(folder, made["files"], "made by the run", again)
-
-
 def find_transformers(folder: Path) -> list[Path]:
     """List the folders of transformers' models in `folder`: itself, or such modules of a sentence-transformers model."""
     modules = folder / "modules.json"
@@ -224,13 +219,6 @@ def find_transformers(folder: Path) -> list[Path]:
         return [require_inside(folder, path or ".") for path, kind in kinds.items() if kind.endswith(".Transformer")]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackboneError(f"{modules} is no list of modules of sentence-transformers ({error}). {FETCH}") from None
-
-
-def _check_gguf(file: Path) -> None:
-    try:
-        gguf.check(file)
-    except ValueError as error:
-        raise BackboneError(str(error)) from None
 
 
 def _check_model(folder: Path, binary: bool) -> None:

@@ -102,10 +102,7 @@ def read_header(file: Path) -> Header:
 
 
 def check(file: Path) -> Header:
-    """Check that a GGUF file holds a whole text decoder with its tokenizer that can be read here, and return its header.
-
-    Raises ValueError, naming the file, for any other.
-    """
+    """Check that a GGUF file holds a whole text decoder and tokenizer, readable here, ValueError else; return its header."""
     found = read_header(file)
     _check_kind(file, found)
     check_installed(file)

@@ -120,10 +120,7 @@ def check_target(path: str | Path, begins: bytes = b"") -> Path:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read the JSON file `path`, which holds a `kind`; ValueError that names the file where it is damaged or cannot be read.
-
-    FileNotFoundError where there is none.
-    """
+    """Read the JSON file `path`, which holds a `kind`; ValueError where it is damaged, FileNotFoundError where none is."""
     if why := find_fault(path):
         raise (FileNotFoundError if why == MISSING else ValueError)(f"{path} {why}.")
     try:
@@ -140,10 +137,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
-    """Return `value` as a JSON file keeps it, with a hash over all of it under SEAL.
-
-    Raises ValueError or TypeError for what JSON cannot hold.
-    """
+    """Return `value` as JSON keeps it, with a hash over it under SEAL; ValueError or TypeError where JSON cannot hold it."""
     # Numbers and keys as they are read back.
     kept: dict[str, Any] = json.loads(json.dumps(value, default=as_plain, allow_nan=False))
     return kept | {SEAL: _seal(kept)}
@@ -174,10 +168,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def read_note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
-    """Read a note as `read_note` does, {} where there is none or a damaged one.
-
-    A damaged one is told, with what is done `instead`, and taken out of the way.
-    """
+    """Read a note as `read_note` does; {} where none is, or a damaged one, which is told, with `instead`, and removed."""
     try:
         return read_note(path)
     except FileNotFoundError:

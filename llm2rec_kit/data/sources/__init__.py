@@ -78,10 +78,7 @@ class Interactions:
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed.
-
-    With `settings.strict` also where the loader had to leave a row out.
-    """
+    """Load what `settings.source` holds; ValueError where files are missing or malformed or, if strict, rows left out."""
     loads = _module(settings).load if settings.source in MODULES else _own
     found = keep_sound_rows(loads(settings))
     faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
@@ -154,20 +151,14 @@ def keep_sound_rows(found: Interactions) -> Interactions:
 
 
 def hash_files(settings: Data) -> dict[str, str]:
-    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own.
-
-    A corpus is stale once one of them changed.
-    """
+    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own."""
     root = expand_home(settings.path)
     files = {p.relative_to(root.parent).as_posix(): hash_file_once(p) for p in _files(settings)}
     return files | own_parts.hash_part("source", settings.source)
 
 
 def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
-    """Read the first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
-
-    Empty for a source that reads no files; a file that is no text is named with its size.
-    """
+    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text the size."""
     rows: list[tuple[str, int | None, str]] = []
     for path in _files(settings):
         if path.suffix in (".parquet", ".zip"):
@@ -179,9 +170,7 @@ def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.Dat
 
 
 def _files(settings: Data) -> list[Path]:
-    """The files that the source reads; a module may say which, else all under `settings.path` but hidden ones (parts of
-    downloads under way) and the manifests of downloads.
-    """
+    """The files that the source reads: as its module says, or all in `settings.path` but hidden ones and manifests."""
     root = expand_home(settings.path)
     if not settings.path or not root.exists() or settings.source == "mix":
         return []

@@ -68,7 +68,8 @@ def load(settings: Data) -> Interactions:
     """
     category, reviews, meta = _found(settings, fetch=settings.download)
     edition = _edition(reviews)
-    domain = settings.domain or _short_name(category)
+    short_names = {full: short for short, full in read_published()["short_names"].items()}
+    domain = settings.domain or short_names.get(category, category)
     events, report = _events(reviews, edition)
     reviewed = events["item"] if settings.min_interactions > 0 else None
     facts: dict[str, Any] = {"source": "amazon", "edition": edition.year, "category": category, "reviews": report.lines}
@@ -99,13 +100,6 @@ def read_published() -> dict[str, Any]:
 def expand_name(category: str) -> str:
     """Replace a short name by the category's: `games` -> `Video_Games`; a full name stays."""
     return str(read_published()["short_names"].get(category, category))
-
-
-# -- which files ------------------------------------------------------------------------------------------------------
-
-
-def _short_name(category: str) -> str:
-    return str({full: short for short, full in read_published()["short_names"].items()}.get(category, category))
 
 
 def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
@@ -184,9 +178,6 @@ def _edition(reviews: Path) -> Edition:
         f"{reviews}: none of its first {len(lines)} lines is a review. Expected is a JSON object with the fields {fields}; "
         f"the first line is {lines[0][:200]!r}. {LAYOUT}."
     )
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Report]:

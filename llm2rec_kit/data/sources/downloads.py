@@ -138,9 +138,6 @@ def unpack(archive: Path, folder: str | Path, names: list[str]) -> list[Path]:
     return made
 
 
-# -- inside -----------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time in `folder`; the lock is on the folder itself, so it leaves no file behind."""
@@ -220,7 +217,8 @@ def _request(session: requests.Session, part: _Part, bar: tqdm[Any]) -> str:
         coding = response.headers.get("Content-Encoding", "identity")
         if coding != "identity" and not part.name.endswith(".gz"):
             raise DownloadError(f"{part.url}: the server sent the content coding {coding!r}, which was not asked for.")
-        start, total = _range(response) if status == 206 else (0, _length(response))
+        said = response.headers.get("Content-Length", "")
+        start, total = _range(response) if status == 206 else (0, int(said) if said.isdigit() else None)
         if status == 206 and (start != part.have or not _same_file(part, response, total)):
             part.drop()
             return "the server has another file by now"
@@ -248,11 +246,6 @@ def _same_file(part: _Part, response: requests.Response, total: int | None) -> b
 
 def _validators(response: requests.Response) -> tuple[str, str]:
     return response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
-
-
-def _length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() else None
 
 
 def _range(response: requests.Response) -> tuple[int, int | None]:

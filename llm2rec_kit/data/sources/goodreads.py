@@ -67,10 +67,7 @@ CHOICES = {"read": "the book is not marked as read", "rated": "the book has no r
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions of one genre, or all, in the folder `settings.path`; the domain is `settings.domain` or its name.
-
-    `settings.category` names the genre (or "all") where the folder holds several, and for `settings.download`.
-    """
+    """Load the interactions of one genre, or all, in `settings.path`; the domain is `settings.domain` or its name."""
     if settings.download:
         _download(settings)
     folder = require_folder(settings.path, LAYOUT)

@@ -301,10 +301,7 @@ def _ladder(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> NDArray[np.int64]:
-    """Index into the shelf (int64 (N + 1,)) of each corpus item; -1 for padding and for items of other domains.
-
-    The store knows titles alone, so with a richer `data_text` it is `plain_title` that counts.
-    """
+    """Index into the shelf (int64 (N + 1,)) of each corpus item, by its plain title; -1 for padding and other domains."""
     place = {(s, t): i for i, (s, t) in enumerate(shelf.items.select("source_id", "title").iter_rows())}
     known = "plain_title" if "plain_title" in corpus.items.columns else "title"
     index = np.full(corpus.n_items + 1, -1)

@@ -183,10 +183,7 @@ def _with_numbers(file: Path, table: pl.DataFrame, named: Collection[str]) -> pl
 
 
 def _names(pairs: list[str]) -> dict[str, dict[str, str]]:
-    """{file: {role: column}} of pairs whose form the settings have checked; a role of one file wins over that of both.
-
-    SettingsError for one column in two roles.
-    """
+    """{file: {role: column}} of pairs, one file's over those of both; SettingsError where user and item are one column."""
     names = {file: dict(ROLES) for file in FILES}
     for pair in sorted(pairs, key=lambda pair: "." in pair.partition("=")[0]):
         stated, column = pair.split("=", 1)
