@@ -205,18 +205,13 @@ def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
     title, words = pl.col("title"), pl.col("title").str.count_matches(" ", literal=True) + 1
     if rules == "released":
         markup = title.str.contains("<span id", literal=True)
-        cleaned = (
-            title.str.replace_all("&quot;", '"', literal=True)
-            .str.replace_all("&amp;", "&", literal=True)
-            .str.strip_chars(" ")
-            .str.strip_chars('"')
-        )
-        marked = items.with_columns(
-            refused=pl.when(title.is_null()).then(pl.lit("none")).when(markup).then(pl.lit("markup"))
-        )
+        unescaped = title.str.replace_all("&quot;", '"', literal=True).str.replace_all("&amp;", "&", literal=True)
+        cleaned = unescaped.str.strip_chars(" ").str.strip_chars('"')
+        before = pl.when(title.is_null()).then(pl.lit("none")).when(markup).then(pl.lit("markup"))
         short, long = title.str.len_chars() <= 1, words > RELEASED_WORDS
         after = pl.when(short).then(pl.lit("one character or less")).when(long).then(pl.lit(f"over {RELEASED_WORDS} words"))
-        return marked.with_columns(title=cleaned).with_columns(refused=pl.coalesce("refused", after))
+        marked = items.with_columns(refused=before, title=cleaned)
+        return marked.with_columns(refused=pl.coalesce("refused", after))
     texts = [html.unescape(t) if t and "&" in t else t for t in items["title"].to_list()]
     titles = pl.Series("title", texts, dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
     empty, long = title.is_null() | (title == ""), title.str.len_chars() > GENTLE_CHARACTERS
@@ -335,9 +330,8 @@ def _corpus(
     else:
         targets, splits = split(offsets, times, domains, rules)
     columns = ["item", "source_id", "title", "domain"]
-    items = item_text.render_texts(items, settings.text, settings.text_words).with_columns(
-        item=pl.int_range(1, len(items) + 1, dtype=pl.Int32)
-    )
+    items = item_text.render_texts(items, settings.text, settings.text_words)
+    items = items.with_columns(item=pl.int_range(1, len(items) + 1, dtype=pl.Int32))
     found = items["domain"].unique(maintain_order=True).to_list()
     facts = {
         **interactions.facts,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import yaml
 from numpy.typing import NDArray
 
 from llm2rec_kit import settings as S
@@ -183,41 +184,38 @@ def write_card(run: Run, stage: str) -> str:
     data = "What it was trained on" if trained else "The run's data"
     if "synthetic" in corpus["source"].split(" + "):  # a mix names the sources of its parts
         data += " (synthetic: made from a seed, no real shop)"
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: feature-extraction",
-        f"tags: [sentence-transformers, recommendation{', llm2rec' * bool(trained)}]",
-        "---",
-        f"# Item encoder of run {run.name}, embedding {stage}",
-        "",
-        f"{_texts(run)} to vectors of {how['dim']} numbers: {_reading(how)}. {_origin(run, how)}",
-        "",
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        'vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])',
-        "```",
-        "",
-        f"## {data}",
-        "",
-        f"Source {corpus['source']}, split {corpus['split']}. {_seen(run, how, corpus['train_domains'])} All domains:",
-        "",
-        _markdown(corpus["statistics"]),
-        "",
-        "## How it was trained",
-        "",
-        _markdown(trained) or "Not by this run.",
-        "",
-        "## Results",
-        "",
-        _results(run, stage),
-        "",
-        "## Written with",
-        "",
-        ", ".join(f"{k} {v}" for k, v in collect_provenance()["versions"].items()),
-        "",
-    ]
-    return "\n".join(lines)
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: feature-extraction
+tags: [sentence-transformers, recommendation{", llm2rec" * bool(trained)}]
+---
+# Item encoder of run {run.name}, embedding {stage}
+
+{_texts(run)} to vectors of {how["dim"]} numbers: {_reading(how)}. {_origin(run, how)}
+
+```python
+from sentence_transformers import SentenceTransformer
+vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])
+```
+
+## {data}
+
+Source {corpus["source"]}, split {corpus["split"]}. {_seen(run, how, corpus["train_domains"])} All domains:
+
+{_markdown(corpus["statistics"])}
+
+## How it was trained
+
+{_markdown(trained) or "Not by this run."}
+
+## Results
+
+{_results(run, stage)}
+
+## Written with
+
+{", ".join(f"{k} {v}" for k, v in collect_provenance()["versions"].items())}
+"""
 
 
 def _table(run: Run, stage: str) -> NDArray[np.float32]:
@@ -247,8 +245,6 @@ def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
         "MAX_ITEM_LIST_LENGTH": corpus.max_history,
         "eval_args": {"split": rule, "group_by": "user" if "LS" in rule else "none", "order": "TO", "mode": "full"},
     }
-    import yaml
-
     head = "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n"
     if told:
         head += f"# {name}.item: {told}\n"

@@ -117,9 +117,8 @@ def load(
 ) -> Recommender:
     """Load the recommender of `run` that `pick_recommender` finds; the encoder waits until a title has to be read."""
     row, corpus = pick_recommender(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
-    return Recommender(
-        saved_recommender.load_from_run(run, *row, corpus), make_reader(run, row[2], trust_remote_code=trust_remote_code)
-    )
+    read = make_reader(run, row[2], trust_remote_code=trust_remote_code)
+    return Recommender(saved_recommender.load_from_run(run, *row, corpus), read)
 
 
 def pick_recommender(
@@ -252,9 +251,8 @@ def as_text(model: Recommender, found: Answer) -> str:
         same = len(model.model.find(title))
         lines[-1] += f"  (the first of {same} items of this title)" * (same > 1)
     far = {title for title, is_far in found.new.select("title", "far").iter_rows() if is_far}
-    names = [
-        source or f"new{', far' * (title in far)}" for source, title in found.top.select("source_id", "title").iter_rows()
-    ]
+    top = found.top.select("source_id", "title").iter_rows()
+    names = [source or f"new{', far' * (title in far)}" for source, title in top]
     width = max(len(name) for name in ["item", *names])
     lines += ["", f"{'rank':>4}  {'score':>8}  {'item':{width}}  title"]
     for name, (rank, title, score) in zip(names, found.top.select("rank", "title", "score").iter_rows(), strict=True):

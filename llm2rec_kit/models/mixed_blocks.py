@@ -168,18 +168,8 @@ def _attention(
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
     low = kernels.round_weights(*weights), kernels.round_weights(out.weight)
     how = hidden_states.shape[:-1], module.head_dim, module.scaling
-    return _Attention.apply(
-        hidden_states,
-        *weights,
-        *biases,
-        out.weight,
-        out.bias,
-        *low,
-        *position_embeddings,
-        attention_mask,
-        how,
-        _made_of(hidden_states),
-    ), None
+    given = *weights, *biases, out.weight, out.bias, *low, *position_embeddings, attention_mask, how
+    return _Attention.apply(hidden_states, *given, _made_of(hidden_states)), None
 
 
 FORWARDS: dict[str, Callable[..., Any]] = {"norm": _norm, "gated": _gated, "attention": _attention}

@@ -25,15 +25,8 @@ from llm2rec_kit.settings import Data, SettingsError, own_parts
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once
 
-MODULES = {
-    "synthetic": "synthetic",
-    "amazon": "amazon",
-    "goodreads": "goodreads",
-    "movielens": "movielens",
-    "llm2rec": "llm2rec_files",
-    "recbole": "recbole_files",
-    "table": "tables",
-}
+MODULES = {name: name for name in ("synthetic", "amazon", "goodreads", "movielens")}
+MODULES |= {"llm2rec": "llm2rec_files", "recbole": "recbole_files", "table": "tables"}
 CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout

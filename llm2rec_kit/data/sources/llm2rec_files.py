@@ -102,10 +102,8 @@ def load(settings: Data) -> Interactions:
     facts["splits_of_files"] = {s: samples.splits.count(s) for s in TEXTS}
     facts["sequences"] = events["user"].n_unique()
     ids = sorted(titles)
-    items = pl.DataFrame(
-        {"source_id": [str(i) for i in ids], "title": [titles[i] for i in ids], "domain": domain},
-        schema_overrides={"title": pl.String},
-    )
+    columns = {"source_id": [str(i) for i in ids], "title": [titles[i] for i in ids], "domain": domain}
+    items = pl.DataFrame(columns, schema_overrides={"title": pl.String})
     dropped = [("bad lines", n, why) for why, n in samples.bad.items()]
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
@@ -310,14 +308,12 @@ def _events(samples: Samples, max_history: int) -> tuple[pl.DataFrame, int]:
         )
     names = _distinct([user for user, _, _ in sequences])
     lengths = [len(items) for _, items, _ in sequences]
-    events = pl.DataFrame(
-        {
-            "user": pl.Series(names).gather(np.repeat(np.arange(len(names)), lengths)),
-            "item": pl.Series([i for _, items, _ in sequences for i in items]).cast(pl.String),
-            "split": pl.Series([m for _, _, marks in sequences for m in marks], dtype=pl.String),
-        }
-    )
-    return events, width
+    columns = {
+        "user": pl.Series(names).gather(np.repeat(np.arange(len(names)), lengths)),
+        "item": pl.Series([i for _, items, _ in sequences for i in items]).cast(pl.String),
+        "split": pl.Series([m for _, _, marks in sequences for m in marks], dtype=pl.String),
+    }
+    return pl.DataFrame(columns), width
 
 
 def _chained(samples: Samples, width: int) -> tuple[list[Chain], bool]:

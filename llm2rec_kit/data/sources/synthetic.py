@@ -197,14 +197,8 @@ def make_shelf(name: str, n_items: int, seed: int) -> Shelf:
         FRANCHISES[f] + " " + KINDS[name][k] + FORMS[name][m] + EDITIONS[e]
         for f, k, m, e in zip(franchise, kind, form, edition, strict=True)
     ]
-    items = pl.DataFrame(
-        {
-            "source_id": [f"{name}-{i:05d}" for i in range(n_items)],
-            "title": titles,
-            "domain": name,
-            "category": [KINDS[name][k] for k in kind],
-        }
-    )
+    ids, kinds = [f"{name}-{i:05d}" for i in range(n_items)], [KINDS[name][k] for k in kind]
+    items = pl.DataFrame({"source_id": ids, "title": titles, "domain": name, "category": kinds})
     popularity = 1 / (30 + rng.permutation(n_items))
     shared = sum(w * (a[:, None] == a) for w, a in ((3.0, franchise), (1.5, kind), (0.5, form)))
     similarity = shared**4 + 1e-9  # the rest counts for next to nothing, yet a lone item has neighbours
@@ -233,13 +227,8 @@ def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: 
             which = np.where((which == 0) & (step == 0), 2, which)  # no last item yet: its share is popularity's
             rungs = rng.random(len(waiting))
             item = (rungs * n).astype(np.int64)
-            for k, (name, row) in enumerate(
-                (
-                    ("similarity", chosen[waiting, step - 1]),
-                    ("taste", tastes[waiting]),
-                    ("popularity", np.zeros(len(waiting), dtype=np.int64)),
-                )
-            ):
+            rows = {"similarity": chosen[waiting, step - 1], "taste": tastes[waiting], "popularity": np.zeros_like(item)}
+            for k, (name, row) in enumerate(rows.items()):
                 own = which == k
                 item[own] = np.searchsorted(tables[name], row[own] + rungs[own], side="right") - row[own] * n
             item = np.minimum(item, n - 1)
