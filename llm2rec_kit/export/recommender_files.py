@@ -142,16 +142,11 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
     }
 
 
-def write_snippet(name: str) -> str:
-    """Return a dozen lines that load recommender `name` with torch and safetensors alone; "" where it is not the kit's."""
-    return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
-
-
 def write_card(how: dict[str, Any], *, adapter: bool) -> str:
     """Return the README, a model card in Markdown."""
-    loads = write_snippet(how["recommender"])
-    unlike = "The weights are named as in the code of this recommender, which is not the kit's."
-    loading = f"```python\n{loads}```" if loads else unlike
+    loading = "The weights are named as in the code of this recommender, which is not the kit's."
+    if loads := LOADING.get(how["recommender"]):
+        loading = f"```python\n{BEFORE}\n{loads}\n{AFTER}\n```"
     results = "\n".join(f"| {name} | {value:.4f} |" for name, value in how["metrics"].items())
     plain = how["normalise"] == "none" and how["scale"] == 1
     normalised = "" if plain else f", normalised ({how['normalise']}, times {how['scale']})"

@@ -135,10 +135,10 @@ def keep_sound_rows(found: Interactions) -> Interactions:
         ("empty ids", lambda ids: ids.is_null() | (ids == ""), "no user or no item"),
         ("odd ids", lambda ids: ids.str.contains(CONTROL), "a newline, tab or other control character in an id"),
     ):
-        events = _leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
+        events = leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
     if "time" in events.columns:
         bad = ~events["time"].is_between(1, LATEST).fill_null(True)
-        events = _leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
+        events = leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
     within = [renamed.get(domain, domain) for domain in found.domains_in]
     return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
 
@@ -240,7 +240,8 @@ def _refused(ids: pl.Series, test: Callable[[pl.Series], pl.Series]) -> pl.Serie
     return ids.to_physical().is_in(bad.to_physical().implode(), nulls_equal=True)
 
 
-def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list[Dropped]) -> pl.DataFrame:
+def leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list[Dropped]) -> pl.DataFrame:
+    """Drop the events where `bad` (bool) holds, and note in `dropped` how many, in which `step` and why."""
     if not (rows := int(bad.sum())):
         return events  # no copy: at full size it would be gigabytes
     dropped.append((step, rows, why))

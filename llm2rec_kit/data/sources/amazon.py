@@ -25,7 +25,7 @@ import yaml
 
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
-from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, list_names, note_items
+from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, leave_out, list_names, note_items
 from llm2rec_kit.data.times import convert_by_size
 from llm2rec_kit.settings import Data, describe_unknown
 from llm2rec_kit.storage import expand_home
@@ -75,11 +75,9 @@ def load(settings: Data) -> Interactions:
     facts: dict[str, Any] = {"source": "amazon", "edition": edition.year, "category": category, "reviews": report.lines}
     facts["files"] = [reviews.name, meta.name]
     items = _items(meta, edition, domain, settings, reviewed, facts)
-    dropped = report.dropped()
-    positive = events.filter(pl.col("time") > 0)
-    if len(positive) < len(events):
-        dropped.append(("time not positive", len(events) - len(positive), "zero or before 1970: no time of a review"))
-    return Interactions(items=items, events=positive, domains_in=[domain], facts=facts, dropped=dropped)
+    dropped, why = report.dropped(), "zero or before 1970: no time of a review"
+    events = leave_out(events, events["time"] <= 0, "time not positive", why, dropped)
+    return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
 
 def find_files(settings: Data) -> list[Path]:

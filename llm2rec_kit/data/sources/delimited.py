@@ -1,6 +1,5 @@
 """Delimited files: texts, every cell as it stands, and numbers. No row is lost without a count: what polars made of a file
-is compared with what its lines say, at the price of one more pass over its bytes.
-"""
+is compared with what its lines say, at the price of one more pass over its bytes."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from llm2rec_kit.data.sources import (
     Interactions,
     delimited,
     downloads,
+    leave_out,
     list_names,
     note_items,
     require_folder,
@@ -108,12 +109,8 @@ def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list[
         dropped.append(("wrong type", odd, f"of {file.name}; is_read is neither true nor false"))
     _note_choice(settings.goodreads_events, report.rows - odd - chosen, dropped)
     facts["time"] = f"read_at, for {without} of {chosen} rows date_added instead" if "read_at" in fields else "date_added"
-    events = pl.concat(left)
-    timed = events.filter(pl.col("time").is_not_null())
-    if len(timed) < len(events):
-        why = "date_added is missing or not like 'Fri Apr 19 08:15:15 -0700 2013'"
-        dropped.append(("bad times", len(events) - len(timed), why))
-    return timed
+    events, why = pl.concat(left), "date_added is missing or not like 'Fri Apr 19 08:15:15 -0700 2013'"
+    return leave_out(events, events["time"].is_null(), "bad times", why, dropped)
 
 
 def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[Dropped]) -> pl.DataFrame:
@@ -133,9 +130,7 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[D
         note_items(facts, lost, f"of {names.name} that are not two whole numbers")
     ids = ids.unique("book_id_csv", keep="first").rename({"book_id_csv": "book_id", "book_id": "item"})
     events = chosen.select("user_id", "book_id").join(ids, on="book_id", how="left", maintain_order="left")
-    known = events.filter(pl.col("item").is_not_null())
-    if len(known) < len(events):
-        dropped.append(("bad lines", len(events) - len(known), f"the book is not in {names.name}"))
+    known = leave_out(events, events["item"].is_null(), "bad lines", f"the book is not in {names.name}", dropped)
     facts["files"].append(names.name)
     facts["time"] = "none: the file's row order is taken, which its makers do not call chronological"
     return known.select(user=pl.col("user_id").cast(pl.String), item=pl.col("item").cast(pl.String))

@@ -340,9 +340,7 @@ def _chained(samples: Samples, width: int) -> tuple[list[Chain], bool]:
 
 
 def _rejoined(sequences: list[Chain], ends: dict[End, deque[int]], width: int) -> tuple[list[Chain], bool]:
-    """`sequences` with those put together of which one begins, with `width` items of history, as another ends: rows that the
-    files had after the rows that continue them.
-    """
+    """`sequences` with those put together of which one begins, with `width` items of history, as another ends."""
     follower: dict[int, int] = {}
     for n, (user, items, marks) in enumerate(sequences):
         if len(items) > width and marks[width - 1] is None and (found := ends.get((user, tuple(items[:width])))):

@@ -154,9 +154,7 @@ def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame
 
 
 def _read(file: Path) -> tuple[pl.DataFrame, int, str]:
-    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left
-    out, and why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
-    """
+    """A tab-separated file as text, the types cut from the header (`title:token_seq` -> `title`); rows left out, and why."""
     table, lost, why = delimited.read_texts(file, separator="\t", quoted=None)
     names = {c: c.split(":")[0].strip() for c in table.columns}
     if len(set(names.values())) < len(names):

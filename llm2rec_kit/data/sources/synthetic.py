@@ -37,11 +37,6 @@ class Weights:
     popularity: float = 0.12  # P
     noise: float = 0.08  # uniform
 
-    def __post_init__(self) -> None:
-        total = sum(asdict(self).values())
-        if min(asdict(self).values()) < 0 or abs(total - 1) > 1e-9:
-            raise ValueError(f"The weights must be at least 0 and add up to 1; found {self}, which adds up to {total}.")
-
 
 WEIGHTS = Weights()
 TASTES = 12
@@ -242,8 +237,6 @@ def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: 
 
 def _part(settings: Data, name: str) -> tuple[Shelf, History, list[str]]:
     """Shelf, history and user ids of a domain."""
-    if settings.synthetic_users < 2:
-        raise ValueError(f"data_synthetic_users must be at least 2; found {settings.synthetic_users}.")
     place = list(SHARES).index(name)
     ends = np.concatenate([[0], np.cumsum(list(SHARES.values()))])
     users = np.rint(ends * settings.synthetic_users).astype(int)
