@@ -91,7 +91,7 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
 
 
 def check(folder: str | Path, place: S.Backbone) -> None:
-    """Raise BackboneError where a baseline's weights, unread, do not fill it; not of an encoder and decoder, taken in part."""
+    """Raise BackboneError where a baseline's weights, unread, do not fill it; not of an encoder-decoder, taken in part."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     own_code = {"trust_remote_code": place.trust_remote_code}

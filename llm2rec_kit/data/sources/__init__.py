@@ -20,7 +20,6 @@ from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
-from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError, own_parts
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once

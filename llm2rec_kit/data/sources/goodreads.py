@@ -27,19 +27,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data import json_lines
+from llm2rec_kit.data import json_lines, sources
 from llm2rec_kit.data.json_lines import ID, TEXT
-from llm2rec_kit.data.sources import (
-    CHOSEN,
-    Dropped,
-    Interactions,
-    delimited,
-    downloads,
-    leave_out,
-    list_names,
-    note_items,
-    require_folder,
-)
+from llm2rec_kit.data.sources import Dropped, Interactions, delimited, downloads, leave_out, note_items, require_folder
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.settings import Data
 
@@ -157,7 +147,7 @@ def _chosen(events: str, one: str | int) -> pl.Expr:
 
 def _note_choice(events: str, rows: int, dropped: list[Dropped]) -> None:
     if rows:
-        dropped.append((CHOSEN + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
+        dropped.append((sources.CHOSEN + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
 
 
 def _milliseconds(column: str) -> pl.Expr:
@@ -174,9 +164,9 @@ def _interactions_file(folder: Path, category: str) -> tuple[str, Path]:
             if match[2] == "json" or genre not in found:
                 found[genre] = file
     if category and category not in found:
-        raise ValueError(f"{LAYOUT}; {folder} has no interactions of {category!r}: it holds {list_names(folder)}.")
+        raise ValueError(f"{LAYOUT}; {folder} has no interactions of {category!r}: it holds {sources.list_names(folder)}.")
     if len(found) != 1 and not category:
-        what = f"has those of {sorted(found)}: set data_category to one" if found else f"holds {list_names(folder)}"
+        what = f"has those of {sorted(found)}: set data_category to one" if found else f"holds {sources.list_names(folder)}"
         raise ValueError(f"{LAYOUT}; {folder} {what}.")
     genre = category or next(iter(found))
     return genre, found[genre]
@@ -187,7 +177,7 @@ def _books_file(folder: Path, genre: str) -> Path:
     for name in (f"{stem}.json.gz", f"{stem}.json"):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"{LAYOUT}; {stem}.json.gz is not in {folder}, which holds {list_names(folder)}.")
+    raise ValueError(f"{LAYOUT}; {stem}.json.gz is not in {folder}, which holds {sources.list_names(folder)}.")
 
 
 def _download(settings: Data) -> None:

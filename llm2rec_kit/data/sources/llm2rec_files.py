@@ -36,15 +36,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    CONTROL,
-    Interactions,
-    delimited,
-    list_names,
-    mend_surrogates,
-    note_items,
-    require_folder,
-)
+from llm2rec_kit.data.json_lines import mend_surrogates
+from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, list_names, note_items, require_folder
 from llm2rec_kit.settings import Data
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}

@@ -20,15 +20,8 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    Interactions,
-    as_milliseconds,
-    delimited,
-    keep_first_of_each_item,
-    list_names,
-    note_items,
-    require_folder,
-)
+from llm2rec_kit.data.sources import Interactions, delimited, keep_first_of_each_item, list_names, note_items, require_folder
+from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user

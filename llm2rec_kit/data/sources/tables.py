@@ -21,18 +21,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    Interactions,
-    as_milliseconds,
-    delimited,
-    frames,
-    keep_first_of_each_item,
-    keep_first_titled,
-    keep_sound_rows,
-    list_names,
-    note_items,
-    require_columns,
-)
+from llm2rec_kit.data import sources
+from llm2rec_kit.data.sources import Interactions, delimited, frames, list_names, require_columns
+from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, find_fault
@@ -89,7 +80,7 @@ def load(settings: Data) -> Interactions:
         what=(events_file.name, items_file.name),
     )
     facts = found.facts | facts
-    note_items(facts, *lost_items)
+    sources.note_items(facts, *lost_items)
     return replace(found, facts=facts, dropped=[("bad lines", lost, why)] * bool(lost) + found.dropped)
 
 
@@ -138,9 +129,9 @@ def from_frames(
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
-    table = keep_first_of_each_item(keep_first_titled(table) if alone else table, facts)
+    table = sources.keep_first_of_each_item(sources.keep_first_titled(table) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
-    return keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
+    return sources.keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
