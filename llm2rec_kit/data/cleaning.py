@@ -5,8 +5,7 @@ split. The table of steps is kept in `corpus.facts["cleaning"]`; its unit is alw
 
 Inside, an interaction is a few numbers in flat arrays (`events`). Each domain is split by itself (`splits`).
 
-Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Times
-of a day's grain make many ties; `leakage` counts them.
+Events of a user with equal times stay in the order of the source's rows; `leakage` counts such ties.
 """
 
 from __future__ import annotations

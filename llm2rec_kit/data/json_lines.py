@@ -2,8 +2,7 @@
 
 A thread inflates (ISA-L: three times zlib's speed, and it lets go of the interpreter's lock) while polars parses the block
 before. Polars refuses a whole block for one bad line; such a block is halved until the bad lines are among few, and those
-are judged one by one. So a sound file costs nothing more, and of a damaged one every line that is left out is counted, by
-reason, with the first of its kind.
+are judged one by one: a sound file costs nothing more.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 An embedding depends on its text alone, not on the batch it was computed in. Titles are read in windows; those of a window
 are sorted by length and batched by a token budget, batches of one length carry no mask, and the rest are right-padded
-under one. A folder that `save` writes is a transformers model and a SentenceTransformer at once; any other
-sentence-transformers model is a baseline behind the same interface.
+under one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
@@ -344,8 +343,6 @@ def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
 
 
 def _check_read_back(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    from transformers import AutoTokenizer
-
     probe = "Star Harbor: Racing, Deluxe (2004) é"
     wanted = tokenizer(probe, add_special_tokens=False)["input_ids"]
     found = AutoTokenizer.from_pretrained(folder)(probe)["input_ids"]

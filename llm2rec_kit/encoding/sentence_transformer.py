@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.encoder import Encoder
@@ -92,8 +92,6 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
 
 def check(folder: str | Path, place: S.Backbone) -> None:
     """Raise BackboneError where a baseline's weights, unread, do not fill it; not of an encoder-decoder, taken in part."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
     own_code = {"trust_remote_code": place.trust_remote_code}
     for part in checkpoint.find_transformers(Path(folder)):
         with backbone.explain_errors(folder, "model"):

@@ -73,11 +73,11 @@ def embedding_atlas(atlas: Atlas, stage: str, **options: Any) -> Any:
 
 def describe_programs(run: Run) -> str:
     """Say which of the programs are installed, and give the call for each."""
-    calls = {"datamapplot": "datamapplot", "jscatter": "jupyter_scatter", "embedding_atlas": "embedding_atlas"}
     lines = [f"tensorboard --logdir {run.path / 'projector'}"]
     for module, package in PACKAGES.items():
         there = importlib.util.find_spec(module) is not None
-        lines.append(f"integrations.{calls[module]}(atlas, stage): {'installed' if there else f'pip install {package}'}")
+        call = f"integrations.{package.replace('-', '_')}(atlas, stage)"
+        lines.append(f"{call}: {'installed' if there else f'pip install {package}'}")
     return "\n".join(lines)
 
 

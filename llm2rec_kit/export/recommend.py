@@ -24,11 +24,13 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data import cleaning, item_text
 from llm2rec_kit.downstream import item_table, saved_recommender
 from llm2rec_kit.encoding import minilm, title_files
 from llm2rec_kit.results import weights
 from llm2rec_kit.results.evaluations import TRAINED
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import parse_template
 from llm2rec_kit.settings.ranges import show_value
 
 STAGES = ("contrastive", "mntp", "csft", "raw")  # which embedding is taken where none is named, if the run has it
@@ -168,9 +170,6 @@ def make_readers(run: Run, embeddings: Sequence[str]) -> Callable[[str, Sequence
 
 def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
     """Return the texts that the stages would read of items known by title alone, refused or not; `made`: corpus settings."""
-    from llm2rec_kit.data import cleaning, item_text
-    from llm2rec_kit.settings import parse_template
-
     items = pl.DataFrame({"title": list(titles)}).with_row_index("row")
     cleaned = dict(cleaning.clean_titles(items, made.get("title_rules", "gentle")).select("row", "title").iter_rows())
     items = items.with_columns(title=pl.Series([cleaned.get(row, title) for row, title in items.iter_rows()]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llm2rec_kit import geometry
@@ -55,8 +56,6 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
     `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, README.md, and, where a text
     is read, adapter.safetensors.
     """
-    from safetensors.torch import save_file
-
     row, model = _chosen(run, stage, recommender, domain)
     how = describe_weights(run, row, model)
     whole = as_torch(model.model) | {"items": model.table}

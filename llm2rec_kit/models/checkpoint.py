@@ -52,11 +52,16 @@ def hash_contents(name: str) -> dict[str, str]:
     if name == "tiny" or not folder.is_dir():
         return {}
     seen = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        inside = path.relative_to(folder)
-        if path.suffix != ".md" and path.name not in NOTES and not any(part.startswith(".") for part in inside.parts):
-            seen.update(f"{inside.as_posix()} {hash_file_once(path)}\n".encode())
+    for place, path in _list_files(folder).items():
+        if path.name not in NOTES:
+            seen.update(f"{place} {hash_file_once(path)}\n".encode())
     return {"files": seen.hexdigest()}
+
+
+def _list_files(folder: Path) -> dict[str, Path]:
+    """The files in a folder by their place in it, in order, but for cards (.md) and hidden ones."""
+    files = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.suffix != ".md" and p.is_file()}
+    return {at.as_posix(): p for at, p in files.items() if not any(part.startswith(".") for part in at.parts)}
 
 
 def has_a_name(name: str | Path) -> bool:
@@ -66,9 +71,8 @@ def has_a_name(name: str | Path) -> bool:
 
 def is_path(name: str | Path) -> bool:
     """Tell whether a model's name means a place on this machine, be something there or not: no name of kit or hub."""
-    if has_a_name(name):
-        return False
-    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
+    local = Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
+    return local and not has_a_name(name)
 
 
 def locate(name: str | Path) -> str | Path:
@@ -94,9 +98,8 @@ def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> N
             raise BackboneError(f"{file} is missing; {NOTE} beside it names it. {again}")
         if file.suffix != ".md" and hash_file_once(file) != digest:
             raise BackboneError(f"{file} is damaged: its hash is not the one in {NOTE} beside it. {again}")
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != folder / NOTE):
-        place = file.relative_to(folder)
-        if place.as_posix() not in files and not any(part.startswith(".") for part in place.parts):
+    for place, file in _list_files(folder).items():
+        if place not in files and place != NOTE:
             raise BackboneError(f"{file} was not {made}: {NOTE} beside it does not name it. Move it away.")
 
 

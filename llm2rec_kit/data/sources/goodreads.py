@@ -159,8 +159,7 @@ def _interactions_file(folder: Path, category: str) -> tuple[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir(), reverse=True):  # .json.gz and .json come after, and so win over, .csv
         if match := NAME.fullmatch(file.name):
-            genre = match[1] or WHOLE
-            genre = WHOLE if genre == "dedup" else genre
+            genre = WHOLE if match[1] in (None, "dedup") else match[1]
             if match[2] == "json" or genre not in found:
                 found[genre] = file
     if category and category not in found:
