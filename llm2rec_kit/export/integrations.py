@@ -24,10 +24,7 @@ PACKAGES = {"datamapplot": "datamapplot", "jscatter": "jupyter-scatter", "embedd
 
 
 def tensorboard(atlas: Atlas, folder: Path) -> Path:
-    """Write what TensorBoard's projector reads (`tensorboard --logdir folder`), or projector.tensorflow.org from files.
-
-    A stage's vectors as `<stage>.tsv`, one metadata.tsv for all, and projector_config.pbtxt. Returns the folder.
-    """
+    """Write what TensorBoard's projector reads (`tensorboard --logdir folder`) to `folder`, and return it."""
     rows = atlas.items["item"].to_numpy()
     told = projector.write(folder, {s: (s, np.asarray(atlas.tables[s])[rows]) for s in atlas.stages}, name_groups(atlas))
     if told:

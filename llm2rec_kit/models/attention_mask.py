@@ -104,8 +104,7 @@ def measure_leak(model: PreTrainedModel, *, padded: bool = False) -> float:
 def compare_leaks(model: PreTrainedModel) -> pl.DataFrame:
     """Measure the leak under both masks; the mask is lifted afterwards.
 
-    A row a mask: attention, leak, `leak, padded`, `least of a layer` (how much a later token changes an earlier one's output
-    in the layer where it does so least, beside padding) and the attention kernel.
+    A row a mask: attention, leak, `leak, padded`, `least of a layer` (the leak of the tightest layer, padded) and kernel.
     """
     rows = []
     for name, switch in (("causal", restore_causal_mask), ("bidirectional", lift_causal_mask)):

@@ -30,10 +30,7 @@ SEAL = "seal"  # the key of a note that holds the hash of all else in it
 
 
 def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
-    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash.
-
-    `sort`: keys in alphabetical order, so that equal values are equal bytes whatever way they came.
-    """
+    """Write `value` as JSON, as `write_text` writes; with `sort` keys are in order, so that equal values are equal bytes."""
     write_text(path, json.dumps(value, indent=1, default=as_plain, allow_nan=False, sort_keys=sort) + "\n")
 
 

@@ -12,10 +12,7 @@ EXACT = 2**53  # whole numbers up to here have a float of their own
 
 
 def as_polars(frame: Any) -> pl.DataFrame:
-    """Convert a pandas frame to polars, its NaN, NaT and NA to null; a polars frame stays. Needs neither pandas nor pyarrow.
-
-    A column with lists, arrays or values of several kinds becomes one of the type Object, which matters only in use.
-    """
+    """Convert a pandas frame to polars, NaN, NaT and NA to null, without pandas or pyarrow; mixed columns become Object."""
     if isinstance(frame, pl.DataFrame):
         return frame
     if isinstance(frame, pl.LazyFrame):

@@ -110,15 +110,13 @@ def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Sa
     for split, file in files.items():
         for line in _text(file).split("\n"):
             words = line.split()
-            if not words:
-                continue
-            if not NUMBERS_LINE.fullmatch(line):
+            if words and not NUMBERS_LINE.fullmatch(line):
                 samples.refuse(f"{file.name}: not numbers divided by spaces")
-            else:
+            elif words:
                 _take(samples, tuple(map(int, words)), split, known, file.name)
     if (folder / "data.txt").is_file():
-        largest = max((int(w) for w in _text(folder / "data.txt").split() if w.isascii() and w.isdigit()), default=0)
-        facts["largest_id_in_data_txt"] = largest
+        ids = (int(w) for w in _text(folder / "data.txt").split() if w.isascii() and w.isdigit())
+        facts["largest_id_in_data_txt"] = max(ids, default=0)
     return titles, samples
 
 

@@ -33,10 +33,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions in the folder `settings.path`; the domain is `settings.domain` or the files' stem.
-
-    Raises ValueError, one paragraph, where the folder, a file or a column is missing, naming what was found.
-    """
+    """Load interactions in `settings.path`, of `settings.domain` or the files' stem; ValueError where a part is missing."""
     folder, stem = _stem(settings.path)
     domain = settings.domain or stem
     facts: dict[str, Any] = {"source": "recbole", "stem": stem}

@@ -42,10 +42,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions in `settings.path`; ValueError where a file or a column is missing, naming what was found.
-
-    Where there is an items file, titles, domains and further columns are its own; those in the interactions are told of.
-    """
+    """Load the interactions in `settings.path`; ValueError where a file or a column is missing, naming what was found."""
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
     path = expand_home(settings.path)
@@ -213,9 +210,8 @@ def _require(frame: pl.DataFrame, wanted: list[str], file: str, which: str) -> N
     try:
         require_columns(frame, wanted, file)
     except ValueError as error:
-        roles = {name: role for role, name in ROLES.items()}
         lacks = next(name for name in wanted if name not in frame.columns)
-        role = roles.get(lacks, "item")
+        role = next((role for role, name in ROLES.items() if name == lacks), "item")
         other = next((c for c in frame.columns if c not in wanted), "its_name")
         raise ValueError(
             f'{error} A column of another name is named by data_columns, as in ["{role}={other}"], or of this file alone '
@@ -260,11 +256,9 @@ def _not_read(
             said.append(f"{beside.name}: data_columns takes the titles of {events_file.name}")
     elif unread := [names[role] for role in ("title", "domain") if names[role] in events]:
         said.append(f"the columns {unread} of {events_file.name}: titles and domains are those of {items_file.name}")
-    if not said:
-        return {}
-    told = "; ".join(said)
-    print(f"table: not read {told}", flush=True)
-    return {"not_read": told}
+    if told := "; ".join(said):
+        print(f"table: not read {told}", flush=True)
+    return {"not_read": told} if told else {}
 
 
 def _time_column(columns: list[str], wanted: str, file: str, facts: dict[str, Any]) -> str | None:
