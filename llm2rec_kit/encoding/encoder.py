@@ -71,11 +71,11 @@ class Encoder:
         Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
         sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
         """
-        settings, path = settings or AS_SAVED, checkpoint.locate(path)
+        settings, path, place = settings or AS_SAVED, checkpoint.locate(path), place or S.Backbone()
         if checkpoint.is_path(path):
             checkpoint.check(Path(path), binary=True)
         saved = _hub_json(path, MARK, dict)
-        if saved is None and not _is_bare_decoder(path, place or S.Backbone()):
+        if saved is None and not _is_bare_decoder(path, place):
             from llm2rec_kit.encoding.sentence_transformer import LibraryEncoder
 
             return LibraryEncoder(path, settings, place)

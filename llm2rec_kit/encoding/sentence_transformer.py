@@ -24,8 +24,8 @@ class LibraryEncoder(Encoder):
 
     model: Any  # the SentenceTransformer: what its modules have depends on the folder
 
-    def __init__(self, path: str | Path, settings: S.Encoding, place: S.Backbone | None = None) -> None:
-        """`path` is a folder or a hub name. `settings.pooling` and `.normalise` other than `as_saved` change its modules."""
+    def __init__(self, path: str | Path, settings: S.Encoding, place: S.Backbone) -> None:
+        """`path` is a folder that `checkpoint.check` has passed, or a hub name; `settings` change its modules."""
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
@@ -37,10 +37,7 @@ class LibraryEncoder(Encoder):
                 f"{str(path)!r} is a baseline: its attention is as it was trained. Set encoding_attention to as_trained; "
                 f"found {settings.attention!r}."
             )
-        place = place or S.Backbone()
         device, dtype, _ = backbone.choose_placement(place)
-        if checkpoint.is_path(path):
-            checkpoint.check(Path(path), binary=True)
         with backbone.explain_errors(path, "model"):
             self.model = SentenceTransformer(
                 str(path),

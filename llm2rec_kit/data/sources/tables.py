@@ -230,7 +230,7 @@ def _items(
     in_events = names["interactions"]["title"] in events
     file = _found(events_file.parent, "items")
     if file is None or file == events_file:
-        return (events_file, None, (0, "")) if in_events else (_find(events_file.parent, "items"), None, (0, ""))
+        return events_file if in_events else _find(events_file.parent, "items"), None, (0, "")
     if in_events and "interactions.title" in given:
         return events_file, None, (0, "")
     items, lost, why = _read(file)
