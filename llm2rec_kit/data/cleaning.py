@@ -226,7 +226,7 @@ def _only_items(items: pl.DataFrame, events: Events, wanted: NDArray[np.bool_]) 
 
 
 def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
-    """Events with a time, and no repeats; with `keep` only at equal times: 3 to 5% of the released targets repeat [R]."""
+    """Events with a time, and no repeats; with `keep` those of equal time: 3 to 5% of released targets repeat one [R]."""
     timed = events.keep(events.times != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")

@@ -20,7 +20,7 @@ FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "
 
 
 def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
-    """Find the corpora in `settings.mix` (a run in `outputs`, or with a slash a folder); ValueError for one that is none."""
+    """Find the folder of each corpus in `settings.mix` (a run in `outputs`, or a folder by its slash); ValueError for none."""
     found = []
     for name in settings.mix:
         base = expand_home(name) if "/" in name else find_outputs(outputs) / name

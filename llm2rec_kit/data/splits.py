@@ -59,7 +59,7 @@ def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 
 
 def split_global_time(times: NDArray[np.int64], domain: str = "") -> NDArray[np.uint8]:
-    """Cut samples 80/10/10 by their targets' times (int64), sorted stably, into splits (uint8) [C]; ValueError for few."""
+    """Cut samples 80/10/10 by their targets' times (int64), stably, into splits (uint8) [C]; ValueError for too few."""
     n = len(times)
     first, second = n * 8 // 10, n * 9 // 10
     if min(first, second - first, n - second) == 0:

@@ -69,7 +69,7 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
 
 
 def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
-    """Write adapted.npy, the recommender's item vectors (N + 1, hidden), row 0 padding; items.csv; adapted.json, whose."""
+    """Write adapted.npy, the recommender's item vectors, float32 (N + 1, hidden), row 0 padding; items.csv, adapted.json."""
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
     write_items(model.corpus.items, to)

@@ -117,7 +117,7 @@ def check_target(path: str | Path, begins: bytes = b"") -> Path:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read the JSON file `path`, which holds a `kind`; ValueError where it is damaged, FileNotFoundError where none is."""
+    """Read the JSON file `path`, which holds a `kind`; ValueError where it is damaged or closed, FileNotFoundError for none."""
     if why := find_fault(path):
         raise (FileNotFoundError if why == MISSING else ValueError)(f"{path} {why}.")
     try:
@@ -165,7 +165,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def read_note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
-    """Read a note as `read_note` does; {} where none is, or a damaged one, which is told, with `instead`, and removed."""
+    """Read a note as `read_note` does; {} where none is, or a damaged one, which is told, with `instead`, and put away."""
     try:
         return read_note(path)
     except FileNotFoundError:

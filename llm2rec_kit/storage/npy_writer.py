@@ -24,7 +24,7 @@ BEGINS = np.lib.format.MAGIC_PREFIX
 
 
 class RowFile:
-    """float32 (lead + rows, dim) at `path`: zero rows, then those that are written, here of `share(rows, *shard)` in order."""
+    """float32 (lead + rows, dim) at `path`: zero rows, then those written, here of `share(rows, *shard)` in order."""
 
     def __init__(
         self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0

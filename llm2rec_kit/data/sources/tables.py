@@ -132,7 +132,7 @@ def from_frames(
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
-    """Make interactions from two frames with the default columns of `from_frames`; times are found by their column's name."""
+    """Make interactions from two frames with the default columns of `from_frames`; times are found by a column's name."""
     facts: dict[str, Any] = {}
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
