@@ -117,7 +117,7 @@ def check_target(path: str | Path, begins: bytes = b"") -> Path:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read the JSON file `path`, which holds a `kind`; ValueError where it is damaged or closed, FileNotFoundError for none."""
+    """Read the JSON file `path`, which holds a `kind`; ValueError where it is damaged, FileNotFoundError where none is."""
     if why := find_fault(path):
         raise (FileNotFoundError if why == MISSING else ValueError)(f"{path} {why}.")
     try:

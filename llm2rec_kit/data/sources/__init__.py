@@ -150,7 +150,7 @@ def hash_files(settings: Data) -> dict[str, str]:
 
 
 def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
-    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of what is no text the size."""
+    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text, its size."""
     rows: list[tuple[str, int | None, str]] = []
     for path in _files(settings):
         if path.suffix in (".parquet", ".zip"):
