@@ -47,11 +47,6 @@ class Report:
         """Lines that hold something."""
         return self.rows + self.bad.total()
 
-    def leave_out(self, reason: str, number: int, line: bytes) -> None:
-        """Count a line, and keep the first of its reason."""
-        self.bad[reason] += 1
-        self.first.setdefault(reason, f"line {number}: {line[:120].decode(errors='replace')}")
-
     def dropped(self) -> list[tuple[str, int, str]]:
         """Return the rows for `Interactions.dropped`, one a reason: (reason, lines, the file and the first of them)."""
         return [(why, n, f"of {self.path.name}; first {self.first.get(why, '')}") for why, n in sorted(self.bad.items())]
@@ -199,7 +194,8 @@ def _one_by_one(block: bytes, number: int, fields: dict[str, str], report: Repor
             continue
         found = _judged(line, fields)
         if isinstance(found, str):
-            report.leave_out(found, number + k, line)
+            report.bad[found] += 1
+            report.first.setdefault(found, f"line {number + k}: {line[:120].decode(errors='replace')}")
         else:
             rows.append(found)
     return pl.DataFrame(rows, schema={name: DTYPES[kind] for name, kind in fields.items()}, orient="row")

@@ -112,9 +112,6 @@ def _layers(module: Any) -> list[nn.Linear]:
     return [getattr(module, name) for name in names]
 
 
-# -- what stands in for a module's forward ------------------------------------------------------------------------------
-
-
 def _serves(x: Any) -> bool:
     """Whether these states are to be multiplied in bfloat16 here and now."""
     return isinstance(x, torch.Tensor) and kernels.choose_product_dtype(x) != x.dtype and x.numel() > 0
@@ -175,9 +172,6 @@ def _attention(
 FORWARDS: dict[str, Callable[..., Any]] = {"norm": _norm, "gated": _gated, "attention": _attention}
 
 
-# -- products -----------------------------------------------------------------------------------------------------------
-
-
 def _low(x: torch.Tensor) -> torch.Tensor:
     """States (..., K) as bfloat16 rows, with zero rows up to a whole number of small blocks."""
     x = x.reshape(-1, x.shape[-1])
@@ -213,9 +207,6 @@ def _summed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     for part in parts[1:]:
         total += part
     return total
-
-
-# -- the parts, forward and backward ------------------------------------------------------------------------------------
 
 
 class _Norm(torch.autograd.Function):
