@@ -116,8 +116,7 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[D
     if not names.is_file():
         raise ValueError(f"{names} is missing: it gives the book ids of {file.name}. {LAYOUT}.")
     ids, lost = delimited.read_numbers(names, {"book_id_csv": pl.Int32, "book_id": pl.Int32}, what=str(names))
-    if lost:
-        note_items(facts, lost, f"of {names.name} that are not two whole numbers")
+    note_items(facts, lost, f"of {names.name} that are not two whole numbers")
     ids = ids.unique("book_id_csv", keep="first").rename({"book_id_csv": "book_id", "book_id": "item"})
     events = chosen.select("user_id", "book_id").join(ids, on="book_id", how="left", maintain_order="left")
     known = leave_out(events, events["item"].is_null(), "bad lines", f"the book is not in {names.name}", dropped)
