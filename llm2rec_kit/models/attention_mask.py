@@ -155,7 +155,7 @@ def token_rows(model: PreTrainedModel) -> int:
 def make_layer_masks(
     model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Make of the additive `mask` (B, 1, L, L), with position ids `positions` (B, L), what this model's layers need.
+    """Turn the additive `mask` (B, 1, L, L), with position ids `positions` (B, L), into what this model's layers need.
 
     A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
     a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`
