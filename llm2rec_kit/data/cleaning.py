@@ -5,14 +5,12 @@ split. The table of steps is kept in `corpus.facts["cleaning"]`; its unit is alw
 
 Inside, an interaction is a few numbers in flat arrays (`events`). Each domain is split by itself (`splits`).
 
-Ties. Events of a user with equal times stay in the source's order, the order of its rows; nothing else breaks a tie. Times
-of a day's grain make many ties; `leakage` counts them.
+Events of a user with equal times stay in the order of the source's rows; `leakage` counts such ties.
 """
 
 from __future__ import annotations
 
 import html
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -72,7 +70,8 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
         )
     if interactions.has_splits and settings.given_splits:
         return _as_given(interactions, settings)
-    window = time_window(settings, interactions) if _windowed(settings) else None
+    windowed = settings.start or settings.end or settings.min_items
+    window = time_window(settings, interactions) if windowed else None
     rules = split_rules(interactions, settings)
     if (timed := [d for d, rule in rules.items() if rule == "global_time"]) and not interactions.has_times:
         raise ValueError(
@@ -111,6 +110,7 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     """
     if not interactions.has_times:
         raise ValueError("data_start, data_end and data_min_items need timestamps, and this source has none.")
+    settings.check(("start", "min_items"))
     first, end = settings.start, settings.end
     if first == "released":
         domains = interactions.items["domain"].unique(maintain_order=True).to_list()
@@ -122,19 +122,14 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
                 "Give months, such as 2016-09."
             )
         first, end = windows[short][0], end or windows[short][1]
-    if settings.min_items and not first:
-        raise ValueError("data_min_items moves data_start back, and data_start is empty: give a month, such as 2017-10.")
-    window = _month(first, "data_start") or datetime.min, _month(end, "data_end") or datetime.max
+    window = _month(first, datetime.min), _month(end, datetime.max)
     if window[0] >= window[1]:
         raise ValueError(f"data_start {first} must be before data_end {end}.")
     return window
 
 
 def _as_given(interactions: Interactions, settings: Data) -> Corpus:
-    """The corpus of the source's own samples: all items and titles as they are, no rule that would change a history.
-
-    Only `settings.users` is heeded, since a user's samples go or stay together.
-    """
+    """The corpus of the source's own samples, as they are: of the rules only `settings.users` changes no history."""
     item_text.find_fields(settings.text, interactions.items)
     steps = Steps(interactions)
     items = interactions.items.with_columns(pl.col("title").fill_null(""))
@@ -147,9 +142,6 @@ def _as_given(interactions: Interactions, settings: Data) -> Corpus:
     steps.add("given samples", len(events), len(events), "the source's own samples: titles as they are, no k-core")
     events, several = _user_a_domain(events, items)
     return _corpus(items, events, several, interactions, settings, steps)
-
-
-# -- steps ------------------------------------------------------------------------------------------------------------
 
 
 def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) -> Events:
@@ -199,7 +191,7 @@ def _known_titles(items: pl.DataFrame, events: Events, rules: str, steps: Steps)
     steps.add("unknown items", len(events), len(known), "the item is not in the item table")
     judged = _judged(items, rules)
     titled, kept = _only_items(judged, known, judged["refused"].is_null().to_numpy())
-    reasons = judged["refused"].drop_nulls().value_counts(sort=True)
+    reasons = judged["refused"].drop_nulls().value_counts()
     why = ", ".join(f"{reason} {n}" for reason, n in reasons.sort("count", "refused", descending=[True, False]).iter_rows())
     refused = len(items) - len(titled)
     text = f"rules {rules!r} refuse the titles of {refused} of {len(items)} items" + (f": {why}" if why else "")
@@ -212,18 +204,13 @@ def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
     title, words = pl.col("title"), pl.col("title").str.count_matches(" ", literal=True) + 1
     if rules == "released":
         markup = title.str.contains("<span id", literal=True)
-        cleaned = (
-            title.str.replace_all("&quot;", '"', literal=True)
-            .str.replace_all("&amp;", "&", literal=True)
-            .str.strip_chars(" ")
-            .str.strip_chars('"')
-        )
-        marked = items.with_columns(
-            refused=pl.when(title.is_null()).then(pl.lit("none")).when(markup).then(pl.lit("markup"))
-        )
+        unescaped = title.str.replace_all("&quot;", '"', literal=True).str.replace_all("&amp;", "&", literal=True)
+        cleaned = unescaped.str.strip_chars(" ").str.strip_chars('"')
+        before = pl.when(title.is_null()).then(pl.lit("none")).when(markup).then(pl.lit("markup"))
         short, long = title.str.len_chars() <= 1, words > RELEASED_WORDS
         after = pl.when(short).then(pl.lit("one character or less")).when(long).then(pl.lit(f"over {RELEASED_WORDS} words"))
-        return marked.with_columns(title=cleaned).with_columns(refused=pl.coalesce("refused", after))
+        marked = items.with_columns(refused=before, title=cleaned)
+        return marked.with_columns(refused=pl.coalesce("refused", after))
     texts = [html.unescape(t) if t and "&" in t else t for t in items["title"].to_list()]
     titles = pl.Series("title", texts, dtype=pl.String).str.replace_all(r"\s+", " ").str.strip_chars()
     empty, long = title.is_null() | (title == ""), title.str.len_chars() > GENTLE_CHARACTERS
@@ -239,9 +226,7 @@ def _only_items(items: pl.DataFrame, events: Events, wanted: NDArray[np.bool_]) 
 
 
 def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
-    """Events with a time, and no repeats. With `keep` a user may still consume an item twice at different times, as in the
-    released data, where 3 to 5% of the targets repeat the last item [R].
-    """
+    """Events with a time, and no repeats; with `keep` those of equal time: 3 to 5% of released targets repeat one [R]."""
     timed = events.keep(events.times != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")
@@ -291,10 +276,7 @@ def _dense_part(
 
 
 def _core(events: Events, held: NDArray[np.bool_], settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
-    """Events left after the short users and the k-core, and the rows about both steps.
-
-    `held` (bool, one an item): whether the item's domain is split leave-one-out, where a user needs three events.
-    """
+    """Events left after the short users and the k-core, and the rows about both; `held` (bool, an item): leave-one-out."""
     k, rows = settings.min_interactions, []
     if held.any() and len(events):
         long_enough = events.keep((np.bincount(events.user) >= LEAVE_ONE_OUT_LENGTH)[events.user] | ~held[events.item])
@@ -345,9 +327,8 @@ def _corpus(
     else:
         targets, splits = split(offsets, times, domains, rules)
     columns = ["item", "source_id", "title", "domain"]
-    items = item_text.render_texts(items, settings.text, settings.text_words).with_columns(
-        item=pl.int_range(1, len(items) + 1, dtype=pl.Int32)
-    )
+    items = item_text.render_texts(items, settings.text, settings.text_words)
+    items = items.with_columns(item=pl.int_range(1, len(items) + 1, dtype=pl.Int32))
     found = items["domain"].unique(maintain_order=True).to_list()
     facts = {
         **interactions.facts,
@@ -390,20 +371,9 @@ def _train_domains(found: list[str], interactions: Interactions, settings: Data)
     return list(wanted)
 
 
-# -- small ------------------------------------------------------------------------------------------------------------
-
-
-def _windowed(settings: Data) -> bool:
-    return bool(settings.start or settings.end or settings.min_items)
-
-
-def _month(text: str, name: str) -> datetime | None:
-    """The first moment of a month written as 2014-09 (UTC); None for empty text."""
-    if not text:
-        return None
-    if not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", text) or text[:4] == "0000":
-        raise ValueError(f"{name} is a month such as 2014-09 (year, hyphen, month); found {text!r}.")
-    return datetime(int(text[:4]), int(text[5:]), 1)
+def _month(text: str, otherwise: datetime) -> datetime:
+    """The first moment of a month written as 2014-09 (UTC), as settings of this form are; `otherwise` for empty text."""
+    return datetime.strptime(text, "%Y-%m") if text else otherwise
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -1,7 +1,6 @@
 """Interactions as flat arrays of numbers, whatever their ids look like, and the masks that leave some of them out.
 
-A cleaning step is a mask, the k-core a handful of `bincount`s. That is what lets 50 million of them through in little
-memory.
+A cleaning step is a mask, the k-core a handful of `bincount`s: that lets 50 million of them through in little memory.
 """
 
 from __future__ import annotations

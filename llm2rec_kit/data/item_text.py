@@ -15,10 +15,7 @@ EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
 
 
 def find_fields(template: str, items: pl.DataFrame) -> list[str]:
-    """List the names in the template's braces.
-
-    Raises ValueError for a broken template or one that names no column of `items` with text or numbers.
-    """
+    """List the names in the template's braces; ValueError where one is no column of `items` with text or numbers."""
     names = parse_template(template)
     kinds = {c: kind for c, kind in items.schema.items() if c not in ("item", "source_id", "plain_title")}
     columns = [c for c, kind in kinds.items() if kind == pl.String or kind.is_numeric()]

@@ -2,8 +2,7 @@
 
 A thread inflates (ISA-L: three times zlib's speed, and it lets go of the interpreter's lock) while polars parses the block
 before. Polars refuses a whole block for one bad line; such a block is halved until the bad lines are among few, and those
-are judged one by one. So a sound file costs nothing more, and of a damaged one every line that is left out is counted, by
-reason, with the first of its kind.
+are judged one by one: a sound file costs nothing more.
 """
 
 from __future__ import annotations
@@ -48,11 +47,6 @@ class Report:
         """Lines that hold something."""
         return self.rows + self.bad.total()
 
-    def leave_out(self, reason: str, number: int, line: bytes) -> None:
-        """Count a line, and keep the first of its reason."""
-        self.bad[reason] += 1
-        self.first.setdefault(reason, f"line {number}: {line[:120].decode(errors='replace')}")
-
     def dropped(self) -> list[tuple[str, int, str]]:
         """Return the rows for `Interactions.dropped`, one a reason: (reason, lines, the file and the first of them)."""
         return [(why, n, f"of {self.path.name}; first {self.first.get(why, '')}") for why, n in sorted(self.bad.items())]
@@ -67,7 +61,7 @@ class Report:
         raise ValueError(f"{self.path}: none of its {self.lines} lines is {what}. {reasons}.")
 
 
-def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = False) -> Iterator[pl.DataFrame]:
+def read(path: Path, fields: dict[str, str], report: Report) -> Iterator[pl.DataFrame]:
     """Yield frames of the columns `fields` (name -> ID, TEXT, TEXTS or INTEGER), in the file's order; all else is skipped.
 
     An ID is a text (or a number) and must be there, an INTEGER must be a whole number; a line where they are not is left out
@@ -77,14 +71,13 @@ def read(path: Path, fields: dict[str, str], report: Report, *, quiet: bool = Fa
     Raises ValueError where the file is no sound gzip or holds no lines.
     """
     number = 1
-    for block in read_blocks(path, quiet=quiet):
+    for block in read_blocks(path):
         for frame in _frames(block, number, fields, report):
             report.rows += len(frame)
             yield frame
         number += block.count(b"\n")
-    if not quiet:
-        left_out = f", {report.bad.total():,} of them left out" if report.bad else ""
-        print(f"  {path.name}: {report.lines:,} lines{left_out}", flush=True)
+    left_out = f", {report.bad.total():,} of them left out" if report.bad else ""
+    print(f"  {path.name}: {report.lines:,} lines{left_out}", flush=True)
 
 
 def read_first_lines(path: Path, lines: int) -> list[str]:
@@ -98,10 +91,10 @@ def read_first_lines(path: Path, lines: int) -> list[str]:
     return [line.decode(errors="replace").removesuffix("\r") for line in found[:lines]]
 
 
-def read_blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
+def read_blocks(path: Path) -> Iterator[bytes]:
     """Yield whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next read ahead."""
     size = path.stat().st_size
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=quiet or not sys.stderr.isatty())
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=not sys.stderr.isatty())
     with path.open("rb") as file, bar, ThreadPoolExecutor(1) as pool:
         made = _whole_lines(_pieces(file, path), path)
         ahead = pool.submit(next, made, None)
@@ -109,9 +102,6 @@ def read_blocks(path: Path, *, quiet: bool = False) -> Iterator[bytes]:
             bar.update(file.tell() - bar.n)
             ahead = pool.submit(next, made, None)
             yield block
-
-
-# -- from bytes to lines ----------------------------------------------------------------------------------------------
 
 
 def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
@@ -165,9 +155,6 @@ def _whole_lines(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
         yield end
 
 
-# -- from lines to rows -----------------------------------------------------------------------------------------------
-
-
 def _frames(block: bytes, number: int, fields: dict[str, str], report: Report) -> list[pl.DataFrame]:
     """Frames of a block whose first line has this number."""
     if block.isspace():
@@ -207,7 +194,8 @@ def _one_by_one(block: bytes, number: int, fields: dict[str, str], report: Repor
             continue
         found = _judged(line, fields)
         if isinstance(found, str):
-            report.leave_out(found, number + k, line)
+            report.bad[found] += 1
+            report.first.setdefault(found, f"line {number + k}: {line[:120].decode(errors='replace')}")
         else:
             rows.append(found)
     return pl.DataFrame(rows, schema={name: DTYPES[kind] for name, kind in fields.items()}, orient="row")
@@ -216,7 +204,8 @@ def _one_by_one(block: bytes, number: int, fields: dict[str, str], report: Repor
 def _judged(line: bytes, fields: dict[str, str]) -> tuple[Any, ...] | str:
     """The row of a line, or the reason why it has none."""
     try:
-        found = json.loads(line.decode(), object_pairs_hook=_first_of_each)
+        # Of a name that comes twice the first counts, as polars takes it.
+        found = json.loads(line.decode(), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
     except (ValueError, RecursionError):
         return NOT_JSON
     if not isinstance(found, dict):
@@ -233,14 +222,8 @@ def _judged(line: bytes, fields: dict[str, str]) -> tuple[Any, ...] | str:
     return tuple(row)
 
 
-def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's fields; of a name that comes twice the first, as polars takes it."""
-    return dict(reversed(pairs))
-
-
 def _is_missing(value: Any) -> bool:
-    """Whether a value is none: null, or NaN and Infinity, which are no JSON and are what Python writes for missing
-    numbers."""
+    """Whether a value is none: null, or NaN and Infinity, which are no JSON and what Python writes for missing numbers."""
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
@@ -264,11 +247,16 @@ def _integer(value: Any) -> int:
 def _text(value: Any) -> str | None:
     if _is_missing(value) or isinstance(value, list | dict):
         return None
-    return _written(value).replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return mend_surrogates(_written(value).replace("\0", "�"))
 
 
 def _texts(value: Any) -> list[str | None]:
     return [_text(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def mend_surrogates(text: str) -> str:
+    """Replace halves of surrogate pairs, which no UTF-8 can hold, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _written(value: Any) -> str:

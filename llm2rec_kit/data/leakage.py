@@ -24,7 +24,8 @@ def find_leakage(corpus: Corpus) -> pl.DataFrame:
     for s, t in samples.items():
         repeats = corpus.sequence[t] == corpus.sequence[t - 1]
         rows.append(("target repeats the last item", s, repeats.sum(), len(t), "copying the last item is right"))
-    texts = _text_codes(corpus)
+    # A number (int64 (N + 1,)) for each item, equal for equal texts; -1 for padding.
+    texts = np.concatenate([[-1], corpus.items["title"].rank("dense").to_numpy().astype(np.int64)])
     for s, t in samples.items():
         again = _in_history(corpus, t, texts)
         rows.append(("target's text is in its history", s, again.sum(), len(t), "copying some item's text is right"))
@@ -49,7 +50,7 @@ def _leakage_in_time(corpus: Corpus, samples: dict[str, NDArray[np.int64]]) -> l
     if corpus.times is None:
         return []
     rows: list[Finding] = []
-    own, others = _latest_training(corpus, samples["train"], corpus.times[samples["train"]])
+    own, others = _latest_training(corpus, samples["train"], corpus.times)
     for s in ("valid", "test"):
         users, when = corpus.owners(samples[s]), corpus.times[samples[s]]
         early = (when < own[users]).sum()
@@ -66,11 +67,10 @@ def _leakage_in_time(corpus: Corpus, samples: dict[str, NDArray[np.int64]]) -> l
 def _latest_training(
     corpus: Corpus, targets: NDArray[np.int64], times: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,));
-    `times` are those of `targets`."""
+    """Time of the latest training target in each user's domain, and in the other training domains (int64, both (U,))."""
     domains = corpus.users["domain"]
-    of_target = domains.gather(corpus.owners(targets))
-    latest: dict[str, int] = dict(pl.DataFrame({"domain": of_target, "time": times}).group_by("domain").max().iter_rows())
+    trained = pl.DataFrame({"domain": domains.gather(corpus.owners(targets)), "time": times[targets]})
+    latest: dict[str, int] = dict(trained.group_by("domain").max().iter_rows())
     seen = {d: t for d, t in latest.items() if d in corpus.train_domains}
     others = {d: max((t for e, t in seen.items() if e != d), default=NO_TIME) for d in corpus.domains}
     own = {d: latest.get(d, NO_TIME) for d in corpus.domains}
@@ -87,11 +87,6 @@ def _seen_in_training(corpus: Corpus, targets: NDArray[np.int64]) -> NDArray[np.
     seen = np.zeros(corpus.n_items + 1, dtype=bool)
     seen[corpus.sequence[np.cumsum(change)[:-1] > 0]] = True
     return seen
-
-
-def _text_codes(corpus: Corpus) -> NDArray[np.int64]:
-    """A number (int64 (N + 1,)) for each item, equal for equal texts; -1 for padding."""
-    return np.concatenate([[-1], corpus.items["title"].rank("dense").to_numpy().astype(np.int64)])
 
 
 def _in_history(corpus: Corpus, targets: NDArray[np.int64], codes: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -20,10 +20,7 @@ FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "
 
 
 def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
-    """Find the folder of each corpus in `settings.mix`: a plain name is a run in `outputs`, one with a slash a folder.
-
-    Raises ValueError for one that holds no finished corpus, saying what was looked for.
-    """
+    """Find the folder of each corpus in `settings.mix`: a run in `outputs`, or a path with a slash; ValueError for none."""
     found = []
     for name in settings.mix:
         base = expand_home(name) if "/" in name else find_outputs(outputs) / name

@@ -13,7 +13,8 @@ def check(corpus: Corpus, *, to_train: bool = False) -> list[str]:
 
     With `to_train` also where a domain has nothing to train on. Returns remarks: what stops nothing yet but should be seen.
     """
-    untrained = [f"the domain {domain!r} has no train sample" for domain in _without_training(corpus)]
+    trained = set(corpus.users["domain"].gather(np.unique(corpus.owners(corpus.samples("train")))))
+    untrained = [f"the domain {domain!r} has no train sample" for domain in corpus.domains if domain not in trained]
     faults = [fault for domain in corpus.domains for fault in _domain_faults(corpus, domain)] + _text_faults(corpus)
     if faults := [*faults, *(untrained if to_train else ())]:
         raise ValueError(
@@ -48,11 +49,6 @@ def _text_faults(corpus: Corpus) -> list[str]:
     if blank := sum(not title.strip() for title in corpus.titles):
         faults.append(f"{blank} of {corpus.n_items} items have an empty text, and so no embedding")
     return faults
-
-
-def _without_training(corpus: Corpus) -> list[str]:
-    trained = set(corpus.users["domain"].gather(np.unique(corpus.owners(corpus.samples("train")))))
-    return [domain for domain in corpus.domains if domain not in trained]
 
 
 def _odd_times(corpus: Corpus) -> list[str]:

@@ -49,7 +49,8 @@ def split(
 
 def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Choose targets (int64) and splits (uint8): a user's last is test, the one before valid, from the second on train."""
-    positions, lengths = _positions(offsets)
+    lengths = np.repeat(np.diff(offsets), np.diff(offsets))  # of each interaction's user
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
     splits = np.full(len(positions), TRAIN, dtype=np.uint8)
     splits[positions == lengths - 1] = TEST
     splits[positions == lengths - 2] = VALID
@@ -58,10 +59,7 @@ def leave_one_out(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 
 
 def split_global_time(times: NDArray[np.int64], domain: str = "") -> NDArray[np.uint8]:
-    """Cut a domain's samples 80/10/10 by the times of their targets (int64), sorted stably; returns splits (uint8) [C].
-
-    Raises ValueError where there are too few samples for three parts.
-    """
+    """Cut samples 80/10/10 by their targets' times (int64), stably, into splits (uint8) [C]; ValueError for too few."""
     n = len(times)
     first, second = n * 8 // 10, n * 9 // 10
     if min(first, second - first, n - second) == 0:
@@ -119,9 +117,3 @@ def list_histories(corpus: Corpus, users: int = 5, last: int = 4) -> pl.DataFram
     return pl.DataFrame(
         rows, schema={"user": pl.String, "when": pl.Datetime("ms"), "item": pl.String, "": pl.String}, orient="row"
     )
-
-
-def _positions(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Position of each interaction within its user, and its user's length (int64, both (T,))."""
-    lengths = np.repeat(np.diff(offsets), np.diff(offsets))
-    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)), lengths

@@ -3,8 +3,7 @@
 Nothing is guessed for a column from a few of its values. A number tells by its own size whether it counts seconds,
 milliseconds, microseconds or nanoseconds: of any two units, the years 1973 to 2100 in one are no years before 5000 in the
 other. A date is taken where it can be read in one way only: 03/04/2021 cannot, unless `data_dates` says how. What a column
-mixes (numbers and dates, two orders, some with a time zone) is refused, because then some of it would be wrong without a
-word.
+mixes (numbers and dates, two orders, some with a time zone) is refused: some of it would be wrong without a word.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ from llm2rec_kit.corpus import Corpus
 
 FIRST_YEAR, LAST_YEAR = 1970, 2100
 LATEST = 4_102_444_800_000  # milliseconds: the year 2100, later times are slips of the pen
-LIMITS = (
-    (1e11, 1000),
-    (1e14, 1),
-    (1e17, 1e-3),
-)  # a number below counts seconds, milliseconds, microseconds; nanoseconds above
+# A number below counts seconds, milliseconds, microseconds; nanoseconds above.
+LIMITS = ((1e11, 1000), (1e14, 1), (1e17, 1e-3))
 ABSENT = ("", "null", "nan", "nat", "none", "na", "n/a", "<na>", "\\n", "-")  # texts for no value, in any case
 EXPECTED = "must hold seconds or milliseconds since 1970, or dates such as 2021-03-04 or 2021-03-04T05:06:07"
 STAMPS = {4: "0101000000", 6: "01000000", 8: "000000", 10: "0000", 12: "00", 14: ""}  # digits: what completes YYYYMMDDHHMMSS
@@ -58,8 +54,7 @@ def as_milliseconds(times: pl.Series, what: str, dates: str = "iso") -> pl.Serie
 
 
 def convert_by_size(numbers: pl.Expr) -> pl.Expr:
-    """Convert numbers since 1970 to milliseconds (Int64), each by the unit that its size tells; what is out of bounds
-    stays."""
+    """Convert numbers since 1970, each by the unit that its size tells, to milliseconds (Int64); odd ones stay so."""
     milliseconds, size = numbers.clip(-9e18, 9e18) * 1e-6, numbers.abs()
     for limit, factor in reversed(LIMITS):
         milliseconds = pl.when(size < limit).then(numbers * factor).otherwise(milliseconds)
@@ -67,28 +62,18 @@ def convert_by_size(numbers: pl.Expr) -> pl.Expr:
 
 
 def describe_span(corpus: Corpus, now: float | None = None) -> pl.DataFrame:
-    """Tell when the events of each domain lie, and how many of them where none should: before 1990, and after `now`.
+    """Tell when the events of each domain lie, and how many of them where none should: before 1990, and after `now` (s).
 
-    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC, null where the source has no
-    times). `now` is in seconds since 1970 (default: this moment).
+    One row a domain (domain, events, earliest, latest, and a column for each of the two; UTC); null without times.
     """
     limits = datetime(1990, 1, 1), datetime.fromtimestamp(time.time() if now is None else now, UTC).replace(tzinfo=None)
     when = pl.col("time").cast(pl.Datetime("ms"))
     odd = dict(zip(ODD, (when < limits[0], when > limits[1]), strict=True))
     owners = corpus.users["domain"].gather(np.repeat(np.arange(corpus.n_users), np.diff(corpus.offsets)))
-    return (
-        pl.DataFrame({"domain": owners, "time": corpus.times}, schema_overrides={"time": pl.Int64})
-        .group_by("domain", maintain_order=True)
-        .agg(
-            pl.len().alias("events"),
-            when.min().alias("earliest"),
-            when.max().alias("latest"),
-            **{k: pl.when(when.count() > 0).then(v.sum()) for k, v in odd.items()},
-        )
-    )
-
-
-# -- numbers ----------------------------------------------------------------------------------------------------------
+    frame = pl.DataFrame({"domain": owners, "time": corpus.times}, schema_overrides={"time": pl.Int64})
+    counts = {name: pl.when(when.count() > 0).then(found.sum()) for name, found in odd.items()}
+    by_domain = frame.group_by("domain", maintain_order=True)
+    return by_domain.agg(events=pl.len(), earliest=when.min(), latest=when.max(), **counts)
 
 
 def _of_numbers(numbers: pl.Series, what: str) -> pl.Series:
@@ -117,8 +102,7 @@ def _refuse_year_last(numbers: pl.Series, what: str) -> None:
 
 
 def _stamps(numbers: pl.Series, digits: int, what: str) -> pl.Series | None:
-    """Times of numbers such as 20210311, a date of so many digits; None where they are none. Zeros are no times, and stay
-    so."""
+    """Times of numbers such as 20210311, a date of so many digits; None where they are none. Zeros, no times, stay so."""
     scale = 10.0 ** (digits - 4)
     near = numbers.is_between(FIRST_YEAR * scale, (LAST_YEAR + 1) * scale, closed="left") & (numbers == numbers.floor())
     if not near.any():
@@ -145,9 +129,6 @@ def _stamps(numbers: pl.Series, digits: int, what: str) -> pl.Series | None:
             f"and {count - good} are not, for example {_shown(others)}. Write all in one way."
         )
     return numbers.scatter(near.arg_true(), when.cast(pl.Float64)).cast(pl.Int64)
-
-
-# -- text -------------------------------------------------------------------------------------------------------------
 
 
 def _of_texts(times: pl.Series, what: str, dates: str) -> pl.Series:
@@ -181,13 +162,13 @@ def _of_dates(texts: pl.Series, what: str, dates: str) -> pl.Series:
         _refuse(texts, ~zoned & texts.is_not_null(), what, "have no time zone while others have one")
     month, day = ("b", "c") if year_first.any() else ORDERS[_order(parts, texts, what, dates)]
     when = _moments(parts, "a" if year_first.any() else "c", month, day)
-    _refuse(texts, when.is_null() & texts.is_not_null(), what, f"are no dates, read {_read_as(year_first, month)}")
+    order = "year first" if year_first.any() else "month first" if month == "a" else "day first"
+    _refuse(texts, when.is_null() & texts.is_not_null(), what, f"are no dates, read {order}")
     return when
 
 
 def _order(parts: pl.DataFrame, texts: pl.Series, what: str, dates: str) -> str:
-    """Which order dates with the year last have: as `dates` says, else as those prove that can be read in one order
-    alone."""
+    """The order of dates with the year last: as `dates` says, else as those prove that can be read in one order alone."""
     if dates != "iso":
         return dates
     above = {order: parts[day].cast(pl.Int64) > 12 for order, (_, day) in ORDERS.items()}
@@ -219,10 +200,6 @@ def _moments(parts: pl.DataFrame, year: str, month: str, day: str) -> pl.Series:
     away = pl.when(zone.str.starts_with("-")).then(-away).otherwise(away).fill_null(0)
     moment = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="ms").dt.epoch("ms")
     return parts.select(moment - away * 60_000).to_series()
-
-
-def _read_as(year_first: pl.Series, month: str) -> str:
-    return "year first" if year_first.any() else "month first" if month == "a" else "day first"
 
 
 def _refuse(texts: pl.Series, bad: pl.Series, what: str, why: str) -> None:

@@ -2,8 +2,7 @@
 
 An embedding depends on its text alone, not on the batch it was computed in. Titles are read in windows; those of a window
 are sorted by length and batched by a token budget, batches of one length carry no mask, and the rest are right-padded
-under one. A folder that `save` writes is a transformers model and a SentenceTransformer at once; any other
-sentence-transformers model is a baseline behind the same interface.
+under one.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
@@ -49,8 +48,7 @@ class Encoder:
     """A model, its tokenizer, and how hidden states become one vector."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Encoding | None = None):
-        """`settings.attention` other than `as_trained` sets the model's mask, in place. Raises BackboneError where the model
-        does not go by it."""
+        """Set the model's mask, in place, as `settings.attention` says; BackboneError where the model does not go by it."""
         self.settings = resolve_settings(settings or S.Encoding(), {})
         if self.settings.pooling == "pooler":
             raise S.SettingsError(
@@ -74,11 +72,11 @@ class Encoder:
         Without `settings` it is as it was saved. What is neither the kit's nor a bare causal language model is loaded by
         sentence-transformers (BERT, BGE, GTE, ...). Raises BackboneError where there is no such model.
         """
-        settings, path = settings or AS_SAVED, checkpoint.locate(path)
+        settings, path, place = settings or AS_SAVED, checkpoint.locate(path), place or S.Backbone()
         if checkpoint.is_path(path):
             checkpoint.check(Path(path), binary=True)
         saved = _hub_json(path, MARK, dict)
-        if saved is None and not _is_bare_decoder(path, place or S.Backbone()):
+        if saved is None and not _is_bare_decoder(path, place):
             from llm2rec_kit.encoding.sentence_transformer import LibraryEncoder
 
             return LibraryEncoder(path, settings, place)
@@ -113,8 +111,7 @@ class Encoder:
         return self._encode(_texts(titles), out, progress, shard, lead=0)
 
     def table(self, titles: Sequence[str], *, out: str | Path | None = None, progress: bool = False) -> np.ndarray:
-        """Compute the embeddings of items 1..N behind a padding row: float32 (N + 1, dim), row 0 zero.
-        `out` as in `encode`."""
+        """Compute the embeddings of items 1..N behind a zero row: float32 (N + 1, dim). `out` as in `encode`."""
         return self._encode(_texts(titles), out, progress, (0, 1), lead=1)
 
     @torch.inference_mode()
@@ -129,9 +126,11 @@ class Encoder:
         first = sink.start + find_first_rows(titles[sink.start : sink.stop])
         todo = range(sink.start + sink.done, sink.stop, WINDOW)
         began, was_training = time.perf_counter(), self.model.training
+        quiet = not progress or not sys.stderr.isatty()
+        bar = tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
         self.model.eval()
         try:
-            with kernels.use_fast_linears(self.model), _bar(sink, progress) as bar:
+            with kernels.use_fast_linears(self.model), bar:
                 for start, new, vectors in self._windows(titles, first, todo):
                     _check_finite(vectors, [titles[row] for row in new])
                     # The row that each row of the window repeats, mostly itself.
@@ -148,7 +147,7 @@ class Encoder:
             sink.discard()
             raise
         self.model.train(was_training)
-        if progress and bar.disable and todo:
+        if progress and quiet and todo:
             print(f"  {todo.stop - todo.start:,} titles encoded in {time.perf_counter() - began:.1f} s", flush=True)
         return sink.finish()
 
@@ -199,9 +198,8 @@ class Encoder:
         tokenizer = drop_special_tokens(self.tokenizer)
         backbone.save(self.model, tokenizer, folder)
         _check_read_back(folder, self.tokenizer)
-        modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * (
-            how.normalise == "unit"
-        )
+        modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+        modules += [("2_Normalize", "Normalize")] * (how.normalise == "unit")
         files = {
             "modules.json": [
                 {"idx": k, "name": str(k), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -243,8 +241,7 @@ def check(path: str | Path, place: S.Backbone) -> None:
 def list_settings(settings: S.Encoding, place: S.Backbone, encoder: str, **other: Any) -> dict[str, Any]:
     """Collect the settings of a table, as `Run.make` takes them: how, where and by which encoder items are encoded.
 
-    `encoder` is a stage's name (`raw` is the backbone's), or a hub name or folder. `other` counts, too: which text, and
-    what a folder holds (`checkpoint.hash_contents`).
+    `encoder` is a stage's name (`raw`: the backbone's), hub name or folder. `other` counts, too: the text, a folder's hash.
     """
     return _counted(settings) | place.where | {"encoder": encoder} | other
 
@@ -303,22 +300,17 @@ def _check_finite(vectors: np.ndarray, titles: list[str]) -> None:
         )
 
 
-def _bar(sink: RowFile | RowArray, progress: bool) -> tqdm[NoReturn]:
-    quiet = not progress or not sys.stderr.isatty()
-    return tqdm(total=sink.stop - sink.start, initial=sink.done, unit="title", unit_scale=True, disable=quiet)
-
-
 def _hub_json(path: str | Path, name: str, kind: type) -> Any:
     """A JSON file, a `kind`, of a folder or a hub model; None where there is none, or the hub is out of reach."""
     if gguf.is_gguf_name(path):  # one file holds all of it
         return None
     file: str | Path | None = Path(path) / name
-    if not checkpoint.is_path(path):
-        try:
-            file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            file = None
     with contextlib.suppress(FileNotFoundError):
+        if not checkpoint.is_path(path):
+            try:
+                file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+            except OSError:
+                return None
         return read_json(Path(file), kind) if file else None
     return None
 
@@ -338,8 +330,6 @@ def _is_bare_decoder(path: str | Path, place: S.Backbone) -> bool:
 
 
 def _check_read_back(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    from transformers import AutoTokenizer
-
     probe = "Star Harbor: Racing, Deluxe (2004) é"
     wanted = tokenizer(probe, add_special_tokens=False)["input_ids"]
     found = AutoTokenizer.from_pretrained(folder)(probe)["input_ids"]

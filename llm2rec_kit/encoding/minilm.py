@@ -25,10 +25,7 @@ def is_available() -> bool:
 
 
 def encode_titles(titles: Sequence[str]) -> np.ndarray:
-    """Encode items 1..N behind a padding row: float32 (N + 1, 384), row 0 zero; the model's own pooling, unit norm.
-
-    Raises ValueError where the optional packages are missing or the weights damaged.
-    """
+    """Encode items 1..N, unit norm, behind a zero row: float32 (N + 1, 384); ValueError without package or sound weights."""
     if not is_available():
         raise ValueError(LACKING)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights are on disk; without it the library asks the hub all the same

@@ -33,8 +33,7 @@ def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
     """Read the table (N + 1, dim) float32, padding row first, and count the file's rows that are no item of the corpus.
 
     Raises SettingsError where the file is missing, no array of numbers of two dimensions, or holds NaN or infinity; without
-    ids where it has not a row an item; with ids where those are not one a row, one stands twice, an item has none, or the
-    corpus has two items of one id.
+    ids where it has not a row an item; with ids where they are not one a row, stand twice (in the corpus, too) or lack one.
     """
     path = storage.expand_home(file)
     vectors = _array(name, path)
@@ -44,7 +43,7 @@ def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
         found, more = _in_order(name, path, vectors, corpus.n_items), 0
     bad = ~np.isfinite(found).all(1)
     if bad.any():
-        raise SettingsError(_wrong(name, path, f"{bad.sum()} items have NaN or infinity, first item {bad.argmax() + 1}"))
+        raise _wrong(name, path, f"{bad.sum()} items have NaN or infinity, first item {bad.argmax() + 1}")
     return np.concatenate([np.zeros((1, found.shape[1]), np.float32), found]), more
 
 
@@ -55,24 +54,20 @@ def _array(name: str, path: Path) -> np.ndarray:
     try:
         vectors = np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
-        raise SettingsError(_wrong(name, path, f"it is no .npy file of numbers ({str(error)[:100]})")) from None
+        raise _wrong(name, path, f"it is no .npy file of numbers ({str(error)[:100]})") from None
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
-        raise SettingsError(
-            _wrong(name, path, f"it holds {getattr(vectors, 'dtype', 'no array')} of shape {np.shape(vectors)}")
-        )
+        raise _wrong(name, path, f"it holds {getattr(vectors, 'dtype', 'no array')} of shape {np.shape(vectors)}")
     return vectors
 
 
 def _in_order(name: str, path: Path, vectors: np.ndarray, n_items: int) -> np.ndarray:
     padded = len(vectors) == n_items + 1 and not np.any(vectors[0])
     if len(vectors) != n_items and not padded:
-        raise SettingsError(
-            _wrong(
-                name,
-                path,
-                f"it has {len(vectors):,} rows, and the corpus has {n_items:,} items. Give a row an item in the order of the corpus "
-                f"(corpus/items.parquet), one of zeros in front or none; or put the id of each row, a line each, into {find_ids_file(path)}",
-            )
+        raise _wrong(
+            name,
+            path,
+            f"it has {len(vectors):,} rows, and the corpus has {n_items:,} items. Give a row an item in the order of the corpus "
+            f"(corpus/items.parquet), one of zeros in front or none; or put the id of each row, a line each, into {find_ids_file(path)}",
         )
     return _float32(vectors[1:] if padded else vectors)
 
@@ -80,16 +75,14 @@ def _in_order(name: str, path: Path, vectors: np.ndarray, n_items: int) -> np.nd
 def _by_id(name: str, path: Path, vectors: np.ndarray, corpus: Corpus) -> tuple[np.ndarray, int]:
     ids, wanted = title_files.read(find_ids_file(path)), corpus.items["source_id"].to_list()
     if len(ids) != len(vectors):
-        raise SettingsError(_wrong(name, path, f"it has {len(vectors):,} rows and {len(ids):,} ids"))
+        raise _wrong(name, path, f"it has {len(vectors):,} rows and {len(ids):,} ids")
     for what, values in (("its ids", ids), ("the items of the corpus (several domains?)", wanted)):
         if twice := [one for one, n in Counter(values).items() if n > 1]:
-            raise SettingsError(
-                _wrong(name, path, f"of {what} {len(twice):,} stand more than once, such as {twice[0]!r:.60}")
-            )
+            raise _wrong(name, path, f"of {what} {len(twice):,} stand more than once, such as {twice[0]!r:.60}")
     row = {one: k for k, one in enumerate(ids)}
     if lacking := [one for one in wanted if one not in row]:
         shown = ", ".join(f"{one!r:.60}" for one in lacking[:3])
-        raise SettingsError(_wrong(name, path, f"{len(lacking):,} of {len(wanted):,} items have no row, such as {shown}"))
+        raise _wrong(name, path, f"{len(lacking):,} of {len(wanted):,} items have no row, such as {shown}")
     return _float32(vectors[[row[one] for one in wanted]]), len(ids) - len(wanted)
 
 
@@ -98,5 +91,5 @@ def _float32(vectors: np.ndarray) -> np.ndarray:
         return np.array(vectors, dtype=np.float32)
 
 
-def _wrong(name: str, path: Path, what: str) -> str:
-    return f"encoding_own, {name}: {path} is no table for this corpus: {what}."
+def _wrong(name: str, path: Path, what: str) -> SettingsError:
+    return SettingsError(f"encoding_own, {name}: {path} is no table for this corpus: {what}.")

@@ -1,5 +1,4 @@
-"""How tables of item vectors were read off their models, and one model read in several ways:
-what pooling and mask alone do."""
+"""How item tables were read off their models, and one model read in several ways: what pooling and mask alone do."""
 
 from __future__ import annotations
 
@@ -18,20 +17,14 @@ SHOWN = ("attention", "pooling", "items", "mean_norm", "effective_rank", "leak")
 
 
 def of_tables(run: Run, tables: Iterable[str]) -> pl.DataFrame:
-    """Tabulate what the records of item tables say: table, how it was read (attention, pooling), and its shape;
-    null where one does not say."""
+    """Tabulate what the records of item tables say of how each was read, and of its shape; null where one does not say."""
     records = {table: run.record(f"embeddings/{table}") for table in tables}
-    return pl.DataFrame(
-        [{"table": table, **{name: record.get(name) for name in SHOWN}} for table, record in records.items()],
-        infer_schema_length=None,
-    )
+    rows = [{"table": table, **{name: record.get(name) for name in SHOWN}} for table, record in records.items()]
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def compare(path: str | Path, titles: Sequence[str], ways: Iterable[S.Encoding], place: S.Backbone) -> pl.DataFrame:
-    """Encode `titles` with the model in `path` in each of `ways`, and measure the spaces.
-
-    A row a way: pooling, attention, mean norm, uniformity, effective rank (`geometry`).
-    """
+    """Encode `titles` with the model in `path` in each of `ways`: a row a way, with the shape of its space (`geometry`)."""
     rows = []
     for how in ways:
         vectors = Encoder.load(path, how, place).encode(titles)

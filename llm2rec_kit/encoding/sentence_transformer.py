@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding.encoder import Encoder
@@ -24,8 +24,8 @@ class LibraryEncoder(Encoder):
 
     model: Any  # the SentenceTransformer: what its modules have depends on the folder
 
-    def __init__(self, path: str | Path, settings: S.Encoding, place: S.Backbone | None = None) -> None:
-        """`path` is a folder or a hub name. `settings.pooling` and `.normalise` other than `as_saved` change its modules."""
+    def __init__(self, path: str | Path, settings: S.Encoding, place: S.Backbone) -> None:
+        """`path` is a folder that `checkpoint.check` has passed, or a hub name; `settings` change its modules."""
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
@@ -37,10 +37,7 @@ class LibraryEncoder(Encoder):
                 f"{str(path)!r} is a baseline: its attention is as it was trained. Set encoding_attention to as_trained; "
                 f"found {settings.attention!r}."
             )
-        place = place or S.Backbone()
         device, dtype, _ = backbone.choose_placement(place)
-        if checkpoint.is_path(path):
-            checkpoint.check(Path(path), binary=True)
         with backbone.explain_errors(path, "model"):
             self.model = SentenceTransformer(
                 str(path),
@@ -91,10 +88,7 @@ def _change_modules(model: Any, settings: S.Encoding) -> None:
 
 
 def check(folder: str | Path, place: S.Backbone) -> None:
-    """Raise BackboneError where the weights of a baseline do not fill it; none are read. Of an encoder with a decoder, of
-    which the library takes a part, it says nothing."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
+    """Raise BackboneError where a baseline's weights, unread, do not fill it; not of an encoder-decoder, taken in part."""
     own_code = {"trust_remote_code": place.trust_remote_code}
     for part in checkpoint.find_transformers(Path(folder)):
         with backbone.explain_errors(folder, "model"):
@@ -127,8 +121,7 @@ def _check_weights(first: Any, path: str | Path, place: S.Backbone) -> set[str]:
 def _pooler(model: PreTrainedModel, path: str | Path, missing: set[str]) -> Any:
     """A BERT's own pooler, dense and tanh over the first token's state, as a module that follows CLS pooling.
 
-    Raises BackboneError where the model has none, or its weights lack it (`missing`):
-    transformers would make one up at random.
+    Raises BackboneError where it has none, or its weights lack it (`missing`): transformers would make one up at random.
     """
     from sentence_transformers.base.modules import Dense
 

@@ -1,5 +1,4 @@
-"""Title files: what `llm2rec encode` reads. A title a row, in the file's order, none left out: row k of the embeddings is
-row k of the file."""
+"""Title files: what `llm2rec encode` reads. A title a row, none left out: row k of the embeddings is row k of the file."""
 
 from __future__ import annotations
 
@@ -52,8 +51,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _column(file: Path, kind: str, column: str) -> list[str]:
-    """The values of a column, empty where one is missing;
-    it may be named without what stands after a colon (RecBole's type)."""
+    """The values of a column, empty where one is missing; what stands after a colon (RecBole's type) need not be named."""
     table = _parquet(file) if kind == ".parquet" else _delimited(file, kind)
     named = {c.split(":")[0].strip(): c for c in reversed(table.columns)} | {c: c for c in table.columns}
     if column not in named:
@@ -68,8 +66,7 @@ def _column(file: Path, kind: str, column: str) -> list[str]:
 
 
 def _delimited(file: Path, kind: str) -> pl.DataFrame:
-    """The table of a .csv, or of a tab-separated file;
-    ValueError where a line is no row of it, so that rows stay in step."""
+    """The table of a .csv or a tab-separated file; ValueError where a line is no row, so that rows stay in step."""
     quoted, separator = (True, ",") if kind == ".csv" else (None, "\t")
     table, few, why = delimited.read_texts(file, separator=separator, quoted=quoted, fewest=1)
     if few:

@@ -93,8 +93,7 @@ def pad(ids: list[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """Pool states (rows, tokens, dim) to (rows, dim):
-    the mean over real tokens, the last real token's state, or the first's."""
+    """Pool states (rows, tokens, dim) to (rows, dim): the mean over real tokens, the last real state, or the first."""
     if pooling == "cls":
         return states[:, 0]
     if pooling == "last":

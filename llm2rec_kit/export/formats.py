@@ -5,6 +5,7 @@ Nothing here is kept in a run: an export is a copy, written whole or not at all,
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import yaml
 from numpy.typing import NDArray
 
 from llm2rec_kit import settings as S
@@ -34,12 +36,10 @@ def export(
     domain: str = "",
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, one of FORMATS;
-    returns the folder.
+    """Write embedding `stage` of `run`, or what was trained over it, to the folder `to` in format `kind`, and return `to`.
 
     `recommender` and `domain` say which of those trained over the embedding (`recommend.pick_recommender`), for the formats
-    OF_A_RECOMMENDER. `trust_remote_code`: whether code that came with the run's backbone may run. What the run says of that
-    is not believed: it may be another's.
+    OF_A_RECOMMENDER. `trust_remote_code`: whether the backbone's own code may run; what the run says of it is not believed.
 
     Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder
     that holds something, ArtefactError where the run has no such embedding.
@@ -83,22 +83,17 @@ def _folder(to: str | Path) -> Path:
     return to
 
 
-def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool = False) -> str:
+def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, trust_remote_code: bool) -> None:
     """Write the encoder itself, with its model card: a folder for transformers and sentence-transformers."""
     load_encoder(run, stage, trust_remote_code=trust_remote_code).save(to, write_card(run, stage))
-    return ""
 
 
-def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
-    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding.
-
-    Beside it items.csv says which item a row is, embeddings.json how it was made.
-    """
+def export_npy(run: Run, stage: str, to: Path, name: str) -> None:
+    """Write embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv, what a row is; embeddings.json, how made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
     recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
     write_json(to / "embeddings.json", about)
-    return ""
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
@@ -125,8 +120,7 @@ def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 def export_tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
-    """Write what TensorBoard's embedding projector reads: tensors.tsv, metadata.tsv and projector_config.pbtxt. A row is an
-    item; the padding row is left out."""
+    """Write what TensorBoard's projector reads: tensors.tsv, metadata.tsv, projector_config.pbtxt; without a padding row."""
     corpus, table = Corpus.load(run.require("corpus")), _table(run, stage)
     columns = [pl.col(c).cast(pl.String) for c in ("category", "domain") if c in corpus.items.columns]
     popularity = np.bincount(corpus.sequence, minlength=corpus.n_items + 1)[1:]
@@ -134,7 +128,7 @@ def export_tensorboard(run: Run, stage: str, to: Path, name: str) -> str:
     return projector.write(to, {"tensors": (f"{run.name} {stage}", table[1:])}, metadata, digits=9)
 
 
-FORMATS: dict[str, Callable[..., str]] = {
+FORMATS: dict[str, Callable[..., str | None]] = {
     "sentence-transformers": export_sentence_transformers,
     "npy": export_npy,
     "recbole": export_recbole,
@@ -148,8 +142,6 @@ OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
     """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them."""
-    import dataclasses
-
     from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
@@ -186,50 +178,44 @@ def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S
 
 
 def write_card(run: Run, stage: str) -> str:
-    """Return a model card in Markdown: what the encoder is, its training and data, its results, how to load it.
-
-    Everything in it is read from the run's records; results of notebook 04 are in it once that has run.
-    """
+    """Return a model card in Markdown, of the run's records: the encoder, its training, data and results, how to load it."""
     how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
     trained = _training(run, how["encoder"])
     data = "What it was trained on" if trained else "The run's data"
     if "synthetic" in corpus["source"].split(" + "):  # a mix names the sources of its parts
         data += " (synthetic: made from a seed, no real shop)"
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: feature-extraction",
-        f"tags: [sentence-transformers, recommendation{', llm2rec' * bool(trained)}]",
-        "---",
-        f"# Item encoder of run {run.name}, embedding {stage}",
-        "",
-        f"{_texts(run)} to vectors of {how['dim']} numbers: {_reading(how)}. {_origin(run, how)}",
-        "",
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        'vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])',
-        "```",
-        "",
-        f"## {data}",
-        "",
-        f"Source {corpus['source']}, split {corpus['split']}. {_seen(run, how, corpus['train_domains'])} All domains:",
-        "",
-        _markdown(corpus["statistics"]),
-        "",
-        "## How it was trained",
-        "",
-        _markdown(trained) or "Not by this run.",
-        "",
-        "## Results",
-        "",
-        _results(run, stage),
-        "",
-        "## Written with",
-        "",
-        ", ".join(f"{k} {v}" for k, v in collect_provenance()["versions"].items()),
-        "",
-    ]
-    return "\n".join(lines)
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: feature-extraction
+tags: [sentence-transformers, recommendation{", llm2rec" * bool(trained)}]
+---
+# Item encoder of run {run.name}, embedding {stage}
+
+{_texts(run)} to vectors of {how["dim"]} numbers: {_reading(how)}. {_origin(run, how)}
+
+```python
+from sentence_transformers import SentenceTransformer
+vectors = SentenceTransformer("this/folder").encode(["a title", "another title"])
+```
+
+## {data}
+
+Source {corpus["source"]}, split {corpus["split"]}. {_seen(run, how, corpus["train_domains"])} All domains:
+
+{_markdown(corpus["statistics"])}
+
+## How it was trained
+
+{_markdown(trained) or "Not by this run."}
+
+## Results
+
+{_results(run, stage)}
+
+## Written with
+
+{", ".join(f"{k} {v}" for k, v in collect_provenance()["versions"].items())}
+"""
 
 
 def _table(run: Run, stage: str) -> NDArray[np.float32]:
@@ -257,15 +243,8 @@ def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
         "alias_of_item_id": ["iid"],
         "preload_weight": {"iid": "iemb"},
         "MAX_ITEM_LIST_LENGTH": corpus.max_history,
-        "eval_args": {
-            "split": rule,
-            "group_by": "user" if "LS" in rule else "none",
-            "order": "TO",
-            "mode": "full",
-        },
+        "eval_args": {"split": rule, "group_by": "user" if "LS" in rule else "none", "order": "TO", "mode": "full"},
     }
-    import yaml
-
     head = "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n"
     if told:
         head += f"# {name}.item: {told}\n"

@@ -24,10 +24,7 @@ PACKAGES = {"datamapplot": "datamapplot", "jscatter": "jupyter-scatter", "embedd
 
 
 def tensorboard(atlas: Atlas, folder: Path) -> Path:
-    """Write what TensorBoard's projector reads (`tensorboard --logdir folder`), or projector.tensorflow.org from files.
-
-    A stage's vectors as `<stage>.tsv`, one metadata.tsv for all, and projector_config.pbtxt. Returns the folder.
-    """
+    """Write what TensorBoard's projector reads (`tensorboard --logdir folder`) to `folder`, and return it."""
     rows = atlas.items["item"].to_numpy()
     told = projector.write(folder, {s: (s, np.asarray(atlas.tables[s])[rows]) for s in atlas.stages}, name_groups(atlas))
     if told:
@@ -73,11 +70,11 @@ def embedding_atlas(atlas: Atlas, stage: str, **options: Any) -> Any:
 
 def describe_programs(run: Run) -> str:
     """Say which of the programs are installed, and give the call for each."""
-    calls = {"datamapplot": "datamapplot", "jscatter": "jupyter_scatter", "embedding_atlas": "embedding_atlas"}
     lines = [f"tensorboard --logdir {run.path / 'projector'}"]
     for module, package in PACKAGES.items():
         there = importlib.util.find_spec(module) is not None
-        lines.append(f"integrations.{calls[module]}(atlas, stage): {'installed' if there else f'pip install {package}'}")
+        call = f"integrations.{package.replace('-', '_')}(atlas, stage)"
+        lines.append(f"{call}: {'installed' if there else f'pip install {package}'}")
     return "\n".join(lines)
 
 

@@ -12,8 +12,7 @@ from llm2rec_kit.storage import tab_separated, write_text, write_whole
 
 
 def write(folder: Path, tables: dict[str, tuple[str, np.ndarray]], metadata: pl.DataFrame, *, digits: int = 6) -> str:
-    """Write `<name>.tsv` for each name -> (title, vectors), metadata.tsv for all, a row a vector, and
-    projector_config.pbtxt.
+    """Write `<name>.tsv` for each name -> (title, vectors), metadata.tsv, a row a vector, and projector_config.pbtxt.
 
     Returns what `tab_separated.write` had to change in the metadata, a sentence or nothing.
     """

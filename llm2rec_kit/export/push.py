@@ -1,8 +1,7 @@
 """Push: an export that has a model card, put into a repository of the Hugging Face Hub. `llm2rec push RUN REPO`.
 
-What is pushed is what `export` writes, made in a temporary folder. A repository is made private unless asked otherwise, and
-one that holds something is left alone unless asked otherwise. The token is huggingface_hub's own to find, and is in no
-message.
+What is pushed is what `export` writes, made in a temporary folder. A repository is made private, and one that holds
+something is left alone, unless asked otherwise. The token is huggingface_hub's own to find, and is in no message.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ def push(
     replace: bool = False,
     trust_remote_code: bool = False,
 ) -> str:
-    """Put the export of `run` in format `kind`, one of KINDS, into the hub's model repository `repo` (owner/name); returns
-    its URL.
+    """Put the export of `run` in format `kind`, one of KINDS, into the hub's `repo` (owner/name); returns its URL.
 
     A repository that is not there is made, private unless `public`. One that holds files is refused unless `replace`: then
     the files of the export take the place of all that it holds, in one commit, and its history keeps the earlier. Who may

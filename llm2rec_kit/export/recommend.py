@@ -6,9 +6,8 @@
     model = recommend.load(runs.find("demo"), domain="games")
     model.after(["a title", "another title"], new=["a title that nobody has bought yet"]).top
 
-A title of the history that is no item of the catalogue, and every new one, is read by the encoder that made the embeddings
-under the item table, and goes behind the same adapter: the recommender need not have seen it
-(`downstream.saved_recommender`).
+A title that is no item of the catalogue is read by the encoder that made the embeddings under the item table, and goes
+behind the same adapter: the recommender need not have seen it (`downstream.saved_recommender`).
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data import cleaning, item_text
 from llm2rec_kit.downstream import item_table, saved_recommender
 from llm2rec_kit.encoding import minilm, title_files
 from llm2rec_kit.results import weights
 from llm2rec_kit.results.evaluations import TRAINED
 from llm2rec_kit.runs import Run
+from llm2rec_kit.settings import parse_template
 from llm2rec_kit.settings.ranges import show_value
 
 STAGES = ("contrastive", "mntp", "csft", "raw")  # which embedding is taken where none is named, if the run has it
@@ -118,9 +119,8 @@ def load(
 ) -> Recommender:
     """Load the recommender of `run` that `pick_recommender` finds; the encoder waits until a title has to be read."""
     row, corpus = pick_recommender(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
-    return Recommender(
-        saved_recommender.load_from_run(run, *row, corpus), make_reader(run, row[2], trust_remote_code=trust_remote_code)
-    )
+    read = make_reader(run, row[2], trust_remote_code=trust_remote_code)
+    return Recommender(saved_recommender.load_from_run(run, *row, corpus), read)
 
 
 def pick_recommender(
@@ -129,8 +129,7 @@ def pick_recommender(
     """Choose a recommender whose weights the run has; returns ((domain, recommender, embedding), the run's corpus).
 
     Without a name: SASRec, over the last of the run's stages that it was trained over, in the domain whose items the titles
-    of `history` are. Raises ValueError naming what there is where the run kept no such recommender, or more than one domain
-    is possible.
+    of `history` are. Raises ValueError naming what there is where that is none, or in more than one domain.
     """
     found = _chosen(weights.list_rows(run), run, recommender, embedding)
     corpus = Corpus.load(run.require("corpus"))
@@ -144,8 +143,7 @@ def pick_recommender(
 
 
 def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
-    """Return a function from titles, each prepared as those of the corpus were, to embeddings (m, dim) as in the run's
-    table.
+    """Return a function from titles, prepared as those of the corpus were, to embeddings (m, dim) as in the run's table.
 
     The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
     """
@@ -171,13 +169,7 @@ def make_readers(run: Run, embeddings: Sequence[str]) -> Callable[[str, Sequence
 
 
 def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
-    """Return the texts that the stages would read of items known by title alone; `made` are the corpus's settings.
-
-    What the rules of cleaning would refuse is read as it is. A template's other fields are empty.
-    """
-    from llm2rec_kit.data import cleaning, item_text
-    from llm2rec_kit.settings import parse_template
-
+    """Return the texts that the stages would read of items known by title alone, refused or not; `made`: corpus settings."""
     items = pl.DataFrame({"title": list(titles)}).with_row_index("row")
     cleaned = dict(cleaning.clean_titles(items, made.get("title_rules", "gentle")).select("row", "title").iter_rows())
     items = items.with_columns(title=pl.Series([cleaned.get(row, title) for row, title in items.iter_rows()]))
@@ -188,8 +180,7 @@ def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
 
 
 def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:
-    """Split `--history "title | title"`, which may be given several times, into titles; a text that is a title stays
-    whole."""
+    """Split `--history "title | title"`, which may be given several times, into titles; a text that is one stays whole."""
     out: list[str] = []
     for text in histories:
         out += [text.strip()] if is_title(text.strip()) else re.split(BETWEEN, text.strip())
@@ -220,8 +211,7 @@ def _place(order: Sequence[str], name: str) -> int:
 
 
 def _domain(corpus: Corpus, domains: list[str], history: Sequence[str]) -> str:
-    """The domain meant: the only one, or that whose items most titles of `history` are; ValueError where that is none or
-    two."""
+    """The domain meant: the only one, or that whose items most titles of `history` are; ValueError for none or two."""
     if len(domains) == 1:
         return domains[0]
     titles = saved_recommender.Titles(corpus.items)
@@ -260,9 +250,8 @@ def as_text(model: Recommender, found: Answer) -> str:
         same = len(model.model.find(title))
         lines[-1] += f"  (the first of {same} items of this title)" * (same > 1)
     far = {title for title, is_far in found.new.select("title", "far").iter_rows() if is_far}
-    names = [
-        source or f"new{', far' * (title in far)}" for source, title in found.top.select("source_id", "title").iter_rows()
-    ]
+    top = found.top.select("source_id", "title").iter_rows()
+    names = [source or f"new{', far' * (title in far)}" for source, title in top]
     width = max(len(name) for name in ["item", *names])
     lines += ["", f"{'rank':>4}  {'score':>8}  {'item':{width}}  title"]
     for name, (rank, title, score) in zip(names, found.top.select("rank", "title", "score").iter_rows(), strict=True):
@@ -277,6 +266,5 @@ def as_text(model: Recommender, found: Answer) -> str:
 def as_json(model: Recommender, found: Answer) -> str:
     """Format as JSON the recommender, its domain, and the frames of the answer, a dict a row."""
     said = {"recommender": model.model.name, "domain": _listed(model.model.corpus.domains)}
-    return json.dumps(
-        said | {name: getattr(found, name).to_dicts() for name in ("history", "top", "new")}, ensure_ascii=False, indent=1
-    )
+    said |= {name: getattr(found, name).to_dicts() for name in ("history", "top", "new")}
+    return json.dumps(said, ensure_ascii=False, indent=1)

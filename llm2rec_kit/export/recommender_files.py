@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llm2rec_kit import geometry
@@ -49,45 +50,36 @@ scores[[0, *history]] = -torch.inf  # padding, and what the user has
 print(scores.topk(10).indices.tolist())"""
 
 
-def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
     """Write recommender.safetensors: the model, under the names of torch's own modules, and `items`.
 
-    `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, adapter.safetensors where a
-    text is read, and README.md with what loads it.
+    `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, README.md, and, where a text
+    is read, adapter.safetensors.
     """
-    from safetensors.torch import save_file
-
     row, model = _chosen(run, stage, recommender, domain)
     how = describe_weights(run, row, model)
-    save_file(
-        {k: v.clone() for k, v in (as_torch(model.model) | {"items": model.table}).items()}, to / "recommender.safetensors"
-    )
+    whole = as_torch(model.model) | {"items": model.table}
+    save_file({k: v.clone() for k, v in whole.items()}, to / "recommender.safetensors")
     if model.catalogue is not None:
         weights_of = model.item_table.get_submodule("adapter").state_dict()
         save_file({k: v.clone() for k, v in weights_of.items()}, to / "adapter.safetensors")
     write_items(model.corpus.items, to)
     write_json(to / "recommender.json", how)
     write_text(to / "README.md", write_card(how, adapter=model.catalogue is not None))
-    return ""
 
 
-def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
-    """Write adapted.npy: float32 (N + 1, hidden), the item vectors as the recommender has them, row 0 padding.
-
-    Beside it items.csv says which item a row is, adapted.json whose they are.
-    """
+def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+    """Write adapted.npy, the recommender's item vectors, float32 (N + 1, hidden), row 0 padding; items.csv, adapted.json."""
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
     write_items(model.corpus.items, to)
     write_json(to / "adapted.json", describe_weights(run, row, model))
-    return ""
 
 
-def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
+def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
     """Write index.faiss, an index of item vectors whose ids are the rows of items.csv.
 
-    With a recommender it holds its item vectors, for inner products with its states; without, the embeddings scaled to
-    length one, for cosines with a title's.
+    With a recommender its item vectors, for inner products with its states; else embeddings at length one, for cosines.
     """
     try:
         import faiss
@@ -106,10 +98,8 @@ def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str,
     found.add_with_ids(np.ascontiguousarray(vectors), np.arange(1, len(vectors) + 1, dtype=np.int64))
     faiss.write_index(found, str(to / "index.faiss"))
     write_items(items, to)
-    write_json(
-        to / "index.json", {"run": run.name, "vectors": what, "metric": "inner product", "index": kind, "items": len(items)}
-    )
-    return ""
+    about = {"run": run.name, "vectors": what, "metric": "inner product", "index": kind, "items": len(items)}
+    write_json(to / "index.json", about)
 
 
 def write_items(items: pl.DataFrame, to: Path) -> None:
@@ -119,10 +109,7 @@ def write_items(items: pl.DataFrame, to: Path) -> None:
 
 
 def as_torch(model: nn.Module) -> dict[str, Tensor]:
-    """Name the model's weights as torch's own modules do: SASRec's as TransformerEncoder's, GRU4Rec's as GRU's.
-
-    SASRec's `positions` stand beside; another recommender's weights keep their names.
-    """
+    """Name weights as torch's own modules do: SASRec's (and `positions`) as TransformerEncoder's, GRU4Rec's as GRU's."""
     state = model.state_dict()
     if isinstance(model, recommenders.GRU4Rec):
         return {name.removeprefix("gru."): value for name, value in state.items()}
@@ -154,28 +141,14 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
     }
 
 
-def write_snippet(name: str) -> str:
-    """Return a dozen lines of Python that load recommender `name` with torch and safetensors alone, in the export's folder.
-
-    Returns "" for a recommender that is not the kit's.
-    """
-    return f"{BEFORE}\n{LOADING[name]}\n{AFTER}\n" if name in LOADING else ""
-
-
 def write_card(how: dict[str, Any], *, adapter: bool) -> str:
     """Return the README, a model card in Markdown."""
-    loads = write_snippet(how["recommender"])
-    loading = (
-        f"```python\n{loads}```"
-        if loads
-        else "The weights are named as in the code of this recommender, which is not the kit's."
-    )
+    loading = "The weights are named as in the code of this recommender, which is not the kit's."
+    if loads := LOADING.get(how["recommender"]):
+        loading = f"```python\n{BEFORE}\n{loads}\n{AFTER}\n```"
     results = "\n".join(f"| {name} | {value:.4f} |" for name, value in how["metrics"].items())
-    normalised = (
-        ""
-        if how["normalise"] == "none" and how["scale"] == 1
-        else f", normalised ({how['normalise']}, times {how['scale']})"
-    )
+    plain = how["normalise"] == "none" and how["scale"] == 1
+    normalised = "" if plain else f", normalised ({how['normalise']}, times {how['scale']})"
     new = (
         f"\n## An item that nobody has bought\n\nIts row is its embedding ({how['embedding']}, by the encoder of the run"
         f"{normalised}) behind the adapter, `adapter.safetensors`: `embedding @ weight.T + bias` where that is linear. Put it "

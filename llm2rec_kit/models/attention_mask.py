@@ -32,8 +32,7 @@ def lift_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
     """Lift the causal mask, in place (paper sec. 3.3.1), and prove that every layer obeys, with padding and without.
 
     Where a family obeys under another attention kernel only, that one is switched on. Mask and kernel are saved with the
-    config and honoured on reload, by other libraries too. Raises BackboneError, the model left as it was, for a family that
-    does not obey.
+    config and honoured on reload, by other libraries too. Raises BackboneError, the model as before, where none obeys.
     """
     before, usual = getattr(model.config, "is_causal", None), model.config._attn_implementation
     faults: dict[str, list[str]] = {}
@@ -57,8 +56,7 @@ def lift_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def restore_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
-    """Put the causal mask back, in place. Raises BackboneError, the model left as it was, where a layer sees later tokens
-    even so."""
+    """Put the causal mask back, in place. Raises BackboneError, the model as before, where a layer sees later tokens."""
     before, kernel = getattr(model.config, "is_causal", None), model.config._attn_implementation
     vars(model.config).pop("attn_implementation", None)
     if fault := _switched(model, lifted=False):
@@ -71,8 +69,7 @@ def restore_causal_mask(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_masks(model: PreTrainedModel) -> None:
-    """Raise BackboneError where this model could not go through both stages, causal in CSFT and bidirectional after it; its
-    mask is causal afterwards."""
+    """Raise BackboneError where this model could not be causal in CSFT, bidirectional later; it is causal afterwards."""
     usual = model.config._attn_implementation
     lift_causal_mask(model)
     _put_back(model, True, usual)
@@ -85,34 +82,29 @@ def is_bidirectional(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def measure_leak(model: PreTrainedModel, *, length: int = 8, padded: bool = False, seed: int = 0) -> float:
-    """Measure how much the first token's state changes when the last token does:
-    0 for a causal model, more for a bidirectional.
+def measure_leak(model: PreTrainedModel, *, padded: bool = False) -> float:
+    """Measure how much the first token's state changes when the last does: 0 for a causal model, more for a bidirectional.
 
-    Largest absolute change over the hidden width. `padded` puts a shorter row into the batch, which takes another
-    path through most attention kernels.
+    Largest absolute change over the hidden width. With `padded` a shorter row takes another path through most kernels.
     """
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, model.config.vocab_size, (2, length), generator=generator)
+    ids = torch.randint(1, model.config.vocab_size, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     ids[1] = ids[0]
-    ids[1, length - 1] = (ids[0, length - 1] % (model.config.vocab_size - 1)) + 1
+    ids[1, -1] = (ids[0, -1] % (model.config.vocab_size - 1)) + 1
     mask = None
     if padded:
         ids = torch.cat([ids, ids[:1]])
         mask = torch.ones_like(ids)
-        mask[2, length // 2 :] = 0
+        mask[2, LENGTH // 2 :] = 0
         mask = mask.to(model.device)
-    was_training = model.training
-    states = last_states(model.eval(), ids.to(model.device), mask)
-    model.train(was_training)
+    with _evaluated(model):
+        states = last_states(model, ids.to(model.device), mask)
     return (states[0, 0] - states[1, 0]).abs().max().item()
 
 
 def compare_leaks(model: PreTrainedModel) -> pl.DataFrame:
     """Measure the leak under both masks; the mask is lifted afterwards.
 
-    A row a mask: attention, leak, `leak, padded`, `least of a layer` (how much a later token changes an earlier one's output
-    in the layer where it does so least, beside padding) and the attention kernel.
+    A row a mask: attention, leak, `leak, padded`, `least of a layer` (the leak of the tightest layer, padded) and kernel.
     """
     rows = []
     for name, switch in (("causal", restore_causal_mask), ("bidirectional", lift_causal_mask)):
@@ -125,8 +117,7 @@ def compare_leaks(model: PreTrainedModel) -> pl.DataFrame:
 
 @torch.no_grad()
 def weights_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
-    """Read where the tokens of a text look, under the mask that the model has:
-    float (tokens, tokens), a row a token that looks.
+    """Read where the tokens of a text look, under the model's mask: float (tokens, tokens), a row a token that looks.
 
     The last layer's attention weights, mean over its heads. Only the eager kernel tells them; the model's own is put back.
     """
@@ -164,8 +155,7 @@ def token_rows(model: PreTrainedModel) -> int:
 def make_layer_masks(
     model: PreTrainedModel, mask: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Make the additive 4-D mask (B, 1, L, L) of `mask` in the form that this model's layers need;
-    `positions` (B, L) are its position ids.
+    """Turn the additive `mask` (B, 1, L, L), with position ids `positions` (B, L), into what this model's layers need.
 
     A 4-D mask takes the place of the one that transformers would make, sliding window and all, so in families that have
     a window (Mistral, Gemma 2 and 3, Qwen2 with it on) it is put back here: a token sees those fewer than `window`
@@ -187,8 +177,7 @@ def make_layer_masks(
 
 @dataclass
 class Mixer:
-    """A part of a layer that carries states from token to token. The numbers are the largest change that arrives, in units
-    of the output's root mean square."""
+    """A part of a layer that carries states between tokens, and the largest change that arrives, over the output's RMS."""
 
     layer: int
     kind: str  # the class of the part
@@ -199,8 +188,7 @@ class Mixer:
 
 def inspect_mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
     """Try the mixer of every layer of `body` (`find_body`) by itself, under the mask and on the kernel that the body has.
-    With `padded` two rows have padding, which takes another path through most kernels. A layer without a mixer (a
-    feed-forward block) is not listed."""
+    With `padded` two rows have padding. A layer without a mixer (a feed-forward block) is not listed."""
     layers = list(_layers(body))
     inside = [{part: Mixer(k, type(part).__name__) for part in _parts(layer)} for k, layer in enumerate(layers)]
     whole = {layer: Mixer(k, type(layer).__name__) for k, layer in enumerate(layers)}
@@ -216,8 +204,7 @@ def inspect_mixers(body: PreTrainedModel, *, padded: bool) -> list[Mixer]:
 def find_fault(body: PreTrainedModel, *, lifted: bool) -> str:
     """Say in a phrase why `body` (`find_body`) does not go by its mask; "" where it does. Every mixer has to carry states
     from later tokens to earlier ones where the mask is `lifted`, none may where it is not, and none may read padding. In
-    float32 a text's states must not depend on the texts beside it (in bfloat16 rounding alone makes them a tenth apart after
-    30 layers)."""
+    float32 a text's states must not depend on the texts beside it; bfloat16 alone puts them a tenth apart in 30 layers."""
     try:
         for padded in (False, True):
             tried = inspect_mixers(body, padded=padded)
@@ -283,8 +270,7 @@ def _try(body: PreTrainedModel, tried: dict[nn.Module, Mixer], padded: bool) -> 
 
 @contextmanager
 def _hooked(part: nn.Module, mixer: Mixer, padded: bool) -> Iterator[None]:
-    """Rows of one text, but for one token each, go into `part`; what comes out of it is read, and goes on as equal rows, so
-    that the next part is tried alone, too."""
+    """Rows of one text, but for one token each, go into `part`; what comes out is read, and goes on as equal rows again."""
 
     def before(_: nn.Module, args: Arguments, kwargs: dict[str, Any]) -> tuple[Arguments, dict[str, Any]] | None:
         if args and _is_states(args[0]):

@@ -27,10 +27,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from llm2rec_kit import settings as S
@@ -49,9 +46,8 @@ from llm2rec_kit.models.checkpoint import hash_contents as hash_contents  # it s
 
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
-OLD_BUFFER = re.compile(
-    r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$"
-)  # once saved as weights
+# Buffers that were once saved as weights.
+OLD_BUFFER = re.compile(r"rotary_emb\.|(^|\.)(inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$")
 POSITIONS = re.compile(r"(^|\.)(wpe|pos\w*_embed\w*|embed_positions)(\.|$)")  # tables of positions by name
 
 
@@ -71,8 +67,7 @@ def choose_placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, s
 def load(
     name: str | Path, settings: S.Backbone | None = None, *, head: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the causal LM and tokenizer of a hub name, a local folder or a GGUF file, on the device
-    and in the dtype of `settings`.
+    """Load the causal LM and tokenizer of a hub name, a local folder or a GGUF file, where and as `settings` say.
 
     Any decoder of transformers will do (Qwen2, Qwen2.5, Qwen3, Llama, Mistral, Gemma 1 to 3 are tested). Without `head`, for
     encoding, weights that have no language-model head give the transformer alone. Raises BackboneError for what is neither
@@ -140,8 +135,7 @@ def explain_errors(name: str | Path, part: str) -> Iterator[None]:
 
 
 def read_telling(kind: Any, place: str | Path, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Read the class `kind` of transformers from `place`;
-    return it with what it says of weights that it made up, which is not printed."""
+    """Read the class `kind` of transformers from `place`; return it with what it says, unprinted, of weights it made up."""
     model, told = kind.from_pretrained(place, output_loading_info=True, ignore_mismatched_sizes=True, **how)
     return model, told
 
@@ -159,7 +153,9 @@ def require_all_weights(
     more = {key for key in told["unexpected_keys"] if not OLD_BUFFER.search(key)}
     if not missing:
         more = {key for key in more if key.removeprefix(prefix).split(".")[0] in parts}
-    without = missing and all(key.startswith(_head_names(model)) for key in missing) and not told["mismatched_keys"]
+    own_head = model.get_output_embeddings()
+    names = tuple(f"{at}." for at, module in model.named_modules() if module is own_head)
+    without = missing and all(key.startswith(names) for key in missing) and not told["mismatched_keys"]
     if without and not head:
         return find_body(model)
     if without:
@@ -207,16 +203,10 @@ def _check_length(most: int, table: bool, kind: str, tokens: int, setting: str) 
 
 
 def count_positions(model: PreTrainedModel) -> tuple[int, bool]:
-    """Count the positions that a text may have at most, and tell whether a table of them ends there;
-    0 where nothing says."""
+    """Count the positions that a text may have (0: not known), and tell whether a table of them ends there."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
     named = [*model.named_parameters(), *model.named_buffers()]
     return most, any(POSITIONS.search(name) and most <= len(t) <= most + 2 for name, t in named if t.ndim == 2)
-
-
-def _head_names(model: PreTrainedModel) -> tuple[str, ...]:
-    head = model.get_output_embeddings()
-    return tuple(f"{name}." for name, module in model.named_modules() if module is head and head is not None)
 
 
 def _check_decoder(config: PreTrainedConfig, name: str | Path, trusted: bool) -> None:
@@ -334,8 +324,7 @@ def compute_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Raise BackboneError where body and head apart do not give the logits that the whole model gives, or these are not
-    finite."""
+    """Raise BackboneError where body and head apart do not give the whole model's logits, or these are not finite."""
     was_training = model.training
     model.eval()
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size

@@ -39,11 +39,10 @@ class BackboneError(ValueError):
 
 
 def hash_contents(name: str) -> dict[str, str]:
-    """Hash what a model by folder or GGUF file holds: {"files": hash}, for the settings of what is made from it; {} for any
-    other.
+    """Hash what a model by folder or GGUF file holds: {"files": hash}, for what is made from it; {} for any other.
 
-    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes. A model out of
-    a package is the GGUF file in it.
+    Of a folder, names and bytes of all files count, but for cards (.md), hidden files and a run's own notes; of a package
+    the GGUF file in it.
     """
     if name in packages.MODELS:
         return {"files": packages.MODELS[name].model}
@@ -53,11 +52,16 @@ def hash_contents(name: str) -> dict[str, str]:
     if name == "tiny" or not folder.is_dir():
         return {}
     seen = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        inside = path.relative_to(folder)
-        if path.suffix != ".md" and path.name not in NOTES and not any(part.startswith(".") for part in inside.parts):
-            seen.update(f"{inside.as_posix()} {hash_file_once(path)}\n".encode())
+    for place, path in _list_files(folder).items():
+        if path.name not in NOTES:
+            seen.update(f"{place} {hash_file_once(path)}\n".encode())
     return {"files": seen.hexdigest()}
+
+
+def _list_files(folder: Path) -> dict[str, Path]:
+    """The files in a folder by their place in it, in order, but for cards (.md) and hidden ones."""
+    files = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.suffix != ".md" and p.is_file()}
+    return {at.as_posix(): p for at, p in files.items() if not any(part.startswith(".") for part in at.parts)}
 
 
 def has_a_name(name: str | Path) -> bool:
@@ -66,18 +70,13 @@ def has_a_name(name: str | Path) -> bool:
 
 
 def is_path(name: str | Path) -> bool:
-    """Tell whether a model's name means a place on this machine, be something there or not:
-    no name that the kit knows, and none of the hub."""
-    if has_a_name(name):
-        return False
-    return Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
+    """Tell whether a model's name means a place on this machine, be something there or not: no name of kit or hub."""
+    local = Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")) or gguf.is_gguf_name(name)
+    return local and not has_a_name(name)
 
 
 def locate(name: str | Path) -> str | Path:
-    """Find the folder of a model out of a package (`smollm2`) and check its files; return any other name as it is.
-
-    Raises BackboneError where it has not been fetched, or is not what was fetched.
-    """
+    """Find the folder of a model out of a package (`smollm2`), BackboneError unless as fetched; return other names as is."""
     if str(name) not in packages.MODELS:
         return name
     folder, again = packages.find_folder(str(name)), f"Run `llm2rec fetch {name}`."
@@ -99,9 +98,8 @@ def check_files(folder: Path, files: dict[str, str], made: str, again: str) -> N
             raise BackboneError(f"{file} is missing; {NOTE} beside it names it. {again}")
         if file.suffix != ".md" and hash_file_once(file) != digest:
             raise BackboneError(f"{file} is damaged: its hash is not the one in {NOTE} beside it. {again}")
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p != folder / NOTE):
-        place = file.relative_to(folder)
-        if place.as_posix() not in files and not any(part.startswith(".") for part in place.parts):
+    for place, file in _list_files(folder).items():
+        if place not in files and place != NOTE:
             raise BackboneError(f"{file} was not {made}: {NOTE} beside it does not name it. Move it away.")
 
 
@@ -114,14 +112,20 @@ def check(folder: Path, *, binary: bool = False) -> None:
     try:
         if gguf.is_gguf_name(folder) and folder.is_file():
             _check_file(folder)
-            _check_gguf(folder)
+            try:
+                gguf.check(folder)
+            except ValueError as error:
+                raise BackboneError(str(error)) from None
             return
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise BackboneError(
                 f"{folder} {what}: a model by path is a folder in the hub's layout, with config.json in it, or a .gguf file."
             )
-        _check_manifest(folder)
+        made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
+        if made.keys() >= MANIFEST:  # else another tool's
+            again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
+            check_files(folder, made["files"], "made by the run", again)
         for part in find_transformers(folder):
             _check_model(part, binary)
     except OSError as error:
@@ -183,41 +187,29 @@ def describe_misfit(missing: Iterable[str], unexpected: Iterable[str], mismatche
 
 def explain_not_found(name: str | Path, error: Exception, part: str) -> BackboneError:
     """Say for a reader why a model (`part` of it) cannot be had or read, and what to do."""
-    said = f"{type(error).__name__}: {error}" if is_path(name) else str(error)
-    return BackboneError(_not_to_be_had(str(name), said, part))
-
-
-def _not_to_be_had(name: str, said: str, part: str) -> str:
+    said, name = f"{type(error).__name__}: {error}" if is_path(name) else str(error), str(name)
     first = said.strip().splitlines()[0][:300] if said.strip() else "nothing"
     if "trust_remote_code" in said:
-        return (
+        return BackboneError(
             f"{name!r} comes with code of its own, which is run only where you say so, each time anew. If you trust it: "
             "backbone_trust_remote_code=true in a notebook, --set backbone.trust_remote_code=true of `llm2rec reproduce`, "
             f"--trust-remote-code of `llm2rec encode` and `export`. The loader said: {first}"
         )
     if is_path(name):
-        return (
+        return BackboneError(
             f"The {part} of {name} cannot be read: it is damaged, or of a form that transformers {version('transformers')} does not "
             f"know. Download or copy it again, or save it anew with the version that wrote it. The loader said: {first}"
         )
     if "safetensors" in first:
-        return (
+        return BackboneError(
             f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
             f"Take another revision or convert it. The loader said: {first}"
         )
-    return (
+    return BackboneError(
         f"Backbone {name!r} is neither a local folder with a transformers model nor to be had from the hub "
         f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
         f"give the folder as `backbone_name`, or use `tiny`. The loader said: {first}"
     )
-
-
-def _check_manifest(folder: Path) -> None:
-    """Raise BackboneError where the folder is an artefact of a run and not what its manifest says it is."""
-    made = _json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    if made.keys() >= MANIFEST:  # else another tool's
-        again = "It is not what the run made: run the notebook that made it again, or copy the folder again."
-        check_files(folder, made["files"], "made by the run", again)
 
 
 def find_transformers(folder: Path) -> list[Path]:
@@ -230,13 +222,6 @@ def find_transformers(folder: Path) -> list[Path]:
         return [require_inside(folder, path or ".") for path, kind in kinds.items() if kind.endswith(".Transformer")]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackboneError(f"{modules} is no list of modules of sentence-transformers ({error}). {FETCH}") from None
-
-
-def _check_gguf(file: Path) -> None:
-    try:
-        gguf.check(file)
-    except ValueError as error:
-        raise BackboneError(str(error)) from None
 
 
 def _check_model(folder: Path, binary: bool) -> None:

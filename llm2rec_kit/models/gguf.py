@@ -30,15 +30,8 @@ DIMENSIONS = 4  # most that a tensor has
 PICTURES = ("clip", "mmproj")  # the part of a multi-modal model that reads pictures or sound
 TWO_PARTS = ("t5", "umt5", "t5encoder")  # an encoder and a decoder
 SAME_AS_GPT2 = ("", "default", "gpt-2", "gpt2", "mpt", "olmo", "jais")  # how text is split before BPE, as a file names it
-DIGITS_ALONE = (
-    "smollm",
-    "starcoder",
-    "refact",
-    "command-r",
-    "codeshell",
-    "exaone",
-    "minerva-7b",
-)  # as GPT-2's, each digit by itself
+# As GPT-2's, each digit by itself.
+DIGITS_ALONE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 PROBES = (
     "Star Harbor: Racing, Deluxe (2004) é\n",
     "  two  spaces, 12345 and  67\t",
@@ -109,10 +102,7 @@ def read_header(file: Path) -> Header:
 
 
 def check(file: Path) -> Header:
-    """Check that a GGUF file holds a whole text decoder with its tokenizer that can be read here, and return its header.
-
-    Raises ValueError, naming the file, for any other.
-    """
+    """Check that a GGUF file holds a whole text decoder and tokenizer, readable here, ValueError else; return its header."""
     found = read_header(file)
     _check_kind(file, found)
     check_installed(file)
@@ -156,8 +146,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def count_positions(found: Header) -> tuple[int, bool]:
-    """Count the positions that a text may have at most, and tell whether a table of them ends there;
-    0 where the file is silent."""
+    """Count the positions that a text may have (0: not known), and tell whether a table of them ends there."""
     return found.count("context_length"), "position_embd.weight" in found.tensors
 
 
@@ -208,8 +197,7 @@ def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path) 
 
 
 def _split_as_said(tokenizer: PreTrainedTokenizerBase, said: str, file: Path) -> None:
-    """transformers splits text as GPT-2 does
-    where it does not know the file's name for the way (`smollm`): put that right."""
+    """Put right that transformers splits text as GPT-2 does where it does not know the file's name for it (`smollm`)."""
     from tokenizers import pre_tokenizers
 
     backend = tokenizer.backend_tokenizer

@@ -1,5 +1,4 @@
-"""Matrix products by oneDNN on a CPU: `multiply`, and for rows of ever new numbers `multiply_blocked` and `multiply_outer`;
-in bfloat16 if asked.
+"""Matrix products by oneDNN on a CPU, in bfloat16 if asked: `multiply`, and for rows `multiply_blocked`, `multiply_outer`.
 
 torch hands a float32 product to MKL, which takes its slower path on processors that are not Intel's: on an AMD EPYC it
 reaches 105 GFLOP/s a core where oneDNN, in the same torch, reaches 240. Both are plain float32; the last bits differ,
@@ -26,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_LOW: contextvars.ContextVar[dict[tuple[int, ...], tuple[tuple[torch.Tensor, ...], torch.Tensor]] | None] = (
-    contextvars.ContextVar("rounded weights", default=None)
-)
+Rounded = dict[tuple[int, ...], tuple[tuple[torch.Tensor, ...], torch.Tensor]]  # weights' ids -> these, and in bfloat16
+_LOW: contextvars.ContextVar[Rounded | None] = contextvars.ContextVar("rounded weights", default=None)
 BLOCKS = (1024, 64)  # a product's rows: a multiple of the first, then one of the second that is smaller than the first
 
 
@@ -64,8 +62,7 @@ def use_bfloat16(on: bool = True) -> Iterator[None]:
 
 
 def choose_product_dtype(x: torch.Tensor) -> torch.dtype:
-    """Choose the dtype of products with `x` in the layers of `use_fast_linears`:
-    bfloat16 within `use_bfloat16`, else its own."""
+    """Choose the dtype of products with `x` in layers of `use_fast_linears`: bfloat16 in `use_bfloat16`, else its own."""
     low = _LOW.get() is not None and x.dtype == torch.float32 and x.device.type == "cpu"
     return torch.bfloat16 if low else x.dtype
 
@@ -85,8 +82,7 @@ def is_available() -> bool:
 def multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Multiply a (M, K) by b (N, K) transposed and add `bias` (N,): (M, N), in the dtype of a and b.
 
-    A trap: oneDNN compiles a kernel for every new shape, which takes as long as a thousand small products.
-    Callers keep to few.
+    A trap: oneDNN compiles a kernel for every new shape, as long as a thousand small products take. Callers keep to few.
     """
     if is_available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
@@ -108,10 +104,9 @@ def multiply_blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
 
 
 def multiply_outer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Multiply a (rows, M), transposed, by b (rows, N), summing over the rows:
-    float32 (M, N), by oneDNN where both are float32 or bfloat16.
+    """Multiply a (rows, M), transposed, by b (rows, N), summing over the rows: float32 (M, N).
 
-    Other dtypes, and other devices, take torch's own product, in their own dtype.
+    By oneDNN where both are float32 or bfloat16; others, and other devices, take torch's product, in their own dtype.
     """
     if not _fits(a, b):
         return a.T @ b

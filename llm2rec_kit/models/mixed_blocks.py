@@ -56,9 +56,8 @@ def use_fused_blocks(model: nn.Module, on: bool = True) -> Iterator[None]:
 
 def _kind(module: Any) -> str:
     """Which of FORWARDS could do this module's work, by the names of its parts; empty: none."""
-    if isinstance(getattr(module, "variance_epsilon", None), float) and isinstance(
-        getattr(module, "weight", None), nn.Parameter
-    ):
+    weight, epsilon = (getattr(module, name, None) for name in ("weight", "variance_epsilon"))
+    if isinstance(epsilon, float) and isinstance(weight, nn.Parameter):
         return "norm"
     if all(_plain(getattr(module, name, None)) for name in (*GATE_UP, "down_proj")):
         silu = type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
@@ -111,9 +110,6 @@ def _refused(*args: Any, **kwargs: Any) -> Any:
 def _layers(module: Any) -> list[nn.Linear]:
     names = QUERY_KEY_VALUE if hasattr(module, "q_proj") else GATE_UP
     return [getattr(module, name) for name in names]
-
-
-# -- what stands in for a module's forward ------------------------------------------------------------------------------
 
 
 def _serves(x: Any) -> bool:
@@ -169,24 +165,11 @@ def _attention(
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
     low = kernels.round_weights(*weights), kernels.round_weights(out.weight)
     how = hidden_states.shape[:-1], module.head_dim, module.scaling
-    return _Attention.apply(
-        hidden_states,
-        *weights,
-        *biases,
-        out.weight,
-        out.bias,
-        *low,
-        *position_embeddings,
-        attention_mask,
-        how,
-        _made_of(hidden_states),
-    ), None
+    given = *weights, *biases, out.weight, out.bias, *low, *position_embeddings, attention_mask, how
+    return _Attention.apply(hidden_states, *given, _made_of(hidden_states)), None
 
 
 FORWARDS: dict[str, Callable[..., Any]] = {"norm": _norm, "gated": _gated, "attention": _attention}
-
-
-# -- products -----------------------------------------------------------------------------------------------------------
 
 
 def _low(x: torch.Tensor) -> torch.Tensor:
@@ -224,9 +207,6 @@ def _summed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     for part in parts[1:]:
         total += part
     return total
-
-
-# -- the parts, forward and backward ------------------------------------------------------------------------------------
 
 
 class _Norm(torch.autograd.Function):

@@ -1,5 +1,4 @@
-"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be made; their
-hashes."""
+"""Files that are whole or not there, made by one process at a time, or a plain reason why they cannot be; their hashes."""
 
 from __future__ import annotations
 
@@ -31,10 +30,7 @@ SEAL = "seal"  # the key of a note that holds the hash of all else in it
 
 
 def write_json(path: Path, value: Any, *, sort: bool = False) -> None:
-    """Write `value` as JSON so that `path` holds either the old text or the whole new one, also after a crash.
-
-    `sort`: keys in alphabetical order, so that equal values are equal bytes whatever way they came.
-    """
+    """Write `value` as JSON, as `write_text` writes; with `sort` keys are in order, so that equal values are equal bytes."""
     write_text(path, json.dumps(value, indent=1, default=as_plain, allow_nan=False, sort_keys=sort) + "\n")
 
 
@@ -51,8 +47,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a hidden file's path beside `path` to write to; after the block `path` is that file, or as before where it
-    failed.
+    """Yield the path of a hidden file to write to; after the block `path` is that file, or as before where it failed.
 
     The hidden name has the same suffix, by which libraries choose a format. A link stays a link: what it leads to is
     replaced. ValueError where something other than a file is in the way.
@@ -66,14 +61,12 @@ def write_whole(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(part, place)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path` to write into; after the block `path` is that folder, or as before where it
-    failed.
+    """Yield a hidden folder to write into; after the block `path` is that folder, or as before where it failed.
 
     After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
     """
@@ -124,14 +117,9 @@ def check_target(path: str | Path, begins: bytes = b"") -> Path:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read the JSON file `path`, which holds a `kind`; ValueError that names the file where it is damaged or cannot be read.
-
-    FileNotFoundError where there is none.
-    """
-    if (why := find_fault(path)) == MISSING:
-        raise FileNotFoundError(f"{path} {why}.")
-    if why:
-        raise ValueError(f"{path} {why}.")
+    """Read the JSON file `path`, which holds a `kind`; ValueError where it is damaged, FileNotFoundError where none is."""
+    if why := find_fault(path):
+        raise (FileNotFoundError if why == MISSING else ValueError)(f"{path} {why}.")
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:  # gone just now: another process makes it anew
@@ -146,10 +134,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
-    """Return `value` as a JSON file keeps it, with a hash over all of it under SEAL.
-
-    Raises ValueError or TypeError for what JSON cannot hold.
-    """
+    """Return `value` as JSON keeps it, with a hash over it under SEAL; ValueError or TypeError where JSON cannot hold it."""
     # Numbers and keys as they are read back.
     kept: dict[str, Any] = json.loads(json.dumps(value, default=as_plain, allow_nan=False))
     return kept | {SEAL: _seal(kept)}
@@ -180,10 +165,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def read_note_or_nothing(path: Path, instead: str) -> dict[str, Any]:
-    """Read a note as `read_note` does, {} where there is none or a damaged one.
-
-    A damaged one is told, with what is done `instead`, and taken out of the way.
-    """
+    """Read a note as `read_note` does; {} where none is, or a damaged one, which is told, with `instead`, and put away."""
     try:
         return read_note(path)
     except FileNotFoundError:
@@ -365,9 +347,7 @@ def expand_home(path: str | Path) -> Path:
 
 def as_plain(value: Any) -> Any:
     """Convert a numpy value or a path to what JSON can hold: the `default` of json.dump. TypeError for anything else."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)

@@ -24,8 +24,7 @@ BEGINS = np.lib.format.MAGIC_PREFIX
 
 
 class RowFile:
-    """float32 (lead + rows, dim) at `path`: zero rows, then those that are written. This process fills the rows of
-    `share(rows, *shard)`, in order."""
+    """float32 (lead + rows, dim) at `path`: zero rows, then those written, here of `share(rows, *shard)` in order."""
 
     def __init__(
         self, path: Path, rows: int, dim: int, key: dict[str, Any], shard: tuple[int, int] = (0, 1), lead: int = 0
@@ -75,7 +74,8 @@ class RowFile:
         os.close(self._file)
         whole: NDArray[np.float32] = np.load(self.partial, mmap_mode="r")
         mapped = whole[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
-        if [self._read_mark(m)[0] for m in self.marks] == [b - a for a, b in self._shares()]:
+        shares = [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
+        if [self._read_mark(m)[0] for m in self.marks] == [b - a for a, b in shares]:
             with contextlib.suppress(FileNotFoundError):  # two may finish together; then the other one did it
                 os.replace(self.partial, self.path)
             for mark in self.marks:
@@ -89,8 +89,7 @@ class RowFile:
             left.unlink(missing_ok=True)
 
     def _open(self) -> tuple[int, int]:
-        """Open the file, at its full size with its header; every process writes the same. Returns (handle, byte of row
-        0)."""
+        """Open the file at its full size, with its header, which every process writes; returns (handle, byte of row 0)."""
         handle = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(os.dup(handle), "r+b") as file:
             shape = (self.lead + self.rows, self.dim)
@@ -99,12 +98,8 @@ class RowFile:
         os.truncate(handle, first + 4 * shape[0] * shape[1])
         return handle, first + 4 * self.lead * self.dim
 
-    def _shares(self) -> list[tuple[int, int]]:
-        return [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
-
     def _begun(self) -> tuple[int, Any]:
-        """How many of this process's rows are there as they were written, and their hash, to which the next rows are
-        added."""
+        """How many of this process's rows are there as they were written, and their hash, which goes on with the next."""
         rows, digest = self._read_mark(self.marks[self.shard[0]])
         seen, size = hashlib.sha256(), self.dim * 4
         for at in range(0, rows, step := max(1, 2**24 // size)):

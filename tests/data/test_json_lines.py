@@ -23,7 +23,7 @@ GOOD = {"who": "u", "what": "B1", "when": 5, "title": "Tea", "notes": ["a"], "ot
 
 def read(path: Path) -> tuple[list[tuple], Counter, Report]:
     report = Report(path)
-    frames = list(json_lines.read(path, FIELDS, report, quiet=True))
+    frames = list(json_lines.read(path, FIELDS, report))
     return [row for frame in frames for row in frame.rows()], report.bad, report
 
 
@@ -260,7 +260,7 @@ def test_what_is_no_file_of_lines_is_refused(tmp_path, monkeypatch):
 
 def test_a_gzip_of_nothing_much_stays_small_in_memory(tmp_path):
     (tmp_path / "f.gz").write_bytes(gzip.compress(b"\n" * (64 << 20)))
-    assert max(map(len, json_lines.read_blocks(tmp_path / "f.gz", quiet=True))) <= json_lines.BLOCK
+    assert max(map(len, json_lines.read_blocks(tmp_path / "f.gz"))) <= json_lines.BLOCK
     assert read(tmp_path / "f.gz")[2].lines == 0
 
 
@@ -282,7 +282,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(tmp_path):
 
     (tmp_path / "f").write_bytes(many(20_000))
     before = threading.active_count()
-    blocks = json_lines.read_blocks(tmp_path / "f", quiet=True)
+    blocks = json_lines.read_blocks(tmp_path / "f")
     next(blocks)
     blocks.close()
     assert threading.active_count() == before

@@ -179,8 +179,6 @@ def test_times_rise_within_a_user_and_allow_a_global_split(store):
 
 
 def test_what_cannot_be_is_explained(corpus):
-    with pytest.raises(ValueError, match=r"add up to 1; found"):
-        Weights(taste=0.9)
     with pytest.raises(ValueError, match=r"8 to 17280 items with distinct titles; found 5"):
         sources.load(Data(synthetic_items=7))
     with pytest.raises(ValueError, match=r"not made by these settings"):

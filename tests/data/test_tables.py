@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from llm2rec_kit.data import sources
-from llm2rec_kit.data.sources import as_milliseconds, tables
+from llm2rec_kit.data.sources import tables
+from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError
 
 EVENTS = pl.DataFrame(

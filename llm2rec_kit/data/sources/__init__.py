@@ -1,8 +1,7 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
-A loader reads and says what it dropped; it does not clean, filter or split. That is `llm2rec_kit.data.cleaning`. What no
-source may hand on (ids that no file layout can carry, times that cannot be) is left out here, in `keep_sound_rows`, and
-counted too.
+A loader reads and says what it dropped; it does not clean, filter or split, which `llm2rec_kit.data.cleaning` does. What no
+source may hand on (ids that no layout can carry, times that cannot be) is left out, and counted, by `keep_sound_rows`.
 """
 
 from __future__ import annotations
@@ -19,21 +18,14 @@ import polars as pl
 
 from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
+from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
-from llm2rec_kit.data.times import as_milliseconds as as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError, own_parts
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once
 
-MODULES = {
-    "synthetic": "synthetic",
-    "amazon": "amazon",
-    "goodreads": "goodreads",
-    "movielens": "movielens",
-    "llm2rec": "llm2rec_files",
-    "recbole": "recbole_files",
-    "table": "tables",
-}
+MODULES = {name: name for name in ("synthetic", "amazon", "goodreads", "movielens")}
+MODULES |= {"llm2rec": "llm2rec_files", "recbole": "recbole_files", "table": "tables"}
 CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
@@ -53,8 +45,7 @@ class Interactions:
                 sample's target, null where it is history only.
     domains_in  in-domain domains: those that training sees by default.
     facts       plain values worth keeping: source, files, what was assumed.
-    dropped     whatever the loader left out; a step that begins with `CHOSEN` is a setting's choice (which shelves count), no
-                fault of the data.
+    dropped     whatever the loader left out; a step that begins with `CHOSEN` is a setting's choice, no fault of the data.
     """
 
     items: pl.DataFrame
@@ -79,10 +70,7 @@ class Interactions:
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions of `settings.source`; ValueError, one paragraph, where its files are missing or malformed.
-
-    With `settings.strict` also where the loader had to leave a row out.
-    """
+    """Load what `settings.source` holds; ValueError where files are missing or malformed or, if strict, rows left out."""
     loads = _module(settings).load if settings.source in MODULES else _own
     found = keep_sound_rows(loads(settings))
     faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
@@ -107,8 +95,7 @@ def _module(settings: Data) -> ModuleType:
 
 
 def _own(settings: Data) -> Interactions:
-    """What a source of one's own gives (`own_parts.source`); SettingsError where it is not loaded, fails, or gives something
-    else."""
+    """What a source of one's own gives (`own_parts.source`); SettingsError where it fails or gives something else."""
     own = own_parts.find("source", settings.source)
     found = own_parts.call(own, own.make, settings)
     if isinstance(found, Interactions):
@@ -147,29 +134,23 @@ def keep_sound_rows(found: Interactions) -> Interactions:
         ("empty ids", lambda ids: ids.is_null() | (ids == ""), "no user or no item"),
         ("odd ids", lambda ids: ids.str.contains(CONTROL), "a newline, tab or other control character in an id"),
     ):
-        events = _leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
+        events = leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
     if "time" in events.columns:
         bad = ~events["time"].is_between(1, LATEST).fill_null(True)
-        events = _leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
+        events = leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
     within = [renamed.get(domain, domain) for domain in found.domains_in]
     return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
 
 
 def hash_files(settings: Data) -> dict[str, str]:
-    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own.
-
-    A corpus is stale once one of them changed.
-    """
+    """Compute the sha256 of each file that the source reads, by name, and of a source of one's own."""
     root = expand_home(settings.path)
     files = {p.relative_to(root.parent).as_posix(): hash_file_once(p) for p in _files(settings)}
     return files | own_parts.hash_part("source", settings.source)
 
 
 def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
-    """Read the first lines of the source's text files as they stand (file, line, text), cut at `longest` characters.
-
-    Empty for a source that reads no files; a file that is no text is named with its size.
-    """
+    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text, its size."""
     rows: list[tuple[str, int | None, str]] = []
     for path in _files(settings):
         if path.suffix in (".parquet", ".zip"):
@@ -181,9 +162,7 @@ def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.Dat
 
 
 def _files(settings: Data) -> list[Path]:
-    """The files that the source reads; a module may say which, else all under `settings.path` but hidden ones (parts of
-    downloads under way) and the manifests of downloads.
-    """
+    """The files that the source reads: as its module says, or all in `settings.path` but hidden ones and manifests."""
     root = expand_home(settings.path)
     if not settings.path or not root.exists() or settings.source == "mix":
         return []
@@ -229,11 +208,6 @@ def note_items(facts: dict[str, Any], rows: int, why: str) -> None:
         facts["item_rows_dropped"] = "; ".join([*filter(None, [facts.get("item_rows_dropped")]), f"{rows} rows {why}"])
 
 
-def mend_surrogates(text: str) -> str:
-    """Replace halves of surrogate pairs, which no UTF-8 can hold, by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def require_folder(path: str, layout: str) -> Path:
     """Return the folder `path` (data_path); ValueError with the sentence `layout` where it is empty or no folder."""
     if not path:
@@ -265,7 +239,8 @@ def _refused(ids: pl.Series, test: Callable[[pl.Series], pl.Series]) -> pl.Serie
     return ids.to_physical().is_in(bad.to_physical().implode(), nulls_equal=True)
 
 
-def _leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list[Dropped]) -> pl.DataFrame:
+def leave_out(events: pl.DataFrame, bad: pl.Series, step: str, why: str, dropped: list[Dropped]) -> pl.DataFrame:
+    """Drop the events where `bad` (bool) holds, and note in `dropped` how many, in which `step` and why."""
     if not (rows := int(bad.sum())):
         return events  # no copy: at full size it would be gigabytes
     dropped.append((step, rows, why))

@@ -25,7 +25,7 @@ import yaml
 
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import ID, INTEGER, TEXT, TEXTS
-from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, note_items
+from llm2rec_kit.data.sources import Interactions, keep_first_of_each_item, leave_out, list_names, note_items
 from llm2rec_kit.data.times import convert_by_size
 from llm2rec_kit.settings import Data, describe_unknown
 from llm2rec_kit.storage import expand_home
@@ -64,22 +64,20 @@ LAYOUT = (
 def load(settings: Data) -> Interactions:
     """Load the interactions of one category; its domain is `settings.domain`, else the paper's short name, else its own.
 
-    Raises ValueError, one paragraph, where a file is missing, cut off, empty or of another form. Lines that are no reviews
-    are left out and counted in `dropped`.
+    Raises ValueError where a file is missing, cut off, empty or of another form; lines that are no reviews are `dropped`.
     """
     category, reviews, meta = _found(settings, fetch=settings.download)
     edition = _edition(reviews)
-    domain = settings.domain or _short_name(category)
+    short_names = {full: short for short, full in read_published()["short_names"].items()}
+    domain = settings.domain or short_names.get(category, category)
     events, report = _events(reviews, edition)
     reviewed = events["item"] if settings.min_interactions > 0 else None
     facts: dict[str, Any] = {"source": "amazon", "edition": edition.year, "category": category, "reviews": report.lines}
     facts["files"] = [reviews.name, meta.name]
     items = _items(meta, edition, domain, settings, reviewed, facts)
-    dropped = report.dropped()
-    positive = events.filter(pl.col("time") > 0)
-    if len(positive) < len(events):
-        dropped.append(("time not positive", len(events) - len(positive), "zero or before 1970: no time of a review"))
-    return Interactions(items=items, events=positive, domains_in=[domain], facts=facts, dropped=dropped)
+    dropped, why = report.dropped(), "zero or before 1970: no time of a review"
+    events = leave_out(events, events["time"] <= 0, "time not positive", why, dropped)
+    return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
 
 def find_files(settings: Data) -> list[Path]:
@@ -100,13 +98,6 @@ def read_published() -> dict[str, Any]:
 def expand_name(category: str) -> str:
     """Replace a short name by the category's: `games` -> `Video_Games`; a full name stays."""
     return str(read_published()["short_names"].get(category, category))
-
-
-# -- which files ------------------------------------------------------------------------------------------------------
-
-
-def _short_name(category: str) -> str:
-    return str({full: short for short, full in read_published()["short_names"].items()}.get(category, category))
 
 
 def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:
@@ -144,22 +135,20 @@ def _only_category(folder: Path) -> str:
 
 
 def _one_of(folder: Path, what: str, category: str, fetch: bool) -> Path:
-    """The file of "reviews" or "metadata" in `folder`, under any of its names; fetched, if asked for, where there is
-    none."""
+    """The file of "reviews" or "metadata" in `folder`, under any of its names; with `fetch` fetched where there is none."""
     names = [name.format(category) for name in NAMES[what]]
     if found := next((folder / name for name in names if (folder / name).is_file()), None):
         return found
     if fetch:
         from llm2rec_kit.data.sources import downloads
 
-        users, items, reviews = read_published()["categories"][category]
-        print(
-            f"{category}: {reviews} reviews by {users} users of {items} items, from {read_published()['page']}", flush=True
-        )
-        return downloads.fetch(read_published()[what].format(category=category), folder)
-    there = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))[:20]
+        about = read_published()
+        users, items, reviews = about["categories"][category]
+        print(f"{category}: {reviews} reviews by {users} users of {items} items, from {about['page']}", flush=True)
+        return downloads.fetch(about[what].format(category=category), folder)
     raise ValueError(
-        f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {there}. {_how_to_get(category)}"
+        f"The {what} of {category} are missing: none of {names} is in {folder}, which holds {list_names(folder)}. "
+        f"{_how_to_get(category)}"
     )
 
 
@@ -189,9 +178,6 @@ def _edition(reviews: Path) -> Edition:
     )
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
 def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Report]:
     """Events with ids as categoricals (4 bytes each, whatever the id's length) and times in milliseconds."""
     report = json_lines.Report(path)
@@ -200,9 +186,8 @@ def _events(path: Path, edition: Edition) -> tuple[pl.DataFrame, json_lines.Repo
     columns = {
         "user": pl.col(edition.user).cast(users),
         "item": pl.col(edition.item).cast(items),
-        "time": convert_by_size(
-            pl.col(edition.time)
-        ),  # milliseconds of 2023, seconds of 2018, also where a copy has changed them
+        # Milliseconds of 2023, seconds of 2018, also where a copy has changed them.
+        "time": convert_by_size(pl.col(edition.time)),
     }
     frames = [frame.select(**columns) for frame in json_lines.read(path, fields, report)]
     report.check(f"a review with {', '.join(fields)}")

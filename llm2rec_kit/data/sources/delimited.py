@@ -1,6 +1,5 @@
 """Delimited files: texts, every cell as it stands, and numbers. No row is lost without a count: what polars made of a file
-is compared with what its lines say, at the price of one more pass over its bytes.
-"""
+is compared with what its lines say, at the price of one more pass over its bytes."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ def read_texts(
     The first line names the columns, unless `names` does. `quoted`: whether cells may stand in quotes (None: where the whole
     file is so written); `backslash`: see `quoted.read`; `fewest`: columns that there must be. Rows with too few cells are
     left out and counted, in a file with quotes refused. Raises ValueError, one paragraph, naming the file and the line, for
-    whatever else would lose or change a row: too many cells, quotes that do not close, another separator or encoding, a NUL,
-    a column named twice.
+    whatever else would lose or change a row: too many cells, open quotes, another separator or encoding, a column twice.
     """
     lines, has_quotes = look_through(file)
     names, start, before = (names, 0, 0) if names else _header(file, separator, quoted=quoted is True, fewest=fewest)
@@ -69,8 +67,7 @@ def read_texts(
 def read_numbers(
     source: Path | bytes, schema: Schema, *, what: str, separator: str = ",", header: bool = True
 ) -> tuple[pl.DataFrame, int]:
-    """Read the rows of a file (or of its bytes) whose cells are all numbers of the `schema`'s types; returns also how many
-    rows are not.
+    """Read the rows of a file (or its bytes) whose cells are all numbers of the `schema`'s types, and count the others.
 
     `header`: whether the first line names the columns; it must then name those of `schema`, in that order. Raises
     ValueError, naming `what`, where the file is empty, where the header is another one, or where a row has too many cells.
@@ -153,8 +150,7 @@ def look_through(file: Path) -> tuple[int, bool]:
 
 
 def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[list[str], int, int]:
-    """The names of the columns, where in the file (bytes) their line ends, and its number; lines without text go before
-    it."""
+    """The names of the columns, where in the file (bytes) their line ends, and its number; empty lines may go before it."""
     number, line = 0, b""
     with file.open("rb") as opened:
         while not line.strip(b"\r\n"):
@@ -179,8 +175,7 @@ def _header(file: Path, separator: str, *, quoted: bool, fewest: int) -> tuple[l
 
 
 def _unlike(source: Path | bytes, separator: str, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The lines (int64, from 1) with fewer cells than `columns`, those with more, and those that are blank; no quotes
-    heeded."""
+    """The lines (int64, from 1) with fewer cells than `columns`, those with more, and the blank ones; quotes unheeded."""
     found: tuple[list[np.ndarray], ...] = ([], [], [])
     line = 1
     for block in _blocks(source):

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -32,7 +32,7 @@ import urllib3
 from tqdm.auto import tqdm
 
 from llm2rec_kit.data.sources import DOWNLOAD_MANIFEST
-from llm2rec_kit.storage import expand_home, hash_file, read_note_or_nothing, write_note
+from llm2rec_kit.storage import expand_home, hash_file, read_note_or_nothing, write_note, write_whole
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
@@ -56,6 +56,10 @@ class _Part:
     modified: str = ""
 
     @property
+    def name(self) -> str:
+        return self.path.name.strip(".").removesuffix(".part")
+
+    @property
     def have(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
@@ -73,8 +77,7 @@ class _Part:
 
     def keep(self, response: requests.Response, total: int | None) -> None:
         self.total, self.etag, self.modified = total, *_validators(response)
-        about = {"url": self.url, "total": total, "etag": self.etag, "modified": self.modified}
-        write_note(self.note, about)
+        write_note(self.note, {"url": self.url, "total": total, "etag": self.etag, "modified": self.modified})
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -82,23 +85,14 @@ class _Part:
         self.total, self.etag, self.modified = None, "", ""
 
 
-def fetch(
-    url: str,
-    folder: str | Path,
-    *,
-    name: str | None = None,
-    size: int | None = None,
-    checksum: str = "",
-    tries: int = 5,
-    quiet: bool = False,
-) -> Path:
+def fetch(url: str, folder: str | Path, *, name: str | None = None, checksum: str = "", tries: int = 5) -> Path:
     """Download the file at `url` into `folder`, unless it is there whole already; returns its path.
 
-    `name` is the file's name there (default: the last part of the address); `size` its published bytes; `checksum` its
-    published hash as "md5:..." or "sha256:...". A transfer that breaks is taken up where it stopped, or from the start where
-    the server cannot do that or its file changed; after `tries` in a row that got no farther, DownloadError. What was
-    fetched stays for the next call, except where it proved damaged. A file that lies there without a manifest was put there
-    by hand: it is checked against `size` and `checksum` and otherwise left as it is.
+    `name` is the file's name there (default: the last part of the address); `checksum` its published hash as "md5:..." or
+    "sha256:...". A transfer that breaks is taken up where it stopped, or from the start where the server cannot do that or
+    its file changed; after `tries` in a row that got no farther, DownloadError. What was fetched stays for the next call,
+    except where it proved damaged. A file that lies there without a manifest was put there by hand: it is checked against
+    `checksum` and otherwise left as it is.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"An address starts with http:// or https://; found {url!r}.")
@@ -109,21 +103,19 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     with _alone(folder):
-        if _there(target, url, size, checksum, quiet):
+        if _there(target, url, checksum):
             return target
         part = _Part(url, folder / f".{name}.part")
         part.recall()
         started = time.perf_counter()
-        _transfer(part, tries, quiet)
-        digest = _checked(part, name, size, checksum)
-        received, validators = part.have, (part.etag, part.modified)
+        _transfer(part, tries)
+        digest, received = _checked(part, checksum), part.have
         os.replace(part.path, target)
         part.note.unlink(missing_ok=True)
-        about = {"url": url, "name": name, "bytes": received, "sha256": digest, "etag": validators[0]}
-        about |= {"modified": validators[1], "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+        about = {"url": url, "name": name, "bytes": received, "sha256": digest, "etag": part.etag}
+        about |= {"modified": part.modified, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
         write_note(folder / (name + DOWNLOAD_MANIFEST), about)
-    if not quiet:
-        print(f"{name}: fetched, {received / 2**20:.1f} MiB in {time.perf_counter() - started:.0f} s", flush=True)
+    print(f"{name}: fetched, {received / 2**20:.1f} MiB in {time.perf_counter() - started:.0f} s", flush=True)
     return target
 
 
@@ -140,15 +132,10 @@ def unpack(archive: Path, folder: str | Path, names: list[str]) -> list[Path]:
             base = member.filename.rsplit("/", 1)[-1]
             if member.is_dir() or base not in names or folder / base in made:
                 continue
-            part = folder / f".{base}.part"
-            with opened.open(member) as source, part.open("wb") as sink:
+            with write_whole(folder / base) as part, opened.open(member) as source, part.open("wb") as sink:
                 shutil.copyfileobj(source, sink, CHUNK)
-            os.replace(part, folder / base)
             made.append(folder / base)
     return made
-
-
-# -- inside -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -162,43 +149,32 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _there(target: Path, url: str, size: int | None, checksum: str, quiet: bool) -> bool:
+def _there(target: Path, url: str, checksum: str) -> bool:
     """Whether `target` needs no fetching; says so, and says why where it does although a file is there."""
     if not target.is_file():
         return False
     note = target.parent / (target.name + DOWNLOAD_MANIFEST)
-    by_hand = not os.path.lexists(note)
+    by_hand, whole = not os.path.lexists(note), True
     known = read_note_or_nothing(note, "What it tells of is fetched again.")
     if by_hand:
-        _compare(target, "the file that is there already", size, checksum)
-        state = "kept, it was there already (not fetched from here, so not compared with a hash)"
-        why = ""
+        _compare(target, "the file that is there already", checksum)
+        told = "kept, it was there already (not fetched from here, so not compared with a hash)"
     elif known.get("url") != url:
-        why = f"fetching again, the one there came from {known.get('url')}"
+        told, whole = f"fetching again, the one there came from {known.get('url')}", False
     elif target.stat().st_size != known.get("bytes") or hash_file(target) != known.get("sha256"):
-        why = "fetching again, the one there is damaged (its size or sha256 is not its manifest's)"
+        told, whole = "fetching again, the one there is damaged (its size or sha256 is not its manifest's)", False
     else:
-        state, why = f"reused, fetched {known.get('finished')}", ""
-    if not quiet:
-        print(f"{target.name}: {why or state}", flush=True)
-    return not why
+        told = f"reused, fetched {known.get('finished')}"
+    print(f"{target.name}: {told}", flush=True)
+    return whole
 
 
-def _transfer(part: _Part, tries: int, quiet: bool) -> None:
+def _transfer(part: _Part, tries: int) -> None:
     """Bring `part` to its full length."""
     failures, farthest = 0, part.have
     troubles: list[str] = []
-    with (
-        requests.Session() as session,
-        tqdm(
-            desc=part.path.name.strip(".").removesuffix(".part"),
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-            leave=False,
-            disable=quiet or not sys.stderr.isatty(),
-        ) as bar,
-    ):
+    bar = tqdm(desc=part.name, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=not sys.stderr.isatty())
+    with requests.Session() as session, bar:
         while True:
             try:
                 trouble = _request(session, part, bar)
@@ -239,9 +215,10 @@ def _request(session: requests.Session, part: _Part, bar: tqdm[Any]) -> str:
         if status not in (200, 206):
             raise DownloadError(f"{part.url}: the server answered {status} {response.reason}. {_by_hand(part)}")
         coding = response.headers.get("Content-Encoding", "identity")
-        if coding != "identity" and not part.path.name.endswith(".gz.part"):
+        if coding != "identity" and not part.name.endswith(".gz"):
             raise DownloadError(f"{part.url}: the server sent the content coding {coding!r}, which was not asked for.")
-        start, total = _range(response) if status == 206 else (0, _length(response))
+        said = response.headers.get("Content-Length", "")
+        start, total = _range(response) if status == 206 else (0, int(said) if said.isdigit() else None)
         if status == 206 and (start != part.have or not _same_file(part, response, total)):
             part.drop()
             return "the server has another file by now"
@@ -250,20 +227,16 @@ def _request(session: requests.Session, part: _Part, bar: tqdm[Any]) -> str:
         part.keep(response, total)
         bar.total, bar.n = total, part.have
         with part.path.open("ab") as sink:
-            _copy(response.raw, sink, bar)
+            # read1: what has come is written at once, so that a cut connection loses nothing that arrived before it
+            while chunk := response.raw.read1(CHUNK, decode_content=False):
+                sink.write(chunk)
+                bar.update(len(chunk))
     return _ended(part) if total is not None and part.have < total else ""
 
 
 def _ended(part: _Part) -> str:
     announced = f"{part.total:,} announced" if part.total is not None else "an unknown number of"
     return f"the connection ended after {part.have:,} of {announced} bytes"
-
-
-def _copy(source: urllib3.response.BaseHTTPResponse, sink: BinaryIO, bar: tqdm[Any]) -> None:
-    # read1: what has come is written at once, so that a cut connection loses nothing that arrived before it
-    while chunk := source.read1(CHUNK, decode_content=False):
-        sink.write(chunk)
-        bar.update(len(chunk))
 
 
 def _same_file(part: _Part, response: requests.Response, total: int | None) -> bool:
@@ -275,11 +248,6 @@ def _validators(response: requests.Response) -> tuple[str, str]:
     return response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
 
 
-def _length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() else None
-
-
 def _range(response: requests.Response) -> tuple[int, int | None]:
     """Start and whole length of a `Content-Range: bytes 5-9/10` (or `bytes */10`, start -1); (-1, None) where it is odd."""
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
@@ -288,15 +256,15 @@ def _range(response: requests.Response) -> tuple[int, int | None]:
     return int(found[1] or -1), int(found[2]) if found[2] != "*" else None
 
 
-def _checked(part: _Part, name: str, size: int | None, checksum: str) -> str:
+def _checked(part: _Part, checksum: str) -> str:
     """sha256 of the finished part; DownloadError, and the part dropped, where it is not what it should be."""
     try:
         if part.total is not None and part.have != part.total:
             raise DownloadError(f"the server announced {part.total:,} bytes and sent {part.have:,}")
-        _compare(part.path, "what was sent", size, checksum)
-        if name.endswith(".gz"):
+        _compare(part.path, "what was sent", checksum)
+        if part.name.endswith(".gz"):
             check_gzip(part.path)
-        if name.endswith(".zip"):
+        if part.name.endswith(".zip"):
             _check_zip(part.path)
     except DownloadError as error:
         part.drop()
@@ -306,9 +274,7 @@ def _checked(part: _Part, name: str, size: int | None, checksum: str) -> str:
     return hash_file(part.path)
 
 
-def _compare(file: Path, what: str, size: int | None, checksum: str) -> None:
-    if size is not None and file.stat().st_size != size:
-        raise DownloadError(f"{what} has {file.stat().st_size:,} bytes, the published file has {size:,} ({file.name})")
+def _compare(file: Path, what: str, checksum: str) -> None:
     if checksum:
         kind, _, wanted = checksum.partition(":")
         with file.open("rb") as opened:
@@ -349,8 +315,7 @@ def _check_zip(file: Path) -> None:
 
 
 def _by_hand(part: _Part) -> str:
-    name = part.path.name.strip(".").removesuffix(".part")
-    return f"Or fetch it by other means and put it into {part.path.parent} as {name}."
+    return f"Or fetch it by other means and put it into {part.path.parent} as {part.name}."
 
 
 def _plainly(error: Exception) -> str:

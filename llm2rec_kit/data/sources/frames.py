@@ -1,5 +1,4 @@
-"""Frames: columns of anyone's data frames as the text that ids, titles and categories are, or a refusal that names the
-column."""
+"""Frames: columns of anyone's data frames as the text that ids and titles are, or a refusal that names the column."""
 
 from __future__ import annotations
 
@@ -13,10 +12,7 @@ EXACT = 2**53  # whole numbers up to here have a float of their own
 
 
 def as_polars(frame: Any) -> pl.DataFrame:
-    """Convert a pandas frame to polars, its NaN, NaT and NA to null; a polars frame stays. Needs neither pandas nor pyarrow.
-
-    A column with lists, arrays or values of several kinds becomes one of the type Object, which matters only in use.
-    """
+    """Convert a pandas frame to polars, NaN, NaT and NA to null, without pandas or pyarrow; mixed columns become Object."""
     if isinstance(frame, pl.DataFrame):
         return frame
     if isinstance(frame, pl.LazyFrame):
@@ -30,11 +26,9 @@ def as_polars(frame: Any) -> pl.DataFrame:
 
 
 def as_ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
-    """Convert a column of ids to text: whole floats, as pandas makes of whole numbers with gaps, without a point, bytes as
-    UTF-8.
+    """Convert a column of ids to text: whole floats, as pandas makes of numbers with gaps, without a point, bytes as UTF-8.
 
-    `what` names the frame in errors. Raises ValueError for numbers that are not whole or too large to be exact, and for
-    types that are no ids.
+    `what` names the frame. Raises ValueError for numbers that are not whole or too large to be exact, and for other types.
     """
     found, where = frame[column], f"the column {column!r} of {what}"
     if found.dtype.is_float() or isinstance(found.dtype, pl.Decimal):
@@ -53,8 +47,7 @@ def as_ids(frame: pl.DataFrame, column: str, what: str) -> pl.Series:
 def as_text(frame: pl.DataFrame, column: str, what: str, expected: str = "text") -> pl.Series:
     """Convert a column to text: categories by name, bytes as UTF-8, numbers as written, whole ones without a point.
 
-    Raises ValueError naming the column, what was `expected` and the type found where it is a list, a struct, a time or an
-    object.
+    Raises ValueError naming the column, what was `expected` and the type found: a list, a struct, a time or an object.
     """
     found, where = frame[column], f"the column {column!r} of {what}"
     if found.dtype == pl.Binary:

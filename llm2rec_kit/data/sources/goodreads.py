@@ -27,18 +27,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data import json_lines
+from llm2rec_kit.data import json_lines, sources
 from llm2rec_kit.data.json_lines import ID, TEXT
-from llm2rec_kit.data.sources import (
-    CHOSEN,
-    Dropped,
-    Interactions,
-    delimited,
-    downloads,
-    list_names,
-    note_items,
-    require_folder,
-)
+from llm2rec_kit.data.sources import Dropped, Interactions, delimited, downloads, leave_out, note_items, require_folder
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.settings import Data
 
@@ -67,11 +58,7 @@ CHOICES = {"read": "the book is not marked as read", "rated": "the book has no r
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions of one genre, or of all, in the folder `settings.path`; the domain is `settings.domain` or its
-    name.
-
-    `settings.category` names the genre (or "all") where the folder holds several, and for `settings.download`.
-    """
+    """Load the interactions of one genre, or all, in `settings.path`; the domain is `settings.domain` or its name."""
     if settings.download:
         _download(settings)
     folder = require_folder(settings.path, LAYOUT)
@@ -112,12 +99,8 @@ def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list[
         dropped.append(("wrong type", odd, f"of {file.name}; is_read is neither true nor false"))
     _note_choice(settings.goodreads_events, report.rows - odd - chosen, dropped)
     facts["time"] = f"read_at, for {without} of {chosen} rows date_added instead" if "read_at" in fields else "date_added"
-    events = pl.concat(left)
-    timed = events.filter(pl.col("time").is_not_null())
-    if len(timed) < len(events):
-        why = "date_added is missing or not like 'Fri Apr 19 08:15:15 -0700 2013'"
-        dropped.append(("bad times", len(events) - len(timed), why))
-    return timed
+    events, why = pl.concat(left), "date_added is missing or not like 'Fri Apr 19 08:15:15 -0700 2013'"
+    return leave_out(events, events["time"].is_null(), "bad times", why, dropped)
 
 
 def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[Dropped]) -> pl.DataFrame:
@@ -133,13 +116,10 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[D
     if not names.is_file():
         raise ValueError(f"{names} is missing: it gives the book ids of {file.name}. {LAYOUT}.")
     ids, lost = delimited.read_numbers(names, {"book_id_csv": pl.Int32, "book_id": pl.Int32}, what=str(names))
-    if lost:
-        note_items(facts, lost, f"of {names.name} that are not two whole numbers")
+    note_items(facts, lost, f"of {names.name} that are not two whole numbers")
     ids = ids.unique("book_id_csv", keep="first").rename({"book_id_csv": "book_id", "book_id": "item"})
     events = chosen.select("user_id", "book_id").join(ids, on="book_id", how="left", maintain_order="left")
-    known = events.filter(pl.col("item").is_not_null())
-    if len(known) < len(events):
-        dropped.append(("bad lines", len(events) - len(known), f"the book is not in {names.name}"))
+    known = leave_out(events, events["item"].is_null(), "bad lines", f"the book is not in {names.name}", dropped)
     facts["files"].append(names.name)
     facts["time"] = "none: the file's row order is taken, which its makers do not call chronological"
     return known.select(user=pl.col("user_id").cast(pl.String), item=pl.col("item").cast(pl.String))
@@ -166,7 +146,7 @@ def _chosen(events: str, one: str | int) -> pl.Expr:
 
 def _note_choice(events: str, rows: int, dropped: list[Dropped]) -> None:
     if rows:
-        dropped.append((CHOSEN + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
+        dropped.append((sources.CHOSEN + events, rows, f"goodreads_events is {events!r} and {CHOICES[events]}"))
 
 
 def _milliseconds(column: str) -> pl.Expr:
@@ -178,14 +158,13 @@ def _interactions_file(folder: Path, category: str) -> tuple[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir(), reverse=True):  # .json.gz and .json come after, and so win over, .csv
         if match := NAME.fullmatch(file.name):
-            genre = match[1] or WHOLE
-            genre = WHOLE if genre == "dedup" else genre
+            genre = WHOLE if match[1] in (None, "dedup") else match[1]
             if match[2] == "json" or genre not in found:
                 found[genre] = file
     if category and category not in found:
-        raise ValueError(f"{LAYOUT}; {folder} has no interactions of {category!r}: it holds {list_names(folder)}.")
+        raise ValueError(f"{LAYOUT}; {folder} has no interactions of {category!r}: it holds {sources.list_names(folder)}.")
     if len(found) != 1 and not category:
-        what = f"has those of {sorted(found)}: set data_category to one" if found else f"holds {list_names(folder)}"
+        what = f"has those of {sorted(found)}: set data_category to one" if found else f"holds {sources.list_names(folder)}"
         raise ValueError(f"{LAYOUT}; {folder} {what}.")
     genre = category or next(iter(found))
     return genre, found[genre]
@@ -196,7 +175,7 @@ def _books_file(folder: Path, genre: str) -> Path:
     for name in (f"{stem}.json.gz", f"{stem}.json"):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"{LAYOUT}; {stem}.json.gz is not in {folder}, which holds {list_names(folder)}.")
+    raise ValueError(f"{LAYOUT}; {stem}.json.gz is not in {folder}, which holds {sources.list_names(folder)}.")
 
 
 def _download(settings: Data) -> None:

@@ -29,7 +29,6 @@ import itertools
 import json
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    CONTROL,
-    Interactions,
-    delimited,
-    list_names,
-    mend_surrogates,
-    note_items,
-    require_folder,
-)
+from llm2rec_kit.data.json_lines import mend_surrogates
+from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, list_names, note_items, require_folder
 from llm2rec_kit.settings import Data
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
@@ -103,10 +95,8 @@ def load(settings: Data) -> Interactions:
     facts["splits_of_files"] = {s: samples.splits.count(s) for s in TEXTS}
     facts["sequences"] = events["user"].n_unique()
     ids = sorted(titles)
-    items = pl.DataFrame(
-        {"source_id": [str(i) for i in ids], "title": [titles[i] for i in ids], "domain": domain},
-        schema_overrides={"title": pl.String},
-    )
+    columns = {"source_id": [str(i) for i in ids], "title": [titles[i] for i in ids], "domain": domain}
+    items = pl.DataFrame(columns, schema_overrides={"title": pl.String})
     dropped = [("bad lines", n, why) for why, n in samples.bad.items()]
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
@@ -120,15 +110,13 @@ def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Sa
     for split, file in files.items():
         for line in _text(file).split("\n"):
             words = line.split()
-            if not words:
-                continue
-            if not NUMBERS_LINE.fullmatch(line):
+            if words and not NUMBERS_LINE.fullmatch(line):
                 samples.refuse(f"{file.name}: not numbers divided by spaces")
-            else:
+            elif words:
                 _take(samples, tuple(map(int, words)), split, known, file.name)
     if (folder / "data.txt").is_file():
-        largest = max((int(w) for w in _text(folder / "data.txt").split() if w.isascii() and w.isdigit()), default=0)
-        facts["largest_id_in_data_txt"] = largest
+        ids = (int(w) for w in _text(folder / "data.txt").split() if w.isascii() and w.isdigit())
+        facts["largest_id_in_data_txt"] = max(ids, default=0)
     return titles, samples
 
 
@@ -177,19 +165,15 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
     samples = Samples()
     tables = {split: _table(file, samples) for split, file in files.items()}
     facts["files"] = [f.relative_to(folder).as_posix() for f in files.values()]
-    facts["users_from"] = (
-        "user_id" if all("user_id" in t.columns for t in tables.values()) else "none: rows that continue each other"
-    )
-    info = sorted(f for f in (folder / "info").glob("*.txt") if f.name != "item_titles.txt") or sorted(
-        folder.glob("*.info.txt")
-    )
-    titles = _titles_info(info[0]) if len(info) == 1 else _titles_of(tables.values())
-    titles = _not_empty(titles, facts)
+    named = all("user_id" in t.columns for t in tables.values())
+    facts["users_from"] = "user_id" if named else "none: rows that continue each other"
+    info = sorted(f for f in (folder / "info").glob("*.txt") if f.name != "item_titles.txt")
+    info = info or sorted(folder.glob("*.info.txt"))
+    titles = _not_empty(_titles_info(info[0]) if len(info) == 1 else _titles_of([*tables.values()]), facts)
     facts["titles_from"] = info[0].name if len(info) == 1 else "the CSV files"
     known, unlike = frozenset(titles), 0
     for split, table in tables.items():
         name = files[split].name
-        named = facts["users_from"] == "user_id"
         odd = table["user_id"].str.contains(CONTROL).fill_null(True).to_list() if named else itertools.repeat(False)
         users = table["user_id"].to_list() if named else itertools.repeat("")
         targets = table["item_id"].cast(pl.Int64, strict=False).to_list()
@@ -260,16 +244,14 @@ def _titles_info(file: Path) -> dict[int, str]:
     return titles
 
 
-def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
+def _titles_of(tables: list[pl.DataFrame]) -> dict[int, str]:
     """Titles as the rows give them: of each target, and of the histories where an item is never a target."""
     titles: dict[int, str] = {}
-    rest = []
     for table in tables:
         for item, title in zip(table["item_id"].cast(pl.Int64, strict=False), table["item_title"], strict=True):
             if item is not None and title is not None:
                 titles.setdefault(item, title)
-        rest.append(table)
-    for table in rest:
+    for table in tables:
         for ids, cell in zip(_id_lists(table), table["history_item_title"], strict=True):
             if ids is None or all(i in titles for i in ids):
                 continue
@@ -283,11 +265,8 @@ def _titles_of(tables: Iterable[pl.DataFrame]) -> dict[int, str]:
 def _not_empty(titles: dict[int, str], facts: dict[str, Any]) -> dict[int, str]:
     """The titles that hold something; of the others it is noted how many, and rows with their items have no title."""
     kept = {item: title for item, title in titles.items() if title.strip()}
-    note_items(
-        facts,
-        len(titles) - len(kept),
-        f"with an empty title, first that of item {min(titles.keys() - kept.keys(), default=0)}",
-    )
+    first = min(titles.keys() - kept.keys(), default=0)
+    note_items(facts, len(titles) - len(kept), f"with an empty title, first that of item {first}")
     return kept
 
 
@@ -320,14 +299,12 @@ def _events(samples: Samples, max_history: int) -> tuple[pl.DataFrame, int]:
         )
     names = _distinct([user for user, _, _ in sequences])
     lengths = [len(items) for _, items, _ in sequences]
-    events = pl.DataFrame(
-        {
-            "user": pl.Series(names).gather(np.repeat(np.arange(len(names)), lengths)),
-            "item": pl.Series([i for _, items, _ in sequences for i in items]).cast(pl.String),
-            "split": pl.Series([m for _, _, marks in sequences for m in marks], dtype=pl.String),
-        }
-    )
-    return events, width
+    columns = {
+        "user": pl.Series(names).gather(np.repeat(np.arange(len(names)), lengths)),
+        "item": pl.Series([i for _, items, _ in sequences for i in items]).cast(pl.String),
+        "split": pl.Series([m for _, _, marks in sequences for m in marks], dtype=pl.String),
+    }
+    return pl.DataFrame(columns), width
 
 
 def _chained(samples: Samples, width: int) -> tuple[list[Chain], bool]:
@@ -354,9 +331,7 @@ def _chained(samples: Samples, width: int) -> tuple[list[Chain], bool]:
 
 
 def _rejoined(sequences: list[Chain], ends: dict[End, deque[int]], width: int) -> tuple[list[Chain], bool]:
-    """`sequences` with those put together of which one begins, with `width` items of history, as another ends: rows that the
-    files had after the rows that continue them.
-    """
+    """`sequences` with those put together of which one begins, with `width` items of history, as another ends."""
     follower: dict[int, int] = {}
     for n, (user, items, marks) in enumerate(sequences):
         if len(items) > width and marks[width - 1] is None and (found := ends.get((user, tuple(items[:width])))):

@@ -8,8 +8,7 @@ For research use; not to be redistributed without permission. Page: https://grou
 
 Times are seconds. Users, movies and ratings of each are in `PUBLISHED`. The layout is told by the files; a folder is read
 that holds them itself or in one folder below, as the zips unpack. Titles are kept as published, the year and a
-trailing article included ("Matrix, The (1999)"); genres are the column `category`. Every rating counts as an interaction,
-whatever its stars.
+trailing article included ("Matrix, The (1999)"); genres are the column `category`. A rating counts, whatever its stars.
 """
 
 from __future__ import annotations
@@ -134,13 +133,8 @@ def _as_published(rows: pl.DataFrame) -> dict[str, Any]:
     """Which published set has this many ratings; its numbers beside those found."""
     for name, (users, movies, ratings, _) in PUBLISHED.items():
         if ratings == len(rows):
-            return {
-                "set": name,
-                "users": users,
-                "movies": movies,
-                "ratings": ratings,
-                "users_found": rows["userId"].n_unique(),
-            }
+            said = {"set": name, "users": users, "movies": movies, "ratings": ratings}
+            return said | {"users_found": rows["userId"].n_unique()}
     return {"set": "none", "ratings": len(rows)}
 
 

@@ -15,21 +15,13 @@ joined, so that older items come back. `facts["rows_not_part"]` counts rows that
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    Interactions,
-    as_milliseconds,
-    delimited,
-    keep_first_of_each_item,
-    list_names,
-    note_items,
-    require_folder,
-)
+from llm2rec_kit.data.sources import Interactions, delimited, keep_first_of_each_item, list_names, note_items, require_folder
+from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
@@ -41,10 +33,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions in the folder `settings.path`; the domain is `settings.domain` or the files' stem.
-
-    Raises ValueError, one paragraph, where the folder, a file or a column is missing, naming what was found.
-    """
+    """Load interactions in `settings.path`, of `settings.domain` or the files' stem; ValueError where a part is missing."""
     folder, stem = _stem(settings.path)
     domain = settings.domain or stem
     facts: dict[str, Any] = {"source": "recbole", "stem": stem}
@@ -105,17 +94,13 @@ def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> p
     kept = rows.unique("user", keep="first", maintain_order=True)
     both = rows.join(kept.select("user", longest="text"), on="user", maintain_order="left")
     others = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " "))["user"].unique()
-    joined = [(user, *_joined(texts)) for user, texts in _by_user(rows.filter(pl.col("user").is_in(others.implode())))]
+    windows = rows.filter(pl.col("user").is_in(others.implode())).group_by("user", maintain_order=True)
+    joined = [(user, *_joined(some["text"].to_list())) for (user,), some in windows]
     whole = pl.DataFrame(joined, schema={"user": pl.String, "whole": pl.String, "odd": pl.Int64}, orient="row")
     facts["rows_not_part"] = int(whole["odd"].sum())
     kept = kept.sort("row").join(whole, on="user", how="left", maintain_order="left")
     events = kept.select("user", item=pl.coalesce("whole", "text").str.split(" ")).explode("item")
     return events.filter(pl.col("item") != "")
-
-
-def _by_user(rows: pl.DataFrame) -> Iterator[tuple[str, list[str]]]:
-    for (user,), some in rows.group_by("user", maintain_order=True):
-        yield user, some["text"].to_list()
 
 
 def _joined(rows: list[str]) -> tuple[str, int]:
@@ -159,9 +144,7 @@ def _original_ids(events: pl.DataFrame, column: str, file: Path) -> pl.DataFrame
 
 
 def _read(file: Path) -> tuple[pl.DataFrame, int, str]:
-    """A tab-separated file, every value as text, the types cut from the header (`title:token_seq` -> `title`); rows left
-    out, and why. Titles may begin with a quote, and cells stand in quotes only where the whole file is so written.
-    """
+    """A tab-separated file as text, the types cut from the header (`title:token_seq` -> `title`); rows left out, and why."""
     table, lost, why = delimited.read_texts(file, separator="\t", quoted=None)
     names = {c: c.split(":")[0].strip() for c in table.columns}
     if len(set(names.values())) < len(names):

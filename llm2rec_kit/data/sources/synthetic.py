@@ -37,96 +37,29 @@ class Weights:
     popularity: float = 0.12  # P
     noise: float = 0.08  # uniform
 
-    def __post_init__(self) -> None:
-        total = sum(asdict(self).values())
-        if min(asdict(self).values()) < 0 or abs(total - 1) > 1e-9:
-            raise ValueError(f"The weights must be at least 0 and add up to 1; found {self}, which adds up to {total}.")
-
 
 WEIGHTS = Weights()
 TASTES = 12
 FIRST = [
-    "Ember",
-    "Silver",
-    "Hollow",
-    "Crimson",
-    "Northern",
-    "Velvet",
-    "Iron",
-    "Lunar",
-    "Amber",
-    "Thunder",
-    "Quiet",
-    "Golden",
-    "Frost",
-    "Shadow",
-    "Copper",
-    "Wild",
-    "Crystal",
-    "Ancient",
-    "Storm",
-    "Paper",
-    "Neon",
-    "Royal",
-    "Salt",
-    "Hidden",
+    *("Ember", "Silver", "Hollow", "Crimson", "Northern", "Velvet", "Iron", "Lunar"),
+    *("Amber", "Thunder", "Quiet", "Golden", "Frost", "Shadow", "Copper", "Wild"),
+    *("Crystal", "Ancient", "Storm", "Paper", "Neon", "Royal", "Salt", "Hidden"),
 ]
 SECOND = [
-    "Harbor",
-    "Vale",
-    "Lantern",
-    "Orchard",
-    "Citadel",
-    "Fox",
-    "Meridian",
-    "Garden",
-    "Compass",
-    "Raven",
-    "Tide",
-    "Forge",
-    "Canyon",
-    "Willow",
-    "Banner",
-    "Comet",
-    "Atlas",
-    "Burrow",
-    "Signal",
-    "Mosaic",
-    "Summit",
-    "Voyager",
-    "Thistle",
-    "Drake",
+    *("Harbor", "Vale", "Lantern", "Orchard", "Citadel", "Fox", "Meridian", "Garden"),
+    *("Compass", "Raven", "Tide", "Forge", "Canyon", "Willow", "Banner", "Comet"),
+    *("Atlas", "Burrow", "Signal", "Mosaic", "Summit", "Voyager", "Thistle", "Drake"),
 ]
 FRANCHISES = [f"{FIRST[f % 24]} {SECOND[(7 * f + 5 * (f // 24)) % 24]}" for f in range(48)]
 EDITIONS = ["", " - Deluxe Edition", " - Collector's Edition", " - Anniversary Edition", " - Starter Bundle"]
 KINDS = {
     "games": [
-        "Racing",
-        "Role-Playing Game",
-        "Puzzle Quest",
-        "Platformer",
-        "Strategy",
-        "Party Game",
-        "Flight Simulator",
-        "Tennis",
-        "Wireless Controller",
-        "Stereo Headset",
-        "Carrying Case",
-        "Strategy Guide",
+        *("Racing", "Role-Playing Game", "Puzzle Quest", "Platformer", "Strategy", "Party Game"),
+        *("Flight Simulator", "Tennis", "Wireless Controller", "Stereo Headset", "Carrying Case", "Strategy Guide"),
     ],
     "crafts": [
-        "Yarn",
-        "Cross Stitch Kit",
-        "Sticker Set",
-        "Watercolor Paint",
-        "Quilting Fabric",
-        "Rubber Stamp",
-        "Bead Box",
-        "Sketchbook",
-        "Sewing Pattern",
-        "Ribbon",
-        "Modeling Clay",
-        "Washi Tape",
+        *("Yarn", "Cross Stitch Kit", "Sticker Set", "Watercolor Paint", "Quilting Fabric", "Rubber Stamp"),
+        *("Bead Box", "Sketchbook", "Sewing Pattern", "Ribbon", "Modeling Clay", "Washi Tape"),
     ],
 }
 FORMS = {
@@ -165,23 +98,15 @@ def load(settings: Data) -> Interactions:
             f"data_domain names the domain of a one-domain source; the synthetic store has {list(SHARES)}. "
             "Leave it empty; data_train_domains chooses what training sees."
         )
-    parts = []
+    items, events = [], []
     for name in SHARES:
         shelf, history, users = _part(settings, name)
         row, step = np.nonzero(history.items >= 0)
-        ids = shelf.items["source_id"].to_numpy()
-        parts.append(
-            (
-                shelf.items,
-                pl.DataFrame(
-                    {"user": np.array(users)[row], "item": ids[history.items[row, step]], "time": history.times[row, step]}
-                ),
-            )
-        )
+        ids = shelf.items["source_id"].to_numpy()[history.items[row, step]]
+        items.append(shelf.items)
+        events.append(pl.DataFrame({"user": np.array(users)[row], "item": ids, "time": history.times[row, step]}))
     facts = {"source": "synthetic", "synthetic": True, "weights": asdict(WEIGHTS), "seed": settings.seed}
-    return Interactions(
-        items=pl.concat([i for i, _ in parts]), events=pl.concat([e for _, e in parts]), domains_in=["games"], facts=facts
-    )
+    return Interactions(items=pl.concat(items), events=pl.concat(events), domains_in=["games"], facts=facts)
 
 
 def explain(settings: Data) -> pl.DataFrame:
@@ -267,14 +192,8 @@ def make_shelf(name: str, n_items: int, seed: int) -> Shelf:
         FRANCHISES[f] + " " + KINDS[name][k] + FORMS[name][m] + EDITIONS[e]
         for f, k, m, e in zip(franchise, kind, form, edition, strict=True)
     ]
-    items = pl.DataFrame(
-        {
-            "source_id": [f"{name}-{i:05d}" for i in range(n_items)],
-            "title": titles,
-            "domain": name,
-            "category": [KINDS[name][k] for k in kind],
-        }
-    )
+    ids, kinds = [f"{name}-{i:05d}" for i in range(n_items)], [KINDS[name][k] for k in kind]
+    items = pl.DataFrame({"source_id": ids, "title": titles, "domain": name, "category": kinds})
     popularity = 1 / (30 + rng.permutation(n_items))
     shared = sum(w * (a[:, None] == a) for w, a in ((3.0, franchise), (1.5, kind), (0.5, form)))
     similarity = shared**4 + 1e-9  # the rest counts for next to nothing, yet a lone item has neighbours
@@ -303,13 +222,8 @@ def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: 
             which = np.where((which == 0) & (step == 0), 2, which)  # no last item yet: its share is popularity's
             rungs = rng.random(len(waiting))
             item = (rungs * n).astype(np.int64)
-            for k, (name, row) in enumerate(
-                (
-                    ("similarity", chosen[waiting, step - 1]),
-                    ("taste", tastes[waiting]),
-                    ("popularity", np.zeros(len(waiting), dtype=np.int64)),
-                )
-            ):
+            rows = {"similarity": chosen[waiting, step - 1], "taste": tastes[waiting], "popularity": np.zeros_like(item)}
+            for k, (name, row) in enumerate(rows.items()):
                 own = which == k
                 item[own] = np.searchsorted(tables[name], row[own] + rungs[own], side="right") - row[own] * n
             item = np.minimum(item, n - 1)
@@ -323,8 +237,6 @@ def make_history(shelf: Shelf, n_users: int, rng: np.random.Generator, weights: 
 
 def _part(settings: Data, name: str) -> tuple[Shelf, History, list[str]]:
     """Shelf, history and user ids of a domain."""
-    if settings.synthetic_users < 2:
-        raise ValueError(f"data_synthetic_users must be at least 2; found {settings.synthetic_users}.")
     place = list(SHARES).index(name)
     ends = np.concatenate([[0], np.cumsum(list(SHARES.values()))])
     users = np.rint(ends * settings.synthetic_users).astype(int)
@@ -371,10 +283,7 @@ def _ladder(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> NDArray[np.int64]:
-    """Index into the shelf (int64 (N + 1,)) of each corpus item; -1 for padding and for items of other domains.
-
-    The store knows titles alone, so with a richer `data_text` it is `plain_title` that counts.
-    """
+    """Index into the shelf (int64 (N + 1,)) of each corpus item, by its plain title; -1 for padding and other domains."""
     place = {(s, t): i for i, (s, t) in enumerate(shelf.items.select("source_id", "title").iter_rows())}
     known = "plain_title" if "plain_title" in corpus.items.columns else "title"
     index = np.full(corpus.n_items + 1, -1)

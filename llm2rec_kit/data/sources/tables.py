@@ -21,18 +21,9 @@ from typing import Any
 
 import polars as pl
 
-from llm2rec_kit.data.sources import (
-    Interactions,
-    as_milliseconds,
-    delimited,
-    frames,
-    keep_first_of_each_item,
-    keep_first_titled,
-    keep_sound_rows,
-    list_names,
-    note_items,
-    require_columns,
-)
+from llm2rec_kit.data import sources
+from llm2rec_kit.data.sources import Interactions, delimited, frames, list_names, require_columns
+from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, find_fault
@@ -40,18 +31,9 @@ from llm2rec_kit.storage import expand_home, find_fault
 KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
 FILES = ("interactions", "items")
-TEXTS = (
-    "category",
-    "brand",
-    "description",
-)  # columns of items that stay text whatever stands in them: fields of `data_text`
+TEXTS = ("category", "brand", "description")  # columns of items that stay text whatever stands in them: for `data_text`
 OWN_NAMES = ("item", "plain_title", "popularity", "cluster", "community")  # columns that the kit gives items itself
-TIMES = (
-    "timestamp",
-    "time",
-    "date",
-    "datetime",
-)  # names, in any case, that are taken for the time where no column has its own
+TIMES = ("timestamp", "time", "date", "datetime")  # taken for the time, in any case, where no column has its name
 TIME_ENDINGS = ("time", "date", "timestamp", "_at", "_ts", "epoch")  # of names that may be one, which is only told
 LAYOUT = (
     "data_source 'table' expects a folder with interactions.csv or .parquet (columns user, item and optionally "
@@ -60,11 +42,7 @@ LAYOUT = (
 
 
 def load(settings: Data) -> Interactions:
-    """Load the interactions in `settings.path`; ValueError where a file or a column is missing, naming what was found.
-
-    Where there is an items file, titles, domains and further columns are its own; columns of such names in the interactions
-    are left alone, which is told.
-    """
+    """Load the interactions in `settings.path`; ValueError where a file or a column is missing, naming what was found."""
     if not settings.path:
         raise ValueError(f"{LAYOUT}; data_path is empty: set it to that folder.")
     path = expand_home(settings.path)
@@ -99,7 +77,7 @@ def load(settings: Data) -> Interactions:
         what=(events_file.name, items_file.name),
     )
     facts = found.facts | facts
-    note_items(facts, *lost_items)
+    sources.note_items(facts, *lost_items)
     return replace(found, facts=facts, dropped=[("bad lines", lost, why)] * bool(lost) + found.dropped)
 
 
@@ -141,23 +119,20 @@ def from_frames(
     table = pl.DataFrame(
         {"source_id": frames.as_ids(items, item_of_items, name), "title": frames.as_text(items, title, name)}
     )
-    domains = (
-        frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
-        if domain_column in items.columns
-        else domain
-    )
+    domains: pl.Series | str = domain
+    if domain_column in items.columns:
+        domains = frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
     further, lost = _further(items, [title, item_of_items, domain_column, *(own if alone else [])])
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
-    table = keep_first_of_each_item(keep_first_titled(table) if alone else table, facts)
+    table = sources.keep_first_of_each_item(sources.keep_first_titled(table) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
-    return keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
+    return sources.keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
 
 
 def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) -> Interactions:
-    """Make interactions from two frames with the default columns of `from_frames`; a column of times is found by its
-    name."""
+    """Make interactions from two frames with the default columns of `from_frames`; times are found by a column's name."""
     facts: dict[str, Any] = {}
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
@@ -196,10 +171,7 @@ def _with_numbers(file: Path, table: pl.DataFrame, named: Collection[str]) -> pl
 
 
 def _names(pairs: list[str]) -> dict[str, dict[str, str]]:
-    """{file: {role: column}} of pairs whose form the settings have checked; a role of one file wins over that of both.
-
-    SettingsError for one column in two roles.
-    """
+    """{file: {role: column}} of pairs, one file's over those of both; SettingsError where user and item are one column."""
     names = {file: dict(ROLES) for file in FILES}
     for pair in sorted(pairs, key=lambda pair: "." in pair.partition("=")[0]):
         stated, column = pair.split("=", 1)
@@ -238,9 +210,8 @@ def _require(frame: pl.DataFrame, wanted: list[str], file: str, which: str) -> N
     try:
         require_columns(frame, wanted, file)
     except ValueError as error:
-        roles = {name: role for role, name in ROLES.items()}
         lacks = next(name for name in wanted if name not in frame.columns)
-        role = roles.get(lacks, "item")
+        role = next((role for role, name in ROLES.items() if name == lacks), "item")
         other = next((c for c in frame.columns if c not in wanted), "its_name")
         raise ValueError(
             f'{error} A column of another name is named by data_columns, as in ["{role}={other}"], or of this file alone '
@@ -253,14 +224,13 @@ def _items(
 ) -> tuple[Path, pl.DataFrame | None, tuple[int, str]]:
     """The items file, its frame, and rows left out of it; the interactions' file and None where the titles are there.
 
-    That is where there is no items file, or where `data_columns` names as title a column that the interactions alone have,
-    or one of the interactions.
+    That is where no items file is, or where `data_columns` names as title one of the interactions, or one they alone have.
     """
     given = [pair.partition("=")[0] for pair in pairs]
     in_events = names["interactions"]["title"] in events
     file = _found(events_file.parent, "items")
     if file is None or file == events_file:
-        return (events_file, None, (0, "")) if in_events else (_find(events_file.parent, "items"), None, (0, ""))
+        return events_file if in_events else _find(events_file.parent, "items"), None, (0, "")
     if in_events and "interactions.title" in given:
         return events_file, None, (0, "")
     items, lost, why = _read(file)
@@ -286,11 +256,9 @@ def _not_read(
             said.append(f"{beside.name}: data_columns takes the titles of {events_file.name}")
     elif unread := [names[role] for role in ("title", "domain") if names[role] in events]:
         said.append(f"the columns {unread} of {events_file.name}: titles and domains are those of {items_file.name}")
-    if not said:
-        return {}
-    told = "; ".join(said)
-    print(f"table: not read {told}", flush=True)
-    return {"not_read": told}
+    if told := "; ".join(said):
+        print(f"table: not read {told}", flush=True)
+    return {"not_read": told} if told else {}
 
 
 def _time_column(columns: list[str], wanted: str, file: str, facts: dict[str, Any]) -> str | None:
