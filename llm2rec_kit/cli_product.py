@@ -94,7 +94,6 @@ def add_push(commands: Commands) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-
     run = _run_of(args)
     from llm2rec_kit.export import recommend
 
@@ -114,7 +113,6 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
-
     run = _run_of(args)
     from llm2rec_kit.export import push
 
