@@ -26,7 +26,7 @@ from llm2rec_kit.figures import report_figures
 from llm2rec_kit.fitting import checkpoints
 from llm2rec_kit.reproduction.grid import graph
 from llm2rec_kit.reproduction.report import document
-from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.runner import forced
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.storage.npy_writer import RowFile
 
@@ -273,7 +273,7 @@ def of_a_forced_series(base: Path) -> tuple[Path, Callable[[], object]]:
     run = Run("toy", base)
 
     def name() -> str:
-        with contextlib.suppress(MemoryError), notebooks._forced(run, {"force": True, "csft_steps": 3}, []):
+        with contextlib.suppress(MemoryError), forced.name_series(run, {"force": True, "csft_steps": 3}, []):
             kept.append(runs.series.find_forced())
             raise MemoryError
         return kept[-1]

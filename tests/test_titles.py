@@ -57,7 +57,7 @@ def test_pad_and_pool_by_hand():
     assert pool(states, None, "last").tolist() == [[3.0], [100.0]]
 
 
-@pytest.mark.parametrize("module", ["encoding.tokenisation", "storage.npy_writer", "encoding.encoder", "models.kernels"])
+@pytest.mark.parametrize("module", ["encoding.tokenisation", "storage.npy_writer", "settings.encoding", "models.kernels"])
 def test_the_docstrings_examples_hold(module):
     import importlib
 
