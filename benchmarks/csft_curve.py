@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from starts import table
 
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
@@ -38,6 +39,7 @@ from llm2rec_kit.encoding import minilm
 from llm2rec_kit.encoding.encoder import Encoder
 from llm2rec_kit.fitting import checkpoints
 from llm2rec_kit.models import backbone
+from llm2rec_kit.models import checkpoint as checkpoint_files
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.results import metrics
 
@@ -57,7 +59,10 @@ def keep(run: Path, steps: list[int]) -> None:
             target = run / "csft-curve" / str(step)
             new = target.with_name(f".{step}")
             shutil.rmtree(new, ignore_errors=True)
-            shutil.copytree(run / "backbone", new)  # its tokenizer and configuration
+            others = shutil.ignore_patterns(
+                "model.safetensors", checkpoint_files.NOTE
+            )  # weights, and the note of their hash
+            shutil.copytree(run / "backbone", new, ignore=others)  # tokenizer and configuration
             shutil.copy(checkpoint / "model.safetensors", new / "model.safetensors")
             new.rename(target)
             print(f"step {step}: kept in {target}", flush=True)
@@ -140,19 +145,16 @@ def read_results(out: Path) -> dict:
 
 def show(trained: dict[str, dict[str, float]], tables: list[str], recommender: str) -> None:
     """Print a Markdown table: a row a table of vectors, Recall@10 and NDCG@10 of each form, mean over its seeds."""
-    print(
-        f"| {recommender} | "
-        + " | ".join(f"{form}: {m}" for form in FORMS for m in ("Recall@10", "NDCG@10", "seeds"))
-        + " |"
-    )
-    print("|---" * (1 + 3 * len(FORMS)) + "|")
+    head = [recommender, *(f"{form}: {m}" for form in FORMS for m in ("Recall@10", "NDCG@10", "seeds"))]
+    rows = []
     for name in tables:
         cells = []
         for form in FORMS:
             found = [v for k, v in trained.items() if k.startswith(f"{recommender}, {name}, {form}, ")]
             cells += [f"{np.mean([f[m] for f in found]):.4f}" if found else "" for m in ("recall@10", "ndcg@10")]
             cells.append(str(len(found)))
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append([name, *cells])
+    table(head, rows)
 
 
 def main() -> None:
