@@ -83,6 +83,15 @@ def _one_thread():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _stays_at_one_thread():
+    """A test that leaves more behind makes those after it many times slower, and their last bits others."""
+    yield
+    import torch
+
+    assert torch.get_num_threads() == 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible():
     """SIGINT as in a terminal, for this process and its children: where a shell or a CI starts pytest in the background,

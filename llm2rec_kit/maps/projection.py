@@ -67,7 +67,7 @@ def fit_umap(vectors: np.ndarray, settings: S.Maps) -> Any:
         np.concatenate([np.zeros_like(distances[:, :1]), distances], axis=1),
         _ExactIndex(vectors, settings.metric),
     )
-    with _quiet():
+    with _quiet(), _torch_threads_kept():
         return umap.UMAP(
             n_neighbors=k,
             min_dist=settings.min_dist,
@@ -238,8 +238,9 @@ def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, n
     from pynndescent import NNDescent
 
     rows = np.ascontiguousarray(vectors, np.float32)
-    found = NNDescent(rows, metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True)
-    ids, distances = found.neighbor_graph
+    with _torch_threads_kept():
+        found = NNDescent(rows, metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True)
+        ids, distances = found.neighbor_graph
     return drop_own(ids, distances, np.arange(len(rows)))
 
 
@@ -248,6 +249,19 @@ def _turn(plane: np.ndarray, onto: np.ndarray) -> np.ndarray:
     left, _, right = np.linalg.svd(plane.T @ onto)
     turn: np.ndarray = left @ right
     return turn
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """The first parallel function of numba in a process sets OpenMP's number of threads to all cores, and with it torch's,
+    which shares the library: other last bits, and where one thread was asked for, threads that wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
