@@ -269,6 +269,9 @@ def test_of_a_run_from_before_there_was_a_series_the_last_evaluation_tells(tmp_p
     record = {"domain": "games", "recommender": "SASRec", "embedding": "id", "seed": 1, "metrics": {}}
     run.make(name, lambda folder: record, settings={"epochs": 3})
     assert {k: v.value for k, v in recorded.read_held(run).items()} == {"evaluation_epochs": 3}
+    # 04 was interrupted after its first training: there is no series yet, and other settings are asked for.
+    said = recorded.describe_replacement(run, {"evaluation_epochs": 10}, notebooks.list_series())
+    assert said.startswith("this replaces, in run 'toy': 1 evaluations (evaluation_epochs 3 -> 10).")
 
 
 def test_a_damaged_manifest_tells_nothing(run):

@@ -83,7 +83,7 @@ def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]
         if _number(artefact) not in numbers or _is_of_the_series(name, artefact):
             continue
         wanted = values.get(name, plain[name])
-        if wanted != has and name.split("_", 1)[1] not in run.manifest(artefact).get("aside", ()):
+        if wanted != has and name.split("_", 1)[1] not in _read_aside(run, artefact):
             found.setdefault(artefact, {})[name] = (has, wanted)
     for training in (t for t in TRAININGS if _number(t) in numbers):
         has = _settings(run, training)
@@ -152,6 +152,13 @@ def _settings(run: Run, artefact: str) -> dict[str, Any]:
         found: dict[str, Any] = run.manifest(artefact)["settings"]
         return found
     return {}
+
+
+def _read_aside(run: Run, artefact: str) -> list[str]:
+    """The settings of an artefact that change no result; none where it is not there, as a series before its first end."""
+    with contextlib.suppress(ArtefactError):
+        return list(run.manifest(artefact).get("aside", ()))
+    return []
 
 
 def _is_of_the_series(name: str, artefact: str) -> bool:
