@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from llm2rec_kit import settings as S
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import MADE_BY, ArtefactError, Run
+from llm2rec_kit.settings.evaluation import LATER
 from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import make_default
 
@@ -57,6 +58,7 @@ def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     for stage in S.STAGES:
         for holder in HOLDERS.get(stage.prefix, ()):
             if settings := _settings(run, holder):
+                settings = (LATER if stage is S.Evaluation else {}) | settings
                 own = {f"{stage.prefix}_{f.name}": f.name for f in dataclasses.fields(stage) if f.name in settings}
                 found |= {full: Held(settings[name], holder) for full, name in own.items() if full not in NEVER}
                 break
