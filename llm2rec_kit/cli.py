@@ -192,8 +192,14 @@ def _reproduce(args: argparse.Namespace) -> int:
     except notebooks.NotebookFailed as error:
         print(f"llm2rec: {error}", file=sys.stderr)
         return 1
-    if any("comparisons" not in name for name in run.names("evaluation")):
+    from llm2rec_kit.results import evaluations
+
+    held = evaluations.find_evaluations(run)
+    if held.made:
         _write_report(run)
+    elif held.left_out:
+        told = f"none of the {len(held.left_out)} evaluations in run {run.name!r} is of what it holds now"
+        print(f"No report is written: {told}. Notebook 04 makes them anew.")
     return 0
 
 

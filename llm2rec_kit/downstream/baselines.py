@@ -229,7 +229,8 @@ def _checked(own: own_parts.Part, found: Any, histories: int, n_items: int) -> n
 
 
 def select_training(corpus: Corpus) -> Corpus:
-    """Cut `corpus` to the interactions of training: no target of validation or test is in it. All items and users stay."""
+    """Cut `corpus` to the interactions of training (`mark_training`). No target of validation or test is in it but one that
+    a training sample has in its history, as a source's own samples may. All items and users stay."""
     kept, train = mark_training(corpus), corpus.samples("train")
     before = np.concatenate([[0], np.cumsum(kept)])
     return replace(
@@ -243,12 +244,20 @@ def select_training(corpus: Corpus) -> Corpus:
 
 
 def mark_training(corpus: Corpus) -> np.ndarray:
-    """Mark the interactions that training sees, as a target or in the history of one (bool (T,))."""
-    train = corpus.samples("train")
-    used = np.zeros(len(corpus.sequence), dtype=bool)
-    used[train] = True
-    used[corpus.offsets[corpus.owners(train)]] = True  # a user's first item is never a target, only history
+    """Mark the interactions that training sees, as a target or in the history of one, and its users' first (bool (T,))."""
+    used = mark_windows(corpus)
+    used[corpus.offsets[corpus.owners(corpus.samples("train"))]] = True
     return used
+
+
+def mark_windows(corpus: Corpus) -> np.ndarray:
+    """Mark the interactions that are in a training sample, as its target or in its history (bool (T,)). A source's own
+    samples need not have a target at every place of a history."""
+    train, places = corpus.samples("train"), len(corpus.sequence) + 1
+    begun = np.bincount(corpus.starts(train), minlength=places)
+    ended = np.bincount(train + 1, minlength=places)
+    inside: np.ndarray = np.cumsum(begun - ended)[:-1] > 0
+    return inside
 
 
 def count_training(corpus: Corpus) -> np.ndarray:

@@ -55,12 +55,8 @@ class Held:
 
 def mark_untrained(corpus: Corpus) -> np.ndarray:
     """Mark the items that are in no training sample, neither as target nor in the history: bool (N + 1,), padding False."""
-    inside = np.zeros(len(corpus.sequence) + 1, dtype=np.int64)  # +1 where a window begins, -1 behind its target
-    train = corpus.samples("train")
-    np.add.at(inside, corpus.starts(train), 1)
-    np.add.at(inside, train + 1, -1)
     seen = np.zeros(corpus.n_items + 1, dtype=bool)
-    seen[corpus.sequence[np.cumsum(inside)[:-1] > 0]] = True
+    seen[corpus.sequence[baselines.mark_windows(corpus)]] = True
     seen[0] = True
     return ~seen
 

@@ -38,6 +38,7 @@ from llm2rec_kit.results import metrics
 from llm2rec_kit.results.evaluations import make_name
 from llm2rec_kit.runs import Run, meter
 from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings.evaluation import LATER
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,6 @@ class Result:
 
 
 SHORT = 50_000  # samples read in training, in a second or two on one core
-# Settings that came later: evaluations from before had these values.
-LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096}
 OF_THE_SERIES = ("recommenders", "embeddings", "baselines", "seeds", "tested", "cold", "device", "workers")
 
 

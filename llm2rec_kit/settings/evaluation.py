@@ -11,6 +11,8 @@ from llm2rec_kit.settings.own_parts import BASELINES, RECOMMENDERS
 from llm2rec_kit.settings.ranges import SEED, show_value
 from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
+# Settings that came later: evaluations from before had these values, and those of today do not name them at these.
+LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096}
 METRIC = r"(recall|ndcg)@([1-9][0-9]*)|mrr(?:@([1-9][0-9]*))?"
 _METRIC = (METRIC, "{name}: {found} is none of recall@k, ndcg@k, mrr@k (k from 1) and mrr.")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import make_corpus
 
+from llm2rec_kit.corpus import TRAIN
 from llm2rec_kit.downstream import baselines
 
 
@@ -40,6 +41,30 @@ def test_popularity():
     corpus = make_corpus(users=30)
     assert baselines.count_training(corpus).tolist() == counts_of(corpus)[1:]
     same(corpus, baselines.rank("popularity", corpus), lambda t: counts_of(corpus))
+
+
+def test_of_given_samples_all_of_the_history_counts_that_training_sees():
+    """Of a source's own samples the last of each user alone: what is before it is no target, and training reads it."""
+    corpus = make_corpus(users=30, items=40)
+    train = corpus.samples("train")
+    last = train[np.append(np.diff(corpus.owners(train)) > 0, True)]
+    kept = np.isin(corpus.targets, last) | (corpus.splits != TRAIN)
+    corpus = replace(corpus, targets=corpus.targets[kept], splits=corpus.splits[kept]).check()
+    firsts = corpus.offsets[corpus.owners(last)]
+    seen = sorted({*firsts.tolist(), *(k for t in last for k in range(corpus.starts(np.array([t]))[0], t + 1))})
+    assert np.flatnonzero(baselines.mark_training(corpus)).tolist() == seen
+    counts = Counter(corpus.sequence[seen].tolist())
+    assert baselines.count_training(corpus).tolist() == [counts[i] for i in range(1, 41)]
+    given = baselines.select_training(corpus).check()
+    for new, old in zip(given.targets, last, strict=True):
+        assert given.history(new).tolist() == corpus.history(old).tolist()
+
+
+def test_of_the_kits_own_splits_the_targets_and_first_items_of_training_are_all_that_it_sees():
+    corpus = make_corpus(users=30, max_history=2)
+    train = corpus.samples("train")
+    seen = np.union1d(train, corpus.offsets[corpus.owners(train)])
+    np.testing.assert_array_equal(np.flatnonzero(baselines.mark_training(corpus)), seen)
 
 
 def test_recent_popularity():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 from test_report_faults import evaluated, made
 
-from llm2rec_kit import storage
+from llm2rec_kit import cli, storage
 from llm2rec_kit.reproduction.report import document, expected
+from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.reproduction.studies.study import open_study, read_settings
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import ArtefactError
@@ -214,6 +216,56 @@ def test_an_input_that_is_gone_is_one_that_changed(run):
     run.forget("csft")
     assert run.changed_inputs(name) == ["csft"]
     assert name in evaluations.find_evaluations(run).left_out
+
+
+def chained(run, text="old", **settings):
+    """A CSFT whose weights are this text."""
+    run.make("csft", lambda f: (f / "file").write_text(text) and {}, settings=settings, inputs=["backbone"], quiet=True)
+
+
+def test_an_evaluation_over_a_table_of_a_model_that_was_made_anew_since_does_not_count(run):
+    """As `reproduce --set csft.steps=600 --only 02` leaves it: the table is there yet, of the training before."""
+    chained(run)
+    run.make("embeddings/csft", lambda f: (f / "csft.npy").touch() or {}, settings={}, inputs=["corpus", "csft"], quiet=True)
+    evaluated(run, "games", "SASRec", "csft", 7, 0.2, settings=NEW, inputs=("corpus", "embeddings/csft"))
+    compared(run, "games", ["SASRec-csft-seed7", "SASRec-raw-seed7"], "ndcg@10")
+    counted(run, ["SASRec-csft-seed7", "SASRec-raw-seed7", "comparisons"])
+    assert len(evaluations.find_evaluations(run).made) == 2
+    chained(run, "new", steps=600)
+    for held in (evaluations.find_evaluations(run), evaluations.find_evaluations(run, sound=True)):
+        assert list(held.made) == ["evaluation/games/SASRec-raw-seed7"]
+        assert {"evaluation/games/SASRec-csft-seed7", "evaluation/games/comparisons"} <= {*held.left_out}
+        assert held.tests == {}
+    run.forget("csft")  # to make room: what is gone tells nothing of what was made of it
+    assert len(evaluations.find_evaluations(run).made) == 2
+    chained(run)
+    assert len(evaluations.find_evaluations(run).made) == 2
+    (run.path / "csft" / "manifest.json").write_text("{")
+    with pytest.raises(ArtefactError, match="csft/manifest"):
+        evaluations.find_evaluations(run)
+    assert list(evaluations.find_evaluations(run, sound=True).made) == ["evaluation/games/SASRec-raw-seed7"]
+
+
+def test_a_study_may_have_the_backbone_of_the_run_around_it(run):
+    run.make("backbone", lambda f: (f / "file").touch(), settings={}, inputs=["corpus"], quiet=True)
+    chained(run)
+    run.make("corpus", lambda f: (f / "file").write_text("own") and {}, settings={}, quiet=True)
+    evaluated(run, "games", "SASRec", "raw", 7, 0.2, settings=NEW, inputs=("corpus", "backbone", "csft"))
+    counted(run, ["SASRec-raw-seed7"])
+    assert run.changed_inputs("backbone") == ["corpus"]
+    assert list(evaluations.find_evaluations(run).made) == ["evaluation/games/SASRec-raw-seed7"]
+
+
+def test_a_series_that_outdates_every_evaluation_ends_without_a_report_and_says_so(run, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "reproduce", lambda *profile, **asked: run)
+    assert cli.main(["reproduce", "--profile", "smoke", "--only", "01"]) == 0
+    assert (run.path / "results.json").exists()
+    (run.path / "results.json").unlink()
+    run.make("corpus", lambda folder: (folder / "file").write_text("new") and {}, settings={"users": 1000}, quiet=True)
+    capsys.readouterr()
+    assert cli.main(["reproduce", "--profile", "smoke", "--only", "01"]) == 0
+    assert not (run.path / "results.json").exists()
+    assert re.search(r"No report is written: none of the \d+ evaluations in run 'toy'.*Notebook 04", capsys.readouterr().out)
 
 
 def test_what_the_last_call_did_not_have_does_not_count_however_late(run):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_runner_faults import book
 
-from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.reproduction.runner import notebooks, unchanged
 from llm2rec_kit.reproduction.runner.notebooks import NotebookFailed, reproduce
 from llm2rec_kit.runs import Run
 
@@ -78,6 +79,22 @@ def test_what_is_left_of_an_unforced_training_is_not_resumed_by_a_forced_one(ser
 def test_another_forced_command_begins_anew(series, other):
     killed(series, force=True)
     assert "corpus" in series.go(force=True, **other)
+
+
+def change_kit(series: Series, monkeypatch) -> None:
+    monkeypatch.setattr(unchanged, "places", SimpleNamespace(PACKAGE=series.root / "kit"))
+
+
+def change_notebook(series: Series, monkeypatch) -> None:
+    book(series.root, "01_data.ipynb", "csft_steps: int = 10  # steps\n", "'a cell more'")
+
+
+@pytest.mark.parametrize("change", [change_kit, change_notebook])
+def test_code_that_was_edited_meanwhile_begins_a_forced_series_anew(series, monkeypatch, change):
+    """Uncommitted code is the same commit, dirty, before and after."""
+    killed(series, force=True)
+    change(series, monkeypatch)
+    assert series.go(force=True) == ["corpus", "csft"]
 
 
 def test_a_command_in_between_ends_the_forced_series(series):

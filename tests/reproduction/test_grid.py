@@ -57,6 +57,15 @@ def test_cells_share_every_notebook_that_knows_no_difference(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "toy.yaml"]
 
 
+def test_a_notebook_after_04_begins_with_what_its_own_cell_has(tmp_path):
+    """05 draws every table, also of a cell that evaluates `raw` alone."""
+    asked = graph.load(written(tmp_path, f"notebooks: 5\n{AXES}"), str(tmp_path))
+    for cell in asked.cells:
+        assert graph.list_ancestors(asked, cell.nodes[-1]) == cell.nodes[-2::-1]
+    counts = {number: len(nodes_of(asked, number)) for number in ("01", "02", "03", "04", "05")}
+    assert counts == {"01": 1, "02": 1, "03": 2, "04": len(asked.cells), "05": len(asked.cells)}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "anew"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm2rec_kit import settings as S
+from llm2rec_kit.downstream import evaluation
 from llm2rec_kit.fitting import artefact
 from llm2rec_kit.reproduction.runner import in_force, notebooks, recorded
 from llm2rec_kit.results import evaluations
@@ -33,6 +34,14 @@ def run(tmp_path):
     )
     run.make("mntp", write, **artefact.split_settings(S.MNTP(steps=5), S.Backbone()), inputs=["csft"])
     return run
+
+
+LATER = {
+    "evaluation_initialisation": "scaled",
+    "evaluation_scale": 1.0,
+    "evaluation_ties": "worst",
+    "evaluation_sampled_items": 4096,
+}
 
 
 def write(folder):
@@ -253,7 +262,7 @@ def test_what_was_evaluated_is_read_off_the_series(tmp_path):
     run.make(test, lambda f: {"rows": []}, settings={"tested": "mrr"}, inputs=[*names, *references])
     evaluations.note_series(run, {"epochs": 3}, [1, 2], [*names, test])
     found = {k: v.value for k, v in recorded.read_held(run).items()}
-    assert found == {
+    assert found == LATER | {
         "evaluation_epochs": 3,
         "evaluation_seeds": [1, 2],
         "evaluation_recommenders": ["SASRec"],
@@ -268,7 +277,25 @@ def test_of_a_run_from_before_there_was_a_series_the_last_evaluation_tells(tmp_p
     name = evaluations.make_name("games", "SASRec", "id", 1)
     record = {"domain": "games", "recommender": "SASRec", "embedding": "id", "seed": 1, "metrics": {}}
     run.make(name, lambda folder: record, settings={"epochs": 3})
-    assert {k: v.value for k, v in recorded.read_held(run).items()} == {"evaluation_epochs": 3}
+    assert {k: v.value for k, v in recorded.read_held(run).items()} == LATER | {"evaluation_epochs": 3}
+    # 04 was interrupted after its first training: there is no series yet, and other settings are asked for.
+    said = recorded.describe_replacement(run, {"evaluation_epochs": 10}, notebooks.list_series())
+    assert said.startswith("this replaces, in run 'toy': 1 evaluations (evaluation_epochs 3 -> 10).")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("ties", "mean"), ("initialisation", "official"), ("scale", 2.0), ("sampled_items", 100)]
+)
+def test_a_setting_that_no_evaluation_names_at_its_usual_value_is_told_before_it_replaces_all(tmp_path, name, other):
+    run, full = Run("toy", tmp_path), f"evaluation_{name}"
+    evaluations.note_series(run, evaluation.list_settings(S.Evaluation()), [1], [])
+    usual = S.Evaluation().as_dict()[name]
+    assert recorded.read_held(run)[full] == (usual, evaluations.SERIES)
+    assert recorded.describe_replacement(run, {}, notebooks.list_series()) == ""
+    said = recorded.describe_replacement(run, {full: other}, notebooks.list_series())
+    assert f"({full} {usual!r} -> {other!r})" in said
+    evaluations.note_series(run, evaluation.list_settings(S.Evaluation(**{name: other})), [1], [])
+    assert recorded.read_held(run)[full].value == other
 
 
 def test_a_damaged_manifest_tells_nothing(run):

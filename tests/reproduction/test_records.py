@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import polars as pl
@@ -9,6 +10,7 @@ import pytest
 
 from llm2rec_kit import storage
 from llm2rec_kit.reproduction.studies import directions, records
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import RECORD_MIME, Run
 
 TALLY = {"same way": 2, "the other way": 0, "no detectable difference": 1, "the paper is of two minds": 0}
@@ -70,6 +72,45 @@ def test_a_summary_of_other_artefacts_is_told_and_not_shown(run, capsys):
     make(run, 2)
     assert records.summarise(run, "06_paper_tables") is None
     assert "no longer holds" in capsys.readouterr().out
+
+
+def evaluate(run, ranks):
+    name = "evaluation/toy/SASRec-raw-seed1"
+    run.make(name, lambda f: (f / "ranks").write_text(ranks) and {}, settings={}, quiet=True, force=True)
+    evaluations.note_series(run, {"epochs": 3}, [1], [name])
+
+
+def test_a_summary_over_evaluations_that_were_made_anew_under_the_same_names_is_of_others(run, capsys):
+    evaluate(run, "1 2 3")
+    for name, last in records.LAST.items():
+        found = {last: {"views": "level"} if last == "answers" else TALLY}
+        executed(run, name, found)
+        records.summarise(run, name, found)
+    assert {*records.read_current(run)} == {*records.LAST}
+    evaluate(run, "1 2 3")
+    assert {*records.read_current(run)} == {*records.LAST}
+    assert capsys.readouterr().out == ""
+    evaluate(run, "4 5 6")
+    assert records.summarise(run, "06_paper_tables") is None
+    assert records.read_current(run) == {}
+    said = capsys.readouterr().out
+    assert "The answers of 07_beyond_the_paper in run 'toy' are of artefacts that it no longer holds: left out." in said
+    (run.path / "notebooks" / "07_beyond_the_paper.json").unlink()  # as an earlier version left it
+    assert {*records.read_current(run)} == {"07_beyond_the_paper"}
+
+
+def test_a_summary_that_an_earlier_version_kept_is_checked_as_it_was_then(run):
+    evaluate(run, "1 2 3")
+    manifests = [run.manifest(name) for name in ("corpus", "evaluation/series")]
+    said = [[m["artefact"], m["files"], m["settings"]] for m in manifests]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    executed(run, "06_paper_tables", RECORDS)
+    kept = {"made_of": digest, "rows": [{"question": "which?", "answer": "this"}]}
+    storage.write_note(run.path / "notebooks" / "06_paper_tables.json", kept)
+    assert records.summarise(run, "06_paper_tables")["answer"].to_list() == ["this"]
+    assert {*records.read_current(run)} == {"06_paper_tables"}
+    make(run, 2)
+    assert records.read_current(run) == {}
 
 
 def test_a_damaged_summary_is_told_and_the_notebook_goes_on(run, capsys):

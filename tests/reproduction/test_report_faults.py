@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 
+from llm2rec_kit import storage
 from llm2rec_kit.reproduction.report import document
+from llm2rec_kit.reproduction.studies import records
 from llm2rec_kit.results import metrics
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs import RECORD_MIME, ArtefactError, Run
 
 PNG = bytes.fromhex("89504e470d0a1a0a")  # a signature is enough to be embedded
 
@@ -139,6 +141,18 @@ def test_evaluations_of_an_older_corpus_are_left_out(run):
     assert list(results["results"]) == ["games"]  # `tools` was not evaluated again: no row, and no crash
     assert len(results["left_out"]) == 11
     document.write(run)
+
+
+def test_answers_of_other_artefacts_than_the_run_holds_are_not_reported(run):
+    record = storage.seal({"name": "answers", "values": {"views": "level"}})
+    book = run.path / "notebooks" / "07_beyond_the_paper.ipynb"
+    book.parent.mkdir(exist_ok=True)
+    book.write_text(json.dumps({"cells": [{"outputs": [{"data": {RECORD_MIME: record}}]}]}))
+    records.summarise(run, "07_beyond_the_paper", {"answers": {"views": "level"}})
+    assert document.collect(run)["beyond"] == {"07_beyond_the_paper": {"answers": {"views": "level"}}}
+    run.make("csft", lambda f: (f / "file").write_text("new") and {}, settings={"steps": 11}, inputs=["corpus"], quiet=True)
+    assert document.write(run)["beyond"] == {}
+    assert "Beyond the paper" not in (run.path / "report.html").read_text()
 
 
 def test_a_damaged_input_is_named(run):

@@ -42,6 +42,9 @@ UNUSED = {  # settings that do not reach an embedding, by its stage; of any othe
     "csft": ("mntp_", "contrastive_"),
     "mntp": ("contrastive_",),
 }
+# In the keys of 04, where it knows not all settings, and of what follows. Earlier versions had nodes without it, whose 05
+# may show another cell's tables: they are not taken for these.
+WHOLE = {"04, and what follows": "of this cell alone"}
 DONE = "node.json"
 _ONE_AT_A_TIME = threading.Lock()  # in a worker: papermill sets the folder of the whole process
 MOST_CELLS = 10_000
@@ -251,7 +254,10 @@ def _add_nodes(nodes: dict[str, Node], books: list[Path], values: dict[str, Any]
     for book in books:
         own = {k: values.get(k, p.default) for k, p in notebooks.read_parameters(book).items() if k != "profile"}
         known |= {k: v for k, v in own.items() if k not in NO_RESULT} | _contents(own)
-        key = hashlib.sha256(json.dumps(_relevant(known, own), sort_keys=True).encode()).hexdigest()[:10]
+        relevant = _relevant(known, own)
+        if book != books[-1] and relevant != known:  # 05 draws every table of the cell, and begins with what 04 has
+            relevant = known = known | WHOLE
+        key = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:10]
         name = f"{book.name[:2]}-{key}"
         own["outputs"] = values["outputs"]
         nodes.setdefault(name, Node(name, book.stem, own, chain[-1] if chain else ""))
@@ -276,7 +282,8 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _relevant(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Select the settings that can change what this notebook makes: no temperature changes an evaluation of `raw`."""
+    """Select the settings that can change what this notebook makes: no temperature changes an evaluation of `raw`. Of a
+    notebook that others begin with, all count: they read more than it does."""
     if "evaluation_embeddings" not in own:
         return known
     unused = set.intersection(*({*UNUSED.get(stage, ())} for stage in own["evaluation_embeddings"] or [""]))

@@ -62,7 +62,7 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
         "comparisons": {m["record"]["domain"]: significance.read_recorded(run, name) for name, m in held.tests.items()},
         "left_out": held.left_out,
         "missing": held.missing,
-        "beyond": records.read_recorded(run),
+        "beyond": records.read_current(run),
     }
 
 

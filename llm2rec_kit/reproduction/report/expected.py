@@ -4,7 +4,8 @@ The same machine and versions give the same bytes. Another machine adds in anoth
 carries that on like another draw of its seed. So the tolerance comes from the spread over seeds: the difference between
 the means of two independent sets of s seeds has the standard deviation sigma * sqrt(2 / s), and a line is `reproduced`
 within `WIDTH` of those. Sigma is pooled over the embeddings of a recommender on a domain, because three seeds alone say
-little; numbers without a seed (popularity, oracle) may differ by one test sample's worth.
+little; numbers without a seed (popularity, oracle) may differ by one test sample's worth. A ranking by a trained
+embedding has the seed of that.
 """
 
 from __future__ import annotations
@@ -147,8 +148,9 @@ def _cell(line: dict[str, Any], metric: str) -> str:
 def _tolerance(row: dict[str, Any], group: list[dict[str, Any]], metric: str, samples: int) -> float:
     """WIDTH standard deviations of the difference of two means of this row's seeds; one test sample's worth at least."""
     least = 1 / max(1, samples)
-    learned = row["recommender"] == "nearest" and row["embedding"] != "raw"  # no seed of its own, but its embedding's
-    if not is_trained(row["recommender"]) and not learned:
+    trained = is_trained(row["recommender"])
+    learned = not trained and row["embedding"] not in ("none", "raw")  # no seed of its own, but its embedding's
+    if not trained and not learned:
         return least
     names = TRAINED if learned else [row["recommender"]]
     stds = [std for name in names if (std := pool_std(group, name, metric)) is not None]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
+from llm2rec_kit.reproduction.runner import unchanged
 from llm2rec_kit.runs import FORCED, Run, collect_provenance
 
 
@@ -17,7 +18,8 @@ from llm2rec_kit.runs import FORCED, Run, collect_provenance
 def name_series(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator[None]:
     """Name a series that `values` force, so that all that its notebooks make carries the name (`Run.made_by_this_force`).
 
-    The name stays in the run's folder until the series has ended or another is asked for: so an interrupted one goes on.
+    The name stays in the run's folder until the series has ended or another is asked for: so an interrupted one goes on,
+    unless the code is another by now, committed or not.
     """
     mark = run.path / ".forced.json"
     if not values.get("force"):
@@ -25,7 +27,8 @@ def name_series(run: Run, values: dict[str, Any], books: list[Path]) -> Iterator
         yield
         return
     known = storage.read_note_or_nothing(mark, "The forced series begins anew.")
-    asked = [values, [book.stem for book in books], collect_provenance()["versions"], collect_provenance()["git"]]
+    code = [{book.stem: storage.hash_file_once(book) for book in books}, unchanged.hash_kit()]
+    asked = [values, *code, collect_provenance()["versions"], collect_provenance()["git"]]
     if known.get("asked") == asked:
         print(f"going on with the forced series that was interrupted (to begin it anew: delete {mark})", flush=True)
     else:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from llm2rec_kit import settings as S
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import MADE_BY, ArtefactError, Run
+from llm2rec_kit.settings.evaluation import LATER
 from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import make_default
 
@@ -57,6 +58,7 @@ def read_held(run: Run, names: Collection[str] = ()) -> dict[str, Held]:
     for stage in S.STAGES:
         for holder in HOLDERS.get(stage.prefix, ()):
             if settings := _settings(run, holder):
+                settings = (LATER if stage is S.Evaluation else {}) | settings
                 own = {f"{stage.prefix}_{f.name}": f.name for f in dataclasses.fields(stage) if f.name in settings}
                 found |= {full: Held(settings[name], holder) for full, name in own.items() if full not in NEVER}
                 break
@@ -83,7 +85,7 @@ def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]
         if _number(artefact) not in numbers or _is_of_the_series(name, artefact):
             continue
         wanted = values.get(name, plain[name])
-        if wanted != has and name.split("_", 1)[1] not in run.manifest(artefact).get("aside", ()):
+        if wanted != has and name.split("_", 1)[1] not in _read_aside(run, artefact):
             found.setdefault(artefact, {})[name] = (has, wanted)
     for training in (t for t in TRAININGS if _number(t) in numbers):
         has = _settings(run, training)
@@ -152,6 +154,13 @@ def _settings(run: Run, artefact: str) -> dict[str, Any]:
         found: dict[str, Any] = run.manifest(artefact)["settings"]
         return found
     return {}
+
+
+def _read_aside(run: Run, artefact: str) -> list[str]:
+    """The settings of an artefact that change no result; none where it is not there, as a series before its first end."""
+    with contextlib.suppress(ArtefactError):
+        return list(run.manifest(artefact).get("aside", ()))
+    return []
 
 
 def _is_of_the_series(name: str, artefact: str) -> bool:

@@ -71,6 +71,12 @@ def note_what_counts(run: Run, book: Path, asked: Mapping[str, Any]) -> Iterator
     storage.write_note(note, {"sources": read["sources"], "files": files})
 
 
+def hash_kit() -> dict[str, str]:
+    """Hash every file of the package, as it is now, by its path in it."""
+    files = (p for p in places.PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {p.relative_to(places.PACKAGE).as_posix(): storage.hash_file_once(p) for p in files}
+
+
 def _is_told(book: Path, asked: Mapping[str, Any]) -> bool:
     """Whether all that the page of `book` is made of can be told by hashes."""
     return book.stem in MADE_BY.values() and all(asked.get(name, none) == none for name, none in ELSEWHERE.items())
@@ -89,7 +95,7 @@ def _hash_sources(run: Run, book: Path, asked: Mapping[str, Any]) -> dict[str, s
     told = {
         "the notebook": [str(book), storage.hash_file_once(book)],
         "the run's place": str(run.path),
-        "the kit": _hash_kit(),
+        "the kit": hash_kit(),
         "packages": [sys.version, *sorted(_list_packages())],
         "the machine": collect_provenance()["machine"],
         "the environment": {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT)},
@@ -97,11 +103,6 @@ def _hash_sources(run: Run, book: Path, asked: Mapping[str, Any]) -> dict[str, s
         "data": sources.hash_files(S.Data.from_parameters(asked)) if asked.get("data_path") else {},
     }
     return {what: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for what, value in told.items()}
-
-
-def _hash_kit() -> dict[str, str]:
-    files = (p for p in places.PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return {p.relative_to(places.PACKAGE).as_posix(): storage.hash_file_once(p) for p in files}
 
 
 def _list_packages() -> Iterable[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -27,14 +29,14 @@ def summarise(run: Run, name: str, records: Records | None = None) -> pl.DataFra
     is kept beside the run's executed notebooks. Without, it is what was kept there, or, of a run of an earlier version, what
     the executed notebook recorded. A table that was kept of other artefacts than the run holds now is named but not shown.
     """
-    path = run.path / "notebooks" / f"{name}.json"
+    path = _locate_note(run, name)
     if records is not None:
         rows = list(_rows(records))
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.write_note(path, {"made_of": _made_of(run), "rows": rows})
         return _table(rows)
     kept = storage.read_note_or_nothing(path, "The summary is made again at the end of this notebook.")
-    if kept and kept["made_of"] == _made_of(run):
+    if kept and _is_current(run, kept):
         return _table(kept["rows"])
     found = {} if kept else read_recorded(run).get(name)
     if found:
@@ -49,6 +51,22 @@ def read_recorded(run: Run) -> dict[str, dict[str, Any]]:
     books = {name: run.path / "notebooks" / f"{name}.ipynb" for name in LAST}
     found = {name: read_records(book) for name, book in books.items() if os.path.lexists(book)}
     return {name: records for name, records in found.items() if LAST[name] in records}
+
+
+def read_current(run: Run) -> dict[str, dict[str, Any]]:
+    """Read what `read_recorded` does, without the notebooks whose summary was kept of other artefacts than the run holds
+    now, which is told. Of a notebook without a summary, as earlier versions left it, nothing says that it is of others."""
+    found = read_recorded(run)
+    for name in [*found]:
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            kept = storage.read_note(_locate_note(run, name))
+        if kept and not _is_current(run, kept):
+            print(
+                f"The answers of {name} in run {run.name!r} are of artefacts that it no longer holds: left out.", flush=True
+            )
+            del found[name]
+    return found
 
 
 def describe_tally(tally: Mapping[str, int]) -> str:
@@ -81,8 +99,19 @@ def _rows(records: Records) -> Iterator[dict[str, str]]:
             yield {"question": f"start and length of embeddings, {what}", "answer": record["answer"]}
 
 
-def _made_of(run: Run) -> str:
-    """A hash over the manifests of what the studies stand on, as the run holds it now."""
+def _locate_note(run: Run, name: str) -> Path:
+    """Where the summary of notebook `name` is kept."""
+    return run.path / "notebooks" / f"{name}.json"
+
+
+def _is_current(run: Run, kept: Mapping[str, Any]) -> bool:
+    """Whether a summary was kept of what the run holds now; one of an earlier version said nothing of inputs."""
+    return kept.get("made_of") in (_made_of(run), _made_of(run, parts=("artefact", "files", "settings")))
+
+
+def _made_of(run: Run, parts: Sequence[str] = ("artefact", "files", "settings", "inputs")) -> str:
+    """A hash over the manifests of what the studies stand on, as the run holds it now: the inputs of the series are what
+    each evaluation held."""
     manifests = [run.manifest(name) for name in STANDS_ON if run.has(name)]
-    said = [[m["artefact"], m["files"], m["settings"]] for m in manifests]
+    said = [[m[part] for part in parts] for m in manifests]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
