@@ -220,7 +220,7 @@ class StepTrainer(Trainer):
         model.train()
         seed = np.random.SeedSequence([self.args.seed, self.state.global_step, distributed.rank(), 3])
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
-        count = sum(int(micro["count"]) for micro in inputs)
+        count = max(1, sum(int(micro["count"]) for micro in inputs))  # no token of a step's titles may be hidden
         total = torch.zeros((), device=self.args.device)
         self.step_inputs = [distributed.share(micro) for micro in inputs]
         with self._products():
