@@ -102,6 +102,17 @@ def test_a_folder_read_back_is_compared_with_the_table_by_both_libraries(run, tm
     assert found == {"the kit": pytest.approx(0, abs=1e-5), "sentence-transformers": pytest.approx(0, abs=1e-5)}
 
 
+def test_the_encoder_of_a_table_that_was_not_made_of_titles_is_refused(run, tmp_path):
+    def copied(folder):
+        np.save(folder / "llmemb.npy", table(run))
+        return run.record("embeddings/mntp")
+
+    run.make("embeddings/llmemb", copied, settings=CPU | {"text": "attributes"}, inputs=["corpus", "mntp"], quiet=True)
+    with pytest.raises(ArtefactError, match=r"made of the items' attributes, not of their titles.*in the format npy"):
+        formats.export(run, "sentence-transformers", tmp_path / "out", "llmemb")
+    assert (formats.export(run, "npy", tmp_path / "npy", "llmemb") / "embeddings.npy").exists()
+
+
 FROM_HUB = {"name": "Qwen/Qwen2-0.5B", "from_nothing": False}
 OWN = {"attention": "bidirectional", "pooling": "mean", "normalise": "none"}
 OF_A_BASELINE = {"attention": "as_trained", "pooling": "as_saved", "normalise": "unit"}

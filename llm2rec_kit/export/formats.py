@@ -141,14 +141,20 @@ OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
 def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
-    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them."""
+    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them, or
+    of another text than titles."""
     from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    where = {k: v for k, v in made.items() if k in ("device", "dtype")}
-    place = S.Backbone(**where, trust_remote_code=trust_remote_code)
+    if (text := made.get("text", "title")) != "title":
+        raise ArtefactError(
+            f"Embedding {stage!r} was made of the items' {text}, not of their titles: of a title its encoder would make other "
+            "vectors. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
+        )
+    place = S.Backbone.where_made(made, trust_remote_code=trust_remote_code)
     if how["stage"] == "baseline":
-        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
+        known = {name: how[name] for name in ("pooling", "normalise", "max_tokens") if name in how}
+        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, **known), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
     if any(name not in how for name in names):
         raise ArtefactError(
@@ -268,6 +274,8 @@ def _reading(how: dict[str, Any]) -> str:
     """How the states of a text become one vector, a phrase."""
     length = f"length {'one' if how['normalise'] == 'unit' else 'as it comes'}"
     if how["stage"] == "baseline":
+        if how.get("pooling", "as_saved") != "as_saved":
+            return f"{how['pooling']} pooling, attention as the model came with it, {length}"
         return f"pooling and attention as the model came with them, {length}"
     return f"{how['pooling']} pooling over the last hidden states, {how['attention']} attention, {length}"
 
