@@ -143,6 +143,20 @@ def test_the_card_of_a_trained_stage_names_what_it_came_from_and_what_it_read(ru
     assert "from random weights" in carded(run, "csft", OWN, {"name": "tiny", "from_nothing": True})
 
 
+def test_the_card_that_is_kept_in_a_run_holds_nothing_that_changes_after_it_or_is_another_run_s(run, monkeypatch):
+    carded(run, "mntp", OWN)
+    kept = formats.write_kept_card(run, "one")
+    monkeypatch.setattr(formats, "_results", lambda run, stage: "| SASRec | 0.1234 |")
+    whole = formats.write_card(run, "one")
+    assert formats.write_kept_card(run, "one") == kept
+    assert "| SASRec | 0.1234 |" in whole
+    assert "toy, embedding one" in whole
+    assert "run toy" not in kept
+    others = [line for line in whole.splitlines() if "0.1234" not in line and not line.startswith("# Item encoder")]
+    assert set(others) < set(kept.splitlines())
+    assert [said for said in ("llm2rec export", "not been", "notebook 04") if said in kept] == ["llm2rec export"]
+
+
 def test_the_card_of_what_was_not_trained_claims_no_training(run):
     raw = carded(run, "backbone", OWN, stage="raw")
     assert "The backbone of the run, Qwen/Qwen2-0.5B as it came: nothing was trained." in raw

@@ -185,6 +185,17 @@ def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S
 
 def write_card(run: Run, stage: str) -> str:
     """Return a model card in Markdown, of the run's records: the encoder, its training, data and results, how to load it."""
+    return _card(run, stage, f"Item encoder of run {run.name}, embedding {stage}", _results(run, stage))
+
+
+def write_kept_card(run: Run, stage: str) -> str:
+    """Return the card of an encoder that is kept in a run, and so made before there are results and shared with other runs:
+    `write_card` without results and the run's name."""
+    told = "`llm2rec export` and `llm2rec push` write this card with the results of a run that trained recommenders over it."
+    return _card(run, stage, f"Item encoder, embedding {stage}", told)
+
+
+def _card(run: Run, stage: str, title: str, results: str) -> str:
     how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
     trained = _training(run, how["encoder"])
     data = "What it was trained on" if trained else "The run's data"
@@ -195,7 +206,7 @@ library_name: sentence-transformers
 pipeline_tag: feature-extraction
 tags: [sentence-transformers, recommendation{", llm2rec" * bool(trained)}]
 ---
-# Item encoder of run {run.name}, embedding {stage}
+# {title}
 
 {_texts(run)} to vectors of {how["dim"]} numbers: {_reading(how)}. {_origin(run, how)}
 
@@ -216,7 +227,7 @@ Source {corpus["source"]}, split {corpus["split"]}. {_seen(run, how, corpus["tra
 
 ## Results
 
-{_results(run, stage)}
+{results}
 
 ## Written with
 
