@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import make_corpus
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from llm2rec_kit.fitting import checkpoints, trainer
 from llm2rec_kit.fitting.trainer import TrainingError
@@ -120,6 +121,14 @@ def test_a_resumed_training_decides_as_an_uninterrupted_one_and_keeps_the_sound_
     assert said["resumed"] == said["once"]
     assert said["once"][0] == ["checkpoint-20"]
     assert "is collapsing" in said["once"][1]
+
+
+def test_a_checkpoint_that_holds_nothing_of_the_watch_still_says_what_was_sound(tmp_path):
+    """As earlier drafts wrote them."""
+    log = [{"step": 12, "validation_uniformity": -0.5}, {"step": 20, "loss": 1.0, "grad_norm": 2.0}]
+    state, watch = TrainerState(global_step=20, log_history=log), Watch(Contrastive(), START, tmp_path)
+    watch.on_train_begin(None, state, None)
+    assert (watch.step, watch.sound, watch.norms, state.stateful_callbacks) == (20, 12, [2.0], {"Watch": watch.state()})
 
 
 def losses(watch: Watch, values) -> None:
