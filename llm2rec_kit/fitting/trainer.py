@@ -211,7 +211,7 @@ class StepTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Create the learning rate's decay over the planned steps, which may be more than are trained. Where they are fewer
         the rate stays as it ends: a cosine would climb again."""
-        scheduler = super().create_scheduler(self.horizon, optimizer)
+        scheduler: Any = super().create_scheduler(self.horizon, optimizer)  # a LambdaLR, of each schedule of the settings
         scheduler.lr_lambdas = [functools.partial(_hold, rate, self.horizon) for rate in scheduler.lr_lambdas]
         return scheduler
 
