@@ -102,6 +102,17 @@ def test_a_folder_read_back_is_compared_with_the_table_by_both_libraries(run, tm
     assert found == {"the kit": pytest.approx(0, abs=1e-5), "sentence-transformers": pytest.approx(0, abs=1e-5)}
 
 
+def test_the_encoder_of_a_table_that_was_not_made_of_titles_is_refused(run, tmp_path):
+    def copied(folder):
+        np.save(folder / "llmemb.npy", table(run))
+        return run.record("embeddings/mntp")
+
+    run.make("embeddings/llmemb", copied, settings=CPU | {"text": "attributes"}, inputs=["corpus", "mntp"], quiet=True)
+    with pytest.raises(ArtefactError, match=r"made of the items' attributes, not of their titles.*in the format npy"):
+        formats.export(run, "sentence-transformers", tmp_path / "out", "llmemb")
+    assert (formats.export(run, "npy", tmp_path / "npy", "llmemb") / "embeddings.npy").exists()
+
+
 FROM_HUB = {"name": "Qwen/Qwen2-0.5B", "from_nothing": False}
 OWN = {"attention": "bidirectional", "pooling": "mean", "normalise": "none"}
 OF_A_BASELINE = {"attention": "as_trained", "pooling": "as_saved", "normalise": "unit"}
@@ -130,6 +141,20 @@ def test_the_card_of_a_trained_stage_names_what_it_came_from_and_what_it_read(ru
     assert "/home/me" not in alone
     assert "of all their items" not in alone
     assert "from random weights" in carded(run, "csft", OWN, {"name": "tiny", "from_nothing": True})
+
+
+def test_the_card_that_is_kept_in_a_run_holds_nothing_that_changes_after_it_or_is_another_run_s(run, monkeypatch):
+    carded(run, "mntp", OWN)
+    kept = formats.write_kept_card(run, "one")
+    monkeypatch.setattr(formats, "_results", lambda run, stage: "| SASRec | 0.1234 |")
+    whole = formats.write_card(run, "one")
+    assert formats.write_kept_card(run, "one") == kept
+    assert "| SASRec | 0.1234 |" in whole
+    assert "toy, embedding one" in whole
+    assert "run toy" not in kept
+    others = [line for line in whole.splitlines() if "0.1234" not in line and not line.startswith("# Item encoder")]
+    assert set(others) < set(kept.splitlines())
+    assert [said for said in ("llm2rec export", "not been", "notebook 04") if said in kept] == ["llm2rec export"]
 
 
 def test_the_card_of_what_was_not_trained_claims_no_training(run):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import make_corpus
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from llm2rec_kit import pipeline
 from llm2rec_kit.encoding import encoder
 from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 from llm2rec_kit.encoding.sentence_transformer import LibraryEncoder
+from llm2rec_kit.export import formats
 from llm2rec_kit.models.backbone import BackboneError
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding, SettingsError
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 TITLES = [*make_corpus().titles, *make_corpus().titles[:3]]
 CPU = Backbone(device="cpu")
+CORPUS = {"source": "table", "split": "leave_one_out", "train_domains": ["toy"], "statistics": [{"domain": "toy"}]}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +75,6 @@ def test_it_depends_on_the_title_alone(bert, monkeypatch):
 
 
 def test_unit_length_and_pooling_are_settings(bert):
-    from dataclasses import replace
-
     def vectors(name, **how):
         return Encoder.load(bert / name, replace(AS_SAVED, **how), CPU).encode(TITLES)
 
@@ -84,8 +88,6 @@ def test_unit_length_and_pooling_are_settings(bert):
 
 
 def test_the_pooler_is_the_model_s_own_layer(bert, tmp_path):
-    from dataclasses import replace
-
     model = BertModel.from_pretrained(bert / "plain").eval()
     tokenizer = BertTokenizer.from_pretrained(bert / "plain")
     with torch.no_grad():
@@ -101,8 +103,6 @@ def test_the_pooler_is_the_model_s_own_layer(bert, tmp_path):
 
 
 def test_a_pooler_without_trained_weights_is_refused(bert, tmp_path, tiny):
-    from dataclasses import replace
-
     how = replace(AS_SAVED, pooling="pooler")
     model = BertModel.from_pretrained(bert / "plain", add_pooling_layer=False)
     model.save_pretrained(tmp_path)
@@ -130,3 +130,24 @@ def test_without_the_library_it_says_what_to_install(bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(BackboneError, match="pip install sentence-transformers"):
         Encoder.load(bert / "bge", place=CPU)
+
+
+@pytest.mark.parametrize("how", [{"pooling": "cls"}, {"pooling": "pooler"}, {"max_tokens": 6}, {"normalise": "none"}])
+def test_a_baseline_s_table_is_exported_with_the_encoder_that_made_it(bert, tmp_path, how):
+    """As notebook 06 reads encoders: with another pooling, length or number of tokens than they were saved with."""
+    name = "bge" if "normalise" in how else "plain"
+    run, how = Run("r", tmp_path), replace(AS_SAVED, **{"normalise": "unit", **how})
+    run.make(
+        "corpus", lambda f: (make_corpus().save(f), CORPUS)[1], settings={"source": "table", "text": "{title}"}, quiet=True
+    )
+    pipeline.embed_items(run, "theirs", str(bert / name), how, CPU).make(run, quiet=True)
+    table = np.load(run.path_of("embeddings/theirs.npy"))[1:]
+    titles = make_corpus().titles
+    np.testing.assert_allclose(formats.load_encoder(run, "theirs").encode(titles), table, atol=1e-6)
+    card = formats.write_card(run, "theirs")
+    said = (
+        "pooling and attention as the model came with them"
+        if how.pooling == "as_saved"
+        else f"{how.pooling} pooling, attention as"
+    )
+    assert said in card

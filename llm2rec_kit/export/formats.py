@@ -141,14 +141,20 @@ OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
 
 
 def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
-    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them."""
+    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them, or
+    of another text than titles."""
     from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 
     how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    where = {k: v for k, v in made.items() if k in ("device", "dtype")}
-    place = S.Backbone(**where, trust_remote_code=trust_remote_code)
+    if (text := made.get("text", "title")) != "title":
+        raise ArtefactError(
+            f"Embedding {stage!r} was made of the items' {text}, not of their titles: of a title its encoder would make other "
+            "vectors. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
+        )
+    place = S.Backbone.where_made(made, trust_remote_code=trust_remote_code)
     if how["stage"] == "baseline":
-        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, normalise=how["normalise"]), place)
+        known = {name: how[name] for name in ("pooling", "normalise", "max_tokens") if name in how}
+        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, **known), place)
     names = ("attention", "pooling", "normalise", "max_tokens")
     if any(name not in how for name in names):
         raise ArtefactError(
@@ -179,6 +185,17 @@ def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S
 
 def write_card(run: Run, stage: str) -> str:
     """Return a model card in Markdown, of the run's records: the encoder, its training, data and results, how to load it."""
+    return _card(run, stage, f"Item encoder of run {run.name}, embedding {stage}", _results(run, stage))
+
+
+def write_kept_card(run: Run, stage: str) -> str:
+    """Return the card of an encoder that is kept in a run, and so made before there are results and shared with other runs:
+    `write_card` without results and the run's name."""
+    told = "`llm2rec export` and `llm2rec push` write this card with the results of a run that trained recommenders over it."
+    return _card(run, stage, f"Item encoder, embedding {stage}", told)
+
+
+def _card(run: Run, stage: str, title: str, results: str) -> str:
     how, corpus = run.record(f"embeddings/{stage}"), run.record("corpus")
     trained = _training(run, how["encoder"])
     data = "What it was trained on" if trained else "The run's data"
@@ -189,7 +206,7 @@ library_name: sentence-transformers
 pipeline_tag: feature-extraction
 tags: [sentence-transformers, recommendation{", llm2rec" * bool(trained)}]
 ---
-# Item encoder of run {run.name}, embedding {stage}
+# {title}
 
 {_texts(run)} to vectors of {how["dim"]} numbers: {_reading(how)}. {_origin(run, how)}
 
@@ -210,7 +227,7 @@ Source {corpus["source"]}, split {corpus["split"]}. {_seen(run, how, corpus["tra
 
 ## Results
 
-{_results(run, stage)}
+{results}
 
 ## Written with
 
@@ -268,6 +285,8 @@ def _reading(how: dict[str, Any]) -> str:
     """How the states of a text become one vector, a phrase."""
     length = f"length {'one' if how['normalise'] == 'unit' else 'as it comes'}"
     if how["stage"] == "baseline":
+        if how.get("pooling", "as_saved") != "as_saved":
+            return f"{how['pooling']} pooling, attention as the model came with it, {length}"
         return f"pooling and attention as the model came with them, {length}"
     return f"{how['pooling']} pooling over the last hidden states, {how['attention']} attention, {length}"
 

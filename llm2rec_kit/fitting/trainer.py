@@ -65,7 +65,7 @@ def fit(
     _refuse(settings, model, validate)
     transformers_logging.disable_progress_bar()  # of every checkpoint's "model shards"
     dtype, horizon = model.dtype, plan_steps(settings, batches)
-    if horizon < settings.steps:
+    if horizon < settings.steps and settings.schedule != "constant_with_warmup":
         print_once(f"  {name}: the learning rate is 0 from step {horizon} on, where the planned decay ends")
     headless = any("chunks" in micro for micro in batches[0])
     trainer = StepTrainer(
@@ -209,15 +209,18 @@ class StepTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=None, sampler=SequentialSampler(self.train_dataset))
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Create the learning rate's decay over the planned steps, which may be more than are trained."""
-        return super().create_scheduler(self.horizon, optimizer)
+        """Create the learning rate's decay over the planned steps, which may be more than are trained. Where they are fewer
+        the rate stays as it ends: a cosine would climb again."""
+        scheduler: Any = super().create_scheduler(self.horizon, optimizer)  # a LambdaLR, of each schedule of the settings
+        scheduler.lr_lambdas = [functools.partial(_hold, rate, self.horizon) for rate in scheduler.lr_lambdas]
+        return scheduler
 
     def training_step(self, model: torch.nn.Module, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:  # type: ignore[override]  # an item of ours
         """Run the backward pass of every micro-batch; return the step's mean loss, over all processes."""
         model.train()
         seed = np.random.SeedSequence([self.args.seed, self.state.global_step, distributed.rank(), 3])
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
-        count = sum(int(micro["count"]) for micro in inputs)
+        count = max(1, sum(int(micro["count"]) for micro in inputs))  # no token of a step's titles may be hidden
         total = torch.zeros((), device=self.args.device)
         self.step_inputs = [distributed.share(micro) for micro in inputs]
         with self._products():
@@ -378,6 +381,11 @@ def _called_as_loss(model: torch.nn.Module, inner: PreTrainedModel, loss: Loss) 
     finally:
         for name in ("forward", "_original_forward"):  # the second is accelerate's, under mixed precision
             model.__dict__.pop(name, None)
+
+
+def _hold(rate: Callable[[int], float], last: int, step: int) -> float:
+    """`rate` of a step, and after step `last` what it was there."""
+    return rate(min(step, last))
 
 
 def _tokens(micro: MicroBatch) -> int:

@@ -137,11 +137,11 @@ class Atlas:
         order = np.argsort(-distance, kind="stable")[:most]
         ids = self.items["item"].to_numpy()[order]
         k = min(10, self.corpus.n_items - 1)
-        near = [
-            projection.find_nearest(np.asarray(t[ids]), k + 1, among=np.asarray(t[1:]))[0] + 1
-            for t in (self.tables[first], self.tables[last])
-        ]
-        kept = [(len(np.intersect1d(a[a != i], b[b != i]))) / k for i, a, b in zip(ids, *near, strict=True)]
+        near = []
+        for table in (self.tables[first], self.tables[last]):
+            found = projection.find_nearest(np.asarray(table[ids]), k + 1, among=np.asarray(table[1:]))
+            near.append(projection.drop_own(*found, ids - 1)[0])
+        kept = projection.measure_shared_by_row(*near)
         part = self.items[order].select("item", "title", self.kind)
         return part.with_columns(distance=pl.Series(distance[order]), kept=pl.Series(kept))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llm2rec_kit.settings.ranges import SEED
 from llm2rec_kit.settings.stage import Conflicts, Stage, setting
@@ -47,3 +48,9 @@ class Backbone(Stage):
     def where(self) -> dict[str, str]:
         """Where and in what type it computes: it counts as settings of everything that is made with the model."""
         return {"device": self.device, "dtype": self.dtype}
+
+    @classmethod
+    def where_made(cls, made: Mapping[str, Any], *, trust_remote_code: bool = False) -> Backbone:
+        """Return the settings under which an artefact with the settings `made` was computed (`where`). Whether a model's own
+        code may run is asked anew."""
+        return cls(**{name: made[name] for name in cls().where if name in made}, trust_remote_code=trust_remote_code)

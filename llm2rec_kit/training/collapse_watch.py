@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.fitting import checkpoints, distributed
@@ -21,8 +22,11 @@ from llm2rec_kit.fitting.trainer import TrainingError
 WINDOW = 10  # steps whose mean loss is compared: one hard batch is not a collapse
 
 
-class Watch(TrainerCallback):
-    """Told of every step's loss and of every validation; raises TrainingError at the first sign of a collapse."""
+class Watch(TrainerCallback, ExportableState):
+    """Told of every step's loss and of every validation; raises TrainingError at the first sign of a collapse.
+
+    Checkpoints hold what it knows (`state`), so that a resumed training decides as one that was never stopped.
+    """
 
     def __init__(self, settings: S.Contrastive, start: dict[str, float], folder: Path) -> None:
         """`start` is the space before training (`contrastive.probe`); `folder/checkpoints` is where checkpoints are."""
@@ -30,6 +34,19 @@ class Watch(TrainerCallback):
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.norms: list[float] = []
         self.lowest, self.step, self.sound = float("inf"), 0, 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside its log: the last losses, and the lowest mean of as many so far."""
+        return {"recent": list(self.recent), "lowest": self.lowest}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take up what was known where training goes on from: nothing at step 0."""
+        kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # earlier drafts kept none
+        self.recent.extend(kept["recent"])
+        self.lowest, self.step = kept["lowest"], state.global_step
+        self.norms = [row["grad_norm"] for row in state.log_history if "grad_norm" in row]
+        # A validation that is not sound raises before it is logged.
+        self.sound = max((row["step"] for row in state.log_history if "validation_uniformity" in row), default=0)
 
     def loss(self, step: int, value: float) -> None:
         """Judge `value`, the mean loss per title of optimiser step `step`, counted from 0."""

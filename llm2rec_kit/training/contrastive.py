@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -163,20 +164,63 @@ def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None
     return pool(backbone.last_states(model, ids, mask), mask, "mean")
 
 
+@torch.no_grad()
+def check_dropout(model: PreTrainedModel, settings: S.Contrastive) -> None:
+    """Raise SettingsError where `settings` make views by attention dropout and the model has none: its states in training
+    mode, drawn by one seed, are then the same at two rates. The model is as before afterwards."""
+    if settings.views == "mask":
+        return
+    ids = torch.arange(3, 11, device=model.device)[None] % backbone.token_rows(model)
+    was_training, states = model.training, []
+    with torch.random.fork_rng():
+        for rate in (0.25, 0.75):
+            torch.manual_seed(0)
+            with _set_dropout(model, rate):
+                states.append(backbone.last_states(model.train(), ids, None))
+    model.train(was_training)
+    if torch.equal(*states):
+        raise S.SettingsError(
+            f"contrastive_views {settings.views!r} makes views by attention dropout, and this model of the family "
+            f"{model.config.model_type} has none: contrastive_dropout would do nothing. Take contrastive_views mask, or another "
+            "backbone."
+        )
+
+
 @contextlib.contextmanager
 def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
-    """Switch attention dropout on within the block, while training on dropout views;
+    """Switch attention dropout on within the block, while training on dropout views, and off for others;
     then modules and config are as before."""
-    rate = 0.0 if settings.views == "mask" else settings.dropout
-    layers: list[Any] = [m for m in model.modules() if hasattr(m, "attention_dropout")]
-    before = [m.attention_dropout for m in layers]
-    for layer in layers:
-        layer.attention_dropout = rate
+    with _set_dropout(model, 0.0 if settings.views == "mask" else settings.dropout):
+        yield
+
+
+@contextlib.contextmanager
+def _set_dropout(model: PreTrainedModel, rate: float) -> Iterator[None]:
+    places = list(_find_rates(model))
+    before = [getattr(*place) for place in places]
+    for holder, name in places:
+        setattr(holder, name, rate)
     try:
         yield
     finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.attention_dropout = value
+        for (holder, name), value in zip(places, before, strict=True):
+            setattr(holder, name, value)
+
+
+def _find_rates(model: PreTrainedModel) -> Iterator[tuple[Any, str]]:
+    """Where the rate of attention dropout stands, as (what holds it, its attribute): a number or an nn.Dropout of the
+    modules, and the config, which some families (Persimmon, Falcon) read in each forward pass, whatever the modules hold."""
+    for module in model.modules():
+        for name in ("attention_dropout", "attn_dropout"):
+            if isinstance(held := getattr(module, name, None), nn.Dropout):
+                yield held, "p"
+            elif hasattr(module, name) and not isinstance(held, nn.Module):
+                yield module, name
+        # Elsewhere a number of this name is the dropout of hidden states.
+        if "Attention" in type(module).__name__ and isinstance(getattr(module, "dropout", None), (int, float)):
+            yield module, "dropout"
+    if hasattr(config := backbone.find_body(model).config, "attention_dropout"):
+        yield config, "attention_dropout"
 
 
 @torch.no_grad()
@@ -217,6 +261,7 @@ def run(batches: Batches, model: PreTrainedModel, settings: S.Contrastive, folde
     """Train `model` in place, under the mask that it has, on these batches; return the history, whose row of step 0 tells
     where it began. Raises TrainingError where the space breaks (`collapse_watch.Watch`)."""
     backbone.check_length(model, settings.max_tokens, "contrastive_max_tokens")
+    check_dropout(model, settings)
     with use_dropout(model, settings), kernels.use_fast_linears(model):
         start = probe(model, batches)
         watch = Watch(settings, start, folder)

@@ -66,7 +66,7 @@ class Batches:
             "input_ids": ids,
             "sources": torch.from_numpy(places - 1),
             "labels": torch.from_numpy(labels),
-            "count": torch.tensor(max(1, len(labels))),
+            "count": torch.tensor(len(labels)),
         }
         return batch if mask is None else batch | {"attention_mask": mask}
 

@@ -209,7 +209,7 @@ def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
     if not name or None in how.values():
         return "its table does not say how titles were read"
     known = {k: v for k, v in made["settings"].items() if k in S.Encoding().as_dict()}
-    where = S.Backbone(trust_remote_code=trust_remote_code)
+    where = S.Backbone.where_made(made["settings"], trust_remote_code=trust_remote_code)
     own = name in made["inputs"]
     try:
         was = made["inputs"][name] if own else made["settings"].get("files")

@@ -90,6 +90,16 @@ def test_travelled_is_ordered_by_distance_and_checks_the_space(atlas):
     assert found.sort("item")["kept"].to_numpy() == pytest.approx(projection.measure_shared_by_row(*near))
 
 
+def test_items_of_one_embedding_keep_ten_neighbours_of_ten_at_most(atlas):
+    """Fourteen share a place, so that the eleven nearest of most of them are eleven others."""
+    tables = {stage: table.copy() for stage, table in atlas.tables.items()}
+    for table in tables.values():
+        table[1:15] = table[1]
+    found = dataclasses.replace(atlas, tables=tables).travelled("raw", "csft", 40).sort("item")
+    assert found["kept"].is_between(0, 1).all()
+    assert found["kept"].max() == 1
+
+
 def evaluated(run, domain, embedding, seed, weights=True, **settings):
     """Make an evaluation of SASRec as notebook 04 leaves it; returns the adapter (3, 4) that it kept, drawn by its seed."""
     rng, name = np.random.default_rng(seed), f"SASRec-{embedding}-seed{seed}"

@@ -173,6 +173,21 @@ def test_a_text_is_placed_by_whatever_made_each_table_and_the_rest_is_said(kinds
     assert "adapter" in placed["without"]["adapted"]
 
 
+def test_a_text_is_encoded_where_and_in_the_type_that_its_table_was(kinds):
+    run, atlas = kinds
+    place = Backbone(device="cpu", dtype="bfloat16")
+    table = Encoder.load(run.require("contrastive"), Encoding(), place).table(atlas.corpus.titles)
+    settings = list_settings(Encoding(), place, "contrastive")
+    record = {"encoder": "contrastive", "pooling": "mean"}
+    run.make("embeddings/low", lambda f: record, settings=settings, inputs=["contrastive"], quiet=True)
+    found = explorer.make_encoders(run, ["low"])(atlas.corpus.titles[8])["low"]
+    np.testing.assert_array_equal(
+        found, Encoder.load(run.require("contrastive"), Encoding(), place).encode(atlas.corpus.titles[8:9])[0]
+    )
+    assert not np.array_equal(found, atlas.tables["contrastive"][9])
+    np.testing.assert_allclose(found, table[9], atol=0.1)
+
+
 def test_no_model_is_read_before_a_text_is_placed(kinds):
     run, _ = kinds
     code = (

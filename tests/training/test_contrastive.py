@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import backbone_families
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from llm2rec_kit.models import backbone, kernels
-from llm2rec_kit.settings import Contrastive
+from llm2rec_kit.settings import Contrastive, SettingsError
 from llm2rec_kit.training import contrastive
 from llm2rec_kit.training.titles import draw_rows
 
@@ -64,6 +65,56 @@ def test_dropout_views_differ_in_training_only_and_dropout_is_put_back(tiny):
     assert trained[0] != trained[1]
     assert rested[0] == rested[1]
     assert model.base_model.layers[0].self_attn.attention_dropout == 0
+
+
+OTHER_PLACES = ["bloom", "persimmon", "gpt2", "gpt_bigcode", "opt", "biogpt", "xglm", "gpt_neox_japanese"]
+
+
+def without_dropout(family):
+    """A small model of the family in training mode, all of its own dropouts at 0."""
+    model = backbone_families.build(family).train()
+    for holder in (model.config, *model.modules()):
+        for name, value in vars(holder).items():
+            if ("drop" in name or name == "p") and isinstance(value, float):
+                setattr(holder, name, 0.0)
+    return model
+
+
+def rates(model):
+    """All that a dropout's rate can stand in."""
+    holders = (model.config, *model.modules())
+    return [vars(h)[name] for h in holders for name in sorted(vars(h)) if "drop" in name or name == "p"]
+
+
+def differ(model):
+    """Whether two passes over one text do."""
+    ids = torch.arange(3, 15)[None]
+    return not torch.equal(*(backbone.last_states(model, ids, None) for _ in range(2)))
+
+
+@pytest.mark.parametrize("family", OTHER_PLACES)
+def test_attention_dropout_is_found_wherever_a_family_keeps_it(family):
+    model = without_dropout(family)
+    before = rates(model)
+    contrastive.check_dropout(model, Contrastive(views="both"))
+    assert model.training
+    with contrastive.use_dropout(model, Contrastive(views="dropout", dropout=0.5)):
+        assert differ(model)
+        assert not differ(model.eval())
+        with contrastive.use_dropout(model.train(), Contrastive()):
+            assert not differ(model)
+    assert rates(model) == before
+
+
+@pytest.mark.parametrize("family", ["ctrl", "falcon"])
+def test_dropout_views_of_a_model_without_attention_dropout_are_refused(family, tmp_path):
+    """CTRL has none in its code; Falcon's code leaves it out where positions are rotary, whatever the config says."""
+    model = backbone_families.build(family)
+    contrastive.check_dropout(model, Contrastive())
+    batches = contrastive.Batches.__new__(contrastive.Batches)  # nothing of them is asked for
+    with pytest.raises(SettingsError, match=f"family {family} has none.*contrastive_views mask"):
+        contrastive.run(batches, model, Contrastive(views="dropout", max_tokens=8), tmp_path)
+    assert not model.training
 
 
 def test_titles_of_a_batch_are_distinct(tiny):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import make_corpus
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from llm2rec_kit.fitting import checkpoints, trainer
 from llm2rec_kit.fitting.trainer import TrainingError
@@ -82,6 +83,52 @@ def test_a_sound_training_is_left_alone(tiny, tmp_path):
     settings = Contrastive(steps=40, batch_size=12, learning_rate=1e-3, warmup_steps=5)
     history = contrastive.train(TITLES, *tiny, settings, tmp_path)
     assert history[-1]["step"] == 40
+
+
+class Stops(Exception):
+    """A training that is killed."""
+
+
+@pytest.mark.parametrize("sign", ["loss", "space"])
+def test_a_resumed_training_decides_as_an_uninterrupted_one_and_keeps_the_sound_checkpoints(
+    tiny, tmp_path, monkeypatch, sign
+):
+    """Planted: losses that are lowest long before the kill and creep up after it, or a space that breaks at step 36."""
+    own_loss, own_space, killed = Watch.loss, Watch.space, []
+    rising = lambda step: 1 - 0.01 * step if step < 15 else 0.85 + 0.03 * (step - 15)  # noqa: E731
+
+    def loss(self, step, value):
+        if killed and step == killed[0]:
+            killed.clear()
+            raise Stops
+        own_loss(self, step, rising(step) if sign == "loss" else 1.0)
+
+    def space(self, found):
+        broken = {"uniformity": 0.0} if sign == "space" and self.step == 36 else {}
+        return own_space(self, found | broken)
+
+    monkeypatch.setattr(Watch, "loss", loss)
+    monkeypatch.setattr(Watch, "space", space)
+    settings = Contrastive(steps=60, batch_size=12, learning_rate=1e-4, warmup_steps=0, save_every=10, evaluate_every=12)
+    said = {}
+    for name, stop in (("once", []), ("resumed", [33])):
+        killed[:] = stop
+        for _ in range(1 + len(stop)):
+            with pytest.raises((TrainingError, Stops)) as error:
+                contrastive.train(TITLES, *copy.deepcopy(tiny), settings, tmp_path / name)
+        left = sorted(p.name for p in (tmp_path / name / "checkpoints").iterdir())
+        said[name] = left, str(error.value).replace(str(tmp_path / name), "")
+    assert said["resumed"] == said["once"]
+    assert said["once"][0] == ["checkpoint-20"]
+    assert "is collapsing" in said["once"][1]
+
+
+def test_a_checkpoint_that_holds_nothing_of_the_watch_still_says_what_was_sound(tmp_path):
+    """As earlier drafts wrote them."""
+    log = [{"step": 12, "validation_uniformity": -0.5}, {"step": 20, "loss": 1.0, "grad_norm": 2.0}]
+    state, watch = TrainerState(global_step=20, log_history=log), Watch(Contrastive(), START, tmp_path)
+    watch.on_train_begin(None, state, None)
+    assert (watch.step, watch.sound, watch.norms, state.stateful_callbacks) == (20, 12, [2.0], {"Watch": watch.state()})
 
 
 def losses(watch: Watch, values) -> None:

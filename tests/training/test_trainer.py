@@ -95,6 +95,25 @@ def test_the_schedule_can_be_planned_over_epochs_as_in_the_official_code(tmp_pat
     assert rates[-1] == pytest.approx(3e-3 * (horizon - 11) / (horizon - 2), rel=1e-6)
 
 
+def test_a_micro_batch_without_a_hidden_token_does_not_count(tmp_path):
+    """A title a pass, so that many passes hide nothing, is one pass of all; steps that hide nothing cost nothing."""
+    together, apart = (train_mntp(tmp_path / str(tokens), rate=0.1, batch_tokens=tokens)[1] for tokens in (10_000, 1))
+    assert list(losses(apart).values()) == pytest.approx(list(losses(together).values()), rel=1e-4)
+    _, nothing = train_mntp(tmp_path / "nothing", rate=1e-9)
+    assert set(losses(nothing).values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after"), [("linear", 0.0), ("cosine", 0.0), ("constant_with_warmup", SETTINGS.learning_rate)]
+)
+def test_after_a_decay_that_ends_early_the_rate_stays_and_what_is_said_of_it_is_true(tmp_path, capsys, schedule, after):
+    _, history = train(tmp_path, schedule=schedule, schedule_steps=6)
+    rates = list(losses(history, "learning_rate").values())  # that of step k + 1 is of k steps before it
+    assert rates[:3] == [0.0, SETTINGS.learning_rate / 2, SETTINGS.learning_rate]
+    assert rates[6:] == [after] * 6
+    assert ("the learning rate is 0 from step 6 on" in capsys.readouterr().out) == (after == 0)
+
+
 def test_the_official_horizons_of_stage_two():
     """108,753 titles of the six training sets: 5 epochs of 256, and 3 epochs of 32 over the 90% that are not held out."""
 
