@@ -81,6 +81,15 @@ def load(settings: Data) -> Interactions:
     return replace(found, facts=facts, dropped=[("bad lines", lost, why)] * bool(lost) + found.dropped)
 
 
+def find_files(settings: Data) -> list[Path]:
+    """Find the files that count: all in the folder, or of a path to one file that one and the items file beside it."""
+    path = expand_home(settings.path)
+    found = sources.list_files(path)
+    alone = path.is_dir() or any(pair.startswith("interactions.title=") for pair in settings.columns)
+    items = None if alone else _found(path.parent, "items")
+    return found if items in (None, path) else [*found, items]
+
+
 def from_frames(
     events: Any,
     items: Any = None,
