@@ -246,6 +246,17 @@ def test_questions_that_a_source_cannot_answer():
     assert set(questions.find_unanswerable(timed, data, S.Questions(histories=[10]))) == {"history"}
 
 
+def test_richer_text_of_amazon_is_asked_of_fields_that_its_loader_reads_once_a_text_names_them():
+    corpus, data, asked = make_corpus(), S.Data(source="amazon"), S.Questions(text_fields=["brand", "colour", "description"])
+    corpus = replace(corpus, facts=corpus.facts | {"source": "amazon"})
+    assert question_arms.choose_template(corpus, asked) == "{title}. {brand}. {description}"
+    assert "text" not in questions.find_unanswerable(corpus, data, asked)
+    empty = replace(corpus, items=corpus.items.with_columns(brand=pl.lit("")))  # its text names the brand, and none is there
+    assert questions.list_fields(empty, asked) == ["description"]
+    found = questions.find_unanswerable(corpus, data, S.Questions(text_fields=["colour"]))
+    assert found["text"] == "the corpus' items have none of colour"
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [

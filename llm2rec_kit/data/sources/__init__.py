@@ -178,9 +178,7 @@ def list_files(root: Path) -> list[Path]:
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not _leads_back(Path(folder, name), root)]
         found += [Path(folder, name) for name in files]
-    return sorted(
-        p for p in found if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST) and p.is_file()
-    )
+    return sorted(p for p in found if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST) and p.is_file())
 
 
 def _leads_back(folder: Path, root: Path) -> bool:

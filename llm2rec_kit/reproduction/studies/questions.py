@@ -32,7 +32,7 @@ def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -
     if corpus is not None and corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
     if corpus is not None and not list_fields(corpus, asked):
-        reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
+        reasons["text"] = f"the corpus' items have none of {', '.join(asked.text_fields)}"
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:
@@ -45,11 +45,18 @@ def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -
 
 
 def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
-    """List those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
+    """List those of `text_fields` that the corpus' items have as text or numbers, with a value in some row.
+
+    Those that a text can have of Amazon's files are in no corpus whose text does not name them; they are listed, too.
+    """
+    from llm2rec_kit.data.sources import amazon
+
     items = corpus.items
+    further = amazon.FURTHER if corpus.facts.get("source") == "amazon" else ()
     kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
     texts = [name for name, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
-    return [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
+    filled = [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
+    return [name for name in asked.text_fields if name in filled or (name in further and name not in items.columns)]
 
 
 def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:
