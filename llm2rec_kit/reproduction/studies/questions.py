@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llm2rec_kit.downstream import saved_recommender
 
 ASKED = S.QUESTIONS
+READ_AGAIN = ("split", "text", "history")  # questions whose studies make a corpus anew from the run's source
 
 
 def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -> dict[str, str]:
@@ -38,9 +39,7 @@ def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -
     if len(set(asked.histories)) < 2:
         reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
     if data.source == "mix":
-        reasons |= dict.fromkeys(
-            ("split", "text", "history"), "a mix is made of finished corpora; ask in the runs that it is made of"
-        )
+        reasons |= dict.fromkeys(READ_AGAIN, "a mix is made of finished corpora; ask in the runs that it is made of")
     return reasons
 
 
