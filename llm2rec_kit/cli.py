@@ -372,6 +372,7 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
         if not equals or "." not in stated:
             raise SettingsError(f"--set takes stage.key=value, such as csft.steps=100; found {show_value(pair)}.")
         name = stated.strip().replace(".", "_", 1)
+        text = text.strip() if stated[-1:].isspace() else text  # of `name = value` the spaces are no part of the value
         values[name] = plain_yaml.read_word(name, text, f"--set {show_value(pair)[1:-1]}")
     return values
 

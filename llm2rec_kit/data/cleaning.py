@@ -82,8 +82,7 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
     items = interactions.items.unique("source_id", keep="first", maintain_order=True)
     events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
     items, events = _known_titles(items, events, settings.title_rules, steps)
-    if events.time is not None:
-        events = _timed_once(events, settings, steps)
+    events = _timed_once(events, settings, steps)
     events, several = _user_a_domain(events, items)
     held = (items["domain"].replace_strict(rules) == "leave_one_out").to_numpy()
     events = _dense_part(events, held, window, settings, steps)
@@ -226,12 +225,16 @@ def _only_items(items: pl.DataFrame, events: Events, wanted: NDArray[np.bool_]) 
 
 
 def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
-    """Events with a time, and no repeats; with `keep` those of equal time: 3 to 5% of released targets repeat one [R]."""
-    timed = events.keep(events.times != NO_TIME)
+    """Events with a time, where the source has times, and no repeats; with `keep` those of equal time: 3 to 5% of released
+    targets repeat one [R]."""
+    same_time = settings.repeats == "keep" or (settings.repeats == "auto" and settings.source not in REVIEWS)
+    if events.time is None and same_time:
+        return events
+    timed = events if events.time is None else events.keep(events.time != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")
-    same_time = settings.repeats == "keep" or (settings.repeats == "auto" and settings.source not in REVIEWS)
-    once = timed.keep(mark_first_events(timed.user, timed.item, timed.times, same_time=same_time))
+    order = timed.row if timed.time is None else timed.time  # without times, rows are in the order of consumption
+    once = timed.keep(mark_first_events(timed.user, timed.item, order, same_time=same_time))
     if same_time:
         steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")
     else:

@@ -17,6 +17,7 @@ from llm2rec_kit.settings import Data
 from llm2rec_kit.storage import expand_home, hash_file_once
 
 FILES = ("corpus.json", "items.parquet", "users.parquet", "sequences.parquet", "samples.parquet")
+READ = ("source", "path", "mix", "train_domains", "max_history")  # settings that a mix looks at
 
 
 def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
@@ -35,7 +36,11 @@ def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
 
 
 def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
-    """Put the corpora of `settings.mix` together; training sees `settings.train_domains`, all where that is empty."""
+    """Put the corpora of `settings.mix` together; training sees `settings.train_domains`, all where that is empty.
+
+    Each part stays as it was made: settings that differ from their defaults and that only a part's own making reads are
+    printed. ValueError where `settings.max_history`, by which samples are read, is not the parts'.
+    """
     if settings.path or not settings.mix:
         raise ValueError(
             "data_source 'mix' takes the names of runs, or folders of corpora, in data_mix, and reads no data_path; "
@@ -44,6 +49,16 @@ def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     corpus = mix([Corpus.load(folder) for folder in find_folders(settings, outputs)])
     if unknown := [d for d in settings.train_domains if d not in corpus.domains]:
         raise ValueError(f"data_train_domains names {unknown}; the mix has {corpus.domains}.")
+    if settings.max_history != corpus.max_history:
+        raise ValueError(
+            f"data_max_history is {settings.max_history}, and the corpora in data_mix were made with {corpus.max_history}: set "
+            "data_max_history to that, or make them anew with the other."
+        )
+    if ignored := [
+        name for name, value in Data().as_dict().items() if name not in READ and getattr(settings, name) != value
+    ]:
+        names = ", ".join(f"data_{name}" for name in ignored)
+        print(f"mix: without effect, since each part stays as it was made: {names}", flush=True)
     return replace(corpus, facts=corpus.facts | {"train_domains": settings.train_domains or corpus.train_domains})
 
 

@@ -23,6 +23,7 @@ from llm2rec_kit.settings.ranges import clip, show_value
 from llm2rec_kit.settings.stage import LISTS, find_element_kind, make_default
 
 MOST_BYTES, MOST_VALUES, DEEPEST = 2**20, 20_000, 20
+NOTHING = ("", "~", "null")  # what is no value, in any case
 Kind = tuple[type | None, type | None]  # a parameter's, and of a list that of its elements; None where nothing is known
 
 
@@ -83,29 +84,26 @@ def convert_numbers(values: dict[str, Any]) -> dict[str, Any]:
 def read_word(name: str, text: str, what: str) -> Any:
     """Read the value of parameter `name` that a person means by `text` on a command line.
 
-    Text stands as it is where the parameter is text (`{title}, {brand}` too, which is no YAML); one value alone is a list of
-    one where the parameter is a list; else it is what YAML says. Raises SettingsError, with the form, for what is neither a
-    list nor one value.
+    Where the parameter is text, what begins with no quote stands as it is, to the last space (`{title}, {brand}` too, which is
+    no YAML, and what YAML would take for a comment); so does a text alone where it is a list of texts, as one value alone is
+    a list of one. Else it is what YAML says. Raises SettingsError, with the form, for what is neither a list nor one value.
     """
     kind, of = _kinds().get(name, (None, None))
-    if kind is str and text.strip()[:1] not in ("'", '"', "["):
-        try:
-            read = read_value(text, what)
-        except SettingsError:
-            return text.strip()
-        return read if isinstance(read, str) else text.strip()
+    bare = text.strip()
+    if kind is str and bare[:1] not in ("'", '"', "["):
+        return text
+    if of is str and bare.lower() not in NOTHING and "," not in bare and not bare.startswith(("'", '"', "[", "{", "- ")):
+        return [text]
     read = _meant(kind or float, of, read_value(text, what))
-    if kind is str and not isinstance(read, str | list | dict):
-        return text.strip()
     if of is None or isinstance(read, list):
         return read
-    if read is None or isinstance(read, dict) or ("," in text and text.strip()[:1] not in ("'", '"')):
-        written = LISTS[of] if read is None or isinstance(read, dict) else f"[{clip(text.strip(), 80)}]"
+    if read is None or isinstance(read, dict) or ("," in text and bare[:1] not in ("'", '"')):
+        written = LISTS[of] if read is None or isinstance(read, dict) else f"[{clip(bare, 80)}]"
         raise SettingsError(
             f"{what}: {name} takes a list. Several are written {name.replace('_', '.', 1)}={written} (in quotes, for the shell), one "
             "by itself, none as []; what holds a comma stands in quotes in the brackets."
         )
-    return [text.strip() if of is str and not isinstance(read, str) else _number(of, read)]
+    return [_number(of, read)]
 
 
 @cache

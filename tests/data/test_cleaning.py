@@ -101,6 +101,18 @@ def test_of_reviews_only_the_earliest_of_a_pair_counts():
     assert dropped(corpus)["later reviews"] == 2
 
 
+def test_without_times_the_first_row_of_a_pair_counts():
+    source = shop([*(("u", i) for i in "abacb"), *(("v", i) for i in "aaabc")], LETTERS)
+    corpus = cleaning.build_corpus(source, plain(repeats="first"))
+    assert sequences(corpus) == {"u": "abc", "v": "abc"}
+    assert corpus.times is None
+    assert dropped(corpus)["later reviews"] == 4
+    for repeats in ("keep", "auto"):
+        kept = cleaning.build_corpus(source, plain(repeats=repeats))
+        assert sequences(kept) == {"u": "abacb", "v": "aaabc"}
+        assert "later reviews" not in dropped(kept)
+
+
 pairs = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3))
 
 

@@ -12,8 +12,8 @@ from llm2rec_kit.data import mixing
 from llm2rec_kit.settings import Data
 
 
-def saved(folder, domain: str, seed: int = 0) -> None:
-    c = make_corpus(seed=seed)
+def saved(folder, domain: str, seed: int = 0, max_history: int = 10) -> None:
+    c = make_corpus(seed=seed, max_history=max_history)
     name = pl.lit(domain).alias("domain")
     replace(c, items=c.items.with_columns(name), users=c.users.with_columns(name)).save(folder)
 
@@ -44,6 +44,18 @@ def test_what_is_not_there_is_named(tmp_path):
         mixing.mix_corpora(Data(source="mix", mix=["one"], path="x"), tmp_path)
     with pytest.raises(ValueError, match=r"takes the names of runs.*found data_mix \[\]"):
         mixing.mix_corpora(Data(source="mix"), tmp_path)
+
+
+def test_settings_that_a_mix_does_not_read_are_told_and_another_length_of_history_is_refused(tmp_path, capsys):
+    saved(tmp_path / "one", "tea", max_history=20)
+    asked = Data(source="mix", mix=["one"], train_domains=["tea"], max_history=20)
+    assert mixing.mix_corpora(asked, tmp_path).max_history == 20
+    assert capsys.readouterr().out == ""
+    mixing.mix_corpora(replace(asked, min_interactions=3, split="global_time"), tmp_path)
+    said = "mix: without effect, since each part stays as it was made: data_min_interactions, data_split\n"
+    assert capsys.readouterr().out == said
+    with pytest.raises(ValueError, match=r"data_max_history is 10, and the corpora in data_mix were made with 20: set"):
+        mixing.mix_corpora(replace(asked, max_history=10), tmp_path)
 
 
 def test_statistics_of_the_parts_stand_under_each_other(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,24 @@ def test_windows_that_continue_each_other_are_joined_and_the_test_files_comes_la
     assert found.facts["rows_not_part"] == 0
 
 
-def test_of_windows_with_a_gap_the_test_files_is_kept_and_the_others_are_counted(tmp_path):
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_windows_of_one_file_are_joined_in_whatever_order_they_stand(tmp_path, order):
+    windows = ["a\t1 2\t3\n", "a\t2 3\t4\n", "a\t3 4\t5\n"]
+    text = HEAD + "".join(windows[k] for k in order) + "a\t1\t2\nb\t6\t7\n"
+    found = sources.load(write(tmp_path, toys__item=ITEMS, toys__inter=text))
+    assert listed(found) == {"a": ["1", "2", "3", "4", "5"], "b": ["6", "7"]}
+    assert found.dropped == []
+
+
+def test_nothing_is_newer_than_the_test_files_row(tmp_path):
+    """The train row is as wide and begins as the test row ends, and there was a gap: it is no continuation."""
+    train, test = HEAD + "a\t3 4\t5\n", HEAD + "a\t2 3\t4\n"
+    found = sources.load(write(tmp_path, toys__item=ITEMS, toys__train__inter=train, toys__test__inter=test))
+    assert listed(found) == {"a": ["2", "3", "4"]}
+    assert found.facts["rows_not_part"] == 1
+
+
+def test_of_windows_with_a_gap_the_test_files_is_kept_and_the_others_are_counted_and_told(tmp_path, capsys):
     settings = write(
         tmp_path,
         toys__item=ITEMS,
@@ -78,6 +96,10 @@ def test_of_windows_with_a_gap_the_test_files_is_kept_and_the_others_are_counted
     found = sources.load(settings)
     assert listed(found) == {"a": ["3", "4", "5", "6"], "b": ["1", "1", "1", "1"]}
     assert found.facts["rows_not_part"] == 2
+    assert [(step, n) for step, n, _ in found.dropped] == [("rows apart", 2)]
+    assert capsys.readouterr().out == "recbole: left out 2 interactions (rows apart)\n"
+    with pytest.raises(ValueError, match=r"data_strict is on.* 2 interactions \(rows apart: no part of what"):
+        sources.load(replace(settings, strict=True))
 
 
 def test_an_item_id_that_only_starts_alike_is_no_prefix(tmp_path):

@@ -125,6 +125,36 @@ def test_domains_become_folder_names_which_is_told_and_training_domains_go_with_
     assert sorted(corpus.users["source_id"])[:2] == ["u@Home_Kitchen", "u@up"]
 
 
+def test_the_items_file_beside_a_table_of_one_file_counts(tmp_path):
+    for name, text in {"bought.csv": "user,item\nu,a\n", "items.csv": "item,title\na,Tea\n", "notes.txt": "x"}.items():
+        (tmp_path / name).write_text(text)
+    data = Data(source="table", path=str(tmp_path / "bought.csv"))
+    before = sources.hash_files(data)
+    assert list(before) == ["bought.csv", "items.csv"]
+    assert sources.read_raw_lines(data, lines=1)["text"].to_list() == ["user,item", "item,title"]
+    (tmp_path / "items.csv").write_text("item,title\na,Milk\n")
+    assert sources.hash_files(data) == before | {"items.csv": sources.hash_files(data)["items.csv"]} != before
+    assert list(sources.hash_files(replace(data, columns=["interactions.title=item"]))) == ["bought.csv"]
+    folder = sources.hash_files(replace(data, path=str(tmp_path)))
+    assert list(folder) == [f"{tmp_path.name}/{name}" for name in ("bought.csv", "items.csv", "notes.txt")]
+    assert list(sources.hash_files(replace(data, path=str(tmp_path / "items.csv")))) == ["items.csv"]
+
+
+def test_files_behind_a_link_to_a_folder_count_and_a_link_back_is_no_loop(tmp_path):
+    (tmp_path / "kept" / "deep").mkdir(parents=True)
+    (tmp_path / "kept" / "ratings.dat").write_text("1")
+    (tmp_path / "kept" / "deep" / "more.dat").write_text("2")
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / ".hidden").write_text("3")
+    (root / "ml-1m").symlink_to(tmp_path / "kept")
+    (root / "up").symlink_to(tmp_path)
+    (tmp_path / "kept" / "deep" / "round").symlink_to(tmp_path / "kept")
+    (tmp_path / "kept" / "itself").symlink_to("itself")
+    found = sources.hash_files(Data(source="movielens", path=str(root)))
+    assert list(found) == ["data/ml-1m/deep/more.dat", "data/ml-1m/ratings.dat"]
+
+
 def test_every_source_that_can_be_chosen_has_a_loader():
     assert set(sources.MODULES) == set(SOURCES) - {"mix"}
     for name, module in sources.MODULES.items():

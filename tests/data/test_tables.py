@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import os
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -260,6 +261,34 @@ def write(folder, events: pl.DataFrame | str, items: pl.DataFrame | str | None =
 
 
 # -- one file does not override another, and no row or column goes without a word ---------------------------------------
+
+
+def test_items_of_several_titles_are_counted_and_told_where_there_is_no_items_file(tmp_path, capsys):
+    rows = (
+        "user,item,title,domain\nu,1,Five Stars,x\nv,1,Meh,y\nu,2,,x\nv,2,Tea,x\nu,3,Milk,x\nv,3,Milk,\n,,Oil,x\nu,,Jam,x\n"
+    )
+    found = sources.load(write(tmp_path, rows, domain="x"))
+    assert found.items["title"].to_list() == ["Five Stars", "Tea", "Milk"]
+    assert found.facts["several_titles"] == "1 of 3 items have several titles; the first counts"
+    assert found.facts["several_domains"] == "1 of 3 items have several domains; the first counts"
+    out = capsys.readouterr().out
+    assert "table: 1 of 3 items have several titles; the first counts\ntable: 1 of 3 items have several domains" in out
+    (tmp_path / "items.csv").write_text("item,title\n1,Tea\n2,Milk\n3,Oil\n")
+    assert "several_titles" not in sources.load(Data(source="table", path=str(tmp_path))).facts
+
+
+def test_ids_that_are_a_word_for_no_value_are_told_and_strict_stops_at_them(tmp_path, capsys):
+    rows = "user,item\nnan,1\nNULL,2\nNancy,1\nu,\\N\nu,2\n"
+    data = write(tmp_path, rows, "item,title\n1,Tea\n2,Milk\n")
+    found = sources.load(data)
+    assert len(found.events) == 5
+    said = "2 events have as user 'nan' or the like; 1 events have as item '\\\\N' or the like, which may be a word for no value"
+    assert found.facts["absent_ids"] == said
+    assert capsys.readouterr().out == f"table: {said}\n"
+    with pytest.raises(
+        ValueError, match=r"data_strict is on, and in the source 'table' 2 events have as user 'nan' or the like; 1"
+    ):
+        sources.load(replace(data, strict=True))
 
 
 REVIEWS = "user,item,timestamp,title,domain,brand\nu,1,5,Five Stars,x,?\nu,2,6,Meh,y,?\n"

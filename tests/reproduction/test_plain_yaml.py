@@ -136,6 +136,13 @@ def test_only_what_reads_one_way_is_a_number(text, value):
         ("data.domain=no", "no"),
         ("data.domain=", ""),
         ("csft.joiner=' | '", " | "),
+        ("csft.joiner= | ", " | "),
+        ("csft.joiner=; ", "; "),
+        ("csft.joiner=\n", "\n"),
+        ("csft.joiner=null", "null"),
+        ("data.path=/data/shop #2", "/data/shop #2"),
+        ("data.text=Brand {brand} # {title}", "Brand {brand} # {title}"),
+        ("data.path = /data/shop ", "/data/shop"),
         ("csft.learning_rate=1e-4", 0.0001),
         ("csft.steps=1_000", 1000),
         ("csft.steps=010", "010"),
@@ -153,6 +160,8 @@ def test_only_what_reads_one_way_is_a_number(text, value):
         ("own.parts=path/to/mine.py", ["path/to/mine.py"]),
         ("data.columns='title=Name, full'", ["title=Name, full"]),
         ("encoding.own=mine=vectors.npy", ["mine=vectors.npy"]),
+        ("encoding.own=mine=/d/run #3/v.npy", ["mine=/d/run #3/v.npy"]),
+        ("data.columns=title=Name: full", ["title=Name: full"]),
     ],
 )
 def test_a_word_on_the_command_line_is_read_as_its_parameter_wants_it(word, value):
@@ -169,6 +178,7 @@ def test_a_word_on_the_command_line_is_read_as_its_parameter_wants_it(word, valu
         ),
         ("evaluation.cutoffs=5, 10", r"evaluation_cutoffs takes a list\. .* evaluation\.cutoffs=\[5, 10\]"),
         ("data.mix=", r"data_mix takes a list\. Several are written data\.mix=\[a, b\] .*, one by itself, none as \[\]"),
+        ("data.mix=null", r"data_mix takes a list\. Several are written data\.mix=\[a, b\] .* none as \[\]"),
         ("evaluation.seeds={a: 1}", r"Several are written evaluation\.seeds=\[1, 2\]"),
     ],
 )
@@ -324,5 +334,5 @@ def test_a_grid_of_too_many_cells_is_refused_before_they_are_made(tmp_path):
 
 @pytest.mark.parametrize("text", ["{title}", "{title}, {brand}", "{title} [{brand}]", "yes", "010", "*new*", "&more: x"])
 def test_a_text_on_the_command_line_needs_no_quotes(text):
-    assert plain_yaml.read_word("data_text", f" {text}", "--set") == text
+    assert plain_yaml.read_word("data_text", text, "--set") == text
     assert plain_yaml.read_word("data_text", f'"{text}"', "--set") == text

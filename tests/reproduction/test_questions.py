@@ -14,6 +14,7 @@ from scipy import stats
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import TEST, Corpus
+from llm2rec_kit.data import sources
 from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.reproduction.studies import answers, enquiry, question_arms, questions
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
@@ -244,6 +245,41 @@ def test_questions_that_a_source_cannot_answer():
     assert set(questions.find_unanswerable(timed, S.Data(source="mix"), asked)) == {"split", "text", "history"}
     assert set(questions.find_unanswerable(timed, S.Data(source="llm2rec"), asked)) == {"split", "history"}
     assert set(questions.find_unanswerable(timed, data, S.Questions(histories=[10]))) == {"history"}
+
+
+def test_richer_text_of_amazon_is_asked_of_fields_that_its_loader_reads_once_a_text_names_them():
+    corpus, data, asked = make_corpus(), S.Data(source="amazon"), S.Questions(text_fields=["brand", "colour", "description"])
+    corpus = replace(corpus, facts=corpus.facts | {"source": "amazon"})
+    assert question_arms.choose_template(corpus, asked) == "{title}. {brand}. {description}"
+    assert "text" not in questions.find_unanswerable(corpus, data, asked)
+    empty = replace(corpus, items=corpus.items.with_columns(brand=pl.lit("")))  # its text names the brand, and none is there
+    assert questions.list_fields(empty, asked) == ["description"]
+    found = questions.find_unanswerable(corpus, data, S.Questions(text_fields=["colour"]))
+    assert found["text"] == "the corpus' items have none of colour"
+
+
+def test_questions_that_read_the_source_again_stop_where_it_has_changed(tmp_path, monkeypatch):
+    (tmp_path / "shop").mkdir()
+    for name in ("interactions", "items"):
+        (tmp_path / "shop" / f"{name}.csv").write_text("as it was")
+    data, corpus = S.Data(source="table", path=str(tmp_path / "shop")), make_corpus()
+    run = Run("mine", tmp_path / "outputs")
+    made = {"settings": data.recipe | {"files": sources.hash_files(data)}, "quiet": True}
+    run.make("corpus", lambda folder: corpus.save(folder) or {}, **made)
+    monkeypatch.setattr(enquiry.experiments, "open_study", lambda *_: Study(run, run, {"data": data}))
+    assert set(enquiry.Enquiry.open(run, S.Questions()).reasons) == {"split", "text"}
+    (tmp_path / "shop" / "items.csv").write_text("changed")
+    asked = S.Questions(asked=["split", "history", "id"])
+    with pytest.raises(
+        S.SettingsError, match=r"questions history read .* again, .*'mine' was made from \(shop/items\.csv\): put"
+    ):
+        enquiry.Enquiry.open(run, asked)
+    (tmp_path / "shop").rename(tmp_path / "moved")
+    with pytest.raises(
+        S.SettingsError, match=r"\(shop/interactions\.csv, shop/items\.csv\): put them back, make the run anew"
+    ):
+        enquiry.Enquiry.open(run, asked)
+    assert enquiry.Enquiry.open(run, replace(asked, asked=["split", "id"]))  # the other is none of this run
 
 
 @pytest.mark.parametrize(

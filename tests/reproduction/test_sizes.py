@@ -53,7 +53,7 @@ def test_a_mix_is_counted_from_its_parts_before_it_is_made(tmp_path):
     asked = {"data_source": "mix", "data_mix": ["a", "b"], "data_train_domains": ["a"]}
     for name, items in (("a", 16), ("b", 20)):
         assert of(tmp_path, **asked).domains == []  # one is not there yet
-        made = make_corpus(items=items)
+        made = make_corpus(items=items, max_history=10)
         own = replace(made, **{k: getattr(made, k).with_columns(domain=pl.lit(name)) for k in ("items", "users")})
         Run(name, tmp_path).make("corpus", lambda f, own=own: own.save(f), settings={}, quiet=True)
     found = of(tmp_path, **asked)

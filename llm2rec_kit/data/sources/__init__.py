@@ -169,8 +169,24 @@ def _files(settings: Data) -> list[Path]:
     if settings.source in MODULES and hasattr(module := _module(settings), "find_files"):
         named: list[Path] = module.find_files(settings)
         return named
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    return [p for p in files if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST)]
+    return list_files(root)
+
+
+def list_files(root: Path) -> list[Path]:
+    """List the files under `root`, also behind links to folders, but hidden ones and manifests; a file is the only one."""
+    found = [] if root.is_dir() else [root]
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), root)]
+        found += [Path(folder, name) for name in files]
+    return sorted(p for p in found if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST) and p.is_file())
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether `folder` is a link to a folder that holds it, on the way from `root` or above that: a walk would not end."""
+    if not folder.is_symlink():
+        return False
+    target, above = folder.resolve(), (p for p in folder.parents if p.is_relative_to(root))
+    return any(p.resolve().is_relative_to(target) for p in above)
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:

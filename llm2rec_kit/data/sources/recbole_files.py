@@ -9,12 +9,14 @@ sequence  one sample a row: user_id, item_id_list (the history, oldest first) an
 Of the sequence form a user often has many rows, each a prefix of the next. All files are read together and the user's
 longest row is kept, history and next item; of equally long rows the test file's, then valid's, then train's first. Where
 the producer cut histories (to 50 items, often), rows are windows rather than prefixes; windows that continue each other are
-joined, so that older items come back. `facts["rows_not_part"]` counts rows that are no part of their user's sequence.
+joined, to older and to newer items. `facts["rows_not_part"]` counts rows that are no part of their user's sequence, which
+are left out.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ def load(settings: Data) -> Interactions:
     if any(as_lists) and not all(as_lists):
         raise ValueError(f"{folder}: some of {facts['files']} have the column item_id_list and some have not. {LAYOUT}.")
     events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames, stem)
+    if odd := facts.get("rows_not_part"):
+        dropped.append(("rows apart", odd, "no part of what their user's other rows make, and not their longest"))
     for column, kind in (("item", "item2index"), ("user", "user2index")):
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
@@ -83,9 +87,11 @@ def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.Da
 
 def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> pl.DataFrame:
     """Events (user, item) of each user's longest row, users in the order of their rows."""
-    rows = pl.concat([f.select("user_id", "item_id_list", "item_id") for f in frames.values()]).with_row_index("row")
+    named = [f.select("user_id", "item_id_list", "item_id", file=k) for k, f in enumerate(frames.values())]
+    rows = pl.concat(named).with_row_index("row")
     rows = rows.select(
         "row",
+        "file",
         user="user_id",
         text=pl.concat_str("item_id_list", "item_id", separator=" ", ignore_nulls=True).str.strip_chars(),
     )
@@ -95,7 +101,7 @@ def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> p
     both = rows.join(kept.select("user", longest="text"), on="user", maintain_order="left")
     others = both.filter(~(pl.col("longest") + " ").str.starts_with(pl.col("text") + " "))["user"].unique()
     windows = rows.filter(pl.col("user").is_in(others.implode())).group_by("user", maintain_order=True)
-    joined = [(user, *_joined(some["text"].to_list())) for (user,), some in windows]
+    joined = [(user, *_joined(some["text"].to_list(), some["file"].to_list())) for (user,), some in windows]
     whole = pl.DataFrame(joined, schema={"user": pl.String, "whole": pl.String, "odd": pl.Int64}, orient="row")
     facts["rows_not_part"] = int(whole["odd"].sum())
     kept = kept.sort("row").join(whole, on="user", how="left", maintain_order="left")
@@ -103,22 +109,31 @@ def _from_sequences(frames: dict[str, pl.DataFrame], facts: dict[str, Any]) -> p
     return events.filter(pl.col("item") != "")
 
 
-def _joined(rows: list[str]) -> tuple[str, int]:
-    """One user's rows, the longest first, as one sequence; and how many rows are no part of it.
+def _joined(rows: list[str], files: list[int]) -> tuple[str, int]:
+    """One user's rows, the longest first, as one sequence; and how many rows are no part of it. `files`: each row's.
 
-    >>> _joined(["c d e", "b c d", "a b c", "a b", "x"])
-    ('a b c d e', 1)
+    The first row is continued to older items, then to newer ones by the windows left of its own file: none is newer of others.
+
+    >>> _joined(["c d e", "b c d", "a b c", "d e f", "a b", "x"], [3] * 6)
+    ('a b c d e f', 1)
     """
-    window, *rest = [row.split(" ") for row in rows]
-    sequence = window[::-1]
-    before = defaultdict(list)  # what follows a window's first item -> that window
-    for row in rest:
-        if len(row) == len(window):
-            before[tuple(row[1:])].append(row)
-    while found := before[tuple(window[:-1])]:
-        window = found.pop(0)
-        sequence.append(window[0])
-    text = " ".join(sequence[::-1])
+    first, *rest = [tuple(row.split(" ")) for row in rows]
+    sequence, window = deque(first), first
+    before, after = defaultdict(list), defaultdict(list)  # what follows a window's first item, or is before its last
+    for row, file in zip(rest, files[1:], strict=True):
+        if len(row) == len(first):
+            before[row[1:]].append((row, file))
+    while found := before[window[:-1]]:
+        window, _ = found.pop(0)
+        sequence.appendleft(window[0])
+    for row, file in chain.from_iterable(before.values()):
+        if file == files[0]:
+            after[row[:-1]].append(row)
+    window = first
+    while newer := after[window[1:]]:
+        window = newer.pop(0)
+        sequence.append(window[-1])
+    text = " ".join(sequence)
     return text, sum(f" {row} " not in f" {text} " for row in rows)
 
 

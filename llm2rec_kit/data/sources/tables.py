@@ -23,7 +23,7 @@ import polars as pl
 
 from llm2rec_kit.data import sources
 from llm2rec_kit.data.sources import Interactions, delimited, frames, list_names, require_columns
-from llm2rec_kit.data.times import as_milliseconds
+from llm2rec_kit.data.times import ABSENT, as_milliseconds
 from llm2rec_kit.settings import Data, SettingsError
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, find_fault
@@ -77,8 +77,18 @@ def load(settings: Data) -> Interactions:
         what=(events_file.name, items_file.name),
     )
     facts = found.facts | facts
+    _refuse_if_strict(facts, settings)
     sources.note_items(facts, *lost_items)
     return replace(found, facts=facts, dropped=[("bad lines", lost, why)] * bool(lost) + found.dropped)
+
+
+def find_files(settings: Data) -> list[Path]:
+    """Find the files that count: all in the folder, or of a path to one file that one and the items file beside it."""
+    path = expand_home(settings.path)
+    found = sources.list_files(path)
+    alone = path.is_dir() or any(pair.startswith("interactions.title=") for pair in settings.columns)
+    items = None if alone else _found(path.parent, "items")
+    return found if items in (None, path) else [*found, items]
 
 
 def from_frames(
@@ -103,6 +113,7 @@ def from_frames(
     `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the
     items' further columns text, numbers and truth values are kept; what is left out of either frame is told. `what` names
     the frames in errors. Raises ValueError naming missing columns; rows that `sources.keep_sound_rows` refuses are counted.
+    Ids that are a word for no value, and without `items` items of several titles or domains, are told.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
@@ -125,7 +136,10 @@ def from_frames(
     further, lost = _further(items, [title, item_of_items, domain_column, *(own if alone else [])])
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
+    _tell_absent_ids(kept, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
+    if alone:
+        _tell_several(table, facts)
     table = sources.keep_first_of_each_item(sources.keep_first_titled(table) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
     return sources.keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
@@ -137,6 +151,7 @@ def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) ->
     events = frames.as_polars(events)
     time = _time_column(events.columns, ROLES["time"], what[0], facts)
     found = from_frames(events, items, time=time, domain=settings.domain or settings.source, dates=settings.dates, what=what)
+    _refuse_if_strict(found.facts, settings)
     return replace(found, facts=found.facts | facts)
 
 
@@ -163,6 +178,34 @@ def _tell_left_out(left_out: dict[str, list[str]], facts: dict[str, Any]) -> Non
     if said := "; ".join(f"{', '.join(columns)} of {frame}" for frame, columns in left_out.items() if columns):
         facts["columns_left_out"] = said
         print(f"table: columns left out: {said}", flush=True)
+
+
+def _tell_absent_ids(events: pl.DataFrame, facts: dict[str, Any]) -> None:
+    """Note in `facts`, and print, how many events have a user or an item whose id is a word for no value, such as NULL."""
+    words = [word for word in ABSENT if word]
+    found = [(c, events[c].filter(events[c].str.to_lowercase().is_in(words))) for c in ("user", "item")]
+    if said := "; ".join(f"{len(ids)} events have as {c} {ids[0]!r} or the like" for c, ids in found if len(ids)):
+        facts["absent_ids"] = f"{said}, which may be a word for no value"
+        print(f"table: {facts['absent_ids']}", flush=True)
+
+
+def _tell_several(table: pl.DataFrame, facts: dict[str, Any]) -> None:
+    """Note in `facts`, and print, how many items have rows of several titles, or of several domains, blank ones aside."""
+    for column in ("title", "domain"):
+        named = table.filter(pl.col("source_id") != "", pl.col(column).str.strip_chars() != "").unique(["source_id", column])
+        if several := int((named.group_by("source_id").len()["len"] > 1).sum()):
+            said = f"{several} of {named['source_id'].n_unique()} items have several {column}s; the first counts"
+            facts[f"several_{column}s"] = said
+            print(f"table: {said}", flush=True)
+
+
+def _refuse_if_strict(facts: dict[str, Any], settings: Data) -> None:
+    """Raise ValueError where the settings are strict and ids may be none."""
+    if settings.strict and (said := facts.get("absent_ids")):
+        raise ValueError(
+            f"data_strict is on, and in the source {settings.source!r} {said}. Leave such a cell empty, give the id another name, "
+            "or set data_strict to False."
+        )
 
 
 def _with_numbers(file: Path, table: pl.DataFrame, named: Collection[str]) -> pl.DataFrame:

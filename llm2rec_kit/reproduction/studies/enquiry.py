@@ -21,7 +21,7 @@ from llm2rec_kit.figures import answer_figures, training_figures
 from llm2rec_kit.reproduction.studies import answers, experiments, paper_arms, question_arms, questions
 from llm2rec_kit.reproduction.studies.answers import Answer
 from llm2rec_kit.reproduction.studies.question_arms import At, Family
-from llm2rec_kit.reproduction.studies.study import Study
+from llm2rec_kit.reproduction.studies.study import Study, check_source
 from llm2rec_kit.results import slices
 from llm2rec_kit.runs import Run, show_record
 
@@ -41,12 +41,19 @@ class Enquiry:
 
     @classmethod
     def open(cls, run: Run, asked: S.Questions, **opening: Any) -> Enquiry:
-        """Open the run as it is; `opening` is what `open_study` takes beside a study's changes."""
+        """Open the run as it is; `opening` is what `open_study` takes beside a study's changes.
+
+        Raises SettingsError, before anything is trained, where a question that can be answered here reads the run's source
+        again and that has changed.
+        """
         own = experiments.open_study(run, "questions_own", **opening)
         corpus, data = own.corpus, S.Data.among(own.settings)
         domain = asked.domain or corpus.train_domains[0]
         at = At(experiments, run, asked, domain, corpus, opening, {"questions_own": own})
-        return cls(at, questions.find_unanswerable(corpus, data, asked))
+        reasons = questions.find_unanswerable(corpus, data, asked)
+        if anew := [question for question in questions.READ_AGAIN if question in asked.asked and question not in reasons]:
+            check_source(run, data, anew)
+        return cls(at, reasons)
 
     @property
     def own(self) -> Study:

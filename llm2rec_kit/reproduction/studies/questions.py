@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llm2rec_kit.downstream import saved_recommender
 
 ASKED = S.QUESTIONS
+READ_AGAIN = ("split", "text", "history")  # questions whose studies make a corpus anew from the run's source
 
 
 def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -> dict[str, str]:
@@ -32,24 +33,29 @@ def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -
     if corpus is not None and corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
     if corpus is not None and not list_fields(corpus, asked):
-        reasons["text"] = f"the source's items have none of {', '.join(asked.text_fields)}"
+        reasons["text"] = f"the corpus' items have none of {', '.join(asked.text_fields)}"
     if data.source == "llm2rec" and data.given_splits:
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:
         reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
     if data.source == "mix":
-        reasons |= dict.fromkeys(
-            ("split", "text", "history"), "a mix is made of finished corpora; ask in the runs that it is made of"
-        )
+        reasons |= dict.fromkeys(READ_AGAIN, "a mix is made of finished corpora; ask in the runs that it is made of")
     return reasons
 
 
 def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
-    """List those of `text_fields` that the corpus' items have as text or numbers, with a value in some row."""
+    """List those of `text_fields` that the corpus' items have as text or numbers, with a value in some row.
+
+    Those that a text can have of Amazon's files are in no corpus whose text does not name them; they are listed, too.
+    """
+    from llm2rec_kit.data.sources import amazon
+
     items = corpus.items
+    further = amazon.FURTHER if corpus.facts.get("source") == "amazon" else ()
     kinds = {name: items.schema[name] for name in asked.text_fields if name in items.columns}
     texts = [name for name, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
-    return [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
+    filled = [name for name in texts if (items[name].cast(pl.String).fill_null("") != "").any()]
+    return [name for name in asked.text_fields if name in filled or (name in further and name not in items.columns)]
 
 
 def compare_repeats(by_kind: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings.ranges import clip
 
 CHANGEABLE = ("data", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation")  # stages whose settings it has
 FOLDER = "experiments"
@@ -74,6 +75,24 @@ def open_study(base: Run, name: str, *, force: bool = False, trust_remote_code: 
     else:
         take(study.run, base, "backbone")
     return study
+
+
+def check_source(base: Run, data: S.Data, questions: Sequence[str]) -> None:
+    """Raise SettingsError where the source's files are not those that the base's corpus was made from.
+
+    What reads them again with other settings, as these `questions` do, would compare other data, or stop in the middle.
+    """
+    was = base.manifest("corpus")["settings"].get("files", {})
+    now = pipeline.make_corpus(data).settings["files"]
+    if now == was and (now or data.source == "synthetic"):
+        return
+    differing = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
+    named = f" ({', '.join(differing[:5])}{', ...' * (len(differing) > 5)})" if differing else ""
+    raise S.SettingsError(
+        f"The questions {', '.join(questions)} read the source {data.source!r} at {clip(data.path) or 'no data_path'} again, and its "
+        f"files are not those that the corpus of run {base.name!r} was made from{named}: put them back, make the run anew from "
+        "notebook 01, or leave these questions out of questions_asked."
+    )
 
 
 def change_settings(settings: Mapping[str, S.Stage], changes: Mapping[str, Any]) -> dict[str, S.Stage]:
