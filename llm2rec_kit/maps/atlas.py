@@ -232,7 +232,7 @@ def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.
     """Numbers of projections and spaces, a row a stage, and the overlap of neighbours between stages."""
     anchors = quality.draw_anchors(corpus.n_items, settings.seed)
     together = projection.list_co_consumed_pairs(corpus, PAIRS, seed=settings.seed)
-    at_random = projection.draw_random_pairs(corpus.n_items, PAIRS, seed=settings.seed)
+    at_random = projection.draw_random_pairs(corpus, PAIRS, seed=settings.seed)
     rows = []
     for stage, table in tables.items():
         vectors = np.asarray(table[1:], dtype=np.float32)

@@ -38,7 +38,7 @@ def list_pairs(corpus: Corpus, *, most: int = 1000, seed: int = 0) -> pl.DataFra
     """Group pairs of items by how many users consumed both, at most `most` pairs a level.
 
     Columns first, second, users (Int64), level (text). The pairs of level 0 are items of counted pairs put together anew
-    that nobody consumed both: as popular, not together.
+    that nobody consumed both and that are of one domain: as popular, not together.
     """
     found = count_pairs(corpus)
     rng = np.random.default_rng(seed)
@@ -86,6 +86,7 @@ def _never_together(
     drawn = rng.integers(0, max(1, len(first)), (2, 4 * most)) if len(first) else np.zeros((2, 0), dtype=np.int64)
     low, high = np.sort(np.stack([first[drawn[0]], second[drawn[1]]]), axis=0)
     key = low * np.int64(corpus.n_items + 1) + high
-    kept = np.unique(key[(low != high) & ~np.isin(key, together)])
+    domains = np.concatenate([[""], corpus.items["domain"].to_numpy()])
+    kept = np.unique(key[(low != high) & (domains[low] == domains[high]) & ~np.isin(key, together)])
     kept = np.sort(rng.permutation(kept)[:most])
     return kept // (corpus.n_items + 1), kept % (corpus.n_items + 1)

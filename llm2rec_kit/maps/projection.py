@@ -169,11 +169,20 @@ def list_co_consumed_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarra
     return unequal[np.random.default_rng(seed).permutation(len(unequal))[:most]]
 
 
-def draw_random_pairs(n_items: int, most: int, *, seed: int) -> np.ndarray:
-    """Draw pairs of two different items at random: int64 (most, 2)."""
+def draw_random_pairs(corpus: Corpus, most: int, *, seed: int) -> np.ndarray:
+    """Draw pairs of two different items of one domain at random: int64 (most, 2).
+
+    A user is of one domain, so items of two are never consumed together, and tell of domains alone.
+    """
     rng = np.random.default_rng(seed)
-    first = rng.integers(1, n_items + 1, most)
-    return np.stack([first, (first - 1 + rng.integers(1, max(2, n_items), most)) % n_items + 1], axis=1)
+    pairs = np.stack([rng.integers(1, corpus.n_items + 1, most)] * 2, axis=1)
+    domains = corpus.items["domain"].to_numpy()
+    for domain in corpus.domains:
+        ids = np.flatnonzero(domains == domain) + 1
+        here = np.flatnonzero(domains[pairs[:, 0] - 1] == domain)
+        further = rng.integers(1, max(2, len(ids)), len(here))
+        pairs[here, 1] = ids[(np.searchsorted(ids, pairs[here, 0]) + further) % len(ids)]
+    return pairs
 
 
 def compute_cosines(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -43,7 +43,8 @@ def trustworthiness(
 
 
 def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> dict[str, float]:
-    """Measure a space: `table` (N + 1, dim), pairs of item ids consumed together and pairs at random, int64 (m, 2) each.
+    """Measure a space: `table` (N + 1, dim), pairs of item ids consumed together and pairs at random
+    (`draw_random_pairs`: of one domain each), int64 (m, 2).
 
     cosine_*   mean cosine of either kind of pair
     recall_*   share of pairs whose second item is among the first's ten nearest of all

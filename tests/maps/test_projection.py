@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import make_corpus
 from sklearn.neighbors import NearestNeighbors
 
 from llm2rec_kit import geometry
-from llm2rec_kit.maps import aligned, projection
+from llm2rec_kit.maps import aligned, cooccurrence, projection
 from llm2rec_kit.settings import Maps
 
 SETTINGS = Maps(neighbours=5)
@@ -192,9 +193,22 @@ def test_pairs_come_from_training_histories_and_random_ones_differ():
     pairs = projection.list_co_consumed_pairs(corpus, 50, seed=0)
     assert {tuple(p) for p in pairs} <= allowed
     assert (pairs[:, 0] != pairs[:, 1]).all()
-    drawn = projection.draw_random_pairs(5, 1000, seed=0)
+    drawn = projection.draw_random_pairs(make_corpus(items=5), 1000, seed=0)
     assert (drawn[:, 0] != drawn[:, 1]).all()
     assert set(drawn.ravel()) == {1, 2, 3, 4, 5}
+
+
+def test_random_pairs_and_pairs_never_together_are_of_one_domain():
+    corpus = make_corpus(users=30, items=40)
+    mixed = dataclasses.replace(corpus, items=corpus.items.with_columns(domain=pl.Series(["a", "b", "b", "c"] * 10)))
+    domains = np.array(["", *mixed.items["domain"]])
+    drawn = projection.draw_random_pairs(mixed, 1000, seed=0)
+    never = cooccurrence.list_pairs(mixed, seed=0).filter(level="0").select("first", "second").to_numpy()
+    for pairs in (drawn, never):
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+        assert (domains[pairs[:, 0]] == domains[pairs[:, 1]]).all()
+        assert set(domains[pairs[:, 0]]) == {"a", "b", "c"}
+    assert set(drawn[:, 1]) == set(range(1, 41))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from conftest import make_corpus
 from sklearn.manifold import trustworthiness
 
 from llm2rec_kit.maps import projection, quality
@@ -13,7 +14,7 @@ from llm2rec_kit.maps import projection, quality
 RNG = np.random.default_rng(1)
 VECTORS = RNG.normal(size=(50, 5)).astype(np.float32)
 TABLE = np.concatenate([np.zeros((1, 5), np.float32), VECTORS])
-PAIRS = projection.draw_random_pairs(50, 300, seed=0)
+PAIRS = projection.draw_random_pairs(make_corpus(items=50), 300, seed=0)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

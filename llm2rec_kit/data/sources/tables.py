@@ -138,9 +138,7 @@ def from_frames(
     _tell_left_out(left_out, facts)
     _tell_absent_ids(kept, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
-    if alone:
-        _tell_several(table, facts)
-    table = sources.keep_first_of_each_item(sources.keep_first_titled(table) if alone else table, facts)
+    table = sources.keep_first_of_each_item(_titled_by_events(table, facts) if alone else table, facts)
     found = table["domain"].unique(maintain_order=True).to_list()
     return sources.keep_sound_rows(Interactions(items=table, events=kept, domains_in=found, facts=facts))
 
@@ -189,14 +187,16 @@ def _tell_absent_ids(events: pl.DataFrame, facts: dict[str, Any]) -> None:
         print(f"table: {facts['absent_ids']}", flush=True)
 
 
-def _tell_several(table: pl.DataFrame, facts: dict[str, Any]) -> None:
-    """Note in `facts`, and print, how many items have rows of several titles, or of several domains, blank ones aside."""
+def _titled_by_events(table: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
+    """Items of rows of events, those with a title first (`sources.keep_first_titled`). How many items have rows of several
+    titles, or of several domains, blank ones aside, is noted in `facts` and printed."""
     for column in ("title", "domain"):
         named = table.filter(pl.col("source_id") != "", pl.col(column).str.strip_chars() != "").unique(["source_id", column])
         if several := int((named.group_by("source_id").len()["len"] > 1).sum()):
             said = f"{several} of {named['source_id'].n_unique()} items have several {column}s; the first counts"
             facts[f"several_{column}s"] = said
             print(f"table: {said}", flush=True)
+    return sources.keep_first_titled(table)
 
 
 def _refuse_if_strict(facts: dict[str, Any], settings: Data) -> None:
