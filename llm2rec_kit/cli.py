@@ -199,7 +199,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         _write_report(run)
     elif held.left_out:
         told = f"none of the {len(held.left_out)} evaluations in run {run.name!r} is of what it holds now"
-        print(f"No report is written: {told}. Notebook 04 makes them anew.")
+        print(f"No report is written: {told}. The notebooks up to 04 make them anew.")
     return 0
 
 

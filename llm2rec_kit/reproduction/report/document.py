@@ -41,7 +41,8 @@ def collect(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, 
     corpus, held = _record(run, "corpus"), held or evaluations.find_evaluations(run)
     if not held.made:
         old = f": {len(held.left_out)} in {run.path / 'evaluation'} are not of what it holds now" if held.left_out else ""
-        raise ValueError(f"Run {run.name!r} has no evaluation yet{old}. Run notebooks/04_downstream_eval.ipynb.")
+        what = "the notebooks up to 04_downstream_eval.ipynb again" if old else "notebooks/04_downstream_eval.ipynb"
+        raise ValueError(f"Run {run.name!r} has no evaluation yet{old}. Run {what}.")
     for name in dict.fromkeys(i for made in held.made.values() for i in made["inputs"]):
         run.require(name)
     rows = [kept.read_record(run, name) for name in held.made]
