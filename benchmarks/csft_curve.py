@@ -73,7 +73,7 @@ def keep(run: Path, steps: list[int]) -> None:
 
 def list_models(run: Path) -> dict[str, Path | None]:
     """{steps, as "0" and "887", or "half": folder of the model, None for the weights midway}."""
-    kept = {path.name: path for path in (run / "csft-curve").glob("[0-9]*")}
+    kept = {path.name: path for path in (run / "csft-curve").glob("[0-9]*") if path.is_dir()}  # beside them are tables
     models = {"0": run / "backbone"} | dict(sorted(kept.items(), key=lambda pair: int(pair[0])))
     if not (run / "csft").exists():
         return models
