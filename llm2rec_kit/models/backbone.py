@@ -64,6 +64,11 @@ def choose_placement(settings: S.Backbone) -> tuple[torch.device, torch.dtype, s
     return torch.device(device), torch.float32, f"float32: exact and reproducible on {device}"
 
 
+def has_device(name: str) -> bool:
+    """Tell whether torch finds a device of this name (auto, cpu, cuda, mps) here."""
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(name, True)
+
+
 def load(
     name: str | Path, settings: S.Backbone | None = None, *, head: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -7,6 +7,7 @@ anywidget, `explorer_page` through answers written into a page beforehand.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -208,8 +209,12 @@ def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
     name, how = made["record"].get("encoder", ""), {k: made["settings"].get(k) for k in ("attention", "pooling")}
     if not name or None in how.values():
         return "its table does not say how titles were read"
+    if (text := made["settings"].get("text", "title")) != "title":
+        return f"its table was made of the items' {text}, not of titles"
     known = {k: v for k, v in made["settings"].items() if k in S.Encoding().as_dict()}
     where = S.Backbone.where_made(made["settings"], trust_remote_code=trust_remote_code)
+    if not backbone.has_device(where.device):  # a run that was made on a GPU is looked at on a laptop
+        where = dataclasses.replace(where, device="auto")
     own = name in made["inputs"]
     try:
         was = made["inputs"][name] if own else made["settings"].get("files")

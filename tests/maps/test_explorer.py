@@ -188,6 +188,18 @@ def test_a_text_is_encoded_where_and_in_the_type_that_its_table_was(kinds):
     np.testing.assert_allclose(found, table[9], atol=0.1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="cuda is there")
+def test_a_text_is_encoded_here_where_the_device_of_its_table_is_not(kinds):
+    run, atlas = kinds
+    record = {"encoder": "contrastive", "pooling": "mean"}
+    for name, more in (("gpu", {"device": "cuda"}), ("attributes", {"text": "attributes"})):
+        settings = list_settings(Encoding(), Backbone(), "contrastive") | more
+        run.make(f"embeddings/{name}", lambda f: record, settings=settings, inputs=["contrastive"], quiet=True)
+    found = explorer.make_encoders(run, ["gpu", "attributes"])(atlas.corpus.titles[8])
+    np.testing.assert_allclose(found["gpu"], atlas.tables["contrastive"][9], atol=1e-5)
+    assert found["attributes"] == "its table was made of the items' attributes, not of titles"
+
+
 def test_no_model_is_read_before_a_text_is_placed(kinds):
     run, _ = kinds
     code = (

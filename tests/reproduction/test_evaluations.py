@@ -265,7 +265,9 @@ def test_a_series_that_outdates_every_evaluation_ends_without_a_report_and_says_
     capsys.readouterr()
     assert cli.main(["reproduce", "--profile", "smoke", "--only", "01"]) == 0
     assert not (run.path / "results.json").exists()
-    assert re.search(r"No report is written: none of the \d+ evaluations in run 'toy'.*notebooks up to 04", capsys.readouterr().out)
+    assert re.search(
+        r"No report is written: none of the \d+ evaluations in run 'toy'.*notebooks up to 04", capsys.readouterr().out
+    )
 
 
 def test_what_the_last_call_did_not_have_does_not_count_however_late(run):

@@ -74,13 +74,11 @@ def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: It
     _trackers(*(stage.from_parameters(values) for stage in trained))
     if not low and set(asked.values()) <= {"auto", "cpu"}:
         return
-    import torch
-
     from llm2rec_kit.downstream import evaluation, fast_ops
+    from llm2rec_kit.models.backbone import has_device
 
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     for name, device in asked.items():
-        if not here.get(device, True):
+        if not has_device(device):
             raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
     if low and evaluation.choose_device(recommenders)[0] == "cpu" and not fast_ops.has_fast_bfloat16():
         raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
