@@ -90,19 +90,19 @@ def load(run: Path, folder: Path | None, mask: str) -> Encoder:
     return Encoder(model, tokenizer, how)
 
 
-def encode(run: Path, corpus: Corpus, names: list[str]) -> dict[str, Path]:
+def encode(run: Path, domain: str, corpus: Corpus, names: list[str]) -> dict[str, Path]:
     """Encode the titles with every model under every mask; {"<steps> <mask>": file}. What is there is not read again."""
     files = {}
     for (name, folder), mask in itertools.product(list_models(run).items(), MASKS):
         key = f"{name} {mask}"
         if names and key not in names:
             continue
-        files[key] = file = run / "csft-curve" / f"{key.replace(' ', '-')}.npy"
+        files[key] = file = run / "csft-curve" / f"{domain}-{key.replace(' ', '-')}.npy"
         if not file.exists():
             print(f"reading {corpus.n_items:,} titles: {key}", flush=True)
             load(run, folder, mask).table(corpus.titles, out=file)
     if not names or minilm.NAME in names:
-        files[minilm.NAME] = file = run / "csft-curve" / "minilm.npy"
+        files[minilm.NAME] = file = run / "csft-curve" / f"{domain}-minilm.npy"
         if not file.exists():
             np.save(file, minilm.encode_titles(corpus.titles))
     return files
@@ -130,16 +130,20 @@ def train_all(jobs: dict[str, tuple], workers: int) -> Iterator[tuple[str, dict[
     """(key, what `train` gives) of each job as it ends."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting = {pool.submit(train, *job): key for key, job in jobs.items()}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:  # of a training: the others have not begun, and would all be waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def read_results(out: Path) -> dict:
-    """The results' file as it is, or a new one; ends the script where it is of other settings."""
-    about = {"settings": evaluation.list_settings(recommender_settings())}
+def read_results(out: Path, run: Path, domain: str) -> dict:
+    """The results' file as it is, or a new one; ends the script where it is of another run, domain or settings."""
+    about = {"run": run.resolve().name, "domain": domain, "settings": evaluation.list_settings(recommender_settings())}
     found = storage.read_json(out) if out.exists() else {**about, "trained": {}}
-    if found["settings"] != about["settings"]:
-        sys.exit(f"{out} holds results of other settings: give another --out, or delete it.")
+    if differing := [name for name, value in about.items() if found.get(name) != value]:
+        sys.exit(f"{out} holds results of another {', '.join(differing)}: give another --out, or delete it.")
     return found
 
 
@@ -173,9 +177,9 @@ def main() -> None:
     if args.keep:
         keep(args.run, args.keep)
         return
-    results = read_results(args.out)
+    results = read_results(args.out, args.run, args.domain)
     corpus, _ = Corpus.load(args.run / "corpus").select([args.domain])
-    files: dict[str, Path | None] = {**encode(args.run, corpus, args.only)}
+    files: dict[str, Path | None] = {**encode(args.run, args.domain, corpus, args.only)}
     if not args.only or ID in args.only:
         files[ID] = None
     jobs = {}

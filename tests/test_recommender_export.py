@@ -98,6 +98,7 @@ def test_without_the_package_an_index_says_what_to_install(run, tmp_path, monkey
         (["recommender", "--stage", "mntp", "--recommender", "BERT4Rec"], "kept no BERT4Rec over mntp"),
         (["adapted", "--stage", "mntp", "--domain", "games"], "trained in toy, not in 'games'"),
         (["npy", "--stage", "mntp", "--recommender", "SASRec"], "The format npy has no recommender or domain to choose"),
+        (["faiss", "--stage", "mntp", "--domain", "toy"], "a domain is of the recommender whose item vectors"),
     ],
 )
 def test_what_cannot_be_exported_is_one_paragraph(run, tmp_path, capsys, words, says):

@@ -50,6 +50,10 @@ def export(
         raise ValueError(
             f"The format {kind} has no recommender or domain to choose; those of {', '.join(OF_A_RECOMMENDER)} have."
         )
+    if kind == "faiss" and domain and not recommender:
+        raise ValueError(
+            "An index of embeddings is of all domains; a domain is of the recommender whose item vectors are indexed: name it too."
+        )
     to = _folder(to)
     if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
         _require_embedding(run, stage)

@@ -8,7 +8,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from llm2rec_kit.figures.results_figures import MARKERS
-from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure
+from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach
 
 TOLD = {"better": PALETTE[0], "worse": PALETTE[5]}
 UNTOLD = "#777777"
@@ -43,7 +43,7 @@ def draw_answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: 
 def _arms(ax: Any, rows: pl.DataFrame) -> None:
     for k, row in enumerate(rows.iter_rows(named=True)):
         style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5, "linewidth": 1.2}
-        ax.errorbar(row["mean"], -k, xerr=_reach(row, "mean"), capsize=3, **style)
+        ax.errorbar(row["mean"], -k, xerr=_reach(row["mean"], row["low"], row["high"]), capsize=3, **style)
     ax.set_yticks([-k for k in range(len(rows))], rows["arm"].to_list(), fontsize=8)
     ax.margins(y=0.2)
     ax.grid(axis="x", color="#EEEEEE")
@@ -54,14 +54,11 @@ def _differences(ax: Any, rows: pl.DataFrame) -> None:
         paint = TOLD.get(row["verdict"], UNTOLD)
         face = paint if row["verdict"] in TOLD else "white"
         style = {"color": paint, "markerfacecolor": face, "markersize": 5, "linewidth": 1.2}
-        ax.errorbar(row["difference"], -k, xerr=_reach(row, "difference"), fmt="o", capsize=3, **style)
+        ax.errorbar(
+            row["difference"], -k, xerr=_reach(row["difference"], row["low"], row["high"]), fmt="o", capsize=3, **style
+        )
     ax.axvline(0, color="#444444", linewidth=0.8)
     names = [f"{row['before']} → {row['after']}" for row in rows.iter_rows(named=True)]
     ax.set_yticks([-k for k in range(len(rows))], names, fontsize=8)
     ax.margins(y=0.2)
     ax.grid(axis="x", color="#EEEEEE")
-
-
-def _reach(row: dict[str, Any], value: str) -> list[list[float]]:
-    # A percentile interval may lie beside the mean where few users carry it all.
-    return [[max(0.0, row[value] - row["low"])], [max(0.0, row["high"] - row[value])]]

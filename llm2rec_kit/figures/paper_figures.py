@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.training_figures import OTHER, PALETTE, _caption, _figure, label_log_axis
+from llm2rec_kit.figures.training_figures import OTHER, PALETTE, _caption, _figure, _reach, label_log_axis
 
 METRIC = "recall@10"  # of Figures 4 and 5
 MARKERS = ("o", "s", "^", "D")
@@ -37,7 +37,7 @@ def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame) -> Figure:
             if not len(rows):
                 continue
             at = [names.index(b) + 0.08 * (k - len(look) / 2) for b in rows["backbone"]]
-            reach = [rows[METRIC] - rows["low"], rows["high"] - rows[METRIC]] if "low" in rows.columns else None
+            reach = _reach(rows[METRIC], rows["low"], rows["high"]) if "low" in rows.columns else None
             ax.errorbar(at, rows[METRIC], yerr=reach, capsize=3, linewidth=1, label=model, **style)
         ax.set(title=title, xticks=range(len(names)), xlim=(-0.5, len(names) - 0.5))
         ax.set_xticklabels(names, rotation=20, ha="right")
@@ -120,7 +120,7 @@ def _lengths(ax: Any, rows: pl.DataFrame, metric: str, colour: str, marker: str)
         (rows.filter(form="whitened"), "", "white"),
     ):
         mean = part[f"{metric} mean"]
-        reach = [(mean - part[f"{metric} low"]).clip(0), (part[f"{metric} high"] - mean).clip(0)]
+        reach = _reach(mean, part[f"{metric} low"], part[f"{metric} high"])
         ax.errorbar(part["length"], mean, yerr=reach, linestyle=line, markerfacecolor=face, **style)
 
 
@@ -153,5 +153,5 @@ def draw_directions(found: pl.DataFrame) -> Figure:
 
 def _difference(ax: Any, row: dict[str, Any], y: int) -> None:
     colour, marker = WAYS[row["agreement"]]
-    reach = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+    reach = _reach(row["difference"], row["low"], row["high"])
     ax.errorbar(row["difference"], y, xerr=reach, fmt=marker, color=colour, capsize=2, linewidth=1, markersize=5)

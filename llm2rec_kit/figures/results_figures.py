@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure
+from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = {"popularity": ":", "oracle": "--"}
@@ -46,7 +46,7 @@ def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str
         for ax, name in zip(line, recommenders, strict=True):
             for row in here.filter(recommender=name).iter_rows(named=True):
                 mean, y = row[f"{metric} mean"], places[row["embedding"]]
-                reach = [[mean - row[f"{metric} low"]], [row[f"{metric} high"] - mean]]
+                reach = _reach(mean, row[f"{metric} low"], row[f"{metric} high"])
                 ax.errorbar(mean, y, xerr=reach, capsize=3, linewidth=1.2, **look[row["embedding"]])
                 if mark := row.get("place"):
                     ax.annotate(mark, (mean, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
@@ -117,7 +117,7 @@ def _slice(ax: Any, here: pl.DataFrame, embeddings: list[str]) -> None:
     shift = np.linspace(-0.3, 0.3, len(embeddings)) if len(embeddings) > 1 else [0.0]
     for off, embedding in zip(shift, embeddings, strict=True):
         rows = here.filter(embedding=embedding)
-        reach = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+        reach = _reach(rows["mean"], rows["low"], rows["high"])
         style = {"linestyle": "none", "markersize": 4, "linewidth": 1, **look[embedding]}
         ax.errorbar(np.arange(len(rows)) + off, rows["mean"], yerr=reach, label=embedding, **style)
     ticks = [f"{label}\n{n:,}" for label, n in zip(labels["label"], labels["samples"], strict=True)]
@@ -139,7 +139,7 @@ def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metr
         for row in rows.iter_rows(named=True):
             paint = PALETTE[0] if row["difference"] > 0 else PALETTE[5]
             face = paint if row["verdict"] in ("better", "worse") else "white"
-            reach = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+            reach = _reach(row["difference"], row["low"], row["high"])
             style = {"color": paint, "markerfacecolor": face, "markersize": 5, "linewidth": 1}
             ax.errorbar(row["difference"], at[row["place"]], xerr=reach, fmt="o", **style)
             where = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 7, "color": "#666666"}

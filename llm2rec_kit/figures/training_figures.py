@@ -86,6 +86,14 @@ def _figure(
     return figure, axes
 
 
+def _reach(value: Any, low: Any, high: Any) -> np.ndarray:
+    """Whiskers for matplotlib, (2, n), of numbers or columns; none is negative: an interval of resampled means may lie beside
+    the mean, by a rounding where one user has all samples, by more where few have."""
+    below, above = np.atleast_1d(value) - np.atleast_1d(low), np.atleast_1d(high) - np.atleast_1d(value)
+    whiskers: np.ndarray = np.maximum(0.0, np.stack([below, above]))
+    return whiskers
+
+
 def _caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color="#444444")
 

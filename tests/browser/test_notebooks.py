@@ -188,6 +188,10 @@ def use_the_explorer(page, lab, screenshots):
     view.locator(".lx-changed h4").first.wait_for()
     most = ask(page, "view.changed['title'][0], round(view.changed['changed'][0], 2)")
     assert view.locator(".lx-changed li small").first.inner_text() == most.rstrip(")").split(", ")[-1].ljust(4, "0")
+    view.locator(".lx-measure").select_option("way on the map")
+    view.locator(".lx-colour option", has_text="moved, ").wait_for(state="attached")
+    view.locator(".lx-measure").select_option("new neighbours")  # the same two again: a kernel has told nothing new
+    view.locator(".lx-colour option", has_text="changed, ").wait_for(state="attached")
     view.locator(".lx-user").fill("nobody")
     view.locator(".lx-user").press("Enter")
     view.locator(".lx-status", has_text="There is no user “nobody”").wait_for()

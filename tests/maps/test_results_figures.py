@@ -75,6 +75,12 @@ def test_slices_leave_out_labels_with_hardly_a_sample():
     assert "20 at least" in figure._supxlabel.get_text()
 
 
+def test_gains_are_drawn_where_an_interval_lies_beside_its_mean_by_a_rounding():
+    row = {"slice": "s", "label": "one user", "place": 0, "samples": 20, "difference": 0.1, "verdict": "same"}
+    frame = pl.DataFrame([row | {"low": np.nextafter(0.1, 1), "high": np.nextafter(0.1, 1)}])
+    assert results_figures.draw_gains({"a": frame}, before="id", after="csft", metric="mrr").axes
+
+
 def test_gains_stand_at_their_own_label_in_every_panel():
     """One domain may lack a label that the other has; what stands beside a name must still be that name's."""
 

@@ -21,8 +21,9 @@ export class Comparison {
   }
 
   ask() {
-    const between = [this.first.value, this.second.value];
+    const between = [this.first.value, this.second.value], held = this.app.model.get("difference")?.between;
     if (this.measure.value === MOVED) this.show(between, this.ways(between), "share of the map's width, from here to there");
+    else if (String(held) === String(between)) this.answered(); // asked the same again, a kernel stays silent
     else this.app.put({ compared: between });
   }
 

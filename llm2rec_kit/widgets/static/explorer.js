@@ -1,6 +1,6 @@
 // The explorer's face: one program, two hosts. In a notebook anywidget calls `render` with a model tied to the kernel; in the
 // page that `llm2rec explore` writes, the model is a plain object there. The other modules are joined before this one
-// (maps/explorer_page.py), so that both hosts get one file.
+// (widgets/explorer_page.py), so that both hosts get one file.
 
 import { SHAPES, CHOSEN, CHOSEN_DARK, GREY, GREY_DARK, button, clamp, ease, group, h, labelled, packed, paint, rgb, selectOf, told, viridis } from "./basics.js";
 import { number, shownOf, unpack } from "./catalogue.js";

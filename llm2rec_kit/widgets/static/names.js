@@ -1,4 +1,4 @@
-// Names of groups on a map, placed as the static figure places them (maps/labels.py): each near the middle of its group, none
+// Names of groups on a map, placed as the static figure places them (figures/labels.py): each near the middle of its group, none
 // over another, over as few points as can be, tied to its place by a line where it had to move.
 
 const REACH = 140; // CSS pixels from its anchor that a name may stand
