@@ -40,6 +40,19 @@ def test_the_papers_series_counted_by_hand(tmp_path):
     assert made.disk["ranking"][0] == 9 * 2 * 5 * 3
 
 
+def test_mixed_precision_counts_float32_weights(tmp_path):
+    pure, mixed = (planned("paper", tmp_path, ["02"], csft_precision=p) for p in ("pure", "mixed"))
+    assert (mixed.memory, mixed.passing) == (2 * pure.memory, 2 * pure.passing)
+    auto = [planned("pretrained", tmp_path, ["02"], csft_precision=p) for p in ("pure", "mixed")]
+    pure, mixed, tiny = (
+        " ".join(plan_text.render_plan(made).split()) for made in (*auto, planned("demo", tmp_path, ["02"]))
+    )
+    told = "on a GPU without bfloat16 of its own, they take twice that on disk"
+    assert f"{told}, and a training twice the memory." in pure
+    assert f"{told}." in mixed
+    assert told not in tiny
+
+
 def test_which_notebooks_run_is_what_is_counted(tmp_path):
     profile = {row.notebook for row in planned("demo", tmp_path).rows}  # its own choice: 01 to 05
     assert profile == {"02", "03", "04"}

@@ -48,14 +48,24 @@ class Plan:
         return max([self.backbone, *trained], key=lambda model: assets.known_shape(model).parameters)
 
     @property
+    def mixed(self) -> bool:
+        """Whether a training of it keeps float32 weights, whatever the model's type is."""
+        of_it = [a.settings for row in self.rows for a in row.artefacts if a.model == self.largest]
+        return any(isinstance(settings, S.Training) and settings.precision == "mixed" for settings in of_it)
+
+    @property
     def memory(self) -> float:
         """Bytes of weights, gradients and optimiser in its training."""
-        return 4 * _bytes(self.largest)
+        return 4 * self._trained
 
     @property
     def passing(self) -> float:
         """Bytes on disk that two checkpoints of it need for a while."""
-        return 6 * _bytes(self.largest)
+        return 6 * self._trained
+
+    @property
+    def _trained(self) -> float:
+        return 4.0 * assets.known_shape(self.largest).parameters if self.mixed else _bytes(self.largest)
 
 
 def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
