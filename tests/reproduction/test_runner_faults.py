@@ -1,12 +1,15 @@
 """The runner over throw-away notebooks: parameters, order, failure, resume, and faults found before the first one starts."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from llm2rec_kit import settings as S
@@ -226,6 +229,22 @@ def test_an_interrupt_ends_with_one_line_and_nothing_is_left_behind(root, tmp_pa
     line = "llm2rec: interrupted. What was finished is kept; the same command goes on from there."
     assert said == dict.fromkeys(MOMENTS, line)
     assert not list(left.iterdir())
+
+
+def test_an_interrupt_is_no_kernel_that_died(root, monkeypatch):
+    """What part of the client sees the killed kernel first decides which error comes out."""
+
+    def die(*args, **kwargs):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise DeadKernelError("Kernel died")
+
+    book(root, "01_data.ipynb", "csft_steps: int = 1\n", "'later'")
+    monkeypatch.setattr("papermill.execute_notebook", die)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        go(root)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.reproduction.plan import assets
-from llm2rec_kit.reproduction.runner import forced, recorded, unchanged
+from llm2rec_kit.reproduction.runner import forced, interrupts, recorded, unchanged
 from llm2rec_kit.reproduction.runner.progress import Progress
 from llm2rec_kit.runs import ArtefactError, Run, check_name, find_outputs, meter, places
 from llm2rec_kit.settings import own_parts, plain_yaml
@@ -344,7 +344,7 @@ def run_one(
     stream, label = stream or sys.stdout, label or book.stem
     print(label, file=stream, flush=True)
     given = {name: value for name, value in values.items() if name in read_parameters(book)}
-    with meter.measure() as cost:
+    with meter.measure() as cost, interrupts.win_over_other_ends():
         what = _execute(book, run.path / "notebooks" / book.name, given, label, stream)
     if what:
         kept = f"The notebook, as far as it came: {run.path / 'notebooks' / book.name}\nWhat was finished is kept."
