@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def win_over_other_ends() -> Iterator[None]:
-    """After Ctrl-C within the block, raise KeyboardInterrupt whatever else the block ends with.
+    """Raise KeyboardInterrupt at the end of the block after Ctrl-C within it, whatever else the block ends with.
 
     The kernel is killed then, and the part of papermill's client that sees this first may tell of a kernel that died.
     """
