@@ -22,14 +22,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from starts import table
+from starts import do_all, read_results, table
 
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
@@ -59,10 +57,8 @@ def keep(run: Path, steps: list[int]) -> None:
             target = run / "csft-curve" / str(step)
             new = target.with_name(f".{step}")
             shutil.rmtree(new, ignore_errors=True)
-            others = shutil.ignore_patterns(
-                "model.safetensors", checkpoint_files.NOTE
-            )  # weights, and the note of their hash
-            shutil.copytree(run / "backbone", new, ignore=others)  # tokenizer and configuration
+            # Tokenizer and configuration, without weights and the note of their hash.
+            shutil.copytree(run / "backbone", new, ignore=shutil.ignore_patterns("model.safetensors", checkpoint_files.NOTE))
             shutil.copy(checkpoint / "model.safetensors", new / "model.safetensors")
             new.rename(target)
             print(f"step {step}: kept in {target}", flush=True)
@@ -126,25 +122,10 @@ def recommender_settings() -> S.Evaluation:
     return S.Evaluation.from_parameters(given | {"evaluation_device": "cpu"})
 
 
-def train_all(jobs: dict[str, tuple], workers: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """(key, what `train` gives) of each job as it ends."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting = {pool.submit(train, *job): key for key, job in jobs.items()}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        except BaseException:  # of a training: the others have not begun, and would all be waited for
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def read_results(out: Path, run: Path, domain: str) -> dict:
-    """The results' file as it is, or a new one; ends the script where it is of another run, domain or settings."""
-    about = {"run": run.resolve().name, "domain": domain, "settings": evaluation.list_settings(recommender_settings())}
-    found = storage.read_json(out) if out.exists() else {**about, "trained": {}}
-    if differing := [name for name, value in about.items() if found.get(name) != value]:
-        sys.exit(f"{out} holds results of another {', '.join(differing)}: give another --out, or delete it.")
-    return found
+def results_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The results' file as it is, or a new one."""
+    settings = evaluation.list_settings(recommender_settings())
+    return read_results(args.out, {"run": args.run.resolve().name, "domain": args.domain, "settings": settings})
 
 
 def show(trained: dict[str, dict[str, float]], tables: list[str], recommender: str) -> None:
@@ -177,7 +158,7 @@ def main() -> None:
     if args.keep:
         keep(args.run, args.keep)
         return
-    results = read_results(args.out, args.run, args.domain)
+    results = results_of(args)
     corpus, _ = Corpus.load(args.run / "corpus").select([args.domain])
     files: dict[str, Path | None] = {**encode(args.run, args.domain, corpus, args.only)}
     if not args.only or ID in args.only:
@@ -188,7 +169,7 @@ def main() -> None:
         if key not in results["trained"] and (file or form == FORMS[0]):
             jobs[key] = (corpus, file, form, seed, recommender)
     print(f"{len(jobs)} trainings to do.", file=sys.stderr, flush=True)
-    for key, found in train_all(jobs, args.workers) if jobs else ():
+    for key, found in do_all(train, jobs, args.workers) if jobs else ():
         results["trained"][key] = found
         storage.write_json(args.out, results)
         print(f"{key}: Recall@10 {found['recall@10']:.4f}, best epoch {found['best_epoch']}", file=sys.stderr, flush=True)

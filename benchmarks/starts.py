@@ -20,7 +20,7 @@ import argparse
 import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
@@ -253,10 +253,22 @@ def _do(arm: Arm, seed: int) -> dict[str, Any]:
 
 def train_all(jobs: list[tuple[Arm, int]], args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """(arm's name and seed, what `Work.train` gives) of each job as it ends, one thread each."""
-    with ProcessPoolExecutor(args.workers, get_context("spawn"), _begin, (args.run, args.vectors)) as pool:
-        waiting = {pool.submit(_do, arm, seed): key(arm, seed) for arm, seed in jobs}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+    work = {key(arm, seed): (arm, seed) for arm, seed in jobs}
+    yield from do_all(_do, work, args.workers, _begin, args.run, args.vectors)
+
+
+def do_all(
+    do: Callable[..., Any], jobs: dict[str, tuple], workers: int, begin: Callable[..., None] | None = None, *given: Any
+) -> Iterator[tuple[str, Any]]:
+    """(key, what `do` gives) of each job as it ends, in processes that `begin` with `given`; after an error no other begins."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin, given) as pool:
+        waiting = {pool.submit(do, *job): key for key, job in jobs.items()}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:  # else those that wait would all be done first
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def key(arm: Arm, seed: int) -> str:
@@ -334,9 +346,13 @@ def show(trained: dict[str, dict], chosen: list[str]) -> None:
 
 
 def results_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The results' file as it is, or a new one; ends the script where it is of other data or settings."""
+    """The results' file as it is, or a new one."""
     about = {"run": Path(args.run).resolve().name, "vectors": args.vectors, "settings": evaluation.list_settings(SETTINGS)}
-    path = Path(args.out)
+    return read_results(Path(args.out), about)
+
+
+def read_results(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """A file of results `about` this as it is, or a new one; ends the script where it is of other data or settings."""
     found = storage.read_json(path) if path.exists() else {**about, "trained": {}}
     other = [name for name, value in about.items() if found.get(name) != value]
     if other:

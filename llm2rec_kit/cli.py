@@ -14,6 +14,7 @@ from llm2rec_kit.models import packages
 
 if TYPE_CHECKING:
     from llm2rec_kit.cli_product import Commands
+    from llm2rec_kit.results.evaluations import Evaluations
     from llm2rec_kit.runs import Run
 
 
@@ -196,7 +197,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
     held = evaluations.find_evaluations(run)
     if held.made:
-        _write_report(run)
+        _write_report(run, held)
     elif held.left_out:
         told = f"none of the {len(held.left_out)} evaluations in run {run.name!r} is of what it holds now"
         print(f"No report is written: {told}. The notebooks up to 04 make them anew.")
@@ -350,10 +351,10 @@ def _encode(args: argparse.Namespace) -> None:
     print(f"{args.to}: float32 {found.shape}, a row a title of {args.file}", flush=True)
 
 
-def _write_report(run: Run) -> None:
+def _write_report(run: Run, held: Evaluations | None = None) -> None:
     from llm2rec_kit.reproduction.report import document, expected
 
-    results = document.write(run)
+    results = document.write(run, held)
     print("\n" + document.render_table(results))
     profile = run.read_info().get("asked", {}).get("profile", "")
     if profile and (wanted := expected.load(profile, run.path.parent)):

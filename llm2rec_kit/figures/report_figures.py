@@ -71,9 +71,9 @@ def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
         for r in rows:
             k = names.index(r["recommender"])
             y = -pairs.index((r["before"], r["after"])) - 0.44 * (k + 0.5) / len(names) + 0.22
-            reach = [[r["difference"] - r["low"]], [r["high"] - r["difference"]]]
+            reach = training_figures._reach(r["difference"], r["low"], r["high"])
             look = {"marker": MARKERS[k % len(MARKERS)], "color": VERDICTS.get(r["verdict"], INK)}
-            ax.errorbar(r["difference"], y, xerr=np.maximum(reach, 0), markersize=5, capsize=2, linewidth=1.2, **look)
+            ax.errorbar(r["difference"], y, xerr=reach, markersize=5, capsize=2, linewidth=1.2, **look)
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.set(title=domain, xlabel=f"difference in {rows[0]['metric']}")
         ax.set(yticks=[-k for k in range(len(pairs))], yticklabels=[f"{a} to {b}" for a, b in pairs])

@@ -172,20 +172,17 @@ def _needs(plan: Plan) -> list[str]:
     at = find_nearest_folder(find_outputs(plan.values.get("outputs", "")))
     biggest = assets.known_shape(plan.largest).parameters / 1e6
     which = "" if plan.largest == plan.backbone else f" (of the largest model, {biggest:,.0f} M parameters)"
+    told = (
+        "Models count as bfloat16; where `auto` is float32, on a CPU and on a GPU without bfloat16 of its own, they take twice that "
+        f"on disk{'' if plan.mixed else ', and a training twice the memory'}."
+    )
     low = plan.largest.dtype == "auto" and choose_dtype(plan.largest) == "bfloat16"
     return [
         f"Memory of a training{which}: {_size(plan.memory)} for weights, gradients and AdamW's two moments; activations come on "
         "top (the *_batch_tokens settings bound them).",
         f"Disk: {_size(sum(size for _, size in plan.disk.values()))} stay ({kept or 'nothing'}), and {_size(plan.passing)} for a "
         f"while (two checkpoints with optimiser). Free at {at}: {_size(shutil.disk_usage(at).free)}.",
-        *(
-            [
-                "Models count as bfloat16; where `auto` is float32, on a CPU and on a GPU without bfloat16 of its own, they take twice "
-                f"that on disk{'' if plan.mixed else ', and a training twice the memory'}."
-            ]
-            if low
-            else []
-        ),
+        *([told] if low else []),
     ]
 
 

@@ -134,9 +134,9 @@ def describe_domain(results: dict[str, Any], domain: str) -> str:
     return ("synthetic data, " if results["synthetic"] else "") + seen
 
 
-def write(run: Run) -> dict[str, Any]:
+def write(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, Any]:
     """Write results.json, report.md and report.html into the run's folder; returns the results."""
-    held = evaluations.find_evaluations(run)
+    held = held or evaluations.find_evaluations(run)
     results = collect(run, held)
     write_json(run.path / "results.json", results, sort=True)
     about, drawn = run.read_info(), draw_figures(run, held)
