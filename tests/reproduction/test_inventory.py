@@ -9,6 +9,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import settings as S
+from llm2rec_kit.downstream import cold, evaluation
 from llm2rec_kit.downstream.recommenders import MODELS
 from llm2rec_kit.reproduction.plan import inventory, sizes
 from llm2rec_kit.reproduction.runner import notebooks
@@ -143,6 +144,15 @@ def test_encoders_from_elsewhere_are_read_at_both_lengths_and_once_more_for_figu
     ]
     assert [a.kept for a in bge] == [True, True, False]
     assert [a.settings.normalise for a in bge[:2]] == ["none", "unit"]
+
+
+def test_trainings_without_held_out_items_are_one_more_a_table(tmp_path):
+    given = {"evaluation_embeddings": ["raw", "id"], "evaluation_seeds": [1, 2], "evaluation_recommenders": ["GRU4Rec"]}
+    found = listed("smoke", tmp_path, ["04"], **given, evaluation_cold=0.1)
+    listed_too = [n for n in found.studies[""].holds if "/cold-" in n]
+    jobs = [evaluation.Job(domain, "GRU4Rec", table, 1) for domain in ("games", "crafts") for table in ("raw", "id")]
+    assert listed_too == [cold.name_of(job) for job in jobs]
+    assert not any("/cold-" in n for n in listed("smoke", tmp_path, ["04"], **given).studies[""].holds)
 
 
 def test_variants_and_encoders_of_the_run_are_its_own(tmp_path):

@@ -53,6 +53,17 @@ def test_mixed_precision_counts_float32_weights(tmp_path):
     assert told not in tiny
 
 
+def test_lora_trains_its_adapters_alone(tmp_path):
+    """Gradients, moments and what checkpoints hold, of rank 8 on all linear layers of Qwen2-0.5B."""
+    made = planned("paper", tmp_path, ["02"], csft_tuning="lora", csft_lora_r=8, csft_lora_alpha=16)
+    adapters = 24 * 8 * (2 * (896 + 896) + 2 * (896 + 128) + 3 * (896 + 4864))
+    assert adapters == 4_399_104  # as peft counts them
+    assert made.memory == pytest.approx(2 * (494e6 + 3 * adapters), rel=1e-3)
+    assert made.passing == pytest.approx(2 * 6 * adapters)
+    both = planned("paper", tmp_path, ["02", "03"], csft_tuning="lora", csft_lora_r=8, csft_lora_alpha=16)
+    assert both.memory == pytest.approx(4 * 494e6 * 2, rel=1e-3)  # stage 2 trains every weight
+
+
 def test_which_notebooks_run_is_what_is_counted(tmp_path):
     profile = {row.notebook for row in planned("demo", tmp_path).rows}  # its own choice: 01 to 05
     assert profile == {"02", "03", "04"}

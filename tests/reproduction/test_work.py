@@ -32,8 +32,9 @@ def test_trainings_counted_by_hand():
     assert csft.flops == pytest.approx((1_280_000 * 6 + read * 2) * (sample * BODY + 20 * HEAD))
     assert csft.passes == 10_000 * 4  # 128 x 104 tokens in passes of 4,096
     assert csft.pass_ms == 24 * cost.LAYER_MS
-    mntp = cost.estimate_work(artefact(S.MNTP(steps=1000, batch_size=32, rate=0.2)), SIZES)
-    assert mntp.flops == pytest.approx(1000 * 32 * 20 * 6 * (BODY + 0.2 * HEAD))
+    mntp = cost.estimate_work(artefact(S.MNTP(steps=1000, batch_size=32, rate=0.2, held_out=0.1)), SIZES)
+    checked = 10 * 16  # ten validations of a tenth of the 160 titles that it may see
+    assert mntp.flops == pytest.approx((1000 * 32 * 6 + checked * 2) * 20 * (BODY + 0.2 * HEAD))
     contrast = cost.estimate_work(artefact(S.Contrastive(steps=1000, batch_size=256, batch_tokens=4096)), SIZES)
     assert contrast.flops == pytest.approx(1000 * 256 * 2 * 20 * 6 * BODY)
     assert contrast.passes == 1000 * 3  # 2 views x 256 x 20 tokens in passes of 4,096
@@ -58,9 +59,30 @@ def test_a_recommender_counted_by_hand():
     assert ids.flops == pytest.approx(3 * (epoch + validation / 2))
     assert (ids.passes, ids.pass_ms, ids.gflops) == (3 * steps, cost.STEP_MS, cost.THREAD_GFLOPS)
     over_text = cost.estimate_work(artefact(e, domains=["games"], inputs=[artefact(S.Encoding())]), SIZES)
-    assert over_text.flops - ids.flops == pytest.approx(3 * 6 * steps * 160 * 896 * hidden)  # the adapter
+    adapter = 160 * 896 * hidden  # trained every step, and read for every validation
+    assert over_text.flops - ids.flops == pytest.approx(3 * (6 * steps + 2 / 2) * adapter)
     assert ids.on_gpu
     assert not cost.estimate_work(artefact(dataclasses.replace(e, device="cpu"), domains=["games"]), SIZES).on_gpu
+
+
+def test_a_loss_over_drawn_items_is_counted_by_what_is_drawn():
+    large = dataclasses.replace(SIZES, domains=[Domain("games", 100_000, 5_000, 10, 10)])
+    text = [artefact(S.Encoding())]
+    e = S.Evaluation(epochs=1, hidden=16, inner=32, layers=1, batch_size=100, sampled_items=500, negatives=7)
+
+    def count(loss, inputs=()):
+        given = artefact(dataclasses.replace(e, loss=loss), domains=["games"], inputs=inputs)
+        return cost.estimate_work(given, large).flops
+
+    layer = 4 * 16**2 + 2 * 16 * 32
+    validations = 2 * 10 * (16 * 100_000 + 4.2 * layer) / e.evaluate_every
+    assert count("softmax") - validations == pytest.approx(6 * 5_000 * (16 * 100_000 + layer))
+    assert count("sampled_softmax") - validations == pytest.approx(6 * 5_000 * (16 * 501 + layer))
+    assert count("gbce") - validations == pytest.approx(6 * 5_000 * (16 * 8 + layer))
+    read = 2 * 100_000 * 896 * 16 / e.evaluate_every
+    adapter = count("sampled_softmax", text) - count("sampled_softmax") - read
+    assert adapter == pytest.approx(6 * 50 * 896 * 16 * (500 + 520))  # 100 samples of 5.2 items each
+    assert count("bce", text) - count("bce") - read == pytest.approx(6 * 50 * 896 * 16 * 100_000)
 
 
 def test_richer_text_is_counted_in_the_words_of_the_corpus():

@@ -61,6 +61,12 @@ class Shape:
         """All: layers, embeddings, and the head where it has weights of its own."""
         return self.body + self.head * (1 if self.tied else 2)
 
+    def count_adapters(self, rank: int) -> int:
+        """Count the parameters of LoRA's adapters of `rank` on every linear layer of the body."""
+        read, written = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = 2 * (self.hidden + read) + 2 * (self.hidden + written)
+        return self.layers * rank * (attention + (3 if self.gated else 2) * (self.hidden + self.inner))
+
 
 @cache
 def read_assets() -> dict[str, Any]:

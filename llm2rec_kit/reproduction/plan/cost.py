@@ -42,7 +42,7 @@ def estimate_work(artefact: Artefact, sizes: Sizes) -> Work | None:
         return None
     match artefact.settings:
         case S.CSFT() | S.MNTP() | S.Contrastive():
-            return _training(artefact.settings, shape, count_tokens(artefact, sizes))
+            return _training(artefact.settings, shape, count_tokens(artefact, sizes), sizes)
         case S.Encoding():
             read = sizes.items * count_tokens(artefact, sizes)
             return Work(read * 2 * shape.body, _parts(read, artefact.settings.batch_tokens), shape.layers * LAYER_MS)
@@ -65,10 +65,13 @@ def count_tokens(artefact: Artefact, sizes: Sizes) -> float:
     return title * words[1] / words[0]
 
 
-def count_validated(csft: S.CSFT) -> int:
-    """Count the validation samples that CSFT reads in all."""
-    every = csft.evaluate_every or max(1, csft.steps // 10)
-    return csft.steps // every * csft.evaluate_samples
+def count_validated(settings: S.CSFT | S.MNTP, sizes: Sizes) -> int:
+    """Count what the validations of a training read in all: CSFT's samples, MNTP's titles held out of those it trains on."""
+    every = settings.evaluate_every or max(1, settings.steps // 10)
+    if isinstance(settings, S.CSFT):
+        return settings.steps // every * settings.evaluate_samples
+    titles = sum(d.items for d in sizes.domains if d.name in sizes.train_domains)
+    return settings.steps // every * round(settings.held_out * titles)
 
 
 def estimate_hours(work: Work, accelerator: str) -> tuple[float, float]:
@@ -84,17 +87,17 @@ def estimate_cpu_hours(work: Work, cores: int) -> float:
     return work.flops / (work.gflops * 1e9 * cores) / 3600
 
 
-def _training(settings: S.CSFT | S.MNTP | S.Contrastive, shape: assets.Shape, title: float) -> Work:
+def _training(settings: S.CSFT | S.MNTP | S.Contrastive, shape: assets.Shape, title: float, sizes: Sizes) -> Work:
     """6 operations a parameter and token in training, 2 in reading; of the head, at the tokens that are predicted."""
     match settings:
         case S.CSFT():
             sample = (HISTORY + 1) * title
             each, read = sample * shape.body + title * shape.head, sample
-            more = count_validated(settings) * 2 * each
         case S.MNTP():
-            each, read, more = title * (shape.body + settings.rate * shape.head), title, 0.0
+            each, read = title * (shape.body + settings.rate * shape.head), title
         case _:
-            each, read, more = 2 * title * shape.body, 2 * title, 0.0
+            each, read = 2 * title * shape.body, 2 * title
+    more = 0.0 if isinstance(settings, S.Contrastive) else count_validated(settings, sizes) * 2 * each
     passes = settings.steps * _parts(settings.batch_size * read, settings.batch_tokens)
     return Work(settings.steps * settings.batch_size * 6 * each + more, passes, shape.layers * LAYER_MS)
 
@@ -103,10 +106,21 @@ def _recommender(e: S.Evaluation, d: Domain, dim: int) -> Work:
     """One training to its last epoch (early stopping only makes it shorter) over embeddings of width `dim`; 0: ids alone."""
     layer = e.layers * (4 * e.hidden**2 + 2 * e.hidden * e.inner)
     steps = math.ceil(d.train / e.batch_size)
-    epoch = 6 * d.train * (e.hidden * d.items + layer) + 6 * steps * d.items * dim * e.hidden
-    validation = 2 * d.valid * (e.hidden * d.items + HISTORY * layer)
+    scored, rows = _count_classes(e, d)
+    epoch = 6 * d.train * (e.hidden * scored + layer) + 6 * steps * rows * dim * e.hidden
+    validation = 2 * d.valid * (e.hidden * d.items + HISTORY * layer) + 2 * d.items * dim * e.hidden
     flops = e.epochs * (epoch + validation / e.evaluate_every)
     return Work(flops, e.epochs * steps, STEP_MS, THREAD_GFLOPS, on_gpu=e.device != "cpu")
+
+
+def _count_classes(e: S.Evaluation, d: Domain) -> tuple[int, int]:
+    """Count the items that a sample is scored against in training, and the rows of the table that a step makes."""
+    match e.loss:
+        case "sampled_softmax":
+            return e.sampled_items + 1, e.sampled_items + min(d.items, round(e.batch_size * (HISTORY + 1)))
+        case "bce" | "gbce":
+            return e.negatives + 1, d.items
+    return d.items, d.items
 
 
 def _parts(count: float, batch_tokens: int) -> int:

@@ -7,6 +7,7 @@ what it is made from, and made once: here that is one dictionary, `Made`, there 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -161,14 +162,22 @@ def evaluate(
 ) -> None:
     """Write down the evaluations that `experiments.evaluate` would do; ValueError for a table that the study lacks."""
     for embedding in embeddings:
-        text, _ = item_tables.parse_name(embedding)
-        if text and f"embeddings/{text}" not in study.holds:
-            raise ValueError(
-                f"Recommenders are asked for over {embedding!r}, but there are no embeddings {text!r} to be had."
-            )
-        table = study.holds[f"embeddings/{text}"] if text else None
-        inputs = (study.holds["corpus"], *([table] if table else []))
-        model = table.model if table else study.settings["backbone"]
         for domain in domains or study.domains:
-            for name in (f"{r}-{embedding}-seed{s}" for r in recommenders for s in seeds):
-                study.keep(f"evaluation/{domain}/{name}", study.settings["evaluation"], model, inputs, (domain,))
+            for recommender, seed in itertools.product(recommenders, seeds):
+                _rank(study, embedding, domain, f"{recommender}-{embedding}-seed{seed}")
+
+
+def hold_out(study: Study, settings: S.Evaluation) -> None:
+    """Write down the trainings without held-out items that `cold.make_cold` would do."""
+    for domain, embedding in itertools.product(study.domains, settings.embeddings if settings.cold else ()):
+        _rank(study, embedding, domain, f"cold-{settings.recommenders[0]}-{embedding}-seed{settings.seeds[0]}")
+
+
+def _rank(study: Study, embedding: str, domain: str, name: str) -> None:
+    text, _ = item_tables.parse_name(embedding)
+    if text and f"embeddings/{text}" not in study.holds:
+        raise ValueError(f"Recommenders are asked for over {embedding!r}, but there are no embeddings {text!r} to be had.")
+    table = study.holds[f"embeddings/{text}"] if text else None
+    inputs = (study.holds["corpus"], *([table] if table else []))
+    model = table.model if table else study.settings["backbone"]
+    study.keep(f"evaluation/{domain}/{name}", study.settings["evaluation"], model, inputs, (domain,))

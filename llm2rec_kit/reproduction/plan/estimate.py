@@ -50,22 +50,24 @@ class Plan:
     @property
     def mixed(self) -> bool:
         """Whether a training of it keeps float32 weights, whatever the model's type is."""
-        of_it = [a.settings for row in self.rows for a in row.artefacts if a.model == self.largest]
-        return any(isinstance(settings, S.Training) and settings.precision == "mixed" for settings in of_it)
+        return any(training.precision == "mixed" for training in self._trainings)
 
     @property
     def memory(self) -> float:
-        """Bytes of weights, gradients and optimiser in its training."""
-        return 4 * self._trained
+        """Bytes of weights, gradients and AdamW's two moments in its training."""
+        return max((_resident(t, self.largest) for t in self._trainings), default=4 * _bytes(self.largest))
 
     @property
     def passing(self) -> float:
-        """Bytes on disk that two checkpoints of it need for a while."""
-        return 6 * self._trained
+        """Bytes on disk that two checkpoints of it need for a while; with LoRA they hold the adapters alone."""
+        sizes = (6 * _weight(t, self.largest) * _count_trained(t, self.largest) for t in self._trainings)
+        return max(sizes, default=6 * _bytes(self.largest))
 
     @property
-    def _trained(self) -> float:
-        return 4.0 * assets.known_shape(self.largest).parameters if self.mixed else _bytes(self.largest)
+    def _trainings(self) -> list[S.Training]:
+        """Those of the largest model."""
+        found = (a for row in self.rows for a in row.artefacts if a.model == self.largest)
+        return [a.settings for a in found if isinstance(a.settings, S.Training)]
 
 
 def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:
@@ -117,7 +119,28 @@ def _kept(a: Artefact, counted: Sizes) -> list[tuple[str, float]]:
 
 def _bytes(model: S.Backbone) -> float:
     """Bytes of a model's weights."""
-    return assets.known_shape(model).parameters * (2.0 if choose_dtype(model) == "bfloat16" else 4.0)
+    return assets.known_shape(model).parameters * _width(model)
+
+
+def _width(model: S.Backbone) -> float:
+    return 2.0 if choose_dtype(model) == "bfloat16" else 4.0
+
+
+def _weight(training: S.Training, model: S.Backbone) -> float:
+    """Bytes of one weight while it is trained."""
+    return 4.0 if training.precision == "mixed" else _width(model)
+
+
+def _count_trained(training: S.Training, model: S.Backbone) -> int:
+    """Count the weights that have gradients and moments: LoRA's adapters, or all."""
+    shape = assets.known_shape(model)
+    return shape.count_adapters(training.lora_r) if training.tuning == "lora" else shape.parameters
+
+
+def _resident(training: S.Training, model: S.Backbone) -> float:
+    """Bytes of weights, gradients and moments."""
+    held = assets.known_shape(model).parameters + 3 * _count_trained(training, model)
+    return _weight(training, model) * held
 
 
 def choose_dtype(backbone: S.Backbone) -> str:

@@ -15,7 +15,7 @@ from llm2rec_kit.corpus import attribute_columns
 from llm2rec_kit.encoding import minilm
 from llm2rec_kit.pipeline import RAW, STARTS, TABLES, list_tables
 from llm2rec_kit.reproduction.plan import dry_study
-from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, open_study, train
+from llm2rec_kit.reproduction.plan.dry_study import Artefact, Study, embed, evaluate, hold_out, open_study, train
 from llm2rec_kit.reproduction.plan.sizes import Sizes
 from llm2rec_kit.reproduction.studies import initialisations, paper_arms, question_arms, questions
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
@@ -58,6 +58,8 @@ def _of_run(run: Study) -> None:
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
         embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
+    if asked.recommenders:
+        hold_out(run, asked)
 
 
 def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:

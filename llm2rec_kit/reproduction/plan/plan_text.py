@@ -117,9 +117,12 @@ def _what(row: Row, plan: Plan) -> str:
     match s:
         case S.CSFT():
             sample = (cost.HISTORY + 1) * title
-            return f"{s.steps:,} steps x {s.batch_size} samples x {sample:.0f} tokens; {cost.count_validated(s):,} validation samples"
+            read = cost.count_validated(s, plan.sizes)
+            return f"{s.steps:,} steps x {s.batch_size} samples x {sample:.0f} tokens; {read:,} validation samples"
         case S.MNTP():
-            return f"{s.steps:,} steps x {s.batch_size} titles x {title:.0f} tokens, {s.rate:.0%} of them predicted"
+            read = cost.count_validated(s, plan.sizes)
+            each = f"{title:.0f} tokens, {s.rate:.0%} of them predicted"
+            return f"{s.steps:,} steps x {s.batch_size} titles x {each}; {read:,} titles read to validate"
         case S.Contrastive():
             return f"{s.steps:,} steps x {s.batch_size} titles x 2 views x {title:.0f} tokens"
         case S.Encoding():
