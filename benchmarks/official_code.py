@@ -9,7 +9,7 @@
     python benchmarks/official_code.py ... --record FILE   losses and gradients from weights given by a formula, for the tests
 
 Nothing is fetched. RUN is a run's folder or a corpus folder of one domain; FOLDER keeps what was made, and what is in its
-results.json is not run again. The official code writes nothing outside FOLDER, and to its tracker (wandb) nothing at all.
+results.json, which is of one corpus, one table of vectors and one `--epochs`, is not run again. The official code writes nothing outside FOLDER, and to its tracker (wandb) nothing at all.
 Both sides compute on one thread. Without `--vectors FILE.npy` (N + 1 rows, row 0 padding) the items' vectors are all-MiniLM's.
 
 The official side is a process started as its README does, in a folder with the corpus in its loader's layout; its numbers are
@@ -33,13 +33,14 @@ import polars as pl
 import torch
 from official_side import DATASET, FOLDER, RATES, RECORDED, official, record, settings_of, started, to_official
 from scipy import stats
+from starts import read_results
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.downstream import evaluation, item_table, ranking, recommenders, samples
 from llm2rec_kit.encoding import minilm
 from llm2rec_kit.export import llm2rec_files
 from llm2rec_kit.results import metrics
-from llm2rec_kit.storage import write_json
+from llm2rec_kit.storage import hash_file, write_json
 
 LENGTHS = {"unit": 1.0, "x100": 100.0}
 SEEDS = (2024, 2025, 2026)
@@ -65,8 +66,8 @@ def kit(
 
 def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) -> dict[str, dict]:
     """Every arm on every side, one after the other; what results.json has is left as it is."""
-    file = given.work / "results.json"
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    results = results_of(given)
+    found = results["trained"]
     for recommender, length, seed in itertools.product(RATES, LENGTHS, given.seeds):
         for way in ("official", *WAYS):
             name = f"{way}/{recommender}/{length}/{seed}"
@@ -78,7 +79,7 @@ def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) ->
                 result, ranks = kit(given, corpus, vectors, recommender, length, seed, **WAYS[way])
             np.save(given.work / "ranks" / f"{name.replace('/', '-')}.npy", ranks)
             found[name] = {**result, "load": os.getloadavg()[0]}
-            write_json(file, found)
+            write_json(given.work / "results.json", results)
             shown = " ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
             print(
                 f"{name}: {shown}, best of {result['epochs']} epochs {result['best_epoch']}, {result['seconds']:.0f} s",
@@ -379,9 +380,22 @@ def row_of_times(recommender: str, way: str, own: np.ndarray, theirs: np.ndarray
 # -- all ----------------------------------------------------------------------------------------------------------------
 
 
+def corpus_of(given: argparse.Namespace) -> Path:
+    """The corpus's folder."""
+    return given.run / "corpus" if (given.run / "corpus").is_dir() else given.run
+
+
+def results_of(given: argparse.Namespace) -> dict[str, dict]:
+    """The results' file of this corpus, these vectors and this limit of epochs, as it is, or a new one."""
+    corpus = {file.name: hash_file(file) for file in sorted(corpus_of(given).glob("*.parquet"))}
+    vectors = hash_file(given.vectors) if given.vectors else minilm.NAME
+    return read_results(given.work / "results.json", {"corpus": corpus, "vectors": vectors, "epochs": given.epochs})
+
+
 def prepare(given: argparse.Namespace) -> tuple[Corpus, np.ndarray]:
     """The corpus and its items' unit-length vectors, both written into the working folder as the official code reads them."""
-    folder = given.run / "corpus" if (given.run / "corpus").is_dir() else given.run
+    write_json(given.work / "results.json", results_of(given))  # ends the script where what was made is of other data
+    folder = corpus_of(given)
     corpus = Corpus.load(folder)
     if corpus.max_history != 10:
         raise SystemExit(f"The official code reads histories of 10 items; {folder} has {corpus.max_history}.")

@@ -356,7 +356,7 @@ def read_results(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     found = storage.read_json(path) if path.exists() else {**about, "trained": {}}
     other = [name for name, value in about.items() if found.get(name) != value]
     if other:
-        sys.exit(f"{path} holds results of another {' and '.join(other)}: give another --out, or delete it.")
+        sys.exit(f"{path} holds results of another {' and '.join(other)}: give another place for them, or delete it.")
     return found
 
 
