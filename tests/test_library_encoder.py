@@ -124,6 +124,16 @@ def test_it_is_saved_as_the_library_does(bert, tmp_path):
     assert (tmp_path / "again" / "README.md").read_text() == "a baseline"
 
 
+@pytest.mark.parametrize("name", ["plain", "bge"])
+def test_saved_at_unit_length_it_gives_the_library_vectors_of_unit_length(bert, name, tmp_path):
+    subject = Encoder.load(bert / name, replace(AS_SAVED, normalise="unit"), CPU)
+    modules = len(subject.model)
+    subject.save(tmp_path / "again")
+    assert len(subject.model) == modules
+    np.testing.assert_allclose(np.linalg.norm(library(tmp_path / "again"), axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(library(tmp_path / "again"), subject.encode(TITLES), atol=1e-5)
+
+
 def test_without_the_library_it_says_what_to_install(bert, monkeypatch):
     import sys
 

@@ -5,6 +5,8 @@ It is encoded by that library, window by window, so that its numbers are the lib
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,27 @@ class LibraryEncoder(Encoder):
         return vectors
 
     def save(self, folder: str | Path, card: str = "") -> None:
-        """Write the model as sentence-transformers does, with `card` as its README.md where there is one."""
-        self.model.save(str(folder), create_model_card=False)
+        """Write the model as sentence-transformers does, so that it gives the vectors that this one gives, with `card` as its
+        README.md where there is one."""
+        with self._ending_in_unit_length():
+            self.model.save(str(folder), create_model_card=False)
         if card:
             write_text(Path(folder) / "README.md", card)
+
+    @contextlib.contextmanager
+    def _ending_in_unit_length(self) -> Iterator[None]:
+        """With a module for what `encode` does beside the model's own: vectors of length one, where settings ask for them."""
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
+        has_one = any(isinstance(module, Normalize) for module in self.model)
+        if self.settings.normalise != "unit" or has_one:
+            yield
+            return
+        self.model.append(Normalize())
+        try:
+            yield
+        finally:
+            del self.model[-1]
 
 
 def _change_modules(model: Any, settings: S.Encoding) -> None:

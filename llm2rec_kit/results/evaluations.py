@@ -8,12 +8,11 @@ else. All who read evaluations back ask here. What their numbers are says `resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs import ArtefactError, Run, freshness
 from llm2rec_kit.runs.manifest import hash_content
 from llm2rec_kit.settings import own_parts
 
@@ -118,7 +117,7 @@ def find_evaluations(run: Run, *, sound: bool = False) -> Evaluations:
     Raises ArtefactError for a damaged manifest; with `sound` passes such over.
     """
     made, tests, series, damaged = _read(run, sound)
-    is_current = _make_check(run, sound)
+    is_current = freshness.make_check(run, sound=sound)
     current = {n: m for n, m in made.items() if not run.changed_inputs(n) and all(map(is_current, m["inputs"]))}
     asked = _asked(series, current, tests)
     held = {n: m for n, m in current.items() if asked.has(n, m) and asked.is_of(m)}
@@ -133,26 +132,6 @@ def find_evaluations(run: Run, *, sound: bool = False) -> Evaluations:
     old = [n for n, m in tests.items() if outdated(n, m)]
     whole = {n: m for n, m in tests.items() if n not in old and not any(i in missing for i in m["inputs"])}
     return Evaluations(held, whole, sorted({*made} - {*held}) + old, missing, asked)
-
-
-def _make_check(run: Run, sound: bool) -> Callable[[str], bool]:
-    """A function that tells whether nothing below an artefact was made anew since it was made; each is looked at once.
-
-    What is gone tells nothing. A study with a corpus of its own has the backbone of the run around it.
-    """
-
-    @cache
-    def is_current(name: str) -> bool:
-        try:
-            below = [i for i in run.manifest(name)["inputs"] if run.has(i) and (name, i) != ("backbone", "corpus")]
-            changed = run.changed_inputs(name)
-        except ArtefactError:
-            if not sound:
-                raise
-            return False
-        return not any(i in changed for i in below) and all(map(is_current, below))
-
-    return is_current
 
 
 def _read(run: Run, sound: bool) -> tuple[Made, Made, dict[str, Any], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from small_atlas import SETTINGS
 from llm2rec_kit.maps import atlas as atlases
 from llm2rec_kit.maps import projection
 from llm2rec_kit.results.evaluations import note_series
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs import ArtefactError, Run, write_json
 
 
 @pytest.fixture
@@ -201,6 +202,27 @@ def test_maps_of_what_the_run_does_not_hold_any_more_are_refused_and_kept_ones_s
     embedded(run, "raw", 1)
     with pytest.raises(ArtefactError, match=r"embeddings/raw changed\. Run notebooks/05_embedding_maps\.ipynb"):
         atlases.Atlas.load(run)
+
+
+def test_maps_over_a_table_of_a_model_that_was_trained_anew_since_are_refused_before_and_after(tmp_path):
+    run, corpus, _, _ = make_run(tmp_path, ["toy"])
+
+    def train(value):
+        run.make("csft", lambda folder: write_json(folder / "it.json", value) or {}, settings={"steps": value}, quiet=True)
+
+    def read(folder):
+        np.save(folder / "csft.npy", np.ones((corpus.n_items + 1, 4), dtype=np.float32))
+
+    train(1)
+    run.make("embeddings/csft", read, settings={}, inputs=["corpus", "csft"], quiet=True)
+    tables, sources = atlases.read_tables(run, ["raw", "csft"], corpus)
+    maps = partial(atlases.write, corpus=corpus, tables=tables, settings=SETTINGS)
+    run.make("maps", maps, settings={}, inputs=["corpus", *sources], quiet=True)
+    assert atlases.Atlas.load(run).stages == ["raw", "csft"]
+    train(2)  # 02 again, and 03 not
+    for call in (partial(atlases.read_tables, run, ["raw", "csft"], corpus), partial(atlases.Atlas.load, run)):
+        with pytest.raises(ArtefactError, match=r"embeddings/csft of run .* any more\. Run notebooks/03_item_embedding"):
+            call()
 
 
 def test_a_run_is_read_whole_and_a_missing_map_names_its_notebook(tmp_path):

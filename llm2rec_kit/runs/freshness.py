@@ -1,0 +1,29 @@
+"""Is an artefact of what the run holds now, down to the corpus? A table that is still there does not stand for a training made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from llm2rec_kit.runs.errors import ArtefactError
+from llm2rec_kit.runs.run import Run
+
+
+def make_check(run: Run, *, sound: bool = False) -> Callable[[str], bool]:
+    """Make a function that tells whether nothing below an artefact was made anew since it was made; each is looked at once.
+
+    What is gone tells nothing. A study with a corpus of its own has the backbone of the run around it.
+    """
+
+    @cache
+    def is_current(name: str) -> bool:
+        try:
+            below = [i for i in run.manifest(name)["inputs"] if run.has(i) and (name, i) != ("backbone", "corpus")]
+            changed = run.changed_inputs(name)
+        except ArtefactError:
+            if not sound:
+                raise
+            return False
+        return not any(i in changed for i in below) and all(map(is_current, below))
+
+    return is_current
