@@ -168,7 +168,8 @@ def compare_pairs(
         inputs = [n for n in (*trained, *untrained) if n.startswith(f"evaluation/{domain}/")]
         Recipe(name, partial(_write_tests, found[domain], domain), key, inputs).make(run, force=force)
     noted = [*trained, *tests.values()]
-    evaluations.note_series(run, evaluation.list_settings(settings), settings.seeds, noted, untrained)
+    place = {name: getattr(settings, name) for name in evaluations.PLACE}
+    evaluations.note_series(run, evaluation.list_settings(settings), settings.seeds, noted, untrained, place=place)
     return found
 
 

@@ -8,18 +8,21 @@ else. All who read evaluations back ask here. What their numbers are says `resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llm2rec_kit.runs import ArtefactError, Run, freshness
 from llm2rec_kit.runs.manifest import hash_content
 from llm2rec_kit.settings import own_parts
+from llm2rec_kit.settings.evaluation import Evaluation
 
 SERIES = "evaluation/series"  # the artefact that says what notebook 04 evaluated when it last ended
 TRAINED = own_parts.OF_THE_KIT["recommender"]  # in the order of tables
 OF = ("domain", "recommender", "embedding")  # what a record says of itself, with the seed
 NOTED = ("seeds", "evaluations")  # what the series has beside the settings of its evaluations
+PLACE = ("device", "workers")  # and where these were trained, kept aside: studies train where the run did
 
 Made = dict[str, dict[str, Any]]  # manifests by name
 
@@ -86,14 +89,40 @@ def make_name(domain: str, recommender: str, embedding: str, seed: int) -> str:
 
 
 def note_series(
-    run: Run, settings: dict[str, Any], seeds: Sequence[int], names: Sequence[str], references: Sequence[str] = ()
+    run: Run,
+    settings: dict[str, Any],
+    seeds: Sequence[int],
+    names: Sequence[str],
+    references: Sequence[str] = (),
+    *,
+    place: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep in `run` what counts from now on: the evaluations and paired tests `names`, and the `references` that train nothing.
 
-    `settings` are those of the trainings' manifests. Raises ArtefactError where one of those named is missing or damaged.
+    `settings` are those of the trainings' manifests, `place` the settings of PLACE, which change no result. Raises
+    ArtefactError where one of those named is missing or damaged.
     """
-    noted = dict(zip(NOTED, (list(seeds), list(names)), strict=True))
-    run.make(SERIES, lambda folder: None, settings=settings | noted, inputs=[*names, *references], quiet=True)
+    noted = dict(zip(NOTED, (list(seeds), list(names)), strict=True)) | dict(place or {})
+    moved = False
+    with contextlib.suppress(ArtefactError):  # none yet, or a damaged one: it is written anyway
+        moved = bool(place) and read_place(run) != place  # what is aside alone would leave the note as it was
+    inputs = [*names, *references]
+    run.make(
+        SERIES,
+        lambda folder: None,
+        settings=settings | noted,
+        inputs=inputs,
+        aside=tuple(place or ()),
+        force=moved,
+        quiet=True,
+    )
+
+
+def read_place(run: Run) -> dict[str, Any]:
+    """Read where notebook 04's last call trained, the settings of PLACE; their defaults of a run from before they were kept.
+    ArtefactError without a series, or with a damaged one."""
+    told, usual = run.manifest(SERIES)["settings"], Evaluation().as_dict()
+    return {name: told.get(name, usual[name]) for name in PLACE}
 
 
 def read_manifest(run: Run, name: str) -> dict[str, Any]:
@@ -162,7 +191,7 @@ def _asked(series: dict[str, Any], made: Made, tests: Made) -> Asked:
     if not series.get("inputs"):
         return _not_told(told, made, tests)
     names = list(dict.fromkeys([*told["evaluations"], *series["inputs"]]))
-    return Asked({k: v for k, v in told.items() if k not in NOTED}, names, series["inputs"])
+    return Asked(_of_trainings(told), names, series["inputs"])
 
 
 def _not_told(told: dict[str, Any], made: Made, tests: Made) -> Asked:
@@ -172,12 +201,17 @@ def _not_told(told: dict[str, Any], made: Made, tests: Made) -> Asked:
     the settings are those of the training that was finished last, and all of them count.
     """
     trained = {n: m for n, m in made.items() if is_trained(m["record"]["recommender"])}
-    settings = {k: v for k, v in told.items() if k not in NOTED}
+    settings = _of_trainings(told)
     if not told and trained:
         settings = _without_own(trained[max(trained, key=lambda n: (trained[n]["finished"], n))])
     named = told.get("evaluations") or [*trained, *tests]
     tested = [i for n in named if n in tests for i in tests[n]["inputs"]]
     return Asked(settings, list(dict.fromkeys([*named, *tested, *(n for n in made if n not in trained)])), {})
+
+
+def _of_trainings(told: dict[str, Any]) -> dict[str, Any]:
+    """What a series says of its trainings' manifests."""
+    return {name: value for name, value in told.items() if name not in (*NOTED, *PLACE)}
 
 
 def _without_own(made: dict[str, Any]) -> dict[str, Any]:

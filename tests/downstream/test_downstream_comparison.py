@@ -371,7 +371,7 @@ def test_pairs_of_stages_by_hand():
 
 def test_tests_of_pairs_are_kept_with_what_was_evaluated(run):
     trained = [n for n in run.names("evaluation") if "popularity" not in n]
-    asked = Evaluation(seeds=SEEDS, tested="mrr")
+    asked = Evaluation(seeds=SEEDS, tested="mrr", device="cpu", workers=2)
     pairs = [(("SASRec", "raw"), ("SASRec", "csft")), (("popularity", "none"), ("SASRec", "csft"))]
     untrained = ["evaluation/toy/popularity-none-seed0"]
     found = evaluating.compare_pairs(run, ["toy"], pairs, asked, trained, untrained)
@@ -383,6 +383,7 @@ def test_tests_of_pairs_are_kept_with_what_was_evaluated(run):
     noted = run.manifest(evaluations.SERIES)["settings"]
     assert noted["evaluations"] == [*trained, "evaluation/toy/comparisons"]
     assert noted["seeds"] == SEEDS
+    assert evaluations.read_place(run) == {"device": "cpu", "workers": 2}
     assert evaluating.compare_pairs(run, ["toy"], [], asked, trained) == {}
     assert run.manifest(evaluations.SERIES)["settings"]["evaluations"] == trained
 

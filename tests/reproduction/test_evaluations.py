@@ -138,13 +138,36 @@ def test_whether_a_models_own_code_may_run_is_not_for_the_run_to_say(run):
     assert open_study(run, "one", trust_remote_code=True).settings["backbone"].trust_remote_code
 
 
+def test_studies_train_where_the_run_did(run):
+    names = ["SASRec-csft-seed7", "SASRec-raw-seed7"]
+    counted(run, names, device="cpu", workers=2)
+    for found in (read_settings(run)["evaluation"], open_study(run, "one").settings["evaluation"]):
+        assert (found.epochs, found.device, found.workers) == (9, "cpu", 2)
+    assert evaluations.find_evaluations(run).settings == NEW  # as the trainings' manifests have them
+    before = {name: run.manifest(name) for name in run.names("evaluation") if name != evaluations.SERIES}
+    counted(run, names, device="auto", workers=3)  # nothing is trained anew, and the note is of this call
+    assert (read_settings(run)["evaluation"].device, read_settings(run)["evaluation"].workers) == ("auto", 3)
+    assert {name: run.manifest(name) for name in before} == before
+    assert sorted(evaluations.find_evaluations(run).made) == [f"evaluation/games/{name}" for name in names]
+
+
+def test_a_run_that_did_not_keep_where_it_trained_has_the_defaults_and_stays_as_it_is(run):
+    counted(run, ["SASRec-raw-seed7"])
+    earlier = run.manifest(evaluations.SERIES)
+    assert (read_settings(run)["evaluation"].device, read_settings(run)["evaluation"].workers) == ("auto", 0)
+    counted(run, ["SASRec-raw-seed7"], device="auto", workers=0)
+    assert run.manifest(evaluations.SERIES) == earlier
+    counted(run, ["SASRec-raw-seed7"], device="auto", workers=1)
+    assert read_settings(run)["evaluation"].workers == 1
+
+
 # -- what is missing, copied, or of something else ---------------------------------------------------------------------
 
 
-def counted(run, names, seeds=(7,), settings=NEW, references=()):
+def counted(run, names, seeds=(7,), settings=NEW, references=(), **place):
     """What notebook 04 notes at its end."""
     names, references = ([f"evaluation/games/{name}" for name in some] for some in (names, references))
-    evaluations.note_series(run, settings, seeds, names, references)
+    evaluations.note_series(run, settings, seeds, names, references, place=place)
 
 
 def test_what_the_last_call_made_and_is_gone_is_named_everywhere(run):

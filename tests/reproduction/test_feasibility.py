@@ -1,6 +1,7 @@
 """Settings that cannot work together, or on a corpus, are found before the first notebook, or after the first: never hours later."""
 
 import json
+from functools import partial
 
 import pytest
 from conftest import make_corpus
@@ -9,6 +10,8 @@ from llm2rec_kit import runs
 from llm2rec_kit import settings as S
 from llm2rec_kit.encoding import minilm
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
+from llm2rec_kit.results import evaluations
+from llm2rec_kit.runs import Run
 
 ALL = ["01", "02", "03", "04", "05", "06", "07"]
 
@@ -128,6 +131,19 @@ def test_what_this_machine_has_not_is_named_where_it_is_asked_for(monkeypatch, v
         notebooks.prepare("smoke", overrides=values, only=["01", book])
     notebooks.prepare("smoke", overrides=values, only=["01"])
     notebooks.prepare("smoke", overrides=values, only=["01", book], look=False)  # a plan may be made anywhere
+
+
+def test_what_06_and_07_train_on_is_where_the_run_was_evaluated(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = {"run": "toy", "outputs": str(tmp_path), "only": ["06", "07"]}
+    planned = partial(notebooks.prepare, "smoke", **asked, look=False)
+    evaluations.note_series(Run("toy", tmp_path), {}, [1], [], place={"device": "cpu", "workers": 2})
+    for values, _ in (notebooks.prepare("smoke", overrides={"evaluation_device": "cuda"}, **asked), planned()):
+        assert (values["evaluation_device"], values["evaluation_workers"]) == ("cpu", 2)
+    evaluations.note_series(Run("toy", tmp_path), {}, [1], [], place={"device": "cuda", "workers": 0})
+    with pytest.raises(S.SettingsError, match="evaluation_device is 'cuda'"):
+        notebooks.prepare("smoke", overrides={"evaluation_device": "cpu"}, **asked)
+    assert planned()[0]["evaluation_device"] == "cuda"
 
 
 # -- where it is asked ------------------------------------------------------------------------------------------------

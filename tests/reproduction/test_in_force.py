@@ -298,6 +298,20 @@ def test_a_setting_that_no_evaluation_names_at_its_usual_value_is_told_before_it
     assert recorded.read_held(run)[full].value == other
 
 
+def test_where_a_run_was_evaluated_is_followed_and_replaces_nothing(tmp_path):
+    run, other = Run("toy", tmp_path), {"evaluation_device": "cpu", "evaluation_workers": 1}
+    settings = evaluation.list_settings(S.Evaluation())
+    evaluations.note_series(run, settings, [1], [], place={"device": "cpu", "workers": 2})
+    assert recorded.read_held(run)["evaluation_workers"] == (2, evaluations.SERIES)
+    assert recorded.describe_replacement(run, other, notebooks.list_series()) == ""
+    asked = {"outputs": str(tmp_path), "run": "toy", "evaluation_workers": 1}
+    assert recorded.put_place(asked, ["06"]) == asked | {"evaluation_device": "cpu", "evaluation_workers": 2}
+    for numbers in (["04", "06"], ["05"]):  # evaluated anew first, or nothing is trained
+        assert recorded.put_place(asked, numbers) == asked
+    assert recorded.put_place(asked | {"run": "none"}, ["07"]) == asked | {"run": "none"}
+    assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+
+
 def test_a_damaged_manifest_tells_nothing(run):
     (run.path / "csft" / "manifest.json").write_text("{")
     assert sources(in_force.resolve(cells(run, CELL), run), "csft_steps") == [(800, "profile")]

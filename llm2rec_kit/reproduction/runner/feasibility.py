@@ -65,7 +65,7 @@ def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: It
     `there` are the tables that the run has already."""
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
     asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
-    asked |= {"evaluation_device": recommenders.device} if "04" in numbers else {}
+    asked |= {"evaluation_device": recommenders.device} if {"04", "06", "07"} & set(numbers) else {}
     low = "04" in numbers and recommenders.recommenders and recommenders.precision == "bfloat16"
     texts = {item_tables.parse_name(name)[0] for name in recommenders.embeddings}
     if "04" in numbers and minilm.NAME in texts - {*there} and not minilm.is_available():

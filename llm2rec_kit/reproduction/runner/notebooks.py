@@ -267,6 +267,7 @@ def prepare(
         values["encoding_own"] = [_own_at_home(pair) for pair in values["encoding_own"]]
     chosen = _chosen(books, only or ([] if start else list_profile_notebooks(profile)), start)
     numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
+    values = recorded.put_place(values, numbers)
     feasibility.check_across_stages(values, numbers, there)
     if look:
         feasibility.check_machine(values, numbers, there)

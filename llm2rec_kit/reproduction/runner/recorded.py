@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.results import evaluations
-from llm2rec_kit.runs import MADE_BY, ArtefactError, Run
+from llm2rec_kit.runs import MADE_BY, ArtefactError, Run, find_outputs
 from llm2rec_kit.settings.evaluation import LATER
 from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import make_default
@@ -74,6 +74,18 @@ def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
     parameters = told.get("parameters")
     known = parameters if isinstance(parameters, dict) else {}
     return str(told.get("profile", "")), {k: v for k, v in known.items() if k not in NEVER}
+
+
+def put_place(values: dict[str, Any], numbers: Collection[str]) -> dict[str, Any]:
+    """Put into `values` where the run's notebook 04 trained: the studies of 06 and 07 do so, unless 04 is to run before them."""
+    folder = find_outputs(values.get("outputs", "")) / values["run"]
+    if "04" in numbers or not {"06", "07"} & {*numbers} or not folder.is_dir():
+        return values
+    run, plain = Run(values["run"], values.get("outputs", "")), read_defaults()
+    with contextlib.suppress(ArtefactError):  # none yet, or a damaged one: the notebook says so
+        held = {f"evaluation_{k}": v for k, v in evaluations.read_place(run).items()}
+        return values | {name: v for name, v in held.items() if values.get(name, plain[name]) != v}
+    return values
 
 
 def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]) -> dict[str, dict[str, tuple[Any, Any]]]:

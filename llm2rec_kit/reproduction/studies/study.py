@@ -33,7 +33,8 @@ class Study:
 
 
 def read_settings(run: Run) -> dict[str, S.Stage]:
-    """Read each stage's settings in a finished run, by prefix, evaluation's last; ArtefactError for one that did not run."""
+    """Read each stage's settings in a finished run, by prefix, evaluation's last, and where it trained; ArtefactError for one
+    that did not run."""
     found: dict[str, S.Stage] = {}
     for stage in (s for s in S.STAGES if s.prefix in CHANGEABLE):
         name = {"data": "corpus", "encoding": "embeddings/contrastive"}.get(stage.prefix, stage.prefix)
@@ -41,6 +42,8 @@ def read_settings(run: Run) -> dict[str, S.Stage]:
         kept = evaluations.find_evaluations(run).settings if name == "evaluation" else run.manifest(name)["settings"]
         if kept is None:
             raise ArtefactError(f"Run {run.name!r} has no evaluation yet. Run notebooks/04_downstream_eval.ipynb first.")
+        if name == "evaluation" and run.has(evaluations.SERIES):
+            kept = kept | evaluations.read_place(run)
         found[stage.prefix] = stage(**{k: v for k, v in kept.items() if k in known})
     return found
 
