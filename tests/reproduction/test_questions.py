@@ -22,6 +22,7 @@ from llm2rec_kit.reproduction.studies.study import FOLDER, Study
 from llm2rec_kit.results import metrics
 from llm2rec_kit.results.significance import NOTHING
 from llm2rec_kit.runs import Run, read_records
+from llm2rec_kit.runs.places import find_project_root
 
 USERS = 40
 RANKS = {  # (embedding, seed): ranks of the test targets
@@ -354,6 +355,19 @@ def test_a_question_that_is_not_asked_or_cannot_be_answered_says_so_and_trains_n
     assert told[S.QUESTIONS["views"]] == "no: there are none"
     assert told[S.QUESTIONS["id"]] == "yes"
     assert told[S.QUESTIONS["mntp"]] == "not asked"
+
+
+def test_of_a_question_that_cannot_be_answered_no_cell_of_notebook_07_runs_on(asked_of):
+    """With `questions_histories: []` there is no first length."""
+    here, _ = asked_of
+    nothing = S.Questions(asked=list(questions.ASKED), histories=[])
+    reasons = questions.find_unanswerable(here.corpus, S.Data(), nothing)
+    here = enquiry.Enquiry(replace(here.at, asked=nothing), dict.fromkeys(questions.ASKED, "no") | reasons)
+    cells = json.loads((find_project_root() / "notebooks/07_beyond_the_paper.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for source in (s for s in sources if "history" in s and "here." in s):
+        exec(source, {"here": here, "stage": nothing, "np": np})
+    assert "questions_histories is []" in here.said["history"]
 
 
 def test_budgets_are_read_from_what_was_trained(finished):
