@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 
-from llm2rec_kit.reproduction.studies import directions
+from llm2rec_kit.reproduction.studies import directions, paper_arms
 from llm2rec_kit.results.significance import NOTHING
+from llm2rec_kit.settings import Tables
 
 
 def pair(metric="ndcg@10", **which):
@@ -130,6 +133,39 @@ def test_pairs_of_models_by_hand():
     ]
     assert directions.pair_models(["raw", "contrastive"], ["S"]) == [(("S", "raw"), ("S", "contrastive"))]
     assert len(directions.pair_models(tables, ["S", "G"])) == 2 * len(found)
+
+
+def labels_of(arms, lengths=("none", "unit")):
+    """Rows of Table 3 as notebook 06 labels them."""
+    asked = Tables(encoders=[arm.encoder for arm in arms if "/" in arm.encoder], normalised="unit" in lengths)
+    do = SimpleNamespace(embed=lambda *args, **how: None)
+    return paper_arms.make_at_lengths(do, None, arms, asked)
+
+
+LLM2VEC, LLMEMB = paper_arms.Arm("llm2vec", "llm2vec", "LLM2Vec"), paper_arms.Arm("llmemb", "llmemb", "LLMEmb")
+BERT = [paper_arms.Arm(f"bert{k}", f"{k}/bert-base-uncased", "BERT") for k in (1, 2)]
+MINE = paper_arms.Arm("mine", "models/LLM2Rec", "LLM2Rec")
+
+
+def test_a_model_has_the_papers_name_in_the_form_that_the_paper_prints():
+    """The backbone as it comes is its LLM2Vec; its encoders stand at length one, its models on Qwen2 as they come."""
+    arms = [paper_arms.BACKBONE, LLM2VEC, LLMEMB, *BERT, MINE, paper_arms.OURS]
+    qwen = {"raw": "LLM2Vec", "llmemb": "LLMEmb", "contrastive": "LLM2Rec"}
+    assert directions.name_models(labels_of(arms)) == qwen | {"bert1-unit": "BERT"}
+    assert directions.name_models(labels_of(arms, ["none"])) == qwen
+
+
+def test_a_printed_comparison_of_table_3_is_counted_once_a_recommender_and_domain():
+    labels = labels_of([paper_arms.BACKBONE, LLM2VEC, LLMEMB, *BERT, MINE, paper_arms.OURS])
+    names, tables = directions.name_models(labels), [row["embedding"] for row in labels]
+    pairs = directions.pair_models(tables, ["SASRec", "GRU4Rec"], names)
+    assert len(pairs) == len({*pairs})
+    tested = verdicts(*((recommender, a, b, "better") for (recommender, a), (_, b) in pairs))
+    found = directions.put_beside_paper(tested, "Table 3", "in-domain", names).drop_nulls("agreement")
+    printed = [("LLM2Vec", "LLM2Rec"), ("LLMEmb", "LLM2Rec"), ("LLM2Vec", "LLMEmb"), ("BERT", "LLM2Rec")]
+    once = [(recommender, *pair) for recommender in ("SASRec", "GRU4Rec") for pair in printed]
+    counted = [(r["recommender"], names[r["before"]], names[r["after"]]) for r in found.iter_rows(named=True)]
+    assert sorted(counted) == sorted(once)
 
 
 def test_pairs_of_cells_change_both_then_one_thing_at_a_time():

@@ -18,6 +18,9 @@ from llm2rec_kit.results.significance import NOTHING, Row
 
 SAME, OTHER, OPEN = "same way", "the other way", "the paper is of two minds"
 UNTRAINED = {"raw": "LLM2Vec"}  # what Table 3 and Figure 4 call the backbone as it comes
+# Rows of Table 3 that the official code normalises (baselines/model.py).
+AT_LENGTH_ONE = ("BERT", "GTE", "BGE", "BLAIR", "EasyRec")
+AS_THEY_COME = UNTRAINED | {"llmemb": "LLMEmb", "contrastive": "LLM2Rec"}  # its other rows, by our tables
 WAYS = (SAME, OTHER, NOTHING, OPEN)  # all that `judge_agreement` says
 LLM2REC = "LLM2Rec"
 STEPS = (("causal", "bidirectional"), ("bidirectional", "csft"), ("csft", "mntp"), ("mntp", "contrastive"))
@@ -145,9 +148,22 @@ def compare_metrics(metric: str) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def pair_models(tables: Sequence[str], recommenders: Sequence[str]) -> list[tuple[Row, Row]]:
+def name_models(labels: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Say what Table 3 calls our tables, of each of its rows the one that is made as that: its five encoders at length one, its
+    models on Qwen2 as they come, LLM2Vec untrained. `labels` have embedding, model and length (`paper_arms.make_at_lengths`)."""
+    names: dict[str, str] = {}
+    for row in labels:
+        at_one = row["model"] in AT_LENGTH_ONE and row["length"] == "unit"
+        name = row["model"] if at_one else AS_THEY_COME.get(row["embedding"])
+        if name and name not in names.values():
+            names[row["embedding"]] = name
+    return names
+
+
+def pair_models(tables: Sequence[str], recommenders: Sequence[str], names: Mapping[str, str] = {}) -> list[tuple[Row, Row]]:
     """Pair the models of Table 3 (before, after), by the tables' names: every rival and LLM2Rec at the same length; the backbone and LLMEmb, as the
-    paper compares them; every model as it comes and at unit length."""
+    paper compares them; every model as it comes and at unit length. Of those that `names` (`name_models`) has at unit length
+    also the pair that the paper prints, with LLM2Rec as it comes."""
     ours = [name for name in ("contrastive", "contrastive-unit") if name in tables]
     at_unit = {name: name.endswith("-unit") for name in tables}
     pairs = [
@@ -157,6 +173,7 @@ def pair_models(tables: Sequence[str], recommenders: Sequence[str]) -> list[tupl
         for t in tables
         if t != last and at_unit[t] == at_unit[last]
     ]
+    pairs += [((r, t), (r, "contrastive")) for r in recommenders for t in tables if t in names and at_unit[t]]
     pairs += [((r, "raw"), (r, "llmemb")) for r in recommenders if "llmemb" in tables]
     return pairs + [((r, t), (r, f"{t}-unit")) for r in recommenders for t in tables if f"{t}-unit" in tables]
 

@@ -18,7 +18,7 @@ from llm2rec_kit import paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
-from llm2rec_kit.reproduction.studies.directions import LLM2REC
+from llm2rec_kit.reproduction.studies.directions import AT_LENGTH_ONE, LLM2REC
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import kept, significance
 from llm2rec_kit.runs import ArtefactError, Run
@@ -26,8 +26,6 @@ from llm2rec_kit.settings import item_tables
 
 STARTS = ("official", "scaled")
 AS_IT_COMES, WHITENED = "as it comes", "whitened"
-# Rows of Table 3 that the official code normalises (baselines/model.py).
-AT_LENGTH_ONE = ("BERT", "GTE", "BGE", "BLAIR", "EasyRec")
 ROW = ["domain", "recommender", "embedding"]
 
 Studies = dict[tuple[str, str], Any]  # by (start, form); of `experiments` or of `dry_study`
