@@ -74,10 +74,10 @@ def test_a_summary_of_other_artefacts_is_told_and_not_shown(run, capsys):
     assert "no longer holds" in capsys.readouterr().out
 
 
-def evaluate(run, ranks):
+def evaluate(run, ranks, **place):
     name = "evaluation/toy/SASRec-raw-seed1"
     run.make(name, lambda f: (f / "ranks").write_text(ranks) and {}, settings={}, quiet=True, force=True)
-    evaluations.note_series(run, {"epochs": 3}, [1], [name])
+    evaluations.note_series(run, {"epochs": 3}, [1], [name], place=place)
 
 
 def test_a_summary_over_evaluations_that_were_made_anew_under_the_same_names_is_of_others(run, capsys):
@@ -87,8 +87,9 @@ def test_a_summary_over_evaluations_that_were_made_anew_under_the_same_names_is_
         executed(run, name, found)
         records.summarise(run, name, found)
     assert {*records.read_current(run)} == {*records.LAST}
-    evaluate(run, "1 2 3")
-    assert {*records.read_current(run)} == {*records.LAST}
+    for workers in (0, 2):  # which changes no result, and was not kept before
+        evaluate(run, "1 2 3", device="cpu", workers=workers)
+        assert {*records.read_current(run)} == {*records.LAST}
     assert capsys.readouterr().out == ""
     evaluate(run, "4 5 6")
     assert records.summarise(run, "06_paper_tables") is None

@@ -14,11 +14,12 @@ import polars as pl
 
 from llm2rec_kit import storage
 from llm2rec_kit.reproduction.studies import directions
+from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run, read_records
 from llm2rec_kit.settings import QUESTIONS
 
 LAST = {"06_paper_tables": "directions", "07_beyond_the_paper": "answers"}  # the record that each notebook makes last
-STANDS_ON = ("corpus", "csft", "mntp", "contrastive", "evaluation/series")
+STANDS_ON = ("corpus", "csft", "mntp", "contrastive", evaluations.SERIES)
 Records = Mapping[str, Mapping[str, Any]]
 
 
@@ -111,7 +112,9 @@ def _is_current(run: Run, kept: Mapping[str, Any]) -> bool:
 
 def _made_of(run: Run, parts: Sequence[str] = ("artefact", "files", "settings", "inputs")) -> str:
     """A hash over the manifests of what the studies stand on, as the run holds it now: the inputs of the series are what
-    each evaluation held."""
+    each evaluation held. Where these were trained changes none."""
     manifests = [run.manifest(name) for name in STANDS_ON if run.has(name)]
+    for made in (m for m in manifests if m["artefact"] == evaluations.SERIES):
+        made["settings"] = {k: v for k, v in made["settings"].items() if k not in evaluations.PLACE}
     said = [[m[part] for part in parts] for m in manifests]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
