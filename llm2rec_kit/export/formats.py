@@ -5,11 +5,10 @@ Nothing here is kept in a run: an export is a copy, written whole or not at all,
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,12 +17,10 @@ from numpy.typing import NDArray
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.encoding.table_encoder import load_encoder
 from llm2rec_kit.export import projector, recommender_files
 from llm2rec_kit.runs import ArtefactError, Run, collect_provenance
 from llm2rec_kit.storage import expand_home, tab_separated, write_json, write_text, write_whole_folder
-
-if TYPE_CHECKING:
-    from llm2rec_kit.encoding.encoder import Encoder
 
 
 def export(
@@ -142,30 +139,6 @@ FORMATS: dict[str, Callable[..., str | None]] = {
     "faiss": recommender_files.export_index,
 }
 OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
-
-
-def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
-    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them, or
-    of another text than titles."""
-    from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
-
-    how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    if (text := made.get("text", "title")) != "title":
-        raise ArtefactError(
-            f"Embedding {stage!r} was made of the items' {text}, not of their titles: of a title its encoder would make other "
-            "vectors. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
-        )
-    place = S.Backbone.where_made(made, trust_remote_code=trust_remote_code)
-    if how["stage"] == "baseline":
-        known = {name: how[name] for name in ("pooling", "normalise", "max_tokens") if name in how}
-        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, **known), place)
-    names = ("attention", "pooling", "normalise", "max_tokens")
-    if any(name not in how for name in names):
-        raise ArtefactError(
-            f"The encoder of embedding {stage!r} is {how.get('encoder', 'not known, its vectors are your own')}, which is not the "
-            "run's to load or to write. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
-        )
-    return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 
 def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S.Backbone) -> dict[str, float]:

@@ -26,7 +26,7 @@ import polars as pl
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, item_text
 from llm2rec_kit.downstream import item_table, saved_recommender
-from llm2rec_kit.encoding import minilm, title_files
+from llm2rec_kit.encoding import minilm, table_encoder, title_files
 from llm2rec_kit.results import weights
 from llm2rec_kit.results.evaluations import TRAINED
 from llm2rec_kit.runs import Run
@@ -151,9 +151,7 @@ def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) ->
 
     @cache
     def encoder() -> Any:
-        from llm2rec_kit.export import formats  # the encoder's libraries take seconds to import
-
-        return formats.load_encoder(run, stage, trust_remote_code=trust_remote_code)
+        return table_encoder.load_encoder(run, stage, trust_remote_code=trust_remote_code)
 
     def read(titles: Sequence[str]) -> np.ndarray:
         texts = as_in_corpus(titles, made)
