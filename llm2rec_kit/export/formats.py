@@ -41,6 +41,20 @@ def export(
     Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder
     that holds something, ArtefactError where the run has no such embedding.
     """
+    check_choice(kind, recommender, domain)
+    to = _folder(to)
+    if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
+        _require_embedding(run, stage)
+    asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
+    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is export_sentence_transformers else {}
+    with write_whole_folder(to) as part:
+        if told := FORMATS[kind](run, stage, part, to.name, **asked):
+            print(f"{to}: {told}", flush=True)
+    return to
+
+
+def check_choice(kind: str, recommender: str, domain: str) -> None:
+    """Raise ValueError for an unknown format, and for a recommender or a domain that it has no use for."""
     if kind not in FORMATS:
         raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
     if kind not in OF_A_RECOMMENDER and (recommender or domain):
@@ -51,15 +65,6 @@ def export(
         raise ValueError(
             "An index of embeddings is of all domains; a domain is of the recommender whose item vectors are indexed: name it too."
         )
-    to = _folder(to)
-    if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
-        _require_embedding(run, stage)
-    asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
-    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is export_sentence_transformers else {}
-    with write_whole_folder(to) as part:
-        if told := FORMATS[kind](run, stage, part, to.name, **asked):
-            print(f"{to}: {told}", flush=True)
-    return to
 
 
 def _require_embedding(run: Run, stage: str) -> None:
