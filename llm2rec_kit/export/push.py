@@ -69,7 +69,7 @@ def push(
             asked = {"recommender": recommender, "domain": domain}
             formats.export(run, kind, folder, stage, trust_remote_code=trust_remote_code, **asked)
             url = api.create_repo(repo, private=not public, exist_ok=True)
-            private = bool(api.model_info(repo).private)  # one that is there, or its owner's rule, may say otherwise than asked
+            private = bool(api.model_info(repo).private)  # an old one, or an owner's rule, may differ from what is asked
             message = f"{kind} of run {run.name}, {stage}, by llm2rec_kit"
             deleted = ["*"] if replace else None
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=deleted)
