@@ -94,12 +94,12 @@ def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, t
     load_encoder(run, stage, trust_remote_code=trust_remote_code).save(to, write_card(run, stage))
 
 
-def export_npy(run: Run, stage: str, to: Path, name: str) -> None:
+def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
     """Write embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv, what a row is; embeddings.json, how made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
-    recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
     write_json(to / "embeddings.json", about)
+    return recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:

@@ -56,7 +56,7 @@ scores[[0, *history]] = -torch.inf  # padding, and what the user has
 print(scores.topk(10).indices.tolist())"""
 
 
-def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """Write recommender.safetensors: the model, under the names of torch's own modules, and `items`.
 
     `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, README.md, and, where a text
@@ -68,9 +68,9 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
     save_file({k: v.clone() for k, v in whole.items()}, to / "recommender.safetensors")
     has_text = model.catalogue is not None
     reading = write_reading(how, write_adapter(model, how["normalise"], to)) if has_text else ""
-    write_items(model.corpus.items, to)
     write_json(to / "recommender.json", how)
     write_text(to / "README.md", write_card(how, reading))
+    return write_items(model.corpus.items, to)
 
 
 def write_adapter(model: saved_recommender.Trained, normalise: str, to: Path) -> list[str]:
@@ -82,15 +82,15 @@ def write_adapter(model: saved_recommender.Trained, normalise: str, to: Path) ->
     return list(adapter)
 
 
-def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """Write adapted.npy, the recommender's item vectors, float32 (N + 1, hidden), row 0 padding; items.csv, adapted.json."""
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
-    write_items(model.corpus.items, to)
     write_json(to / "adapted.json", describe_weights(run, row, model))
+    return write_items(model.corpus.items, to)
 
 
-def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """Write index.faiss, an index of item vectors whose ids are the rows of items.csv.
 
     With a recommender its item vectors, for inner products with its states; else embeddings at length one, for cosines.
@@ -111,15 +111,23 @@ def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str,
     found = faiss.index_factory(vectors.shape[1], f"IDMap2,{kind}", faiss.METRIC_INNER_PRODUCT)
     found.add_with_ids(np.ascontiguousarray(vectors), np.arange(1, len(vectors) + 1, dtype=np.int64))
     faiss.write_index(found, str(to / "index.faiss"))
-    write_items(items, to)
     about = {"run": run.name, "vectors": what, "metric": "inner product", "index": kind, "items": len(items)}
     write_json(to / "index.json", about)
+    return write_items(items, to)
 
 
-def write_items(items: pl.DataFrame, to: Path) -> None:
-    """Write items.csv: row, the place of an item's vector, and the item's plain columns."""
-    plain = [c for c in items.columns if not items[c].dtype.is_nested()]
-    items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
+def write_items(items: pl.DataFrame, to: Path) -> str:
+    """Write items.csv: row, the place of an item's vector, and the item's plain columns. Returns what is to be told of it: that
+    a column of the items' own called row has another name there."""
+    plain = [c for c in items.columns if not items[c].dtype.is_nested() and c != "item"]
+    other = "row"
+    while other in items.columns:
+        other += "_"
+    columns = [pl.col(c).alias(other if c == "row" else c) for c in plain]
+    items.select(pl.col("item").alias("row"), *columns).write_csv(to / "items.csv")
+    return f"the items' own column row is called {other} in items.csv, where row is the place of an item's vector" * (
+        "row" in plain
+    )
 
 
 def as_torch(model: nn.Module) -> dict[str, Tensor]:
