@@ -193,16 +193,17 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
 
 
 def show_beside(view: Panel) -> str:
-    """Format what a panel shows under its list where asked for: the list of every embedding, a column each."""
+    """Format what a panel shows under its list where asked for: the list of every embedding, a column each. Under them stands
+    why one has none: a typed title and a table without text, an encoder or weights that are not sound."""
     if not view.beside.value or not view.history:
         return ""
-    lists = {}
-    try:
-        for name in view.embedding.options:
-            lists[name] = view.of_catalogue(name).top(view.history, view.count.value, exclude_seen=view.unseen.value)
-    except ValueError as error:  # a history that one of them cannot read
-        return f"<i>{html.escape(str(error))}</i>"
-    return as_columns(lists, view.truth)
+    lists, lacking = {}, ""
+    for name in view.embedding.options:
+        try:
+            lists[name] = view.top(view.over(name))
+        except (ValueError, ArtefactError) as error:
+            lacking += f"<br><i>{html.escape(f'{name}: {error}')}</i>"
+    return (as_columns(lists, view.truth) if lists else "") + lacking
 
 
 def as_columns(lists: dict[str, pl.DataFrame], truth: int | None) -> str:
