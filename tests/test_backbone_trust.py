@@ -79,6 +79,7 @@ def received(own, tmp_path) -> Run:
     def build(folder):
         backbone.save(*backbone.load(own, TRUSTED), folder)
 
+    run.make("corpus", lambda folder: None, settings={})
     run.make("backbone", build, settings={"trust_remote_code": True})
     how = {"stage": "raw", "encoder": "backbone", "attention": "causal", "pooling": "mean"}
     how |= {"normalise": "none", "max_tokens": 64}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
@@ -15,6 +16,7 @@ import numpy as np
 import polars as pl
 import traitlets
 
+from llm2rec_kit.data import new_titles
 from llm2rec_kit.encoding import table_encoder
 from llm2rec_kit.figures import map_figures
 from llm2rec_kit.maps import projection
@@ -182,14 +184,17 @@ def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple
 
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
     """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder. An encoder is
-    loaded when first asked, and kept; so is the code that reads models, seconds of work."""
+    loaded when first asked, and kept; so is the code that reads models, seconds of work. A text is prepared as the titles of
+    the run's items were."""
     loaded: dict[str, Encoder | str] = {}
+    find_settings = cache(partial(new_titles.find_settings, run))
 
     def encode(text: str) -> dict[str, np.ndarray | str]:
+        texts = new_titles.as_in_corpus([text], find_settings())
         for stage in stages:
             if stage not in loaded:
                 loaded[stage] = _encoder(run, stage, trust_remote_code)
-        return {stage: e if isinstance(e, str) else e.encode([text])[0] for stage, e in loaded.items()}
+        return {stage: e if isinstance(e, str) else e.encode(texts)[0] for stage, e in loaded.items()}
 
     return encode
 

@@ -25,12 +25,23 @@ Read = Callable[[str, list[str]], np.ndarray]  # (embedding, titles) to embeddin
 
 
 def show_domains(
-    run: Run, corpus: Corpus, recommenders: list[str], embeddings: list[str], read: Read | None = None
+    run: Run,
+    corpus: Corpus,
+    recommenders: list[str],
+    embeddings: list[str],
+    read: Callable[[str, list[str], str], np.ndarray] | None = None,
 ) -> widgets.VBox:
-    """Show a panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained."""
-    loads = [partial(load_from_run, run, domain, corpus=corpus) for domain in corpus.domains]
-    panels = [Panel(load, recommenders, embeddings, read) for load in loads]
+    """Show a panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained. `read`
+    takes the domain last."""
+    panels = []
+    for domain in corpus.domains:
+        load, here = partial(load_from_run, run, domain, corpus=corpus), read and _read_in(read, domain)
+        panels.append(Panel(load, recommenders, embeddings, here))
     return widgets.VBox([widgets.Tab(children=panels, titles=corpus.domains)])
+
+
+def _read_in(read: Callable[[str, list[str], str], np.ndarray], domain: str) -> Read:
+    return lambda embedding, titles: read(embedding, titles, domain)
 
 
 class Panel(widgets.VBox):

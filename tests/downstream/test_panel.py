@@ -103,6 +103,21 @@ def test_a_typed_title_is_read_beside_and_what_cannot_be_shown_says_why():
     assert "<i>id: knows no &lt;text&gt;</i>" in page
 
 
+def test_a_typed_title_is_read_as_those_of_its_domain(monkeypatch):
+    corpus, asked = make_corpus(users=20), []
+    monkeypatch.setattr(recommender_panel, "load_from_run", lambda *_, corpus: InTurn(corpus, 0))
+
+    def read(embedding, titles, domain):
+        asked.append((embedding, titles, domain))
+        return np.zeros((len(titles), 2))
+
+    (tabs,) = recommender_panel.show_domains(None, corpus, ["SASRec"], ["raw"], read).children
+    view = tabs.children[0]
+    view.source.value, view.text.value = "titles", "nobody's title"
+    view.add_typed.click()
+    assert asked == [("raw", ["nobody's title"], "toy")]
+
+
 def test_titles_beside_each_other_are_escaped_and_lists_may_be_short():
     long = pl.DataFrame({"rank": [1, 2], "item": [1, 2], "title": ["<b>x</b>", "y"]})
     page = recommender_panel.as_columns({"<i>": long, "short": long.head(1)}, 2)
