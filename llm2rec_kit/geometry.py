@@ -39,29 +39,38 @@ def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def normalise_rows(rows: np.ndarray, of: np.ndarray, normalise: str, scale: float = 1.0) -> np.ndarray:
-    """Normalise `rows` (m, dim) float32 by the means and variances of the catalogue `of` (n, dim),
-    as asked; times `scale`."""
+    """Normalise `rows` (m, dim) float32 by the means and variances of the catalogue `of` (n, dim), as asked; times `scale`.
+
+    To whiten is to turn rows into the principal axes of `of`, each centred and of unit variance there; axes without variance
+    become zero.
+    """
+    known = measure_catalogue(of, normalise)
     if normalise == "unit":
         rows = scale_to_unit(rows)
     elif normalise == "standardised":
-        rows = (rows - of.mean(0)) / np.maximum(of.std(0), 1e-12)
+        rows = (rows - known["mean"]) / known["std"]
     elif normalise == "whitened":
-        rows = whiten(rows, of)
+        rows = ((rows.astype(np.float64) - known["mean"]) @ known["axes"]).astype(np.float32)
     return rows if scale == 1 else rows * np.float32(scale)
 
 
-def whiten(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Whiten rows (m, dim): turn them into the principal axes of `of` (n, dim), each centred and of unit variance there; axes
-    without variance become zero."""
+def measure_catalogue(of: np.ndarray, normalise: str) -> dict[str, np.ndarray]:
+    """Measure what `normalise_rows` needs of the catalogue `of` (n, dim): mean and std (dim,) in its dtype to standardise;
+    mean (dim,) and axes (dim, dim), float64, to whiten; nothing otherwise."""
+    if normalise == "standardised":
+        return {"mean": of.mean(0), "std": np.maximum(of.std(0), 1e-12)}
+    return _find_axes(of) if normalise == "whitened" else {}
+
+
+def _find_axes(of: np.ndarray) -> dict[str, np.ndarray]:
+    """The mean of `of`, and its principal axes as columns, the widest first, each divided by its spread."""
     mean = of.mean(0, dtype=np.float64)
     spread = of.astype(np.float64) - mean
     values, axes = np.linalg.eigh(spread.T @ spread / len(of))
     values, axes = values[::-1], axes[:, ::-1]
     kept = values > values[0] * 1e-7  # float32 input: below that is rounding, and would be blown up to unit variance
     scale = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1)), 0)
-    centred = spread if rows is of else rows.astype(np.float64) - mean
-    white: np.ndarray = (centred @ (axes * scale)).astype(np.float32)
-    return white
+    return {"mean": mean, "axes": axes * scale}
 
 
 def compute_nearest_cosines(rows: np.ndarray, among: np.ndarray, *, others: bool = False) -> np.ndarray:

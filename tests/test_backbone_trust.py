@@ -11,8 +11,8 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import cli
+from llm2rec_kit.encoding import table_encoder
 from llm2rec_kit.encoding.encoder import Encoder
-from llm2rec_kit.export import formats
 from llm2rec_kit.models import backbone
 from llm2rec_kit.models.backbone import BackboneError
 from llm2rec_kit.reproduction.runner import notebooks
@@ -79,6 +79,7 @@ def received(own, tmp_path) -> Run:
     def build(folder):
         backbone.save(*backbone.load(own, TRUSTED), folder)
 
+    run.make("corpus", lambda folder: None, settings={})
     run.make("backbone", build, settings={"trust_remote_code": True})
     how = {"stage": "raw", "encoder": "backbone", "attention": "causal", "pooling": "mean"}
     how |= {"normalise": "none", "max_tokens": 64}
@@ -90,7 +91,7 @@ def received(own, tmp_path) -> Run:
 def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received, tmp_path):
     ran = own.parent / "ran"
     with pytest.raises(BackboneError, match="trust_remote_code"):
-        formats.load_encoder(received, "raw")
+        table_encoder.load_encoder(received, "raw")
     why = explorer.make_encoders(received, ["raw"])(TITLES[0])[
         "raw"
     ]  # the explorer goes on without this stage, and says why
@@ -115,7 +116,7 @@ def test_code_of_a_received_run_runs_only_where_this_user_says_so(own, received,
             cli.main(words)
         assert stop.value.code == 2
     assert not ran.exists()
-    expected = formats.load_encoder(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
+    expected = table_encoder.load_encoder(received, "raw", trust_remote_code=True).encode(TITLES[:1])[0]
     found = explorer.make_encoders(received, ["raw"], trust_remote_code=True)(TITLES[0])["raw"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert ran.exists()

@@ -232,6 +232,16 @@ def test_items_csv_is_read_alike_by_polars_and_python(run, tmp_path):
         assert [row["title"] for row in csv.DictReader(opened)] == wanted
 
 
+def test_a_column_of_the_items_called_row_has_another_name_and_that_is_told(run, tmp_path, capsys):
+    """`write_items` is what npy, adapted, recommender and faiss have in common."""
+    with_titles(run, [], row=pl.lit("aisle 3"), row_=pl.lit(7))
+    items = pl.read_csv(formats.export(run, "npy", tmp_path / "out", "mntp") / "items.csv")
+    assert items["row"].to_list() == list(range(1, 17))
+    assert set(items["row__"]) == {"aisle 3"}
+    assert set(items["row_"]) == {7}
+    assert "out: the items' own column row is called row__ in items.csv" in capsys.readouterr().out
+
+
 def as_recbole(file) -> list[list[str | None]]:
     """A .item file as RecBole 1.2.1 reads it: pandas.read_csv(file, delimiter="\\t", dtype=str, engine="python"), which is
     Python's csv with pandas' default dialect, and its words for missing."""

@@ -11,7 +11,7 @@ from conftest import make_corpus
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from llm2rec_kit import pipeline
-from llm2rec_kit.encoding import encoder
+from llm2rec_kit.encoding import encoder, table_encoder
 from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
 from llm2rec_kit.encoding.sentence_transformer import LibraryEncoder
 from llm2rec_kit.export import formats
@@ -153,7 +153,7 @@ def test_a_baseline_s_table_is_exported_with_the_encoder_that_made_it(bert, tmp_
     pipeline.embed_items(run, "theirs", str(bert / name), how, CPU).make(run, quiet=True)
     table = np.load(run.path_of("embeddings/theirs.npy"))[1:]
     titles = make_corpus().titles
-    np.testing.assert_allclose(formats.load_encoder(run, "theirs").encode(titles), table, atol=1e-6)
+    np.testing.assert_allclose(table_encoder.load_encoder(run, "theirs").encode(titles), table, atol=1e-6)
     card = formats.write_card(run, "theirs")
     said = (
         "pooling and attention as the model came with them"

@@ -59,8 +59,8 @@ def test_an_encoder_arrives_as_it_was_exported_in_a_private_repository(run, hub,
 
 
 def test_a_recommender_is_public_where_that_is_asked(run, hub):
-    url = push.push(run, "me/rec", "recommender", "mntp", recommender="SASRec", public=True)
-    assert url == f"{hub.url}/me/rec"
+    found = push.push(run, "me/rec", "recommender", "mntp", recommender="SASRec", public=True)
+    assert found == (f"{hub.url}/me/rec", False)
     assert hub.private == {"me/rec": False}
     assert {"README.md", "recommender.safetensors", "items.csv"} <= set(hub.files["me/rec"])
 
@@ -83,6 +83,16 @@ def test_one_that_everybody_can_see_is_refused_unless_that_is_meant(run, hub, ca
     assert "me/seen is there, and everybody can see it. Say --public" in refused(run, capsys, "me/seen", *WORDS)
     assert cli.main(["push", str(run.path), "me/seen", "--public", *WORDS]) == 0
     assert hub.private["me/seen"] is False
+    assert f"{hub.url}/me/seen: everybody can see it" in capsys.readouterr().out
+
+
+def test_one_that_is_private_stays_so_and_is_said_to_be(run, hub, capsys):
+    hub.files["me/mine"], hub.private["me/mine"] = {".gitattributes": b""}, True
+    assert cli.main(["push", str(run.path), "me/mine", "--public", *WORDS]) == 0
+    said = capsys.readouterr().out
+    assert hub.private["me/mine"] is True
+    assert f"{hub.url}/me/mine: private, as it was" in said
+    assert "everybody" not in said
 
 
 def test_the_hub_s_refusals_are_one_paragraph(run, hub, capsys, monkeypatch):
@@ -100,6 +110,8 @@ def test_what_cannot_be_pushed_is_refused_before_the_hub_is_asked(run, hub, caps
     for words, says in (
         (["toy", *WORDS], "called owner/name, such as me/toy"),
         (["me/t?y", *WORDS], "me/t?y"),
+        (["me/toy", *WORDS, "--recommender", "SASRec"], "The format sentence-transformers has no recommender or domain"),
+        (["me/toy", *WORDS, "--domain", "toy"], "The format sentence-transformers has no recommender or domain"),
         (["me/toy", "--format", "npy"], "has a model card: the format sentence-transformers or recommender; found 'npy'"),
     ):
         assert says in refused(run, capsys, *words)

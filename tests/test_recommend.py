@@ -13,7 +13,6 @@ from llm2rec_kit import cli
 from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.export import recommend
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.settings import Data
 
 TITLES = make_corpus().titles
 
@@ -113,13 +112,16 @@ def test_what_was_not_kept_is_refused_with_what_was(run, tmp_path):
             model.after(history, k)
 
 
-def test_the_text_of_a_new_title_is_prepared_as_the_corpus_was():
-    assert recommend.as_in_corpus(["A &amp; B  C", "x"], {"title_rules": "gentle"}) == ["A & B C", "x"]
-    assert recommend.as_in_corpus(["A &amp; B  C"], Data(title_rules="released").as_dict()) == ["A & B  C"]
-    made = {"title_rules": "released", "text": "{title} - {brand}", "text_words": 2}
-    assert recommend.as_in_corpus(["one two three"], made) == ["one two"]
-    long = " ".join(["word"] * 30)
-    assert recommend.as_in_corpus([long], {"title_rules": "released"}) == [long]  # the rules would refuse it
+def test_a_title_is_prepared_as_those_of_the_recommender_s_domain(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        recommend.new_titles, "find_settings", lambda run, domain: asked.append(domain) or {"text": "a {title}"}
+    )
+    found = recommend.load(run).read(["Iron Vale"])
+    np.testing.assert_array_equal(found, recommend.make_reader(run, "mntp")(["Iron Vale"]))
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, recommend.make_reader(run, "mntp")(["a Iron Vale"]), atol=1e-6)
+    assert asked == ["toy", ""]
 
 
 def test_the_command_parts_titles_and_prints_a_table_or_json(run, tmp_path, capsys):
@@ -164,8 +166,8 @@ def test_the_command_s_errors_are_one_paragraph(run, capsys, words, says):
 
 
 def test_readers_are_those_of_tables_on_text(monkeypatch):
-    monkeypatch.setattr(recommend, "make_reader", lambda run, name: lambda titles: (run, name, titles))
+    monkeypatch.setattr(recommend, "make_reader", lambda run, name: lambda *asked: (run, name, *asked))
     read = recommend.make_readers("run", ["raw", "csft_add_id", "id"])
-    assert read("csft_add_id", ["a"]) == ("run", "csft_add_id", ["a"])
+    assert read("csft_add_id", ["a"], "toy") == ("run", "csft_add_id", ["a"], "toy")
     with pytest.raises(KeyError):
         read("id", ["a"])  # knows no title

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from conftest import held, make_corpus, no_room
-from finished_recommenders import CPU, make_run
+from finished_recommenders import CPU, SETTINGS, make_run
 from safetensors.torch import load_file
 
 from llm2rec_kit import cli
-from llm2rec_kit.downstream import saved_recommender
+from llm2rec_kit.downstream import evaluation, item_table, saved_recommender
 from llm2rec_kit.export import formats, recommender_files
 from llm2rec_kit.runs import ArtefactError
 
@@ -26,11 +28,16 @@ def run(_tiny, tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("outputs"), _tiny, recommenders=("SASRec", "GRU4Rec"))
 
 
+def read_code(readme: str) -> list[str]:
+    return [part.split("```")[0] for part in readme.split("```python\n")[1:]]
+
+
 @pytest.mark.parametrize("row", [("SASRec", "mntp"), ("SASRec", "id"), ("GRU4Rec", "mntp"), ("GRU4Rec", "id")])
 def test_the_readme_s_lines_recommend_as_the_kit_does(run, tmp_path, row):
     folder = formats.export(run, "recommender", tmp_path / "out", row[1], recommender=row[0])
     text = (folder / "README.md").read_text()
-    (lines,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    lines, *reading = read_code(text)
+    assert len(reading) == (row[1] == "mntp")
     assert len(lines.splitlines()) <= 13
     assert "llm2rec" not in lines
     lines += "print(scores[1:].tolist())\n"
@@ -56,7 +63,28 @@ def test_what_lies_beside_the_weights(run, tmp_path):
     adapter, vectors = load_file(folder / "adapter.safetensors"), np.load(run.path_of("embeddings/mntp.npy"))
     rows = vectors @ adapter["weight"].numpy().T + adapter["bias"].numpy()
     np.testing.assert_allclose(rows, load_file(folder / "recommender.safetensors")["items"].numpy(), rtol=1e-4, atol=1e-5)
-    assert "embedding @ weight.T + bias" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("more", [{}, {"scale": 2.5, "adapter_widths": [5]}])
+@pytest.mark.parametrize("kind", ["mntp", "mntp_add_id", "mntp_concat_id"])
+@pytest.mark.parametrize("normalise", ["none", "unit", "standardised", "whitened"])
+def test_the_readme_s_row_of_a_new_item_is_the_kit_s(normalise, kind, more, tmp_path):
+    corpus, settings = make_corpus(), replace(SETTINGS, normalise=normalise, **more)
+    vectors = np.random.default_rng(1).normal(1, 2, (corpus.n_items + 1, 6)).astype(np.float32)
+    of = item_table.parse_name(kind)[1]
+    both = evaluation.make_model_and_table("SASRec", corpus.n_items, corpus.max_history, vectors.copy(), settings, of)
+    model = saved_recommender.Trained(corpus, both[0].eval(), both.table, "SASRec", settings, vectors[1:])
+    how = {"embedding": kind, "normalise": normalise, "scale": settings.scale}
+    names = recommender_files.write_adapter(model, normalise, tmp_path)
+    code = read_code(recommender_files.write_reading(how, names))[0]
+    new = np.random.default_rng(2).normal(size=(3, 6)).astype(np.float32)
+    for embedding, expected in ((new, 3), (new[0], 1)):
+        known = {"torch": torch, "load_file": load_file, "embedding": torch.from_numpy(embedding), "items": model.table}
+        exec(code.replace("adapter.safetensors", str(tmp_path / "adapter.safetensors")), known)
+        rows = model.adding(["a", "b", "c"][:expected], new[:expected]).rows
+        torch.testing.assert_close(known["items"][corpus.n_items + 1 :], rows, rtol=1e-4, atol=1e-5)
+    assert (folder_names := load_file(tmp_path / "adapter.safetensors").keys()) >= set(names)
+    assert folder_names - set(names) == {"standardised": {"mean", "std"}, "whitened": {"mean", "axes"}}.get(normalise, set())
 
 
 def test_the_adapted_vectors_are_the_item_table(run, tmp_path):

@@ -39,6 +39,7 @@ ALLOWED = {
     "export.formats.export_npy": "an export's hidden folder",
     "export.recommender_files.export_recommender": "an export's hidden folder",
     "export.recommender_files.export_adapted": "an export's hidden folder",
+    "export.recommender_files.write_adapter": "an export's hidden folder",
     "export.recommender_files.write_items": "an export's hidden folder",
     "export.formats.export_recbole": "an export's hidden folder",
     "storage.tab_separated.write": "to a path that write_whole or write_whole_folder gave",

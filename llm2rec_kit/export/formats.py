@@ -5,11 +5,10 @@ Nothing here is kept in a run: an export is a copy, written whole or not at all,
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,12 +17,10 @@ from numpy.typing import NDArray
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.encoding.table_encoder import load_encoder
 from llm2rec_kit.export import projector, recommender_files
 from llm2rec_kit.runs import ArtefactError, Run, collect_provenance
 from llm2rec_kit.storage import expand_home, tab_separated, write_json, write_text, write_whole_folder
-
-if TYPE_CHECKING:
-    from llm2rec_kit.encoding.encoder import Encoder
 
 
 def export(
@@ -44,6 +41,20 @@ def export(
     Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder
     that holds something, ArtefactError where the run has no such embedding.
     """
+    check_choice(kind, recommender, domain)
+    to = _folder(to)
+    if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
+        _require_embedding(run, stage)
+    asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
+    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is export_sentence_transformers else {}
+    with write_whole_folder(to) as part:
+        if told := FORMATS[kind](run, stage, part, to.name, **asked):
+            print(f"{to}: {told}", flush=True)
+    return to
+
+
+def check_choice(kind: str, recommender: str, domain: str) -> None:
+    """Raise ValueError for an unknown format, and for a recommender or a domain that it has no use for."""
     if kind not in FORMATS:
         raise ValueError(f"There is no format {kind!r}; there are {', '.join(FORMATS)}.")
     if kind not in OF_A_RECOMMENDER and (recommender or domain):
@@ -54,15 +65,6 @@ def export(
         raise ValueError(
             "An index of embeddings is of all domains; a domain is of the recommender whose item vectors are indexed: name it too."
         )
-    to = _folder(to)
-    if kind not in OF_A_RECOMMENDER or (kind == "faiss" and not recommender):
-        _require_embedding(run, stage)
-    asked: dict[str, Any] = {"recommender": recommender, "domain": domain} if kind in OF_A_RECOMMENDER else {}
-    asked |= {"trust_remote_code": trust_remote_code} if FORMATS[kind] is export_sentence_transformers else {}
-    with write_whole_folder(to) as part:
-        if told := FORMATS[kind](run, stage, part, to.name, **asked):
-            print(f"{to}: {told}", flush=True)
-    return to
 
 
 def _require_embedding(run: Run, stage: str) -> None:
@@ -92,12 +94,12 @@ def export_sentence_transformers(run: Run, stage: str, to: Path, name: str, *, t
     load_encoder(run, stage, trust_remote_code=trust_remote_code).save(to, write_card(run, stage))
 
 
-def export_npy(run: Run, stage: str, to: Path, name: str) -> None:
+def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
     """Write embeddings.npy, float32 (items + 1, dim), row 0 padding; items.csv, what a row is; embeddings.json, how made."""
     shutil.copyfile(run.path_of(f"embeddings/{stage}").with_suffix(".npy"), to / "embeddings.npy")
-    recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
     about = {"run": run.name, **run.record(f"embeddings/{stage}"), "versions": collect_provenance()["versions"]}
     write_json(to / "embeddings.json", about)
+    return recommender_files.write_items(Corpus.load(run.require("corpus")).items, to)
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
@@ -142,30 +144,6 @@ FORMATS: dict[str, Callable[..., str | None]] = {
     "faiss": recommender_files.export_index,
 }
 OF_A_RECOMMENDER = ("adapted", "recommender", "faiss")
-
-
-def load_encoder(run: Run, stage: str, *, trust_remote_code: bool = False) -> Encoder:
-    """Load the Encoder that made `embeddings/<stage>`, set up as it was; ArtefactError where another library made them, or
-    of another text than titles."""
-    from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder
-
-    how, made = run.record(f"embeddings/{stage}"), run.manifest(f"embeddings/{stage}")["settings"]
-    if (text := made.get("text", "title")) != "title":
-        raise ArtefactError(
-            f"Embedding {stage!r} was made of the items' {text}, not of their titles: of a title its encoder would make other "
-            "vectors. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
-        )
-    place = S.Backbone.where_made(made, trust_remote_code=trust_remote_code)
-    if how["stage"] == "baseline":
-        known = {name: how[name] for name in ("pooling", "normalise", "max_tokens") if name in how}
-        return Encoder.load(how["encoder"], dataclasses.replace(AS_SAVED, **known), place)
-    names = ("attention", "pooling", "normalise", "max_tokens")
-    if any(name not in how for name in names):
-        raise ArtefactError(
-            f"The encoder of embedding {stage!r} is {how.get('encoder', 'not known, its vectors are your own')}, which is not the "
-            "run's to load or to write. Its table can be had, with `llm2rec export` in the format npy, recbole or projector."
-        )
-    return Encoder.load(run.require(how["encoder"]), S.Encoding(**{k: how[k] for k in names}), place)
 
 
 def read_back(folder: Path, titles: Sequence[str], vectors: np.ndarray, place: S.Backbone) -> dict[str, float]:

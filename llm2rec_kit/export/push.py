@@ -35,8 +35,10 @@ def push(
     public: bool = False,
     replace: bool = False,
     trust_remote_code: bool = False,
-) -> str:
-    """Put the export of `run` in format `kind`, one of KINDS, into the hub's `repo` (owner/name); returns its URL.
+) -> tuple[str, bool]:
+    """Put the export of `run` in format `kind`, one of KINDS, into the hub's `repo` (owner/name).
+
+    Returns its URL, and whether the hub says that it is private.
 
     A repository that is not there is made, private unless `public`. One that holds files is refused unless `replace`: then
     the files of the export take the place of all that it holds, in one commit, and its history keeps the earlier. Who may
@@ -45,6 +47,7 @@ def push(
     """
     if kind not in KINDS:
         raise ValueError(f"What is pushed has a model card: the format {' or '.join(KINDS)}; found {kind!r}.")
+    formats.check_choice(kind, recommender, domain)
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its __init__ offers it by a __getattr__
 
@@ -63,13 +66,14 @@ def push(
         _check_free(api, repo, public, replace)
         with tempfile.TemporaryDirectory() as at:
             folder = Path(at) / repo.split("/")[-1]
-            asked = {"recommender": recommender, "domain": domain} if kind in formats.OF_A_RECOMMENDER else {}
+            asked = {"recommender": recommender, "domain": domain}
             formats.export(run, kind, folder, stage, trust_remote_code=trust_remote_code, **asked)
             url = api.create_repo(repo, private=not public, exist_ok=True)
+            private = bool(api.model_info(repo).private)  # an old one, or an owner's rule, may differ from what is asked
             message = f"{kind} of run {run.name}, {stage}, by llm2rec_kit"
             deleted = ["*"] if replace else None
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=deleted)
-    return str(url)
+    return str(url), private
 
 
 def _check_free(api: HfApi, repo: str, public: bool, replace: bool) -> None:
@@ -118,5 +122,6 @@ def _one_paragraph(repo: str, token: str) -> Iterator[None]:
 def run_command(run: Run, args: argparse.Namespace) -> None:
     """Do what `llm2rec push` was asked; raises what `push` raises."""
     names = ("stage", "recommender", "domain", "public", "replace", "trust_remote_code")
-    url = push(run, args.repo, args.format, **{name: getattr(args, name) for name in names})
-    print(f"{url}: {'everybody can see it' if args.public else 'private'}")
+    url, private = push(run, args.repo, args.format, **{name: getattr(args, name) for name in names})
+    stays = ", as it was: the hub's page of its settings changes that" * (private and args.public)
+    print(f"{url}: {f'private{stays}' if private else 'everybody can see it'}")

@@ -17,20 +17,19 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.data import cleaning, item_text
+from llm2rec_kit.data import new_titles
 from llm2rec_kit.downstream import item_table, saved_recommender
-from llm2rec_kit.encoding import minilm, title_files
+from llm2rec_kit.encoding import minilm, table_encoder, title_files
 from llm2rec_kit.results import weights
 from llm2rec_kit.results.evaluations import TRAINED
 from llm2rec_kit.runs import Run
-from llm2rec_kit.settings import parse_template
 from llm2rec_kit.settings.ranges import show_value
 
 STAGES = ("contrastive", "mntp", "csft", "raw")  # which embedding is taken where none is named, if the run has it
@@ -120,7 +119,7 @@ def load(
     """Load the recommender of `run` that `pick_recommender` finds; the encoder waits until a title has to be read."""
     row, corpus = pick_recommender(run, recommender=recommender, embedding=embedding, domain=domain, history=history)
     read = make_reader(run, row[2], trust_remote_code=trust_remote_code)
-    return Recommender(saved_recommender.load_from_run(run, *row, corpus), read)
+    return Recommender(saved_recommender.load_from_run(run, *row, corpus), partial(read, domain=row[0]))
 
 
 def pick_recommender(
@@ -142,41 +141,27 @@ def pick_recommender(
     return here[0], corpus
 
 
-def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Read:
-    """Return a function from titles, prepared as those of the corpus were, to embeddings (m, dim) as in the run's table.
+def make_reader(run: Run, embedding: str, *, trust_remote_code: bool = False) -> Callable[..., np.ndarray]:
+    """Return a function from (titles, domain), prepared as those of the corpus were, to embeddings (m, dim) as in the run's table.
 
-    The encoder is loaded when first asked. It raises ArtefactError where the table was not made by an encoder of the run.
+    The domain counts in a mix, whose parts have texts of their own, and may be left out. The encoder is loaded when first
+    asked. It raises ArtefactError where the table was not made by an encoder of the run, and as `new_titles.find_settings`.
     """
-    stage, made = item_table.parse_name(embedding)[0] or embedding, run.manifest("corpus")["settings"]
+    stage = item_table.parse_name(embedding)[0] or embedding
+    encoder = cache(partial(table_encoder.load_encoder, run, stage, trust_remote_code=trust_remote_code))
+    find_settings = cache(partial(new_titles.find_settings, run))
 
-    @cache
-    def encoder() -> Any:
-        from llm2rec_kit.export import formats  # the encoder's libraries take seconds to import
-
-        return formats.load_encoder(run, stage, trust_remote_code=trust_remote_code)
-
-    def read(titles: Sequence[str]) -> np.ndarray:
-        texts = as_in_corpus(titles, made)
+    def read(titles: Sequence[str], domain: str = "") -> np.ndarray:
+        texts = new_titles.as_in_corpus(titles, find_settings(domain))
         return minilm.encode_titles(texts)[1:] if stage == minilm.NAME else encoder().encode(texts)
 
     return read
 
 
-def make_readers(run: Run, embeddings: Sequence[str]) -> Callable[[str, Sequence[str]], np.ndarray]:
-    """Make a function from (embedding, titles) to embeddings (m, dim), by `make_reader` of each of these item tables that stands on text."""
+def make_readers(run: Run, embeddings: Sequence[str]) -> Callable[..., np.ndarray]:
+    """Make a function from (embedding, titles, domain) to embeddings (m, dim), by `make_reader` of each of these item tables that stands on text."""
     by_name = {name: make_reader(run, name) for name in embeddings if item_table.parse_name(name)[0]}
-    return lambda embedding, titles: by_name[embedding](titles)
-
-
-def as_in_corpus(titles: Sequence[str], made: dict[str, Any]) -> list[str]:
-    """Return the texts that the stages would read of items known by title alone, refused or not; `made`: corpus settings."""
-    items = pl.DataFrame({"title": list(titles)}).with_row_index("row")
-    cleaned = dict(cleaning.clean_titles(items, made.get("title_rules", "gentle")).select("row", "title").iter_rows())
-    items = items.with_columns(title=pl.Series([cleaned.get(row, title) for row, title in items.iter_rows()]))
-    template = made.get("text", "{title}")
-    fields = [name for name in parse_template(template) if name != "title"]
-    items = items.with_columns(pl.lit("").alias(name) for name in fields)
-    return item_text.render_texts(items, template, made.get("text_words", 0))["title"].to_list()
+    return lambda embedding, titles, domain="": by_name[embedding](titles, domain)
 
 
 def split_histories(histories: Sequence[str], is_title: Callable[[str], bool]) -> list[str]:

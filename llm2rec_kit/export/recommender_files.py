@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.downstream import recommenders, saved_recommender
+from llm2rec_kit.downstream import item_table, recommenders, saved_recommender
 from llm2rec_kit.export import recommend
 from llm2rec_kit.results import evaluations, weights
 from llm2rec_kit.runs import Run, collect_provenance
@@ -44,13 +45,18 @@ import json, torch
 from safetensors.torch import load_file
 how, weights = json.load(open("recommender.json")), load_file("recommender.safetensors")
 items, history = weights.pop("items"), [3, 5][-how["max_history"] :]  # rows of items.csv, the oldest first"""
+NORMALISED = {
+    "unit": "x = torch.nn.functional.normalize(x, dim=-1)",
+    "standardised": 'x = (x - known["mean"]) / known["std"]',
+    "whitened": 'x = ((x.double() - known["mean"]) @ known["axes"]).float()',
+}
 AFTER = """\
 scores = items @ state.detach()
 scores[[0, *history]] = -torch.inf  # padding, and what the user has
 print(scores.topk(10).indices.tolist())"""
 
 
-def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """Write recommender.safetensors: the model, under the names of torch's own modules, and `items`.
 
     `items` is float32 (N + 1, hidden), row 0 padding. Beside it recommender.json, items.csv, README.md, and, where a text
@@ -60,23 +66,31 @@ def export_recommender(run: Run, stage: str, to: Path, name: str, *, recommender
     how = describe_weights(run, row, model)
     whole = as_torch(model.model) | {"items": model.table}
     save_file({k: v.clone() for k, v in whole.items()}, to / "recommender.safetensors")
-    if model.catalogue is not None:
-        weights_of = model.item_table.get_submodule("adapter").state_dict()
-        save_file({k: v.clone() for k, v in weights_of.items()}, to / "adapter.safetensors")
-    write_items(model.corpus.items, to)
+    has_text = model.catalogue is not None
+    reading = write_reading(how, write_adapter(model, how["normalise"], to)) if has_text else ""
     write_json(to / "recommender.json", how)
-    write_text(to / "README.md", write_card(how, adapter=model.catalogue is not None))
+    write_text(to / "README.md", write_card(how, reading))
+    return write_items(model.corpus.items, to)
 
 
-def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+def write_adapter(model: saved_recommender.Trained, normalise: str, to: Path) -> list[str]:
+    """Write adapter.safetensors: the adapter's weights, whose names are returned, and what embeddings are normalised by, of
+    the catalogue (`geometry.measure_catalogue`)."""
+    known = geometry.measure_catalogue(model.check_places(), normalise)
+    adapter = {name: values.clone() for name, values in model.item_table.get_submodule("adapter").state_dict().items()}
+    save_file(adapter | {name: torch.tensor(values) for name, values in known.items()}, to / "adapter.safetensors")
+    return list(adapter)
+
+
+def export_adapted(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """Write adapted.npy, the recommender's item vectors, float32 (N + 1, hidden), row 0 padding; items.csv, adapted.json."""
     row, model = _chosen(run, stage, recommender, domain)
     np.save(to / "adapted.npy", model.table.numpy())
-    write_items(model.corpus.items, to)
     write_json(to / "adapted.json", describe_weights(run, row, model))
+    return write_items(model.corpus.items, to)
 
 
-def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> None:
+def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str, domain: str) -> str:
     """Write index.faiss, an index of item vectors whose ids are the rows of items.csv.
 
     With a recommender its item vectors, for inner products with its states; else embeddings at length one, for cosines.
@@ -97,15 +111,23 @@ def export_index(run: Run, stage: str, to: Path, name: str, *, recommender: str,
     found = faiss.index_factory(vectors.shape[1], f"IDMap2,{kind}", faiss.METRIC_INNER_PRODUCT)
     found.add_with_ids(np.ascontiguousarray(vectors), np.arange(1, len(vectors) + 1, dtype=np.int64))
     faiss.write_index(found, str(to / "index.faiss"))
-    write_items(items, to)
     about = {"run": run.name, "vectors": what, "metric": "inner product", "index": kind, "items": len(items)}
     write_json(to / "index.json", about)
+    return write_items(items, to)
 
 
-def write_items(items: pl.DataFrame, to: Path) -> None:
-    """Write items.csv: row, the place of an item's vector, and the item's plain columns."""
-    plain = [c for c in items.columns if not items[c].dtype.is_nested()]
-    items.select(pl.col("item").alias("row"), pl.col([c for c in plain if c != "item"])).write_csv(to / "items.csv")
+def write_items(items: pl.DataFrame, to: Path) -> str:
+    """Write items.csv: row, the place of an item's vector, and the item's plain columns. Returns what is to be told of it: that
+    a column of the items' own called row has another name there."""
+    plain = [c for c in items.columns if not items[c].dtype.is_nested() and c != "item"]
+    other = "row"
+    while other in items.columns:
+        other += "_"
+    columns = [pl.col(c).alias(other if c == "row" else c) for c in plain]
+    items.select(pl.col("item").alias("row"), *columns).write_csv(to / "items.csv")
+    return f"the items' own column row is called {other} in items.csv, where row is the place of an item's vector" * (
+        "row" in plain
+    )
 
 
 def as_torch(model: nn.Module) -> dict[str, Tensor]:
@@ -141,19 +163,36 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
     }
 
 
-def write_card(how: dict[str, Any], *, adapter: bool) -> str:
-    """Return the README, a model card in Markdown."""
+def write_reading(how: dict[str, Any], adapter: list[str]) -> str:
+    """Return the lines of the README that make the row of a new item of its embedding; `adapter`: the names of its weights."""
+    lines = ['known, x = load_file("adapter.safetensors"), embedding  # float32 (dim,), or (m, dim) of m items']
+    lines += [NORMALISED[how["normalise"]]] if how["normalise"] in NORMALISED else []
+    lines += [f"x = x * {how['scale']}"] * (how["scale"] != 1)
+    for n, weight in enumerate(name for name in adapter if name.endswith("weight")):
+        lines += ["x = torch.nn.functional.gelu(x)"] * (n > 0)
+        lines.append(f'x = x @ known["{weight}"].T + known["{weight.removesuffix("weight")}bias"]')
+    stage, kind = item_table.parse_name(how["embedding"])
+    if kind == "concat":
+        lines.append("x = torch.cat([x, torch.zeros_like(x)], -1)  # the half that training learns of purchases")
+    code = "\n".join(lines)
+    return f"""
+## An item that nobody has bought
+
+Its row is its embedding ({stage}, by the encoder of the run) behind the adapter; `adapter.safetensors` holds that, and what the items' own embeddings are normalised by.
+
+```python
+{code}
+items = torch.cat([items, x.reshape(-1, items.shape[1])])
+```
+"""
+
+
+def write_card(how: dict[str, Any], reading: str) -> str:
+    """Return the README, a model card in Markdown; `reading`, of `write_reading`, where the recommender reads text."""
     loading = "The weights are named as in the code of this recommender, which is not the kit's."
     if loads := LOADING.get(how["recommender"]):
         loading = f"```python\n{BEFORE}\n{loads}\n{AFTER}\n```"
     results = "\n".join(f"| {name} | {value:.4f} |" for name, value in how["metrics"].items())
-    plain = how["normalise"] == "none" and how["scale"] == 1
-    normalised = "" if plain else f", normalised ({how['normalise']}, times {how['scale']})"
-    new = (
-        f"\n## An item that nobody has bought\n\nIts row is its embedding ({how['embedding']}, by the encoder of the run"
-        f"{normalised}) behind the adapter, `adapter.safetensors`: `embedding @ weight.T + bias` where that is linear. Put it "
-        "under `items`.\n"
-    )
     return f"""---
 tags: [recommendation, sequential-recommendation, llm2rec]
 ---
@@ -164,7 +203,7 @@ A recommender of run {how["run"]}, made by llm2rec_kit after [LLM2Rec](https://a
 which item a row is; `recommender.json` all sizes.
 
 {loading}
-{new if adapter else ""}
+{reading}
 ## Results
 
 Of this training (seed {how["seed"]}), each of {how["test_samples"]} test targets among all items:

@@ -7,8 +7,8 @@ anywidget, `explorer_page` through answers written into a page beforehand.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
@@ -16,6 +16,8 @@ import numpy as np
 import polars as pl
 import traitlets
 
+from llm2rec_kit.data import new_titles
+from llm2rec_kit.encoding import table_encoder
 from llm2rec_kit.figures import map_figures
 from llm2rec_kit.maps import projection
 from llm2rec_kit.maps.atlas import ADAPTED, Atlas
@@ -182,44 +184,28 @@ def recommend_with(run: Run, atlas: Atlas, recommender: str = "SASRec") -> tuple
 
 def make_encoders(run: Run, stages: list[str], *, trust_remote_code: bool = False) -> Encode:
     """Make a function from a text to its embedding at each stage, or to a phrase where a stage has no encoder. An encoder is
-    loaded when first asked, and kept; so is the code that reads models, seconds of work."""
+    loaded when first asked, and kept; so is the code that reads models, seconds of work. A text is prepared as the titles of
+    the run's items were."""
     loaded: dict[str, Encoder | str] = {}
+    find_settings = cache(partial(new_titles.find_settings, run))
 
     def encode(text: str) -> dict[str, np.ndarray | str]:
+        texts = new_titles.as_in_corpus([text], find_settings())
         for stage in stages:
             if stage not in loaded:
                 loaded[stage] = _encoder(run, stage, trust_remote_code)
-        return {stage: e if isinstance(e, str) else e.encode([text])[0] for stage, e in loaded.items()}
+        return {stage: e if isinstance(e, str) else e.encode(texts)[0] for stage, e in loaded.items()}
 
     return encode
 
 
-def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Any:
-    """What made a stage's table, as it was used then: an Encoder, or a phrase that says why there is none.
-
-    A table's encoder is an artefact of the run or, for a baseline, a hub name or folder.
-    """
-    from llm2rec_kit import settings as S
-    from llm2rec_kit.encoding.encoder import Encoder
-    from llm2rec_kit.models import backbone
+def _encoder(run: Run, stage: str, trust_remote_code: bool) -> Encoder | str:
+    """What made a stage's table, as it was used then, or a phrase that says why there is none."""
+    from llm2rec_kit.models.checkpoint import BackboneError
 
     if stage == ADAPTED:
         return "a recommender's adapter, which knows the items of its domain alone"
-    made = run.manifest(f"embeddings/{stage}")
-    name, how = made["record"].get("encoder", ""), {k: made["settings"].get(k) for k in ("attention", "pooling")}
-    if not name or None in how.values():
-        return "its table does not say how titles were read"
-    if (text := made["settings"].get("text", "title")) != "title":
-        return f"its table was made of the items' {text}, not of titles"
-    known = {k: v for k, v in made["settings"].items() if k in S.Encoding().as_dict()}
-    where = S.Backbone.where_made(made["settings"], trust_remote_code=trust_remote_code)
-    if not backbone.has_device(where.device):  # a run that was made on a GPU is looked at on a laptop
-        where = dataclasses.replace(where, device="auto")
-    own = name in made["inputs"]
     try:
-        was = made["inputs"][name] if own else made["settings"].get("files")
-        if was != (run.digest(name) if own else backbone.hash_contents(name).get("files")):
-            return f"{name} is not what it was when its table was made"
-        return Encoder.load(run.require(name) if own else name, S.Encoding(**known), where)
-    except (ArtefactError, backbone.BackboneError) as error:
+        return table_encoder.load_encoder(run, stage, trust_remote_code=trust_remote_code)
+    except (ArtefactError, BackboneError) as error:
         return str(error).split(". ")[0]

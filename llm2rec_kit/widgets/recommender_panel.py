@@ -25,12 +25,23 @@ Read = Callable[[str, list[str]], np.ndarray]  # (embedding, titles) to embeddin
 
 
 def show_domains(
-    run: Run, corpus: Corpus, recommenders: list[str], embeddings: list[str], read: Read | None = None
+    run: Run,
+    corpus: Corpus,
+    recommenders: list[str],
+    embeddings: list[str],
+    read: Callable[[str, list[str], str], np.ndarray] | None = None,
 ) -> widgets.VBox:
-    """Show a panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained."""
-    loads = [partial(load_from_run, run, domain, corpus=corpus) for domain in corpus.domains]
-    panels = [Panel(load, recommenders, embeddings, read) for load in loads]
+    """Show a panel for each domain of the run's corpus, a tab apiece, over the recommenders that the run has trained. `read`
+    takes the domain last."""
+    panels = []
+    for domain in corpus.domains:
+        load, here = partial(load_from_run, run, domain, corpus=corpus), read and _read_in(read, domain)
+        panels.append(Panel(load, recommenders, embeddings, here))
     return widgets.VBox([widgets.Tab(children=panels, titles=corpus.domains)])
+
+
+def _read_in(read: Callable[[str, list[str], str], np.ndarray], domain: str) -> Read:
+    return lambda embedding, titles: read(embedding, titles, domain)
 
 
 class Panel(widgets.VBox):
@@ -193,16 +204,17 @@ def as_html(history: list[str], top: pl.DataFrame, truth: int | None, titles: li
 
 
 def show_beside(view: Panel) -> str:
-    """Format what a panel shows under its list where asked for: the list of every embedding, a column each."""
+    """Format what a panel shows under its list where asked for: the list of every embedding, a column each. Under them stands
+    why one has none: a typed title and a table without text, an encoder or weights that are not sound."""
     if not view.beside.value or not view.history:
         return ""
-    lists = {}
-    try:
-        for name in view.embedding.options:
-            lists[name] = view.of_catalogue(name).top(view.history, view.count.value, exclude_seen=view.unseen.value)
-    except ValueError as error:  # a history that one of them cannot read
-        return f"<i>{html.escape(str(error))}</i>"
-    return as_columns(lists, view.truth)
+    lists, lacking = {}, ""
+    for name in view.embedding.options:
+        try:
+            lists[name] = view.top(view.over(name))
+        except (ValueError, ArtefactError) as error:
+            lacking += f"<br><i>{html.escape(f'{name}: {error}')}</i>"
+    return (as_columns(lists, view.truth) if lists else "") + lacking
 
 
 def as_columns(lists: dict[str, pl.DataFrame], truth: int | None) -> str:

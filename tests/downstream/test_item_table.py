@@ -8,7 +8,7 @@ import torch
 
 from llm2rec_kit.downstream import fast_ops
 from llm2rec_kit.downstream.item_table import ItemTable, parse_name, read_table
-from llm2rec_kit.geometry import whiten
+from llm2rec_kit.geometry import normalise_rows
 from llm2rec_kit.runs import ArtefactError, Run
 
 RAW = np.random.default_rng(0).normal(3, 2, (5, 3)).astype(np.float32)
@@ -154,7 +154,7 @@ def test_whitened_rows_are_uncorrelated_and_a_dead_axis_stays_dead():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 6)) + 5  # four axes in six
     given = rows.astype(np.float32)
-    found = whiten(given, given).astype(np.float64)
+    found = normalise_rows(given, given, "whitened").astype(np.float64)
     covariance = found.T @ found / 200
     np.testing.assert_allclose(covariance, np.diag([1, 1, 1, 1, 0, 0]), atol=1e-4)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-5)

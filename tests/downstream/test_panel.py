@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ipywidgets
+import numpy as np
 import polars as pl
 import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.runs import ArtefactError
 from llm2rec_kit.widgets import recommender_panel
 
 
@@ -19,12 +21,26 @@ class InTurn:
 
     corpus: Corpus
     first: int
+    new: tuple[str, ...] = ()
+    has_text: bool = True
 
     @property
     def titles(self) -> list[str]:
-        return self.corpus.titles
+        return [*self.corpus.titles, *self.new]
+
+    def find(self, title):
+        return []
+
+    def check_places(self):
+        if not self.has_text:
+            raise ValueError("knows no <text>")
+
+    def adding(self, titles, embeddings):
+        return replace(self, new=tuple(titles))
 
     def top(self, history, k=10, *, exclude_seen=False, without=()):
+        if max(history) > len(self.titles):
+            raise ValueError(f"A history is one item id at least, each 1..{len(self.titles)}")
         order = [1 + (self.first + n) % self.corpus.n_items for n in range(self.corpus.n_items)]
         items = [i for i in order if not (exclude_seen and i in history)][:k]
         titles = [self.corpus.titles[i - 1] for i in items]
@@ -62,6 +78,44 @@ def test_every_embedding_beside_the_others(view):
     assert "csft" in view.others.value
     view.beside.value = False
     assert view.others.value == ""
+
+
+def test_a_typed_title_is_read_beside_and_what_cannot_be_shown_says_why():
+    corpus = make_corpus(users=20)
+
+    def load(recommender, embedding):
+        if embedding == "broken":
+            raise ArtefactError("the weights are damaged")
+        return InTurn(corpus, {"raw": 0, "csft": 5, "id": 9}[embedding], has_text=embedding != "id")
+
+    names = ["raw", "csft", "id", "broken"]
+    view = recommender_panel.Panel(load, ["SASRec"], names, lambda embedding, titles: np.zeros((len(titles), 2)))
+    view.beside.value = True
+    assert "<i>broken: the weights are damaged</i>" in view.others.value
+    view.source.value = "titles"
+    view.text.value = "nobody's title"
+    view.add_typed.click()
+    assert view.history == [corpus.n_items + 1]
+    page = view.others.value
+    assert page.index(">raw<") < page.index(">csft<")
+    assert f">{corpus.titles[0]}<" in page
+    assert ">id<" not in page
+    assert "<i>id: knows no &lt;text&gt;</i>" in page
+
+
+def test_a_typed_title_is_read_as_those_of_its_domain(monkeypatch):
+    corpus, asked = make_corpus(users=20), []
+    monkeypatch.setattr(recommender_panel, "load_from_run", lambda *_, corpus: InTurn(corpus, 0))
+
+    def read(embedding, titles, domain):
+        asked.append((embedding, titles, domain))
+        return np.zeros((len(titles), 2))
+
+    (tabs,) = recommender_panel.show_domains(None, corpus, ["SASRec"], ["raw"], read).children
+    view = tabs.children[0]
+    view.source.value, view.text.value = "titles", "nobody's title"
+    view.add_typed.click()
+    assert asked == [("raw", ["nobody's title"], "toy")]
 
 
 def test_titles_beside_each_other_are_escaped_and_lists_may_be_short():
