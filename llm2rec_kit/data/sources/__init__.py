@@ -1,11 +1,12 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
-A loader reads and says what it dropped; it does not clean, filter or split, which `llm2rec_kit.data.cleaning` does. What no
+Beside it `find_files(settings)` names the files that `load` opens. A loader reads and says what it dropped; it does not clean, filter or split, which `llm2rec_kit.data.cleaning` does. What no
 source may hand on (ids that no layout can carry, times that cannot be) is left out, and counted, by `keep_sound_rows`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
+from llm2rec_kit.runs import info
 from llm2rec_kit.settings import Data, SettingsError, own_parts
 from llm2rec_kit.settings.ranges import clip
-from llm2rec_kit.storage import expand_home, hash_file_once
+from llm2rec_kit.storage import expand_home, hash_file_once, read_json
 
 MODULES = {name: name for name in ("synthetic", "amazon", "goodreads", "movielens")}
 MODULES |= {"llm2rec": "llm2rec_files", "recbole": "recbole_files", "table": "tables"}
@@ -149,34 +151,56 @@ def hash_files(settings: Data) -> dict[str, str]:
     return files | own_parts.hash_part("source", settings.source)
 
 
+def match_files(settings: Data, now: dict[str, str], recorded: dict[str, str]) -> dict[str, str]:
+    """Return `recorded`, the files of a finished corpus, where they say the same as `now`, those of `hash_files`; else `now`.
+
+    Earlier drafts recorded every file under `settings.path`. What they have beside the files that are read, and that still
+    lies there, made nothing of the corpus, whatever became of it; what is gone may have been read.
+    """
+    if not settings.path:
+        return now
+    root = expand_home(settings.path)
+    same = (now or settings.source == "synthetic") and all(recorded.get(name) == digest for name, digest in now.items())
+    return recorded if same and all((root.parent / name).is_file() for name in recorded.keys() - now.keys()) else now
+
+
 def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
-    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text, its size."""
+    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text, its size, and
+    of what cannot be read, why."""
     rows: list[tuple[str, int | None, str]] = []
     for path in _files(settings):
         if path.suffix in (".parquet", ".zip"):
             rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
             continue
-        for number, text in enumerate(json_lines.read_first_lines(path, lines), 1):
-            rows.append((path.name, number, text if len(text) <= longest else f"{text[:longest]} …"))
+        try:
+            texts: list[tuple[int | None, str]] = [*enumerate(json_lines.read_first_lines(path, lines), 1)]
+        except (ValueError, OSError) as error:
+            texts = [(None, f"({error})")]
+        rows += [(path.name, number, text if len(text) <= longest else f"{text[:longest]} …") for number, text in texts]
     return pl.DataFrame(rows, schema={"file": pl.String, "line": pl.Int64, "text": pl.String}, orient="row")
 
 
 def _files(settings: Data) -> list[Path]:
-    """The files that the source reads: as its module says, or all in `settings.path` but hidden ones and manifests."""
+    """The files that the source reads: of the kit's those that its module's `load` opens, of one's own all there are."""
     root = expand_home(settings.path)
-    if not settings.path or not root.exists() or settings.source == "mix":
+    if not settings.path or not root.exists() or settings.source in ("mix", "synthetic"):
         return []
-    if settings.source in MODULES and hasattr(module := _module(settings), "find_files"):
-        named: list[Path] = module.find_files(settings)
-        return named
-    return list_files(root)
+    if settings.source not in MODULES:
+        return list_files(root)
+    try:
+        named: list[Path] = _module(settings).find_files(settings)
+    except ValueError:  # the files are not what `load` takes, which it says better
+        return []
+    return [path for path in named if path.is_file()]
 
 
 def list_files(root: Path) -> list[Path]:
-    """List the files under `root`, also behind links to folders, but hidden ones and manifests; a file is the only one."""
+    """List the files under `root`, also behind links to folders, but hidden ones, manifests and runs of the kit; a file is
+    the only one."""
     found = [] if root.is_dir() else [root]
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), root)]
+        below = [Path(folder, name) for name in folders if not name.startswith(".")]
+        folders[:] = [path.name for path in below if not _leads_back(path, root) and not _holds_runs(path)]
         found += [Path(folder, name) for name in files]
     return sorted(p for p in found if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST) and p.is_file())
 
@@ -187,6 +211,15 @@ def _leads_back(folder: Path, root: Path) -> bool:
         return False
     target, above = folder.resolve(), (p for p in folder.parents if p.is_relative_to(root))
     return any(p.resolve().is_relative_to(target) for p in above)
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether `folder` is a run of the kit or holds some, as outputs/ does: what is made of a source is no part of it."""
+    for note in (folder / info.FILE, *folder.glob(f"*/{info.FILE}")):
+        with contextlib.suppress(ValueError, OSError):
+            if info.PARTS.keys() <= read_json(note).keys():
+                return True
+    return False
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:

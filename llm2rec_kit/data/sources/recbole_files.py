@@ -28,6 +28,8 @@ from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
+TITLES = ((".item", "title"), (".text", "text"))  # the file of titles, the first that is there, and its column
+INDICES = {"item": "item2index", "user": "user2index"}
 LAYOUT = (
     "data_source 'recbole' expects a folder of RecBole atomic files: <name>.item with columns item_id and title "
     "(or <name>.text with item_id and text), and <name>.inter or <name>.train.inter, <name>.valid.inter, "
@@ -54,9 +56,18 @@ def load(settings: Data) -> Interactions:
     events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames, folder / stem, settings.dates)
     if odd := facts.get("rows_not_part"):
         dropped.append(("rows apart", odd, "no part of what their user's other rows make, and not their longest"))
-    for column, kind in (("item", "item2index"), ("user", "user2index")):
+    for column, kind in INDICES.items():
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
+
+
+def find_files(settings: Data) -> list[Path]:
+    """Find the files that `load` reads; ValueError where the folder has none, or those of several data sets."""
+    folder, stem = _stem(settings.path)
+    titles = next((folder / f"{stem}{kind}" for kind, _ in TITLES if (folder / f"{stem}{kind}").is_file()), None)
+    names = [*(f"{stem}{part}.inter" for part in PARTS), *(f"{stem}.{kind}" for kind in INDICES.values())]
+    found = [folder / name for name in names if (folder / name).exists()]
+    return [*found, titles] if titles else found
 
 
 def _stem(path: str) -> tuple[Path, str]:
@@ -74,8 +85,8 @@ def _stem(path: str) -> tuple[Path, str]:
 
 
 def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.DataFrame:
-    for file, column in ((folder / f"{stem}.item", "title"), (folder / f"{stem}.text", "text")):
-        if not file.is_file():
+    for kind, column in TITLES:
+        if not (file := folder / f"{stem}{kind}").is_file():
             continue
         table, lost, why = _read(file)
         _need(table, ["item_id", column], file)

@@ -83,12 +83,11 @@ def load(settings: Data) -> Interactions:
 
 
 def find_files(settings: Data) -> list[Path]:
-    """Find the files that count: all in the folder, or of a path to one file that one and the items file beside it."""
+    """Find the files that `load` reads: the interactions and, unless `settings` take their titles, the items beside them."""
     path = expand_home(settings.path)
-    found = sources.list_files(path)
-    alone = path.is_dir() or any(pair.startswith("interactions.title=") for pair in settings.columns)
-    items = None if alone else _found(path.parent, "items")
-    return found if items in (None, path) else [*found, items]
+    folder, events = (path, _found(path, "interactions")) if path.is_dir() else (path.parent, path)
+    alone = any(pair.startswith("interactions.title=") for pair in settings.columns)
+    return [file for file in dict.fromkeys((events, None if alone else _found(folder, "items"))) if file]
 
 
 def from_frames(
