@@ -92,9 +92,9 @@ def test_of_categorical_ids_each_is_judged_once_and_all_its_rows_go():
 
 
 def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_them(tmp_path, capsys):
-    pl.DataFrame({"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [1, 2, 3, 0, 5]}).write_csv(
-        tmp_path / "interactions.csv"
-    )
+    pl.DataFrame(
+        {"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [10**9, 10**9 + 1, 10**9 + 2, 0, 5]}
+    ).write_csv(tmp_path / "interactions.csv")
     pl.DataFrame({"item": list("abcc"), "title": list("ABCD")}).write_csv(tmp_path / "items.csv")
     data = Data(source="table", path=str(tmp_path), min_interactions=0)
     corpus = cleaning.build_corpus(sources.load(data), data)
@@ -110,6 +110,24 @@ def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_the
     pl.DataFrame({"user": ["u"] * 3, "item": list("abc")}).write_csv(tmp_path / "interactions.csv")
     pl.DataFrame({"item": list("abc"), "title": list("ABC")}).write_csv(tmp_path / "items.csv")
     assert len(sources.load(Data(source="table", path=str(tmp_path), strict=True)).events) == 3
+
+
+def test_steps_from_0_lose_no_event_and_a_zero_among_moments_is_no_time(capsys):
+    found = keep_sound_rows(shop([("u", "a", 0), ("u", "b", 1000), ("v", "a", 0), ("v", "b", None)], {"a": "A", "b": "B"}))
+    assert found.events["time"].to_list() == [1, 1001, 1, None]
+    assert capsys.readouterr().out == f"source: {found.facts['time_steps']}\n"
+    assert keep_sound_rows(found).events.equals(found.events)
+    moments = keep_sound_rows(shop([("u", "a", 0), ("u", "b", 1_600_000_000_000)], {"a": "A", "b": "B"}))
+    assert moments.dropped[1:] == [("bad times", 1, "at or before 1970, or after 2100")]
+    assert keep_sound_rows(shop([("u", "a", 0)], {"a": "A"})).events.is_empty()
+
+
+def test_columns_of_another_type_are_named_in_one_paragraph():
+    items = pl.DataFrame({"source_id": [1, 2], "title": ["A", "B"], "domain": "shop"})
+    events = pl.DataFrame({"user": ["u", "u"], "item": [1, 2], "time": ["1", "2"]})
+    with pytest.raises(ValueError, match=r"^Of the Interactions of a source source_id of its items is Int64, .* Cast") as e:
+        Interactions(items=items, events=events, domains_in=["shop"])
+    assert "item of its events is Int64, expected is String or Categorical; time of its events is String" in str(e.value)
 
 
 def test_domains_become_folder_names_which_is_told_and_training_domains_go_with_them(tmp_path, capsys):

@@ -32,6 +32,11 @@ CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
 LONGEST_TITLE = 10_000  # characters; what is longer is no title
+STEPS_BELOW = 100_000_000_000  # milliseconds: the year 1973; where all times are before it, they count something
+_TEXT, _ID = (pl.String, "String"), (pl.String | pl.Categorical, "String or Categorical")
+_TIME = (pl.datatypes.classes.NumericType | pl.Null, "Int64, milliseconds since 1970")
+ITEM_KINDS = dict.fromkeys(("source_id", "title", "domain"), _TEXT)  # the type of each column, and its name in words
+EVENT_KINDS = {"user": _ID, "item": _ID, "time": _TIME, "split": (pl.String | pl.Null, "String")}
 Dropped = tuple[str, int, str]  # step, events that it dropped, why
 
 
@@ -59,6 +64,14 @@ class Interactions:
     def __post_init__(self) -> None:
         require_columns(self.items, ["source_id", "title", "domain"], "the items of a source")
         require_columns(self.events, ["user", "item"], "the events of a source")
+        odd = [
+            f"{column} of its {name} is {found}, expected is {expected}"
+            for name, frame, kinds in (("items", self.items, ITEM_KINDS), ("events", self.events, EVENT_KINDS))
+            for column, (kind, expected) in kinds.items()
+            if (found := frame.schema.get(column)) is not None and not isinstance(found, kind)
+        ]
+        if odd:
+            raise ValueError(f"Of the Interactions of a source {'; '.join(odd)}. Cast these columns.")
 
     @property
     def has_times(self) -> bool:
@@ -117,7 +130,7 @@ def keep_sound_rows(found: Interactions) -> Interactions:
 
     Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one
     name). Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or
-    after 2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters.
+    after 2100; step numbers from 0 are not dropped but begin at 1. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters.
     Control characters in titles become spaces.
     """
     facts, dropped = dict(found.facts), list(found.dropped)
@@ -137,11 +150,22 @@ def keep_sound_rows(found: Interactions) -> Interactions:
         ("odd ids", lambda ids: ids.str.contains(CONTROL), "a newline, tab or other control character in an id"),
     ):
         events = leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
-    if "time" in events.columns:
+    if events.schema.get("time", pl.Null) != pl.Null:
+        events = _count_from_one(events, facts)
         bad = ~events["time"].is_between(1, LATEST).fill_null(True)
         events = leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
     within = [renamed.get(domain, domain) for domain in found.domains_in]
     return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
+
+
+def _count_from_one(events: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
+    """`events` one millisecond later where their times are step numbers from 0, which is told: 0 is no time."""
+    time = pl.col("time")
+    if not events.select((time.min() == 0) & time.max().is_between(1, STEPS_BELOW - 1)).item():
+        return events
+    facts["time_steps"] = "times are small numbers from 0, taken for steps; each is counted 1 ms later, since 0 is no time"
+    print(f"{facts.get('source', 'source')}: {facts['time_steps']}", flush=True)
+    return events.with_columns(pl.col("time") + 1)
 
 
 def hash_files(settings: Data) -> dict[str, str]:
