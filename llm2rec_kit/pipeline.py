@@ -6,6 +6,7 @@ stand in the order of the series; the evaluations of notebook 04 are in `evaluat
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings.encoding import AS_SAVED, parse_variant
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Recipe:
     build     writes the artefact into the folder that it is given and returns the record.
     settings  all that its content depends on; those named in `aside` are kept beside and change no result.
     inputs    names of the artefacts of the run that it is made from.
+    match     of two settings, these and a finished one's, gives the latter where they say the same in other words.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Recipe:
     settings: dict[str, Any]
     inputs: Sequence[str] = ()
     aside: Sequence[str] = ()
+    match: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None
 
     @property
     def same(self) -> dict[str, Any]:
@@ -56,7 +59,11 @@ class Recipe:
         """Make it in `run`, take it from `base` where that has the very same, or reuse it; returns its path."""
         if base is not None and not force and run.reuse_from(base, self.name, **self.same):
             return run.path_of(self.name)
-        return run.make(self.name, self.build, **self.same, force=force, quiet=quiet)
+        same = self.same
+        with contextlib.suppress(ArtefactError):
+            if self.match and not force:
+                same["settings"] = self.match(self.settings, run.manifest(self.name)["settings"])
+        return run.make(self.name, self.build, **same, force=force, quiet=quiet)
 
 
 def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactions | None = None) -> Recipe:
@@ -75,8 +82,12 @@ def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactio
         told = {"source": corpus.facts["source"], "split": corpus.facts["split"], "train_domains": corpus.train_domains}
         return {**told, "statistics": corpus.statistics().to_dicts(), "cleaning": corpus.facts["cleaning"]}
 
+    def match(asked: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+        files = sources.match_files(data, asked["files"], made.get("files", {}))
+        return made if asked | {"files": files} == made else asked
+
     files = mixing.hash_parts(data, outputs) if mixed else sources.hash_files(data)
-    return Recipe("corpus", build, data.recipe | {"files": files})
+    return Recipe("corpus", build, data.recipe | {"files": files}, match=None if mixed else match)
 
 
 def make_backbone(run: Run, place: S.Backbone) -> Recipe:

@@ -30,21 +30,28 @@ RELEASED_WORDS = 20  # most words of a title in the released data [C]
 GENTLE_CHARACTERS = 2000  # most characters of a title: what is longer is damage or markup, not a name
 LEAVE_ONE_OUT_LENGTH = 3  # history, validation target, test target
 EARLIEST_YEAR = 1996  # as far back as a window's start moves [C]
+NOT_OF_GIVEN = ("title_rules", "start", "end", "min_items", "repeats", "min_interactions", "split")  # what cleans and splits
 REVIEWS = ("amazon",)  # sources where a second event of a pair is a second review, not a second purchase
 
 
 class Steps:
     """The table of cleaning steps: what each dropped."""
 
-    def __init__(self, interactions: Interactions) -> None:
+    def __init__(self, interactions: Interactions, settings: Data) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.strict = settings.strict
         left = len(interactions.events) + sum(dropped for _, dropped, _ in interactions.dropped)
         for step, dropped, why in interactions.dropped:
             self.add(step, left, left - dropped, why)
             left -= dropped
 
-    def add(self, step: str, before: int, after: int, why: str) -> None:
-        """Add a step to the table; raise ValueError where it left nothing."""
+    def add(self, step: str, before: int, after: int, why: str, *, fault: bool = False) -> None:
+        """Add a step to the table; raise ValueError where it left nothing or, if strict, dropped what is a `fault`."""
+        if fault and self.strict and before > after:
+            raise ValueError(
+                f"data_strict is on, and {before - after} of {before} interactions would have to be left out ({step}: {why}). "
+                "Mend the source's files, or set data_strict to False to go on without those rows."
+            )
         self.rows.append({"step": step, "rows_before": before, "rows_dropped": before - after, "why": why})
         if after == 0:
             raise ValueError(
@@ -78,7 +85,7 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
             f"data_split {settings.split} needs timestamps (for the domains {timed}), and this source has none. Use leave_one_out."
         )
     item_text.find_fields(settings.text, interactions.items)
-    steps = Steps(interactions)
+    steps = Steps(interactions, settings)
     items = interactions.items.unique("source_id", keep="first", maintain_order=True)
     events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
     items, events = _known_titles(items, events, settings.title_rules, steps)
@@ -128,15 +135,29 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
 
 
 def _as_given(interactions: Interactions, settings: Data) -> Corpus:
-    """The corpus of the source's own samples, as they are: of the rules only `settings.users` changes no history."""
+    """The corpus of the source's own samples, as they are: of the rules only `settings.users` changes no history. Those that
+    are off their default are told."""
+    usual = Data()
+    if ignored := [f"data_{name}" for name in NOT_OF_GIVEN if getattr(settings, name) != getattr(usual, name)]:
+        print(
+            f"{settings.source}: without effect, since the source's own samples are kept as they are (data_given_splits): "
+            f"{', '.join(ignored)}",
+            flush=True,
+        )
     item_text.find_fields(settings.text, interactions.items)
-    steps = Steps(interactions)
+    steps = Steps(interactions, settings)
     items = interactions.items.with_columns(pl.col("title").fill_null(""))
     events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
     if unknown := int((events.item < 0).sum()):
         raise ValueError(
             f"{unknown} events of the source's own samples have an item that its item table lacks; without them, histories "
             "would be others. Mend the source, or set data_given_splits to False to clean and split anew."
+        )
+    if events.time is not None and (untimed := int(np.count_nonzero(events.time == NO_TIME))):
+        raise ValueError(
+            f"{untimed} of {len(events)} events of the source's own samples have no time while others have, so their place in a "
+            "history cannot be told. Give all of them a time, or none (then rows are in the order of consumption), or set "
+            "data_given_splits to False to clean and split anew."
         )
     steps.add("given samples", len(events), len(events), "the source's own samples: titles as they are, no k-core")
     events, several = _user_a_domain(events, items)
@@ -160,7 +181,7 @@ def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) ->
     events = Events(np.arange(len(frame)), user, rows[item], time)
     if users.null_count() or names.null_count():
         events = events.keep((user >= 0) & (item >= 0))
-        steps.add("empty ids", len(frame), len(events), "no user or no item")
+        steps.add("empty ids", len(frame), len(events), "no user or no item", fault=True)
     return events
 
 
@@ -187,7 +208,7 @@ def _user_subset(events: Events, interactions: Interactions, settings: Data, ste
 
 def _known_titles(items: pl.DataFrame, events: Events, rules: str, steps: Steps) -> tuple[pl.DataFrame, Events]:
     known = events.keep(events.item >= 0)
-    steps.add("unknown items", len(events), len(known), "the item is not in the item table")
+    steps.add("unknown items", len(events), len(known), "the item is not in the item table", fault=True)
     judged = _judged(items, rules)
     titled, kept = _only_items(judged, known, judged["refused"].is_null().to_numpy())
     reasons = judged["refused"].drop_nulls().value_counts()
@@ -232,7 +253,7 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
         return events
     timed = events if events.time is None else events.keep(events.time != NO_TIME)
     if len(timed) < len(events):
-        steps.add("no time", len(events), len(timed), "the event has no timestamp while others have")
+        steps.add("no time", len(events), len(timed), "the event has no timestamp while others have", fault=True)
     order = timed.row if timed.time is None else timed.time  # without times, rows are in the order of consumption
     once = timed.keep(mark_first_events(timed.user, timed.item, order, same_time=same_time))
     if same_time:

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus, mix
-from llm2rec_kit.runs import find_outputs
+from llm2rec_kit.runs import find_outputs, manifest
 from llm2rec_kit.settings import Data
 from llm2rec_kit.storage import expand_home, hash_file_once
 
@@ -21,7 +21,8 @@ READ = ("source", "path", "mix", "train_domains", "max_history")  # settings tha
 
 
 def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
-    """Find the folder of each corpus in `settings.mix`: a run in `outputs`, or a path with a slash; ValueError for none."""
+    """Find the folder of each corpus in `settings.mix`: a run in `outputs`, or a path with a slash; ValueError for none, and
+    for one whose files are not those of its manifest."""
     found = []
     for name in settings.mix:
         base = expand_home(name) if "/" in name else find_outputs(outputs) / name
@@ -31,8 +32,24 @@ def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
                 f"data_mix names {name!r}, and no corpus is in {places[0]} or {places[1]}. Make it with "
                 "notebooks/01_data_prep.ipynb, or give a folder (with a slash in its name) that holds one."
             )
+        _check_sound(folder, name)
         found.append(folder)
     return found
+
+
+def _check_sound(folder: Path, name: str) -> None:
+    """Raise ValueError where `folder` has a manifest, and it or a file is not what was written with it."""
+    path = folder / manifest.FOLDER_NOTE
+    if not path.exists():  # as `Corpus.save` leaves a folder
+        return
+    try:
+        why = manifest.find_damage(folder, manifest.read(path, "corpus"))
+    except ValueError as error:
+        why = str(error).rstrip(".")
+    if why:
+        raise ValueError(
+            f"data_mix names {name!r}, and {why}. Make that corpus anew with notebooks/01_data_prep.ipynb, or copy it again."
+        )
 
 
 def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:

@@ -19,10 +19,16 @@ def check(corpus: Corpus, *, to_train: bool = False) -> list[str]:
     if faults := [*faults, *(untrained if to_train else ())]:
         raise ValueError(
             f"The notebooks after 01 cannot go on with this corpus: {'; '.join(faults)}. Keep more data (data_users, "
-            "data_min_interactions, data_start, data_end, data_title_rules; the table of steps in section 2 of "
-            "notebooks/01_data_prep.ipynb shows what each left), or leave the domain out of the source."
+            f"data_min_interactions, data_start, data_end, data_title_rules{_list_steps(corpus)}), or leave the domain out of the "
+            "source."
         )
     return [*(f"{one}: no notebook can train on it" for one in untrained), *_odd_times(corpus)]
+
+
+def _list_steps(corpus: Corpus) -> str:
+    """What each cleaning step dropped, for the error; empty where none did, or nothing is known."""
+    dropped = [f"{row['step']} {row['rows_dropped']:,}" for row in corpus.facts.get("cleaning", []) if row["rows_dropped"]]
+    return f"; interactions that each step of the cleaning dropped: {', '.join(dropped)}" if dropped else ""
 
 
 def _domain_faults(corpus: Corpus, domain: str) -> list[str]:

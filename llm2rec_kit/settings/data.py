@@ -85,7 +85,9 @@ class Data(Stage):
         "gentle", "title cleaning: released (at most 20 words, no markup [C]) or gentle [O]", ("released", "gentle")
     )
     text: str = setting(
-        "{title}", "an item's text, of {title}, {category}, {brand}, {description} [O]; the title alone [P 4.1.1]"
+        "{title}",
+        "an item's text, of {title}, {category}, {brand}, {description} [O]; an empty field goes with the text before it and its "
+        "brackets; the title alone [P 4.1.1]",
     )
     text_words: int = setting(
         0, "most words of an item's text [O]; 0: all; later stages cut at tokens, too", within="x >= 0"

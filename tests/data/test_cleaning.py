@@ -352,3 +352,43 @@ def test_samples_of_the_source_that_cannot_be_kept_are_refused():
         cleaning.build_corpus(given([("u", "a", None), ("u", "b", "dev")], LETTERS), plain())
     with pytest.raises(ValueError, match="a sample has an empty history"):
         cleaning.build_corpus(given([("u", "a", "train")], LETTERS), plain())
+
+
+def test_settings_that_a_sources_own_samples_do_not_take_are_told(capsys):
+    found = given([("u", "a", None), ("u", "b", "train"), ("u", "c", "test")], LETTERS)
+    asked = Data(source="table", min_items=9, start="2014-01", split="global_time", users=1, text_words=3)
+    cleaning.build_corpus(found, asked)
+    said = "table: without effect, since the source's own samples are kept as they are (data_given_splits): "
+    assert capsys.readouterr().out == f"{said}data_start, data_min_items, data_split\n"
+    cleaning.build_corpus(found, Data(source="table"))
+    assert capsys.readouterr().out == ""
+
+
+def test_own_samples_of_which_some_have_no_time_are_refused_by_name():
+    found = given([("u", "a", None), ("u", "b", "train"), ("u", "c", "test")], LETTERS)
+    timed = Interactions(
+        items=found.items, events=found.events.with_columns(time=pl.Series([1, None, 3])), domains_in=["shop"]
+    )
+    with pytest.raises(ValueError, match=r"1 of 3 events of the source's own samples have no time while others have"):
+        cleaning.build_corpus(timed, plain())
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        (
+            [("u", i, t) for t, i in enumerate("abcz", 1)],
+            r"1 of 4 interactions would .* \(unknown items: the item is not in",
+        ),
+        (
+            [("u", "a", 1), ("u", "b", 2), ("u", "c", 3), ("u", "d", None)],
+            r"1 of 4 interactions would .* \(no time: the event",
+        ),
+    ],
+)
+def test_strict_stops_at_unknown_items_and_at_events_without_a_time(events, message):
+    found = shop(events, LETTERS)
+    assert len(cleaning.build_corpus(found, plain()).sequence) == 3
+    with pytest.raises(ValueError, match=f"^data_strict is on, and {message}"):
+        cleaning.build_corpus(found, plain(strict=True))
+    assert len(cleaning.build_corpus(shop(events[:3], LETTERS), plain(strict=True)).sequence) == 3

@@ -27,13 +27,17 @@ def test_the_title_alone_changes_nothing():
 @pytest.mark.parametrize(
     ("template", "words", "expected"),
     [
-        ("{title} ({brand})", 0, ["Red tea (Leaf & Co)", "Mug ()", "Cup ()"]),
+        ("{title} ({brand})", 0, ["Red tea (Leaf & Co)", "Mug", "Cup"]),
+        ("{title} ({brand}, {price}) :)", 0, ["Red tea (Leaf & Co, 1.5) :)", "Mug :)", "Cup (3) :)"]),
+        ("{title}. {brand}. {description}.", 0, ["Red tea. Leaf & Co. Two lines of text.", "Mug. Holds tea.", "Cup."]),
+        ("{brand}. {title} [by {brand}]", 0, ["Leaf & Co. Red tea [by Leaf & Co]", "Mug", "Cup"]),
+        ("By {brand}: {title} (new", 0, ["By Leaf & Co: Red tea (new", "Mug (new", "Cup (new"]),
         ("{title}, {brand}", 0, ["Red tea, Leaf & Co", "Mug", "Cup"]),
         ("{brand} | {title} | {description}", 0, ["Leaf & Co | Red tea | Two lines of text", "Mug | Holds tea", "Cup"]),
         ("{title}: {description}", 4, ["Red tea: Two lines", "Mug: Holds tea", "Cup"]),
         ("{title}", 1, ["Red", "Mug", "Cup"]),
         ("{{{title}}} {title}", 0, ["{Red tea} Red tea", "{Mug} Mug", "{Cup} Cup"]),
-        ("{title}, {price}", 0, ["Red tea, 1.5", "Mug", "Cup, 3.0"]),
+        ("{title}, {price}", 0, ["Red tea, 1.5", "Mug", "Cup, 3"]),
         ("{description}", 0, ["Two lines of text", "Holds tea", "Cup"]),
     ],
 )

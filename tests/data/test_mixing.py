@@ -9,6 +9,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.data import mixing
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Data
 
 
@@ -44,6 +45,25 @@ def test_what_is_not_there_is_named(tmp_path):
         mixing.mix_corpora(Data(source="mix", mix=["one"], path="x"), tmp_path)
     with pytest.raises(ValueError, match=r"takes the names of runs.*found data_mix \[\]"):
         mixing.mix_corpora(Data(source="mix"), tmp_path)
+
+
+def test_a_part_whose_files_are_not_its_manifests_is_refused(tmp_path):
+    corpus, run = make_corpus(), Run("one", tmp_path)
+    run.make("corpus", lambda folder: corpus.save(folder) or {}, settings={}, quiet=True)
+    asked = Data(source="mix", mix=["one"], max_history=corpus.max_history)
+    assert mixing.mix_corpora(asked, tmp_path).n_items == corpus.n_items
+    path = run.path / "corpus" / "items.parquet"
+    other = pl.read_parquet(path).with_columns(title=pl.lit("edited"))
+    path.unlink()
+    other.write_parquet(path)
+    for reads in (mixing.mix_corpora, mixing.hash_parts, mixing.compute_statistics):
+        with pytest.raises(
+            ValueError, match=r"data_mix names 'one', and .*items\.parquet is damaged .* Make that corpus anew"
+        ):
+            reads(asked, tmp_path)
+    (run.path / "corpus" / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"data_mix names 'one', and .*manifest\.json is damaged: it is no manifest"):
+        mixing.find_folders(asked, tmp_path)
 
 
 def test_settings_that_a_mix_does_not_read_are_told_and_another_length_of_history_is_refused(tmp_path, capsys):

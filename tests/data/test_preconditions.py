@@ -63,6 +63,16 @@ def test_a_corpus_that_no_notebook_could_use_is_refused_in_one_paragraph(corpus,
     assert "\n" not in str(e.value)
 
 
+def test_what_the_cleaning_dropped_is_in_the_error(corpus):
+    steps = [("bad lines", 0), ("unknown items", 3), ("5-core", 1200)]
+    rows = [{"step": step, "rows_before": 2000, "rows_dropped": dropped, "why": ""} for step, dropped in steps]
+    fewer = resplit(replace(corpus, facts=corpus.facts | {"cleaning": rows}), VALID, TRAIN)
+    with pytest.raises(
+        ValueError, match=r"; interactions that each step of the cleaning dropped: unknown items 3, 5-core 1,200\)"
+    ):
+        preconditions.check(fewer)
+
+
 def test_each_domain_that_is_evaluated_is_looked_at():
     from llm2rec_kit.corpus import mix
 

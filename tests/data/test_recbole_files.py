@@ -125,6 +125,49 @@ def test_plain_rows_with_seconds(tmp_path):
     assert cleaning.build_corpus(found, settings).sequence.tolist() == [1, 2, 3]
 
 
+PLAIN = "user_id:token\titem_id:token\n"
+TIMED = "user_id:token\titem_id:token\ttimestamp:float\n"
+SPLIT = {"toys__train__inter": "a\t1\na\t2\n", "toys__valid__inter": "a\t3\n", "toys__test__inter": "a\t4\n"}
+
+
+def test_the_whole_beside_its_parts_is_not_read_twice_where_no_times_tell_it(tmp_path, capsys):
+    parts = {name: PLAIN + rows for name, rows in SPLIT.items()}
+    whole = {"toys__inter": PLAIN + "a\t1\na\t2\na\t3\na\t4\n"}
+    settings = write(tmp_path, toys__item=ITEMS, **parts, **whole)
+    found = sources.load(settings)
+    assert listed(found) == {"a": ["1", "2", "3", "4"]}
+    assert found.facts["files"] == ["toys.test.inter", "toys.valid.inter", "toys.train.inter"]
+    told = "toys.inter: toys.test.inter, toys.valid.inter, toys.train.inter beside it are"
+    assert (found.facts["not_read"], capsys.readouterr().out) == (told, f"recbole: not read {told}\n")
+    (tmp_path / "toys.train.inter").unlink()
+    with pytest.raises(ValueError, match=r"toys\.inter stands beside toys\.test\.inter, toys\.valid\.inter, without"):
+        sources.load(settings)
+
+
+def test_with_times_the_whole_and_its_parts_are_one(tmp_path):
+    parts = {name: re.sub(r"(\d)\n", r"\1\t160000000\1\n", rows) for name, rows in SPLIT.items()}
+    files = {name: TIMED + rows for name, rows in parts.items()} | {"toys__inter": TIMED + "".join(parts.values())}
+    settings = write(tmp_path, toys__item=ITEMS, **files)
+    assert cleaning.build_corpus(sources.load(settings), settings).sequence.tolist() == [1, 2, 3, 4]
+
+
+def test_a_part_without_times_among_parts_that_have_them_is_named(tmp_path):
+    files = {name: TIMED + re.sub(r"\n", "\t1600000001\n", rows) for name, rows in SPLIT.items()}
+    settings = write(tmp_path, toys__item=ITEMS, **files | {"toys__valid__inter": PLAIN + "a\t3\n"})
+    with pytest.raises(
+        ValueError, match=r"\['toys\.valid\.inter'\] have no column timestamp, and \['toys\.train\.inter', 'toys\.t"
+    ):
+        sources.load(settings)
+
+
+def test_dates_that_can_be_read_in_two_ways_are_read_as_the_settings_say(tmp_path):
+    settings = write(tmp_path, toys__item=ITEMS, toys__inter=TIMED + "a\t1\t03/04/2021\na\t2\t02/05/2021\n")
+    with pytest.raises(ValueError, match=r"Set data_dates to day_first or month_first"):
+        sources.load(settings)
+    days = [sources.load(replace(settings, dates=order)).events["time"].to_list() for order in ("day_first", "month_first")]
+    assert [first < second for first, second in days] == [True, False]
+
+
 def test_unisrec_index_files_give_the_sources_own_ids(tmp_path):
     settings = write(
         tmp_path,

@@ -6,15 +6,19 @@ import gzip
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm2rec_kit import pipeline
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, keep_sound_rows, tables
-from llm2rec_kit.settings import Data
+from llm2rec_kit.reproduction.studies import study
+from llm2rec_kit.runs import Run, info
+from llm2rec_kit.settings import Data, SettingsError
 from llm2rec_kit.settings.own_parts import SOURCES
 
 HEBREW = "\u202bספר עברי\u202c (2nd) قصة"
@@ -88,9 +92,9 @@ def test_of_categorical_ids_each_is_judged_once_and_all_its_rows_go():
 
 
 def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_them(tmp_path, capsys):
-    pl.DataFrame({"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [1, 2, 3, 0, 5]}).write_csv(
-        tmp_path / "interactions.csv"
-    )
+    pl.DataFrame(
+        {"user": ["u"] * 4 + [None], "item": [*"abcaa"], "timestamp": [10**9, 10**9 + 1, 10**9 + 2, 0, 5]}
+    ).write_csv(tmp_path / "interactions.csv")
     pl.DataFrame({"item": list("abcc"), "title": list("ABCD")}).write_csv(tmp_path / "items.csv")
     data = Data(source="table", path=str(tmp_path), min_interactions=0)
     corpus = cleaning.build_corpus(sources.load(data), data)
@@ -106,6 +110,24 @@ def test_dropped_rows_are_told_and_in_the_cleaning_table_and_strict_stops_at_the
     pl.DataFrame({"user": ["u"] * 3, "item": list("abc")}).write_csv(tmp_path / "interactions.csv")
     pl.DataFrame({"item": list("abc"), "title": list("ABC")}).write_csv(tmp_path / "items.csv")
     assert len(sources.load(Data(source="table", path=str(tmp_path), strict=True)).events) == 3
+
+
+def test_steps_from_0_lose_no_event_and_a_zero_among_moments_is_no_time(capsys):
+    found = keep_sound_rows(shop([("u", "a", 0), ("u", "b", 1000), ("v", "a", 0), ("v", "b", None)], {"a": "A", "b": "B"}))
+    assert found.events["time"].to_list() == [1, 1001, 1, None]
+    assert capsys.readouterr().out == f"source: {found.facts['time_steps']}\n"
+    assert keep_sound_rows(found).events.equals(found.events)
+    moments = keep_sound_rows(shop([("u", "a", 0), ("u", "b", 1_600_000_000_000)], {"a": "A", "b": "B"}))
+    assert moments.dropped[1:] == [("bad times", 1, "at or before 1970, or after 2100")]
+    assert keep_sound_rows(shop([("u", "a", 0)], {"a": "A"})).events.is_empty()
+
+
+def test_columns_of_another_type_are_named_in_one_paragraph():
+    items = pl.DataFrame({"source_id": [1, 2], "title": ["A", "B"], "domain": "shop"})
+    events = pl.DataFrame({"user": ["u", "u"], "item": [1, 2], "time": ["1", "2"]})
+    with pytest.raises(ValueError, match=r"^Of the Interactions of a source source_id of its items is Int64, .* Cast") as e:
+        Interactions(items=items, events=events, domains_in=["shop"])
+    assert "item of its events is Int64, expected is String or Categorical; time of its events is String" in str(e.value)
 
 
 def test_domains_become_folder_names_which_is_told_and_training_domains_go_with_them(tmp_path, capsys):
@@ -135,8 +157,9 @@ def test_the_items_file_beside_a_table_of_one_file_counts(tmp_path):
     (tmp_path / "items.csv").write_text("item,title\na,Milk\n")
     assert sources.hash_files(data) == before | {"items.csv": sources.hash_files(data)["items.csv"]} != before
     assert list(sources.hash_files(replace(data, columns=["interactions.title=item"]))) == ["bought.csv"]
+    (tmp_path / "bought.csv").rename(tmp_path / "interactions.csv")
     folder = sources.hash_files(replace(data, path=str(tmp_path)))
-    assert list(folder) == [f"{tmp_path.name}/{name}" for name in ("bought.csv", "items.csv", "notes.txt")]
+    assert list(folder) == [f"{tmp_path.name}/{name}" for name in ("interactions.csv", "items.csv")]
     assert list(sources.hash_files(replace(data, path=str(tmp_path / "items.csv")))) == ["items.csv"]
 
 
@@ -147,12 +170,96 @@ def test_files_behind_a_link_to_a_folder_count_and_a_link_back_is_no_loop(tmp_pa
     root = tmp_path / "data"
     root.mkdir()
     (root / ".hidden").write_text("3")
+    (root / ".git").mkdir()
+    (root / ".git" / "index").write_text("4")
     (root / "ml-1m").symlink_to(tmp_path / "kept")
     (root / "up").symlink_to(tmp_path)
     (tmp_path / "kept" / "deep" / "round").symlink_to(tmp_path / "kept")
     (tmp_path / "kept" / "itself").symlink_to("itself")
-    found = sources.hash_files(Data(source="movielens", path=str(root)))
-    assert list(found) == ["data/ml-1m/deep/more.dat", "data/ml-1m/ratings.dat"]
+    found = [path.relative_to(root).as_posix() for path in sources.list_files(root)]
+    assert found == ["ml-1m/deep/more.dat", "ml-1m/ratings.dat"]
+
+
+def write_files(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+INTER = "user_id:token\titem_id:token\n" + "".join(f"{u}\t{i}\n" for u in "uv" for i in (1, 2, 3))
+ROWS = "user_id,history_item_title,item_title,history_item_id,item_id\nu,['A'],B,[0],1\n"
+READ = {  # by source its files, each of which counts
+    "table": {"interactions.csv": "user,item\nu,a\nu,b\n", "items.csv": "item,title\na,A\nb,B\n"},
+    "recbole": {"x.train.inter": INTER, "x.test.inter": INTER, "x.item": "item_id\ttitle\n1\tA\n", "x.user2index": "a\tu\nb\tv\n"},
+    "movielens": {
+        "ml-1m/ratings.dat": "1::1::5::978300760\n",
+        "ml-1m/movies.dat": "1::A (1999)::Drama\n",
+    },
+    "goodreads": {
+        "goodreads_interactions.csv": "user_id,book_id,is_read,rating,is_reviewed\n1,2,1,5,0\n",
+        "book_id_map.csv": "book_id_csv,book_id\n2,7\n",
+        "goodreads_books.json": '{"book_id": "7", "title": "A"}\n',
+    },
+    "llm2rec": {"train/x.csv": ROWS, "test/x.csv": ROWS, "info/x.txt": "A\t0\nB\t1\n"},
+    "amazon": {
+        "Toys.jsonl": '{"user_id": "u", "parent_asin": "a", "timestamp": 1600000000000}\n',
+        "meta_Toys.jsonl": '{"parent_asin": "a", "title": "A"}\n',
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", READ)
+def test_the_files_that_count_are_those_that_are_read(tmp_path, source):
+    write_files(tmp_path, READ[source] | dict.fromkeys(("vectors.npy", "outputs/mine/run.json", "x.ipynb", "README"), "?"))
+    data = Data(source=source, path=str(tmp_path))
+    found = sources.hash_files(data)
+    assert {*found} == {f"{tmp_path.name}/{name}" for name in READ[source]}
+    assert {*sources.read_raw_lines(data)["file"]} == {Path(name).name for name in READ[source]}
+    for name in READ[source]:  # the source would not be read without it, or be another
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).unlink()
+        assert sources.hash_files(data) != found
+        (tmp_path / name).write_text(text)
+    sources.load(data)
+
+
+def test_an_own_source_counts_all_but_runs_of_the_kit(tmp_path):
+    own_note = json.dumps({key: {} for key in info.PARTS})
+    write_files(tmp_path, {"a.txt": "1", "deep/run.json": "{}", "outputs/mine/run.json": own_note, "outputs/page.html": "x"})
+    found = [path.relative_to(tmp_path).as_posix() for path in sources.list_files(tmp_path)]
+    assert found == ["a.txt", "deep/run.json"]
+
+
+def test_a_corpus_whose_earlier_draft_recorded_further_files_is_reused_while_they_lie_there(tmp_path, capsys):
+    pairs = [(f"u{u}", f"i{(u + k) % 6}") for u in range(12) for k in range(5)]
+    table = {"interactions.csv": "user,item\n" + "".join(f"{u},{i}\n" for u, i in pairs)}
+    table["items.csv"] = "item,title\n" + "".join(f"i{k},Thing {k}\n" for k in range(6))
+    write_files(tmp_path / "shop", table | {"vectors.npy": "?", "outputs/mine/old.json": "{}"})
+    data, run = Data(source="table", path=str(tmp_path / "shop")), Run("mine", tmp_path / "shop" / "outputs")
+    recipe = pipeline.make_corpus(data)
+    earlier = {"shop/vectors.npy": "as it was", "shop/outputs/mine/old.json": "as it was"}
+    run.make("corpus", recipe.build, settings=recipe.settings | {"files": recipe.settings["files"] | earlier}, quiet=True)
+    study.check_source(run, data, ["text"])
+    capsys.readouterr()
+    recipe.make(run)
+    assert "corpus: reused" in capsys.readouterr().out
+    assert pipeline.make_corpus(replace(data, min_interactions=4)).make(run)  # of other settings it records what it reads
+    assert {*run.manifest("corpus")["settings"]["files"]} == {"shop/interactions.csv", "shop/items.csv"}
+    run.make("corpus", recipe.build, settings=recipe.settings | {"files": recipe.settings["files"] | earlier}, quiet=True)
+    (tmp_path / "shop" / "vectors.npy").unlink()  # it may have been read
+    with pytest.raises(SettingsError, match=r"made from \(shop/outputs/mine/old\.json, shop/vectors\.npy\)"):
+        study.check_source(run, data, ["text"])
+    capsys.readouterr()
+    recipe.make(run)
+    assert "corpus: redoing, changed: settings.files" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_read_is_a_row_of_the_raw_lines(tmp_path):
+    write_files(tmp_path, READ["amazon"])
+    (tmp_path / "meta_Toys.jsonl").write_bytes(gzip.compress(b"{}\n" * 999)[:-9])
+    file, line, text = sources.read_raw_lines(Data(source="amazon", path=str(tmp_path)), lines=9_999).row(-1)
+    assert (file, line) == ("meta_Toys.jsonl", None)
+    assert "ends in the middle of its gzip stream" in text
 
 
 def test_every_source_that_can_be_chosen_has_a_loader():

@@ -628,5 +628,16 @@ def test_a_corpus_keeps_numbers_and_mixes_with_one_that_has_them_as_text(tmp_pat
         corpora[-1].save(tmp_path / domain)
     loaded = [Corpus.load(tmp_path / domain) for domain in ("new", "old")]
     assert loaded[0].items["year"].to_list() == [1990, 1991, None, 1993]
-    assert loaded[0].titles == loaded[1].titles == ["A (1990)", "B (1991)", "C ()", "D (1993)"]
+    assert loaded[0].titles == loaded[1].titles == ["A (1990)", "B (1991)", "C", "D (1993)"]
     assert mix(loaded).items["year"].to_list() == ["1990", "1991", None, "1993"] * 2
+
+
+def test_fields_of_the_text_stay_as_they_are_written_and_the_folder_here_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "interactions.csv").write_text("user,item\nu,a\nu,b\n")
+    (tmp_path / "shop" / "items.csv").write_text("item,title,price,year\na,Tea,0.50,1999\nb,Mug,3.00,\n")
+    monkeypatch.chdir(tmp_path / "shop")
+    found = sources.load(Data(source="table", path=".", text="{title}, {price}"))
+    assert found.domains_in == ["shop"]
+    assert found.items["price"].to_list() == ["0.50", "3.00"]
+    assert found.items["year"].to_list() == [1999, None]

@@ -1,11 +1,12 @@
 """Sources: where interactions come from. One file a source, each with `load(settings) -> Interactions`.
 
-A loader reads and says what it dropped; it does not clean, filter or split, which `llm2rec_kit.data.cleaning` does. What no
+Beside it `find_files(settings)` names the files that `load` opens. A loader reads and says what it dropped; it does not clean, filter or split, which `llm2rec_kit.data.cleaning` does. What no
 source may hand on (ids that no layout can carry, times that cannot be) is left out, and counted, by `keep_sound_rows`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
+from llm2rec_kit.runs import info
 from llm2rec_kit.settings import Data, SettingsError, own_parts
 from llm2rec_kit.settings.ranges import clip
-from llm2rec_kit.storage import expand_home, hash_file_once
+from llm2rec_kit.storage import expand_home, hash_file_once, read_json
 
 MODULES = {name: name for name in ("synthetic", "amazon", "goodreads", "movielens")}
 MODULES |= {"llm2rec": "llm2rec_files", "recbole": "recbole_files", "table": "tables"}
@@ -30,6 +32,11 @@ CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
 LONGEST_TITLE = 10_000  # characters; what is longer is no title
+STEPS_BELOW = 100_000_000_000  # milliseconds: the year 1973; where all times are before it, they count something
+_TEXT, _ID = (pl.String, "String"), (pl.String | pl.Categorical, "String or Categorical")
+_TIME = (pl.datatypes.classes.NumericType | pl.Null, "Int64, milliseconds since 1970")
+ITEM_KINDS = dict.fromkeys(("source_id", "title", "domain"), _TEXT)  # the type of each column, and its name in words
+EVENT_KINDS = {"user": _ID, "item": _ID, "time": _TIME, "split": (pl.String | pl.Null, "String")}
 Dropped = tuple[str, int, str]  # step, events that it dropped, why
 
 
@@ -57,6 +64,14 @@ class Interactions:
     def __post_init__(self) -> None:
         require_columns(self.items, ["source_id", "title", "domain"], "the items of a source")
         require_columns(self.events, ["user", "item"], "the events of a source")
+        odd = [
+            f"{column} of its {name} is {found}, expected is {expected}"
+            for name, frame, kinds in (("items", self.items, ITEM_KINDS), ("events", self.events, EVENT_KINDS))
+            for column, (kind, expected) in kinds.items()
+            if (found := frame.schema.get(column)) is not None and not isinstance(found, kind)
+        ]
+        if odd:
+            raise ValueError(f"Of the Interactions of a source {'; '.join(odd)}. Cast these columns.")
 
     @property
     def has_times(self) -> bool:
@@ -115,7 +130,7 @@ def keep_sound_rows(found: Interactions) -> Interactions:
 
     Domains become names of folders, since results are kept under them (`corpus.folder_names`, which refuses two of one
     name). Events: no user or item id; an id with a newline, tab or other control character; a time at or before 1970, or
-    after 2100. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters.
+    after 2100; step numbers from 0 are not dropped but begin at 1. Items: no id, an id seen before, an id with a control character, a title of more than 10,000 characters.
     Control characters in titles become spaces.
     """
     facts, dropped = dict(found.facts), list(found.dropped)
@@ -135,11 +150,22 @@ def keep_sound_rows(found: Interactions) -> Interactions:
         ("odd ids", lambda ids: ids.str.contains(CONTROL), "a newline, tab or other control character in an id"),
     ):
         events = leave_out(events, _refused(events["user"], test) | _refused(events["item"], test), step, why, dropped)
-    if "time" in events.columns:
+    if events.schema.get("time", pl.Null) != pl.Null:
+        events = _count_from_one(events, facts)
         bad = ~events["time"].is_between(1, LATEST).fill_null(True)
         events = leave_out(events, bad, "bad times", "at or before 1970, or after 2100", dropped)
     within = [renamed.get(domain, domain) for domain in found.domains_in]
     return replace(found, items=items, events=events, domains_in=within, facts=facts, dropped=dropped)
+
+
+def _count_from_one(events: pl.DataFrame, facts: dict[str, Any]) -> pl.DataFrame:
+    """`events` one millisecond later where their times are step numbers from 0, which is told: 0 is no time."""
+    time = pl.col("time")
+    if not events.select((time.min() == 0) & time.max().is_between(1, STEPS_BELOW - 1)).item():
+        return events
+    facts["time_steps"] = "times are small numbers from 0, taken for steps; each is counted 1 ms later, since 0 is no time"
+    print(f"{facts.get('source', 'source')}: {facts['time_steps']}", flush=True)
+    return events.with_columns(pl.col("time") + 1)
 
 
 def hash_files(settings: Data) -> dict[str, str]:
@@ -149,34 +175,56 @@ def hash_files(settings: Data) -> dict[str, str]:
     return files | own_parts.hash_part("source", settings.source)
 
 
+def match_files(settings: Data, now: dict[str, str], recorded: dict[str, str]) -> dict[str, str]:
+    """Return `recorded`, the files of a finished corpus, where they say the same as `now`, those of `hash_files`; else `now`.
+
+    Earlier drafts recorded every file under `settings.path`. What they have beside the files that are read, and that still
+    lies there, made nothing of the corpus, whatever became of it; what is gone may have been read.
+    """
+    if not settings.path:
+        return now
+    root = expand_home(settings.path)
+    same = (now or settings.source == "synthetic") and all(recorded.get(name) == digest for name, digest in now.items())
+    return recorded if same and all((root.parent / name).is_file() for name in recorded.keys() - now.keys()) else now
+
+
 def read_raw_lines(settings: Data, lines: int = 2, longest: int = 300) -> pl.DataFrame:
-    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text, its size."""
+    """Read the first lines of the source's files (file, line, text), cut at `longest` characters; of no text, its size, and
+    of what cannot be read, why."""
     rows: list[tuple[str, int | None, str]] = []
     for path in _files(settings):
         if path.suffix in (".parquet", ".zip"):
             rows.append((path.name, None, f"({path.stat().st_size:,} bytes, not text)"))
             continue
-        for number, text in enumerate(json_lines.read_first_lines(path, lines), 1):
-            rows.append((path.name, number, text if len(text) <= longest else f"{text[:longest]} …"))
+        try:
+            texts: list[tuple[int | None, str]] = [*enumerate(json_lines.read_first_lines(path, lines), 1)]
+        except (ValueError, OSError) as error:
+            texts = [(None, f"({error})")]
+        rows += [(path.name, number, text if len(text) <= longest else f"{text[:longest]} …") for number, text in texts]
     return pl.DataFrame(rows, schema={"file": pl.String, "line": pl.Int64, "text": pl.String}, orient="row")
 
 
 def _files(settings: Data) -> list[Path]:
-    """The files that the source reads: as its module says, or all in `settings.path` but hidden ones and manifests."""
+    """The files that the source reads: of the kit's those that its module's `load` opens, of one's own all there are."""
     root = expand_home(settings.path)
-    if not settings.path or not root.exists() or settings.source == "mix":
+    if not settings.path or not root.exists() or settings.source in ("mix", "synthetic"):
         return []
-    if settings.source in MODULES and hasattr(module := _module(settings), "find_files"):
-        named: list[Path] = module.find_files(settings)
-        return named
-    return list_files(root)
+    if settings.source not in MODULES:
+        return list_files(root)
+    try:
+        named: list[Path] = _module(settings).find_files(settings)
+    except ValueError:  # the files are not what `load` takes, which it says better
+        return []
+    return [path for path in named if path.is_file()]
 
 
 def list_files(root: Path) -> list[Path]:
-    """List the files under `root`, also behind links to folders, but hidden ones and manifests; a file is the only one."""
+    """List the files under `root`, also behind links to folders, but hidden ones, manifests and runs of the kit; a file is
+    the only one."""
     found = [] if root.is_dir() else [root]
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), root)]
+        below = [Path(folder, name) for name in folders if not name.startswith(".")]
+        folders[:] = [path.name for path in below if not _leads_back(path, root) and not _holds_runs(path)]
         found += [Path(folder, name) for name in files]
     return sorted(p for p in found if not p.name.startswith(".") and not p.name.endswith(DOWNLOAD_MANIFEST) and p.is_file())
 
@@ -187,6 +235,15 @@ def _leads_back(folder: Path, root: Path) -> bool:
         return False
     target, above = folder.resolve(), (p for p in folder.parents if p.is_relative_to(root))
     return any(p.resolve().is_relative_to(target) for p in above)
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether `folder` is a run of the kit or holds some, as outputs/ does: what is made of a source is no part of it."""
+    for note in (folder / info.FILE, *folder.glob(f"*/{info.FILE}")):
+        with contextlib.suppress(ValueError, OSError):
+            if info.PARTS.keys() <= read_json(note).keys():
+                return True
+    return False
 
 
 def require_columns(frame: pl.DataFrame, wanted: list[str], what: str) -> None:

@@ -82,11 +82,8 @@ def load(settings: Data) -> Interactions:
 
 
 def find_files(settings: Data) -> list[Path]:
-    """Find the two files that `load` reads; empty where they are not there."""
-    try:
-        return list(_found(settings)[1:])
-    except ValueError:
-        return []
+    """Find the two files that `load` reads; ValueError where they are not there."""
+    return list(_found(settings)[1:])
 
 
 @cache

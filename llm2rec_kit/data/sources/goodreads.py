@@ -49,6 +49,7 @@ TIME = "%a %b %d %H:%M:%S %z %Y"  # "Fri Apr 19 08:15:15 -0700 2013"; a weekday 
 TEXTS = ["description", "work_id", "publisher", "format", "language_code", "publication_year"]
 NAME = re.compile(r"goodreads_interactions(?:_(\w+))?\.(json|csv)(?:\.gz)?")
 CSV = {"user_id": pl.Int32, "book_id": pl.Int32, "is_read": pl.Int8, "rating": pl.Int8, "is_reviewed": pl.Int8}
+MAP = "book_id_map.csv"
 LAYOUT = (
     "data_source 'goodreads' expects a folder with goodreads_interactions_<genre>.json.gz and "
     "goodreads_books_<genre>.json.gz (whole: goodreads_interactions_dedup.json.gz, or goodreads_interactions.csv with "
@@ -73,6 +74,13 @@ def load(settings: Data) -> Interactions:
     domain = settings.domain or ("goodreads" if genre == WHOLE else f"goodreads_{genre}")
     items = _books(books_file, events["item"].unique(), domain, facts)
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
+
+
+def find_files(settings: Data) -> list[Path]:
+    """Find the files that `load` reads; ValueError where one is not there."""
+    folder = require_folder(settings.path, LAYOUT)
+    genre, file = _interactions_file(folder, settings.category)
+    return [file, _books_file(folder, genre), *([file.with_name(MAP)] if ".csv" in file.name else [])]
 
 
 def _from_json(file: Path, settings: Data, facts: dict[str, Any], dropped: list[Dropped]) -> pl.DataFrame:
@@ -112,7 +120,7 @@ def _from_csv(file: Path, settings: Data, facts: dict[str, Any], dropped: list[D
         dropped.append(("bad lines", bad, f"{file.name}: not five whole numbers"))
     chosen = rows.filter(_chosen(settings.goodreads_events, one=1))
     _note_choice(settings.goodreads_events, len(rows) - len(chosen), dropped)
-    names = file.with_name("book_id_map.csv")
+    names = file.with_name(MAP)
     if not names.is_file():
         raise ValueError(f"{names} is missing: it gives the book ids of {file.name}. {LAYOUT}.")
     ids, lost = delimited.read_numbers(names, {"book_id_csv": pl.Int32, "book_id": pl.Int32}, what=str(names))

@@ -41,6 +41,7 @@ from llm2rec_kit.data.sources import CONTROL, Interactions, delimited, list_name
 from llm2rec_kit.settings import Data
 
 TEXTS = {"train": "train_data.txt", "valid": "val_data.txt", "test": "test_data.txt"}
+TITLES, NUMBER = "item_titles.json", "data.txt"
 COLUMNS = ["user_id", "history_item_title", "item_title", "history_item_id", "item_id"]
 NUMBERS = r"^\s*\[\s*[0-9]{1,18}(\s*,\s*[0-9]{1,18})*\s*\]\s*$"
 NUMBERS_LINE = re.compile(r"\s*[0-9]{1,18}(\s+[0-9]{1,18})*\s*")
@@ -78,7 +79,7 @@ def load(settings: Data) -> Interactions:
     """
     folder = require_folder(settings.path, LAYOUT)
     facts: dict[str, Any] = {"source": "llm2rec"}
-    texts = next((f for f in (folder, folder / "downstream") if (f / TEXTS["train"]).is_file()), None)
+    texts = _find_texts(folder)
     tables = _csv_files(folder)
     domain = settings.domain or _name(folder, tables)
     if texts is not None:
@@ -101,8 +102,29 @@ def load(settings: Data) -> Interactions:
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
 
+def find_files(settings: Data) -> list[Path]:
+    """Find the files that `load` reads; ValueError where the folder is missing or has several of a kind."""
+    folder = require_folder(settings.path, LAYOUT)
+    tables = [*_csv_files(folder).values()]
+    if (texts := _find_texts(folder)) is not None:
+        named = (texts / name for name in (*TEXTS.values(), TITLES, NUMBER))
+        return [*tables, *(file for file in named if file.is_file())]
+    info = _find_info(folder)
+    return [*tables, *(info if tables and len(info) == 1 else [])]
+
+
+def _find_texts(folder: Path) -> Path | None:
+    return next((f for f in (folder, folder / "downstream") if (f / TEXTS["train"]).is_file()), None)
+
+
+def _find_info(folder: Path) -> list[Path]:
+    """The files of titles beside CSV files; one counts, several are none."""
+    found = sorted(f for f in (folder / "info").glob("*.txt") if f.name != "item_titles.txt")
+    return found or sorted(folder.glob("*.info.txt"))
+
+
 def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Samples]:
-    titles = _not_empty(_titles_json(folder / "item_titles.json"), facts)
+    titles = _not_empty(_titles_json(folder / TITLES), facts)
     samples, known = Samples(), frozenset(titles)
     files = {split: folder / name for split, name in TEXTS.items() if (folder / name).is_file()}
     facts["files"] = [f.name for f in files.values()]
@@ -114,8 +136,8 @@ def _from_texts(folder: Path, facts: dict[str, Any]) -> tuple[dict[int, str], Sa
                 samples.refuse(f"{file.name}: not numbers divided by spaces")
             elif words:
                 _take(samples, tuple(map(int, words)), split, known, file.name)
-    if (folder / "data.txt").is_file():
-        ids = (int(w) for w in _text(folder / "data.txt").split() if w.isascii() and w.isdigit())
+    if (folder / NUMBER).is_file():
+        ids = (int(w) for w in _text(folder / NUMBER).split() if w.isascii() and w.isdigit())
         facts["largest_id_in_data_txt"] = max(ids, default=0)
     return titles, samples
 
@@ -167,8 +189,7 @@ def _from_csv(folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> tu
     facts["files"] = [f.relative_to(folder).as_posix() for f in files.values()]
     named = all("user_id" in t.columns for t in tables.values())
     facts["users_from"] = "user_id" if named else "none: rows that continue each other"
-    info = sorted(f for f in (folder / "info").glob("*.txt") if f.name != "item_titles.txt")
-    info = info or sorted(folder.glob("*.info.txt"))
+    info = _find_info(folder)
     titles = _not_empty(_titles_info(info[0]) if len(info) == 1 else _titles_of([*tables.values()]), facts)
     facts["titles_from"] = info[0].name if len(info) == 1 else "the CSV files"
     known, unlike = frozenset(titles), 0

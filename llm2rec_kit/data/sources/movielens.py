@@ -65,6 +65,12 @@ def load(settings: Data) -> Interactions:
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
 
 
+def find_files(settings: Data) -> list[Path]:
+    """Find the two files that `load` reads; ValueError where they are not there."""
+    folder, names = _layout(require_folder(settings.path, LAYOUT), settings.category)
+    return [folder / name for name in names]
+
+
 def _ratings(file: Path) -> tuple[pl.DataFrame, int]:
     if file.suffix == ".csv":
         return delimited.read_numbers(file, RATINGS, what=str(file))

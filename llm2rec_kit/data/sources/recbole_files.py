@@ -3,7 +3,8 @@
 Read are `<stem>.inter`, or `<stem>.train/valid/test.inter` or any part of those, and titles from `<stem>.item` (column
 title) or `<stem>.text` (UniSRec: one text of title, categories and brand). Two forms of `.inter` exist:
 
-plain     one event a row: user_id, item_id and maybe timestamp (seconds, as RecBole writes them).
+plain     one event a row: user_id, item_id and maybe timestamp (seconds, as RecBole writes them). Without timestamps,
+          parts are what counts where `<stem>.inter` stands beside them: it holds the same events once more.
 sequence  one sample a row: user_id, item_id_list (the history, oldest first) and item_id (what came next).
 
 Of the sequence form a user often has many rows, each a prefix of the next. All files are read together and the user's
@@ -27,6 +28,8 @@ from llm2rec_kit.data.times import as_milliseconds
 from llm2rec_kit.settings import Data
 
 PARTS = (".test", ".valid", ".train", "")  # the order decides between equally long rows of a user
+TITLES = ((".item", "title"), (".text", "text"))  # the file of titles, the first that is there, and its column
+INDICES = {"item": "item2index", "user": "user2index"}
 LAYOUT = (
     "data_source 'recbole' expects a folder of RecBole atomic files: <name>.item with columns item_id and title "
     "(or <name>.text with item_id and text), and <name>.inter or <name>.train.inter, <name>.valid.inter, "
@@ -42,19 +45,29 @@ def load(settings: Data) -> Interactions:
     items = _items(folder, stem, domain, facts)
     found = {part: _read(folder / f"{stem}{part}.inter") for part in PARTS if (folder / f"{stem}{part}.inter").exists()}
     frames = {part: frame for part, (frame, _, _) in found.items()}
-    dropped = [("bad lines", few, why) for _, few, why in found.values() if few]
-    facts["files"] = [f"{stem}{part}.inter" for part in frames]
     for part, frame in frames.items():
         _need(frame, ["user_id", "item_id"], folder / f"{stem}{part}.inter")
+    frames = _without_the_whole(frames, folder, stem, facts)
+    dropped = [("bad lines", few, why) for part, (_, few, why) in found.items() if few and part in frames]
+    facts["files"] = [f"{stem}{part}.inter" for part in frames]
     as_lists = ["item_id_list" in frame.columns for frame in frames.values()]
     if any(as_lists) and not all(as_lists):
         raise ValueError(f"{folder}: some of {facts['files']} have the column item_id_list and some have not. {LAYOUT}.")
-    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames, stem)
+    events = _from_sequences(frames, facts) if all(as_lists) else _from_rows(frames, folder / stem, settings.dates)
     if odd := facts.get("rows_not_part"):
         dropped.append(("rows apart", odd, "no part of what their user's other rows make, and not their longest"))
-    for column, kind in (("item", "item2index"), ("user", "user2index")):
+    for column, kind in INDICES.items():
         events = _original_ids(events, column, folder / f"{stem}.{kind}")
     return Interactions(items=items, events=events, domains_in=[domain], facts=facts, dropped=dropped)
+
+
+def find_files(settings: Data) -> list[Path]:
+    """Find the files that `load` reads; ValueError where the folder has none, or those of several data sets."""
+    folder, stem = _stem(settings.path)
+    titles = next((folder / f"{stem}{kind}" for kind, _ in TITLES if (folder / f"{stem}{kind}").is_file()), None)
+    names = [*(f"{stem}{part}.inter" for part in PARTS), *(f"{stem}.{kind}" for kind in INDICES.values())]
+    found = [folder / name for name in names if (folder / name).exists()]
+    return [*found, titles] if titles else found
 
 
 def _stem(path: str) -> tuple[Path, str]:
@@ -72,8 +85,8 @@ def _stem(path: str) -> tuple[Path, str]:
 
 
 def _items(folder: Path, stem: str, domain: str, facts: dict[str, Any]) -> pl.DataFrame:
-    for file, column in ((folder / f"{stem}.item", "title"), (folder / f"{stem}.text", "text")):
-        if not file.is_file():
+    for kind, column in TITLES:
+        if not (file := folder / f"{stem}{kind}").is_file():
             continue
         table, lost, why = _read(file)
         _need(table, ["item_id", column], file)
@@ -137,14 +150,43 @@ def _joined(rows: list[str], files: list[int]) -> tuple[str, int]:
     return text, sum(f" {row} " not in f" {text} " for row in rows)
 
 
-def _from_rows(frames: dict[str, pl.DataFrame], stem: str) -> pl.DataFrame:
+def _without_the_whole(
+    frames: dict[str, pl.DataFrame], folder: Path, stem: str, facts: dict[str, Any]
+) -> dict[str, pl.DataFrame]:
+    """`frames` but that of `<stem>.inter` where parts of the plain form, without timestamps, stand beside it; told.
+
+    With timestamps an event that stands in two files is one, as any repeated row (`cleaning`); without, it would be two.
+    """
+    columns = {column for frame in frames.values() for column in frame.columns}
+    if "" not in frames or len(frames) == 1 or columns & {"item_id_list", "timestamp"}:
+        return frames
+    parts = {part: frame for part, frame in frames.items() if part}
+    names = ", ".join(f"{stem}{part}.inter" for part in parts)
+    if ".train" not in parts:
+        raise ValueError(
+            f"{folder}: {stem}.inter stands beside {names}, without timestamps, so that what both hold cannot be told. Move "
+            f"{stem}.inter away, name it {stem}.train.inter if it holds what comes before, or move the others away."
+        )
+    facts["not_read"] = f"{stem}.inter: {names} beside it are"
+    print(f"recbole: not read {facts['not_read']}", flush=True)
+    return parts
+
+
+def _from_rows(frames: dict[str, pl.DataFrame], stem: Path, dates: str) -> pl.DataFrame:
     """Events (user, item[, time]) of the plain form, the files in the order train, valid, test."""
-    ordered = [frames[part] for part in reversed(PARTS) if part in frames]
-    columns = ["user_id", "item_id"] + (["timestamp"] if all("timestamp" in f.columns for f in ordered) else [])
-    events = pl.concat([f.select(columns) for f in ordered]).rename({"user_id": "user", "item_id": "item"})
+    ordered = {f"{stem.name}{part}.inter": frames[part] for part in reversed(PARTS) if part in frames}
+    timed = {name: "timestamp" in frame.columns for name, frame in ordered.items()}
+    if any(timed.values()) and not all(timed.values()):
+        lacks = [name for name, has in timed.items() if not has]
+        raise ValueError(
+            f"{stem.parent}: {lacks} have no column timestamp, and {[name for name in timed if name not in lacks]} have: what is "
+            "of which time cannot be told. Give all files the column, or none, or move the others away."
+        )
+    columns = ["user_id", "item_id", *(["timestamp"] if any(timed.values()) else [])]
+    events = pl.concat([f.select(columns) for f in ordered.values()]).rename({"user_id": "user", "item_id": "item"})
     if "timestamp" not in columns:
         return events
-    time = as_milliseconds(events["timestamp"], f"the column timestamp of {stem}.inter").alias("time")
+    time = as_milliseconds(events["timestamp"], f"the column timestamp of {stem.name}.inter", dates).alias("time")
     return events.drop("timestamp").with_columns(time)
 
 

@@ -7,7 +7,7 @@ interaction may be the headline of a review. Columns with other names are named 
 "item=sku", "time=bought_at", "title=name", "domain=shop"], or where the two files differ ["interactions.item=sku",
 "items.item=product_id"]; a name that is given must exist. Without a column timestamp, one that is called time, date or
 datetime is the time, which is told. Further columns of the items are kept, text as text and numbers as numbers (of a CSV
-file those whose every cell is one, but for the fields of a text); every other column is left out and told. In code,
+file those whose every cell is one, but for the fields of a text, `data_text`'s too); every other column is left out and told. In code,
 `from_frames` takes polars or pandas frames.
 """
 
@@ -24,7 +24,7 @@ import polars as pl
 from llm2rec_kit.data import sources
 from llm2rec_kit.data.sources import Interactions, delimited, frames, list_names, require_columns
 from llm2rec_kit.data.times import ABSENT, as_milliseconds
-from llm2rec_kit.settings import Data, SettingsError
+from llm2rec_kit.settings import Data, SettingsError, parse_template
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, find_fault
 
@@ -57,12 +57,12 @@ def load(settings: Data) -> Interactions:
     of_items = of_events if items is None else names["items"]
     facts = _not_read(events_file, events.columns, items_file, items, of_events, path)
     _check_given(settings.columns, (events_file, events), (items_file, items))
-    named = {*of_events.values(), *of_items.values()}
+    texts = {*of_events.values(), *of_items.values(), *parse_template(settings.text)}
     if items is None:
-        events = _with_numbers(events_file, events, named)
+        events = _with_numbers(events_file, events, texts)
     else:
         _require(items, [of_items["item"], of_items["title"]], str(items_file), "items")
-        items = _with_numbers(items_file, items, named)
+        items = _with_numbers(items_file, items, texts)
     found = from_frames(
         events,
         items,
@@ -72,7 +72,7 @@ def load(settings: Data) -> Interactions:
         title=of_items["title"],
         time=_time_column(events.columns, of_events["time"], events_file.name, facts),
         domain_column=of_items["domain"],
-        domain=settings.domain or (path.name if path.is_dir() else path.stem),
+        domain=settings.domain or (Path(os.path.abspath(path)).name if path.is_dir() else path.stem),
         dates=settings.dates,
         what=(events_file.name, items_file.name),
     )
@@ -83,12 +83,11 @@ def load(settings: Data) -> Interactions:
 
 
 def find_files(settings: Data) -> list[Path]:
-    """Find the files that count: all in the folder, or of a path to one file that one and the items file beside it."""
+    """Find the files that `load` reads: the interactions and, unless `settings` take their titles, the items beside them."""
     path = expand_home(settings.path)
-    found = sources.list_files(path)
-    alone = path.is_dir() or any(pair.startswith("interactions.title=") for pair in settings.columns)
-    items = None if alone else _found(path.parent, "items")
-    return found if items in (None, path) else [*found, items]
+    folder, events = (path, _found(path, "interactions")) if path.is_dir() else (path.parent, path)
+    alone = any(pair.startswith("interactions.title=") for pair in settings.columns)
+    return [file for file in dict.fromkeys((events, None if alone else _found(folder, "items"))) if file]
 
 
 def from_frames(

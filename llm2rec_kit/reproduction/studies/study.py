@@ -10,6 +10,7 @@ from typing import Any
 from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.data import sources
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings.ranges import clip
@@ -87,7 +88,7 @@ def check_source(base: Run, data: S.Data, questions: Sequence[str]) -> None:
     """
     was = base.manifest("corpus")["settings"].get("files", {})
     now = pipeline.make_corpus(data).settings["files"]
-    if now == was and (now or data.source == "synthetic"):
+    if sources.match_files(data, now, was) == was and (now or data.source == "synthetic"):
         return
     differing = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
     named = f" ({', '.join(differing[:5])}{', ...' * (len(differing) > 5)})" if differing else ""
