@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import polars as pl
 import pytest
 from conftest import make_corpus
@@ -299,6 +300,48 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
     assert re.search(
         r"\| unlucky \| toy \| SASRec \| csft \| 2 \| 0\.1300 ± 0\.0000", (asked.folder / "grid.md").read_text()
     )
+
+
+def finish(asked: graph.Grid) -> pl.DataFrame:
+    """Collect a grid whose every 04 has one evaluation, by the seed it was asked and with its CSFT's steps as the metric."""
+    for node in (n for n in asked.nodes.values() if n.book.startswith("04")):
+        steps, (seed,) = asked.nodes[node.before].values["csft_steps"], node.values["evaluation_seeds"]
+        about = {"domain": "toy", "recommender": "SASRec", "embedding": "csft", "seed": seed}
+        name = f"SASRec-csft-seed{seed}"
+
+        def build(folder: Path, about=about, name=name, steps=steps) -> dict:
+            np.save(folder / f"{name}.npy", np.where(np.arange(100) < steps, 1, 99))
+            return about | {"metrics": {"recall@10": steps / 100}}
+
+        Run(node.name, asked.runs).make(f"evaluation/toy/{name}", build, settings={}, quiet=True)
+    return summary.collect(asked, dict.fromkeys(asked.nodes, "done"))
+
+
+def test_axes_of_seeds_and_stages_keep_the_labels_that_embedding_and_seed_do_not_tell(root):
+    text = """
+profile: base.yaml
+axes:
+  seeds: {one: {csft.steps: 1, evaluation.seeds: [7]}, two: {csft.steps: 2, evaluation.seeds: [7]}}
+  stages: {all: {evaluation.embeddings: [csft]}}
+  settings: {a: {data.seed: 1}, b: {data.seed: 2}}
+"""
+    asked = graph.load(written(root, text), str(root / "out"), root=root)
+    assert asked.plain_axes == ("stages",)
+    rows = finish(asked)
+    assert rows.select("seeds axis", "settings", "seed", "recall@10").rows() == [
+        ("one", "a", 7, 0.01),
+        ("one", "b", 7, 0.01),
+        ("two", "a", 7, 0.02),
+        ("two", "b", 7, 0.02),
+    ]
+    assert summary.summarise(rows).select("seeds axis", "seeds", "recall@10").rows()[-1] == ("two", 1, 0.02)
+    assert "seeds axis" in summary.render_text(summary.write(asked, dict.fromkeys(asked.nodes, "done")))
+
+
+def test_seeds_that_are_labelled_are_seeds_all_the_same(root):
+    text = "profile: base.yaml\naxes: {seeds: {one: {evaluation.seeds: [1]}, two: {evaluation.seeds: [2]}}}\n"
+    found = summary.summarise(finish(graph.load(written(root, text), str(root / "out"), root=root)))
+    assert found.select("domain", "seeds", "recall@10").rows() == [("toy", 2, 0.03)]
 
 
 def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):

@@ -71,7 +71,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells and nodes of a grid file, and the folder they live in."""
+    """Cells and nodes of a grid file, and the folder they live in.
+
+    plain_axes  those of LISTS whose options choose embeddings, or seeds, and nothing else: an evaluation says as much itself.
+    """
 
     name: str
     profile: str
@@ -79,6 +82,7 @@ class Grid:
     cells: list[Cell]
     nodes: dict[str, Node]
     root: Path | None = None
+    plain_axes: tuple[str, ...] = ()
 
     @property
     def runs(self) -> Path:
@@ -103,7 +107,8 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     base = {"evaluation_workers": 1, **_profile(profile, path.parent), **_named(asked.get("set", {}), "set")}
     nodes: dict[str, Node] = {}
     cells = []
-    for labels, chosen in _choices(asked.get("axes", {})):
+    axes = asked.get("axes", {})
+    for labels, chosen in _choices(axes):
         values = plain_yaml.convert_numbers(base | chosen | {"outputs": str(folder / "runs")})
         if isinstance(values.get("own_parts"), list) and all(isinstance(part, str) for part in values["own_parts"]):
             values["own_parts"] = own_parts.resolve_parts(values["own_parts"], path.parent)
@@ -111,7 +116,7 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
         values = _placed(values, path.parent, find_outputs(outputs).resolve())
         notebooks.look_for_files(values, {name for book in books for name in notebooks.read_parameters(book)})
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
-    return Grid(name, profile, folder, cells, nodes, root)
+    return Grid(name, profile, folder, cells, nodes, root, _find_plain(axes))
 
 
 def run_node(node: Node, folder: str, root: Path | None = None, *before: Any) -> dict[str, Any]:
@@ -230,6 +235,12 @@ def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
             f"Axis {axis!r} must hold `label: {{parameter: value}}` lines{as_list}; found {show_value(options)}."
         )
     return [(axis, str(label), _named(chosen, clip(f"{axis}.{label}", 80))) for label, chosen in options.items()]
+
+
+def _find_plain(axes: dict[str, Any]) -> tuple[str, ...]:
+    """The axes of LISTS, written as lists or as mappings, of whose options none sets anything but that list."""
+    chosen = {axis: set().union(*(values for *_, values in _options(axis, axes[axis]))) for axis in axes if axis in LISTS}
+    return tuple(axis for axis, names in chosen.items() if names <= {LISTS[axis]})
 
 
 def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
