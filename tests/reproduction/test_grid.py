@@ -95,9 +95,11 @@ def files(tmp_path, monkeypatch):
         (tmp_path / model / "config.json").write_text("{}")
         (tmp_path / model / "model.safetensors").write_bytes(b"weights")
         (tmp_path / model / "tokenizer.json").write_text("{}")
+    (tmp_path / "own.npy").write_bytes(b"vectors")
     return written(
         tmp_path,
-        "profile: smoke\nset: {data.source: table, data.path: data, backbone.name: model, encoding.baselines: [baseline]}\n"
+        "profile: smoke\nset: {data.source: table, data.path: data, backbone.name: model, encoding.baselines: [baseline], "
+        "encoding.own: [mine=own.npy]}\n"
         "axes: {stages: [csft, id]}\n",
     )
 
@@ -109,6 +111,8 @@ def files(tmp_path, monkeypatch):
         ("data/more.csv", {"01", "02", "03", "04 csft", "04 id"}),
         ("model/model.safetensors", {"02", "03", "04 csft"}),
         ("baseline/model.safetensors", {"03", "04 csft"}),
+        ("own.npy", {"03", "04 csft"}),
+        ("own.ids.txt", {"03", "04 csft"}),
         ("model/README.md", set()),
     ],
 )
@@ -123,6 +127,16 @@ def test_a_file_that_changed_makes_anew_what_depends_on_it_and_nothing_else(file
     (files.parent / changed).write_text("something else")
     after = nodes()
     assert {number for number, name in after.items() if name != before[number]} == anew
+
+
+def test_own_vectors_are_looked_for_beside_the_grid_file_and_named_where_they_are_missing(files, monkeypatch):
+    (files.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(files.parent / "elsewhere")
+    asked = graph.load(files, str(files.parent / "out"))
+    assert {tuple(n.values.get("encoding_own", ())) for n in asked.nodes.values()} >= {(f"mine={files.parent / 'own.npy'}",)}
+    (files.parent / "own.npy").unlink()
+    with pytest.raises(SettingsError, match=r"encoding_own, mine: .*own\.npy is missing"):
+        graph.load(files, str(files.parent / "out"))
 
 
 def test_a_mix_names_runs_among_the_outputs_and_folders_beside_the_file_and_its_parts_count(tmp_path, monkeypatch):

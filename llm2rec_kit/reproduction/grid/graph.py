@@ -22,6 +22,7 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.data import mixing, sources
+from llm2rec_kit.encoding import own_tables
 from llm2rec_kit.models import checkpoint, packages
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
@@ -287,6 +288,11 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
         found[name] = [checkpoint.hash_contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
+    if "encoding_own" in own:
+        tables = S.Encoding.from_parameters(own).own_files
+        found["encoding_own"] = {
+            name: own_tables.hash_files(str(own_tables.check_file(name, t))) for name, t in tables.items()
+        }
     lists = [key for key in own if key.endswith("_recommenders") or key == "evaluation_baselines"]
     found["own_parts"] = own_parts.hash_parts([name for key in lists for name in own[key]])
     return {f"{name}, files": files for name, files in found.items() if files}
