@@ -314,9 +314,7 @@ def _as_they_are_done(
 ) -> Iterator[tuple[Job, Result]]:
     """Each job with its result: in their order, what is done would wait in memory behind a slow one, and be lost with it.
 
-    One more than there are workers is handed out, for who is done first. None is cancelled: a pool whose worker dies then
-    stumbles over cancelled ones (Python 3.11), and never ends the others.
-    """
+    One more than the workers is handed out, none cancelled: cancelled ones break a pool of Python 3.11 whose worker dies."""
     todo = iter(jobs)
     going: dict[Future[Result], Job] = {}
     failed: BaseException | None = None
@@ -329,10 +327,9 @@ def _as_they_are_done(
             job = going.pop(training)
             if (error := training.exception()) is None:
                 yield job, training.result()
-                continue
-            if failed is None and going:
+            elif failed is None:
+                failed = error
                 print(f"  {job.name} failed; what is under way is finished and kept before the error is raised", flush=True)
-            failed = failed or error
     if failed is not None:
         raise failed
 
