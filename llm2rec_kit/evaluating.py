@@ -34,13 +34,20 @@ def evaluate(
     force: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Train and keep the recommenders of `jobs`, but for those that the run has, or `base` has made the very same way."""
+    """Train and keep the recommenders of `jobs`, but for those that the run has, or `base` has made the very same way.
+
+    Without a `base`, as in notebook 04, which reads the first seed's weights, one of that seed has its weights too.
+    """
     from llm2rec_kit.downstream import baselines, evaluation, item_table
+    from llm2rec_kit.results import weights
 
     def reused(job: Job) -> bool:
         same: dict[str, Any] = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
         taken = base is not None and not force and run.reuse_from(base, job.name, **same)
-        return taken or not run.stale(job.name, **same, force=force)
+        if not taken and run.stale(job.name, **same, force=force):
+            return False
+        read_back = base is None and job.seed == settings.seeds[0]  # it was a later seed in an earlier call, perhaps
+        return not read_back or weights.has_file(run, job.name)
 
     todo = [job for job in jobs if not reused(job)]
     counts = f"{len(jobs) - len(todo)} reused"

@@ -127,7 +127,10 @@ def make_cold(
     todo = [job for job in jobs if run.stale(name_of(job), settings=key, inputs=job.inputs, force=force)]
     print(f"cold items: {len(todo)} trainings to do, {len(jobs) - len(todo)} reused", flush=True)
     warm = {domain: (h.warm, parts[domain][1][h.ids]) for domain, h in held.items()}
-    for job, result in evaluation.train_many(todo, warm, tables, settings):
+    # A list cannot be longer than the catalogue that is trained on; what is kept is ranked among all of it, below.
+    left = min(h.warm.n_items for h in held.values())
+    shorter = replace(settings, cutoffs=list(dict.fromkeys(min(k, left) for k in settings.cutoffs)))
+    for job, result in evaluation.train_many(todo, warm, tables, shorter):
         vectors = tables[job.table][parts[job.domain][1]] if job.table else None
         ranks = rank_cold(held[job.domain], result, vectors, settings, job.embedding)
         _keep(run, job, held[job.domain], ranks, key, result.cost)

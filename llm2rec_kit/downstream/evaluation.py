@@ -17,8 +17,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -279,8 +279,9 @@ def choose_device(settings: S.Evaluation) -> tuple[str, str]:
 def train_many(
     jobs: list[Job], parts: Parts, tables: dict[str, np.ndarray], settings: S.Evaluation
 ) -> Iterator[tuple[Job, Result]]:
-    """Train every job and yield each with its result, in order; on a CPU several at a time, in processes of their own.
+    """Train every job and yield each with its result, as it is done; on a CPU several at a time, in processes of their own.
 
+    Where one fails, no other is handed out; those that were are waited for and yielded before its error is raised.
     `parts` is {domain: (corpus, ids)} as `Corpus.select` gives them, `tables` {stage: (items + 1, dim)}. Weights come with
     the results of the first of `settings.seeds` alone.
     """
@@ -300,12 +301,37 @@ def train_many(
         workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.list_origins(), *work)
     ) as pool:
         try:
-            yield from zip(jobs, pool.map(_do, jobs), strict=True)
+            yield from _as_they_are_done(jobs, lambda job: pool.submit(_do, job), workers)
         except BaseException:  # an interrupt above all: a training under way may have hours to go
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
             raise
+
+
+def _as_they_are_done(
+    jobs: list[Job], submit: Callable[[Job], Future[Result]], workers: int
+) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result: in their order, what is done would wait in memory behind a slow one, and be lost with it.
+
+    One more than the workers is handed out, none cancelled: cancelled ones break a pool of Python 3.11 whose worker dies."""
+    todo = iter(jobs)
+    going: dict[Future[Result], Job] = {}
+    failed: BaseException | None = None
+    while True:
+        while failed is None and len(going) <= workers and (job := next(todo, None)) is not None:
+            going[submit(job)] = job
+        if not going:
+            break
+        for training in wait(going, return_when=FIRST_COMPLETED).done:
+            job = going.pop(training)
+            if (error := training.exception()) is None:
+                yield job, training.result()
+            elif failed is None:
+                failed = error
+                print(f"  {job.name} failed; what is under way is finished and kept before the error is raised", flush=True)
+    if failed is not None:
+        raise failed
 
 
 def _workers_for(jobs: list[Job], parts: Parts, settings: S.Evaluation) -> int:

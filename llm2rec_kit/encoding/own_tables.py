@@ -22,6 +22,14 @@ def find_ids_file(file: Path) -> Path:
     return file.with_suffix(".ids.txt")
 
 
+def check_file(name: str, file: str) -> Path:
+    """Return the path of the table's file; SettingsError where it is none that can be opened."""
+    path = storage.expand_home(file)
+    if why := storage.find_fault(path):
+        raise SettingsError(f"encoding_own, {name}: {path} {why}")
+    return path
+
+
 def hash_files(file: str) -> dict[str, str]:
     """Compute the sha256 of a table's files, by which it is told from another."""
     path = storage.expand_home(file)
@@ -35,7 +43,7 @@ def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
     Raises SettingsError where the file is missing, no array of numbers of two dimensions, or holds NaN or infinity; without
     ids where it has not a row an item; with ids where they are not one a row, stand twice (in the corpus, too) or lack one.
     """
-    path = storage.expand_home(file)
+    path = check_file(name, file)
     vectors = _array(name, path)
     if find_ids_file(path).is_file():
         found, more = _by_id(name, path, vectors, corpus)
@@ -49,8 +57,6 @@ def read(name: str, file: str, corpus: Corpus) -> tuple[np.ndarray, int]:
 
 def _array(name: str, path: Path) -> np.ndarray:
     """The file's array, not yet in memory."""
-    if why := storage.find_fault(path):
-        raise SettingsError(f"encoding_own, {name}: {path} {why}")
     try:
         vectors = np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:

@@ -32,6 +32,11 @@ def list_rows(run: Run) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
+def has_file(run: Run, evaluation: str) -> bool:
+    """Tell whether weights were kept with an evaluation that the run has."""
+    return _name(evaluation) in run.manifest(evaluation)["files"]
+
+
 def find_file(run: Run, evaluation: str) -> Path:
     """Find the weights of an evaluation that has some; ArtefactError where the file is damaged or gone."""
     if found := run.file(evaluation, _name(evaluation)):

@@ -98,6 +98,22 @@ def made(tmp_path_factory):
     return run, held, parts, {"raw": table}, jobs
 
 
+def test_cutoffs_that_fit_the_whole_catalogue_fit_trainings_without_the_held_items(tmp_path):
+    corpus, run = make_corpus(users=40, items=16), Run("r", tmp_path)
+    run.make("corpus", corpus.save, settings={}, quiet=True)
+    asked = replace(SETTINGS, cutoffs=[5, 12, 15], cold=0.3, embeddings=["id"], epochs=1, evaluate_every=1)
+    parts = {"toy": corpus.select(["toy"])}
+    held = cold.hold_out_each(parts, asked)
+    assert held["toy"].warm.n_items == 11
+    (job,) = cold.make_cold(run, held, parts, {}, asked)
+    ranks = cold.read_cold(run, job, "cold")
+    assert ranks.max() > 11  # among all of them
+    assert run.record(cold.name_of(job))["cold"]["recall@15"] == pytest.approx((ranks <= 15).mean())
+    assert run.manifest(cold.name_of(job))["settings"]["cutoffs"] == [5, 12, 15]
+    assert cold.tabulate(run, parts["toy"][0], held["toy"], [job], {}, asked).height >= 2
+    assert not run.stale(cold.name_of(job), settings=evaluation.list_settings(asked) | {"cold": 0.3}, inputs=job.inputs)
+
+
 def test_text_places_cold_items_and_ids_do_not(made):
     run, held, parts, tables, jobs = made
     found = cold.tabulate(run, parts["toy"][0], held["toy"], jobs, tables, SETTINGS)

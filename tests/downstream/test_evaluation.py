@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,10 @@ import torch
 from conftest import make_corpus
 from safetensors.numpy import load_file
 
+from llm2rec_kit import evaluating
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.downstream import evaluation, fast_ops, ranking, samples
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Evaluation
 
 SETTINGS = Evaluation(
@@ -289,7 +293,7 @@ def test_many_trainings_equal_one_by_one(corpus, tmp_path):
 def test_one_worker_needs_no_process_and_gives_the_same(corpus, monkeypatch):
     jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
     parts = {"toy": corpus.select(["toy"])}
-    many = [result.ranks for _, result in evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=2, device="cpu"))]
+    many = dict(evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=2, device="cpu")))
     monkeypatch.setattr(evaluation, "ProcessPoolExecutor", None)
     torch.set_num_threads(2)
     try:
@@ -299,7 +303,40 @@ def test_one_worker_needs_no_process_and_gives_the_same(corpus, monkeypatch):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    assert np.array_equal(one, many)
+    assert np.array_equal(one, [many[job].ranks for job in jobs])
+
+
+def test_what_is_done_is_there_at_once_and_after_an_error_what_was_handed_out_too(capsys):
+    jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in range(6)]
+    given = {}
+
+    def submit(job):
+        given[job] = Future()
+        if job == jobs[1]:
+            given[job].set_result("second")
+        return given[job]
+
+    trainings = evaluation._as_they_are_done(jobs, submit, 2)
+    assert next(trainings) == (jobs[1], "second")  # behind the first, which is under way
+    given[jobs[0]].set_exception(ValueError("diverged"))
+    threading.Timer(0.3, lambda: given[jobs[2]].set_result("third")).start()
+    threading.Timer(0.6, lambda: given[jobs[3]].set_result("fourth")).start()
+    assert next(trainings) == (jobs[2], "third")
+    assert next(trainings) == (jobs[3], "fourth")
+    with pytest.raises(ValueError, match="diverged"):
+        next(trainings)
+    assert [*given] == jobs[:4]
+    assert "toy/SASRec-id-seed0 failed; what is under way is finished and kept" in capsys.readouterr().out
+
+
+def test_a_training_that_fails_loses_no_other_that_is_under_way(tmp_path, corpus):
+    run, (bad, good) = Run("r", tmp_path), [evaluation.Job("toy", "SASRec", name, 1) for name in ("raw", "id")]
+    run.make("corpus", corpus.save, settings={}, quiet=True)
+    table = np.full((corpus.n_items + 1, 4), np.nan, dtype=np.float32)
+    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", table), settings={}, quiet=True)
+    with pytest.raises(ValueError, match="Embeddings hold NaN or infinity in 17 rows"):
+        evaluating.evaluate(run, [bad, good], replace(SETTINGS, workers=2))
+    assert [run.has(job.name) for job in (bad, good)] == [False, True]
 
 
 WORKERS = """

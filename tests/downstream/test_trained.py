@@ -11,6 +11,7 @@ import torch
 from conftest import make_corpus
 from safetensors.numpy import load_file
 
+from llm2rec_kit import evaluating
 from llm2rec_kit.corpus import mix
 from llm2rec_kit.downstream import adapter, evaluation, saved_recommender
 from llm2rec_kit.downstream.item_table import ItemTable
@@ -141,6 +142,29 @@ def again(tmp_path):
         return run, part, {"raw": table}
 
     return call
+
+
+def test_another_first_seed_is_trained_again_for_its_weights_and_nothing_else(again, tmp_path, capsys):
+    table = np.random.default_rng(0).normal(size=(17, 6)).astype(np.float32)
+    run, *_ = again(table, [1, 2])
+    capsys.readouterr()
+
+    def call(seeds, into=run, base=None):
+        jobs = [evaluation.Job("toy", "SASRec", "raw", seed) for seed in seeds]
+        evaluating.evaluate(into, jobs, replace(SETTINGS, seeds=seeds, workers=1), base=base)
+        evaluations.note_series(into, evaluation.list_settings(SETTINGS), seeds, [job.name for job in jobs])
+        first = weights.find_kept(into, "toy", "SASRec", "raw")
+        return capsys.readouterr().out.split(";")[0], first[-1:]
+
+    study = Run("study", tmp_path)
+    for name in ("corpus", "embeddings/raw"):
+        study.link_from(run, name)
+    assert call([2], study, run) == ("evaluation: 0 trainings to do, 1 reused", "")  # a study reads no weights of it
+    ranks = (run.path / "evaluation" / "toy" / "SASRec-raw-seed2.npy").read_bytes()
+    assert call([2]) == ("evaluation: 1 trainings to do, 0 reused", "2")
+    assert (run.path / "evaluation" / "toy" / "SASRec-raw-seed2.npy").read_bytes() == ranks
+    assert call([2, 1]) == ("evaluation: 0 trainings to do, 2 reused", "2")
+    assert call([1, 2]) == ("evaluation: 0 trainings to do, 2 reused", "1")
 
 
 def read_back(called) -> dict[str, np.ndarray]:

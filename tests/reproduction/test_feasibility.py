@@ -1,13 +1,17 @@
 """Settings that cannot work together, or on a corpus, are found before the first notebook, or after the first: never hours later."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import runs
 from llm2rec_kit import settings as S
+from llm2rec_kit.corpus import VALID
+from llm2rec_kit.downstream import cold
 from llm2rec_kit.encoding import minilm
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
 from llm2rec_kit.results import evaluations
@@ -92,6 +96,24 @@ def test_what_cannot_work_on_a_corpus(stage, says):
     assert corpus.n_items == 16
     with pytest.raises(S.SettingsError, match=says):
         feasibility.check_corpus(corpus, stage)
+
+
+def test_held_out_items_leave_samples_to_train_on():
+    """Of a corpus whose every validation sample asks for a held item none would be left to validate on."""
+    corpus, asked = (
+        make_corpus(users=20, items=16),
+        S.Evaluation(cutoffs=[3], metric="mrr", tested="mrr", cold=0.3, seeds=[1]),
+    )
+    assert feasibility.check_corpus(corpus, asked) == []
+    held = cold.hold_out(corpus, asked.cold, 1).items
+    keep = (corpus.splits != VALID) | np.isin(corpus.sequence[corpus.targets], held)
+    few = replace(corpus, targets=corpus.targets[keep], splits=corpus.splits[keep])
+    assert cold.hold_out(few, asked.cold, 1).items.tolist() == held.tolist()
+    with pytest.raises(
+        S.SettingsError, match=r"evaluation_cold 0\.3 leaves none of the \d+ valid samples of 'toy' \(5 of 16 items"
+    ):
+        feasibility.check_corpus(few, asked)
+    assert feasibility.check_corpus(few, replace(asked, cold=0.0)) == []
 
 
 def test_a_warm_up_is_held_against_the_samples_that_csft_sees():

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import polars as pl
 import pytest
 from conftest import make_corpus
@@ -94,9 +95,11 @@ def files(tmp_path, monkeypatch):
         (tmp_path / model / "config.json").write_text("{}")
         (tmp_path / model / "model.safetensors").write_bytes(b"weights")
         (tmp_path / model / "tokenizer.json").write_text("{}")
+    (tmp_path / "own.npy").write_bytes(b"vectors")
     return written(
         tmp_path,
-        "profile: smoke\nset: {data.source: table, data.path: data, backbone.name: model, encoding.baselines: [baseline]}\n"
+        "profile: smoke\nset: {data.source: table, data.path: data, backbone.name: model, encoding.baselines: [baseline], "
+        "encoding.own: [mine=own.npy]}\n"
         "axes: {stages: [csft, id]}\n",
     )
 
@@ -108,6 +111,8 @@ def files(tmp_path, monkeypatch):
         ("data/more.csv", {"01", "02", "03", "04 csft", "04 id"}),
         ("model/model.safetensors", {"02", "03", "04 csft"}),
         ("baseline/model.safetensors", {"03", "04 csft"}),
+        ("own.npy", {"03", "04 csft"}),
+        ("own.ids.txt", {"03", "04 csft"}),
         ("model/README.md", set()),
     ],
 )
@@ -122,6 +127,16 @@ def test_a_file_that_changed_makes_anew_what_depends_on_it_and_nothing_else(file
     (files.parent / changed).write_text("something else")
     after = nodes()
     assert {number for number, name in after.items() if name != before[number]} == anew
+
+
+def test_own_vectors_are_looked_for_beside_the_grid_file_and_named_where_they_are_missing(files, monkeypatch):
+    (files.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(files.parent / "elsewhere")
+    asked = graph.load(files, str(files.parent / "out"))
+    assert {tuple(n.values.get("encoding_own", ())) for n in asked.nodes.values()} >= {(f"mine={files.parent / 'own.npy'}",)}
+    (files.parent / "own.npy").unlink()
+    with pytest.raises(SettingsError, match=r"encoding_own, mine: .*own\.npy is missing"):
+        graph.load(files, str(files.parent / "out"))
 
 
 def test_a_mix_names_runs_among_the_outputs_and_folders_beside_the_file_and_its_parts_count(tmp_path, monkeypatch):
@@ -299,6 +314,48 @@ def test_two_workers_one_of_them_killed_one_cell_failing_the_rest_unharmed_and_r
     assert re.search(
         r"\| unlucky \| toy \| SASRec \| csft \| 2 \| 0\.1300 ± 0\.0000", (asked.folder / "grid.md").read_text()
     )
+
+
+def finish(asked: graph.Grid) -> pl.DataFrame:
+    """Collect a grid whose every 04 has one evaluation, by the seed it was asked and with its CSFT's steps as the metric."""
+    for node in (n for n in asked.nodes.values() if n.book.startswith("04")):
+        steps, (seed,) = asked.nodes[node.before].values["csft_steps"], node.values["evaluation_seeds"]
+        about = {"domain": "toy", "recommender": "SASRec", "embedding": "csft", "seed": seed}
+        name = f"SASRec-csft-seed{seed}"
+
+        def build(folder: Path, about=about, name=name, steps=steps) -> dict:
+            np.save(folder / f"{name}.npy", np.where(np.arange(100) < steps, 1, 99))
+            return about | {"metrics": {"recall@10": steps / 100}}
+
+        Run(node.name, asked.runs).make(f"evaluation/toy/{name}", build, settings={}, quiet=True)
+    return summary.collect(asked, dict.fromkeys(asked.nodes, "done"))
+
+
+def test_axes_of_seeds_and_stages_keep_the_labels_that_embedding_and_seed_do_not_tell(root):
+    text = """
+profile: base.yaml
+axes:
+  seeds: {one: {csft.steps: 1, evaluation.seeds: [7]}, two: {csft.steps: 2, evaluation.seeds: [7]}}
+  stages: {all: {evaluation.embeddings: [csft]}}
+  settings: {a: {data.seed: 1}, b: {data.seed: 2}}
+"""
+    asked = graph.load(written(root, text), str(root / "out"), root=root)
+    assert asked.plain_axes == ("stages",)
+    rows = finish(asked)
+    assert rows.select("seeds axis", "settings", "seed", "recall@10").rows() == [
+        ("one", "a", 7, 0.01),
+        ("one", "b", 7, 0.01),
+        ("two", "a", 7, 0.02),
+        ("two", "b", 7, 0.02),
+    ]
+    assert summary.summarise(rows).select("seeds axis", "seeds", "recall@10").rows()[-1] == ("two", 1, 0.02)
+    assert "seeds axis" in summary.render_text(summary.write(asked, dict.fromkeys(asked.nodes, "done")))
+
+
+def test_seeds_that_are_labelled_are_seeds_all_the_same(root):
+    text = "profile: base.yaml\naxes: {seeds: {one: {evaluation.seeds: [1]}, two: {evaluation.seeds: [2]}}}\n"
+    found = summary.summarise(finish(graph.load(written(root, text), str(root / "out"), root=root)))
+    assert found.select("domain", "seeds", "recall@10").rows() == [("toy", 2, 0.03)]
 
 
 def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):

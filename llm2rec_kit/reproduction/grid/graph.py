@@ -22,6 +22,7 @@ from typing import Any
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.data import mixing, sources
+from llm2rec_kit.encoding import own_tables
 from llm2rec_kit.models import checkpoint, packages
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
@@ -71,7 +72,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells and nodes of a grid file, and the folder they live in."""
+    """Cells and nodes of a grid file, and the folder they live in.
+
+    plain_axes  those of LISTS whose options choose embeddings, or seeds, and nothing else: an evaluation says as much itself.
+    """
 
     name: str
     profile: str
@@ -79,6 +83,7 @@ class Grid:
     cells: list[Cell]
     nodes: dict[str, Node]
     root: Path | None = None
+    plain_axes: tuple[str, ...] = ()
 
     @property
     def runs(self) -> Path:
@@ -103,7 +108,8 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     base = {"evaluation_workers": 1, **_profile(profile, path.parent), **_named(asked.get("set", {}), "set")}
     nodes: dict[str, Node] = {}
     cells = []
-    for labels, chosen in _choices(asked.get("axes", {})):
+    axes = asked.get("axes", {})
+    for labels, chosen in _choices(axes):
         values = plain_yaml.convert_numbers(base | chosen | {"outputs": str(folder / "runs")})
         if isinstance(values.get("own_parts"), list) and all(isinstance(part, str) for part in values["own_parts"]):
             values["own_parts"] = own_parts.resolve_parts(values["own_parts"], path.parent)
@@ -111,7 +117,7 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
         values = _placed(values, path.parent, find_outputs(outputs).resolve())
         notebooks.look_for_files(values, {name for book in books for name in notebooks.read_parameters(book)})
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
-    return Grid(name, profile, folder, cells, nodes, root)
+    return Grid(name, profile, folder, cells, nodes, root, _find_plain(axes))
 
 
 def run_node(node: Node, folder: str, root: Path | None = None, *before: Any) -> dict[str, Any]:
@@ -232,6 +238,12 @@ def _options(axis: str, options: Any) -> list[tuple[str, str, dict[str, Any]]]:
     return [(axis, str(label), _named(chosen, clip(f"{axis}.{label}", 80))) for label, chosen in options.items()]
 
 
+def _find_plain(axes: dict[str, Any]) -> tuple[str, ...]:
+    """The axes of LISTS, written as lists or as mappings, of whose options none sets anything but that list."""
+    chosen = {axis: set().union(*(values for *_, values in _options(axis, axes[axis]))) for axis in axes if axis in LISTS}
+    return tuple(axis for axis, names in chosen.items() if names <= {LISTS[axis]})
+
+
 def _placed(values: dict[str, Any], beside: Path, outputs: Path) -> dict[str, Any]:
     """Make the paths in `values` absolute, seen from the grid file's folder; models also from here, a mix's runs in `outputs`."""
     values = notebooks.resolve_folders(notebooks.resolve_folders(values, beside), Path())
@@ -276,6 +288,11 @@ def _contents(own: dict[str, Any]) -> dict[str, Any]:
         models = [asked] if isinstance(asked, str) else asked
         # A folder or file, as `_placed` left it, or one out of a package.
         found[name] = [checkpoint.hash_contents(m) for m in models if Path(m).is_absolute() or m in packages.MODELS]
+    if "encoding_own" in own:
+        tables = S.Encoding.from_parameters(own).own_files
+        found["encoding_own"] = {
+            name: own_tables.hash_files(str(own_tables.check_file(name, t))) for name, t in tables.items()
+        }
     lists = [key for key in own if key.endswith("_recommenders") or key == "evaluation_baselines"]
     found["own_parts"] = own_parts.hash_parts([name for key in lists for name in own[key]])
     return {f"{name}, files": files for name, files in found.items() if files}

@@ -13,6 +13,7 @@ from llm2rec_kit.results.evaluations import is_trained
 from llm2rec_kit.runs import Run
 
 MARKS = {"waiting": ".", "running": ">", "done": "x", "failed": "F", "not run": "-"}
+COLUMNS = {"seeds": "seeds axis"}  # of an axis's labels where not its name: `summarise` counts in "seeds"
 LEGEND = "x done, > running, . waiting, F failed, - not run because what it begins with failed"
 
 
@@ -39,18 +40,21 @@ def name_cells(grid: Grid, node: str) -> str:
 
 
 def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
-    """Collect a row a cell, domain, recommender, embedding and seed: the axes' labels and the metrics. Empty before any."""
+    """Collect a row a cell, domain, recommender, embedding and seed: the axes' labels and the metrics. Empty before any.
+
+    `grid.plain_axes` have no labels: embedding and seed stand for them.
+    """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in grid.cells:
         for node in cell.nodes:
             if states[node] != "done" or not grid.nodes[node].book.startswith("04"):
                 continue
             run = Run(node, grid.runs)
-            labels = {axis: label for axis, label in cell.labels.items() if axis not in ("stages", "seeds")}
+            labels = {COLUMNS.get(axis, axis): told for axis, told in cell.labels.items() if axis not in grid.plain_axes}
             for name in evaluations.find_evaluations(run).made:
                 record = kept.read_record(run, name)
                 what = {k: record[k] for k in (*evaluations.OF, "seed")}
-                # Cells that differ in seed or stage have the same baselines: once is enough.
+                # Cells that differ on a plain axis alone have the same baselines: once is enough.
                 rows[tuple({**labels, **what}.items())] = {**labels, **what, **record["metrics"]}
     return pl.DataFrame(list(rows.values()), infer_schema_length=None)
 

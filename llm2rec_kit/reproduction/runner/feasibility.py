@@ -114,6 +114,7 @@ def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
                     own_tables.read(name, file, corpus)
             case S.Evaluation():
                 _ranked(corpus, stage)
+                _left_warm(corpus, stage)
                 _own_recommenders(stage.recommenders, stage, corpus.max_history)
                 _own_baselines(stage, corpus)
             case S.Maps():
@@ -148,6 +149,22 @@ def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
             raise S.SettingsError(f"evaluation_{name} {metric} is 1 for every model over {where}: take a smaller k.")
         if int(k or 0) > sizes[domain]:
             raise S.SettingsError(f"evaluation_{name} {metric} cuts beyond {where}: take a smaller k, or mrr.")
+
+
+def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
+    """Raise SettingsError where holding items out leaves a domain without the samples that a training needs."""
+    if not asked.cold:
+        return
+    from llm2rec_kit.downstream import cold  # with torch
+
+    for domain, held in cold.hold_out_each({d: corpus.select([d]) for d in corpus.domains}, asked).items():
+        for split in ("train", "valid", "test"):
+            count = len(held.corpus.samples(split))
+            if count and not len(held.warm.samples(split)):
+                raise S.SettingsError(
+                    f"evaluation_cold {asked.cold} leaves none of the {count} {split} samples of {domain!r} ({held.counted}), and "
+                    "recommenders are trained without the held items: take a smaller share, or 0."
+                )
 
 
 def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:

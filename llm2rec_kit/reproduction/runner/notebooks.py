@@ -263,8 +263,6 @@ def prepare(
     values = resolve_folders(values, Path())
     if values.get("own_parts"):
         values["own_parts"] = own_parts.resolve_parts(values["own_parts"], Path())
-    if isinstance(values.get("encoding_own"), list):
-        values["encoding_own"] = [_own_at_home(pair) for pair in values["encoding_own"]]
     chosen = _chosen(books, only or ([] if start else list_profile_notebooks(profile)), start)
     numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
     values = recorded.put_place(values, numbers)
@@ -288,12 +286,6 @@ def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None
     feasibility.check_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
 
 
-def _own_at_home(pair: Any) -> Any:
-    """`name=file` with the absolute path of the file; what is of no such form stays, to be refused by name."""
-    name, equals, file = pair.partition("=") if isinstance(pair, str) else (pair, "", "")
-    return f"{name}={storage.expand_home(file).resolve()}" if equals else pair
-
-
 def _tables_there(values: dict[str, Any]) -> list[str]:
     """The tables of embeddings that the run has already, perhaps made under other settings."""
     folder = find_outputs(values.get("outputs", "")) / values["run"] / "embeddings"
@@ -301,10 +293,16 @@ def _tables_there(values: dict[str, Any]) -> list[str]:
 
 
 def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Give the data, folders to mix, and models that are folders or GGUF files their absolute paths, seen from `base`."""
+    """Give the data, folders to mix, your own vectors, and models that are folders or GGUF files their absolute paths, seen
+    from `base`."""
 
     def absolute(path: str) -> str:
         return str((base / storage.expand_home(path)).resolve())
+
+    def own(pair: Any) -> Any:
+        """`name=file` with the absolute path of the file; what is of no such form stays, to be refused by name."""
+        name, equals, file = pair.partition("=") if isinstance(pair, str) else (pair, "", "")
+        return f"{name}={absolute(file)}" if equals else pair
 
     def found(name: Any) -> Any:
         if not isinstance(name, str) or not name or checkpoint.has_a_name(name):
@@ -319,6 +317,8 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
         known["data_path"] = absolute(values["data_path"])
     if values.get("data_mix"):  # a name with a slash is a folder, one without a run
         known["data_mix"] = [absolute(one) if "/" in one else one for one in values["data_mix"]]
+    if isinstance(values.get("encoding_own"), list):
+        known["encoding_own"] = [own(pair) for pair in values["encoding_own"]]
     return values | known
 
 
