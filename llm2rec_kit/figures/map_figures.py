@@ -79,8 +79,8 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
         plane = atlas.aligned[stage]
         draw_scatter(ax, plane, atlas, "cluster")
         codes, names = atlas.items["cluster"].to_numpy(), atlas.words["cluster"]
-        anchors = {names[g]: _middle(plane[codes == g]) for g in names}
-        colours = {names[g]: choose_colour(k) for k, g in enumerate(names)}
+        anchors = [_middle(plane[codes == g]) for g in names]
+        colours = [choose_colour(k) for k in range(len(names))]
         row = _row(atlas, stage)
         ax.set_title(f"{stage}: clusters, named from titles")
         _caption(
@@ -88,7 +88,7 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
             f"{len(plane):,} items. Trustworthiness {row['trustworthiness_aligned']:.2f}; {row['kept_aligned']:.0%} of true "
             "neighbours kept.",
         )
-        labels.place(figure, ax, anchors, colours, plane)
+        labels.place(figure, ax, list(names.values()), anchors, colours, plane)
     return figure
 
 
@@ -116,8 +116,7 @@ def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
             f"space, these items keep {kept:.0%} on the way; all items keep {of_all:.0%}.",
         )
         titles = [_short(t, 46) for t in furthest["title"][:NAMED]]
-        ends = dict(zip(titles, trails[:NAMED, -1], strict=True))
-        labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=list(trails))
+        labels.place(figure, ax, titles, trails[:NAMED, -1], colours[:NAMED], atlas.aligned[last], trails=list(trails))
     return figure
 
 

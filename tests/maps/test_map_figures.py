@@ -89,6 +89,24 @@ def test_named_trails_and_their_labels_share_a_colour(atlas):
     assert [t.get_text().replace("\n", " ") for t in written] == furthest["title"].to_list()
 
 
+@pytest.mark.parametrize("name", ["labelled", "travel"])
+def test_labels_of_one_text_each_keep_their_place_and_colour(name, atlas):
+    """Two clusters, or two items that travelled far, of one name."""
+    plain = list_labels(DRAWN[name](atlas))
+    corpus = dataclasses.replace(atlas.corpus, items=atlas.corpus.items.with_columns(title=pl.lit("Star Harbor")))
+    items = atlas.items.with_columns(title=pl.lit("Star Harbor"))
+    words = {c: dict.fromkeys(found, "star harbor") for c, found in atlas.words.items()}
+    same = list_labels(DRAWN[name](dataclasses.replace(atlas, corpus=corpus, items=items, words=words)))
+    assert len(same) == len(plain) >= 3
+    assert same == plain
+
+
+def list_labels(figure: Figure) -> list[tuple]:
+    """Where each label is tied, and its colour."""
+    boxes = [t for t in figure.axes[0].texts if t.get_text() and t.get_bbox_patch() is not None]
+    return [(tuple(t.xy), t.get_bbox_patch().get_edgecolor()) for t in boxes]
+
+
 def test_a_title_is_cut_between_words_and_not_at_a_dash():
     assert map_figures._short("Velvet Atlas Strategy Guide - Starter Bundle", 32) == "Velvet Atlas Strategy Guide …"
     assert map_figures._short("Velvet Atlas - Guide", 32) == "Velvet Atlas - Guide"
