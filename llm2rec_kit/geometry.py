@@ -42,7 +42,8 @@ def _compute_gram(vectors: np.ndarray) -> np.ndarray:
     n, dim = vectors.shape
     if n <= dim:
         centred = vectors - mean
-        return centred @ centred.T
+        square: np.ndarray = centred @ centred.T
+        return square
     gram = np.zeros((dim, dim))
     for at in range(0, n, BLOCK):
         centred = vectors[at : at + BLOCK] - mean

@@ -116,7 +116,7 @@ def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
             f"space, these items keep {kept:.0%} on the way; all items keep {of_all:.0%}.",
         )
         titles = [_short(t, 46) for t in furthest["title"][:NAMED]]
-        labels.place(figure, ax, titles, trails[:NAMED, -1], colours[:NAMED], atlas.aligned[last], trails=list(trails))
+        labels.place(figure, ax, titles, list(trails[:NAMED, -1]), colours[:NAMED], atlas.aligned[last], trails=list(trails))
     return figure
 
 
