@@ -94,8 +94,10 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
 
 def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
     """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end; the
-    first are named, each trail and its label in one colour."""
+    first are named, each trail and its label in one colour. ValueError where `last` is not a later stage than `first`."""
     begin, end = atlas.stages.index(first), atlas.stages.index(last)
+    if begin >= end:
+        raise ValueError(f"Items travel from a stage to a later one of {atlas.stages}; found {first!r} to {last!r}.")
     stages, of_all = atlas.stages[begin : end + 1], atlas.quality["overlap"][begin][end]
     furthest = atlas.travelled(first, last, FURTHEST)
     rows = atlas.rows(furthest["item"].to_numpy())

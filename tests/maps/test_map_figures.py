@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -87,6 +89,36 @@ def test_named_trails_and_their_labels_share_a_colour(atlas):
     assert [ends[edge] for edge in edges] == [tuple(t.xy) for t in written]
     furthest = atlas.travelled("raw", "contrastive", 4)
     assert [t.get_text().replace("\n", " ") for t in written] == furthest["title"].to_list()
+
+
+MOVED = next(
+    "".join(cell["source"])
+    for cell in json.loads((Path(__file__).parents[2] / "notebooks/05_embedding_maps.ipynb").read_text())["cells"]
+    if cell["id"] == "c-moved"
+)
+
+
+@pytest.mark.parametrize(("stages", "way"), [(["csft"], None), (["csft", "adapted"], "csft to adapted")])
+def test_notebook_05_shows_what_moved_where_there_is_somewhere_to_go(stages, way, atlas, tmp_path, capsys):
+    """Over one plain stage there is not, but where `adapted` is mapped beside it."""
+    tables, aligned = (dict(zip(stages, held.values(), strict=False)) for held in (atlas.tables, atlas.aligned))
+    quality = atlas.quality | {"clusters_of": "csft"}
+    few = dataclasses.replace(atlas, tables=tables, aligned=aligned, quality=quality)
+    shown = []
+    exec(MOVED, {"atlas": few, "map_figures": map_figures, "kept": tmp_path, "display": shown.append})
+    if way is None:
+        assert shown == []
+        assert capsys.readouterr().out == "left out: csft is the only stage, and nothing moves\n"
+    else:
+        figure, table = shown
+        assert figure.axes[0].get_title().endswith(way)
+        assert len(table) == 10
+
+
+@pytest.mark.parametrize("last", ["csft", "raw"])
+def test_nothing_travels_to_the_same_stage_or_an_earlier_one(last, atlas):
+    with pytest.raises(ValueError, match=f"to a later one of .*; found 'csft' to '{last}'"):
+        map_figures.draw_travel_map(atlas, "csft", last)
 
 
 @pytest.mark.parametrize("name", ["labelled", "travel"])
