@@ -135,9 +135,13 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
 
 def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str]) -> Figure:
     """Draw lines between the items most often bought one after the other, and over each panel how long they are against
-    random pairs."""
+    random pairs, of one domain each."""
     pairs = find_often_together(atlas, BOUGHT)
     at_random = np.random.default_rng(0).integers(0, len(atlas.items), (20_000, 2))
+    domains = atlas.items["domain"].rank("dense").to_numpy()[at_random]
+    # A user is of one domain: pairs of two are never bought together, and tell of domains alone.
+    at_random = at_random[domains[:, 0] == domains[:, 1]]
+    which = "random pairs of one domain" if atlas.items["domain"].n_unique() > 1 else "random pairs"
     with mpl.rc_context(TEXT):
         figure, axes = _panels(atlas, stages, 2)
         for ax, stage in zip(axes, stages, strict=True):
@@ -148,7 +152,7 @@ def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str]) -> Figure:
         _caption(
             figure,
             f"Lines join the {len(pairs)} pairs of items most often bought one after the other (training histories). Over each "
-            "panel: their median length on the page, as a share of that of random pairs.",
+            f"panel: their median length on the page, as a share of that of {which}.",
         )
     return figure
 

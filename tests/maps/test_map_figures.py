@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import small_atlas
+from conftest import make_corpus
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -172,6 +173,26 @@ def test_co_purchases_say_how_long_their_lines_are(atlas):
     titles = [ax.get_title() for ax in DRAWN["together"](atlas).axes]
     assert titles[0].startswith("raw: ")
     assert titles[1].endswith(" of random")
+
+
+@pytest.mark.parametrize("apart", [1, 100])
+def test_random_pairs_are_of_one_domain(apart, atlas):
+    """Two domains far from each other, whose users take any of their own items: as long as random pairs, wherever they lie."""
+    rng, far = np.random.default_rng(0), np.arange(40) >= 20
+    corpus = make_corpus(users=600, items=40)
+    items = corpus.items.with_columns(domain=pl.Series(np.where(far, "b", "a")))
+    second = np.repeat(np.arange(600) % 2, np.diff(corpus.offsets))
+    sequence = (rng.integers(1, 21, len(second)) + 20 * second).astype(np.int32)
+    plane = (rng.normal(size=(40, 2)) + apart * far[:, None]).astype(np.float32)
+    two = dataclasses.replace(
+        atlas,
+        corpus=dataclasses.replace(corpus, items=items, sequence=sequence),
+        items=atlas.items.with_columns(items["domain"]),
+        aligned={"raw": plane},
+    )
+    figure = map_figures.draw_co_purchase_map(two, ["raw"])
+    assert float(figure.axes[0].get_title().split()[1]) == pytest.approx(1, abs=0.15)
+    assert "random pairs of one domain." in " ".join(figure.texts[0].get_text().split())
 
 
 @pytest.mark.parametrize("name", ["cluster", "labelled", "travel"])
