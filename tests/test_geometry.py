@@ -23,6 +23,29 @@ def test_a_collapsed_space_has_uniformity_zero_and_rank_one():
     assert geometry.effective_rank(one_way) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_directions_that_a_float32_table_has_not_are_not_counted(rank):
+    """What rounding leaves of zeros is not taken for directions, also far from the origin and across several blocks."""
+    rng = np.random.default_rng(0)
+    axes, _ = np.linalg.qr(rng.normal(size=(512, rank)))
+    spread = np.linalg.qr(rng.normal(size=(2000, rank)) - 0.5)[0]
+    table = spread @ axes.T * 30 + 5 * rng.normal(size=512)
+    values = np.linalg.svd(table - table.mean(0), compute_uv=False)[:rank]
+    share = values / values.sum()
+    assert geometry.effective_rank(table.astype(np.float32)) == pytest.approx(
+        np.exp(-(share * np.log(share)).sum()), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("shape", [(9000, 16), (2000, 512), (40, 512), (1, 8)])
+def test_effective_rank_is_that_of_the_singular_values(shape):
+    table = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values = np.linalg.svd(table.astype(np.float64) - table.mean(0, dtype=np.float64), compute_uv=False)
+    share = values / max(values.sum(), 1e-12)
+    expected = np.exp(-sum(s * np.log(s) for s in share if s > 1e-7))
+    assert geometry.effective_rank(table) == pytest.approx(expected, rel=1e-7)
+
+
 def test_cosines_to_the_nearest_by_hand():
     among = np.array([[1.0, 0], [0, 2], [3, 3]])
     half = math.sqrt(0.5)

@@ -503,10 +503,10 @@ def test_a_source_of_no_use_is_one_paragraph(tmp_path, result, says):
 
 def test_frames_may_be_interactions(tmp_path):
     given = sources.Interactions(
-        pl.DataFrame({"source_id": ["1"], "title": ["A"], "domain": ["d"]}),
+        pl.DataFrame({"source_id": ["1"], "title": ["A"], "domain": ["d"], "cluster": ["c"]}),
         pl.DataFrame({"user": ["u"], "item": ["1"]}),
         ["d"],
     )
     own_parts.source("whole")(lambda settings: given)
-    assert sources.load(S.Data(source="whole")).items["title"].to_list() == ["A"]
+    assert sources.load(S.Data(source="whole")).items.rows() == [("1", "A", "d")]
     assert Path(own_parts.find("source", "whole").file).name == "test_own_parts.py"

@@ -155,6 +155,7 @@ REFUSED = [
     (S.Evaluation, {"metric": "auc"}, "evaluation_metric: 'auc' is none of recall@k"),
     (S.Evaluation, {"tested": "ndcg@0"}, "evaluation_tested: 'ndcg@0' is none of"),
     (S.Maps, {"min_dist": 1.5}, "maps_min_dist must be at least 0 and at most 1"),
+    (S.Maps, {"stages": ["adapted"]}, r"maps_stages names adapted alone.*\[csft, adapted\]"),
     (S.Tables, {"cells": ["minilm"]}, "tables_cells must be one of"),
     (S.Questions, {"seeds": [1, 1]}, "questions_seeds holds 1 twice"),
 ]

@@ -29,32 +29,33 @@ CROSSING = 2  # each trail or tie that its tie crosses
 def place(
     figure: Figure,
     ax: Axes,
-    anchors: dict[str, np.ndarray],
-    colours: dict[str, str],
+    names: Sequence[str],
+    anchors: Sequence[np.ndarray],
+    colours: Sequence[str],
     avoid: np.ndarray,
     *,
     trails: Sequence[np.ndarray] = (),
 ) -> list[str]:
-    """Write each label near its anchor (data units), none over another or past the axes; returns those that found no room.
+    """Write each name near its anchor (data units), none over another or past the axes; returns those that found no room.
 
-    Of the places around its anchor a label takes the cheapest: one that hides few points of `avoid` (n, 2) and few of
-    `trails` (a line (stages, 2) each), and is near. One that moved is tied to its anchor by a line, which passes under
-    another label only where there is no other way. Those without room are named in the corner. Call it last: it settles the
-    layout.
+    Each of `names`, of which several may be equal, has one of `anchors` (2,) and of `colours`. Of the places around its
+    anchor a label takes the cheapest: one that hides few points of `avoid` (n, 2) and few of `trails` (a line (stages, 2)
+    each), and is near. One that moved is tied to its anchor by a line, which passes under another label only where there is
+    no other way. Those without room are named in the corner. Call it last: it settles the layout.
     """
     figure.canvas.draw()  # positions are known only once the layout is settled
     figure.set_layout_engine("none")
     pixels = ax.transData.transform
     page = _Page(ax.get_window_extent(), pixels(avoid), [pixels(t) for t in trails])
-    texts = {
-        label: ax.annotate(
-            _wrapped(label, 24), tuple(anchor), xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
-            color=INK, zorder=6, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[label], "lw": 0.6, "alpha": 0.92},
+    texts = [
+        ax.annotate(
+            _wrapped(name, 24), tuple(anchor), xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=5.5,
+            color=INK, zorder=6, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colour, "lw": 0.6, "alpha": 0.92},
             arrowprops={"arrowstyle": "-", "color": TIE, "lw": 0.4, "shrinkA": 0, "shrinkB": 1},
         )
-        for label, anchor in anchors.items()
-    }  # fmt: skip
-    for label in [*anchors] * SWEEPS:
+        for name, anchor, colour in zip(names, anchors, colours, strict=True)
+    ]  # fmt: skip
+    for label in [*range(len(texts))] * SWEEPS:
         page.labels.pop(label, None)
         found = [
             (page.cost(box, tie) + radius / 10, offset, box, tie)
@@ -65,10 +66,10 @@ def place(
         if cost < np.inf:
             texts[label].set_position(offset)
             page.labels[label] = box, tie
-    left_out = [label for label in anchors if label not in page.labels]
-    for label in left_out:
+    without = [label for label in range(len(texts)) if label not in page.labels]
+    for label in without:
         texts[label].remove()
-    if left_out:
+    if left_out := [names[label] for label in without]:
         ax.text(0.01, 0.01, f"no room for: {'; '.join(left_out)}", transform=ax.transAxes, fontsize=5, color="#444444")
     return left_out
 
@@ -80,7 +81,7 @@ class _Page:
     frame: Bbox
     points: np.ndarray
     trails: list[np.ndarray]
-    labels: dict[str, tuple[Bbox, np.ndarray]] = field(default_factory=dict)
+    labels: dict[int, tuple[Bbox, np.ndarray]] = field(default_factory=dict)
 
     def cost(self, box: Bbox, tie: np.ndarray) -> float:
         """Measure how much a label in `box`, tied to its anchor by `tie`, would hide; infinite where it may not stand."""

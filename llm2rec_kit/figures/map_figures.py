@@ -79,8 +79,8 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
         plane = atlas.aligned[stage]
         draw_scatter(ax, plane, atlas, "cluster")
         codes, names = atlas.items["cluster"].to_numpy(), atlas.words["cluster"]
-        anchors = {names[g]: _middle(plane[codes == g]) for g in names}
-        colours = {names[g]: choose_colour(k) for k, g in enumerate(names)}
+        anchors = [_middle(plane[codes == g]) for g in names]
+        colours = [choose_colour(k) for k in range(len(names))]
         row = _row(atlas, stage)
         ax.set_title(f"{stage}: clusters, named from titles")
         _caption(
@@ -88,14 +88,16 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
             f"{len(plane):,} items. Trustworthiness {row['trustworthiness_aligned']:.2f}; {row['kept_aligned']:.0%} of true "
             "neighbours kept.",
         )
-        labels.place(figure, ax, anchors, colours, plane)
+        labels.place(figure, ax, list(names.values()), anchors, colours, plane)
     return figure
 
 
 def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
     """Draw the items that went furthest between two stages: a trail through the stages between, an arrow at its end; the
-    first are named, each trail and its label in one colour."""
+    first are named, each trail and its label in one colour. ValueError where `last` is not a later stage than `first`."""
     begin, end = atlas.stages.index(first), atlas.stages.index(last)
+    if begin >= end:
+        raise ValueError(f"Items travel from a stage to a later one of {atlas.stages}; found {first!r} to {last!r}.")
     stages, of_all = atlas.stages[begin : end + 1], atlas.quality["overlap"][begin][end]
     furthest = atlas.travelled(first, last, FURTHEST)
     rows = atlas.rows(furthest["item"].to_numpy())
@@ -116,8 +118,7 @@ def draw_travel_map(atlas: Atlas, first: str, last: str) -> Figure:
             f"space, these items keep {kept:.0%} on the way; all items keep {of_all:.0%}.",
         )
         titles = [_short(t, 46) for t in furthest["title"][:NAMED]]
-        ends = dict(zip(titles, trails[:NAMED, -1], strict=True))
-        labels.place(figure, ax, ends, dict(zip(titles, colours, strict=False)), atlas.aligned[last], trails=list(trails))
+        labels.place(figure, ax, titles, list(trails[:NAMED, -1]), colours[:NAMED], atlas.aligned[last], trails=list(trails))
     return figure
 
 
@@ -134,9 +135,13 @@ def _trail(ax: Axes, trail: np.ndarray, colour: str, *, named: bool) -> None:
 
 def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str]) -> Figure:
     """Draw lines between the items most often bought one after the other, and over each panel how long they are against
-    random pairs."""
+    random pairs, of one domain each."""
     pairs = find_often_together(atlas, BOUGHT)
     at_random = np.random.default_rng(0).integers(0, len(atlas.items), (20_000, 2))
+    domains = atlas.items["domain"].rank("dense").to_numpy()[at_random]
+    # A user is of one domain: pairs of two are never bought together, and tell of domains alone.
+    at_random = at_random[domains[:, 0] == domains[:, 1]]
+    which = "random pairs of one domain" if atlas.items["domain"].n_unique() > 1 else "random pairs"
     with mpl.rc_context(TEXT):
         figure, axes = _panels(atlas, stages, 2)
         for ax, stage in zip(axes, stages, strict=True):
@@ -147,7 +152,7 @@ def draw_co_purchase_map(atlas: Atlas, stages: Sequence[str]) -> Figure:
         _caption(
             figure,
             f"Lines join the {len(pairs)} pairs of items most often bought one after the other (training histories). Over each "
-            "panel: their median length on the page, as a share of that of random pairs.",
+            f"panel: their median length on the page, as a share of that of {which}.",
         )
     return figure
 

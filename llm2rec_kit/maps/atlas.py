@@ -11,7 +11,7 @@ adapter's space, at right angles to the other domains', with whose items no reco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,12 @@ class Atlas:
         at = np.searchsorted(ids, items).clip(max=len(ids) - 1)
         return np.where(ids[at] == items, at, -1)
 
+    @cached_property
+    def lengths(self) -> dict[str, np.ndarray]:
+        """Lengths of all items' embeddings at each stage, float32 (N,), zero ones as 1e-12: measured once, since a click or a
+        user's path needs them all."""
+        return {s: np.maximum(np.linalg.norm(np.asarray(t[1:]), axis=1), 1e-12) for s, t in self.tables.items()}
+
     def nearest(self, item: int, k: int) -> pl.DataFrame:
         """Find the k nearest of all items at each stage: stage, rank, item, title, cosine, before.
 
@@ -110,8 +116,8 @@ class Atlas:
         titles, rows = self.corpus.items["title"], []
         before: np.ndarray | None = None
         for stage, table in self.tables.items():
-            vectors = projection.scale_to_unit(np.asarray(table[1:]))
-            cosine = vectors @ vectors[item - 1]
+            vectors, long = np.asarray(table[1:], np.float32), self.lengths[stage]
+            cosine = vectors @ (vectors[item - 1] / long[item - 1]) / long
             cosine[item - 1] = -np.inf
             order = np.argsort(-cosine, kind="stable")
             ranks = np.empty(len(order), dtype=np.int64)

@@ -70,11 +70,12 @@ def name_groups(titles: list[str], groups: np.ndarray) -> dict[int, str]:
     """Name each group by two words of its titles that tell it from the others: {group: "star harbor, headset"}.
 
     A word's weight is share in the group x log(share in the group / share in all), over titles; of words that always stand
-    together the phrase is taken. Numbers and English stop words are passed over.
+    together the phrase is taken. Numbers and English stop words are passed over. A name that an earlier group has gets a
+    number: "star harbor (2)".
     """
     terms = [_terms(title) for title in titles]
     in_all = _shares(terms)
-    out = {}
+    out, given = {}, Counter[str]()
     for group in sorted(set(groups.tolist()) - {NONE}):
         here = _shares([t for t, g in zip(terms, groups, strict=True) if g == group])
         weight = {t: share * np.log(share / in_all[t]) for t, share in here.items()}
@@ -83,7 +84,9 @@ def name_groups(titles: list[str], groups: np.ndarray) -> dict[int, str]:
         for term in sorted(weight, key=lambda t: (-round(weight[t] * (1.15 if " " in t else 1), 9), t)):
             if len(chosen) < 2 and weight[term] > 0 and not {*term.split()} & {w for c in chosen for w in c.split()}:
                 chosen.append(term)
-        out[group] = ", ".join(chosen) or f"group {group + 1}"
+        name = ", ".join(chosen) or f"group {group + 1}"
+        given[name] += 1
+        out[group] = name if given[name] == 1 else f"{name} ({given[name]})"
     return out
 
 

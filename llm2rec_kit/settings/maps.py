@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llm2rec_kit.settings.ranges import SEED
-from llm2rec_kit.settings.stage import Stage, setting
+from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +28,14 @@ class Maps(Stage):
     )
     clusters: int = setting(8, "clusters and communities to colour by [O]", within="x >= 1")
     seed: int = setting(42, "UMAP's random_state: same seed, same map [O]", within=SEED)
+
+    def conflicts(self) -> Conflicts:
+        """Find the adapted space without one that it could be an adapter of."""
+        if self.stages == ["adapted"]:
+            yield (
+                ("stages",),
+                (
+                    "maps_stages names adapted alone, which is an embedding behind its adapter; name the embedding, too, as in "
+                    "[csft, adapted]."
+                ),
+            )

@@ -85,25 +85,18 @@ def find_user(corpus: Corpus, who: str) -> int:
     return int(who) if who.isdecimal() and int(who) < corpus.n_users else -1
 
 
-def measure_lengths(atlas: Atlas) -> dict[str, np.ndarray]:
-    """Measure the length of each item's embedding at each stage, float32 (N,)."""
-    return {stage: np.maximum(np.linalg.norm(table[1:], axis=1), 1e-12) for stage, table in atlas.tables.items()}
-
-
-def find_path(
-    atlas: Atlas, user: int, recommend: Recommend | None = None, long: dict[str, np.ndarray] | None = None
-) -> dict[str, Any]:
+def find_path(atlas: Atlas, user: int, recommend: Recommend | None = None) -> dict[str, Any]:
     """Collect for `Explorer.path` a user's history, the test target, its rank at each stage, and recommendations.
 
     The history ends before the target. `ranks` are those of the target among all items outside the history by cosine to the
     history's last, 0 where the history has it. Without `recommend`, the items nearest to the history's last at each stage,
     none that the history has; with it, `starred` is the target's rank among the `first` that it puts first, 0 where it is
-    not among them. `long` are the `measure_lengths`, where many users are asked for.
+    not among them.
     """
     history, target = _history(atlas.corpus, user)
-    ranks, stars, how, long = {}, {}, HOW, long or measure_lengths(atlas)
+    ranks, stars, how = {}, {}, HOW
     for stage, table in atlas.tables.items():
-        order = _by_cosine(np.asarray(table[1:], np.float32), long[stage], history)
+        order = _by_cosine(np.asarray(table[1:], np.float32), atlas.lengths[stage], history)
         at = np.flatnonzero(order == target)
         ranks[stage] = int(at[0]) + 1 if len(at) else 0
         stars[stage] = order[:RECOMMENDED].tolist()

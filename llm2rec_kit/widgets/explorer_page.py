@@ -93,11 +93,10 @@ def render_page(atlas: Atlas, title: str) -> str:
     data = make_contents(atlas, encodes=False, carried=drawn)
     near = [_all_neighbours(table) for table in atlas.tables.values()]
     view = {"shown": choose_first_view(atlas), "colour": data["columns"][0]["name"], "count": min(8, data["most"])}
-    long = answers.measure_lengths(atlas)
     known = {
         "state": {"data": data, **view},
         "k": near[0]["k"],
-        "paths": {user: answers.find_path(atlas, user, long=long) for user in drawn},
+        "paths": {user: answers.find_path(atlas, user) for user in drawn},
     }
     if read_program().count(ENDING) != 1:
         raise AssertionError(f"explorer.js must end in {ENDING!r}: the page runs what stands before it.")

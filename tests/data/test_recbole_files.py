@@ -326,3 +326,15 @@ def test_rows_with_too_few_cells_are_counted(tmp_path):
     assert found.events.rows() == [("a", "1", 5000)]
     assert found.dropped == [("bad lines", 1, "toys.inter: fewer cells than the 3 columns, first in line 3")]
     assert found.facts["item_rows_dropped"] == "1 rows toys.item: fewer cells than the 2 columns, first in line 9"
+
+
+def test_columns_that_the_kit_gives_items_itself_are_left_out_and_told(tmp_path, capsys):
+    names = ["item", "plain_title", "popularity", "cluster", "community"]
+    head = "\t".join(["item_id:token", "title:token_seq", "brand:token", *(f"{n}:token" for n in names)])
+    rows = "".join(f"{i}\tThing {i}\tMoss\t" + "\t".join("x" * len(names)) + "\n" for i in range(1, 8))
+    settings = write(tmp_path, toys__item=f"{head}\n{rows}", toys__inter=HEAD + "a\t1 2 3\t4\n")
+    found = sources.load(settings)
+    assert found.items.columns == ["source_id", "title", "domain", "brand"]
+    said = "item, plain_title, popularity, cluster, community (names that the kit gives itself)"
+    assert found.facts["columns_left_out"] == said
+    assert f"recbole: columns left out: {said}" in capsys.readouterr().out

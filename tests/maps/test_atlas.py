@@ -76,6 +76,26 @@ def test_nearest_by_cosine_with_the_rank_before(atlas):
         atlas.nearest(0, 4)
 
 
+def test_nearest_over_lengths_measured_once_is_as_over_unit_rows(atlas):
+    """Of random tables, of items of one embedding and of an item without any; a click after the first measures nothing."""
+    rng = np.random.default_rng(3)
+    tables = {s: (rng.normal(size=(41, 24)) * rng.uniform(0.1, 9, (41, 1))).astype(np.float32) for s in atlas.stages}
+    for table in tables.values():
+        table[20:26], table[30] = table[20], 0
+    other = dataclasses.replace(atlas, tables=tables)
+    for item in (3, 21, 30):
+        near = other.nearest(item, 39)
+        for stage, table in tables.items():
+            unit = projection.scale_to_unit(table[1:])
+            cosine = unit @ unit[item - 1]
+            cosine[item - 1] = -np.inf
+            order = np.argsort(-cosine, kind="stable")[:39]
+            found = near.filter(stage=stage)
+            assert found["item"].to_list() == (order + 1).tolist()
+            np.testing.assert_allclose(found["cosine"], cosine[order], atol=1e-6)
+    assert other.lengths is other.lengths
+
+
 def test_titles_of_the_nearest_stand_in_a_column_a_stage(atlas):
     near, found = atlas.nearest(3, 4), atlas.nearest_titles(3, 4)
     assert found.columns == atlas.stages

@@ -22,7 +22,6 @@ from llm2rec_kit.corpus import TEST
 from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.encoding.encoder import AS_SAVED, Encoder, list_settings, parse_variant
 from llm2rec_kit.maps import projection
-from llm2rec_kit.maps.atlas import Atlas
 from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Backbone, Encoding
@@ -60,7 +59,7 @@ def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_s
     year = pl.Series([None, *range(1981, 2020)], dtype=pl.Int64)
     sold = pl.Series([0.5] * 39 + [90.0])
     items = atlas.items.with_columns(year=year, sold=sold, nothing=pl.lit(None, dtype=pl.Float64))
-    columns = explorer_page.make_contents(explorer.Atlas(**{**vars(atlas), "items": items}), encodes=False)["columns"]
+    columns = explorer_page.make_contents(dataclasses.replace(atlas, items=items), encodes=False)["columns"]
     found = {c["name"]: c for c in columns}
     assert [(found[name]["scale"], found[name]["low"], found[name]["high"]) for name in ("year", "sold", "nothing")] == [
         ("linear", 1981.0, 2019.0),
@@ -75,7 +74,7 @@ def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_s
 
 def test_a_line_break_in_a_title_does_not_shift_the_others(atlas):
     broken = atlas.items.with_columns(title=pl.lit("two\nlines"))
-    data = explorer_page.make_contents(Atlas(**{**vars(atlas), "items": broken}), encodes=False)
+    data = explorer_page.make_contents(dataclasses.replace(atlas, items=broken), encodes=False)
     assert zlib.decompress(data["titles"]).decode().split("\n") == ["two lines"] * 40
 
 
@@ -419,7 +418,7 @@ def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
 def test_words_of_the_data_are_data_in_the_page(atlas, word):
     plain = explorer_page.render_page(atlas, "t")
     odd = atlas.items.with_columns(domain=pl.lit(word))
-    page = explorer_page.render_page(Atlas(**{**vars(atlas), "items": odd}), "t")
+    page = explorer_page.render_page(dataclasses.replace(atlas, items=odd), "t")
     assert known_of(page)["state"]["data"]["columns"][-1]["names"] == [word]
     assert re.findall("<[!a-z/][^>]*>", page) == re.findall("<[!a-z/][^>]*>", plain)  # no tag more, none less
     assert known_of(explorer_page.render_page(atlas, word)) == known_of(plain)

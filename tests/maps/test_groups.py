@@ -70,5 +70,11 @@ def test_a_group_without_a_telling_word_still_has_a_name():
     assert groups.name_groups(["1", "2"], np.array([0, groups.NONE])) == {0: "group 1"}
 
 
+def test_two_groups_of_the_same_words_have_different_names():
+    titles = ["Star Harbor"] * 4 + ["Moss yarn"] * 2
+    named = groups.name_groups(titles, np.array([0, 0, 1, 1, 2, 2]))
+    assert named == {0: "star harbor", 1: "star harbor (2)", 2: "moss yarn"}
+
+
 def test_by_size_numbers_from_the_largest():
     assert groups.number_by_size(np.array([5, 2, 2, 9, 9, 2])).tolist() == [2, 0, 0, 1, 1, 0]

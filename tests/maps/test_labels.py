@@ -25,7 +25,7 @@ def test_labels_keep_off_trails_where_there_is_room():
         with map_figures.mpl.rc_context(map_figures.TEXT):
             figure, (ax,) = map_figures._panels(small_atlas.atlas(), ["raw"], 1)
             ax.set(xlim=(0, 1), ylim=(0, 1))
-            labels.place(figure, ax, ends, dict.fromkeys(ends, "k"), np.concatenate(trails), trails=kept_off)
+            labels.place(figure, ax, [*ends], [*ends.values()], "kkkk", np.concatenate(trails), trails=kept_off)
             figure.canvas.draw()
             boxes = [Text.get_window_extent(t) for t in ax.texts]
             found[len(kept_off)] = crossed_by([ax.transData.transform(t) for t in trails], boxes)
@@ -47,7 +47,7 @@ def test_labels_without_room_are_named():
     with map_figures.mpl.rc_context(map_figures.TEXT):
         figure, (ax,) = map_figures._panels(small_atlas.atlas(), ["raw"], 1)
         points = small_atlas.atlas().aligned["raw"]
-        many = {f"a rather long label, number {k}": points[k % 40] for k in range(60)}
-        left_out = labels.place(figure, ax, many, dict.fromkeys(many, "k"), points)
+        many = [f"a rather long label, number {k}" for k in range(60)]
+        left_out = labels.place(figure, ax, many, [points[k % 40] for k in range(60)], ["k"] * 60, points)
     assert 0 < len(left_out) < 60
     assert ax.texts[-1].get_text().startswith("no room for: ")

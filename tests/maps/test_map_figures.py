@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import polars as pl
 import pytest
 import small_atlas
+from conftest import make_corpus
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -89,6 +92,54 @@ def test_named_trails_and_their_labels_share_a_colour(atlas):
     assert [t.get_text().replace("\n", " ") for t in written] == furthest["title"].to_list()
 
 
+MOVED = next(
+    "".join(cell["source"])
+    for cell in json.loads((Path(__file__).parents[2] / "notebooks/05_embedding_maps.ipynb").read_text())["cells"]
+    if cell["id"] == "c-moved"
+)
+
+
+@pytest.mark.parametrize(("stages", "way"), [(["csft"], None), (["csft", "adapted"], "csft to adapted")])
+def test_notebook_05_shows_what_moved_where_there_is_somewhere_to_go(stages, way, atlas, tmp_path, capsys):
+    """Over one plain stage there is not, but where `adapted` is mapped beside it."""
+    tables, aligned = (dict(zip(stages, held.values(), strict=False)) for held in (atlas.tables, atlas.aligned))
+    quality = atlas.quality | {"clusters_of": "csft"}
+    few = dataclasses.replace(atlas, tables=tables, aligned=aligned, quality=quality)
+    shown = []
+    exec(MOVED, {"atlas": few, "map_figures": map_figures, "kept": tmp_path, "display": shown.append})
+    if way is None:
+        assert shown == []
+        assert capsys.readouterr().out == "left out: csft is the only stage, and nothing moves\n"
+    else:
+        figure, table = shown
+        assert figure.axes[0].get_title().endswith(way)
+        assert len(table) == 10
+
+
+@pytest.mark.parametrize("last", ["csft", "raw"])
+def test_nothing_travels_to_the_same_stage_or_an_earlier_one(last, atlas):
+    with pytest.raises(ValueError, match=f"to a later one of .*; found 'csft' to '{last}'"):
+        map_figures.draw_travel_map(atlas, "csft", last)
+
+
+@pytest.mark.parametrize("name", ["labelled", "travel"])
+def test_labels_of_one_text_each_keep_their_place_and_colour(name, atlas):
+    """Two clusters, or two items that travelled far, of one name."""
+    plain = list_labels(DRAWN[name](atlas))
+    corpus = dataclasses.replace(atlas.corpus, items=atlas.corpus.items.with_columns(title=pl.lit("Star Harbor")))
+    items = atlas.items.with_columns(title=pl.lit("Star Harbor"))
+    words = {c: dict.fromkeys(found, "star harbor") for c, found in atlas.words.items()}
+    same = list_labels(DRAWN[name](dataclasses.replace(atlas, corpus=corpus, items=items, words=words)))
+    assert len(same) == len(plain) >= 3
+    assert same == plain
+
+
+def list_labels(figure: Figure) -> list[tuple]:
+    """Where each label is tied, and its colour."""
+    boxes = [t for t in figure.axes[0].texts if t.get_text() and t.get_bbox_patch() is not None]
+    return [(tuple(t.xy), t.get_bbox_patch().get_edgecolor()) for t in boxes]
+
+
 def test_a_title_is_cut_between_words_and_not_at_a_dash():
     assert map_figures._short("Velvet Atlas Strategy Guide - Starter Bundle", 32) == "Velvet Atlas Strategy Guide …"
     assert map_figures._short("Velvet Atlas - Guide", 32) == "Velvet Atlas - Guide"
@@ -122,6 +173,26 @@ def test_co_purchases_say_how_long_their_lines_are(atlas):
     titles = [ax.get_title() for ax in DRAWN["together"](atlas).axes]
     assert titles[0].startswith("raw: ")
     assert titles[1].endswith(" of random")
+
+
+@pytest.mark.parametrize("apart", [1, 100])
+def test_random_pairs_are_of_one_domain(apart, atlas):
+    """Two domains far from each other, whose users take any of their own items: as long as random pairs, wherever they lie."""
+    rng, far = np.random.default_rng(0), np.arange(40) >= 20
+    corpus = make_corpus(users=600, items=40)
+    items = corpus.items.with_columns(domain=pl.Series(np.where(far, "b", "a")))
+    second = np.repeat(np.arange(600) % 2, np.diff(corpus.offsets))
+    sequence = (rng.integers(1, 21, len(second)) + 20 * second).astype(np.int32)
+    plane = (rng.normal(size=(40, 2)) + apart * far[:, None]).astype(np.float32)
+    two = dataclasses.replace(
+        atlas,
+        corpus=dataclasses.replace(corpus, items=items, sequence=sequence),
+        items=atlas.items.with_columns(items["domain"]),
+        aligned={"raw": plane},
+    )
+    figure = map_figures.draw_co_purchase_map(two, ["raw"])
+    assert float(figure.axes[0].get_title().split()[1]) == pytest.approx(1, abs=0.15)
+    assert "random pairs of one domain." in " ".join(figure.texts[0].get_text().split())
 
 
 @pytest.mark.parametrize("name", ["cluster", "labelled", "travel"])

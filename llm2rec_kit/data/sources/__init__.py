@@ -28,6 +28,7 @@ from llm2rec_kit.storage import expand_home, hash_file_once, read_json
 
 MODULES = {name: name for name in ("synthetic", "amazon", "goodreads", "movielens")}
 MODULES |= {"llm2rec": "llm2rec_files", "recbole": "recbole_files", "table": "tables"}
+OWN_NAMES = ("item", "plain_title", "popularity", "cluster", "community")  # columns that the kit gives items itself
 CHOSEN = "chosen: "
 DOWNLOAD_MANIFEST = ".download.json"  # written beside a file that downloads.fetch brought
 CONTROL = r"[\x00-\x1f\x7f\u0085\u2028\u2029]"  # characters that end a line or a field in some file layout
@@ -87,7 +88,7 @@ class Interactions:
 def load(settings: Data) -> Interactions:
     """Load what `settings.source` holds; ValueError where files are missing or malformed or, if strict, rows left out."""
     loads = _module(settings).load if settings.source in MODULES else _own
-    found = keep_sound_rows(loads(settings))
+    found = keep_sound_rows(_drop_own_names(loads(settings), settings.source))
     faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
     items = [found.facts["item_rows_dropped"]] if "item_rows_dropped" in found.facts else []
     if settings.strict and (faults or items):
@@ -123,6 +124,18 @@ def _own(settings: Data) -> Interactions:
 
     what = (f"the events of the {own}", f"the items of the {own}")
     return tables.from_pair(*found, settings, what)
+
+
+def _drop_own_names(found: Interactions, source: str) -> Interactions:
+    """`found` without the columns of items that the kit gives them later, which would stand for its own, or clash with them;
+    noted in the facts and printed."""
+    if not (names := [name for name in OWN_NAMES if name in found.items.columns]):
+        return found
+    said = f"{', '.join(names)} (names that the kit gives itself)"
+    print(f"{source}: columns left out: {said}", flush=True)
+    before = [found.facts["columns_left_out"]] if "columns_left_out" in found.facts else []
+    facts = found.facts | {"columns_left_out": "; ".join([*before, said])}
+    return replace(found, items=found.items.drop(names), facts=facts)
 
 
 def keep_sound_rows(found: Interactions) -> Interactions:

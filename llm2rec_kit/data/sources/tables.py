@@ -32,7 +32,6 @@ KINDS = (".parquet", ".csv")
 ROLES = {"user": "user", "item": "item", "time": "timestamp", "title": "title", "domain": "domain"}  # default column names
 FILES = ("interactions", "items")
 TEXTS = ("category", "brand", "description")  # columns of items that stay text whatever stands in them: for `data_text`
-OWN_NAMES = ("item", "plain_title", "popularity", "cluster", "community")  # columns that the kit gives items itself
 TIMES = ("timestamp", "time", "date", "datetime")  # taken for the time, in any case, where no column has its name
 TIME_ENDINGS = ("time", "date", "timestamp", "_at", "_ts", "epoch")  # of names that may be one, which is only told
 LAYOUT = (
@@ -159,7 +158,7 @@ def _further(items: pl.DataFrame, named: list[str]) -> tuple[list[pl.Series], li
         name, kind = column.name, column.dtype
         if name in named:
             continue
-        if name in (*OWN_NAMES, "source_id", "title", "domain"):
+        if name in (*sources.OWN_NAMES, "source_id", "title", "domain"):
             lost.append(f"{name} (a name that the kit gives itself)")
         elif frames.is_text(column) or kind == pl.Boolean:
             kept.append(column.cast(pl.String))
