@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,7 +25,7 @@ from llm2rec_kit.fitting import distributed
 from llm2rec_kit.fitting.distributed import MicroBatch
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.trainer import fit
-from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.models import backbone, dropout_rates, kernels
 from llm2rec_kit.training.collapse_watch import Watch
 from llm2rec_kit.training.titles import draw_rows
 
@@ -175,7 +173,7 @@ def check_dropout(model: PreTrainedModel, settings: S.Contrastive) -> None:
     with torch.random.fork_rng():
         for rate in (0.25, 0.75):
             torch.manual_seed(0)
-            with _set_dropout(model, rate):
+            with dropout_rates.use_rate(model, rate):
                 states.append(backbone.last_states(model.train(), ids, None))
     model.train(was_training)
     if torch.equal(*states):
@@ -190,37 +188,8 @@ def check_dropout(model: PreTrainedModel, settings: S.Contrastive) -> None:
 def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
     """Switch attention dropout on within the block, while training on dropout views, and off for others;
     then modules and config are as before."""
-    with _set_dropout(model, 0.0 if settings.views == "mask" else settings.dropout):
+    with dropout_rates.use_rate(model, 0.0 if settings.views == "mask" else settings.dropout):
         yield
-
-
-@contextlib.contextmanager
-def _set_dropout(model: PreTrainedModel, rate: float) -> Iterator[None]:
-    places = list(_find_rates(model))
-    before = [getattr(*place) for place in places]
-    for holder, name in places:
-        setattr(holder, name, rate)
-    try:
-        yield
-    finally:
-        for (holder, name), value in zip(places, before, strict=True):
-            setattr(holder, name, value)
-
-
-def _find_rates(model: PreTrainedModel) -> Iterator[tuple[Any, str]]:
-    """Where the rate of attention dropout stands, as (what holds it, its attribute): a number or an nn.Dropout of the
-    modules, and the config, which some families (Persimmon, Falcon) read in each forward pass, whatever the modules hold."""
-    for module in model.modules():
-        for name in ("attention_dropout", "attn_dropout"):
-            if isinstance(held := getattr(module, name, None), nn.Dropout):
-                yield held, "p"
-            elif hasattr(module, name) and not isinstance(held, nn.Module):
-                yield module, name
-        # Elsewhere a number of this name is the dropout of hidden states.
-        if "Attention" in type(module).__name__ and isinstance(getattr(module, "dropout", None), (int, float)):
-            yield module, "dropout"
-    if hasattr(config := backbone.find_body(model).config, "attention_dropout"):
-        yield config, "attention_dropout"
 
 
 @torch.no_grad()
