@@ -49,9 +49,14 @@ class Batches:
         if len(kept) < 2:
             raise ValueError(f"Contrast needs two distinct titles at least; the training domains have {len(kept)}.")
         self.tokens, self.same = [tokens[k] for k in kept], number_titles([titles[k] for k in kept])
-        self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, settings.mask_token), tokenizer.pad_token_id
-        self.settings = settings
+        self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token) if self.hides_tokens(settings) else None
+        self.pad_id, self.settings = tokenizer.pad_token_id, settings
         self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
+
+    @staticmethod
+    def hides_tokens(settings: S.Contrastive) -> bool:
+        """Tell whether views hide tokens of these settings, so that the tokenizer needs a mask token."""
+        return settings.views != "dropout"
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -95,10 +100,10 @@ def number_titles(titles: list[str]) -> np.ndarray:
     return np.array([seen.setdefault(" ".join(t.casefold().split()), len(seen)) for t in titles], dtype=np.int64)
 
 
-def make_view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
+def make_view(ids: np.ndarray, mask_id: int | None, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
     """Make one view of a title: tokens replaced by the mask token with probability `mask_rate`, or the title as it is where
     dropout alone makes the difference. At least one token stays."""
-    if settings.views == "dropout":
+    if mask_id is None or settings.views == "dropout":
         return ids
     hidden = rng.random(len(ids)) < settings.mask_rate
     if hidden.all():
@@ -160,6 +165,14 @@ def embed_chunks(model: PreTrainedModel, chunks: list[MicroBatch], cached: bool 
 
 def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return pool(backbone.last_states(model, ids, mask), mask, "mean")
+
+
+def check_views(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
+    """Raise BackboneError or SettingsError where this model or tokenizer, as it is before MNTP, cannot make the views that
+    `settings` ask for."""
+    if Batches.hides_tokens(settings) and settings.mask_token != "new":  # MNTP makes that one
+        backbone.mask_token_id(tokenizer, settings.mask_token)
+    check_dropout(model, settings)
 
 
 @torch.no_grad()
