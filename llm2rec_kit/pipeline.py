@@ -130,7 +130,8 @@ def train_stage(
         if isinstance(settings, S.CSFT):
             backbone.check_masks(model)  # causal here, lifted later: a family that cannot is refused before any training
         history = train(corpus, model, tokenizer, settings, folder)
-        record = {**take_last_values(history), "steps": settings.steps}
+        last = take_last_values(history)
+        record = last | {"steps": last.get("kept_step", settings.steps)}  # of the weights that are kept
         if distributed.world_size() > 1:
             record["processes"] = distributed.world_size()
         if distributed.rank() > 0:
