@@ -137,7 +137,8 @@ def train_stage(
         if distributed.rank() > 0:
             return record  # process 0 saves
         if distributed.is_sharded():  # the model in memory is in pieces; its last checkpoint is whole
-            model = _whole(backbone.load(run.require(start), place)[0], history, folder, bidirectional=stage != "csft")
+            plain = backbone.fit_tokens(backbone.load(run.require(start), place)[0], tokenizer)
+            model = _whole(plain, history, folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
         write_history(history, folder)
         if stage == "csft":

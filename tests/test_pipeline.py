@@ -17,6 +17,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import synthetic
 from llm2rec_kit.downstream import baselines
 from llm2rec_kit.downstream.evaluation import Job
+from llm2rec_kit.fitting import distributed
 from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.runner import launch
 from llm2rec_kit.reproduction.studies import experiments
@@ -113,6 +114,17 @@ def begun(tiny, tmp_path):
     run.make("corpus", make_corpus().save, settings={}, quiet=True)
     run.make("csft", lambda folder: backbone.save(*tiny, folder), settings={}, inputs=["corpus"], quiet=True)
     return run
+
+
+def test_a_new_mask_token_is_saved_with_a_model_that_was_trained_in_pieces(begun, monkeypatch):
+    """FSDP leaves the weights in the checkpoint alone; they are read into the model that training began with."""
+    monkeypatch.setattr(distributed, "is_sharded", lambda: True)
+    settings, place = S.MNTP(steps=2, batch_size=4, mask_token="new"), S.Backbone(device="cpu")
+    pipeline.train_stage(begun, settings, place).make(begun, quiet=True)
+    before, (after, tokenizer) = (backbone.load(begun.require(name), place) for name in ("csft", "mntp"))
+    assert tokenizer.mask_token_id == len(tokenizer) - 1 == backbone.token_rows(before[0])
+    assert backbone.token_rows(after) == len(tokenizer)
+    assert backbone.is_bidirectional(after)
 
 
 def test_the_record_tells_the_steps_of_the_weights_that_are_kept(begun):
