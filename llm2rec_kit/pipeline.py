@@ -117,6 +117,7 @@ def train_stage(
     from llm2rec_kit.fitting import artefact, distributed
     from llm2rec_kit.fitting.history import take_last_values, write_history
     from llm2rec_kit.models import backbone
+    from llm2rec_kit.training import csft
 
     stage = settings.prefix
     start, train = start or STARTS[stage], _training_of(stage, text, prepared, callbacks)
@@ -128,10 +129,9 @@ def train_stage(
             corpus = dataclasses.replace(corpus, facts=corpus.facts | {"train_domains": list(domains)})
         model, tokenizer = backbone.load(run.require(start), place)
         if isinstance(settings, S.CSFT):
-            backbone.check_masks(model)  # causal here, lifted later: a family that cannot is refused before any training
+            csft.check_model(model)  # a family that cannot take the series is refused before any training
         history = train(corpus, model, tokenizer, settings, folder)
-        last = take_last_values(history)
-        record = last | {"steps": last.get("kept_step", settings.steps)}  # of the weights that are kept
+        record = (last := take_last_values(history)) | {"steps": last.get("kept_step", settings.steps)}
         if distributed.world_size() > 1:
             record["processes"] = distributed.world_size()
         if distributed.rank() > 0:

@@ -320,11 +320,23 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 def compute_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """Compute logits (..., vocabulary) from the body's states (..., hidden), as the model's own forward makes them.
 
-    The head is more than a matrix in some families: Gemma 2 squashes its logits. `check_head` proves the equality.
+    The head is more than a matrix in some families: Gemma 2 squashes its logits, Granite and Cohere scale theirs.
+    `check_head` proves the equality.
     """
     out: torch.Tensor = model.get_output_embeddings()(states)
+    if (scale := find_logit_scale(model)) != 1:
+        out = out * scale
     cap = getattr(model.config, "final_logit_softcapping", None)
     return out if cap is None else torch.tanh(out / cap) * cap
+
+
+def find_logit_scale(model: PreTrainedModel) -> float:
+    """Find the number that this family multiplies its head's products by; 1 for most."""
+    config = model.config
+    if isinstance(scale := getattr(config, "logit_scale", None), (int, float)):  # Cohere
+        return scale
+    scaling: float = getattr(config, "logits_scaling", 1)
+    return scaling if config.model_type == "hyperclovax" else 1 / scaling  # the others (Granite, MiniCPM3) divide by it
 
 
 @torch.no_grad()
