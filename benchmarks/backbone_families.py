@@ -1,4 +1,4 @@
-"""Which decoder families obey a lifted causal mask: a tiny random model of each, measured layer by layer.
+"""Which decoder families obey a lifted causal mask, and can be trained: a tiny random model of each, measured layer by layer.
 
     python benchmarks/backbone_families.py        # writes docs/backbones.md for the transformers that is installed
 
@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig,
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from llm2rec_kit.models import attention_mask, backbone
+from llm2rec_kit.training import csft
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 MOST = 2_000_000  # parameters; what stays larger under SMALL is not built
@@ -48,6 +49,8 @@ SMALL: dict[
     "n_head": 4,
     "n_positions": 64,
     "n_inner": 48,
+    "logit_scale": 0.5,
+    "logits_scaling": 4.0,
 }
 LATENT = {
     "num_key_value_heads": 4,
@@ -67,7 +70,8 @@ CONVOLVED = {"layer_types": ["conv", "full_attention"]}
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 OWN: dict[str, dict[str, Any]] = {  # of hybrids one layer a kind; None: the family's own value, not the small one
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "longcat_flash"), LATENT),
-    **dict.fromkeys(("minicpm3", "sarvam_mla", "youtu"), LATENT),
+    **dict.fromkeys(("sarvam_mla", "youtu"), LATENT),
+    "minicpm3": LATENT | {"logits_scaling": None},
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "hy_v4"), INDEXED),
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), LINEAR | DELTA),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), CONVOLVED),
@@ -78,6 +82,7 @@ OWN: dict[str, dict[str, Any]] = {  # of hybrids one layer a kind; None: the fam
     "cpmant": {"dim_head": 8, "dim_ff": 48},
     "dots1": {"sliding_window": 64, "first_k_dense_replace": 1, "n_shared_experts": 1},
     "falcon": {"head_dim": None},
+    "falcon (with alibi)": {"head_dim": None, "alibi": True},
     "falcon_h1": MAMBA | {"mamba_d_ssm": 64},
     "gemma3n_text": WINDOWED
     | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "laurel_rank": 8, "num_kv_shared_layers": 0}
@@ -146,8 +151,9 @@ def build(name: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config).eval()
 
 
-def row(name: str) -> tuple[str, str, str, str]:
-    """(under sdpa, under eager, what stays causal, what the kit does) of a family, as the page shows it."""
+def row(name: str) -> tuple[str, str, str, str, str]:
+    """(under sdpa, under eager, what stays causal, what the kit does with the mask, and in CSFT and MNTP) of a family, as the
+    page shows it."""
     model = build(name)
     usual, causal_parts, cells = model.config._attn_implementation, {}, []
     model.config.is_causal = False
@@ -168,7 +174,17 @@ def row(name: str) -> tuple[str, str, str, str]:
         backbone.restore_causal_mask(model)
     except backbone.BackboneError as error:
         kit = "refused, as not causal in CSFT" if "not causal" in str(error) else "refused"
-    return *cells, ", ".join(causal_parts) if kit == "refused" else "", kit
+    trained = _trained(model) if kit.startswith("works") else "refused"
+    return *cells, ", ".join(causal_parts) if kit == "refused" else "", kit, trained
+
+
+def _trained(model: PreTrainedModel) -> str:
+    """Whether a model whose mask can be lifted is trained, or why not."""
+    try:
+        csft.check_model(model)
+    except backbone.BackboneError as error:
+        return "refused: its head" if "head of this model" in str(error) else "refused: its samples' mask"
+    return "works"
 
 
 def page() -> str:
@@ -177,7 +193,9 @@ def page() -> str:
     alike: dict[tuple, list[str]] = {}
     for name, cells in rows.items():
         alike.setdefault(cells, []).append(name)
-    order = sorted(alike, key=lambda cells: (cells[-1].split(",")[0] != "works", -len(alike[cells]), alike[cells]))
+    order = sorted(
+        alike, key=lambda cells: (*(c.split(",")[0] != "works" for c in cells[-2:]), -len(alike[cells]), alike[cells])
+    )
     return TEXT.format(
         version=transformers.__version__,
         newer="\n".join(f"| {name} | `{kind}` | {rows[kind][-1]} |" for name, kind in NEWER.items()),
@@ -193,7 +211,7 @@ one layer that obeys hides others that do not. So the kit tries each layer's mix
 measured, with padding in the batch and without. A family that stays causal in a layer, sees padding, or (measured in float32) gives a text other states beside other texts is refused with the layers' names, at the start of notebook 02 and
 again wherever the mask is lifted. Where another attention kernel obeys, the kit switches to it, and `attn_implementation` in the saved `config.json` has transformers and sentence-transformers do the same.
 
-A refused family still serves causally: `llm2rec encode FOLDER titles.txt --to out.npy --attention causal`.
+A refused family still serves causally: `llm2rec encode FOLDER titles.txt --to out.npy --attention causal`. One that is refused in training alone, at the start of notebook 02 as well, encodes with its mask lifted, too.
 
 Layers with a sliding window (Mistral, Gemma 2 and 3, Phi-3, ...) keep it when the mask is lifted, as many tokens to the right as to the left: a token sees all that are at most a window away, and titles are seldom longer than that.
 
@@ -211,10 +229,11 @@ What counts is the model itself, not its family's name: Granite 4 has one `model
 ## All families
 
 Tiny models with random weights on transformers {version}, made by `python benchmarks/backbone_families.py`; of hybrids one layer a kind. A cell says which of the parts that carry states between tokens look back once the
-mask is lifted: all, some, or none.
+mask is lifted: all, some, or none. `trained` says whether CSFT and MNTP take the family, too: what the samples of a user lose in the row that they share has to be what each loses read by itself (`csft.check_model`), and the head
+has to be a matrix, scaled (Granite, Cohere) or squashed (Gemma 2) at most.
 
-| families | sdpa | eager | stays causal | the kit |
-|---|---|---|---|---|
+| families | sdpa | eager | stays causal | the mask lifted | trained |
+|---|---|---|---|---|---|
 {rows}
 
 Not built at this size, and so not known before a real one is tried:

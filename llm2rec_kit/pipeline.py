@@ -128,6 +128,7 @@ def train_stage(
     from llm2rec_kit.fitting import artefact, distributed
     from llm2rec_kit.fitting.history import take_last_values, write_history
     from llm2rec_kit.models import backbone
+    from llm2rec_kit.training import csft
 
     stage = settings.prefix
     start, train = start or STARTS[stage], _training_of(stage, text, prepared, callbacks)
@@ -139,15 +140,16 @@ def train_stage(
             corpus = dataclasses.replace(corpus, facts=corpus.facts | {"train_domains": list(domains)})
         model, tokenizer = backbone.load(run.require(start), place)
         if isinstance(settings, S.CSFT):
-            backbone.check_masks(model)  # causal here, lifted later: a family that cannot is refused before any training
+            csft.check_model(model)  # a family that cannot take the series is refused before any training
         history = train(corpus, model, tokenizer, settings, folder)
-        record = {**take_last_values(history), "steps": settings.steps}
+        record = (last := take_last_values(history)) | {"steps": last.get("kept_step", settings.steps)}
         if distributed.world_size() > 1:
             record["processes"] = distributed.world_size()
         if distributed.rank() > 0:
             return record  # process 0 saves
         if distributed.is_sharded():  # the model in memory is in pieces; its last checkpoint is whole
-            model = _whole(backbone.load(run.require(start), place)[0], history, folder, bidirectional=stage != "csft")
+            plain = backbone.fit_tokens(backbone.load(run.require(start), place)[0], tokenizer)
+            model = _whole(plain, history, folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
         write_history(history, folder)
         if stage == "csft":

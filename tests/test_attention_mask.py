@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from llm2rec_kit import pipeline
 from llm2rec_kit.cli import main
 from llm2rec_kit.encoding import encoder
 from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.fitting import cross_entropy
 from llm2rec_kit.models import attention_mask, backbone
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import CSFT, Backbone, Encoding
-from llm2rec_kit.training import csft
+from llm2rec_kit.training import csft, prefix_attention
 
 # By hand, from what the families' code does. A family that leaves these lists has to leave docs/backbones.md, too.
 CAUSAL_THROUGHOUT = {"falcon_mamba", "gpt_neo", "mamba", "mamba2", "openai-gpt", "rwkv", "xlstm"}
@@ -38,7 +41,7 @@ HYBRID = {
 FAILS_OR_NO_DECODER = {"cpmant", "llama4_text", "mpt"}
 REFUSED = CAUSAL_THROUGHOUT | HYBRID | FAILS_OR_NO_DECODER
 MENDED = {"nemotron", "stablelm"}  # by the eager kernel
-SAMPLE = ["nemotron", "stablelm", "gpt_neo", "lfm2", "falcon_h1", "mpt", "qwen3", "modernbert-decoder"]
+SAMPLE = ["nemotron", "stablelm", "gpt_neo", "lfm2", "falcon_h1", "mpt", "qwen3", "modernbert-decoder", "bloom", "granite"]
 
 
 def texts(lengths: list[int]) -> list[np.ndarray]:
@@ -103,7 +106,7 @@ def test_the_lists_are_of_families_that_are_built_and_the_others_become_fewer():
 def test_the_page_of_families_says_what_is_measured_now(family):
     written = backbone_families.PAGE.read_text()
     (line,) = [
-        x for x in written.splitlines() if re.match(rf"\|(.*,)? {re.escape(family)}(,.*)? \|", x) and x.count("|") == 6
+        x for x in written.splitlines() if re.match(rf"\|(.*,)? {re.escape(family)}(,.*)? \|", x) and x.count("|") == 7
     ]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == [*backbone_families.row(family)]
 
@@ -145,6 +148,59 @@ def test_one_layer_of_three_that_does_not_obey_is_found_and_named(fault):
     assert backs == [True, fault == "sees padding", True]
 
 
+@pytest.mark.parametrize("family", ["cohere", "granite", "hyperclovax", "minicpm3"])
+def test_a_scaled_head_is_trained_with_the_loss_and_gradient_of_the_models_own(family):
+    model = backbone_families.build(family)
+    csft.check_model(model)
+    ids = torch.from_numpy(texts([12])[0])
+    found, wanted = [], []
+    for values, loss in (
+        (found, lambda s: cross_entropy.sum_cross_entropy(model, s, ids[1:])),
+        (wanted, lambda s: model(input_ids=ids[None], labels=ids[None]).loss * 11),
+    ):
+        states = backbone.last_states(model, ids[None], None)[0, :-1]
+        value = loss(states)
+        values += [value, *torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad], allow_unused=True)]
+    for ours, own in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
+    states = backbone.last_states(model, ids[None], None)
+    torch.testing.assert_close(backbone.compute_logits(model, states), model(input_ids=ids[None]).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [
+        ("bloom", r"bloom cannot be trained by CSFT.*under that mask it fails \(ValueError"),
+        ("falcon (with alibi)", r"falcon cannot be trained by CSFT.*under that mask it fails \(ValueError"),
+        ("zaya", r"Layers of kind \['hybrid'\] \(zaya\)"),
+        ("modernbert-decoder", r"head of this model \(modernbert-decoder\)"),
+        ("gpt_neo", "gpt_neo cannot have its causal mask lifted"),
+    ],
+)
+def test_a_family_that_csft_or_mntp_cannot_train_is_refused_before_anything_is_prepared(family, says, tmp_path, monkeypatch):
+    model, run = backbone_families.build(family).train(), Run("r", tmp_path)
+    run.make("corpus", families.make_corpus().save, settings={}, quiet=True)
+    run.make("backbone", lambda folder: {}, settings={}, quiet=True)
+    monkeypatch.setattr(backbone, "load", lambda name, place: (model, None))
+    with pytest.raises(backbone.BackboneError, match=says):
+        pipeline.train_stage(run, CSFT(), Backbone(device="cpu")).make(run, quiet=True)
+    assert model.training
+
+
+def test_samples_that_read_more_than_they_should_are_found(monkeypatch):
+    """A branch that sees the one before it, as under a mask that the model does not heed."""
+    rule = prefix_attention.make_allowed
+    monkeypatch.setattr(
+        prefix_attention,
+        "make_allowed",
+        lambda visible, branch: rule(visible, branch) | torch.ones(branch.shape[1:] * 2).tril().bool(),
+    )
+    with pytest.raises(
+        backbone.BackboneError, match=r"qwen3 cannot be trained by CSFT.*their loss is [\d.]+ under that mask, and"
+    ):
+        csft.check_model(backbone_families.build("qwen3"))
+
+
 def test_a_family_that_is_not_causal_is_refused_before_csft_prepares_anything(tmp_path):
     model = backbone_families.build("bert-generation")  # an encoder unless its config says is_decoder
     with pytest.raises(
@@ -159,13 +215,13 @@ def test_a_family_that_is_not_causal_is_refused_before_csft_prepares_anything(tm
 def test_proving_leaves_modes_random_numbers_and_a_good_familys_config_alone(family):
     model = backbone_families.build(family).train()
     before, config = torch.get_rng_state(), model.config.to_dict()
-    for switch in (backbone.check_masks, backbone.lift_causal_mask):
+    for switch in (backbone.check_masks, csft.check_model, backbone.lift_causal_mask):
         if family == "gpt_neo":
             with pytest.raises(backbone.BackboneError):
                 switch(model)
         else:
             switch(model)
-            config["is_causal"] = switch is backbone.check_masks
+            config["is_causal"] = switch is not backbone.lift_causal_mask
         assert model.config.to_dict() == config
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 from llm2rec_kit.models import backbone, kernels, mixed_blocks
 
@@ -106,6 +106,21 @@ def test_what_a_family_does_otherwise_stays_its_own(config, expected):
     with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
         assert replaced(model) == expected
         assert max(off(gradients(model), wanted)) < 0.05
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_each_layer_is_asked_for_itself(spread):
+    """SmolLM3 rotates queries and keys in three of four layers; with the small weights of a new model it hardly shows."""
+    more = {"num_hidden_layers": 4, "initializer_range": spread, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(SmolLM3Config(**(SIZES | more))).train()
+    wanted = gradients(copy.deepcopy(model).double())
+    with mixed_blocks.use_fused_blocks(model), kernels.use_fast_linears(model), kernels.use_bfloat16():
+        assert replaced(model) == {"norm": 9, "gated": 4, "attention": 3}
+        assert "forward" not in vars(model.model.layers[3].self_attn)
+        found = gradients(model)
+    with kernels.use_fast_linears(model), kernels.use_bfloat16():
+        assert sum(off(found, wanted)) < 1.3 * sum(off(gradients(model), wanted))  # as near as layer by layer
 
 
 @pytest.mark.parametrize("how", ["dropout", "no mask", "eager"])

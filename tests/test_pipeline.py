@@ -17,6 +17,8 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import synthetic
 from llm2rec_kit.downstream import baselines
 from llm2rec_kit.downstream.evaluation import Job
+from llm2rec_kit.fitting import distributed
+from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.runner import launch
 from llm2rec_kit.reproduction.studies import experiments
 from llm2rec_kit.results import kept
@@ -103,6 +105,34 @@ def test_a_study_ranks_as_notebook_04_does(finished, study):
     (name, *_) = (n for n in study.run.names("evaluation") if f"{asked.recommenders[0]}-raw-" in n)
     assert told(study.run, name)["files"] == told(finished.run, name)["files"]
     assert told(study.run, name)["record"] == told(finished.run, name)["record"]
+
+
+@pytest.fixture
+def begun(tiny, tmp_path):
+    """A run with a corpus and a model that CSFT could have left."""
+    run = Run("begun", tmp_path)
+    run.make("corpus", make_corpus().save, settings={}, quiet=True)
+    run.make("csft", lambda folder: backbone.save(*tiny, folder), settings={}, inputs=["corpus"], quiet=True)
+    return run
+
+
+def test_a_new_mask_token_is_saved_with_a_model_that_was_trained_in_pieces(begun, monkeypatch):
+    """FSDP leaves the weights in the checkpoint alone; they are read into the model that training began with."""
+    monkeypatch.setattr(distributed, "is_sharded", lambda: True)
+    settings, place = S.MNTP(steps=2, batch_size=4, mask_token="new"), S.Backbone(device="cpu")
+    pipeline.train_stage(begun, settings, place).make(begun, quiet=True)
+    before, (after, tokenizer) = (backbone.load(begun.require(name), place) for name in ("csft", "mntp"))
+    assert tokenizer.mask_token_id == len(tokenizer) - 1 == backbone.token_rows(before[0])
+    assert backbone.token_rows(after) == len(tokenizer)
+    assert backbone.is_bidirectional(after)
+
+
+def test_the_record_tells_the_steps_of_the_weights_that_are_kept(begun):
+    """At this rate the first validation is the best."""
+    settings = S.MNTP(steps=6, batch_size=4, held_out=0.3, learning_rate=1.0, evaluate_every=1, patience=2, keep="best")
+    pipeline.train_stage(begun, settings, S.Backbone(device="cpu")).make(begun, quiet=True)
+    record = begun.record("mntp")
+    assert record["steps"] == record["kept_step"] < 6
 
 
 def test_a_corpus_made_anew_is_the_notebooks(finished, tmp_path):

@@ -33,8 +33,10 @@ def sum_cross_entropy(model: PreTrainedModel, states: torch.Tensor, labels: torc
     if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
         logits = backbone.compute_logits(model, states)
         return nn.functional.cross_entropy(_wide(logits), labels, reduction="sum")
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    cap, scale = getattr(model.config, "final_logit_softcapping", None), backbone.find_logit_scale(model)
     weight = head.weight
+    if scale != 1:
+        states = states * scale
     if not torch.is_grad_enabled():  # `needs_input_grad` does not know of it
         states, weight = states.detach(), weight.detach()
     total: torch.Tensor = _Summed.apply(states, weight, labels, cap)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from llm2rec_kit import settings as S
 
@@ -49,7 +50,8 @@ def merge(adapted: peft.PeftModel) -> PreTrainedModel:
 
 
 def find_linear_layers(model: PreTrainedModel) -> list[str]:
-    """Find the linear layers that may get adapters; return the last parts of their names, in order: q_proj, k_proj, ..."""
+    """Find the linear layers that may get adapters; return the last parts of their names, in order: q_proj, k_proj, ...;
+    GPT-2's `Conv1D` is one."""
     head = model.get_output_embeddings()
-    found = (n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    found = (n for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head)
     return list(dict.fromkeys(name.split(".")[-1] for name in found))

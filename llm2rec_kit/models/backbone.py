@@ -320,11 +320,23 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 def compute_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """Compute logits (..., vocabulary) from the body's states (..., hidden), as the model's own forward makes them.
 
-    The head is more than a matrix in some families: Gemma 2 squashes its logits. `check_head` proves the equality.
+    The head is more than a matrix in some families: Gemma 2 squashes its logits, Granite and Cohere scale theirs.
+    `check_head` proves the equality.
     """
     out: torch.Tensor = model.get_output_embeddings()(states)
+    if (scale := find_logit_scale(model)) != 1:
+        out = out * scale
     cap = getattr(model.config, "final_logit_softcapping", None)
     return out if cap is None else torch.tanh(out / cap) * cap
+
+
+def find_logit_scale(model: PreTrainedModel) -> float:
+    """Find the number that this family multiplies its head's products by; 1 for most."""
+    config = model.config
+    if isinstance(scale := getattr(config, "logit_scale", None), (int, float)):  # Cohere
+        return scale
+    scaling: float = getattr(config, "logits_scaling", 1)
+    return scaling if config.model_type == "hyperclovax" else 1 / scaling  # the others (Granite, MiniCPM3) divide by it
 
 
 @torch.no_grad()
@@ -387,13 +399,19 @@ def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         return
     known = len(tokenizer)
     tokenizer.add_special_tokens({"mask_token": MASK})
-    if len(tokenizer) > token_rows(model):
-        with torch.random.fork_rng():
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    fit_tokens(model, tokenizer)
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             weight = layer.get_parameter("weight")
             weight[tokenizer.mask_token_id] = weight[:known].mean(0)
+
+
+def fit_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Give the model a row for every token of the tokenizer, in place, where it has fewer; return it."""
+    if len(tokenizer) > token_rows(model):
+        with torch.random.fork_rng():
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return model
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -5,8 +5,8 @@ what lies between layers keeps it for the backward pass. Here a whole part takes
 what its products were made of, in bfloat16; what is cheap (the gate's nonlinearity, rotated queries and keys) is computed again. Layers
 that read the same input are one product.
 
-A part takes the place of a module only where the module's own forward, asked once a class, gives the same within rounding. So nothing is
-assumed of a family: a norm that adds one to its weight, or keys that are normalised, stay with the model's own code.
+A part takes the place of a module only where the module's own forward, asked on a few states, gives the same within rounding. So nothing is
+assumed of a family: a norm that adds one to its weight, or keys that are not rotated, stay with the model's own code.
 Outside of `kernels.use_bfloat16` every module is its own, to the last bit.
 """
 
@@ -35,17 +35,13 @@ attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 def use_fused_blocks(model: nn.Module, on: bool = True) -> Iterator[None]:
     """Use the functions of this module, within and within `kernels.use_bfloat16`, for the model's norms, gated blocks and
     attentions, where they give what the model's own do. Afterwards all is as before."""
-    proven: dict[tuple[str, type], bool] = {}
     changed: list[nn.Module] = []
     try:
         for module in model.modules() if on and kernels.is_available() else ():
             kind = _kind(module)
             if not kind or "forward" in vars(module):
                 continue
-            named = kind, type(module)
-            if named not in proven:
-                proven[named] = _agrees(kind, module)
-            if proven[named]:
+            if _agrees(kind, module):  # each by itself: one class may work otherwise in some of its layers
                 vars(module)["forward"] = functools.partial(FORWARDS[kind], module, module.forward)
                 changed.append(module)
         yield
@@ -79,8 +75,8 @@ def _agrees(kind: str, module: nn.Module) -> bool:
     training = module.training
     try:
         module.eval()  # no dropout
-        given = _made_up(kind, module, made)
         with torch.no_grad():
+            given = _made_up(kind, module, made)
             own = module(*given)
             with kernels.use_bfloat16():
                 found = FORWARDS[kind](module, _refused, *given)
@@ -100,7 +96,10 @@ def _made_up(kind: str, module: Any, made: torch.Generator) -> tuple[Any, ...]:
         return (states,)
     angles = torch.randn(1, length, module.head_dim // 2, generator=made).repeat(1, 1, 2)
     mask = torch.zeros(1, 1, length, length).masked_fill_(torch.ones(length, length).triu(1).bool(), -1e9)
-    return states, (angles.cos(), angles.sin()), mask
+    # With the small weights of a new model all tokens would weigh the same, however queries and keys are made.
+    queries, keys = (layer(states).unflatten(-1, (-1, module.head_dim)).norm(dim=-1).mean() for layer in _layers(module)[:2])
+    larger = (module.head_dim**0.5 / (queries * keys * module.scaling)).sqrt().clamp(1, 1000)
+    return states * larger, (angles.cos(), angles.sin()), mask
 
 
 def _refused(*args: Any, **kwargs: Any) -> Any:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,7 +25,7 @@ from llm2rec_kit.fitting import distributed
 from llm2rec_kit.fitting.distributed import MicroBatch
 from llm2rec_kit.fitting.faulty_rows import Loss
 from llm2rec_kit.fitting.trainer import fit
-from llm2rec_kit.models import backbone, kernels
+from llm2rec_kit.models import backbone, dropout_rates, kernels
 from llm2rec_kit.training.collapse_watch import Watch
 from llm2rec_kit.training.titles import draw_rows
 
@@ -51,9 +49,14 @@ class Batches:
         if len(kept) < 2:
             raise ValueError(f"Contrast needs two distinct titles at least; the training domains have {len(kept)}.")
         self.tokens, self.same = [tokens[k] for k in kept], number_titles([titles[k] for k in kept])
-        self.mask_id, self.pad_id = backbone.mask_token_id(tokenizer, settings.mask_token), tokenizer.pad_token_id
-        self.settings = settings
+        self.mask_id = backbone.mask_token_id(tokenizer, settings.mask_token) if self.hides_tokens(settings) else None
+        self.pad_id, self.settings = tokenizer.pad_token_id, settings
         self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
+
+    @staticmethod
+    def hides_tokens(settings: S.Contrastive) -> bool:
+        """Tell whether views hide tokens of these settings, so that the tokenizer needs a mask token."""
+        return settings.views != "dropout"
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -97,10 +100,10 @@ def number_titles(titles: list[str]) -> np.ndarray:
     return np.array([seen.setdefault(" ".join(t.casefold().split()), len(seen)) for t in titles], dtype=np.int64)
 
 
-def make_view(ids: np.ndarray, mask_id: int, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
+def make_view(ids: np.ndarray, mask_id: int | None, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
     """Make one view of a title: tokens replaced by the mask token with probability `mask_rate`, or the title as it is where
     dropout alone makes the difference. At least one token stays."""
-    if settings.views == "dropout":
+    if mask_id is None or settings.views == "dropout":
         return ids
     hidden = rng.random(len(ids)) < settings.mask_rate
     if hidden.all():
@@ -164,6 +167,14 @@ def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None
     return pool(backbone.last_states(model, ids, mask), mask, "mean")
 
 
+def check_views(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
+    """Raise BackboneError or SettingsError where this model or tokenizer, as it is before MNTP, cannot make the views that
+    `settings` ask for."""
+    if Batches.hides_tokens(settings) and settings.mask_token != "new":  # MNTP makes that one
+        backbone.mask_token_id(tokenizer, settings.mask_token)
+    check_dropout(model, settings)
+
+
 @torch.no_grad()
 def check_dropout(model: PreTrainedModel, settings: S.Contrastive) -> None:
     """Raise SettingsError where `settings` make views by attention dropout and the model has none: its states in training
@@ -175,7 +186,7 @@ def check_dropout(model: PreTrainedModel, settings: S.Contrastive) -> None:
     with torch.random.fork_rng():
         for rate in (0.25, 0.75):
             torch.manual_seed(0)
-            with _set_dropout(model, rate):
+            with dropout_rates.use_rate(model, rate):
                 states.append(backbone.last_states(model.train(), ids, None))
     model.train(was_training)
     if torch.equal(*states):
@@ -190,37 +201,8 @@ def check_dropout(model: PreTrainedModel, settings: S.Contrastive) -> None:
 def use_dropout(model: PreTrainedModel, settings: S.Contrastive) -> Iterator[None]:
     """Switch attention dropout on within the block, while training on dropout views, and off for others;
     then modules and config are as before."""
-    with _set_dropout(model, 0.0 if settings.views == "mask" else settings.dropout):
+    with dropout_rates.use_rate(model, 0.0 if settings.views == "mask" else settings.dropout):
         yield
-
-
-@contextlib.contextmanager
-def _set_dropout(model: PreTrainedModel, rate: float) -> Iterator[None]:
-    places = list(_find_rates(model))
-    before = [getattr(*place) for place in places]
-    for holder, name in places:
-        setattr(holder, name, rate)
-    try:
-        yield
-    finally:
-        for (holder, name), value in zip(places, before, strict=True):
-            setattr(holder, name, value)
-
-
-def _find_rates(model: PreTrainedModel) -> Iterator[tuple[Any, str]]:
-    """Where the rate of attention dropout stands, as (what holds it, its attribute): a number or an nn.Dropout of the
-    modules, and the config, which some families (Persimmon, Falcon) read in each forward pass, whatever the modules hold."""
-    for module in model.modules():
-        for name in ("attention_dropout", "attn_dropout"):
-            if isinstance(held := getattr(module, name, None), nn.Dropout):
-                yield held, "p"
-            elif hasattr(module, name) and not isinstance(held, nn.Module):
-                yield module, name
-        # Elsewhere a number of this name is the dropout of hidden states.
-        if "Attention" in type(module).__name__ and isinstance(getattr(module, "dropout", None), (int, float)):
-            yield module, "dropout"
-    if hasattr(config := backbone.find_body(model).config, "attention_dropout"):
-        yield config, "attention_dropout"
 
 
 @torch.no_grad()

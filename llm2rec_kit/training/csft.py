@@ -14,6 +14,7 @@ layer's feed-forward block, whose output no other token passes on.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoding.tokenisation import cut_by_length
 from llm2rec_kit.fitting import cross_entropy, distributed
-from llm2rec_kit.fitting.ragged import compute_offsets, index_spans
+from llm2rec_kit.fitting.ragged import Ragged, compute_offsets, index_spans
 from llm2rec_kit.fitting.trainer import fit
 from llm2rec_kit.models import backbone
 from llm2rec_kit.training import prefix_attention
@@ -234,6 +235,62 @@ def validate(model: PreTrainedModel, samples: Samples, settings: S.CSFT, pad_id:
         total, count = total + value.item(), count + n
     model.train(was_training)
     return {"loss": total / max(1, count)}
+
+
+def check_model(model: PreTrainedModel) -> None:
+    """Raise BackboneError where this model could not take the series: causal in CSFT and bidirectional later, a head whose
+    logits are known, and samples that share a row, whose loss has to be that of each read alone by the model's own forward.
+    It is causal afterwards, and else as before."""
+    backbone.check_masks(model)
+    backbone.check_head(model)
+    cannot = f"The family {model.config.model_type} cannot be trained by CSFT, whose samples share a row under a mask of their own: "
+    other = "Take another family; docs/backbones.md lists those that can."
+    try:
+        shared, alone = _compare_losses(model)
+    except (backbone.BackboneError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what a family does over a mask that it does not expect is its own
+        said = (str(error).strip().splitlines() or ["no more is said"])[0]
+        raise backbone.BackboneError(
+            f"{cannot}under that mask it fails ({type(error).__name__}: {said}). {other}"
+        ) from error
+    if not math.isclose(shared, alone, rel_tol=1e-3 if model.dtype in (torch.float32, torch.float64) else 2e-2):
+        raise backbone.BackboneError(
+            f"{cannot}their loss is {shared:.4g} under that mask, and {alone:.4g} where each is read by itself. {other}"
+        )
+
+
+@torch.no_grad()
+def _compare_losses(model: PreTrainedModel) -> tuple[float, float]:
+    """The summed loss of a few made-up samples: (in rows that they share, read one by one)."""
+    made, was_training = _make_up_samples(backbone.token_rows(model)), model.training
+    micro = {k: v.to(model.device) for k, v in collate(made, np.arange(len(made.counts)), pad_id=0).items()}
+    model.eval()
+    try:
+        alone = sum(_compute_loss_alone(model, *made.alone(sample)) for sample in range(len(made)))
+        with prefix_attention.use_kernel(model, "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"):
+            return compute_loss(model, micro)[0].item(), alone
+    finally:
+        model.train(was_training)
+
+
+def _make_up_samples(tokens: int) -> Samples:
+    """Three samples in two rows of unlike length, the first two with one history, of which the first sees a part."""
+    rng = np.random.default_rng(0)
+
+    def draw(*lengths: int) -> Ragged:
+        return Ragged.of([rng.integers(min(3, tokens - 1), tokens, n) for n in lengths])
+
+    history, tails, answers = draw(9, 4), draw(1, 0, 0), draw(0, 3, 2, 2)
+    seen, item = np.array([6, 9, 4], dtype=np.int32), np.array([1, 2, 3], dtype=np.int32)
+    return Samples(history, np.array([0, 2, 3]), seen, tails, item, answers, np.arange(3), {})
+
+
+def _compute_loss_alone(model: PreTrainedModel, history: np.ndarray, answer: np.ndarray) -> float:
+    """The summed cross-entropy of one sample's answer, by the model's own forward over that sample alone."""
+    ids = torch.from_numpy(np.concatenate([history, answer])).long().to(model.device)
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, len(history) - 1 : -1]
+    return nn.functional.cross_entropy(logits.float(), ids[len(history) :], reduction="sum").item()
 
 
 def train(

@@ -76,6 +76,11 @@ class Batches(contrastive.Batches):
         super().__init__([make_prompt(item) for item in items], tokenizer, settings)
         self.items, self.tokenizer = [items[k] for k in self.kept], tokenizer
 
+    @staticmethod
+    def hides_tokens(settings: S.Contrastive) -> bool:
+        """Tell that no token is hidden: the attributes that are left out make the views."""
+        return False
+
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
         """Make views as contrast does, of texts with attributes left out;
         items whose second views read the same get one number."""

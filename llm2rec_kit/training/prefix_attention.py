@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from llm2rec_kit.models import backbone
+from llm2rec_kit.models import backbone, dropout_rates
 
 MicroBatch = dict[str, torch.Tensor]
 
@@ -66,7 +66,7 @@ def choose_kernel(model: PreTrainedModel, micro: MicroBatch) -> tuple[str, str]:
         return "sdpa", f"one fused kernel with an additive mask; flex attention does not train on {model.device.type}"
     if not getattr(model, "_supports_flex_attn", False):
         return "sdpa", f"{model.config.model_type} has no flex attention"
-    if getattr(model.config, "attention_dropout", 0):
+    if dropout_rates.find_largest(model):
         return "sdpa", "the model drops attention weights, which flex attention cannot"
     if getattr(model.config, "sliding_window", None):
         return "sdpa", "the model has a sliding window, which an additive mask expresses"

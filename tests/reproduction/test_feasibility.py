@@ -43,6 +43,10 @@ def test_stages_that_do_not_go_together(values, says):
         notebooks.prepare("smoke", overrides={"backbone_heads": 6, "backbone_hidden": 96} | values, only=ALL)
 
 
+def test_a_mask_token_that_no_view_takes_may_be_any():
+    across(contrastive_mask_token="new", contrastive_views="dropout")
+
+
 def test_tables_that_notebook_03_makes_or_the_run_has_are_known():
     across(evaluation_embeddings=["raw", "csft_add_id", "minilm", "id", "id_detached"], maps_stages=["csft", "adapted"])
     across(encoding_variants=["csft-last-causal"], evaluation_embeddings=["csft-last-causal_concat_id"])

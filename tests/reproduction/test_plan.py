@@ -42,7 +42,7 @@ def test_the_papers_series_counted_by_hand(tmp_path):
 
 def test_mixed_precision_counts_float32_weights(tmp_path):
     pure, mixed = (planned("paper", tmp_path, ["02"], csft_precision=p) for p in ("pure", "mixed"))
-    assert (mixed.memory, mixed.passing) == (2 * pure.memory, 2 * pure.passing)
+    assert (mixed.memory, mixed.passing) == (2 * pure.memory, (2 * pure.passing[0], 3))
     auto = [planned("pretrained", tmp_path, ["02"], csft_precision=p) for p in ("pure", "mixed")]
     pure, mixed, tiny = (
         " ".join(plan_text.render_plan(made).split()) for made in (*auto, planned("demo", tmp_path, ["02"]))
@@ -59,7 +59,10 @@ def test_lora_trains_its_adapters_alone(tmp_path):
     adapters = 24 * 8 * (2 * (896 + 896) + 2 * (896 + 128) + 3 * (896 + 4864))
     assert adapters == 4_399_104  # as peft counts them
     assert made.memory == pytest.approx(2 * (494e6 + 3 * adapters), rel=1e-3)
-    assert made.passing == pytest.approx(2 * 6 * adapters)
+    assert made.passing == (pytest.approx(2 * 9 * adapters), 3)
+    best = planned("paper", tmp_path, ["02"], csft_keep="best")
+    assert best.passing == (pytest.approx(2 * 12 * 494e6, rel=1e-3), 4)
+    assert "(4 checkpoints with optimiser)" in " ".join(plan_text.render_plan(best).split())
     both = planned("paper", tmp_path, ["02", "03"], csft_tuning="lora", csft_lora_r=8, csft_lora_alpha=16)
     assert both.memory == pytest.approx(4 * 494e6 * 2, rel=1e-3)  # stage 2 trains every weight
 

@@ -14,7 +14,7 @@ from llm2rec_kit import paper
 from llm2rec_kit.downstream import evaluation
 from llm2rec_kit.downstream.ranking import Ranking
 from llm2rec_kit.models.checkpoint import BackboneError
-from llm2rec_kit.reproduction.studies import directions, paper_arms, protocols
+from llm2rec_kit.reproduction.studies import answers, directions, paper_arms, protocols
 from llm2rec_kit.reproduction.studies.protocols import Protocol
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import significance
@@ -69,6 +69,12 @@ def test_the_domains_and_the_budget_are_told(protocol):
     assert protocol.budget == "csft 1,500, mntp 7, contrastive 8"
     assert "hand-made data, backbone tiny; steps: csft 1,500" in protocol.summary
     assert "No domain is one of the paper's data sets" in protocol.summary
+    kept = {"csft": {"kept_step": 1200}, "mntp": {}}  # stopped by patience, say; without validation nothing is said
+    for name, record in kept.items():
+        protocol.study.run.make(name, lambda folder, record=record: record, settings={"steps": 1500}, quiet=True)
+    assert protocol.budget == "csft 1,200, mntp 7, contrastive 8"
+    protocol.study.run.make("embeddings/csft", lambda folder: {}, settings={}, inputs=["csft"], quiet=True, force=True)
+    assert answers.describe_budget(protocol.study.run, "csft") == "csft 1,200 steps"
 
 
 def test_tests_stand_beside_the_papers_and_those_it_prints_are_returned(protocol, monkeypatch):

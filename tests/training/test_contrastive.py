@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llm2rec_kit.models import backbone, kernels
 from llm2rec_kit.settings import Contrastive, SettingsError
-from llm2rec_kit.training import contrastive
+from llm2rec_kit.training import contrastive, llmemb
 from llm2rec_kit.training.titles import draw_rows
 
 TITLES = make_corpus().titles
@@ -115,6 +115,29 @@ def test_dropout_views_of_a_model_without_attention_dropout_are_refused(family, 
     with pytest.raises(SettingsError, match=f"family {family} has none.*contrastive_views mask"):
         contrastive.run(batches, model, Contrastive(views="dropout", max_tokens=8), tmp_path)
     assert not model.training
+
+
+def test_a_mask_token_is_asked_for_only_where_views_hide_tokens(tiny, monkeypatch):
+    """And then before MNTP, unless MNTP makes it."""
+    model, tokenizer = tiny
+
+    def refuse(tokenizer, kind):
+        raise backbone.BackboneError("This tokenizer writes '_' as 2 tokens.")
+
+    monkeypatch.setattr(backbone, "mask_token_id", refuse)
+    contrastive.check_views(model, tokenizer, Contrastive(mask_token="new"))
+    dropout = Contrastive(views="dropout", batch_size=4)
+    contrastive.check_views(model, tokenizer, dropout)
+    batches = contrastive.Batches(TITLES, tokenizer, dropout)
+    assert batches[0][0]["count"] == 4
+    assert len(contrastive.show_views(batches, tokenizer, 2, seed=0)) == 2
+    items = [("games", [f"title is {title}", "category is Board"]) for title in TITLES]
+    assert llmemb.Batches(items, tokenizer, Contrastive(batch_size=4))[0][0]["count"] == 4
+    for settings in (Contrastive(), Contrastive(views="both")):
+        with pytest.raises(backbone.BackboneError, match="as 2 tokens"):
+            contrastive.check_views(model, tokenizer, settings)
+        with pytest.raises(backbone.BackboneError, match="as 2 tokens"):
+            contrastive.Batches(TITLES, tokenizer, settings)
 
 
 def test_titles_of_a_batch_are_distinct(tiny):

@@ -13,6 +13,7 @@ from conftest import make_corpus
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, BioGptConfig
 
 from llm2rec_kit.fitting.ragged import index_spans
 from llm2rec_kit.models import backbone
@@ -235,7 +236,11 @@ class OnCard:
     device = torch.device("cuda")
     _supports_sdpa = _supports_flex_attn = True
 
+    def modules(self):
+        return iter(())
+
     def __init__(self, **config):
+        self.model = self  # its own body
         self.config = type("Config", (), {"model_type": "qwen2", "sliding_window": None, "attention_dropout": 0.0, **config})
 
 
@@ -250,6 +255,16 @@ def test_the_kernel_of_a_card_is_chosen_with_a_reason(monkeypatch):
         name, why = prefix_attention.choose_kernel(OnCard(**config), {})
         assert name == "sdpa"
         assert said in why
+
+
+def test_dropout_of_attention_is_found_under_any_name(monkeypatch):
+    """Flex attention raises on dropout in training alone, so trying it at rest does not show it."""
+    monkeypatch.setattr(prefix_attention, "_fault", lambda model, micro: "")
+    for rate, name in ((0.1, "sdpa"), (0.0, "flex_attention")):
+        config = BioGptConfig(hidden_size=32, num_hidden_layers=1, intermediate_size=48, attention_probs_dropout_prob=rate)
+        model = AutoModelForCausalLM.from_config(config)
+        monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+        assert prefix_attention.choose_kernel(model, {})[0] == name
 
 
 def test_a_kernel_that_fails_is_not_used_and_said(tiny):

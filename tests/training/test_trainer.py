@@ -20,6 +20,7 @@ from llm2rec_kit.corpus import mix
 from llm2rec_kit.fitting import checkpoints, trainer
 from llm2rec_kit.fitting.history import read_history, take_last_values, write_history
 from llm2rec_kit.models import backbone
+from llm2rec_kit.reproduction.plan import estimate
 from llm2rec_kit.settings import MNTP, Backbone, Contrastive, SettingsError
 from llm2rec_kit.training import contrastive, csft, mntp
 from llm2rec_kit.training.titles import draw_rows, train_titles
@@ -187,6 +188,19 @@ def test_the_last_weights_are_kept_otherwise_and_the_best_is_recorded(tmp_path):
     kept, history = fit_overfitting(tmp_path, seen)
     assert same(kept, seen.at[12])
     assert history[-1] == {"step": 12, "best_step": 4, "best_validation_loss": 1.0, "kept_step": 12}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_plan_counts_the_checkpoints_that_are_there_at_once(tmp_path, monkeypatch, keep):
+    there, seal = [], checkpoints.seal
+
+    def count(target, more):
+        there.append(len(list(target.parent.glob("checkpoint-*"))))
+        seal(target, more)
+
+    monkeypatch.setattr(checkpoints, "seal", count)
+    fit_overfitting(tmp_path, Weights(), keep=keep)
+    assert max(there) == estimate.count_checkpoints(replace(SETTINGS, keep=keep))
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from trained import SETTINGS, csft_parts, same, tiny, train, train_contrastive, train_mntp
-from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, TrainerCallback
 
 from llm2rec_kit.fitting import lora, trainer
 from llm2rec_kit.models import backbone, kernels, mixed_blocks
@@ -94,6 +94,20 @@ def test_targets_that_are_not_there_are_named():
     model, _ = tiny()
     with pytest.raises(SettingsError, match=r"csft_lora_targets names \['query'\].*'q_proj'"):
         lora.attach(model, CSFT(lora_targets=["query"]))
+
+
+def test_gpt_2_s_layers_get_adapters_by_name_and_without():
+    """They are `Conv1D`, linear layers whose weight stands the other way round."""
+    for targets, expected in ((["c_attn"], {"c_attn"}), ([], {"c_attn", "c_proj", "c_fc"})):
+        model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=400, n_embd=32, n_layer=1, n_head=2)).eval()
+        assert set(lora.find_linear_layers(model)) == {"c_attn", "c_proj", "c_fc"}
+        adapted = lora.attach(model, CSFT(lora_targets=targets)).eval()
+        trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+        assert {n.split(".")[-4] for n in trained} == expected
+        for weight in trained.values():
+            torch.nn.init.normal_(weight, 0, 0.02)
+        wanted = adapted(PROBE).logits
+        torch.testing.assert_close(lora.merge(adapted)(PROBE).logits, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_adapters_begin_alike_and_leave_the_random_state_alone():

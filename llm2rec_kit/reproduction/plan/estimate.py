@@ -58,16 +58,24 @@ class Plan:
         return max((_resident(t, self.largest) for t in self._trainings), default=4 * _bytes(self.largest))
 
     @property
-    def passing(self) -> float:
-        """Bytes on disk that two checkpoints of it need for a while; with LoRA they hold the adapters alone."""
-        sizes = (6 * _weight(t, self.largest) * _count_trained(t, self.largest) for t in self._trainings)
-        return max(sizes, default=6 * _bytes(self.largest))
+    def passing(self) -> tuple[float, int]:
+        """Bytes on disk that checkpoints of it (weights and AdamW's two moments) need for a while, and how many are there at
+        once; with LoRA they hold the adapters alone."""
+        each = (
+            (3 * _weight(t, self.largest) * _count_trained(t, self.largest), count_checkpoints(t)) for t in self._trainings
+        )
+        return max(((size * n, n) for size, n in each), default=(9 * _bytes(self.largest), 3))
 
     @property
     def _trainings(self) -> list[S.Training]:
         """Those of the largest model."""
         found = (a for row in self.rows for a in row.artefacts if a.model == self.largest)
         return [a.settings for a in found if isinstance(a.settings, S.Training)]
+
+
+def count_checkpoints(training: S.Training) -> int:
+    """Count the checkpoints on disk while one is written, at most: the last two beside it, and the best where it is kept."""
+    return 4 if training.keep == "best" else 3
 
 
 def make_plan(values: dict[str, Any], numbers: Collection[str]) -> Plan:

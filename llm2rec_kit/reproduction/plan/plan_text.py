@@ -180,11 +180,12 @@ def _needs(plan: Plan) -> list[str]:
         f"on disk{'' if plan.mixed else ', and a training twice the memory'}."
     )
     low = plan.largest.dtype == "auto" and choose_dtype(plan.largest) == "bfloat16"
+    passing, count = plan.passing
     return [
         f"Memory of a training{which}: {_size(plan.memory)} for weights, gradients and AdamW's two moments; activations come on "
         "top (the *_batch_tokens settings bound them).",
-        f"Disk: {_size(sum(size for _, size in plan.disk.values()))} stay ({kept or 'nothing'}), and {_size(plan.passing)} for a "
-        f"while (two checkpoints with optimiser). Free at {at}: {_size(shutil.disk_usage(at).free)}.",
+        f"Disk: {_size(sum(size for _, size in plan.disk.values()))} stay ({kept or 'nothing'}), and {_size(passing)} for a "
+        f"while ({count} checkpoints with optimiser). Free at {at}: {_size(shutil.disk_usage(at).free)}.",
         *([told] if low else []),
     ]
 

@@ -175,9 +175,15 @@ def describe_budget(run: Run, embedding: str) -> str:
     while name and run.has(name):
         made = run.manifest(name)
         if "steps" in made["settings"]:
-            steps.append(f"{name} {made['settings']['steps']:,} steps")
+            steps.append(f"{name} {count_steps(run, name, made['settings']['steps']):,} steps")
         name = next((i for i in made["inputs"] if i != "corpus"), "")
     return (", ".join(reversed(steps)) or "no training") + (" + id" if kind != "text" else "")
+
+
+def count_steps(run: Run, training: str, planned: int) -> int:
+    """Count the steps behind the weights of a training of `run`: fewer than `planned` where patience ended it or the best
+    weights were kept; `planned` where it is not there yet."""
+    return int(run.record(training).get("kept_step", planned)) if run.has(training) else planned
 
 
 def compare_answers(first: Answer, second: Answer, names: tuple[str, str]) -> tuple[pl.DataFrame, str]:

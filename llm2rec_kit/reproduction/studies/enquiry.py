@@ -92,7 +92,7 @@ class Enquiry:
             "test samples": len(self.users),
             "split": was["data"].split,
             "backbone": was["backbone"].name,
-            **{f"{stage} steps": was[stage].steps for stage in pipeline.STARTS},
+            **{f"{stage} steps": answers.count_steps(self.at.base, stage, was[stage].steps) for stage in pipeline.STARTS},
             "epochs of a recommender at most": self.evaluation.epochs,
             "seeds": len(self.at.asked.seeds),
         }

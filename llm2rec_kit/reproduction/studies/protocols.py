@@ -19,7 +19,7 @@ from llm2rec_kit import paper, pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.figures import styled_tables
-from llm2rec_kit.reproduction.studies import directions, experiments, printed_gaps
+from llm2rec_kit.reproduction.studies import answers, directions, experiments, printed_gaps
 from llm2rec_kit.reproduction.studies.paper_arms import Arm, Backbones, Cells
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import significance
@@ -97,8 +97,9 @@ class Protocol:
 
     @property
     def budget(self) -> str:
-        """The steps of the run's trainings, as words."""
-        return ", ".join(f"{name} {cast(S.Training, self.study.settings[name]).steps:,}" for name in pipeline.STARTS)
+        """The steps behind the weights of the run's trainings, as words."""
+        planned = {name: cast(S.Training, self.study.settings[name]).steps for name in pipeline.STARTS}
+        return ", ".join(f"{name} {answers.count_steps(self.study.run, name, n):,}" for name, n in planned.items())
 
     @property
     def summary(self) -> str:
