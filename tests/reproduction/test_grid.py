@@ -108,7 +108,8 @@ def files(tmp_path, monkeypatch):
     ("changed", "anew"),
     [
         ("data/interactions.csv", {"01", "02", "03", "04 csft", "04 id"}),
-        ("data/more.csv", {"01", "02", "03", "04 csft", "04 id"}),
+        ("data/items.csv", {"01", "02", "03", "04 csft", "04 id"}),
+        ("data/more.csv", set()),  # the source does not read it
         ("model/model.safetensors", {"02", "03", "04 csft"}),
         ("baseline/model.safetensors", {"03", "04 csft"}),
         ("own.npy", {"03", "04 csft"}),

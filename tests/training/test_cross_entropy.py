@@ -20,7 +20,7 @@ class Model:
 
     def __init__(self, hidden: int, vocabulary: int, *, cap=None, bias=False, dtype=torch.float64) -> None:
         self.head = nn.Linear(hidden, vocabulary, bias=bias, dtype=dtype)
-        self.config = SimpleNamespace(final_logit_softcapping=cap)
+        self.config = SimpleNamespace(model_type="made_up", final_logit_softcapping=cap)
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.head
