@@ -5,8 +5,8 @@
 
 FOLDER is a run whose backbone is a pretrained model and whose checkpoints (`csft_save_every`) come at the steps to keep. They are
 copied to FOLDER/csft-curve/<step>, whole or not at all; with `--keep` the script ends when all are there, or when CSFT is.
-Titles of one domain are read by every model under the causal and under the lifted mask (mean over the tokens), and by halves:
-weights midway between the model before and after. SASRec is trained over each table as it comes and whitened, with the
+Titles of one domain are read by every model under the causal and under the lifted mask (mean over the tokens, and the last
+token's state), and by halves: weights midway between the model before and after. SASRec is trained over each table as it comes and whitened, with the
 recommender's settings of the profile `pretrained`. What stands in the results' file is not made again; a Markdown table is printed.
 
 The points are those of one training with its schedule (linear decay to zero at the last step), so an earlier point has not been
@@ -42,6 +42,7 @@ from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.results import metrics
 
 MASKS = ("causal", "bidirectional")
+POOLINGS = {"mean": "", "last": " last"}  # what stands behind the mask in a table's name
 FORMS = ("none", "whitened")
 HALF, ID = "half", "id"
 
@@ -76,9 +77,9 @@ def list_models(run: Path) -> dict[str, Path | None]:
     return models | {str(storage.read_json(run / "csft" / "manifest.json")["settings"]["steps"]): run / "csft", HALF: None}
 
 
-def load(run: Path, folder: Path | None, mask: str) -> Encoder:
-    """The encoder of a point under a mask: mean over the title's tokens, as they come."""
-    place, how = S.Backbone(device="cpu"), S.Encoding(attention=mask, pooling="mean", normalise="none")
+def load(run: Path, folder: Path | None, mask: str, pooling: str) -> Encoder:
+    """The encoder of a point under a mask: mean over the title's tokens, or the last one's state, as they come."""
+    place, how = S.Backbone(device="cpu"), S.Encoding(attention=mask, pooling=pooling, normalise="none")
     model, tokenizer = backbone.load(folder or run / "backbone", place, head=False)
     if folder is None:
         after = backbone.load(run / "csft", place, head=False)[0].state_dict()
@@ -87,16 +88,17 @@ def load(run: Path, folder: Path | None, mask: str) -> Encoder:
 
 
 def encode(run: Path, domain: str, corpus: Corpus, names: list[str]) -> dict[str, Path]:
-    """Encode the titles with every model under every mask; {"<steps> <mask>": file}. What is there is not read again."""
+    """Encode the titles with every model under every mask; {"<steps> <mask>": file}, and "<steps> <mask> last" for the last
+    token's states. What is there is not read again."""
     files = {}
-    for (name, folder), mask in itertools.product(list_models(run).items(), MASKS):
-        key = f"{name} {mask}"
+    for (name, folder), mask, pooling in itertools.product(list_models(run).items(), MASKS, POOLINGS):
+        key = f"{name} {mask}{POOLINGS[pooling]}"
         if names and key not in names:
             continue
         files[key] = file = run / "csft-curve" / f"{domain}-{key.replace(' ', '-')}.npy"
         if not file.exists():
             print(f"reading {corpus.n_items:,} titles: {key}", flush=True)
-            load(run, folder, mask).table(corpus.titles, out=file)
+            load(run, folder, mask, pooling).table(corpus.titles, out=file)
     if not names or minilm.NAME in names:
         files[minilm.NAME] = file = run / "csft-curve" / f"{domain}-minilm.npy"
         if not file.exists():
@@ -150,7 +152,7 @@ def main() -> None:
     )
     parser.add_argument("--domain", default="games", help="domain whose titles are read and whose users are ranked")
     parser.add_argument("--out", type=Path, default=Path("curve.json"), help="results' file")
-    parser.add_argument("--only", nargs="+", default=[], help="tables, as '0 causal', '887 bidirectional', 'minilm', 'id'")
+    parser.add_argument("--only", nargs="+", default=[], help="tables: '0 causal', '887 causal last', 'minilm', 'id'")
     parser.add_argument("--recommenders", nargs="+", default=["SASRec"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[2024])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time, a thread each")
