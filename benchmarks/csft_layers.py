@@ -4,7 +4,7 @@
 
 FOLDER is a run with a finished CSFT of a pretrained model. The titles of one domain are read by the model before and after, under the
 causal mask, and every few layers' states are pooled four ways: mean over the tokens; mean without the first token, whose state is
-much larger than all others in many decoders (an attention sink); the mean where the end-of-text token stands before the title and
+much larger than all others in many decoders (an attention sink); the mean where the tokenizer's end token stands before the title and
 takes that part; the last token's state. A number is how far pairs that at least five users consumed lie above pairs that nobody
 did, in standard deviations of those pairs' cosines (`cooccurrence.measure_closeness`), of vectors as they come and less their mean.
 """
