@@ -21,7 +21,7 @@ from starts import table
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.encoding.encoder import tokenise_titles
+from llm2rec_kit.encoding.tokenisation import pad, pool, tokenise_titles
 from llm2rec_kit.maps import cooccurrence
 from llm2rec_kit.models import backbone
 
@@ -40,31 +40,27 @@ def read(folder: Path, titles: list[str], layers: list[int]) -> dict[tuple[int, 
     found = {(layer, pooling): np.zeros(shape, dtype=np.float32) for layer in layers for pooling in POOLINGS}
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        for sink in (False, True):
-            given = [[*([tokenizer.eos_token_id] if sink else []), *ids[row]] for row in rows]
-            lengths = torch.tensor([len(tokens) for tokens in given])
-            tokens = torch.tensor([[*one, *[0] * (int(lengths.max()) - len(one))] for one in given])
-            at = torch.arange(tokens.shape[1])[None]
-            mask = at < lengths[:, None]
-            states = model(input_ids=tokens, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+        for sink in ([], [tokenizer.eos_token_id]):
+            tokens, padding = pad([np.concatenate([sink, ids[row]]) for row in rows], 0, model.device)
+            mask = torch.ones_like(tokens) if padding is None else padding
+            states = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states
             for layer in layers:
-                for pooling, vectors in pool(states[layer], mask, sink=sink).items():
+                for pooling, vectors in pool_each_way(states[layer], mask, sink=bool(sink)).items():
                     found[layer, pooling][rows + 1] = vectors.float().numpy()
     return found
 
 
-def pool(states: torch.Tensor, mask: torch.Tensor, *, sink: bool) -> dict[str, torch.Tensor]:
+def pool_each_way(states: torch.Tensor, mask: torch.Tensor, *, sink: bool) -> dict[str, torch.Tensor]:
     """{pooling: (B, hidden)} of states (B, T, hidden); a title of one token keeps it."""
-
-    def mean(of: torch.Tensor) -> torch.Tensor:
-        return (states * of[:, :, None]).sum(1) / of.sum(1, keepdim=True)
-
     rest = mask.clone()
     rest[:, 0] &= mask.sum(1) == 1
     if sink:
-        return {"behind a sink": mean(rest)}
-    last = states[torch.arange(len(states)), mask.sum(1) - 1]
-    return {"mean": mean(mask), "without the first": mean(rest), "last": last}
+        return {"behind a sink": pool(states, rest, "mean")}
+    return {
+        "mean": pool(states, mask, "mean"),
+        "without the first": pool(states, rest, "mean"),
+        "last": pool(states, mask, "last"),
+    }
 
 
 def main() -> None:

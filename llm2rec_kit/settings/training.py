@@ -192,3 +192,8 @@ class Contrastive(Training):
     collapse_rank: float = setting(
         0.1, "share of its first effective rank below which training stops; 0: none does [O]", within="0 <= x <= 1"
     )
+
+    @property
+    def hides_tokens(self) -> bool:
+        """Whether views hide tokens, so that the tokenizer needs a mask token."""
+        return self.views != "dropout"

@@ -55,8 +55,8 @@ class Batches:
 
     @staticmethod
     def hides_tokens(settings: S.Contrastive) -> bool:
-        """Tell whether views hide tokens of these settings, so that the tokenizer needs a mask token."""
-        return settings.views != "dropout"
+        """Tell whether views of these batches hide tokens, so that the tokenizer needs a mask token."""
+        return settings.hides_tokens
 
     def __len__(self) -> int:
         return self.settings.steps
@@ -103,7 +103,7 @@ def number_titles(titles: list[str]) -> np.ndarray:
 def make_view(ids: np.ndarray, mask_id: int | None, settings: S.Contrastive, rng: np.random.Generator) -> np.ndarray:
     """Make one view of a title: tokens replaced by the mask token with probability `mask_rate`, or the title as it is where
     dropout alone makes the difference. At least one token stays."""
-    if mask_id is None or settings.views == "dropout":
+    if mask_id is None or not settings.hides_tokens:
         return ids
     hidden = rng.random(len(ids)) < settings.mask_rate
     if hidden.all():
@@ -170,7 +170,7 @@ def _pooled(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None
 def check_views(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.Contrastive) -> None:
     """Raise BackboneError or SettingsError where this model or tokenizer, as it is before MNTP, cannot make the views that
     `settings` ask for."""
-    if Batches.hides_tokens(settings) and settings.mask_token != "new":  # MNTP makes that one
+    if settings.hides_tokens and settings.mask_token != "new":  # MNTP makes that one
         backbone.mask_token_id(tokenizer, settings.mask_token)
     check_dropout(model, settings)
 

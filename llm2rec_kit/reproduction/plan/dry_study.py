@@ -169,7 +169,9 @@ def evaluate(
 
 def hold_out(study: Study, settings: S.Evaluation) -> None:
     """Write down the trainings without held-out items that `cold.make_cold` would do."""
-    for domain, embedding in itertools.product(study.domains, settings.embeddings if settings.cold else ()):
+    if not settings.cold or not settings.recommenders:
+        return
+    for domain, embedding in itertools.product(study.domains, settings.embeddings):
         _rank(study, embedding, domain, f"cold-{settings.recommenders[0]}-{embedding}-seed{settings.seeds[0]}")
 
 

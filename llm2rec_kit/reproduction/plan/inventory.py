@@ -58,8 +58,7 @@ def _of_run(run: Study) -> None:
     if any(name.startswith(minilm.NAME) for name in asked.embeddings):
         embed(run, minilm.MODEL, minilm.NAME)
     evaluate(run, asked.embeddings, recommenders=asked.recommenders, seeds=asked.seeds)
-    if asked.recommenders:
-        hold_out(run, asked)
+    hold_out(run, asked)
 
 
 def _of_tables(run: Study, asked: S.Tables, sizes: Sizes) -> list[Study]:

@@ -34,7 +34,7 @@ def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], the
             _own_recommenders(asked, evaluation, data.max_history)
     if "03" in numbers:
         mntp, contrast = S.MNTP.among(of), S.Contrastive.among(of)
-        if contrast.views != "dropout" and contrast.mask_token == "new" and mntp.mask_token != "new":
+        if contrast.hides_tokens and contrast.mask_token == "new" and mntp.mask_token != "new":
             raise S.SettingsError(
                 f"contrastive_mask_token 'new' is the token that MNTP makes, and mntp_mask_token is {mntp.mask_token!r}: set both to "
                 "'new', or the first to another."
