@@ -37,6 +37,7 @@ PATIENCE = 240  # seconds for one script
 WITHOUT = {  # scripts that have no short form, and why
     "backbone_families": "makes docs/backbones.md and measures no time",
     "csft_curve": "measures metrics, not times",
+    "csft_layers": "measures metrics, not times",
     "explorer_smoothness": "frames of a browser, in milliseconds; there is no other side",
     "generate_reviews": "makes the input of data_prep, which runs it",
     "gpu": "needs a GPU and a pretrained model",
