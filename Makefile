@@ -1,5 +1,5 @@
-# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2 | make pretrained DATA=folder
-#      | make benchmark [KEEP=1] | make findings
+# make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2
+#      | make pretrained DATA=folder [SMALL=1] [PLAN=1] | make benchmark [KEEP=1] | make findings
 # All but the last set up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
@@ -26,15 +26,18 @@ lab: $(READY)
 smollm2: $(READY)
 	@.venv/bin/llm2rec fetch smollm2
 
-# The series on that model, many hours: trained on GAMES, SCIENTIFIC evaluated as well (docs/pretrained.md).
+# The series on that model, many hours: trained on GAMES, SCIENTIFIC evaluated as well (docs/pretrained.md). SMALL=1: on part
+# of the users, in one sitting.
 GAMES ?= $(DATA)/games_2018
 SCIENTIFIC ?= $(DATA)/scientific_2018
 CORPUS = .venv/bin/llm2rec reproduce --profile games --only 01
+SIZE := $(if $(filter-out 0,$(SMALL)),small,pretrained)
+DRAWN = $(if $(filter small,$(SIZE)),--set data.users=$(1),$(2))
 pretrained: pretrained-data $(READY) .venv/.pretrained
 	@.venv/bin/llm2rec fetch smollm2
-	@$(CORPUS) --run pretrained-games --data "$(GAMES)"
-	@$(CORPUS) --run pretrained-scientific --data "$(SCIENTIFIC)" --set data.users=0 --set data.domain=scientific
-	@.venv/bin/llm2rec reproduce --profile pretrained $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force) $(if $(PLAN),--plan)
+	@$(CORPUS) --run $(SIZE)-games --data "$(GAMES)" $(call DRAWN,7000)
+	@$(CORPUS) --run $(SIZE)-scientific --data "$(SCIENTIFIC)" $(call DRAWN,5500,--set data.users=0) --set data.domain=scientific
+	@.venv/bin/llm2rec reproduce --profile pretrained$(if $(filter small,$(SIZE)),_small) $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force) $(if $(PLAN),--plan)
 
 pretrained-data:
 	@for folder in "$(GAMES)" "$(SCIENTIFIC)"; do test -d "$$folder" || { echo "make pretrained: there is no folder $$folder. Give \

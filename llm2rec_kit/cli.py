@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_reproduce(commands: Commands) -> None:
     c = commands.add_parser("reproduce", help="run the notebooks with a profile and write the report")
     c.add_argument(
-        "--profile", default="demo", help="demo, games, pretrained, smoke, paper, official, or a .yaml file (default: demo)"
+        "--profile",
+        default="demo",
+        help="demo, games, pretrained, pretrained_small, smoke, paper, official, or a .yaml file (default: demo)",
     )
     c.add_argument("--data", default="", metavar="PATH", help="folder or file of the data source (data_path)")
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
@@ -87,7 +89,9 @@ def _add_train(commands: Commands) -> None:
     c.add_argument("stage", choices=["csft", "mntp", "contrastive"])
     # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
     c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
-    c.add_argument("--profile", default="demo", help="demo, games, pretrained, smoke, or a .yaml file (default: demo)")
+    c.add_argument(
+        "--profile", default="demo", help="demo, games, pretrained, pretrained_small, smoke, or a .yaml file (default: demo)"
+    )
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
     cli_product.add_outputs(c)
     c.add_argument("--force", action="store_true", help="redo a finished stage")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
     # the suite itself is often run by make, and a make that finds its parent's variables says where it works
-    theirs = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "DATA", "GAMES", "SCIENTIFIC", "RUN", "FORCE")
+    theirs = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "DATA", "GAMES", "SCIENTIFIC", "RUN", "FORCE", "SMALL")
     environment = {k: v for k, v in os.environ.items() if k not in theirs}
     return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
 
@@ -59,22 +59,28 @@ def test_make_says_which_data_it_misses_before_it_installs_anything(tmp_path, wo
     assert not done.stdout
 
 
-def test_make_prepares_the_corpora_that_the_profile_mixes(tmp_path):
-    """The runs' names and the domains are those of the profile, and games has the users of profile `games`."""
+@pytest.mark.parametrize(
+    ("small", "profile"), [((), "pretrained"), (("SMALL=0",), "pretrained"), (("SMALL=1",), "pretrained_small")]
+)
+def test_make_prepares_the_corpora_that_the_profile_mixes(tmp_path, small, profile):
+    """The runs' names and the domains are those of the profile; the whole has the users of profile `games`, the small one fewer."""
     for folder in ("games_2018", "scientific_2018"):
         (tmp_path / folder).mkdir()
     lines = [
-        line
-        for line in make("--dry-run", "pretrained", f"DATA={tmp_path}", "RUN=r").stdout.splitlines()
+        line.rstrip()
+        for line in make("--dry-run", "pretrained", f"DATA={tmp_path}", "RUN=r", *small).stdout.splitlines()
         if "llm2rec" in line
     ]
     fetch, games, scientific, series = lines[-4:]
-    values = notebooks.load_profile("pretrained")
+    values = notebooks.load_profile(profile)
     data = Data.from_parameters(values)
+    drawn = " --set data.users=7000" if profile.endswith("small") else ""
     assert fetch.endswith("fetch smollm2")
     assert [line.split("--run ")[1].split()[0] for line in (games, scientific)] == data.mix
-    assert games.endswith(f'--profile games --only 01 --run {data.mix[0]} --data "{tmp_path}/games_2018"')
+    assert games.endswith(f'--profile games --only 01 --run {data.mix[0]} --data "{tmp_path}/games_2018"{drawn}')
     assert "data.domain=scientific" in scientific
+    assert ("data.users=5500" in scientific) == bool(drawn)
+    assert ("data.users=0" in scientific) != bool(drawn)
     assert data.train_domains == ["games"]
     assert values["backbone_name"] == "smollm2"
-    assert series.rstrip().endswith('--profile pretrained --run "r"')
+    assert series.endswith(f'--profile {profile} --run "r"')

@@ -18,7 +18,9 @@ def known():
 
 
 def test_the_profiles_are_found():
-    assert {"demo", "games", "pretrained", "smoke", "paper", "official"} <= set(notebooks.list_profiles())
+    assert {"demo", "games", "pretrained", "pretrained_small", "smoke", "paper", "official"} <= set(
+        notebooks.list_profiles()
+    )
 
 
 @pytest.mark.parametrize("name", notebooks.list_profiles())
@@ -45,7 +47,7 @@ def written(tmp_path, text):
 def test_an_unknown_profile_lists_the_known(tmp_path):
     with pytest.raises(S.SettingsError, match=r"Unknown profile 'dmeo'.*'demo'"):
         notebooks.load_profile("dmeo")
-    with pytest.raises(S.SettingsError, match="demo, games, official, paper, pretrained, smoke"):
+    with pytest.raises(S.SettingsError, match="demo, games, official, paper, pretrained, pretrained_small, smoke"):
         notebooks.load_profile(str(tmp_path / "none.yaml"))
 
 
@@ -90,6 +92,23 @@ def test_paper_and_official_differ_in_exactly_the_documented_disagreements():
     table = paper.read_disagreements()
     assert differ == {row["parameter"]: (row["paper"], row["official"]) for row in table.iter_rows(named=True)}
     assert all(table[c].str.len_chars().min() > 3 for c in ("where", "what"))
+
+
+def test_the_small_pretrained_profile_differs_in_sizes_and_budgets_alone():
+    whole, small = notebooks.load_profile("pretrained"), notebooks.load_profile("pretrained_small")
+    assert list(whole) == list(small)
+    assert {k for k in whole if whole[k] != small[k]} == {
+        "data_mix",
+        "csft_steps",
+        "csft_learning_rate",
+        "csft_warmup_steps",
+        "csft_evaluate_every",
+        "csft_save_every",
+        "mntp_steps",
+        "contrastive_steps",
+        "contrastive_warmup_steps",
+        "maps_max_items",
+    }
 
 
 @pytest.mark.parametrize(("name", "other"), [("paper", "official"), ("official", "paper")])
