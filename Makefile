@@ -16,7 +16,7 @@ reproduce: $(READY)
 test: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # From the project's folder, so that the runs in outputs/ can be opened, too.
 lab: $(READY)

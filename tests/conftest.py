@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,13 @@ def no_room(most: int = 60):
 def held(folder) -> dict[str, bytes]:
     """What a folder holds: bytes of every file, hidden ones included, by path; of a folder the path alone."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
+
+
+def pytest_collection_modifyitems(items):
+    """Put the folders whose few tests take minutes first, then files by their number of tests: begun last, one of the former
+    would be all that runs. Workers take whole files in this order, by `--no-loadscope-reorder`."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.parent.name not in ("browser", "notebooks"), -tests[item.path], item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
