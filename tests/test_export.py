@@ -206,7 +206,10 @@ def with_titles(run, titles, **more) -> None:
     for at, title in enumerate(titles):
         corpus.items[at, "title"] = title
     corpus = replace(corpus, items=corpus.items.with_columns(**more))
+    vectors, record = table(run), run.record("embeddings/mntp")
     run.make("corpus", lambda f: (corpus.save(f), run.record("corpus"))[1], settings={"other": 1}, quiet=True)
+    made = {"settings": CPU, "inputs": ["corpus"], "quiet": True}
+    run.make("embeddings/mntp", lambda f: (np.save(f / "mntp.npy", vectors), record)[1], **made)
 
 
 NASTY = [
@@ -427,6 +430,19 @@ def test_what_cannot_be_exported_is_said(run, tmp_path):
     with pytest.raises(ArtefactError, match="all-MiniLM-L6-v2, which is not the run's to load or to write"):
         formats.export(run, "sentence-transformers", tmp_path / "out", "minilm")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [*(k for k in formats.FORMATS if k not in formats.OF_A_RECOMMENDER), "faiss"])
+@pytest.mark.parametrize("anew", ["corpus", "mntp"])
+def test_a_table_of_what_was_made_anew_since_is_not_exported(run, tmp_path, kind, anew):
+    """The rows of a table made over another corpus are other items; one of another training is not what its name says."""
+    corpus = make_corpus(items=9)
+    build = {"corpus": lambda f: (corpus.save(f), run.record("corpus"))[1], "mntp": lambda f: (f / "weights").touch()}[anew]
+    run.make(anew, build, settings={"other": 1}, quiet=True)
+    said = r"embeddings/mntp of run 'toy' .* any more\. Run notebooks/03_item_embedding\.ipynb again"
+    with pytest.raises(ArtefactError, match=said):
+        formats.export(run, kind, tmp_path / "out", "mntp")
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
 
 
 def test_the_command_exports(run, tmp_path, capsys):

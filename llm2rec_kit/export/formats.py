@@ -19,7 +19,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoding.table_encoder import load_encoder
 from llm2rec_kit.export import projector, recommender_files
-from llm2rec_kit.runs import ArtefactError, Run, collect_provenance
+from llm2rec_kit.runs import ArtefactError, Run, collect_provenance, freshness
 from llm2rec_kit.storage import expand_home, tab_separated, write_json, write_text, write_whole_folder
 
 
@@ -39,7 +39,7 @@ def export(
     OF_A_RECOMMENDER. `trust_remote_code`: whether the backbone's own code may run; what the run says of it is not believed.
 
     Raises ValueError for an unknown format, a recommender that the format has no use for or the run has not, or a folder
-    that holds something, ArtefactError where the run has no such embedding.
+    that holds something, ArtefactError where the run has no such embedding, or what it was made from was made anew since.
     """
     check_choice(kind, recommender, domain)
     to = _folder(to)
@@ -75,6 +75,7 @@ def _require_embedding(run: Run, stage: str) -> None:
             "them, further ones by its parameters encoding_variants and encoding_baselines."
         )
     run.require(f"embeddings/{stage}")
+    freshness.refuse_outdated(run, [f"embeddings/{stage}"])  # its rows would stand beside other items, or another training
 
 
 def _folder(to: str | Path) -> Path:

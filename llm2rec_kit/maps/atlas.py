@@ -24,7 +24,6 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.maps import groups, projection, quality
 from llm2rec_kit.results import weights
 from llm2rec_kit.runs import ArtefactError, Run, freshness
-from llm2rec_kit.runs.errors import advise
 
 ADAPTED = "adapted"
 PAIRS = 5000  # of either kind, for the numbers
@@ -62,7 +61,7 @@ class Atlas:
                 f"notebooks/05_embedding_maps.ipynb again (run {run.name!r})."
             )
         made_from = list(run.manifest("maps")["inputs"])
-        _refuse_outdated(run, made_from)
+        freshness.refuse_outdated(run, made_from)
         corpus = Corpus.load(run.require("corpus"))
         tables = _embeddings(run, [n.split("/")[1] for n in made_from if n.startswith("embeddings/")])
         if adapters := [n for n in made_from if n.startswith("evaluation/")]:
@@ -170,7 +169,7 @@ def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, 
     """
     plain = [stage for stage in stages if stage != ADAPTED]
     tables = _embeddings(run, plain)
-    _refuse_outdated(run, [f"embeddings/{stage}" for stage in plain])
+    freshness.refuse_outdated(run, [f"embeddings/{stage}" for stage in plain])
     stage, adapters = _adapters(run, corpus.domains, plain) if ADAPTED in stages else ("", [])
     if adapters:
         tables[ADAPTED] = apply_adapters(run, corpus, tables[stage], adapters)
@@ -178,15 +177,6 @@ def read_tables(run: Run, stages: list[str], corpus: Corpus) -> tuple[dict[str, 
         over = " or ".join(plain[::-1])
         print(f"{ADAPTED}: left out, notebook 04 kept no linear SASRec adapter over {over} as it is now for every domain")
     return tables, [*(f"embeddings/{s}" for s in plain), *adapters]
-
-
-def _refuse_outdated(run: Run, names: list[str]) -> None:
-    """Raise ArtefactError where one of these was made from what was made anew since: a map would show neither."""
-    is_current = freshness.make_check(run)
-    if old := [name for name in names if not is_current(name)]:
-        raise ArtefactError(
-            f"{' and '.join(old)} of run {run.name!r} were made from what the run does not hold any more. {advise(run, old[0])}"
-        )
 
 
 def _embeddings(run: Run, stages: list[str]) -> dict[str, np.ndarray]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
-from llm2rec_kit.runs.errors import ArtefactError
+from llm2rec_kit.runs.errors import ArtefactError, advise
 from llm2rec_kit.runs.run import Run
 
 
@@ -27,3 +27,13 @@ def make_check(run: Run, *, sound: bool = False) -> Callable[[str], bool]:
         return not any(i in changed for i in below) and all(map(is_current, below))
 
     return is_current
+
+
+def refuse_outdated(run: Run, names: Sequence[str]) -> None:
+    """Raise ArtefactError where one of these artefacts was made from what was made anew since."""
+    is_current = make_check(run)
+    if old := [name for name in names if not is_current(name)]:
+        was = "was" if len(old) == 1 else "were"
+        raise ArtefactError(
+            f"{' and '.join(old)} of run {run.name!r} {was} made from what the run does not hold any more. {advise(run, old[0])}"
+        )

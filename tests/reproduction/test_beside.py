@@ -9,7 +9,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import paper
-from llm2rec_kit.reproduction.studies import printed_gaps
+from llm2rec_kit.reproduction.studies import directions, printed_gaps
 from llm2rec_kit.settings import STAGES, Encoding
 
 
@@ -109,18 +109,33 @@ def test_the_rows_of_table_5_are_told_by_their_training_sets():
 def test_ours_is_measured_where_a_domain_is_a_data_set_of_the_paper():
     means = {f"{m} {kind}": [0.1] * 3 for m in paper.METRICS for kind in ("mean", "std")}
     rows = {"domain": ["games", "games", "own"], "recommender": "SASRec", "embedding": ["a", "a-unit", "a"]}
-    labels = [
-        {"embedding": "a", "model": "LLM2Rec", "length": "none"},
-        {"embedding": "a-unit", "model": "LLM2Rec", "length": "unit"},
-    ]
-    datasets = {"games": "Games", "own": None}
-    found = printed_gaps.compare_table(pl.DataFrame(rows | means), labels, datasets)
+    names, datasets = {"a": "LLM2Rec"}, {"games": "Games", "own": None}
+    found = printed_gaps.compare_table(pl.DataFrame(rows | means), names, datasets)
     assert found.select("recommender", "dataset", "model").unique().rows() == [("SASRec", "Games", "LLM2Rec")]
     assert found["metric"].to_list() == list(paper.METRICS)
     row = paper.read_overall().filter(recommender="SASRec", dataset="Games", model="LLM2Rec").row(0, named=True)
     assert found["in stds"].to_list() == pytest.approx([(0.1 - row[m]) / 0.1 for m in paper.METRICS])
     nowhere = dict.fromkeys(datasets)
-    assert len(printed_gaps.compare_table(pl.DataFrame(rows | means), labels, nowhere)) == 0
+    assert len(printed_gaps.compare_table(pl.DataFrame(rows | means), names, nowhere)) == 0
+
+
+def test_ours_stands_once_beside_a_printed_row_in_the_form_that_the_paper_prints():
+    """The official evaluation has BERT at unit length, and the printed LLM2Vec is the untrained backbone."""
+    models = {"raw": "LLM2Vec", "llm2vec": "LLM2Vec", "bert": "BERT", "contrastive": "LLM2Rec"}
+    labels = [
+        {"embedding": f"{table}-unit" if length == "unit" else table, "model": model, "length": length}
+        for table, model in models.items()
+        for length in ("none", "unit")
+    ]
+    embeddings = [row["embedding"] for row in labels]
+    means = {f"{m} std": [0.1] * len(labels) for m in paper.METRICS}
+    means |= {f"{m} mean": [float(n) for n in range(len(labels))] for m in paper.METRICS}
+    table = pl.DataFrame({"domain": "games", "recommender": "SASRec", "embedding": embeddings} | means)
+    found = printed_gaps.compare_table(table, directions.name_models(labels), {"games": "Games"})
+    ours = {(r["model"], r["metric"]): embeddings[int(r["ours"])] for r in found.iter_rows(named=True)}
+    assert len(ours) == len(found)
+    chosen = {"LLM2Vec": "raw", "BERT": "bert-unit", "LLM2Rec": "contrastive"}
+    assert ours == {(model, m): name for model, name in chosen.items() for m in paper.METRICS}
 
 
 def test_far_cells_are_counted_on_both_sides():

@@ -120,6 +120,18 @@ def test_held_out_items_leave_samples_to_train_on():
     assert feasibility.check_corpus(few, replace(asked, cold=0.0)) == []
 
 
+def test_a_training_without_the_held_items_is_not_stopped_by_a_metric_that_is_1_for_all():
+    """Of 16 items 5 are held out: Recall@11 of the 11 that are left is 1 in every epoch, and the first would be kept."""
+    corpus = make_corpus(users=20, items=16)
+    asked = S.Evaluation(cutoffs=[3], metric="recall@10", tested="recall@15", cold=0.3, seeds=[1])
+    assert feasibility.check_corpus(corpus, asked) == []
+    assert feasibility.check_corpus(corpus, replace(asked, metric="ndcg@11")) == []
+    says = r"evaluation_metric recall@11 is 1 for every model over the 11 items of 'toy' .* \(5 of 16 items held out"
+    with pytest.raises(S.SettingsError, match=says):
+        feasibility.check_corpus(corpus, replace(asked, metric="recall@11"))
+    assert feasibility.check_corpus(corpus, replace(asked, metric="recall@11", cold=0.0)) == []
+
+
 def test_a_warm_up_is_held_against_the_samples_that_csft_sees():
     corpus = make_corpus(users=20, items=16)
     assert feasibility.check_corpus(corpus, S.CSFT(schedule_epochs=1, warmup_steps=1)) == []

@@ -152,11 +152,13 @@ def _ranked(corpus: Corpus, asked: S.Evaluation) -> None:
 
 
 def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
-    """Raise SettingsError where holding items out leaves a domain without the samples that a training needs."""
+    """Raise SettingsError where holding items out leaves a domain without what a training needs: samples, and a metric that
+    tells its epochs apart."""
     if not asked.cold:
         return
     from llm2rec_kit.downstream import cold  # with torch
 
+    kind, _, k = asked.metric.partition("@")
     for domain, held in cold.hold_out_each({d: corpus.select([d]) for d in corpus.domains}, asked).items():
         for split in ("train", "valid", "test"):
             count = len(held.corpus.samples(split))
@@ -165,6 +167,11 @@ def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
                     f"evaluation_cold {asked.cold} leaves none of the {count} {split} samples of {domain!r} ({held.counted}), and "
                     "recommenders are trained without the held items: take a smaller share, or 0."
                 )
+        if kind == "recall" and int(k) >= held.warm.n_items:
+            raise S.SettingsError(
+                f"evaluation_metric {asked.metric} is 1 for every model over the {held.warm.n_items} items of {domain!r} that "
+                f"evaluation_cold {asked.cold} leaves to train on ({held.counted}): take a smaller k, or a smaller share."
+            )
 
 
 def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:

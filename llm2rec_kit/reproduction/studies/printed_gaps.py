@@ -67,17 +67,17 @@ def compare_in_std(ours: pl.DataFrame, printed: pl.DataFrame, on: list[str]) -> 
     return pl.DataFrame(rows, schema_overrides={"in stds": pl.Float64}) if rows else pl.DataFrame()
 
 
-def compare_table(
-    results: pl.DataFrame, labels: Sequence[Mapping[str, str]], datasets: Mapping[str, str | None]
-) -> pl.DataFrame:
-    """Compare our Table 3 (`significance.tabulate`), its rows as they come, where a domain is a data set of the paper.
+def compare_table(results: pl.DataFrame, names: Mapping[str, str], datasets: Mapping[str, str | None]) -> pl.DataFrame:
+    """Compare our Table 3 (`significance.tabulate`) with the printed one, where a domain is a data set of the paper.
 
-    `labels` give each embedding's model and length, `datasets` each domain's data set or None. Empty where there is none.
+    `names` (`directions.name_models`) are the paper's names of those embeddings that are made as its rows; no other is
+    compared. `datasets` give each domain's data set or None. Empty where there is none.
     """
-    spelled = {f"{m} mean": m for m in paper.METRICS}
-    named = results.rename(spelled).join(pl.DataFrame(labels), on="embedding").filter(length="none")
+    ours = results.rename({f"{m} mean": m for m in paper.METRICS}).filter(pl.col("embedding").is_in([*names]))
+    model = pl.col("embedding").replace_strict(names, return_dtype=pl.String)
     dataset = pl.col("domain").replace_strict(datasets, return_dtype=pl.String)
-    return compare_in_std(named.with_columns(dataset=dataset), paper.read_overall(), ["recommender", "dataset", "model"])
+    told = ours.with_columns(model=model, dataset=dataset)
+    return compare_in_std(told, paper.read_overall(), ["recommender", "dataset", "model"])
 
 
 def count_far(gaps: pl.DataFrame) -> dict[str, Any]:
