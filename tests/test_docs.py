@@ -150,3 +150,8 @@ def test_the_changelog_has_this_version():
     assert {line for line in lines if line.startswith("### ")} <= {
         f"### {kind}" for kind in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
     }
+
+
+def test_every_profile_is_named_where_a_reader_chooses_one():
+    told = (ROOT / "docs" / "running.md").read_text()
+    assert all(f"`{name}`" in told for name in notebooks.list_profiles())
