@@ -2,7 +2,8 @@
 
 Made for one column of a page (`COLUMN` inches, text of 6 to 8 points) and drawn at `DPI`, so that a notebook shows them
 twice that size. Colours are safe for colour-blind readers; past eight groups the marker's shape tells groups of one colour
-apart, past 24 the smaller ones are of one dark grey. Each function returns a matplotlib Figure and touches no global state.
+apart, past 24 the smaller ones are of one dark grey. Each function returns a matplotlib Figure and touches no global
+state.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Static figures of notebook 04: results with their intervals, slices, curves, adapters, top lists.
 
 Each function returns a matplotlib Figure, as in `training_figures`. An embedding has one colour and one marker throughout,
-so that a figure can be read without colour; past eight, where colours come again, lines are dashed and markers are others.
+so that a figure can be read without colour; past eight, where colours come again, lines are dashed and markers are
+others.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 Tables are (N + 1, dim), row 0 padding. The stage `adapted` is the space that a trained recommender compares items in: the
 last embedding behind the linear adapter of its SASRec. Each domain has a recommender, so a domain's items stand in its own
-adapter's space, at right angles to the other domains', with whose items no recommender ever compared them. Its isotropy and
-effective rank are means over the domains' spaces.
+adapter's space, at right angles to the other domains', with whose items no recommender ever compared them. Its isotropy
+and effective rank are means over the domains' spaces.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def _numbers(corpus: Corpus, tables: dict[str, np.ndarray], layouts: projection.
 
 
 def _spaces(corpus: Corpus, stage: str, vectors: np.ndarray) -> list[np.ndarray]:
-    """The spaces that a stage's `vectors` (N, dim) are made of: one, but for `adapted` over several domains each domain's block."""
+    """The spaces that a stage's `vectors` (N, dim) are made of: one, but each domain's block of `adapted` over several."""
     if stage != ADAPTED or len(corpus.domains) == 1:
         return [vectors]
     held = corpus.items["domain"].to_numpy()

@@ -48,15 +48,15 @@ def measure_space(
     table: np.ndarray, together: np.ndarray, at_random: np.ndarray, parts: Sequence[np.ndarray] = ()
 ) -> dict[str, float]:
     """Measure a space: `table` (N + 1, dim), pairs of item ids consumed together and pairs at random
-    (`draw_random_pairs`: of one domain each), int64 (m, 2). Of a table made of several spaces `parts` are these, (n, width)
-    each.
+    (`draw_random_pairs`: of one domain each), int64 (m, 2). Of a table made of several spaces `parts` are these, each
+    (n, width).
 
     cosine_*   mean cosine of either kind of pair
     recall_*   share of pairs whose second item is among the first's ten nearest of all
     alignment  mean squared distance of pairs consumed together, on the unit sphere; uniformity: log of the mean of
                exp(-2 d^2) over random pairs (Wang & Isola 2020; lower is better for both)
     isotropy   least over largest partition function along the principal axes (Mu & Viswanath 2018), 0 to 1
-    effective_rank  directions that the space uses (Roy & Vetterli 2007); both are means over `parts`, where there are any
+    effective_rank  directions that the space uses (Roy & Vetterli 2007). Both are means over `parts`, where there are any.
     """
     spaces = parts or [table[1:]]
     close, apart = compute_cosines(table, together), compute_cosines(table, at_random)

@@ -105,8 +105,8 @@ def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed
     degrees of freedom (Cameron and Miller 2015; for metrics, Deng et al., KDD 2018): with one sample a user, the paired
     t-test. With thousands of users the mean difference is normal whatever the metric's distribution, and unlike a
     signed-rank test it asks about the mean that the tables print. d is that mean over the standard deviation of the users'
-    `_linearised` differences, so t = d * sqrt(users). Where all users differ by the same, but for rounding, nothing can be
-    estimated: p is 1 and d 0.
+    `_linearised` differences, so t = d * sqrt(users). Where all users differ by the same, but for rounding, nothing can
+    be estimated: p is 1 and d 0.
     """
     if not before.shape == after.shape == (len(users), *before.shape[1:]):
         raise ValueError(

@@ -144,8 +144,10 @@ def match_mix(sets: int) -> str:
 
 
 def list_disagreements(of_run: Mapping[str, Stage], corpus: Corpus) -> pl.DataFrame:
-    """List where paper and official code disagree (`paper.read_disagreements`), and what a run had of it; `of_run` are its settings by
-    prefix, but its `corpus` says how it was split: a mix does not read that setting."""
+    """List where paper and official code disagree (`paper.read_disagreements`), and what a run had of it.
+
+    `of_run` are its settings by prefix; how it was split says its `corpus`, since a mix does not read that setting.
+    """
     here = {f"{prefix}_{name}": str(value) for prefix, part in of_run.items() for name, value in part.as_dict().items()}
     here["data_split"] = _describe_split(corpus) or here["data_split"]
     told = paper.read_disagreements().with_columns(pl.col("parameter").replace_strict(here).alias("this run"))
