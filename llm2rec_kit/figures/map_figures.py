@@ -2,7 +2,8 @@
 
 Made for one column of a page (`COLUMN` inches, text of 6 to 8 points) and drawn at `DPI`, so that a notebook shows them
 twice that size. Colours are safe for colour-blind readers; past eight groups the marker's shape tells groups of one colour
-apart. Each function returns a matplotlib Figure and touches no global state.
+apart, past 24 the smaller ones are of one dark grey. Each function returns a matplotlib Figure and touches no global
+state.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 COLUMN = 3.33  # inches, a column of a two-column page
 DPI = 220
 MARKERS = ("o", "^", "s")
+TOLD_APART = len(MARKERS) * len(PALETTE)  # groups that have a look of their own
+FURTHER, FURTHER_GREY = -2, "#6E6E74"  # code and colour of the groups past these
 MARK = PALETTE[5]
 FURTHEST, NAMED = 15, 4  # items that the map of what travelled shows, and names
 BOUGHT = 300  # pairs that the map of what is bought together joins
@@ -80,7 +83,7 @@ def draw_labelled_map(atlas: Atlas, stage: str) -> Figure:
         draw_scatter(ax, plane, atlas, "cluster")
         codes, names = atlas.items["cluster"].to_numpy(), atlas.words["cluster"]
         anchors = [_middle(plane[codes == g]) for g in names]
-        colours = [choose_colour(k) for k in range(len(names))]
+        colours = [choose_colour(k if k < TOLD_APART else FURTHER) for k in range(len(names))]
         row = _row(atlas, stage)
         ax.set_title(f"{stage}: clusters, named from titles")
         _caption(
@@ -214,15 +217,16 @@ def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
         return _dots(ax, plane[order], c=shade[order], norm=norm, cmap="viridis_r", **style)
     codes, names = encode_groups(atlas, colour)
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
-    shown = shown[np.argsort(codes[shown] >= 0, kind="stable")]  # but all over what has none
+    over = np.where(codes < 0, codes == FURTHER, 2)
+    shown = shown[np.argsort(over[shown], kind="stable")]  # but all over further ones, and these over what has none
     colours = np.array([choose_colour(k) for k in codes])
     shapes = np.maximum(codes, 0) // len(PALETTE)
     for shape, marker in enumerate(MARKERS):
         rows = shown[shapes[shown] == shape]
         _dots(ax, plane[rows], color=colours[rows], marker=marker, **style)
     groups_shown = [(name, k) for k, name in enumerate(names)]
-    if (codes < 0).any():
-        groups_shown.append(("none" if colour in GROUPINGS else "other", -1))
+    rest = {FURTHER: "further groups", groups.NONE: "none" if colour in GROUPINGS else "other"}
+    groups_shown += [(name, k) for k, name in rest.items() if (codes == k).any()]
     dot: dict[str, Any] = {"linestyle": "", "markersize": 3.5}
     return [
         Line2D([], [], marker=MARKERS[max(k, 0) // len(PALETTE)], color=choose_colour(k), label=name, **dot)
@@ -254,21 +258,26 @@ def _number(found: Any) -> float:
 
 
 def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
-    """Encode a text column or grouping as codes, int64 (n,), and names; -1 for what is not among the most frequent 24."""
+    """Encode a text column or grouping as codes, int64 (n,), and names of the first `TOLD_APART`, the most frequent.
+
+    Of a grouping `FURTHER` is any other group and `groups.NONE` none; of a text column -1 is any rarer value and none.
+    """
     values = atlas.items[colour]
     if colour in GROUPINGS:
-        names = atlas.words[colour]
-        found = {g: k for k, g in enumerate(list(names)[: 3 * len(PALETTE)])}
-        return np.array([found.get(g, groups.NONE) for g in values.to_list()]), [names[g] for g in found]
+        found = {g: min(k, TOLD_APART) for k, g in enumerate(atlas.words[colour])}
+        codes = np.array([found.get(g, groups.NONE) for g in values.to_list()])
+        return np.where(codes == TOLD_APART, FURTHER, codes), list(atlas.words[colour].values())[:TOLD_APART]
     counts = values.drop_nulls().cast(pl.String).value_counts(sort=True)
-    largest = sorted(counts.sort(["count", colour], descending=[True, False])[colour].to_list()[: 3 * len(PALETTE)])
+    largest = sorted(counts.sort(["count", colour], descending=[True, False])[colour].to_list()[:TOLD_APART])
     place = {name: k for k, name in enumerate(largest)}
     return np.array([place.get(v, -1) for v in values.cast(pl.String).to_list()]), largest
 
 
 def choose_colour(k: int) -> str:
-    """Choose the colour of group k; grey for what is in none."""
-    return OTHER if k < 0 else PALETTE[k % len(PALETTE)]
+    """Choose the colour of group k; grey for what is in none, a darker one for `FURTHER` groups."""
+    if k < 0:
+        return FURTHER_GREY if k == FURTHER else OTHER
+    return PALETTE[k % len(PALETTE)]
 
 
 def find_often_together(atlas: Atlas, most: int) -> np.ndarray:

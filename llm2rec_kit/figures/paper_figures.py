@@ -147,7 +147,11 @@ def draw_directions(found: pl.DataFrame) -> Figure:
     seen = [way for way in WAYS if way in set(found["agreement"])]
     handles = [axes[0, 0].plot([], [], WAYS[w][1], color=WAYS[w][0], label=w)[0] for w in seen]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(seen), fontsize=8)
-    _caption(figure, "whiskers: 95% bootstrap interval of the paired difference over users; marks by paired tests (Holm).")
+    _caption(
+        figure,
+        "whiskers: 95% bootstrap interval of the paired difference over users; marks by paired tests, corrected (Holm)\n"
+        "within one display and domain; Figure 4's are single tests.",
+    )
     return figure
 
 

@@ -1,7 +1,8 @@
 """Static figures of notebook 04: results with their intervals, slices, curves, adapters, top lists.
 
 Each function returns a matplotlib Figure, as in `training_figures`. An embedding has one colour and one marker throughout,
-so that a figure can be read without colour.
+so that a figure can be read without colour; past eight, where colours come again, lines are dashed and markers are
+others.
 """
 
 from __future__ import annotations
@@ -16,15 +17,25 @@ from matplotlib.figure import Figure
 from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", ":", "-.")  # of eight embeddings each
 LINES = {"popularity": ":", "oracle": "--"}
 FEWEST = 20  # samples of a label of a slice that is drawn
 LONGEST = 60  # letters of a listed title
 
 
 def _look(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each embedding, by its place in the list."""
+    """Colour and marker of each embedding, by its place in the list: no pair comes twice among 64."""
     return {
-        name: {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)]} for k, name in enumerate(embeddings)
+        name: {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[(k + k // len(PALETTE)) % len(MARKERS)]}
+        for k, name in enumerate(embeddings)
+    }
+
+
+def _stroke(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each embedding's line, by its place in the list: no pair comes twice among 32."""
+    return {
+        name: {"color": PALETTE[k % len(PALETTE)], "linestyle": DASHES[k // len(PALETTE) % len(DASHES)]}
+        for k, name in enumerate(embeddings)
     }
 
 
@@ -67,12 +78,12 @@ def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
     """Draw training loss (above) and validation metric (below) of every training along the epochs, a column a
     recommender."""
     columns = list(dict.fromkeys((r["domain"], r["recommender"]) for r in records))
-    look = _look(list(dict.fromkeys(r["embedding"] for r in records)))
+    strokes = _stroke(list(dict.fromkeys(r["embedding"] for r in records)))
     figure, axes = _figure(len(columns), 2, height=2.3)
     for at, (domain, recommender) in enumerate(columns):
         for r in (r for r in records if (r["domain"], r["recommender"]) == (domain, recommender)):
             first = r["seed"] == min(x["seed"] for x in records)
-            style = {"color": look[r["embedding"]]["color"], "linewidth": 1, "label": r["embedding"] if first else None}
+            style = {**strokes[r["embedding"]], "linewidth": 1, "label": r["embedding"] if first else None}
             axes[0, at].plot(np.arange(1, len(r["losses"]) + 1), r["losses"], **style)
             axes[1, at].plot(*zip(*r["curve"], strict=True), **style)
             axes[1, at].plot(r["best_epoch"], max(v for _, v in r["curve"]), "o", markersize=3, color=style["color"])
@@ -159,7 +170,7 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
 
     `parts` is {embedding: {"space", "adapter", "angles"}}: shares of variance before, of squared singular values, degrees.
     """
-    look = _look(list(parts))
+    strokes = _stroke(list(parts))
     figure, axes = _figure(3, width=3.8)
     panels = (
         ("space", "variance of the embeddings", "principal axis", "cumulated share"),
@@ -169,7 +180,7 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
     for ax, (key, title, across, up) in zip(axes[0], panels, strict=True):
         for name, found in parts.items():
             values = found[key] if key == "angles" else np.cumsum(found[key])
-            ax.plot(np.arange(1, len(values) + 1), values, color=look[name]["color"], linewidth=1.3, label=name)
+            ax.plot(np.arange(1, len(values) + 1), values, linewidth=1.3, label=name, **strokes[name])
         ax.set(title=title, xlabel=across, ylabel=up, ylim=(0, 92 if key == "angles" else 1.02))
     axes[0, 0].legend(fontsize=7)
     _caption(figure, "0 degrees: the adapter reads the axes in which items differ most, as PCA would; 90: it reads others.")

@@ -5,6 +5,8 @@ Exact over all items, for anchors drawn by seed where there are many: a share ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llm2rec_kit.geometry import effective_rank
@@ -42,17 +44,21 @@ def trustworthiness(
     return float(1 - penalty * 2 / (len(anchors) * k * (2 * n - 3 * k - 1)))
 
 
-def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray) -> dict[str, float]:
+def measure_space(
+    table: np.ndarray, together: np.ndarray, at_random: np.ndarray, parts: Sequence[np.ndarray] = ()
+) -> dict[str, float]:
     """Measure a space: `table` (N + 1, dim), pairs of item ids consumed together and pairs at random
-    (`draw_random_pairs`: of one domain each), int64 (m, 2).
+    (`draw_random_pairs`: of one domain each), int64 (m, 2). Of a table made of several spaces `parts` are these, each
+    (n, width).
 
     cosine_*   mean cosine of either kind of pair
     recall_*   share of pairs whose second item is among the first's ten nearest of all
     alignment  mean squared distance of pairs consumed together, on the unit sphere; uniformity: log of the mean of
                exp(-2 d^2) over random pairs (Wang & Isola 2020; lower is better for both)
     isotropy   least over largest partition function along the principal axes (Mu & Viswanath 2018), 0 to 1
-    effective_rank  directions that the space uses (Roy & Vetterli 2007)
+    effective_rank  directions that the space uses (Roy & Vetterli 2007). Both are means over `parts`, where there are any.
     """
+    spaces = parts or [table[1:]]
     close, apart = compute_cosines(table, together), compute_cosines(table, at_random)
     return {
         "cosine_co_consumed": float(close.mean()),
@@ -61,8 +67,8 @@ def measure_space(table: np.ndarray, together: np.ndarray, at_random: np.ndarray
         "recall_random": measure_pair_recall(table, at_random),
         "alignment": float((2 - 2 * close).mean()),
         "uniformity": float(np.log(np.exp(-2 * (2 - 2 * apart.astype(np.float64))).mean())),
-        "isotropy": isotropy(table[1:]),
-        "effective_rank": effective_rank(table[1:]),
+        "isotropy": float(np.mean([isotropy(space) for space in spaces])),
+        "effective_rank": float(np.mean([effective_rank(space) for space in spaces])),
     }
 
 

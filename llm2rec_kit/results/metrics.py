@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llm2rec_kit.settings import METRIC
 
 LEVEL = 0.95  # of the intervals
+ROUNDING = 1e-12  # share of a mean difference below which users' spread is rounding
 
 
 def compute_per_sample(ranks: np.ndarray, metric: str) -> np.ndarray:
@@ -104,7 +105,8 @@ def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed
     degrees of freedom (Cameron and Miller 2015; for metrics, Deng et al., KDD 2018): with one sample a user, the paired
     t-test. With thousands of users the mean difference is normal whatever the metric's distribution, and unlike a
     signed-rank test it asks about the mean that the tables print. d is that mean over the standard deviation of the users'
-    `_linearised` differences, so t = d * sqrt(users).
+    `_linearised` differences, so t = d * sqrt(users). Where all users differ by the same, but for rounding, nothing can
+    be estimated: p is 1 and d 0.
     """
     if not before.shape == after.shape == (len(users), *before.shape[1:]):
         raise ValueError(
@@ -117,10 +119,11 @@ def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed
     bounds = compute_intervals(differences, users, seed=seed)
     out = []
     for difference, each, low, high in zip(differences.T, _linearised(differences, users).T, *bounds, strict=True):
-        spread = each.std(ddof=1) if len(each) > 1 else 0.0
-        p = float(stats.ttest_1samp(each, 0).pvalue) if spread > 0 else 1.0
         mean = float(difference.mean())
-        effect = float(mean / spread) if spread > 0 else 0.0
+        spread = each.std(ddof=1) if len(each) > 1 else 0.0
+        is_spread = spread > ROUNDING * abs(mean)
+        p = float(stats.ttest_1samp(each, 0).pvalue) if is_spread else 1.0
+        effect = float(mean / spread) if is_spread else 0.0
         out.append({"difference": mean, "low": float(low), "high": float(high), "p": p, "effect": effect})
     return out
 

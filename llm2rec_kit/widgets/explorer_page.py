@@ -143,6 +143,10 @@ def _column(atlas: Atlas, name: str) -> dict[str, Any]:
         return {"name": name, "kind": "number", "scale": scale, "values": numbers.tobytes(), **ends}
     codes, names = map_figures.encode_groups(atlas, name)
     shown = {"name": name, "kind": "text", "drawn": len(names), "rest": "none"}
+    if (codes == map_figures.FURTHER).any():  # so are further groups
+        every = atlas.words[name]
+        place = {group: k for k, group in enumerate(every)}
+        codes, names = np.array([place.get(group, -1) for group in values.to_list()]), list(every.values())
     if name not in GROUPINGS and (codes < 0).any():  # rarer values are grey, and told by name all the same
         texts = values.cast(pl.String)
         rarer = texts.filter(pl.Series(codes < 0)).drop_nulls().unique().sort().to_list()

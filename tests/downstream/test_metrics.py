@@ -167,6 +167,17 @@ def test_where_users_are_alike_in_themselves_a_twentieth_of_the_tests_is_wrong()
     assert rates[1] > 0.2
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("constant", [0.1, 0.63, -0.7, 0.0])
+def test_a_difference_that_is_the_same_for_all_users_is_not_judged_by_its_rounding(constant, samples):
+    """Nothing can be estimated from no spread, and what rounding leaves of one is none."""
+    users = np.repeat(np.arange(3), [samples, 1, 1])
+    before = np.linspace(0.1, 0.8, len(users))[:, None]
+    (found,) = metrics.test_pairs(before, before + constant, users, seed=0)
+    assert found["difference"] == pytest.approx(constant)
+    assert (found["p"], found["effect"]) == (1, 0)
+
+
 def test_holm_by_hand():
     assert metrics.correct_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert metrics.correct_holm([0.9, 0.8]) == [1, 1]

@@ -14,8 +14,9 @@ from conftest import make_corpus
 from safetensors.numpy import save_file
 from small_atlas import SETTINGS
 
+from llm2rec_kit import geometry
 from llm2rec_kit.maps import atlas as atlases
-from llm2rec_kit.maps import projection
+from llm2rec_kit.maps import projection, quality
 from llm2rec_kit.results.evaluations import note_series
 from llm2rec_kit.runs import ArtefactError, Run, write_json
 
@@ -175,6 +176,22 @@ def test_the_adapted_space_is_each_domains_own_adapter(tmp_path):
         expected[rows, block] = behind(kept[domain, 2024], table[rows])
     np.testing.assert_allclose(tables["adapted"], expected, rtol=1e-6)
     assert projection.compute_cosines(tables["adapted"], np.array([[1, 20]]))[0] == 0
+
+
+def test_directions_of_the_adapted_space_are_counted_in_each_domain(tmp_path, monkeypatch):
+    """Two adapters of width 3 side by side are no space of 6 directions: no recommender reads more than its own."""
+    planes = {stage: np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32) for stage in ("raw", "adapted")}
+    monkeypatch.setattr(projection, "lay_out", lambda *_, **__: projection.Layouts(planes, planes))
+    for domains in (["toy"], ["toy", "other"]):
+        run, corpus, table, kept = make_run(tmp_path / str(len(domains)), domains)
+        tables, _ = atlases.read_tables(run, ["raw", "adapted"], corpus)
+        raw, adapted = atlases.write(run.path, corpus, tables, SETTINGS)["stages"]
+        held = corpus.items["domain"].to_numpy()
+        blocks = [behind(kept[d, 2024], table[1:][held == d]) for d in domains]
+        assert adapted["effective_rank"] == pytest.approx(np.mean([geometry.effective_rank(b) for b in blocks]))
+        assert adapted["isotropy"] == pytest.approx(np.mean([quality.isotropy(b) for b in blocks]))
+        assert adapted["effective_rank"] <= 3
+        assert raw["effective_rank"] == geometry.effective_rank(table[1:])
 
 
 def test_without_weights_the_adapted_space_is_left_out_and_said(tmp_path, capsys):

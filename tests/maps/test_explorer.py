@@ -55,6 +55,16 @@ def test_positions_titles_and_columns_are_the_atlas_s(atlas):
     assert [columns["cluster"]["names"][k] for k in codes] == [atlas.words["cluster"][g] for g in atlas.items["cluster"]]
 
 
+def test_groups_past_24_keep_their_names(atlas):
+    held = pl.Series([*(k % 30 for k in range(37)), -1, -1, -1], dtype=pl.Int32)
+    words = atlas.words | {"community": {k: f"group {k}" for k in range(30)}}
+    many = dataclasses.replace(atlas, items=atlas.items.with_columns(community=held), words=words)
+    columns = {c["name"]: c for c in explorer_page.make_contents(many, encodes=False)["columns"]}
+    found = columns["community"]
+    assert (found["drawn"], found["names"], found["rest"]) == (24, list(words["community"].values()), "none")
+    assert np.frombuffer(found["values"], np.int32).tolist() == held.to_list()
+
+
 def test_numbers_of_items_are_offered_for_colouring_each_on_its_scale_and_gaps_stay_gaps(atlas):
     year = pl.Series([None, *range(1981, 2020)], dtype=pl.Int64)
     sold = pl.Series([0.5] * 39 + [90.0])

@@ -16,7 +16,7 @@ from conftest import make_corpus
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from llm2rec_kit.figures import map_figures
+from llm2rec_kit.figures import map_figures, training_figures
 from llm2rec_kit.maps import groups
 
 DRAWN = {
@@ -155,6 +155,33 @@ def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):
     assert [h.get_label() for h in handles][-1] == "other"
     looks = {(h.get_color(), h.get_marker()) for h in handles}
     assert len(looks) == 25
+
+
+def _in_many_groups(atlas):
+    """The atlas with 30 groups of an item or two in both groupings, and three items in none."""
+    held = pl.Series([*(k % 30 for k in range(37)), *[groups.NONE] * 3], dtype=pl.Int32)
+    words = {column: {k: f"group {k}" for k in range(30)} for column in ("cluster", "community")}
+    return dataclasses.replace(atlas, items=atlas.items.with_columns(cluster=held, community=held), words=words)
+
+
+def test_groups_past_24_are_told_from_items_in_none(atlas):
+    many = _in_many_groups(atlas)
+    codes, names = map_figures.encode_groups(many, "community")
+    assert names == [f"group {k}" for k in range(24)]
+    assert codes[:24].tolist() == list(range(24))
+    assert set(codes[24:30]) == {map_figures.FURTHER}
+    assert set(codes[37:]) == {groups.NONE}
+    handles = map_figures.draw_stage_maps(many, colour="community").legends[0].legend_handles
+    assert [h.get_label() for h in handles][24:] == ["further groups", "none"]
+    assert len({(h.get_color(), h.get_marker()) for h in handles}) == 26
+
+
+def test_labels_of_groups_past_24_are_grey(atlas, monkeypatch):
+    given = []
+    monkeypatch.setattr(map_figures.labels, "place", lambda *args: given.extend(args[4]))
+    map_figures.draw_labelled_map(_in_many_groups(atlas), "raw")
+    assert given[:24] == list(training_figures.PALETTE) * 3
+    assert set(given[24:]) == {map_figures.FURTHER_GREY}
 
 
 def test_pairs_often_bought_together_by_hand(atlas):

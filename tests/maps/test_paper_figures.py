@@ -50,6 +50,7 @@ def test_directions_are_marked_by_their_agreement(tmp_path):
         ]
     )
     figure = paper_figures.draw_directions(found)
+    assert "within one display and domain; Figure 4's are single tests" in " ".join(figure.get_supxlabel().split())
     n = ", n = 1,200 users"
     assert [ax.get_title() for ax in figure.axes] == [f"games (in-domain){n}", f"crafts (out-of-domain){n}"]
     names = [t.get_text() for t in figure.axes[0].get_yticklabels()]

@@ -117,3 +117,24 @@ def test_adapters_and_top_lists():
     figure.canvas.draw()
     colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
     assert colours[0] != colours[1]
+
+
+NINE = [f"table {k}" for k in range(9)]
+
+
+def test_nine_embeddings_have_nine_looks():
+    looks = results_figures._look(NINE)
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 9
+    first = zip(training_figures.PALETTE, results_figures.MARKERS, strict=True)
+    assert [(look["color"], look["marker"]) for look in looks.values()][:8] == list(first)
+    many = results_figures._look([str(k) for k in range(64)])
+    assert len({(look["color"], look["marker"]) for look in many.values()}) == 64
+
+
+def test_nine_embeddings_are_told_apart_as_lines():
+    part = {"space": np.array([0.7, 0.3]), "adapter": np.array([0.6, 0.4]), "angles": np.array([10.0, 80.0])}
+    record = {"domain": "games", "recommender": "SASRec", "seed": 1, "losses": [3.0, 2.0], "curve": [(1, 0.1), (2, 0.2)]}
+    curves = results_figures.draw_curves([record | {"embedding": n, "best_epoch": 2} for n in NINE], metric="recall@20")
+    for ax in (results_figures.draw_adapters(dict.fromkeys(NINE, part)).axes[0], curves.axes[0]):
+        assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 9
+        assert [line.get_linestyle() for line in ax.lines][:8] == ["-"] * 8

@@ -9,6 +9,7 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit import paper
+from llm2rec_kit.corpus import mix
 from llm2rec_kit.reproduction.studies import directions, printed_gaps
 from llm2rec_kit.settings import STAGES, Encoding
 
@@ -152,7 +153,33 @@ def test_a_mix_of_one_domain_is_none():
 
 def test_disagreements_stand_beside_what_the_run_had():
     of_run = {s.prefix: s() for s in STAGES} | {"encoding": Encoding(attention="causal")}
-    found = printed_gaps.list_disagreements(of_run)
+    found = printed_gaps.list_disagreements(of_run, make_corpus())
     here = dict(found.select("parameter", "this run").rows())
     assert here["encoding_attention"] == "causal"
     assert found["parameter"].to_list() == paper.read_disagreements()["parameter"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([], "leave_one_out"),  # nothing says
+        (["released", "released"], "released"),
+        (["global_time", "global_time"], "global_time"),
+        (["leave_one_out", "global_time"], "tea: leave_one_out, oil: global_time"),
+    ],
+)
+def test_disagreements_have_the_split_of_a_mix_from_its_parts(parts, said):
+    """A mix does not read `data_split`, which keeps its default."""
+    made = {"released": {"split_rules": {"tea": "global_time", "oil": "global_time"}}}
+    named = [(name, make_corpus(seed=k)) for k, name in enumerate(("tea", "oil"))]
+    corpora = [
+        dataclasses.replace(
+            c,
+            items=c.items.with_columns(domain=pl.lit(name)),
+            users=c.users.with_columns(domain=pl.lit(name)),
+            facts={"split": split, **made.get(split, {})},
+        )
+        for (name, c), split in zip(named, parts, strict=False)
+    ]
+    found = printed_gaps.list_disagreements({s.prefix: s() for s in STAGES}, mix(corpora) if corpora else make_corpus())
+    assert dict(found.select("parameter", "this run").rows())["data_split"] == said

@@ -326,6 +326,17 @@ def asked_of(study, monkeypatch):
     return enquiry.Enquiry(at, {"views": "there are none"}), done
 
 
+def test_an_answer_tells_the_split_of_its_domain_and_not_a_setting_that_a_mix_leaves_unread(asked_of, monkeypatch):
+    here, _ = asked_of
+    monkeypatch.setattr(enquiry.answers, "count_steps", lambda *_: 0)
+    settings = {stage.prefix: stage() for stage in S.STAGES}
+    for facts, split in (({}, "leave_one_out"), ({"split": "global_time"}, "global_time")):
+        corpus = replace(here.corpus, facts={"source": "amazon", **facts})
+        own = replace(here.own, settings=settings)
+        told = enquiry.Enquiry(replace(here.at, corpus=corpus, studies={"questions_own": own}), {}).about()
+        assert told["split"] == split
+
+
 def test_a_question_is_asked_trained_compared_and_said(asked_of, shown, capsys):
     here, done = asked_of
     here.answer("id")

@@ -90,7 +90,7 @@ class Enquiry:
             "users": part.n_users,
             "test users": len(np.unique(self.users)),
             "test samples": len(self.users),
-            "split": was["data"].split,
+            "split": self.corpus.split_rules[self.at.domain] or was["data"].split,
             "backbone": was["backbone"].name,
             **{f"{stage} steps": answers.count_steps(self.at.base, stage, was[stage].steps) for stage in pipeline.STARTS},
             "epochs of a recommender at most": self.evaluation.epochs,

@@ -143,11 +143,21 @@ def match_mix(sets: int) -> str:
     return f"The paper mixes {printed} training sets, this run {sets}: its mix stands beside no printed number."
 
 
-def list_disagreements(of_run: Mapping[str, Stage]) -> pl.DataFrame:
-    """List where paper and official code disagree (`paper.read_disagreements`), and what a run had of it; `of_run` are its settings by prefix."""
+def list_disagreements(of_run: Mapping[str, Stage], corpus: Corpus) -> pl.DataFrame:
+    """List where paper and official code disagree (`paper.read_disagreements`), and what a run had of it.
+
+    `of_run` are its settings by prefix; how it was split says its `corpus`, since a mix does not read that setting.
+    """
     here = {f"{prefix}_{name}": str(value) for prefix, part in of_run.items() for name, value in part.as_dict().items()}
+    here["data_split"] = _describe_split(corpus) or here["data_split"]
     told = paper.read_disagreements().with_columns(pl.col("parameter").replace_strict(here).alias("this run"))
     return told.select("parameter", "paper", "official", "this run", "what", "where")
+
+
+def _describe_split(corpus: Corpus) -> str:
+    """How a corpus was split: as all its parts were, else each domain's rule; "" where nothing says."""
+    split, rules = corpus.facts.get("split") or "", corpus.split_rules
+    return ", ".join(f"{d}: {rule}" for d, rule in rules.items()) if " + " in split else split
 
 
 def _mixing_rows() -> dict[int, str]:
