@@ -206,7 +206,7 @@ def reproduce(
                 _look_at_corpus(result, values, chosen[k - 1 :])
                 looked = True
             # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
-            rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
+            rest = _part(only or [], start) if values.get("force") else _name_rest(chosen[k - 1 :], list_series(root))
             with unchanged.note_what_counts(result, book, asked):
                 run_one(book, named | values, result, label=label, again=[*again, *rest])
     if kept:
@@ -384,6 +384,14 @@ def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outpu
 def _part(only: list[str], start: str) -> list[str]:
     """The words of the command line that say which notebooks."""
     return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
+
+
+def _name_rest(left: list[Path], books: list[Path]) -> list[str]:
+    """The words of the command line that run the notebooks `left` and no other of `books`: `--from` would run 06 and 07, of
+    hours, after a profile that leaves them out."""
+    numbers = [book.name[:2] for book in left]
+    after = [book.name[:2] for book in books if book.name[:2] >= numbers[0]]
+    return _part([], numbers[0]) if numbers == after else _part(numbers, "")
 
 
 def _shortened(text: str) -> str:
