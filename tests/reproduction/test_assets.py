@@ -174,6 +174,33 @@ def test_the_runner_looks_before_the_first_notebook(nothing_cached, monkeypatch,
     assert values["backbone_name"] == "some/model"
 
 
+def test_a_baseline_that_cannot_be_had_is_named_before_the_first_notebook(nothing_cached, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = {"overrides": {"encoding_baselines": ["some/encoder"]}, "run": "r", "outputs": str(tmp_path / "out")}
+    says = r"Encoder 'some/encoder' .*HF_HUB_OFFLINE is set.*encoding\.baselines=\[path/to/encoder\]; or leave it out"
+    with pytest.raises(ValueError, match=says):
+        notebooks.reproduce("smoke", **asked)
+    assert not (tmp_path / "out").exists()
+    notebooks.prepare("smoke", **asked, only=["01", "02", "04"])  # 03 alone encodes
+    notebooks.prepare("smoke", **asked, look=False)
+    table = tmp_path / "out" / "r" / "embeddings" / "encoder.npy"
+    table.parent.mkdir(parents=True)
+    table.touch()
+    notebooks.prepare("smoke", **asked)  # it is there, and reused
+    with pytest.raises(ValueError, match=says):
+        notebooks.prepare("smoke", **asked, force=True)
+
+
+@pytest.mark.parametrize("kept", ["pytorch_model.bin", "modules.json"])
+def test_an_encoder_in_the_cache_may_be_pytorchs_own_or_in_parts(monkeypatch, kept):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: file if file == kept else None)
+    assets.check_encoder("some/encoder")
+    with pytest.raises(ValueError, match="Backbone 'some/encoder'"):
+        assets.check_backbone("some/encoder")
+
+
 def test_without_data_the_papers_profiles_say_where_it_is():
     with pytest.raises(ValueError, match=r"406 MB, Google Drive.*sha256 79e2123"):
         notebooks.reproduce("paper")

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -269,7 +270,7 @@ def prepare(
     feasibility.check_across_stages(values, numbers, there)
     if look:
         feasibility.check_machine(values, numbers, there)
-        look_for_files(values, {name for book in chosen for name in own[book]})
+        look_for_files(values, {name for book in chosen for name in own[book]}, there=there)
     return values, chosen
 
 
@@ -322,11 +323,12 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
     return values | known
 
 
-def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
-    """Raise ValueError where data or models that `needed` parameters lead to are damaged or missing, also on the `hub`."""
+def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True, there: Collection[str] = ()) -> None:
+    """Raise ValueError where data or models that `needed` parameters lead to are damaged or missing, also on the `hub`; an
+    encoder whose table is `there` may be out of reach."""
     if "data_path" in needed:
         check_data(values)
-    assets.check_models(values, needed, hub=hub)
+    assets.check_models(values, needed, hub=hub, there=there)
 
 
 def run_one(
