@@ -28,6 +28,7 @@ from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clip, show_value
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
+NINE = 'What makes its nine sets of that: docs/data.md, "The paper\'s nine sets".'
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
 
 
@@ -153,7 +154,7 @@ def check_data(values: dict[str, Any]) -> None:
         raise ValueError(
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
-            + (f" {assets.describe_data()}" if set(data.train_domains) & set(PAPER_SETS) else "")
+            + (f" {assets.describe_data()} {NINE}" if set(data.train_domains) & set(PAPER_SETS) else "")
         )
     kind = plain_yaml.describe_path(Path(data.path))
     if kind not in ("", "a folder", "a file"):
@@ -165,6 +166,10 @@ def check_data(values: dict[str, Any]) -> None:
             f"There is no data at {clip(data.path)}. Give the folder (or file) that the source {data.source!r} reads; "
             "notebooks/01_data_prep.ipynb says what it expects in it."
         )
+    from llm2rec_kit.data import preconditions, sources
+
+    if domains := sources.tell_domains(data):
+        preconditions.check_train_domains(data, domains)
 
 
 def reproduce(
