@@ -1,5 +1,6 @@
 # make reproduce [PROFILE=demo] [DATA=folder] [RUN=name] [FORCE=1] | make test | make lab | make smollm2
-#      | make pretrained DATA=folder [SMALL=1] [PLAN=1] | make benchmark [KEEP=1] | make findings
+#      | make pretrained DATA=folder [SMALL=1] [PLAN=1] [SET="csft.steps=800 mntp.steps=300"] | make benchmark [KEEP=1]
+#      | make findings
 # All but the last set up .venv from requirements.lock first; a second call installs nothing.
 PYTHON ?= python3
 PROFILE ?= demo
@@ -27,7 +28,7 @@ smollm2: $(READY)
 	@.venv/bin/llm2rec fetch smollm2
 
 # The series on that model, many hours: trained on GAMES, SCIENTIFIC evaluated as well (docs/pretrained.md). SMALL=1: on part
-# of the users, in one sitting.
+# of the users, in one sitting. SET="stage.key=value stage.key=value": settings of the series, none with a space in it.
 GAMES ?= $(DATA)/games_2018
 SCIENTIFIC ?= $(DATA)/scientific_2018
 CORPUS = .venv/bin/llm2rec reproduce --profile games --only 01
@@ -37,7 +38,7 @@ pretrained: pretrained-data $(READY) .venv/.pretrained
 	@.venv/bin/llm2rec fetch smollm2
 	@$(CORPUS) --run $(SIZE)-games --data "$(GAMES)" $(call DRAWN,7000)
 	@$(CORPUS) --run $(SIZE)-scientific --data "$(SCIENTIFIC)" $(call DRAWN,5500,--set data.users=0) --set data.domain=scientific
-	@.venv/bin/llm2rec reproduce --profile pretrained$(if $(filter small,$(SIZE)),_small) $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force) $(if $(PLAN),--plan)
+	@.venv/bin/llm2rec reproduce --profile pretrained$(if $(filter small,$(SIZE)),_small) $(if $(RUN),--run "$(RUN)") $(if $(filter-out 0,$(FORCE)),--force) $(if $(PLAN),--plan)$(foreach one,$(SET), --set "$(one)")
 
 pretrained-data:
 	@for folder in "$(GAMES)" "$(SCIENTIFIC)"; do test -d "$$folder" || { echo "make pretrained: there is no folder $$folder. Give \

@@ -5,6 +5,7 @@ The last step of `pipeline`. Notebook 04 makes all of it, studies and grids the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus, Parts
 from llm2rec_kit.pipeline import Recipe
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.settings.evaluation import match_settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,15 +38,20 @@ def evaluate(
 ) -> None:
     """Train and keep the recommenders of `jobs`, but for those that the run has, or `base` has made the very same way.
 
-    Without a `base`, as in notebook 04, which reads the first seed's weights, one of that seed has its weights too.
+    A setting that a recommender does not read may be another. Without a `base`, as in notebook 04, which reads the first seed's weights, one of that seed has its weights too.
     """
     from llm2rec_kit.downstream import baselines, evaluation, item_table
     from llm2rec_kit.results import weights
 
+    def find_key(job: Job, holder: Run) -> dict[str, Any]:
+        key = evaluation.list_settings(settings, job.recommender)
+        with contextlib.suppress(ArtefactError):
+            key = match_settings(key, holder.manifest(job.name)["settings"], job.recommender)
+        return {"settings": key, "inputs": job.inputs}
+
     def reused(job: Job) -> bool:
-        same: dict[str, Any] = {"settings": evaluation.list_settings(settings, job.recommender), "inputs": job.inputs}
-        taken = base is not None and not force and run.reuse_from(base, job.name, **same)
-        if not taken and run.stale(job.name, **same, force=force):
+        taken = base is not None and not force and run.reuse_from(base, job.name, **find_key(job, base))
+        if not taken and run.stale(job.name, **find_key(job, run), force=force):
             return False
         read_back = base is None and job.seed == settings.seeds[0]  # it was a later seed in an earlier call, perhaps
         return not read_back or weights.has_file(run, job.name)

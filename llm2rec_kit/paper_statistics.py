@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -26,6 +27,16 @@ def find_paper_name(domain: str) -> str | None:
     """Find the paper's short name of a domain by its short or full name (`Video_Games`, `Video Games`, `games`), or None."""
     plain = {short: {short, fold_name(about["name"])} for short, about in read_paper()["datasets"].items()}
     return next((short for short, names in plain.items() if fold_name(domain) in names), None)
+
+
+def match_domains(asked: Sequence[str], found: Sequence[str]) -> list[str]:
+    """Replace each name that is none of `found` by the one there that is the same set of the paper; what has none stays.
+
+    >>> match_domains(["Games", "Arts", "toys"], ["Video_Games", "toy"])
+    ['Video_Games', 'Arts', 'toys']
+    """
+    of = {short: domain for domain in found if (short := find_paper_name(domain))}
+    return list(dict.fromkeys(name if name in found else of.get(find_paper_name(name) or "", name) for name in asked))
 
 
 def compare_with_paper(corpus: Corpus) -> pl.DataFrame:

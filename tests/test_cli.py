@@ -60,7 +60,7 @@ def test_a_notebook_before_its_predecessor_says_which_to_run(tmp_path):
     assert done.returncode == 1
     assert "has no 'corpus' yet" in done.stderr
     assert "Run notebooks/01_data_prep.ipynb first" in done.stderr
-    assert "--from 05" in done.stderr
+    assert "--only 05" in done.stderr
     assert "Traceback" not in done.stderr
 
 

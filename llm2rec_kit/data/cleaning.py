@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from llm2rec_kit import paper_statistics
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.data import item_text
+from llm2rec_kit.data import item_text, preconditions
 from llm2rec_kit.data.events import NO_TIME, Events, find_first_positions, mark_first_events, mark_k_core, renumber
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.data.splits import split, split_rules, take_given_splits
@@ -75,6 +75,8 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
             f"The source {settings.source!r} has {len(interactions.events)} interactions and "
             f"{len(interactions.items)} items; both are needed."
         )
+    there = interactions.items["domain"].unique(maintain_order=True).to_list()
+    preconditions.check_train_domains(settings, [*there, *interactions.facts.get("domains_renamed", {})])
     if interactions.has_splits and settings.given_splits:
         return _as_given(interactions, settings)
     windowed = settings.start or settings.end or settings.min_items
@@ -386,7 +388,8 @@ def _users(names: pl.Series, domains: pl.Series, several: np.ndarray) -> pl.Data
 
 def _train_domains(found: list[str], interactions: Interactions, settings: Data) -> list[str]:
     renamed = interactions.facts.get("domains_renamed", {})
-    wanted = [renamed.get(domain, domain) for domain in settings.train_domains] or interactions.domains_in
+    named = [renamed.get(domain, domain) for domain in settings.train_domains]
+    wanted = paper_statistics.match_domains(named, found) or interactions.domains_in
     if unknown := [d for d in wanted if d not in found]:
         raise ValueError(
             f"The training domains {unknown} have no items after cleaning; the corpus has {found}. "

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from llm2rec_kit.corpus import Corpus, mix
+from llm2rec_kit.paper_statistics import match_domains
 from llm2rec_kit.runs import find_outputs, manifest
 from llm2rec_kit.settings import Data
 from llm2rec_kit.storage import expand_home, hash_file_once
@@ -55,7 +56,7 @@ def _check_sound(folder: Path, name: str) -> None:
 def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     """Put the corpora of `settings.mix` together; training sees `settings.train_domains`, all where that is empty.
 
-    Each part stays as it was made: settings that differ from their defaults and that only a part's own making reads are
+    A name of the paper's stands for the same set under another (`match_domains`). Each part stays as it was made: settings that differ from their defaults and that only a part's own making reads are
     printed. ValueError where `settings.max_history`, by which samples are read, is not the parts'.
     """
     if settings.path or not settings.mix:
@@ -64,7 +65,8 @@ def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
             f"found data_mix {settings.mix} and data_path {settings.path!r}."
         )
     corpus = mix([Corpus.load(folder) for folder in find_folders(settings, outputs)])
-    if unknown := [d for d in settings.train_domains if d not in corpus.domains]:
+    seen = match_domains(settings.train_domains, corpus.domains)
+    if unknown := [d for d in seen if d not in corpus.domains]:
         raise ValueError(f"data_train_domains names {unknown}; the mix has {corpus.domains}.")
     if settings.max_history != corpus.max_history:
         raise ValueError(
@@ -76,7 +78,7 @@ def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     ]:
         names = ", ".join(f"data_{name}" for name in ignored)
         print(f"mix: without effect, since each part stays as it was made: {names}", flush=True)
-    return replace(corpus, facts=corpus.facts | {"train_domains": settings.train_domains or corpus.train_domains})
+    return replace(corpus, facts=corpus.facts | {"train_domains": seen or corpus.train_domains})
 
 
 def compute_statistics(settings: Data, outputs: str | Path = "") -> pl.DataFrame:

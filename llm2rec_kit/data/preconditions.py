@@ -6,6 +6,8 @@ import numpy as np
 
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import times
+from llm2rec_kit.paper_statistics import match_domains
+from llm2rec_kit.settings import Data
 
 
 def check(corpus: Corpus, *, to_train: bool = False) -> list[str]:
@@ -23,6 +25,16 @@ def check(corpus: Corpus, *, to_train: bool = False) -> list[str]:
             "source."
         )
     return [*(f"{one}: no notebook can train on it" for one in untrained), *_odd_times(corpus)]
+
+
+def check_train_domains(settings: Data, found: list[str]) -> None:
+    """Raise ValueError where `settings.train_domains` names what is none of the domains `found` in a source, before it is
+    cleaned."""
+    if unknown := [name for name in match_domains(settings.train_domains, found) if name not in found]:
+        raise ValueError(
+            f"data_train_domains names {unknown}; the source {settings.source!r} has {found}. Set it to some of those, or to [] "
+            "(all of them), as for a corpus that becomes part of a mix (docs/data.md)."
+        )
 
 
 def _list_steps(corpus: Corpus) -> str:

@@ -179,7 +179,7 @@ def _chosen(there: list[tuple[str, str, str]], run: Run, recommender: str, embed
     if not there:
         raise ValueError(
             f"Run {run.name!r} kept no trained recommender that is of what it holds now. notebooks/04_downstream_eval.ipynb trains "
-            f"them: llm2rec reproduce --run {run.name} --from 04, with the run's profile."
+            f"them: llm2rec reproduce --run {run.name} --only 04, with the run's profile."
         )
     fits = [r for r in there if recommender in ("", r[1]) and embedding in ("", r[2])]
     if not fits:

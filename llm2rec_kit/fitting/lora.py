@@ -26,21 +26,27 @@ def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
     """
     import peft
 
+    check_targets(model, settings)
     config = peft.LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=settings.lora_targets or "all-linear",
     )
-    known = find_linear_layers(model)
-    if strange := [name for name in settings.lora_targets if name not in known]:
-        raise S.SettingsError(f"{settings.prefix}_lora_targets names {strange}; this model's linear layers are {known}.")
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         adapted = peft.get_peft_model(model, config)
     # With a name here peft would look up the base on the hub at every save, to see whether embeddings were resized.
     config.base_model_name_or_path = None
     return adapted
+
+
+def check_targets(model: PreTrainedModel, settings: S.Training) -> None:
+    """Raise SettingsError where adapters are asked for on layers that `model` does not have."""
+    known = find_linear_layers(model)
+    strange = [name for name in settings.lora_targets if name not in known]
+    if settings.tuning == "lora" and strange:
+        raise S.SettingsError(f"{settings.prefix}_lora_targets names {strange}; this model's linear layers are {known}.")
 
 
 def merge(adapted: peft.PeftModel) -> PreTrainedModel:

@@ -99,10 +99,7 @@ def _refuse(settings: S.Training, model: PreTrainedModel, validate: Validate | N
     """Raise SettingsError for settings that do not go together, or not with this machine; of the model as `check_head`."""
     tracking.check(settings)
     if settings.precision == "mixed" and _on_own_kernels(model) and not kernels.has_fast_bfloat16():
-        raise S.SettingsError(
-            f"{settings.prefix}_precision: mixed multiplies in bfloat16, which this CPU has no instructions for (AVX512-BF16): "
-            "it would be slower than float32. Take pure, or a GPU."
-        )
+        raise S.SettingsError(f"{settings.prefix}_precision: mixed {kernels.EMULATED}")
     if validate is None and (settings.patience or settings.keep == "best"):
         raise S.SettingsError(
             f"{settings.prefix}_patience and {settings.prefix}_keep: best watch the validation loss, and there is no "

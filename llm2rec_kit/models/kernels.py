@@ -27,6 +27,10 @@ from torch import nn
 
 Rounded = dict[tuple[int, ...], tuple[tuple[torch.Tensor, ...], torch.Tensor]]  # weights' ids -> these, and in bfloat16
 _LOW: contextvars.ContextVar[Rounded | None] = contextvars.ContextVar("rounded weights", default=None)
+EMULATED = (  # what is wrong with mixed precision on a CPU that `has_fast_bfloat16` says no of
+    "multiplies in bfloat16, which this CPU has no instructions for (AVX512-BF16): it would be slower than float32. Take "
+    "pure, or a GPU."
+)
 BLOCKS = (1024, 64)  # a product's rows: a multiple of the first, then one of the second that is smaller than the first
 
 

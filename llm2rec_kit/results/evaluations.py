@@ -16,7 +16,7 @@ from typing import Any
 from llm2rec_kit.runs import ArtefactError, Run, freshness
 from llm2rec_kit.runs.manifest import hash_content
 from llm2rec_kit.settings import own_parts
-from llm2rec_kit.settings.evaluation import Evaluation
+from llm2rec_kit.settings.evaluation import Evaluation, match_settings
 
 SERIES = "evaluation/series"  # the artefact that says what notebook 04 evaluated when it last ended
 TRAINED = own_parts.OF_THE_KIT["recommender"]  # in the order of tables
@@ -45,9 +45,11 @@ class Asked:
         return name in self.names and self.digests.get(name, now := hash_content(made)) == now
 
     def is_of(self, made: dict[str, Any]) -> bool:
-        """Tell whether an evaluation has these settings; of one that trains nothing, the same metrics."""
-        if is_trained(made["record"]["recommender"]):
-            return _without_own(made) == self.settings
+        """Tell whether an evaluation has these settings, of those that its recommender reads; of one that trains nothing, the
+        same metrics."""
+        if is_trained(recommender := made["record"]["recommender"]):
+            own = _without_own(made)
+            return match_settings(self.settings, own, recommender) == own
         return bool(made["settings"].get("cutoffs") == self.settings.get("cutoffs"))
 
 

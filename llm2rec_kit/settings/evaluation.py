@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llm2rec_kit.settings import own_parts
 from llm2rec_kit.settings.own_parts import BASELINES, RECOMMENDERS
@@ -13,6 +14,8 @@ from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 # Settings that came later: evaluations from before had these values, and those of today do not name them at these.
 LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096}
+READ_UNDER = {"negatives": ("bce", "gbce"), "calibration": ("gbce",), "sampled_items": ("sampled_softmax",)}  # losses
+READ_BY_OTHERS = {"SASRec": ("learning_rate_gru",), "GRU4Rec": ("learning_rate", "heads", "inner")}
 METRIC = r"(recall|ndcg)@([1-9][0-9]*)|mrr(?:@([1-9][0-9]*))?"
 _METRIC = (METRIC, "{name}: {found} is none of recall@k, ndcg@k, mrr@k (k from 1) and mrr.")
 
@@ -93,7 +96,9 @@ class Evaluation(Stage):
         "place of the target among equal scores: worst, best, or mean, the metrics' expectation over their order [O]; any one in [C]",
         ("worst", "mean", "best"),
     )
-    cutoffs: list[int] = setting([10, 20], "k of Recall@k and NDCG@k [P]", within="x >= 1", least=1)
+    cutoffs: list[int] = setting(
+        [10, 20], "k of Recall@k and NDCG@k [P]; other k train every recommender again", within="x >= 1", least=1
+    )
     tested: str = setting("ndcg@10", "metric that the paired tests compare [O]", form=_METRIC)
     cold: float = setting(
         0.0,
@@ -138,3 +143,17 @@ class Evaluation(Stage):
                 (empty, "baselines"),
                 f"evaluation_{empty} and evaluation_baselines are both empty: nothing would be ranked.",
             )
+
+
+def list_unread(recommender: str, loss: str) -> set[str]:
+    """List the settings that a training of `recommender` under `loss` does not read; one of your own may read any."""
+    if recommender not in READ_BY_OTHERS:
+        return set()
+    return {name for name, losses in READ_UNDER.items() if loss not in losses} | {*READ_BY_OTHERS[recommender]}
+
+
+def match_settings(asked: Mapping[str, Any], made: Mapping[str, Any], recommender: str) -> dict[str, Any]:
+    """Return a training's settings `made` where those `asked` differ in what its recommender does not read; else `asked`."""
+    unread = list_unread(recommender, asked.get("loss", ""))
+    read = [{name: value for name, value in one.items() if name not in unread} for one in (asked, made)]
+    return dict(made if read[0] == read[1] else asked)

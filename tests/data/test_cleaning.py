@@ -302,8 +302,21 @@ def test_what_cannot_be_is_explained():
         cleaning.build_corpus(shop([("u", "a"), ("v", "b")], LETTERS), plain())
     with pytest.raises(ValueError, match=r"'unknown items'"):
         cleaning.build_corpus(shop([("u", "z")] * 3, LETTERS), plain())
+    with pytest.raises(ValueError, match=r"data_train_domains names \['toys'\]; the source 'table' has \['shop'\]"):
+        cleaning.build_corpus(untimed, plain(train_domains=["toys"], min_interactions=5))  # before a step finds fault
+
+
+def test_a_training_domain_that_the_cleaning_empties_is_named():
+    events = [("u", i) for i in "abc"] + [("v", "d")]
+    source = shop(events, LETTERS, {"d": "toys"})
     with pytest.raises(ValueError, match=r"\['toys'\] have no items after cleaning; the corpus has \['shop'\]"):
-        cleaning.build_corpus(untimed, plain(train_domains=["toys"]))
+        cleaning.build_corpus(source, plain(train_domains=["toys"], min_interactions=1))
+
+
+def test_a_training_domain_may_have_the_papers_name():
+    corpus = cleaning.build_corpus(shop([("u", i) for i in "abc"], LETTERS, dict.fromkeys("abc", "Video_Games")),
+                                   plain(train_domains=["Games"]))  # fmt: skip
+    assert corpus.train_domains == ["Video_Games"]
 
 
 def test_the_fingerprint_follows_the_files_contents(tmp_path):

@@ -34,6 +34,13 @@ def test_runs_by_name_and_folders_by_path(tmp_path):
     assert all("elsewhere/" in k for k in changed)
 
 
+def test_training_domains_may_have_the_papers_names(tmp_path):
+    for k, domain in enumerate(("games", "Arts_Crafts_and_Sewing", "Sports")):
+        saved(tmp_path / domain / "corpus", domain, k)
+    asked = Data(source="mix", mix=["games", "Arts_Crafts_and_Sewing", "Sports"], train_domains=["Games", "Arts"])
+    assert mixing.mix_corpora(asked, tmp_path).train_domains == ["games", "Arts_Crafts_and_Sewing"]
+
+
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"names 'none', and no corpus is in .*none/corpus.*01_data_prep"):
         mixing.mix_corpora(Data(source="mix", mix=["none"]), tmp_path)

@@ -19,6 +19,7 @@ from llm2rec_kit.encoding import minilm
 from llm2rec_kit.results import evaluations, weights
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation
+from llm2rec_kit.settings.evaluation import list_unread
 from llm2rec_kit.widgets import recommender_panel
 
 SETTINGS = Evaluation(hidden=8, inner=12, epochs=2, evaluate_every=1, seeds=[3], cutoffs=[3], device="cpu", normalise="unit")
@@ -165,6 +166,41 @@ def test_another_first_seed_is_trained_again_for_its_weights_and_nothing_else(ag
     assert (run.path / "evaluation" / "toy" / "SASRec-raw-seed2.npy").read_bytes() == ranks
     assert call([2, 1]) == ("evaluation: 0 trainings to do, 2 reused", "2")
     assert call([1, 2]) == ("evaluation: 0 trainings to do, 2 reused", "1")
+
+
+def test_a_setting_that_a_recommender_does_not_read_trains_only_the_others_again(again, tmp_path, capsys):
+    run, *_ = again(tables(0), [1])
+    jobs = [evaluation.Job("toy", recommender, "raw", 1) for recommender in ("SASRec", "GRU4Rec")]
+    usual = replace(SETTINGS, seeds=[1], workers=1)
+
+    def call(into=run, base=None, **changes) -> str:
+        """How many are trained; all count afterwards."""
+        settings = replace(usual, **changes)
+        capsys.readouterr()
+        evaluating.evaluate(into, jobs, settings, base=base)
+        evaluations.note_series(into, evaluation.list_settings(settings), [1], [job.name for job in jobs])
+        assert [*evaluations.find_evaluations(into).made] == sorted(job.name for job in jobs)
+        return capsys.readouterr().out.split(";")[0].removeprefix("evaluation: ")
+
+    assert call() == "1 trainings to do, 1 reused"  # GRU4Rec, which `again` has not
+    kept = (run.path / "evaluation" / "toy" / "SASRec-raw-seed1.json").read_bytes()
+    assert call(negatives=7, calibration=0.5, sampled_items=9) == "0 trainings to do, 2 reused"
+    assert call(learning_rate_gru=0.01) == "1 trainings to do, 1 reused"
+    assert (run.path / "evaluation" / "toy" / "SASRec-raw-seed1.json").read_bytes() == kept
+    study = Run("study", tmp_path)
+    for name in ("corpus", "embeddings/raw"):
+        study.link_from(run, name)
+    evaluating.evaluate(study, jobs[:1], replace(usual, learning_rate_gru=0.02), base=run)
+    assert "0 trainings to do, 1 reused" in capsys.readouterr().out
+    assert call(learning_rate_gru=0.01, learning_rate=0.01, heads=4) == "1 trainings to do, 1 reused"
+    assert call(loss="bce", negatives=7) == "2 trainings to do, 0 reused"
+    assert call(loss="bce", negatives=8) == "2 trainings to do, 0 reused"
+    assert call(loss="bce", negatives=8, cutoffs=[2]) == "2 trainings to do, 0 reused"
+
+
+def test_own_recommenders_may_read_any_setting():
+    assert list_unread("Mine", "softmax") == set()
+    assert list_unread("GRU4Rec", "gbce") == {"learning_rate", "heads", "inner", "sampled_items"}
 
 
 def read_back(called) -> dict[str, np.ndarray]:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import polars as pl
 import pytest
+from conftest import make_corpus
 from safetensors.torch import load_file, save_file
 
+from llm2rec_kit import cli
 from llm2rec_kit import settings as S
+from llm2rec_kit.data import mixing, sources
 from llm2rec_kit.models import backbone as backbones
+from llm2rec_kit.paper_statistics import read_paper
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.runs import Run
 
 
 @pytest.mark.parametrize(
@@ -174,9 +184,72 @@ def test_the_runner_looks_before_the_first_notebook(nothing_cached, monkeypatch,
     assert values["backbone_name"] == "some/model"
 
 
+def test_a_baseline_that_cannot_be_had_is_named_before_the_first_notebook(nothing_cached, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = {"overrides": {"encoding_baselines": ["some/encoder"]}, "run": "r", "outputs": str(tmp_path / "out")}
+    says = r"Encoder 'some/encoder' .*HF_HUB_OFFLINE is set.*encoding\.baselines=\[path/to/encoder\]; or leave it out"
+    with pytest.raises(ValueError, match=says):
+        notebooks.reproduce("smoke", **asked)
+    assert not (tmp_path / "out").exists()
+    notebooks.prepare("smoke", **asked, only=["01", "02", "04"])  # 03 alone encodes
+    notebooks.prepare("smoke", **asked, look=False)
+    table = tmp_path / "out" / "r" / "embeddings" / "encoder.npy"
+    table.parent.mkdir(parents=True)
+    table.touch()
+    notebooks.prepare("smoke", **asked)  # it is there, and reused
+    with pytest.raises(ValueError, match=says):
+        notebooks.prepare("smoke", **asked, force=True)
+
+
+@pytest.mark.parametrize("kept", ["pytorch_model.bin", "modules.json"])
+def test_an_encoder_in_the_cache_may_be_pytorchs_own_or_in_parts(monkeypatch, kept):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: file if file == kept else None)
+    assets.check_encoder("some/encoder")
+    with pytest.raises(ValueError, match="Backbone 'some/encoder'"):
+        assets.check_backbone("some/encoder")
+
+
 def test_without_data_the_papers_profiles_say_where_it_is():
-    with pytest.raises(ValueError, match=r"406 MB, Google Drive.*sha256 79e2123"):
+    with pytest.raises(ValueError, match=r"406 MB, Google Drive.*sha256 79e2123.*docs/data\.md, \"The paper's nine sets\""):
         notebooks.reproduce("paper")
+
+
+def test_training_domains_that_a_source_cannot_have_are_named_before_it_is_read(tmp_path):
+    asked = {"data_source": "amazon", "data_category": "games"}
+    go = partial(notebooks.prepare, "paper", data=str(tmp_path), only=["01"])
+    with pytest.raises(
+        ValueError, match=r"data_train_domains names \['Arts', .*; the source 'amazon' has \['games'\].*or to \[\]"
+    ):
+        go(overrides=asked)
+    go(overrides=asked | {"data_train_domains": []})
+    go(overrides=asked | {"data_train_domains": ["Games"]})
+
+
+def test_the_pages_commands_make_the_papers_nine_sets_and_mix_them(tmp_path, monkeypatch):
+    """Dry: what the shell calls, with settings that hold and parts of the names that the mix takes."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("## The paper's nine sets")[1]
+    stub = 'llm2rec() { printf "%s\\n" "$@" ""; }\n' + page.split("```")[1]
+    said = subprocess.run(["bash", "-euc", stub], capture_output=True, text=True, check=True).stdout
+    asked = []
+    monkeypatch.setattr(notebooks, "reproduce", lambda profile, **how: asked.append((profile, how)) or Run("x", tmp_path))
+    for words in said.strip().split("\n\n"):
+        assert cli.main(words.split("\n")) == 0
+    sets = list(read_paper()["datasets"])
+    assert [how["run"] for _, how in asked[:-1]] == [f"paper-{short}" for short in sets]
+    for (profile, how), short in zip(asked[:-1], sets, strict=True):
+        values, books = notebooks.prepare(profile, **how, look=False)
+        assert [book.name[:2] for book in books] == ["01"]
+        one = S.Data.from_parameters(values)
+        assert sources.tell_domains(one) == ([short] if one.source == "amazon" else [])
+        corpus, name = make_corpus(max_history=10), pl.lit(short).alias("domain")
+        named = {"items": corpus.items.with_columns(name), "users": corpus.users.with_columns(name)}
+        replace(corpus, **named).save(tmp_path / how["run"] / "corpus")
+    profile, how = asked[-1]
+    values, books = notebooks.prepare(profile, **how | {"outputs": str(tmp_path)}, look=False)
+    assert len(books) == 7
+    assert mixing.mix_corpora(S.Data.from_parameters(values), tmp_path).train_domains == read_paper()["mix"]
 
 
 def test_every_known_thing_is_whole():

@@ -13,6 +13,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import VALID
 from llm2rec_kit.downstream import cold
 from llm2rec_kit.encoding import minilm
+from llm2rec_kit.models import kernels
 from llm2rec_kit.reproduction.runner import feasibility, notebooks
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run
@@ -169,6 +170,33 @@ def test_what_this_machine_has_not_is_named_where_it_is_asked_for(monkeypatch, v
         notebooks.prepare("smoke", overrides=values, only=["01", book])
     notebooks.prepare("smoke", overrides=values, only=["01"])
     notebooks.prepare("smoke", overrides=values, only=["01", book], look=False)  # a plan may be made anywhere
+
+
+MIXED = {f"{stage}_precision": "mixed" for stage in ("csft", "mntp", "contrastive")}
+
+
+def test_mixed_precision_that_this_cpu_emulates_is_refused_once_for_all_trainings_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernels, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(kernels, "is_available", lambda: True)
+    asked = partial(notebooks.prepare, "smoke", run="r", outputs=str(tmp_path))
+    on_cpu = MIXED | {"backbone_device": "cpu"}
+    every = (
+        r"csft_precision, mntp_precision, contrastive_precision: mixed .*--set csft.precision=pure .*--set contrastive.prec"
+    )
+    with pytest.raises(S.SettingsError, match=every):
+        asked(overrides=on_cpu)
+    with pytest.raises(S.SettingsError, match=r"^csft_precision: mixed"):
+        asked(overrides=on_cpu, only=["02"])
+    asked(overrides=on_cpu, only=["01", "04"])
+    asked(overrides=on_cpu, look=False)  # a plan may be made anywhere
+    Run("r", tmp_path).make("csft", lambda folder: None, settings={})  # on another machine, and reused here
+    with pytest.raises(S.SettingsError, match=r"^mntp_precision, contrastive_precision: mixed"):
+        asked(overrides=on_cpu)
+    with pytest.raises(S.SettingsError, match=r"^csft_precision, mntp"):
+        asked(overrides=on_cpu, force=True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **how: True)
+    asked(overrides=MIXED | {"backbone_device": "auto"})
 
 
 def test_what_06_and_07_train_on_is_where_the_run_was_evaluated(monkeypatch, tmp_path):

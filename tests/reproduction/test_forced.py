@@ -108,6 +108,14 @@ def test_the_command_to_go_on_names_the_forced_part(series):
     assert killed(series, start="01").endswith("--from 02")
 
 
+def test_the_command_to_go_on_runs_no_notebook_that_was_not_asked_for(series):
+    book(series.root, "03_tables.ipynb", "csft_steps: int = 10  # steps\n")
+    assert killed(series, only=["02", "01"]).endswith("--only 02")
+    assert killed(series, start="02").endswith("--from 02")
+    (series.root / "toy.yaml").write_text('notebooks: ["01", "02"]  # those run\ncsft_steps: 3  # steps\n')
+    assert killed(series).endswith("--only 02")
+
+
 def test_force_outside_a_series_always_redoes(tmp_path):
     run, made = Run("r", tmp_path), []
     for _ in range(2):

@@ -298,6 +298,20 @@ def test_a_setting_that_no_evaluation_names_at_its_usual_value_is_told_before_it
     assert recorded.read_held(run)[full].value == other
 
 
+def test_only_evaluations_that_read_a_setting_are_told_as_replaced(tmp_path):
+    run, settings = Run("toy", tmp_path), evaluation.list_settings(S.Evaluation())
+    names = [evaluations.make_name("games", recommender, "id", 1) for recommender in ("SASRec", "GRU4Rec")]
+    for name, recommender in zip(names, ("SASRec", "GRU4Rec"), strict=True):
+        record = {"domain": "games", "recommender": recommender, "embedding": "id", "seed": 1, "metrics": {}}
+        run.make(name, lambda folder, r=record: r, settings=settings)
+    evaluations.note_series(run, settings, [1], names)
+    books = notebooks.list_series()
+    assert recorded.describe_replacement(run, {"evaluation_negatives": 5}, books) == ""
+    one = recorded.describe_replacement(run, {"evaluation_learning_rate_gru": 0.01}, books)
+    both = recorded.describe_replacement(run, {"evaluation_hidden": 64}, books)
+    assert [text.split(":")[1].split()[0] for text in (one, both)] == ["2", "3"]  # the series' note is one of them
+
+
 def test_where_a_run_was_evaluated_is_followed_and_replaces_nothing(tmp_path):
     run, other = Run("toy", tmp_path), {"evaluation_device": "cpu", "evaluation_workers": 1}
     settings = evaluation.list_settings(S.Evaluation())

@@ -10,16 +10,34 @@ import pytest
 from conftest import make_corpus
 
 from llm2rec_kit.encoding import minilm as minilm
-from llm2rec_kit.models import packages
+from llm2rec_kit.models import kernels, packages
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.settings import Data, SettingsError
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """A CPU that multiplies in bfloat16, as the profile asks for."""
+    monkeypatch.setattr(kernels, "has_fast_bfloat16", lambda: True)
+
+
 def make(*words: str) -> subprocess.CompletedProcess[str]:
     # the suite itself is often run by make, and a make that finds its parent's variables says where it works
-    theirs = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "DATA", "GAMES", "SCIENTIFIC", "RUN", "FORCE", "SMALL")
+    theirs = (
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+        "MAKEOVERRIDES",
+        "DATA",
+        "GAMES",
+        "SCIENTIFIC",
+        "RUN",
+        "FORCE",
+        "SMALL",
+        "SET",
+    )
     environment = {k: v for k, v in os.environ.items() if k not in theirs}
     return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
 
@@ -68,7 +86,9 @@ def test_make_prepares_the_corpora_that_the_profile_mixes(tmp_path, small, profi
         (tmp_path / folder).mkdir()
     lines = [
         line.rstrip()
-        for line in make("--dry-run", "pretrained", f"DATA={tmp_path}", "RUN=r", *small).stdout.splitlines()
+        for line in make(
+            "--dry-run", "pretrained", f"DATA={tmp_path}", "RUN=r", "SET=csft.steps=9 csft.tuning=lora", *small
+        ).stdout.splitlines()
         if "llm2rec" in line
     ]
     fetch, games, scientific, series = lines[-4:]
@@ -83,4 +103,4 @@ def test_make_prepares_the_corpora_that_the_profile_mixes(tmp_path, small, profi
     assert ("data.users=0" in scientific) != bool(drawn)
     assert data.train_domains == ["games"]
     assert values["backbone_name"] == "smollm2"
-    assert series.endswith(f'--profile {profile} --run "r"')
+    assert series.endswith(f'--profile {profile} --run "r" --set "csft.steps=9" --set "csft.tuning=lora"')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, TrainerC
 
 from llm2rec_kit.fitting import lora, trainer
 from llm2rec_kit.models import backbone, kernels, mixed_blocks
+from llm2rec_kit.runs.places import find_notebooks
 from llm2rec_kit.settings import CSFT, Backbone, SettingsError
 from llm2rec_kit.training import csft
 
@@ -93,7 +96,15 @@ def test_named_targets_alone_get_adapters():
 def test_targets_that_are_not_there_are_named():
     model, _ = tiny()
     with pytest.raises(SettingsError, match=r"csft_lora_targets names \['query'\].*'q_proj'"):
-        lora.attach(model, CSFT(lora_targets=["query"]))
+        lora.attach(model, CSFT(tuning="lora", lora_targets=["query"]))
+    lora.check_targets(model, CSFT(lora_targets=["query"]))  # without adapters nobody reads them
+
+
+def test_both_trainings_of_notebook_03_have_their_targets_checked_before_the_first():
+    cells = json.loads((find_notebooks() / "03_item_embedding.ipynb").read_text())["cells"]
+    source = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    check = "for stage in (masks, contrast):\n    lora.check_targets(model, stage)"
+    assert source.index(check) < source.index("pipeline.train_stage(run_, masks")
 
 
 def test_gpt_2_s_layers_get_adapters_by_name_and_without():

@@ -106,6 +106,17 @@ def load(settings: Data) -> Interactions:
     return found
 
 
+def tell_domains(settings: Data) -> list[str]:
+    """Return the names of the only domain that the source will have, where settings tell it, unread: as they say it, and as
+    folders can be named. Empty where the files tell."""
+    from llm2rec_kit.data.sources import amazon
+
+    if settings.source not in MODULES or settings.source in ("synthetic", "table"):
+        return []
+    one = settings.domain or (amazon.tell_domain(settings) if settings.source == "amazon" else "")
+    return list(dict.fromkeys([one, *folder_names([one]).values()])) if one else []
+
+
 def _module(settings: Data) -> ModuleType:
     return importlib.import_module(f"{__name__}.{MODULES[settings.source]}")
 

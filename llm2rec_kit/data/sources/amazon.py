@@ -69,8 +69,7 @@ def load(settings: Data) -> Interactions:
     """
     category, reviews, meta = _found(settings, fetch=settings.download)
     edition = _edition(reviews)
-    short_names = {full: short for short, full in read_published()["short_names"].items()}
-    domain = settings.domain or short_names.get(category, category)
+    domain = settings.domain or _name_domain(category)
     events, report = _events(reviews, edition)
     reviewed = events["item"] if settings.min_interactions > 0 else None
     facts: dict[str, Any] = {"source": "amazon", "edition": edition.year, "category": category, "reviews": report.lines}
@@ -96,6 +95,16 @@ def read_published() -> dict[str, Any]:
 def expand_name(category: str) -> str:
     """Replace a short name by the category's: `games` -> `Video_Games`; a full name stays."""
     return str(read_published()["short_names"].get(category, category))
+
+
+def tell_domain(settings: Data) -> str:
+    """Return the domain of the category that `settings` name; empty where a file's or folder's names say which it is."""
+    named = settings.category and not expand_home(settings.path).is_file()
+    return _name_domain(expand_name(settings.category)) if named else ""
+
+
+def _name_domain(category: str) -> str:
+    return next((str(short) for short, full in read_published()["short_names"].items() if full == category), category)
 
 
 def _found(settings: Data, *, fetch: bool = False) -> tuple[str, Path, Path]:

@@ -109,13 +109,15 @@ def load(path: str | Path, outputs: str = "", root: Path | None = None) -> Grid:
     nodes: dict[str, Node] = {}
     cells = []
     axes = asked.get("axes", {})
+    there = {path.stem for path in (folder / "runs").glob("*/embeddings/*.npy")}
     for labels, chosen in _choices(axes):
         values = plain_yaml.convert_numbers(base | chosen | {"outputs": str(folder / "runs")})
         if isinstance(values.get("own_parts"), list) and all(isinstance(part, str) for part in values["own_parts"]):
             values["own_parts"] = own_parts.resolve_parts(values["own_parts"], path.parent)
         _check(values, books, root)
         values = _placed(values, path.parent, find_outputs(outputs).resolve())
-        notebooks.look_for_files(values, {name for book in books for name in notebooks.read_parameters(book)})
+        needed = {name for book in books for name in notebooks.read_parameters(book)}
+        notebooks.look_for_files(values, needed, there=there)
         cells.append(Cell(labels, _add_nodes(nodes, books, values)))
     return Grid(name, profile, folder, cells, nodes, root, _find_plain(axes))
 

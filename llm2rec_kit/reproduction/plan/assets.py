@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.models import gguf, packages
-from llm2rec_kit.models.checkpoint import is_path
+from llm2rec_kit.models import checkpoint, gguf, packages
 from llm2rec_kit.settings import plain_yaml
 from llm2rec_kit.storage import read_json
 
 MODELS = ("backbone_name", "encoding_baselines", "tables_encoders", "tables_backbones")  # parameters: by hub name or folder
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+BASELINES = "encoding.baselines"
 HUB_SECONDS = 10  # patience with the hub
 HEADLESS = ("bert", "roberta", "xlm-roberta")  # encoders, which have no head
 UNGATED = (*HEADLESS, "gpt2", "opt")  # two matrices in the feed-forward
@@ -107,9 +107,10 @@ def known_shape(backbone: S.Backbone) -> Shape:
     return found
 
 
-def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True) -> None:
+def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool = True, there: Collection[str] = ()) -> None:
     """Raise ValueError where a model that a parameter in `needed` names cannot be had, or is damaged where it is kept. No
-    weights are read. Without `hub`, only what is kept here is looked at."""
+    weights are read. Without `hub`, only what is kept here is looked at. `there` are the tables that the run has already;
+    notebook 06 leaves encoders and backbones that cannot be had out, and says so."""
     place = S.Backbone.from_parameters(values)
     lengths = {f"{s.prefix}_max_tokens": s.from_parameters(values).max_tokens for s in (S.CSFT, S.MNTP, S.Contrastive)}
     lengths = {name: tokens for name, tokens in lengths.items() if name in needed}
@@ -122,6 +123,10 @@ def check_models(values: dict[str, Any], needed: Collection[str], *, hub: bool =
         from llm2rec_kit.encoding import encoder
 
         encoder.check(name, place)
+    if hub and "encoding_baselines" in asked:
+        for name, table in S.Encoding.from_parameters(values).tables.items():
+            if not _kept_here(name) and (table not in there or values.get("force")):
+                check_encoder(name)
 
 
 def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str, int] | None = None) -> None:
@@ -134,39 +139,51 @@ def check_backbone(name: str, place: S.Backbone | None = None, lengths: dict[str
 
         backbone.check(name, place or S.Backbone(), lengths or {})
         return
-    if is_cached(name):
+    _ask_hub(name, "backbone.name", WEIGHTS)
+
+
+def check_encoder(name: str) -> None:
+    """Raise ValueError as `check_backbone` does for an encoder by hub name, one of sentence-transformers among them."""
+    _ask_hub(name, BASELINES, (*WEIGHTS, *checkpoint.BINARY, "modules.json"))
+
+
+def _ask_hub(name: str, setting: str, files: Sequence[str]) -> None:
+    """Raise ValueError where none of a model's `files` is in the hub's cache and the hub does not show it."""
+    if is_cached(name, setting, files):
         return
+    explain = partial(explain_download, name, setting)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise ValueError(explain_download(name, "HF_HUB_OFFLINE is set, so the hub is not asked"))
+        raise ValueError(explain("HF_HUB_OFFLINE is set, so the hub is not asked"))
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except GatedRepoError:
-        raise ValueError(
-            explain_download(name, "the hub asks you to accept its licence and to log in (`hf auth login`)")
-        ) from None
+        raise ValueError(explain("the hub asks you to accept its licence and to log in (`hf auth login`)")) from None
     except RepositoryNotFoundError:
-        raise ValueError(explain_download(name, "the hub has no model of this name, or does not show it to you")) from None
+        raise ValueError(explain("the hub has no model of this name, or does not show it to you")) from None
     except Exception as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ValueError(explain_download(name, f"the hub cannot be reached ({why})")) from None
+        raise ValueError(explain(f"the hub cannot be reached ({why})")) from None
 
 
 def _kept_here(name: str) -> bool:
     """Whether a model is looked for on this machine alone."""
-    return is_path(name) or name in packages.MODELS
+    return checkpoint.is_path(name) or name in packages.MODELS
 
 
-def explain_download(name: str, why: str) -> str:
-    """Say in one paragraph what to download, how large, to where, and the alternatives."""
+def explain_download(name: str, setting: str, why: str) -> str:
+    """Say in one paragraph what to download, how large, to where, and the alternatives; `setting` is what names the model."""
     entry = read_assets()["backbones"].get(name)
     size = f"about {entry['gb']:g} GB" if entry else "size unknown here; the model's page on the hub says it"
+    what, folder, other = "Backbone", f"path/to/{Path(name).name}", "take `tiny`, which needs no download"
+    if setting == BASELINES:
+        what, folder, other = "Encoder", f"[{folder}]", f"leave it out of {setting}"
     return (
-        f"Backbone {name!r} is not in the hub's cache ({find_hub_cache()}) and {why}. To get it: on a machine with a network, "
+        f"{what} {name!r} is not in the hub's cache ({find_hub_cache()}) and {why}. To get it: on a machine with a network, "
         f"`hf download {name} --local-dir {Path(name).name}` ({size}: config.json, tokenizer files, *.safetensors), bring the folder "
-        f"here and give it as --set backbone.name=path/to/{Path(name).name}; or take `tiny`, which needs no download."
+        f"here and give it as --set {setting}={folder}; or {other}."
     )
 
 
@@ -179,16 +196,16 @@ def describe_data() -> str:
     )
 
 
-def is_cached(name: str) -> bool:
-    """Tell whether the hub's cache holds the weights of a model."""
+def is_cached(name: str, setting: str = "backbone.name", files: Sequence[str] = WEIGHTS) -> bool:
+    """Tell whether the hub's cache holds the weights, one of `files`, of a model that `setting` names."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return any(isinstance(try_to_load_from_cache(name, file), str) for file in WEIGHTS)
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
     except HFValidationError:
         raise ValueError(
-            f"{name!r} is neither a folder nor a name that the hub could have (owner/model). Give one of them as backbone.name."
+            f"{name!r} is neither a folder nor a name that the hub could have (owner/model). Give one of them as {setting}."
         ) from None
 
 

@@ -6,6 +6,7 @@ before the first notebook) or the corpus (known after it): found then, and not h
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from llm2rec_kit.data import preconditions
 from llm2rec_kit.encoding import minilm, own_tables
 from llm2rec_kit.pipeline import TABLES
 from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
+from llm2rec_kit.runs import find_outputs, manifest
 from llm2rec_kit.settings import item_tables, own_parts
 from llm2rec_kit.settings.ranges import show_value
 
@@ -61,7 +63,7 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
 
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
-    """Raise SettingsError for a device, a precision or a package that notebooks of these `numbers` ask for and is missing.
+    """Raise SettingsError for a device, a precision or a package that notebooks of these `numbers` ask for and is missing here.
     `there` are the tables that the run has already."""
     backbone, recommenders = S.Backbone.from_parameters(values), S.Evaluation.from_parameters(values)
     asked = {"backbone_device": backbone.device} if {"02", "03"} & set(numbers) else {}
@@ -71,8 +73,10 @@ def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: It
     if "04" in numbers and minilm.NAME in texts - {*there} and not minilm.is_available():
         raise S.SettingsError(minilm.LACKING)
     trained: list[type[S.Training]] = [S.CSFT] * ("02" in numbers) + [S.MNTP, S.Contrastive] * ("03" in numbers)
-    _trackers(*(stage.from_parameters(values) for stage in trained))
-    if not low and set(asked.values()) <= {"auto", "cpu"}:
+    stages = [stage.from_parameters(values) for stage in trained]
+    _trackers(*stages)
+    mixed = [stage.prefix for stage in _left_to_train(stages, values) if stage.precision == "mixed"]
+    if not low and not mixed and set(asked.values()) <= {"auto", "cpu"}:
         return
     from llm2rec_kit.downstream import evaluation, fast_ops
     from llm2rec_kit.models.backbone import has_device
@@ -82,6 +86,27 @@ def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: It
             raise S.SettingsError(f"{name} is {device!r}, and torch finds no such device here: take cpu or auto.")
     if low and evaluation.choose_device(recommenders)[0] == "cpu" and not fast_ops.has_fast_bfloat16():
         raise S.SettingsError("evaluation_precision bfloat16 needs a CPU with AVX512-BF16, or a GPU; take float32 here.")
+    _mixed(mixed, backbone)
+
+
+def _left_to_train(stages: list[S.Training], values: Mapping[str, Any]) -> list[S.Training]:
+    """Those of `stages` that will be trained: all from the first on that the run has not finished, or that is forced."""
+    folder = find_outputs(values.get("outputs", "")) / values.get("run", "")
+    done = itertools.takewhile(lambda stage: (folder / stage.prefix / manifest.FOLDER_NOTE).is_file(), stages)
+    return stages[0 if values.get("force") else len([*done]) :]
+
+
+def _mixed(stages: list[str], backbone: S.Backbone) -> None:
+    """Raise SettingsError where trainings in mixed precision, by name, would run on a CPU that emulates it."""
+    from llm2rec_kit.models import kernels
+    from llm2rec_kit.models.backbone import choose_placement
+
+    if not stages or choose_placement(backbone)[0].type != "cpu":
+        return
+    if kernels.is_available() and not kernels.has_fast_bfloat16():
+        names = ", ".join(f"{name}_precision" for name in stages)
+        pure = " ".join(f"--set {name}.precision=pure" for name in stages)
+        raise S.SettingsError(f"{names}: mixed {kernels.EMULATED} For pure: {pure}")
 
 
 def _trackers(*stages: S.Stage) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,7 @@ from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clip, show_value
 
 PAPER_SETS = ("Games", "Arts", "Movies", "Home", "Electronics", "Tools")
+NINE = 'What makes its nine sets of that: docs/data.md, "The paper\'s nine sets".'
 CHOSEN = "notebooks"  # key of a profile that is no parameter: the notebooks that it runs
 
 
@@ -152,7 +154,7 @@ def check_data(values: dict[str, Any]) -> None:
         raise ValueError(
             f"The source {data.source!r} reads files: say where they are, with DATA=folder after "
             "`make reproduce`, --data folder after `llm2rec reproduce`, or data_path in the profile."
-            + (f" {assets.describe_data()}" if set(data.train_domains) & set(PAPER_SETS) else "")
+            + (f" {assets.describe_data()} {NINE}" if set(data.train_domains) & set(PAPER_SETS) else "")
         )
     kind = plain_yaml.describe_path(Path(data.path))
     if kind not in ("", "a folder", "a file"):
@@ -164,6 +166,10 @@ def check_data(values: dict[str, Any]) -> None:
             f"There is no data at {clip(data.path)}. Give the folder (or file) that the source {data.source!r} reads; "
             "notebooks/01_data_prep.ipynb says what it expects in it."
         )
+    from llm2rec_kit.data import preconditions, sources
+
+    if domains := sources.tell_domains(data):
+        preconditions.check_train_domains(data, domains)
 
 
 def reproduce(
@@ -206,7 +212,7 @@ def reproduce(
                 _look_at_corpus(result, values, chosen[k - 1 :])
                 looked = True
             # A forced series is asked for as a whole again: only as the same series it knows what it has made already.
-            rest = _part(only or [], start) if values.get("force") else ["--from", book.name[:2]]
+            rest = _part(only or [], start) if values.get("force") else _name_rest(chosen[k - 1 :], list_series(root))
             with unchanged.note_what_counts(result, book, asked):
                 run_one(book, named | values, result, label=label, again=[*again, *rest])
     if kept:
@@ -269,7 +275,7 @@ def prepare(
     feasibility.check_across_stages(values, numbers, there)
     if look:
         feasibility.check_machine(values, numbers, there)
-        look_for_files(values, {name for book in chosen for name in own[book]})
+        look_for_files(values, {name for book in chosen for name in own[book]}, there=there)
     return values, chosen
 
 
@@ -322,11 +328,12 @@ def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
     return values | known
 
 
-def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True) -> None:
-    """Raise ValueError where data or models that `needed` parameters lead to are damaged or missing, also on the `hub`."""
+def look_for_files(values: dict[str, Any], needed: set[str], *, hub: bool = True, there: Collection[str] = ()) -> None:
+    """Raise ValueError where data or models that `needed` parameters lead to are damaged or missing, also on the `hub`; an
+    encoder whose table is `there` may be out of reach."""
     if "data_path" in needed:
         check_data(values)
-    assets.check_models(values, needed, hub=hub)
+    assets.check_models(values, needed, hub=hub, there=there)
 
 
 def run_one(
@@ -384,6 +391,14 @@ def _command(profile: str, data: str, overrides: dict[str, Any], run: str, outpu
 def _part(only: list[str], start: str) -> list[str]:
     """The words of the command line that say which notebooks."""
     return [*(["--only", ",".join(only)] if only else []), *(["--from", start] if start else [])]
+
+
+def _name_rest(left: list[Path], books: list[Path]) -> list[str]:
+    """The words of the command line that run the notebooks `left` and no other of `books`: `--from` would run 06 and 07, of
+    hours, after a profile that leaves them out."""
+    numbers = [book.name[:2] for book in left]
+    after = [book.name[:2] for book in books if book.name[:2] >= numbers[0]]
+    return _part([], numbers[0]) if numbers == after else _part(numbers, "")
 
 
 def _shortened(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from llm2rec_kit import settings as S
 from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import MADE_BY, ArtefactError, Run, find_outputs
-from llm2rec_kit.settings.evaluation import LATER
+from llm2rec_kit.settings.evaluation import LATER, list_unread
 from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import make_default
 
@@ -136,11 +136,15 @@ def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Pa
     found = find_differing(run, values, numbers)
     if not found:
         return ""
-    replaced = []
+    replaced, gone = [], []
     for artefact, changed in found.items():
         words = [f"{name} {show_value(has)} -> {show_value(wanted)}" for name, (has, wanted) in changed.items()]
-        replaced.append(f"{count_in_words(_members(run, [artefact]))} ({', '.join(words)})")
-    after = find_dependents(run, _members(run, found))
+        if members := _members(run, artefact, changed):
+            replaced.append(f"{count_in_words(members)} ({', '.join(words)})")
+            gone += members
+    if not gone:
+        return ""
+    after = find_dependents(run, gone)
     more = f" Outdated by that, and made anew by the notebooks that make them: {count_in_words(after)}." if after else ""
     return f"this replaces, in run {run.name!r}: {'; '.join(replaced)}.{more} Another name for the run (--run) keeps them."
 
@@ -150,13 +154,17 @@ def _number(artefact: str) -> str:
     return MADE_BY.get(artefact.split("/")[0], "")[:2]
 
 
-def _members(run: Run, found: Iterable[str]) -> list[str]:
-    """List what shares settings with the artefacts found: with a table all stages' tables, with a series its evaluations."""
-    members = []
-    for artefact in found:
-        folder = artefact.split("/")[0]
-        members += run.names(folder) if artefact in (evaluations.SERIES, *HOLDERS["encoding"]) else [artefact]
-    return members
+def _members(run: Run, artefact: str, changed: Collection[str]) -> list[str]:
+    """List what shares the `changed` parameters with an artefact: with a table all stages' tables, with a series those of its
+    evaluations that read one of them, and what is beside these."""
+    if artefact != evaluations.SERIES:
+        return run.names(artefact.split("/")[0]) if artefact in HOLDERS["encoding"] else [artefact]
+    loss, names = _settings(run, artefact).get("loss", ""), run.names("evaluation")
+    makers = {n: m[1] for n in names if (m := re.fullmatch(r"evaluation/[^/]+/([^-]+)-.+-seed\d+", n))}
+    settings = {name.removeprefix("evaluation_") for name in changed}
+    unread = {n for n, recommender in makers.items() if settings <= list_unread(recommender, loss)}
+    aged = any(evaluations.is_trained(recommender) for n, recommender in makers.items() if n not in unread)
+    return [n for n in names if n not in unread] if aged or not unread else []
 
 
 def _settings(run: Run, artefact: str) -> dict[str, Any]:
