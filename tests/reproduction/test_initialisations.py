@@ -40,6 +40,19 @@ def test_a_table_that_the_run_lacks_is_named_with_those_it_has(tmp_path):
         initialisations.check(run, Tables(starts=["minilm"]))
 
 
+def test_a_table_of_what_was_made_anew_since_is_refused(tmp_path):
+    run = Run("r", tmp_path)
+    for size in (2, 3):  # raw is of the first
+        run.make("corpus", lambda f, n=size: np.save(f / "it.npy", np.ones(n)), settings={"size": size}, quiet=True)
+        if not run.has("embeddings/raw"):
+            run.make(
+                "embeddings/raw", lambda f: np.save(f / "raw.npy", np.ones(2)), settings={}, inputs=["corpus"], quiet=True
+            )
+            initialisations.check(run, Tables(starts=["raw_add_id", "id"]))
+    with pytest.raises(ArtefactError, match=r"embeddings/raw of run 'r' was made from .* Run notebooks/03_item_embedding"):
+        initialisations.check(run, Tables(starts=["raw_add_id", "id"]))
+
+
 @pytest.mark.parametrize("metric", paper.METRICS)
 def test_the_gain_over_the_best_row_is_the_papers_improvement(metric):
     """The paper prints %Improv. over the best of all rows, which is one of the two kinds; both of its numbers are rounded."""
