@@ -100,6 +100,22 @@ def test_what_length_alone_makes():
     ]
 
 
+@pytest.mark.parametrize("lengths", [[1.0], [1.0, 1.0]])
+def test_of_one_length_what_length_makes_is_told_beside_the_table_as_it_comes(lengths):
+    values = {("official", "length 1"): 0.08, ("official", "as it comes"): 0.1}
+    found = measured(values | {("scaled", "length 1"): 0.16, ("scaled", "as it comes"): 0.12})
+    gains = initialisations.compute_gains(found, lengths, "recall@10")
+    assert gains.drop("domain", "recommender", "embedding").to_dicts() == [
+        {
+            "official: length 1 to as it comes (%)": 25.0,
+            "scaled: length 1 to as it comes (%)": -25.0,
+            "length 1: official to scaled (%)": 100.0,
+        }
+    ]
+    said = initialisations.describe_gains(found, initialisations.compute_printed_gains("recall@10"), lengths, "recall@10")
+    assert said.startswith("SASRec: length alone, from length 1 to as it comes, moves recall@10 by +25% to +25% under the")
+
+
 def test_embeddings_are_asked_about_under_both_starts():
     arms = question_arms.list_normalise_arms(Evaluation(normalise="unit", initialisation="official"))
     assert [name for name, _, changes in arms if not changes] == ["unit"]

@@ -137,10 +137,10 @@ def answer_each(studies: Studies, asked: S.Tables, domains: Sequence[str], metri
 def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:
     """Compute what length alone and the start alone are worth, for each domain, table and recommender.
 
-    Length: the percent that `metric` gains from the first to the last of `lengths`, under each start. Start: what the scaled
-    one gains over the official one at the first length.
+    Length: the percent that `metric` gains from the first to the last of `lengths`, of one from it to the table as it comes,
+    under each start. Start: what the scaled one gains over the official one at the first length.
     """
-    low, high = (f"length {lengths[k]:g}" for k in (0, -1))
+    low, high = _name_ends(lengths)
     rows = []
     for key, part in found.group_by(ROW, maintain_order=True):
         value = {(r["start"], r["form"]): r[f"{metric} mean"] for r in part.iter_rows(named=True)}
@@ -148,6 +148,12 @@ def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) ->
         row |= {f"{start}: {low} to {high} (%)": _percent(value[start, low], value[start, high]) for start in STARTS}
         rows.append(row | {f"{low}: official to scaled (%)": _percent(value["official", low], value["scaled", low])})
     return pl.DataFrame(rows)
+
+
+def _name_ends(lengths: Sequence[float]) -> tuple[str, str]:
+    """The two forms between which length alone is told."""
+    low, high = (f"length {lengths[k]:g}" for k in (0, -1))
+    return low, high if high != low else AS_IT_COMES
 
 
 def compute_printed_gains(metric: str) -> pl.DataFrame:
@@ -181,12 +187,13 @@ def list_comparable() -> pl.DataFrame:
 
 def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
     """Say how much of the printed difference to rows at length one could be length, on this data."""
-    under = f"official: length {lengths[0]:g} to length {lengths[-1]:g} (%)"
+    low, high = _name_ends(lengths)
+    under, far = f"official: {low} to {high} (%)", f", from {low} to {high}," if high == AS_IT_COMES else ""
     parts = []
     for (recommender,), part in compute_gains(found, lengths, metric).group_by("recommender", maintain_order=True):
         theirs = printed.filter(recommender=recommender)
         parts.append(
-            f"{recommender}: length alone moves {metric} by {_span(part, under)} under the official start; "
+            f"{recommender}: length alone{far} moves {metric} by {_span(part, under)} under the official start; "
             f"LLM2Rec is printed {_span(theirs, 'over it, at length one (%)')} over the best row at length one"
         )
     return "; ".join(parts)
