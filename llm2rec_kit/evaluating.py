@@ -182,8 +182,9 @@ def compare_pairs(
         inputs = [n for n in (*trained, *untrained) if n.startswith(f"evaluation/{domain}/")]
         Recipe(name, partial(_write_tests, found[domain], domain), key, inputs).make(run, force=force)
     noted = [*trained, *tests.values()]
-    place = {name: getattr(settings, name) for name in evaluations.PLACE}
-    evaluations.note_series(run, evaluation.list_settings(settings), settings.seeds, noted, untrained, place=place)
+    place, beside = ({n: getattr(settings, n) for n in names} for names in (evaluations.PLACE, evaluations.BESIDE))
+    kept = {"place": place, "beside": beside}
+    evaluations.note_series(run, evaluation.list_settings(settings), settings.seeds, noted, untrained, **kept)
     return found
 
 

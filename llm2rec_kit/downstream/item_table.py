@@ -17,7 +17,7 @@ from torch import nn
 
 from llm2rec_kit import geometry
 from llm2rec_kit.downstream import fast_ops
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs import ArtefactError, Run, freshness
 from llm2rec_kit.settings.item_tables import list_stages as list_stages
 from llm2rec_kit.settings.item_tables import parse_name as parse_name
 
@@ -28,7 +28,8 @@ BLOCK = 2**16  # rows looked at at once
 def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
     """Read the embeddings of a run, {stage: (N + 1, dim)}, for the stages that `evaluation_embeddings` stand on.
 
-    Raises ArtefactError for one that the run does not have, with its name where an encoder is named instead of its table.
+    Raises ArtefactError for one that the run does not have, with its name where an encoder is named instead of its table, and
+    for one that is not of what the run holds now: what is trained over it would count nowhere.
     """
     there = {n.split("/")[-1]: run.record(n).get("encoder", "") for n in run.names("embeddings")}
     for stage in stages:
@@ -40,6 +41,7 @@ def read_table(run: Run, stages: Sequence[str]) -> dict[str, np.ndarray]:
                 f"Run {run.name!r} has no embeddings {stage!r}, which evaluation_embeddings names: {hint}. Run "
                 "notebooks/03_item_embedding.ipynb first: it makes them, and prints their names."
             )
+    freshness.refuse_outdated(run, [f"embeddings/{stage}" for stage in stages])
     return {stage: np.load(run.require(f"embeddings/{stage}").with_suffix(".npy")) for stage in stages}
 
 

@@ -23,6 +23,8 @@ TRAINED = own_parts.OF_THE_KIT["recommender"]  # in the order of tables
 OF = ("domain", "recommender", "embedding")  # what a record says of itself, with the seed
 NOTED = ("seeds", "evaluations")  # what the series has beside the settings of its evaluations
 PLACE = ("device", "workers")  # and where these were trained, kept aside: studies train where the run did
+BESIDE = ("tested", "baselines")  # kept aside, too: no test tells them where no two stages were there to compare
+ASIDE = (*PLACE, *BESIDE)
 
 Made = dict[str, dict[str, Any]]  # manifests by name
 
@@ -34,11 +36,13 @@ class Asked:
     settings  of its trainings, as their manifests have them.
     names     its evaluations and their tests: first what depends on a seed, in the order of the call.
     digests   what each of them held; {} where an earlier version, or nobody, has kept that.
+    tested    the metric of its paired tests, had there been any; "" where that was not kept.
     """
 
     settings: dict[str, Any]
     names: list[str]
     digests: dict[str, str]
+    tested: str = ""
 
     def has(self, name: str, made: dict[str, Any]) -> bool:
         """Tell whether `name`, with this manifest, is one of those, and what it was then."""
@@ -70,11 +74,12 @@ class Evaluations:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The settings of notebook 04's last call: of its trainings, and `tested` where it tested; None without a training."""
+        """The settings of notebook 04's last call: of its trainings, and `tested` where that is known; None without a training."""
         if not any(is_trained(m["record"]["recommender"]) for m in self.made.values()):
             return None
-        tested: dict[str, Any] = next((m["settings"] for m in self.tests.values()), {})
-        return self.asked.settings | {k: v for k, v in tested.items() if k == "tested"}
+        by_tests = (m["settings"].get("tested") for m in self.tests.values())
+        tested = next(by_tests, None) or self.asked.tested
+        return self.asked.settings | ({"tested": tested} if tested else {})
 
 
 def is_trained(recommender: str) -> bool:
@@ -98,23 +103,26 @@ def note_series(
     references: Sequence[str] = (),
     *,
     place: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep in `run` what counts from now on: the evaluations and paired tests `names`, and the `references` that train nothing.
 
-    `settings` are those of the trainings' manifests, `place` the settings of PLACE, which change no result. Raises
-    ArtefactError where one of those named is missing or damaged.
+    `settings` are those of the trainings' manifests, `place` the settings of PLACE and `beside` those of BESIDE, which change
+    no evaluation. Raises ArtefactError where one of those named is missing or damaged.
     """
-    noted = dict(zip(NOTED, (list(seeds), list(names)), strict=True)) | dict(place or {})
+    aside = dict(place or {}) | dict(beside or {})
+    noted = dict(zip(NOTED, (list(seeds), list(names)), strict=True)) | aside
     moved = False
     with contextlib.suppress(ArtefactError):  # none yet, or a damaged one: it is written anyway
-        moved = bool(place) and read_place(run) != place  # what is aside alone would leave the note as it was
+        told = _read_aside(run)
+        moved = any(told[name] != value for name, value in aside.items())  # which alone would leave the note as it was
     inputs = [*names, *references]
     run.make(
         SERIES,
         lambda folder: None,
         settings=settings | noted,
         inputs=inputs,
-        aside=tuple(place or ()),
+        aside=tuple(aside),
         force=moved,
         quiet=True,
     )
@@ -123,8 +131,14 @@ def note_series(
 def read_place(run: Run) -> dict[str, Any]:
     """Read where notebook 04's last call trained, the settings of PLACE; their defaults of a run from before they were kept.
     ArtefactError without a series, or with a damaged one."""
+    told = _read_aside(run)
+    return {name: told[name] for name in PLACE}
+
+
+def _read_aside(run: Run) -> dict[str, Any]:
+    """What the series keeps aside, the settings of ASIDE; their defaults of a run from before they were kept."""
     told, usual = run.manifest(SERIES)["settings"], Evaluation().as_dict()
-    return {name: told.get(name, usual[name]) for name in PLACE}
+    return {name: told.get(name, usual[name]) for name in ASIDE}
 
 
 def read_manifest(run: Run, name: str) -> dict[str, Any]:
@@ -193,7 +207,7 @@ def _asked(series: dict[str, Any], made: Made, tests: Made) -> Asked:
     if not series.get("inputs"):
         return _not_told(told, made, tests)
     names = list(dict.fromkeys([*told["evaluations"], *series["inputs"]]))
-    return Asked(_of_trainings(told), names, series["inputs"])
+    return Asked(_of_trainings(told), names, series["inputs"], told.get("tested", ""))
 
 
 def _not_told(told: dict[str, Any], made: Made, tests: Made) -> Asked:
@@ -213,7 +227,7 @@ def _not_told(told: dict[str, Any], made: Made, tests: Made) -> Asked:
 
 def _of_trainings(told: dict[str, Any]) -> dict[str, Any]:
     """What a series says of its trainings' manifests."""
-    return {name: value for name, value in told.items() if name not in (*NOTED, *PLACE)}
+    return {name: value for name, value in told.items() if name not in (*NOTED, *ASIDE)}
 
 
 def _without_own(made: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from llm2rec_kit.results import evaluations, kept, metrics
 from llm2rec_kit.results.evaluations import OF, TRAINED, is_trained
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Evaluation
+from llm2rec_kit.settings.encoding import MASKS, POOLINGS
 
 Row = tuple[str, str]  # (recommender, embedding)
 
@@ -31,6 +32,7 @@ STAGES = ORDER[:4]
 NOTHING = "no detectable difference"
 LEVEL = 0.05  # of all tests, once they are corrected for their number
 SEED = 0  # of all bootstrap draws
+READINGS = [f"{pooling}-{mask}" for pooling, mask in itertools.product(POOLINGS, MASKS)]  # how a variant's name ends
 
 
 def tabulate(
@@ -265,16 +267,17 @@ def add_places(run: Run, table: pl.DataFrame, *, seeds: Sequence[int], metric: s
 def pair_stages(settings: Evaluation) -> list[tuple[Row, Row]]:
     """List the pairs (before, after) that tell whether a stage helps, of the embeddings that `settings` evaluate.
 
-    Under each recommender every stage against the one before it, then the last stage against the first, `minilm` and `id`. At the
-    end each recommender against `nearest`, the same embeddings without any training. Empty where no stage is evaluated.
+    Under each recommender every stage against the one before it, then the last stage against the first, `minilm` and `id`, then
+    stages that are read another way, as `csft-last-causal`, each against the one before it that is read so. At the end each
+    recommender against `nearest`, the same embeddings without any training. Empty where no stage is evaluated.
     """
     stages = [name for name in STAGES if name in settings.embeddings]
-    if not stages:
-        return []
-    last = stages[-1]
+    last = stages[-1] if stages else ""
     steps = [*itertools.pairwise(stages)]
-    steps += [(name, last) for name in (stages[0], "minilm", "id") if name in settings.embeddings and name != last]
+    steps += [(n, last) for n in (*stages[:1], "minilm", "id") if last and n in settings.embeddings and n != last]
+    for reading in READINGS:
+        steps += itertools.pairwise([n for stage in STAGES if (n := f"{stage}-{reading}") in settings.embeddings])
     pairs = [((r, a), (r, b)) for r in settings.recommenders for a, b in dict.fromkeys(steps)]
-    if "nearest" in settings.baselines:
+    if last and "nearest" in settings.baselines:
         pairs += [(("nearest", last), (recommender, last)) for recommender in settings.recommenders]
     return pairs

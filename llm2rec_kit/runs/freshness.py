@@ -34,6 +34,11 @@ def refuse_outdated(run: Run, names: Sequence[str]) -> None:
     is_current = make_check(run)
     if old := [name for name in names if not is_current(name)]:
         was = "was" if len(old) == 1 else "were"
+        asked = (
+            " A variant, a baseline's table or your own is made again where encoding_variants, encoding_baselines or encoding_own "
+            "names it, minilm by notebook 04; else leave it out."
+        )
         raise ArtefactError(
             f"{' and '.join(old)} of run {run.name!r} {was} made from what the run does not hold any more. {advise(run, old[0])}"
+            f"{asked if old[0].startswith('embeddings/') else ''}"
         )

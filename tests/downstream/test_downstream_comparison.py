@@ -369,6 +369,21 @@ def test_pairs_of_stages_by_hand():
     assert significance.pair_stages(dataclasses.replace(asked, embeddings=["id", "minilm"])) == []
 
 
+def test_stages_are_paired_within_each_way_of_reading_them():
+    read = [f"{stage}-last-causal" for stage in ("raw", "csft")]
+    own, asked = (("SASRec", "raw"), ("SASRec", "csft")), Evaluation(recommenders=["SASRec"], baselines=[])
+    last = (("SASRec", read[0]), ("SASRec", read[1]))
+    pairs = significance.pair_stages
+    assert pairs(dataclasses.replace(asked, embeddings=["raw", read[0], "csft", read[1]])) == [own, last]
+    assert pairs(dataclasses.replace(asked, embeddings=read[::-1], baselines=["nearest"])) == [last]
+    others = ["raw", read[0], "csft", "csft-mean-causal", "csft-last", f"{read[1]}_add_id"]  # none of these has a before
+    assert pairs(dataclasses.replace(asked, embeddings=others)) == [own]
+    chain = [f"{stage}-cls-as_trained" for stage in ("contrastive", "raw", "mntp")]
+    steps = [("raw", "mntp"), ("mntp", "contrastive")]
+    expected = [tuple(("SASRec", f"{stage}-cls-as_trained") for stage in pair) for pair in steps]
+    assert pairs(dataclasses.replace(asked, embeddings=chain)) == expected
+
+
 def test_tests_of_pairs_are_kept_with_what_was_evaluated(run):
     trained = [n for n in run.names("evaluation") if "popularity" not in n]
     asked = Evaluation(seeds=SEEDS, tested="mrr", device="cpu", workers=2)

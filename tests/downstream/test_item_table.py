@@ -34,6 +34,25 @@ def test_a_table_is_found_by_the_name_that_notebook_03_gave_it(tmp_path):
         read_table(run, ["csft"])
 
 
+def test_a_table_of_a_model_that_was_trained_anew_since_is_refused(tmp_path):
+    run, table = Run("r", tmp_path), "csft-last-causal"
+
+    def train(steps):
+        write = lambda folder: (folder / "it.txt").write_text(str(steps)) and None  # noqa: E731
+        run.make("csft", write, settings={"steps": steps}, quiet=True)
+
+    train(1)
+    run.make(f"embeddings/{table}", lambda f: np.save(f / f"{table}.npy", RAW), settings={}, inputs=["csft"], quiet=True)
+    run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", RAW), settings={}, quiet=True)
+    assert list(read_table(run, ["raw", table])) == ["raw", table]
+    train(2)  # 02 again, and 03 without the variant
+    assert list(read_table(run, ["raw"])) == ["raw"]
+    with pytest.raises(
+        ArtefactError, match=rf"embeddings/{table} of run 'r' was made from .*notebooks/03.*encoding_variants"
+    ):
+        read_table(run, ["raw", table])
+
+
 def test_text_is_a_linear_map_of_frozen_embeddings():
     table = ItemTable(4, 8, RAW)
     assert not table.adapter.bias.detach().any()

@@ -66,6 +66,21 @@ def test_what_was_not_tested_is_said_not_to_be(results):
     assert brief.describe_tests(results, "raw", "contrastive").startswith("Not tested in this run")
 
 
+def test_where_csft_was_read_in_several_ways_the_answer_names_each(results):
+    asked = "Does CSFT help?"
+    before = {one["question"]: one["answer"] for one in brief.answer_questions(results, {})}
+    assert before[asked] == brief.describe_tests(results, "raw", "csft")
+    results["settings"] = {"encoding": {"pooling": "mean", "attention": "bidirectional"}}
+    last = ("raw-last-causal", "csft-last-causal")
+    results["comparisons"]["games"].append(compared("SASRec", *last, 0.2, 0.001, "better"))
+    said = {one["question"]: one["answer"] for one in brief.answer_questions(results, {})}
+    assert said[asked] == (
+        f"Read as mean-bidirectional: {before[asked]} "
+        "Read as last-causal (csft-last-causal): Yes: on games (seen by CSFT) under SASRec (+0.2000, p 0.001) (ndcg@10)."
+    )
+    assert {k: v for k, v in said.items() if k != asked} == {k: v for k, v in before.items() if k != asked}
+
+
 def test_of_many_domains_verdicts_are_counted(results):
     rows = [compared("SASRec", "raw", "csft", 0.1, 0.01, "better")]
     results["comparisons"] = {f"d{k}": rows for k in range(4)} | {

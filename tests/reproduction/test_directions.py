@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from llm2rec_kit.reproduction.studies import directions, paper_arms
+from llm2rec_kit import paper
+from llm2rec_kit.reproduction.studies import directions, paper_arms, printed_gaps
 from llm2rec_kit.results.significance import NOTHING
-from llm2rec_kit.settings import Tables
+from llm2rec_kit.settings import Encoding, Evaluation, Tables
 
 
 def pair(metric="ndcg@10", **which):
@@ -135,11 +136,14 @@ def test_pairs_of_models_by_hand():
     assert len(directions.pair_models(tables, ["S", "G"])) == 2 * len(found)
 
 
-def labels_of(arms, lengths=("none", "unit")):
-    """Rows of Table 3 as notebook 06 labels them."""
+def labels_of(arms, lengths=("none", "unit"), encoding=None, **evaluation):
+    """Rows of Table 3 as notebook 06 labels them, each with how its table was `embedded`."""
     asked = Tables(encoders=[arm.encoder for arm in arms if "/" in arm.encoder], normalised="unit" in lengths)
-    do = SimpleNamespace(embed=lambda *args, **how: None)
-    return paper_arms.make_at_lengths(do, None, arms, asked)
+    embedded = []
+    do = SimpleNamespace(embed=lambda study, encoder, name, **how: embedded.append(how))
+    study = SimpleNamespace(settings={"encoding": Encoding(**encoding or {}), "evaluation": Evaluation(**evaluation)})
+    labels = paper_arms.make_at_lengths(do, study, arms, asked)
+    return [row | {"how": how} for row, how in zip(labels, embedded, strict=True)]
 
 
 LLM2VEC, LLMEMB = paper_arms.Arm("llm2vec", "llm2vec", "LLM2Vec"), paper_arms.Arm("llmemb", "llmemb", "LLMEmb")
@@ -153,6 +157,32 @@ def test_a_model_has_the_papers_name_in_the_form_that_the_paper_prints():
     qwen = {"raw": "LLM2Vec", "llmemb": "LLMEmb", "contrastive": "LLM2Rec"}
     assert directions.name_models(labels_of(arms)) == qwen | {"bert1-unit": "BERT"}
     assert directions.name_models(labels_of(arms, ["none"])) == qwen
+
+
+def test_a_run_that_gives_another_form_has_each_row_once_and_says_which():
+    def rows(**form):
+        return [(row["embedding"], row["length"], row["how"]) for row in labels_of([BERT[0], paper_arms.OURS], **form)]
+
+    none, unit = {"normalise": "none"}, {"normalise": "unit"}
+    plain = [
+        ("bert1", "none", none),
+        ("bert1-unit", "unit", unit),
+        ("contrastive", "none", {}),
+        ("contrastive-unit", "unit", unit),
+    ]
+    assert rows() == rows(encoding={"normalise": "as_saved"}) == plain
+    assert rows(normalise="unit") == [("bert1", "unit", none), ("contrastive", "unit", {})]
+    assert rows(normalise="whitened", scale=10.0)[1] == ("contrastive", "whitened, times 10", {})
+    assert rows(encoding=unit) == [("bert1", "unit", unit), ("contrastive", "unit", {})]
+    assert rows(encoding=unit, scale=2.0)[0] == ("bert1", "unit, times 2", unit)
+    assert [length for _, length, _ in rows(scale=100.0)] == ["none, times 100"] * 2
+    values = {f"{m} {kind}": [0.1] for m in paper.METRICS for kind in ("mean", "std")}
+    results = pl.DataFrame({"embedding": ["contrastive"], "domain": ["d"], "recommender": ["SASRec"]} | values)
+    for form, cells in (({}, len(paper.METRICS)), ({"normalise": "unit"}, 0)):  # the paper's is as it comes
+        names = directions.name_models(labels_of([paper_arms.OURS], **form))
+        assert len(printed_gaps.compare_table(results, names, {"d": "Games"})) == cells
+    arms = [BERT[0], paper_arms.OURS]
+    assert directions.name_models(labels_of(arms, normalise="unit")) == {"bert1": "BERT"}  # that one is as the paper has it
 
 
 def test_a_printed_comparison_of_table_3_is_counted_once_a_recommender_and_domain():

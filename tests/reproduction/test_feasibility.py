@@ -56,6 +56,25 @@ def test_tables_that_notebook_03_makes_or_the_run_has_are_known():
     across(["04"], evaluation_embeddings=["older"])  # made by a notebook 03 of which nothing is known here
 
 
+def test_a_table_of_what_was_made_anew_since_is_none_that_the_run_has(tmp_path):
+    run, table = Run("toy", tmp_path), "csft-last-causal"
+    asked = {"run": "toy", "outputs": str(tmp_path), "only": ["03", "04"], "look": False}
+    planned = partial(notebooks.prepare, "smoke", overrides={"evaluation_embeddings": ["csft", table]}, **asked)
+
+    def train(steps):
+        run.make("csft", lambda f: np.save(f / "it.npy", np.ones(steps)), settings={"steps": steps}, quiet=True)
+
+    train(1)
+    run.make(
+        f"embeddings/{table}", lambda f: np.save(f / f"{table}.npy", np.ones(2)), settings={}, inputs=["csft"], quiet=True
+    )
+    planned()
+    train(2)
+    with pytest.raises(S.SettingsError, match=f"evaluation_embeddings names '{table}'.* encoding_variants"):
+        planned()
+    planned(only=["04"])  # it says so itself, before it trains
+
+
 @pytest.mark.parametrize("name", ["recommenders", "embeddings"])
 def test_notebook_04_has_something_to_train(name):
     with pytest.raises(S.SettingsError, match=f"evaluation_{name} is empty"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from llm2rec_kit import evaluating
 from llm2rec_kit import settings as S
 from llm2rec_kit.downstream import evaluation
 from llm2rec_kit.fitting import artefact
@@ -270,6 +273,21 @@ def test_what_was_evaluated_is_read_off_the_series(tmp_path):
         "evaluation_baselines": ["popularity"],
         "evaluation_tested": "mrr",
     }
+
+
+def test_what_was_asked_to_be_tested_and_ranked_is_kept_where_no_two_stages_were_compared(tmp_path):
+    run = Run("toy", tmp_path)
+    name = evaluations.make_name("games", "SASRec", "raw", 2024)
+    asked = S.Evaluation(embeddings=["raw", "id"], baselines=["popularity"], tested="recall@20", seeds=[2024])
+    record = {"domain": "games", "recommender": "SASRec", "embedding": "raw", "seed": 2024, "metrics": {}}
+    run.make(name, lambda folder: record, settings=evaluation.list_settings(asked))
+    for told in (asked, dataclasses.replace(asked, tested="mrr")):
+        assert evaluating.compare_pairs(run, ["games"], [], told, [name]) == {}
+        held = recorded.read_held(run)
+        assert held["evaluation_tested"] == (told.tested, evaluations.SERIES)
+        assert held["evaluation_baselines"] == (["popularity"], evaluations.SERIES)
+        assert evaluations.find_evaluations(run).settings == evaluation.list_settings(told) | {"tested": told.tested}
+        assert recorded.describe_replacement(run, {"evaluation_seeds": [2024]}, notebooks.list_series()) == ""
 
 
 def test_of_a_run_from_before_there_was_a_series_the_last_evaluation_tells(tmp_path):

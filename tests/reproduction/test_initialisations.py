@@ -13,7 +13,7 @@ from llm2rec_kit import paper
 from llm2rec_kit.reproduction.studies import initialisations, question_arms
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.runs import ArtefactError, Run
-from llm2rec_kit.settings import Evaluation, Tables
+from llm2rec_kit.settings import Encoding, Evaluation, Tables
 
 
 def test_the_studies_differ_in_start_and_form_alone():
@@ -38,6 +38,19 @@ def test_a_table_that_the_run_lacks_is_named_with_those_it_has(tmp_path):
     initialisations.check(run, Tables(starts=["raw", "id", "raw_add_id"]))
     with pytest.raises(ArtefactError, match="no embeddings 'minilm', which tables_starts names; it has raw"):
         initialisations.check(run, Tables(starts=["minilm"]))
+
+
+def test_a_table_of_what_was_made_anew_since_is_refused(tmp_path):
+    run = Run("r", tmp_path)
+    for size in (2, 3):  # raw is of the first
+        run.make("corpus", lambda f, n=size: np.save(f / "it.npy", np.ones(n)), settings={"size": size}, quiet=True)
+        if not run.has("embeddings/raw"):
+            run.make(
+                "embeddings/raw", lambda f: np.save(f / "raw.npy", np.ones(2)), settings={}, inputs=["corpus"], quiet=True
+            )
+            initialisations.check(run, Tables(starts=["raw_add_id", "id"]))
+    with pytest.raises(ArtefactError, match=r"embeddings/raw of run 'r' was made from .* Run notebooks/03_item_embedding"):
+        initialisations.check(run, Tables(starts=["raw_add_id", "id"]))
 
 
 @pytest.mark.parametrize("metric", paper.METRICS)
@@ -87,8 +100,39 @@ def test_what_length_alone_makes():
     ]
 
 
+@pytest.mark.parametrize("lengths", [[1.0], [1.0, 1.0]])
+def test_of_one_length_what_length_makes_is_told_beside_the_table_as_it_comes(lengths):
+    values = {("official", "length 1"): 0.08, ("official", "as it comes"): 0.1}
+    found = measured(values | {("scaled", "length 1"): 0.16, ("scaled", "as it comes"): 0.12})
+    gains = initialisations.compute_gains(found, lengths, "recall@10")
+    assert gains.drop("domain", "recommender", "embedding").to_dicts() == [
+        {
+            "official: length 1 to as it comes (%)": 25.0,
+            "scaled: length 1 to as it comes (%)": -25.0,
+            "length 1: official to scaled (%)": 100.0,
+        }
+    ]
+    said = initialisations.describe_gains(found, initialisations.compute_printed_gains("recall@10"), lengths, "recall@10")
+    assert said.startswith("SASRec: length alone, from length 1 to as it comes, moves recall@10 by +25% to +25% under the")
+
+
+def normalise_arms(encoding=None, **evaluation):
+    return question_arms.list_normalise_arms({"encoding": encoding or Encoding(), "evaluation": Evaluation(**evaluation)})
+
+
+def test_embeddings_are_asked_about_as_they_come_whatever_the_run_gives():
+    """At a scale or a length of the run's own, no arm would be what it is called."""
+    scaled = normalise_arms(normalise="unit", scale=100.0)
+    assert all(changes["evaluation_scale"] == 1 and "encoding_normalise" not in changes for _, _, changes in scaled)
+    encoded = normalise_arms(Encoding(normalise="unit"))
+    assert all(changes["encoding_normalise"] == "none" for _, _, changes in encoded)
+    usual = normalise_arms()
+    assert [(name, study) for name, study, changes in usual if not changes] == [("none", "questions_none")]
+    assert [arm[:2] for arm in scaled] == [arm[:2] for arm in encoded] == [arm[:2] for arm in usual]
+
+
 def test_embeddings_are_asked_about_under_both_starts():
-    arms = question_arms.list_normalise_arms(Evaluation(normalise="unit", initialisation="official"))
+    arms = normalise_arms(normalise="unit", initialisation="official")
     assert [name for name, _, changes in arms if not changes] == ["unit"]
     assert len({study for _, study, _ in arms}) == len(arms) == 8
     pairs = question_arms.pair_against_none([name for name, _, _ in arms])

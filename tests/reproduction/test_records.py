@@ -100,6 +100,17 @@ def test_a_summary_over_evaluations_that_were_made_anew_under_the_same_names_is_
     assert {*records.read_current(run)} == {"07_beyond_the_paper"}
 
 
+def test_what_a_series_says_of_tests_and_baselines_ages_no_summary(run):
+    evaluate(run, "1 2 3")
+    executed(run, "06_paper_tables", RECORDS)
+    records.summarise(run, "06_paper_tables", RECORDS)
+    name = "evaluation/toy/SASRec-raw-seed1"
+    for metric in ("ndcg@10", "mrr"):
+        evaluations.note_series(run, {"epochs": 3}, [1], [name], beside={"tested": metric, "baselines": ["bm25"]})
+        assert run.manifest(evaluations.SERIES)["settings"]["tested"] == metric
+        assert {*records.read_current(run)} == {"06_paper_tables"}
+
+
 def test_a_summary_that_an_earlier_version_kept_is_checked_as_it_was_then(run):
     evaluate(run, "1 2 3")
     manifests = [run.manifest(name) for name in ("corpus", "evaluation/series")]

@@ -77,13 +77,28 @@ def answer_questions(results: dict[str, Any], places: dict[str, dict[Row, str]])
     chain = describe_tests(results, "raw", "contrastive")
     versus = describe_tests(results, "id", "contrastive")
     return [
-        {"question": "Does CSFT help?", "answer": describe_tests(results, "raw", "csft")},
+        {"question": "Does CSFT help?", "answer": describe_csft(results)},
         {
             "question": "Does the whole chain (CSFT, MNTP, contrast) help?",
             "answer": f"{chain} Is it better than trained ids? {versus}",
         },
         {"question": "What is best, of all that was ranked?", "answer": name_winners(results, places)},
     ]
+
+
+def describe_csft(results: dict[str, Any]) -> str:
+    """Say what the tests of csft against raw found (`describe_tests`), by name of each way in which both were read, where
+    there are several: what CSFT learns may be at the last token, and the mean over tokens not show it."""
+    tested = {
+        (r["before"], r["after"]) for rows in results["comparisons"].values() for r in rows if significance.is_within(r)
+    }
+    other = [name for name in significance.READINGS if (f"raw-{name}", f"csft-{name}") in tested]
+    if not other:
+        return describe_tests(results, "raw", "csft")
+    how = results["settings"]["encoding"]
+    pairs = {f"{how['pooling']}-{how['attention']}": ("raw", "csft")} if ("raw", "csft") in tested else {}
+    pairs |= {f"{name} (csft-{name})": (f"raw-{name}", f"csft-{name}") for name in other}
+    return " ".join(f"Read as {name}: {describe_tests(results, *pair)}" for name, pair in pairs.items())
 
 
 def describe_tests(results: dict[str, Any], before: str, after: str) -> str:

@@ -7,6 +7,7 @@ here before the first notebook starts: names, types, choices, and that the data 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import forced, interrupts, recorded, unchanged
 from llm2rec_kit.reproduction.runner.progress import Progress
-from llm2rec_kit.runs import ArtefactError, Run, check_name, find_outputs, meter, places
+from llm2rec_kit.runs import ArtefactError, Run, check_name, find_outputs, freshness, meter, places
 from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clip, show_value
 
@@ -293,9 +294,18 @@ def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None
 
 
 def _tables_there(values: dict[str, Any]) -> list[str]:
-    """The tables of embeddings that the run has already, perhaps made under other settings."""
+    """The tables of embeddings that the run has already, perhaps made under other settings, but of what it holds now."""
     folder = find_outputs(values.get("outputs", "")) / values["run"] / "embeddings"
-    return [path.stem for path in folder.glob("*.npy")] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    is_current = freshness.make_check(Run(values["run"], values.get("outputs", "")))
+
+    def is_outdated(table: str) -> bool:
+        with contextlib.suppress(ArtefactError):  # what is damaged, a notebook that makes it anew may heal
+            return not is_current(f"embeddings/{table}")
+        return False
+
+    return [path.stem for path in folder.glob("*.npy") if not is_outdated(path.stem)]
 
 
 def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def name_models(labels: Sequence[Mapping[str, str]]) -> dict[str, str]:
     names: dict[str, str] = {}
     for row in labels:
         at_one = row["model"] in AT_LENGTH_ONE and row["length"] == "unit"
-        name = row["model"] if at_one else AS_THEY_COME.get(row["embedding"])
+        as_it_comes = AS_THEY_COME.get(row["embedding"]) if row["length"] == "none" else None
+        name = row["model"] if at_one else as_it_comes
         if name and name not in names.values():
             names[row["embedding"]] = name
     return names

@@ -21,7 +21,7 @@ from llm2rec_kit.reproduction.studies.answers import Answer, Arm
 from llm2rec_kit.reproduction.studies.directions import AT_LENGTH_ONE, LLM2REC
 from llm2rec_kit.reproduction.studies.study import Study
 from llm2rec_kit.results import kept, significance
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs import ArtefactError, Run, freshness
 from llm2rec_kit.settings import item_tables
 
 STARTS = ("official", "scaled")
@@ -68,7 +68,7 @@ def train(do: Any, base: Any, asked: S.Tables, **opening: Any) -> tuple[Studies,
 
 
 def check(base: Run, asked: S.Tables) -> None:
-    """Raise ArtefactError for a table of `tables_starts` that the run does not have."""
+    """Raise ArtefactError for a table of `tables_starts` that the run does not have, or not of what it holds now."""
     there = [name.split("/")[-1] for name in base.names("embeddings")]
     for name in asked.starts:
         if (text := item_tables.parse_name(name)[0]) and text not in there:
@@ -76,6 +76,7 @@ def check(base: Run, asked: S.Tables) -> None:
                 f"Run {base.name!r} has no embeddings {text!r}, which tables_starts names; it has {', '.join(there) or 'none'}. "
                 "Leave it out, or make it with notebooks/03_item_embedding.ipynb (minilm: 04)."
             )
+    freshness.refuse_outdated(base, [f"embeddings/{text}" for text in item_tables.list_stages(asked.starts)])
 
 
 def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
@@ -136,10 +137,10 @@ def answer_each(studies: Studies, asked: S.Tables, domains: Sequence[str], metri
 def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) -> pl.DataFrame:
     """Compute what length alone and the start alone are worth, for each domain, table and recommender.
 
-    Length: the percent that `metric` gains from the first to the last of `lengths`, under each start. Start: what the scaled
-    one gains over the official one at the first length.
+    Length: the percent that `metric` gains from the first to the last of `lengths`, of one from it to the table as it comes,
+    under each start. Start: what the scaled one gains over the official one at the first length.
     """
-    low, high = (f"length {lengths[k]:g}" for k in (0, -1))
+    low, high = _name_ends(lengths)
     rows = []
     for key, part in found.group_by(ROW, maintain_order=True):
         value = {(r["start"], r["form"]): r[f"{metric} mean"] for r in part.iter_rows(named=True)}
@@ -147,6 +148,12 @@ def compute_gains(found: pl.DataFrame, lengths: Sequence[float], metric: str) ->
         row |= {f"{start}: {low} to {high} (%)": _percent(value[start, low], value[start, high]) for start in STARTS}
         rows.append(row | {f"{low}: official to scaled (%)": _percent(value["official", low], value["scaled", low])})
     return pl.DataFrame(rows)
+
+
+def _name_ends(lengths: Sequence[float]) -> tuple[str, str]:
+    """The two forms between which length alone is told."""
+    low, high = (f"length {lengths[k]:g}" for k in (0, -1))
+    return low, high if high != low else AS_IT_COMES
 
 
 def compute_printed_gains(metric: str) -> pl.DataFrame:
@@ -180,12 +187,13 @@ def list_comparable() -> pl.DataFrame:
 
 def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
     """Say how much of the printed difference to rows at length one could be length, on this data."""
-    under = f"official: length {lengths[0]:g} to length {lengths[-1]:g} (%)"
+    low, high = _name_ends(lengths)
+    under, far = f"official: {low} to {high} (%)", f", from {low} to {high}," if high == AS_IT_COMES else ""
     parts = []
     for (recommender,), part in compute_gains(found, lengths, metric).group_by("recommender", maintain_order=True):
         theirs = printed.filter(recommender=recommender)
         parts.append(
-            f"{recommender}: length alone moves {metric} by {_span(part, under)} under the official start; "
+            f"{recommender}: length alone{far} moves {metric} by {_span(part, under)} under the official start; "
             f"LLM2Rec is printed {_span(theirs, 'over it, at length one (%)')} over the best row at length one"
         )
     return "; ".join(parts)

@@ -7,7 +7,7 @@ plan counts is what the notebook makes. `study` and `base` are those of `do`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,14 +81,33 @@ def make_encoders(do: Any, study: Any, asked: S.Tables) -> list[Arm]:
 
 
 def make_at_lengths(do: Any, study: Any, arms: Sequence[Arm], asked: S.Tables) -> list[dict[str, str]]:
-    """Make Table 3's arms as they come and, if asked, at unit length; returns embedding (table), model and length."""
-    labels = []
-    for arm, length in itertools.product(arms, ("none", "unit") if asked.normalised else ("none",)):
-        name = arm.table if length == "none" else f"{arm.table}-unit"
-        given = {"normalise": length} if length == "unit" or arm.encoder in asked.encoders else {}
+    """Make Table 3's arms as they come and, if asked, at unit length; returns embedding (table), model and length.
+
+    Of a run that gives its recommenders another form (`name_form`) each stands once, in that: a second row would be the same
+    vectors, or be called what it is not.
+    """
+    labels, own = [], name_form(study.settings)
+    plain = "unit" if S.Encoding.among(study.settings).normalise == "unit" else "none"  # as the run encodes its own
+    for arm, length in itertools.product(arms, (own, "unit") if asked.normalised and own == "none" else (own,)):
+        name, normalise = (arm.table, plain) if length == own else (f"{arm.table}-unit", length)
+        given = {"normalise": normalise} if length != own or arm.encoder in asked.encoders else {}
         do.embed(study, arm.encoder, name, **arm.how, **given)
         labels.append({"embedding": name, "model": arm.model, "length": length})
     return labels
+
+
+def name_form(settings: Mapping[str, S.Stage]) -> str:
+    """Name the form in which a run with these settings gives item tables to its recommenders.
+
+    >>> name_form({"encoding": S.Encoding(), "evaluation": S.Evaluation()})
+    'none'
+    >>> name_form({"encoding": S.Encoding(normalise="unit"), "evaluation": S.Evaluation(scale=100.0)})
+    'unit, times 100'
+    """
+    encoding, evaluation = S.Encoding.among(settings), S.Evaluation.among(settings)
+    encoded = "unit" if encoding.normalise == "unit" else "none"
+    form = encoded if evaluation.normalise == "none" else evaluation.normalise
+    return form if evaluation.scale == 1 else f"{form}, times {evaluation.scale:g}"
 
 
 def make_cells(do: Any, study: Any, asked: S.Tables) -> Cells:

@@ -6,7 +6,7 @@ called for: the module `experiments`, or, for a plan, `plan.dry_study`, which wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,7 @@ def views(at: At) -> list[Family]:
 def normalise(at: At) -> list[Family]:
     """Vary length and scale of what the recommender is given, under both starts; each start is compared within itself."""
     arms = []
-    for name, study, changes in list_normalise_arms(at.own.settings["evaluation"]):
+    for name, study, changes in list_normalise_arms(at.own.settings):
         given = at.own
         if changes:
             given = at.study(study, **changes)
@@ -167,19 +167,23 @@ def rank(at: At, families: Sequence[Family]) -> None:
         at.do.evaluate(study, list(dict.fromkeys(arm.embedding for arm in arms if arm.study is study)), **asked)
 
 
-def list_normalise_arms(was: S.Evaluation) -> list[tuple[str, str, dict[str, str]]]:
-    """List the arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes.
+def list_normalise_arms(settings: Mapping[str, S.Stage]) -> list[tuple[str, str, dict[str, Any]]]:
+    """List the arms of `normalise`, those of the run's own start first: a reader's name, the study's, and what it changes of
+    the run's `settings`. All are over embeddings as they come from the encoder, and at no further scale.
 
-    >>> list_normalise_arms(S.Evaluation())[0], list_normalise_arms(S.Evaluation())[5]  # doctest: +NORMALIZE_WHITESPACE
+    >>> arms = list_normalise_arms({"encoding": S.Encoding(), "evaluation": S.Evaluation()})
+    >>> arms[0], arms[5]  # doctest: +NORMALIZE_WHITESPACE
     (('none', 'questions_none', {}), ('unit, official start', 'questions_unit_official',
-     {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official'}))
+     {'evaluation_normalise': 'unit', 'evaluation_initialisation': 'official', 'evaluation_scale': 1.0}))
     """
+    was, encoded = S.Evaluation.among(settings), S.Encoding.among(settings).normalise
+    plain = {"evaluation_scale": 1.0} | ({"encoding_normalise": "none"} if encoded == "unit" else {})
     arms = []
     for start in sorted(STARTS, key=lambda start: start != was.initialisation):
         name, study = ("", "") if start == was.initialisation else (f", {start} start", f"_{start}")
         for how in NORMALISED:
-            changes = {"evaluation_normalise": how, "evaluation_initialisation": start}
-            as_in_run = (how, start) == (was.normalise, was.initialisation)
+            changes = {"evaluation_normalise": how, "evaluation_initialisation": start} | plain
+            as_in_run = (how, start, 1, False) == (was.normalise, was.initialisation, was.scale, encoded == "unit")
             arms.append((how + name, f"questions_{how}{study}", {} if as_in_run else changes))
     return arms
 

@@ -112,9 +112,9 @@ def _is_current(run: Run, kept: Mapping[str, Any]) -> bool:
 
 def _made_of(run: Run, parts: Sequence[str] = ("artefact", "files", "settings", "inputs")) -> str:
     """A hash over the manifests of what the studies stand on, as the run holds it now: the inputs of the series are what
-    each evaluation held. Where these were trained changes none."""
+    each evaluation held. Where these were trained, and what else the series keeps aside, changes none."""
     manifests = [run.manifest(name) for name in STANDS_ON if run.has(name)]
     for made in (m for m in manifests if m["artefact"] == evaluations.SERIES):
-        made["settings"] = {k: v for k, v in made["settings"].items() if k not in evaluations.PLACE}
+        made["settings"] = {k: v for k, v in made["settings"].items() if k not in evaluations.ASIDE}
     said = [[m[part] for part in parts] for m in manifests]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
