@@ -215,6 +215,8 @@ A refused family still serves causally: `llm2rec encode FOLDER titles.txt --to o
 
 Layers with a sliding window (Mistral, Gemma 2 and 3, Phi-3, ...) keep it when the mask is lifted, as many tokens to the right as to the left: a token sees all that are at most a window away, and titles are seldom longer than that.
 
+Titles are read without a begin-of-text token in every stage. Gemma, Llama and Mistral were pretrained with one, and llm2vec keeps it before a title as context, left out of the mean; Qwen2 has none. What it makes has not been measured.
+
 Views by dropout (`contrastive_views: dropout` or `both`) need attention dropout, at whatever place a family keeps its rate; its other dropouts stay as they are. A model without any, such as CTRL or Falcon-7B, is refused with those
 views, at the start of notebook 03; with `contrastive_views: mask` it works.
 

@@ -90,11 +90,14 @@ def _add_train(commands: Commands) -> None:
     # No --run: torchrun, which reads the words before we do, takes it for a short form of its own --run-path.
     c.add_argument("run", nargs="?", default="", help="folder under outputs/ (default: the profile's name)")
     c.add_argument(
-        "--profile", default="demo", help="demo, games, pretrained, pretrained_small, smoke, or a .yaml file (default: demo)"
+        "--profile",
+        default="",
+        help="demo, games, pretrained, pretrained_small, smoke, paper, official, or a .yaml file (default: what the run was "
+        "made with; demo for a new one)",
     )
     c.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one parameter; repeatable")
     cli_product.add_outputs(c)
-    c.add_argument("--force", action="store_true", help="redo a finished stage")
+    c.add_argument("--force", action="store_true", help="redo a finished stage, also under other settings")
     c.set_defaults(command=_train)
 
 
@@ -228,16 +231,19 @@ def _plan(profile: str, asked: dict[str, Any]) -> None:
 def _train(args: argparse.Namespace) -> int:
     from llm2rec_kit import runs
     from llm2rec_kit.corpus import Corpus
-    from llm2rec_kit.reproduction.runner import feasibility, notebooks
-    from llm2rec_kit.settings import plain_yaml
+    from llm2rec_kit.reproduction.runner import feasibility, notebooks, recorded
 
-    profile = plain_yaml.convert_numbers(notebooks.load_profile(args.profile))
-    values = {"run": Path(args.profile).stem, **profile, **_overrides(args.set)}
-    notebooks.check(values, sorted({name for b in notebooks.list_series() for name in notebooks.read_parameters(b)}))
+    values, books = _collect_values(args), notebooks.list_series()
+    notebooks.check(values, sorted({name for book in books for name in notebooks.read_parameters(book)}))
+    run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+    made = ("backbone", "csft") if args.stage == "csft" else (args.stage,)
+    if not args.force and (replaced := recorded.describe_replacement(run, values, books, made)):
+        raise ValueError(
+            f"Nothing was changed: {replaced} Without --profile what the run has is taken; --force replaces it."
+        )
     from llm2rec_kit.fitting import distributed, trainer  # torch, after what needs none
     from llm2rec_kit.reproduction.runner import launch
 
-    run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
     if run.has("corpus"):
         feasibility.check_corpus(Corpus.load(run.require("corpus")), launch.STAGES[args.stage].from_parameters(values))
     try:
@@ -247,6 +253,21 @@ def _train(args: argparse.Namespace) -> int:
         return 1
     distributed.leave()
     return 0
+
+
+def _collect_values(args: argparse.Namespace) -> dict[str, Any]:
+    """What `train` goes by: the typed profile, else what an existing run was made with, else `demo`; over it --set."""
+    from llm2rec_kit import runs
+    from llm2rec_kit.reproduction.runner import notebooks, recorded
+    from llm2rec_kit.settings import plain_yaml
+
+    profile = args.profile or "demo"
+    values = {"run": Path(profile).stem, **plain_yaml.convert_numbers(notebooks.load_profile(profile))}
+    values = notebooks.resolve_folders(values, Path())
+    name = args.run or values["run"]
+    if not args.profile and (runs.find_outputs(args.outputs) / name).is_dir():
+        values = {"run": name, **recorded.read_training(runs.Run(name, args.outputs), args.stage, values)}
+    return values | notebooks.resolve_folders(_overrides(args.set), Path())
 
 
 def _fetch(args: argparse.Namespace) -> None:

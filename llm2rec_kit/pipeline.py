@@ -148,8 +148,8 @@ def train_stage(
         if distributed.rank() > 0:
             return record  # process 0 saves
         if distributed.is_sharded():  # the model in memory is in pieces; its last checkpoint is whole
-            plain = backbone.fit_tokens(backbone.load(run.require(start), place)[0], tokenizer)
-            model = _whole(plain, history, folder, bidirectional=stage != "csft")
+            plain = backbone.fit_rows(backbone.load(run.require(start), place)[0], backbone.token_rows(model))
+            model = _whole(plain, int(record["steps"]), folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
         write_history(history, folder)
         if stage == "csft":
@@ -174,14 +174,13 @@ def _training_of(
     return lambda corpus, *how: objective.train(train_titles(corpus), *how)
 
 
-def _whole(model: PreTrainedModel, history: list[dict[str, float]], folder: Path, *, bidirectional: bool) -> PreTrainedModel:
-    """`model` with the weights of the checkpoint that a sharded training (FSDP) keeps."""
+def _whole(model: PreTrainedModel, kept: int, folder: Path, *, bidirectional: bool) -> PreTrainedModel:
+    """`model` with the weights of the checkpoint of step `kept`, those that a sharded training (FSDP) leaves."""
     from safetensors.torch import load_file
 
     from llm2rec_kit.fitting import checkpoints, trainer
     from llm2rec_kit.models import backbone
 
-    kept = int(history[-1].get("kept_step", history[-1]["step"]))
     checkpoint = checkpoints.locate(folder / "checkpoints", kept)
     if why := checkpoints.find_fault(checkpoint):
         raise trainer.TrainingError(f"The weights of step {kept} cannot be read from {checkpoint}: {why}.")
@@ -271,8 +270,9 @@ def read_texts(corpus: Corpus, text: str = "title") -> list[str]:
 
 
 def _template(run: Run) -> str:
-    """What of an item is its title."""
-    return str(run.manifest("corpus")["settings"].get("text", "{title}"))
+    """What of an item is its title; empty over a mix, where each part has its own word on it."""
+    made = run.manifest("corpus")["settings"]
+    return "" if made.get("source") == "mix" else str(made.get("text", "{title}"))
 
 
 def _shape(vectors: np.ndarray) -> dict[str, Any]:

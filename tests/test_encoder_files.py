@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_corpus
+from tokenizers import normalizers
 
 from llm2rec_kit import cli
 from llm2rec_kit.encoding import encoder
@@ -95,7 +96,7 @@ def test_kill_9_and_going_on_gives_the_same_bytes(folder, tmp_path, small_window
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("other", ["titles", "model", "settings"])
+@pytest.mark.parametrize("other", ["titles", "model", "settings", "rope", "tokenizer"])
 def test_what_something_else_left_is_not_gone_on_with(tiny, tmp_path, small_windows, monkeypatch, other):
     model, tokenizer = tiny
     subject, calls = Encoder(model, tokenizer), []
@@ -115,6 +116,14 @@ def test_what_something_else_left_is_not_gone_on_with(tiny, tmp_path, small_wind
         titles = [*TITLES[:-1], "another"]
     if other == "model":
         next(model.parameters()).data.mul_(2)
+    if other == "rope":
+        model = type(model)(
+            type(model.config)(**model.config.to_dict() | {"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}})
+        )
+        model.load_state_dict(tiny[0].state_dict())
+    if other == "tokenizer":
+        rules = tokenizer.backend_tokenizer
+        rules.normalizer = normalizers.Sequence([rules.normalizer, normalizers.Lowercase()])
     changed = Encoder(model, tokenizer, Encoding(pooling="last" if other == "settings" else "mean"))
     np.testing.assert_array_equal(changed.encode(titles, out=tmp_path / "e.npy"), changed.encode(titles))
     assert left(tmp_path) == []

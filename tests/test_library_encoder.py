@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +124,42 @@ def test_it_is_saved_as_the_library_does(bert, tmp_path):
     Encoder.load(bert / "bge", place=CPU).save(tmp_path / "again", card="a baseline")
     np.testing.assert_allclose(library(tmp_path / "again"), library(bert / "bge"), atol=1e-6)
     assert (tmp_path / "again" / "README.md").read_text() == "a baseline"
+
+
+CHANGES = {
+    "1_Pooling/config.json": {"pooling_mode": "mean"},
+    "modules.json": None,  # without its last, which makes lengths one
+    "config_sentence_transformers.json": {"prompts": {"title": "c a r d "}, "default_prompt_name": "title"},
+    "sentence_bert_config.json": {"max_seq_length": 4},
+    "tokenizer_config.json": {"do_lower_case": False},
+    "config.json": {"layer_norm_eps": 0.5},
+}
+
+
+@pytest.mark.parametrize("file", CHANGES)
+def test_what_another_model_of_the_same_weights_left_is_not_gone_on_with(bert, tmp_path, monkeypatch, file):
+    shutil.copytree(bert / "bge", tmp_path / "model")
+    subject, out = Encoder.load(tmp_path / "model", place=CPU), tmp_path / "e.npy"
+    assert subject._key(TITLES) == Encoder.load(bert / "bge", place=CPU)._key(TITLES)  # wherever it lies
+    subject.encode(TITLES)
+    assert subject._key(TITLES) == Encoder.load(bert / "bge", place=CPU)._key(TITLES)  # whatever it read before
+    monkeypatch.setattr(encoder, "WINDOW", 4)
+    vectors, calls = subject._vectors, []
+
+    def interrupted(titles):
+        calls.append(titles)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return vectors(titles)
+
+    monkeypatch.setattr(subject, "_vectors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        subject.encode(TITLES, out=out)
+    known = json.loads((tmp_path / "model" / file).read_text())
+    changed = known[:-1] if CHANGES[file] is None else known | CHANGES[file]
+    (tmp_path / "model" / file).write_text(json.dumps(changed))
+    other = Encoder.load(tmp_path / "model", place=CPU)
+    np.testing.assert_array_equal(other.encode(TITLES, out=out), other.encode(TITLES))
 
 
 @pytest.mark.parametrize("name", ["plain", "bge"])

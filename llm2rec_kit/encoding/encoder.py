@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import reprlib
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
@@ -187,7 +188,8 @@ class Encoder:
         text = hashlib.sha256()
         for title in titles:
             text.update(title.encode() + b"\0")
-        return {"settings": _counted(self.settings), "titles": text.hexdigest(), "model": hash_model(self.model)}
+        made = {"model": hash_model(self.model), "tokenizer": hash_tokenizer(self.tokenizer)}
+        return {"settings": _counted(self.settings), "titles": text.hexdigest(), **made}
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that transformers and sentence-transformers both load, with `card` as its README.md.
@@ -267,12 +269,31 @@ def find_rank() -> tuple[int, int]:
 
 
 def hash_model(model: torch.nn.Module) -> str:
-    """Compute the sha256 over names, shapes, dtypes and values of the weights and over the attention flag."""
-    seen = hashlib.sha256(str(getattr(getattr(model, "config", None), "is_causal", None)).encode())
+    """Compute the sha256 over names, shapes, dtypes and values of the weights and over the configs, attention flag included."""
+    # A model and its parts share one config; of a SentenceTransformer's modules each may have its own.
+    configs = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}
+    seen = hashlib.sha256()
+    for config in configs.values():
+        told = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+        seen.update(json.dumps(told, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return seen.hexdigest()
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """Compute the sha256 over what a tokenizer, also one that is not transformers', makes ids by: its rules, or its words and
+    options where it has no rules to show, and its side and token of padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        rules = json.loads(backend.to_str())
+        rules |= {"padding": None, "truncation": None}  # those of the last call
+    else:
+        rules = [getattr(tokenizer, "get_vocab", dict)(), getattr(tokenizer, "init_kwargs", {})]
+    sides = [getattr(tokenizer, name, None) for name in ("pad_token_id", "padding_side", "truncation_side")]
+    told = json.dumps([type(tokenizer).__name__, rules, sides], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _texts(titles: Sequence[str]) -> list[str]:

@@ -6,6 +6,8 @@ It is encoded by that library, window by window, so that its numbers are the lib
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,16 @@ class LibraryEncoder(Encoder):
         found = self.model.encode(titles, normalize_embeddings=unit, show_progress_bar=False, convert_to_tensor=True)
         vectors: np.ndarray = found.float().cpu().numpy()
         return vectors
+
+    def _key(self, titles: list[str]) -> dict[str, Any]:
+        """As an encoder's, and what the library makes of the states: its modules, the text before a title, where it is cut."""
+        modules = [
+            [type(module).__name__, module.get_config_dict() if hasattr(module, "get_config_dict") else repr(module)]
+            for module in self.model
+        ]
+        prompts = [self.model.prompts, self.model.default_prompt_name]
+        told = json.dumps([modules, prompts, getattr(self.model, "max_seq_length", None)], sort_keys=True, default=str)
+        return super()._key(titles) | {"library": hashlib.sha256(told.encode()).hexdigest()}
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Write the model as sentence-transformers does, so that it gives the vectors that this one gives, with `card` as its

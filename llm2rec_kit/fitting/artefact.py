@@ -23,7 +23,8 @@ def split_settings(settings: S.Training, place: S.Backbone, **other: Any) -> dic
     """Split a training's settings into what `Run.make`, `stale` and `reuse_from` take: {"settings", "aside"}.
 
     Where it computes (device, dtype) counts among its settings, and so does what `other` says. Where dropout is drawn, its
-    draws follow the micro-batches, so there `batch_tokens` counts, too.
+    draws follow the micro-batches, so there `batch_tokens` counts, too. Not so of a backbone with dropout of its own (GPT-2,
+    OPT): settings do not tell it, and finished runs would age.
     """
     dropout = settings.tuning == "lora" and settings.lora_dropout > 0
     dropout |= isinstance(settings, S.Contrastive) and settings.views != "mask" and settings.dropout > 0

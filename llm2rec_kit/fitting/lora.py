@@ -6,6 +6,7 @@ base and adapter come back causal, without a word, whatever they were trained as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     import peft
 
 
-def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
+def attach(model: PreTrainedModel, settings: S.Training, new_tokens: Sequence[int] = ()) -> peft.PeftModel:
     """Put adapters into `model`, in place, and freeze the rest; return peft's wrapper, which saves adapters alone.
 
-    Without `lora_targets`, all linear layers but the head get one. Raises SettingsError for targets that the model does
-    not have.
+    The embeddings of `new_tokens`, ids, are trained beside the adapters: frozen they would stay what they began as. Without
+    `lora_targets`, all linear layers but the head get one. Raises SettingsError for targets that the model does not have.
     """
     import peft
 
@@ -33,6 +34,10 @@ def attach(model: PreTrainedModel, settings: S.Training) -> peft.PeftModel:
         lora_dropout=settings.lora_dropout,
         target_modules=settings.lora_targets or "all-linear",
     )
+    if new_tokens:
+        table = model.get_input_embeddings()
+        name = next(name for name, module in model.named_modules() if module is table)
+        config.trainable_token_indices = {name: list(new_tokens)}
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         adapted = peft.get_peft_model(model, config)

@@ -49,6 +49,7 @@ def fit(
     *,
     validate: Validate | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    new_tokens: Sequence[int] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place for `settings.steps` steps and return its history.
 
@@ -57,6 +58,7 @@ def fit(
     History rows are {"step", "loss", "learning_rate", "grad_norm"} and {"step", "validation_..."}; where there is a
     validation loss, a last one names the best and the kept step.
 
+    `new_tokens` are ids whose embeddings know nothing yet: with adapters they are learned, too.
     Under torchrun or accelerate every process calls this with the same arguments; `batch_size` is that of all together.
     Under FSDP `model` stays in pieces, and the kept weights are read from the checkpoint of the kept step.
     An interrupt (the stop button, Ctrl-C) lets the step finish, saves it and raises KeyboardInterrupt. Raises
@@ -74,7 +76,7 @@ def fit(
         validate=validate or (lambda model: {}),  # Trainer asks for none then
         settings=settings,
         horizon=horizon,
-        model=_tuned(model, settings),
+        model=_tuned(model, settings, new_tokens),
         train_dataset=_Steps(batches, settings.steps),
         eval_dataset=[],  # Trainer wants one to call evaluate(), which is ours and reads none
         args=_arguments(settings, folder / "checkpoints", model, validated=bool(validate), headless=headless),
@@ -125,12 +127,12 @@ def _on_own_kernels(model: PreTrainedModel) -> bool:
     return model.device.type == "cpu" and kernels.is_available()
 
 
-def _tuned(model: PreTrainedModel, settings: S.Training) -> torch.nn.Module:
+def _tuned(model: PreTrainedModel, settings: S.Training, new_tokens: Sequence[int]) -> torch.nn.Module:
     """The model as the settings have it trained, in place; peft's wrapper of it with adapters."""
     if settings.precision == "mixed":
         model.float()
     backbone.set_recomputing(model, settings.gradient_checkpointing)
-    return lora.attach(model, settings) if settings.tuning == "lora" else model
+    return lora.attach(model, settings, new_tokens) if settings.tuning == "lora" else model
 
 
 class StepTrainer(Trainer):

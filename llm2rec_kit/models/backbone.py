@@ -399,18 +399,18 @@ def add_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         return
     known = len(tokenizer)
     tokenizer.add_special_tokens({"mask_token": MASK})
-    fit_tokens(model, tokenizer)
+    fit_rows(model, len(tokenizer))
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             weight = layer.get_parameter("weight")
             weight[tokenizer.mask_token_id] = weight[:known].mean(0)
 
 
-def fit_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Give the model a row for every token of the tokenizer, in place, where it has fewer; return it."""
-    if len(tokenizer) > token_rows(model):
+def fit_rows(model: PreTrainedModel, count: int) -> PreTrainedModel:
+    """Give the model's embeddings `count` rows, a token each, in place, where they have fewer; return it."""
+    if count > token_rows(model):
         with torch.random.fork_rng():
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            model.resize_token_embeddings(count, mean_resizing=False)
     return model
 
 

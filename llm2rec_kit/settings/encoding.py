@@ -8,16 +8,19 @@ from typing import ClassVar
 
 from llm2rec_kit.settings.item_tables import NAMED, name_tables
 from llm2rec_kit.settings.ranges import show_value
-from llm2rec_kit.settings.stage import SettingsError, Stage, setting
+from llm2rec_kit.settings.stage import Conflicts, SettingsError, Stage, setting
 
 _OWN = (
     r"[A-Za-z0-9][A-Za-z0-9_-]*=.*\S.*",
     "{name} takes name=file.npy, the name of letters, digits, _ and -; found {found}.",
 )
 POOLINGS, MASKS = ("mean", "last", "cls", "pooler", "as_saved"), ("bidirectional", "causal", "as_trained")
+_OF_A_STAGE = [pooling for pooling in POOLINGS if pooling != "pooler"]  # which is a layer of baselines
 _VARIANT = (
-    rf".+-({'|'.join(POOLINGS)})-({'|'.join(MASKS)})",
-    "{name}: a variant is <stage>-<pooling>-<attention>, such as contrastive-last-causal; found {found}.",
+    rf"(raw|csft|mntp|contrastive)-({'|'.join(_OF_A_STAGE)})-({'|'.join(MASKS)})",
+    "{name}: a variant is <stage>-<pooling>-<attention>, the stage raw, csft, mntp or contrastive, the pooling "
+    + ", ".join(_OF_A_STAGE)
+    + ", such as contrastive-last-causal; found {found}.",
 )
 
 
@@ -66,6 +69,15 @@ class Encoding(Stage):
         for name in (names := [pair.partition("=")[0] for pair in self.own]):
             if name in taken or names.count(name) > 1:
                 raise SettingsError(f"encoding_own names a table {show_value(name)}, and there is one of this name already.")
+
+    def conflicts(self) -> Conflicts:
+        """Find the pooling that no stage of a run has: notebook 03 would stop at it after all trainings."""
+        if self.pooling == "pooler":
+            yield (
+                ("pooling",),
+                "encoding_pooling pooler is the layer that a BERT has over its first state, and the run's own models are "
+                f"decoders, which have none. Take one of {', '.join(_OF_A_STAGE)}.",
+            )
 
     @property
     def own_files(self) -> dict[str, str]:

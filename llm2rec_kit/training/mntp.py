@@ -183,16 +183,23 @@ def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings
     return backbone.lift_causal_mask(model)
 
 
+def count_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Count the tokens to draw replacements from: a tokenizer may name more than the model has rows for (Gemma 3's image)."""
+    return min(len(tokenizer), backbone.token_rows(model))
+
+
 def train(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: S.MNTP, folder: Path
 ) -> list[dict[str, float]]:
     """Train `model` in place, bidirectionally, on `titles`, a share of them held out; return the history."""
     backbone.check_length(model, settings.max_tokens, "mntp_max_tokens")
     check_titles(titles, tokenizer)
+    known = len(tokenizer)
     prepare(model, tokenizer, settings)
-    learned, held = split_titles(titles, settings)
-    batches = Batches(learned, tokenizer, len(tokenizer), settings)
-    checked = Batches(held, tokenizer, len(tokenizer), settings) if held else None
+    added = [int(tokenizer.mask_token_id)] if len(tokenizer) > known else []
+    vocabulary, (learned, held) = count_tokens(model, tokenizer), split_titles(titles, settings)
+    batches = Batches(learned, tokenizer, vocabulary, settings)
+    checked = Batches(held, tokenizer, vocabulary, settings) if held else None
     print(f"  mntp: {len(learned)} titles, {len(held)} held out", flush=True)
     check = partial(validate, batches=checked) if checked else None
-    return fit("mntp", model, batches, compute_loss, settings, folder, validate=check)
+    return fit("mntp", model, batches, compute_loss, settings, folder, validate=check, new_tokens=added)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from conftest import make_corpus
 
+from llm2rec_kit import pipeline
 from llm2rec_kit.data import mixing
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Data
@@ -91,3 +92,10 @@ def test_statistics_of_the_parts_stand_under_each_other(tmp_path):
     found = mixing.compute_statistics(Data(source="mix", mix=["one", "two"]), tmp_path)
     assert found["domain"].to_list() == ["tea", "oil"]
     assert found["interactions"].to_list() == [len(make_corpus(seed=seed).sequence) for seed in (0, 1)]
+
+
+def test_a_table_over_a_mix_tells_no_form_of_text_that_none_of_its_titles_has(tmp_path):
+    run = Run("mixed", tmp_path)
+    for source, told in (("mix", ""), ("table", "{title}. {brand}")):
+        run.make("corpus", lambda folder: None, settings={"source": source, "text": "{title}. {brand}"}, quiet=True)
+        assert pipeline._template(run) == told

@@ -44,6 +44,22 @@ def test_stages_that_do_not_go_together(values, says):
         notebooks.prepare("smoke", overrides={"backbone_heads": 6, "backbone_hidden": 96} | values, only=ALL)
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"encoding_pooling": "pooler"}, "encoding_pooling pooler is the layer that a BERT has .* Take one of mean, last"),
+        ({"encoding_variants": ["cfst-last-causal"]}, "the stage raw, csft, mntp or contrastive.* found 'cfst-last-causal'"),
+        ({"encoding_variants": ["raw-pooler-causal"]}, "the pooling mean, last, cls, as_saved.* found 'raw-pooler-causal'"),
+        ({"encoding_variants": ["BAAI/bge-large-en-v1.5-cls-as_trained"]}, "encoding_variants: a variant is <stage>"),
+    ],
+)
+def test_a_way_of_encoding_that_no_stage_has_is_refused_before_any_training(values, says):
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.prepare("smoke", overrides=values, only=ALL)
+    with pytest.raises(S.SettingsError, match=says):
+        across(**values)
+
+
 def test_a_mask_token_that_no_view_takes_may_be_any():
     across(contrastive_mask_token="new", contrastive_views="dropout")
 

@@ -31,6 +31,14 @@ def test_an_item_is_its_text_columns_without_empty_values():
     assert found[3] == ("games", ["title is Darts"])
 
 
+def test_whole_numbers_are_written_without_a_point():
+    items = ITEMS.with_columns(year=pl.Series([2001.0, float("nan"), 1999.0, None]), price=pl.Series([0.5, 2.0, None, 1.25]))
+    found = llmemb.list_attributes(items)
+    assert found[0][1][-2:] == ["year is 2001", "price is 0.5"]
+    assert found[1][1][-1] == "price is 2"
+    assert found[2][1][-1] == "year is 1999"
+
+
 def test_of_a_templated_text_the_plain_title_counts():
     items = ITEMS.with_columns(plain_title=pl.col("title"), title=pl.lit("Chess. Oak"))
     assert llmemb.list_attributes(items)[0][1][0] == "title is Chess"

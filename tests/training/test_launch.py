@@ -218,3 +218,40 @@ def test_a_training_that_was_not_saved_is_not_trained_again(tmp_path, alone, cap
     launch.make("csft", run, PARAMETERS)
     assert "resuming from checkpoint-6" in capsys.readouterr().out
     check_close(run, alone, ["csft"])
+
+
+def test_without_a_profile_a_finished_run_keeps_its_settings(alone, capsys):
+    before = {name: alone.manifest(name) for name in ("backbone", *launch.STAGES)}
+    for stage in launch.STAGES:
+        assert cli.main(["train", stage, "r", "--outputs", str(alone.path.parent)]) == 0
+    assert capsys.readouterr().out.count("reused, nothing changed") == 4
+    assert {name: alone.manifest(name) for name in before} == before
+
+
+@pytest.mark.parametrize("typed", [["--profile", "demo"], ["--set", "csft.steps=5"]])
+def test_a_finished_training_is_replaced_by_force_alone(alone, capsys, typed):
+    before = alone.manifest("backbone"), alone.manifest("csft")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "csft", "r", "--outputs", str(alone.path.parent), *typed])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "Nothing was changed: this replaces, in run 'r'" in said
+    assert "csft_steps 6 -> " in said
+    assert "--force" in said
+    assert "mntp" in said
+    assert "mntp_steps" not in said
+    assert (alone.manifest("backbone"), alone.manifest("csft")) == before
+
+
+def test_what_the_last_reproduce_asked_counts_where_nothing_is_made_yet(tmp_path, monkeypatch):
+    run, taken = new_run(tmp_path), []
+    run.write_info("asked", {"profile": "games", "parameters": {"run": "r", "force": True, "csft_steps": 777}})
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "make", lambda stage, run, values, force: taken.append(values))
+    words = ["train", "csft", "r", "--outputs", str(tmp_path), "--set", "backbone.name=models/mine"]
+    assert cli.main(words) == 0
+    assert taken == [{"run": "r", "csft_steps": 777, "backbone_name": str(tmp_path / "models" / "mine")}]
+    assert cli.main([*words, "--profile", "games"]) == 0
+    assert taken[1]["csft_steps"] != 777
+    assert taken[1]["backbone_name"] == str(tmp_path / "models" / "mine")

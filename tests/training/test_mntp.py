@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from conftest import make_corpus
 from transformers import DataCollatorForLanguageModeling
 
+from llm2rec_kit import pipeline
+from llm2rec_kit.fitting import distributed
 from llm2rec_kit.models import backbone
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import MNTP, Backbone, SettingsError
 from llm2rec_kit.training import mntp
 
@@ -122,6 +127,62 @@ def test_validation_by_hand(tiny):
     assert found["accuracy"] == right / count
     assert found["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
     assert found == mntp.validate(model, batches)
+
+
+def name_an_image(tokenizer) -> None:
+    """Give the tokenizer a named token of another kind of input that the model has no row for, as Gemma 3's has."""
+    tokenizer._set_model_specific_special_tokens({"image_token": "<image>"})
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+
+
+def test_no_replacement_is_a_token_that_the_model_has_no_row_for(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    rows, seen = backbone.token_rows(model), []
+    assert mntp.count_tokens(model, tokenizer) == len(tokenizer)  # where all have one, as ever
+    name_an_image(tokenizer)
+    assert len(tokenizer) == rows + 1
+    monkeypatch.setattr(mntp, "fit", lambda name, model, batches, *how, validate, **more: seen.append((batches, validate)))
+    mntp.train(TITLES, model, tokenizer, MNTP(held_out=0.5), tmp_path)
+    ((batches, validate),) = seen
+    assert batches.vocabulary == validate.keywords["batches"].vocabulary == rows
+
+
+def test_a_sharded_training_without_validation_is_saved_whole(tiny, tmp_path, monkeypatch):
+    """The history ends before the last step where nothing is validated, and the tokenizer names more than there are rows."""
+    model, tokenizer = tiny
+    name_an_image(tokenizer)
+    run = Run("r", tmp_path)
+    corpus = make_corpus()
+    corpus.facts["domains_in"] = ["toy"]
+    run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
+    run.make("csft", lambda folder: backbone.save(model, tokenizer, folder), settings={}, quiet=True)
+    monkeypatch.setattr(distributed, "is_sharded", lambda: True)
+    settings = MNTP(steps=101, batch_size=2, held_out=0.0, learning_rate=1e-2, save_every=1000)
+    folder = pipeline.train_stage(run, settings, Backbone(device="cpu")).make(run)
+    saved, _ = backbone.load(folder, Backbone(device="cpu"))
+    assert backbone.token_rows(saved) == backbone.token_rows(model)
+    assert not torch.equal(saved.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_with_adapters_a_new_mask_token_is_learned_and_nothing_else_of_the_table(tiny, tmp_path, tied):
+    model, tokenizer = tiny
+    if not tied:
+        model = type(model)(type(model.config)(**model.config.to_dict() | {"tie_word_embeddings": False}))
+    start, tokens = copy.deepcopy(model), copy.deepcopy(tokenizer)
+    settings = MNTP(steps=4, batch_size=8, learning_rate=1e-2, mask_token="new", tuning="lora", save_every=2, held_out=0.25)
+    mntp.train(TITLES, model, tokenizer, settings, tmp_path)
+    untrained = copy.deepcopy(start)
+    mntp.prepare(untrained, copy.deepcopy(tokens), settings)
+    changed = (model.get_input_embeddings().weight != untrained.get_input_embeddings().weight).any(1).nonzero()
+    assert changed.flatten().tolist() == [tokenizer.mask_token_id]
+    assert model.state_dict().keys() == untrained.state_dict().keys()
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+    backbone.save(model, tokenizer, tmp_path / "stage")
+    again, _ = backbone.load(tmp_path / "stage", Backbone(device="cpu"))
+    mntp.train(TITLES, start, tokens, settings, tmp_path)  # over already: read from its last checkpoint
+    for one in (again, start):
+        assert all(torch.equal(weight, one.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 def test_training_learns_the_titles_and_the_new_token_is_saved_with_it(tiny, tmp_path):

@@ -76,6 +76,14 @@ def read_asked(run: Run) -> tuple[str, dict[str, Any]]:
     return str(told.get("profile", "")), {k: v for k, v in known.items() if k not in NEVER}
 
 
+def read_training(run: Run, stage: str, otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """Read by what the training `stage` of a run and its backbone were made: what their manifests hold, over what the last
+    `reproduce` asked, or over `otherwise` where there was none."""
+    held = {name: found.value for name, found in read_held(run, [f"{stage}_steps"]).items()}
+    told = {**(read_asked(run)[1] or otherwise), **held}
+    return {name: value for name, value in told.items() if name.startswith((f"{stage}_", "backbone_"))}
+
+
 def put_place(values: dict[str, Any], numbers: Collection[str]) -> dict[str, Any]:
     """Put into `values` where the run's notebook 04 trained: the studies of 06 and 07 do so, unless 04 is to run before them."""
     folder = find_outputs(values.get("outputs", "")) / values["run"]
@@ -127,13 +135,14 @@ def count_in_words(names: Iterable[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Path]) -> str:
-    """Say in a sentence or two what a `reproduce` with these values is about to replace; empty where that is nothing."""
+def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Path], only: Collection[str] = ()) -> str:
+    """Say in a sentence or two what a `reproduce` with these values is about to replace (of the artefacts in `only`, if
+    any are named); empty where that is nothing."""
     numbers = [book.name[:2] for book in books]
     if values.get("force"):
         there = [n for n in run.artefacts() if _number(n) in numbers and not run.made_by_this_force(n)]
         return f"forced: this makes anew, in run {run.name!r}: {count_in_words(there)}." if there else ""
-    found = find_differing(run, values, numbers)
+    found = {a: changed for a, changed in find_differing(run, values, numbers).items() if not only or a in only}
     if not found:
         return ""
     replaced, gone = [], []
@@ -146,7 +155,7 @@ def describe_replacement(run: Run, values: Mapping[str, Any], books: Iterable[Pa
         return ""
     after = find_dependents(run, gone)
     more = f" Outdated by that, and made anew by the notebooks that make them: {count_in_words(after)}." if after else ""
-    return f"this replaces, in run {run.name!r}: {'; '.join(replaced)}.{more} Another name for the run (--run) keeps them."
+    return f"this replaces, in run {run.name!r}: {'; '.join(replaced)}.{more} Another name for the run keeps them."
 
 
 def _number(artefact: str) -> str:
