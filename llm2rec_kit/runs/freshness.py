@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -27,6 +28,18 @@ def make_check(run: Run, *, sound: bool = False) -> Callable[[str], bool]:
         return not any(i in changed for i in below) and all(map(is_current, below))
 
     return is_current
+
+
+def list_tables(run: Run) -> list[str]:
+    """List the tables of embeddings that the run has already, perhaps made under other settings, but of what it holds now."""
+    is_current = make_check(run)
+
+    def is_outdated(table: str) -> bool:
+        with contextlib.suppress(ArtefactError):  # what is damaged, a notebook that makes it anew may heal
+            return not is_current(f"embeddings/{table}")
+        return False
+
+    return [path.stem for path in (run.path / "embeddings").glob("*.npy") if not is_outdated(path.stem)]
 
 
 def refuse_outdated(run: Run, names: Sequence[str]) -> None:

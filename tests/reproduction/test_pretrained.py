@@ -85,7 +85,7 @@ def test_make_prepares_the_corpora_that_the_profile_mixes(tmp_path, small, profi
     for folder in ("games_2018", "scientific_2018"):
         (tmp_path / folder).mkdir()
     lines = [
-        line.rstrip()
+        " ".join(line.split())
         for line in make(
             "--dry-run", "pretrained", f"DATA={tmp_path}", "RUN=r", "SET=csft.steps=9 csft.tuning=lora", *small
         ).stdout.splitlines()

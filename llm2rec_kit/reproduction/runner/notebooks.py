@@ -7,7 +7,6 @@ here before the first notebook starts: names, types, choices, and that the data 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import os
 import re
@@ -271,7 +270,9 @@ def prepare(
     if values.get("own_parts"):
         values["own_parts"] = own_parts.resolve_parts(values["own_parts"], Path())
     chosen = _chosen(books, only or ([] if start else list_profile_notebooks(profile)), start)
-    numbers, there = [book.name[:2] for book in chosen], _tables_there(values)
+    numbers, of_run = [book.name[:2] for book in chosen], values.get("outputs", "")
+    has_begun = (find_outputs(of_run) / values["run"]).is_dir()  # `Run` would make the folder
+    there = freshness.list_tables(Run(values["run"], of_run)) if has_begun else []
     values = recorded.put_place(values, numbers)
     feasibility.check_across_stages(values, numbers, there)
     if look:
@@ -291,21 +292,6 @@ def _look_at_corpus(run: Run, values: dict[str, Any], books: list[Path]) -> None
         return
     asked = {name.split("_")[0] for book in books for name in read_parameters(book)}
     feasibility.check_corpus(corpus, *(stage.from_parameters(values) for stage in S.STAGES if stage.prefix in asked))
-
-
-def _tables_there(values: dict[str, Any]) -> list[str]:
-    """The tables of embeddings that the run has already, perhaps made under other settings, but of what it holds now."""
-    folder = find_outputs(values.get("outputs", "")) / values["run"] / "embeddings"
-    if not folder.is_dir():
-        return []
-    is_current = freshness.make_check(Run(values["run"], values.get("outputs", "")))
-
-    def is_outdated(table: str) -> bool:
-        with contextlib.suppress(ArtefactError):  # what is damaged, a notebook that makes it anew may heal
-            return not is_current(f"embeddings/{table}")
-        return False
-
-    return [path.stem for path in folder.glob("*.npy") if not is_outdated(path.stem)]
 
 
 def resolve_folders(values: dict[str, Any], base: Path) -> dict[str, Any]:
