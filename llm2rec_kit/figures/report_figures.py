@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 WIDTH = 10.5  # inches
 INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
-# Okabe and Ito's colours, those that are told apart on white and on black
-COLOURS = {"raw": "#999999", "csft": "#E69F00", "mntp": "#56B4E9", "contrastive": "#009E73", "id": "#CC79A7"}
+# as notebook 04's figures have them where it evaluates these five, on the same page
+COLOURS = dict(zip(("raw", "csft", "mntp", "contrastive", "id"), training_figures.PALETTE, strict=False))
 MARKERS = "osD^v"  # a recommender each
 VERDICTS = {"better": "#009E73", "worse": "#D55E00", significance.NOTHING: "#999999"}
-OTHERS = ("#0072B2", "#D55E00", "#F0E442")
+OTHERS = training_figures.PALETTE[len(COLOURS) :]
 TRAININGS = {
     "csft": "CSFT, loss a target token",
     "mntp": "MNTP, loss a hidden token",
@@ -83,7 +83,10 @@ def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
 
 
 def draw_losses(run: Run) -> Figure | None:
-    """Draw training and validation loss along the steps, a panel a training stage that the run has; None without any."""
+    """Draw training and validation loss along the steps, a panel a training stage that the run has; None without any.
+
+    Contrast's validation loss has other negatives than a batch's (`contrastive.probe`) and would not compare.
+    """
     found = {}
     for stage in TRAININGS:
         if run.has(stage) and (path := run.file(stage, "history.json")):
@@ -96,6 +99,8 @@ def draw_losses(run: Run) -> Figure | None:
             ("loss", {"alpha": 0.75}),
             ("validation_loss", {"marker": "o", "markersize": 3, "linestyle": "--"}),
         ):
+            if stage == "contrastive" and name == "validation_loss":
+                continue
             if points := [(row["step"], row[name]) for row in history if name in row]:
                 label = name.replace("_", " ").replace("validation loss", "validation")
                 ax.plot(*zip(*points, strict=True), color=COLOURS[stage], label=label, **style)
@@ -107,7 +112,7 @@ def draw_losses(run: Run) -> Figure | None:
 def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
     """Draw the validation metric along the epochs: a row for each domain, a column a recommender, a line an embedding.
 
-    A line is the mean of its seeds, the seeds themselves faint. `records` are those of the trainings, `asked` the domains in
+    A line is the mean of its seeds up to where the first of them stopped, the seeds themselves faint. `records` are those of the trainings, `asked` the domains in
     their order; None where none has a curve.
     """
     records = [r for r in records if r.get("curve")]
@@ -131,6 +136,7 @@ def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str
             if curves:
                 ax.plot(*_mean(curves), color=colour, label=embedding, linewidth=1.6)
         ax.set(title=f"{domain}, {name}", xlabel="epoch", ylabel=metric)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend(fontsize=8, frameon=False, labelcolor=INK)
     return figure
 

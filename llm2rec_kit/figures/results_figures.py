@@ -39,11 +39,11 @@ def _stroke(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str]) -> Figure:
+def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str], tested: str) -> Figure:
     """Draw `metric` of each trained row with its interval over users; a row of panels a domain, a panel a recommender.
 
-    `table` is `significance.tabulate` with intervals, and `place` where `significance.add_places` gave it. Dots are single
-    baselines, the best of each kind drawn as lines: popularity and, on synthetic data, the oracle.
+    `table` is `significance.tabulate` with intervals, and `place` where `significance.add_places` gave it by the metric
+    `tested`. Lines are rankings without training: popularity and, on synthetic data, the oracle.
     """
     domains = table["domain"].unique(maintain_order=True).to_list()
     trained = table.filter(pl.col("recommender").is_in(list(recommenders)))
@@ -69,7 +69,9 @@ def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str
             ax.grid(axis="x", color="#EEEEEE")
     axes[0, 0].legend(fontsize=7)
     _caption(
-        figure, "dots: mean over seeds; whiskers: 95% bootstrap interval over users. A mark is given by paired tests (Holm)."
+        figure,
+        "dots: mean over seeds; whiskers: 95% bootstrap interval over users. "
+        f"Marks: by paired tests (Holm) of {tested}, among the rows of a panel.",
     )
     return figure
 
@@ -141,8 +143,9 @@ def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metr
     """Draw where `after` wins and loses against `before`: the paired difference in every slice.
 
     A panel for each recommender and domain. `frames` is {panel title: slices.tabulate_gains}; a filled dot is a difference that the
-    corrected test allows.
+    corrected test allows. Labels with fewer than FEWEST samples are left out, as in `draw_slices`.
     """
+    frames = {title: frame.filter(pl.col("samples") >= FEWEST) for title, frame in frames.items()}
     names = pl.concat([f.select("place", "slice", "label") for f in frames.values()]).unique().sort("place")
     at = {place: -k for k, place in enumerate(names["place"])}
     figure, axes = _figure(len(frames), height=0.24 * len(at) + 1.2, width=4, sharey=True)
@@ -153,14 +156,16 @@ def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metr
             reach = _reach(row["difference"], row["low"], row["high"])
             style = {"color": paint, "markerfacecolor": face, "markersize": 5, "linewidth": 1}
             ax.errorbar(row["difference"], at[row["place"]], xerr=reach, fmt="o", **style)
-            where = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 7, "color": "#666666"}
-            ax.text(1.0, at[row["place"]], f"{row['samples']:,}", **where)
+            where = {"transform": ax.get_yaxis_transform(), "ha": "left", "va": "center", "fontsize": 7, "color": "#666666"}
+            ax.text(1.01, at[row["place"]], f"{row['samples']:,}", **where)
         ax.axvline(0, color="#444444", linewidth=0.8)
         ax.set(title=title, xlabel=f"{metric}, {after} minus {before}")
     ticks = [f"{name}: {label}" for _, name, label in names.iter_rows()]
     axes[0, 0].set_yticks(list(at.values()), ticks, fontsize=8)
     _caption(
-        figure, "whiskers: 95% interval of the paired difference; filled: detectable after correction (Holm); right: samples"
+        figure,
+        "whiskers: 95% interval of the paired difference; filled: detectable after correction (Holm); right: samples, "
+        f"{FEWEST} at least",
     )
     return figure
 
@@ -204,9 +209,9 @@ def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history:
         for side in ax.spines.values():
             side.set_visible(False)
     lines = "\n".join(f"{k}. {_short(title, 110)}" for k, title in enumerate(history, 1))
-    _caption(
-        figure, f"history, oldest first:\n{lines}\nbars: scores, from the list's lowest; orange: what the user went on to"
-    )
+    found = any(truth in top["item"].to_list() for top in tops.values())
+    went_on = "orange: what the user went on to" if found else "what the user went on to is in none of the lists"
+    _caption(figure, f"history, oldest first:\n{lines}\nbars: scores, from the list's lowest; {went_on}")
     return figure
 
 

@@ -112,7 +112,7 @@ def _cell(value: Any, letters: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if value == 0 or abs(value) >= 5e-5 else f"{value:.1e}"
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple | pl.Series) else str(value)
     text = text if len(text) <= letters else f"{text[:letters]}…"
     return INTERVAL.sub(r"<br><small>\1</small>", html.escape(text))

@@ -143,7 +143,7 @@ def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_ra
         gap = found["consumed together"].mean() - found["random pairs"].mean()
         spread = np.concatenate(list(found.values())).std()
         ax.set(title=f"{stage}: {gap / max(spread, 1e-9):+.2f} sd apart", xlabel="cosine similarity", yticks=[])
-    axes[0, 0].legend(fontsize=7, loc="upper left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside upper right", ncols=2)
     _caption(
         figure, f"{len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines."
     )
@@ -204,8 +204,8 @@ def draw_split_timeline(corpus: Corpus) -> Figure:
         xlabel="time of the target",
         ylabel="samples",
     )
-    ax.legend(ncols=3, frameon=False)
     ax.margins(x=0.01)
+    figure.legend(ncols=3, frameon=False, loc="outside lower center")
     return figure
 
 
@@ -241,6 +241,8 @@ def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figu
     for ax, (name, (label, paint)) in zip(axes.flat, panels.items(), strict=False):
         _draw_steps(ax, history, name, paint)
         ax.set(title=label, xlabel="optimiser step")
+        if "collapsed" in label:  # a few per cent would look like a fall to the floor
+            ax.set_ylim(*((0, None) if "rank" in label else (None, 0)))
     rows = [row for row in history if "validation_alignment" in row]
     path = [(row["validation_alignment"], row["validation_uniformity"]) for row in rows]
     ax = axes[1, 2]
@@ -253,7 +255,8 @@ def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figu
 
 
 def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
-    """Draw how many directions each space uses: the share of its variance in its k largest; tables are (N + 1, dim)."""
+    """Draw how many directions each space uses: the share of its variance in its k largest; tables are (N + 1, dim), of
+    one domain each or nearly so: what tells several apart would be the first direction."""
     from llm2rec_kit.geometry import effective_rank
 
     figure, axes = _figure(1, width=5.4, height=3.2)
@@ -269,7 +272,7 @@ def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
         title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
     )
     ax.legend(fontsize=7, loc="lower right")
-    _caption(figure, "A curve that is up at once uses few directions: many titles then point the same way.")
+    _caption(figure, "A curve that is up at once uses few directions.")
     return figure
 
 

@@ -151,7 +151,7 @@ def find_extremes(
 ) -> pl.DataFrame:
     """Find the test samples whose target `after` ranks highest above `before`, and furthest below, `most` of each.
 
-    history (its last `window` titles), target, label of popularity, and both ranks (geometric means over seeds). Ordered by
+    history (its last `window` titles, newest first), target, label of popularity, and both ranks (geometric means over seeds). Ordered by
     the ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to 1,500 shows nobody
     anything.
     """
@@ -164,10 +164,10 @@ def find_extremes(
     rows = []
     for verdict, some in (("won", order[:most]), ("lost", order[::-1][:most])):
         for k in (k for k in some if moved[k] != 0):
-            history = " / ".join(titles[corpus.history(targets[k])][-window:])
+            history = " / ".join(titles[corpus.history(targets[k])][-window:][::-1])
             target = {"target": titles[corpus.sequence[targets[k]]], "asked for in training": labels[int(k)]}
             ranks = {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]}
-            rows.append({"": verdict, "history ends": history} | target | ranks)
+            rows.append({"": verdict, "history, newest first": history} | target | ranks)
     return pl.DataFrame(rows)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llm2rec_kit.figures import results_figures, training_figures
+from llm2rec_kit.figures import report_figures, results_figures, training_figures
 
 NAMES = ("raw", "csft", "id")
 
@@ -30,7 +30,9 @@ def table():
 
 def test_results(table, tmp_path):
     table = table.with_columns(place=pl.Series(["", "", "best", "tied for best", "", "", ""]))
-    figure = results_figures.draw_results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"])
+    asked = {"recommenders": ["SASRec", "GRU4Rec"], "tested": "ndcg@10"}
+    figure = results_figures.draw_results(table, "recall@10", **asked)
+    assert "(Holm) of ndcg@10, among the rows of a panel" in figure.get_supxlabel()
     left, right = figure.axes
     assert [t.get_text() for t in left.get_yticklabels()] == list(NAMES)
     assert [t.get_text() for t in left.texts] == ["best"]
@@ -39,10 +41,13 @@ def test_results(table, tmp_path):
     assert sorted(drawn)[:3] == pytest.approx([0.1, 0.12, 0.14])
     training_figures.save(figure, tmp_path / "a")
     first = (tmp_path / "a.png").read_bytes()
-    training_figures.save(
-        results_figures.draw_results(table, "recall@10", recommenders=["SASRec", "GRU4Rec"]), tmp_path / "a"
-    )
+    training_figures.save(results_figures.draw_results(table, "recall@10", **asked), tmp_path / "a")
     assert (tmp_path / "a.png").read_bytes() == first
+
+
+def test_the_report_and_notebook_04_give_an_embedding_one_colour():
+    looks = results_figures._look(list(report_figures.COLOURS))
+    assert {name: look["color"] for name, look in looks.items()} == report_figures.COLOURS
 
 
 def test_curves():
