@@ -267,16 +267,22 @@ def add_places(run: Run, table: pl.DataFrame, *, seeds: Sequence[int], metric: s
 def pair_stages(settings: Evaluation) -> list[tuple[Row, Row]]:
     """List the pairs (before, after) that tell whether a stage helps, of the embeddings that `settings` evaluate.
 
-    Under each recommender every stage against the one before it, then the last stage against the first, `minilm` and `id`, then
-    stages that are read another way, as `csft-last-causal`, each against the one before it that is read so. At the end each
-    recommender against `nearest`, the same embeddings without any training. Empty where no stage is evaluated.
+    Under each recommender every stage against the one before it, then the last stage against the first, `minilm`, `id` and
+    other readings of the untrained backbone, then stages that are read another way, as `csft-last-causal`, each against the
+    one before it that is read so, then tables with ids (`csft_add_id`) against ids alone. At the end each recommender against
+    `nearest`, the same embeddings without any training.
     """
     stages = [name for name in STAGES if name in settings.embeddings]
     last = stages[-1] if stages else ""
     steps = [*itertools.pairwise(stages)]
-    steps += [(n, last) for n in (*stages[:1], "minilm", "id") if last and n in settings.embeddings and n != last]
+    untrained = [f"raw-{reading}" for reading in READINGS] if last != "raw" else []
+    steps += [
+        (n, last) for n in (*stages[:1], "minilm", "id", *untrained) if last and n in settings.embeddings and n != last
+    ]
     for reading in READINGS:
         steps += itertools.pairwise([n for stage in STAGES if (n := f"{stage}-{reading}") in settings.embeddings])
+    if "id" in settings.embeddings:
+        steps += [("id", name) for name in settings.embeddings if name.endswith(("_add_id", "_concat_id"))]
     pairs = [((r, a), (r, b)) for r in settings.recommenders for a, b in dict.fromkeys(steps)]
     if last and "nearest" in settings.baselines:
         pairs += [(("nearest", last), (recommender, last)) for recommender in settings.recommenders]

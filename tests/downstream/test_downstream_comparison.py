@@ -374,14 +374,23 @@ def test_stages_are_paired_within_each_way_of_reading_them():
     own, asked = (("SASRec", "raw"), ("SASRec", "csft")), Evaluation(recommenders=["SASRec"], baselines=[])
     last = (("SASRec", read[0]), ("SASRec", read[1]))
     pairs = significance.pair_stages
-    assert pairs(dataclasses.replace(asked, embeddings=["raw", read[0], "csft", read[1]])) == [own, last]
+    other = (("SASRec", read[0]), ("SASRec", "csft"))  # the last stage against the backbone's other readings
+    assert pairs(dataclasses.replace(asked, embeddings=["raw", read[0], "csft", read[1]])) == [own, other, last]
+    assert pairs(dataclasses.replace(asked, embeddings=["raw", read[0]])) == []
     assert pairs(dataclasses.replace(asked, embeddings=read[::-1], baselines=["nearest"])) == [last]
     others = ["raw", read[0], "csft", "csft-mean-causal", "csft-last", f"{read[1]}_add_id"]  # none of these has a before
-    assert pairs(dataclasses.replace(asked, embeddings=others)) == [own]
+    assert pairs(dataclasses.replace(asked, embeddings=others)) == [own, other]
     chain = [f"{stage}-cls-as_trained" for stage in ("contrastive", "raw", "mntp")]
     steps = [("raw", "mntp"), ("mntp", "contrastive")]
     expected = [tuple(("SASRec", f"{stage}-cls-as_trained") for stage in pair) for pair in steps]
     assert pairs(dataclasses.replace(asked, embeddings=chain)) == expected
+
+
+def test_text_and_ids_are_tested_against_ids_alone():
+    asked = Evaluation(recommenders=["SASRec"], baselines=[], embeddings=["csft", "csft_add_id", "raw_concat_id", "id"])
+    added, joined = ((("SASRec", "id"), ("SASRec", name)) for name in ("csft_add_id", "raw_concat_id"))
+    assert significance.pair_stages(asked) == [(("SASRec", "id"), ("SASRec", "csft")), added, joined]
+    assert significance.pair_stages(dataclasses.replace(asked, embeddings=["csft", "csft_add_id"])) == []
 
 
 def test_tests_of_pairs_are_kept_with_what_was_evaluated(run):
