@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 
 from llm2rec_kit.figures import labels, training_figures
 from llm2rec_kit.figures.training_figures import OTHER, PALETTE, STYLE, PlainFigure
@@ -38,8 +39,10 @@ TOLD_APART = len(MARKERS) * len(PALETTE)  # groups that have a look of their own
 FURTHER, FURTHER_GREY = -2, "#6E6E74"  # code and colour of the groups past these
 MARK = PALETTE[5]
 FURTHEST, NAMED = 15, 4  # items that the map of what travelled shows, and names
+SHAPED = 2.5  # times a dot's area that a marker has where shapes tell groups apart
 BOUGHT = 300  # pairs that the map of what is bought together joins
 SKEWED = 20  # times its median that the largest number of a column must exceed to be shaded by logarithms
+RING, STAR = 26, 18  # areas, in square points, of a neighbour's ring and of the star under it
 TRAILS, TRAIL = (PALETTE[0], PALETTE[5], PALETTE[2], PALETTE[3]), "#9DBBD2"  # of items that are named, of the others
 TEXT: dict[RcKeyType, Any] = {
     **STYLE,
@@ -188,10 +191,10 @@ def draw_neighbourhood(atlas: Atlas, item: int, *, k: int = 8) -> Figure:
             plane = atlas.aligned[stage]
             _dots(ax, plane, s=_size(len(plane)), color="#B4B4BA", linewidths=0, rasterized=True)
             rows = atlas.rows(near.filter(stage=stage)["item"].to_numpy())
-            _dots(ax, plane[rows[rows >= 0]], s=12, facecolors="none", edgecolors=PALETTE[0], linewidths=0.8)
+            _dots(ax, plane[rows[rows >= 0]], s=RING, facecolors="none", edgecolors=PALETTE[0], linewidths=0.5, zorder=4)
             own = atlas.rows(np.array([item]))
             star = plane[own[own >= 0]]
-            _dots(ax, star, s=28, marker="*", color=MARK, edgecolors=labels.INK, linewidths=0.4, zorder=3)
+            _dots(ax, star, s=STAR, marker="*", color=MARK, linewidths=0, zorder=3)
             ax.set_title(stage)
         _caption(
             figure,
@@ -216,14 +219,16 @@ def draw_scatter(ax: Axes, plane: np.ndarray, atlas: Atlas, colour: str) -> Any:
             shade, norm = np.maximum(shade, 1), mpl.colors.LogNorm(max(1, low), max(2, high))
         return _dots(ax, plane[order], c=shade[order], norm=norm, cmap="viridis_r", **style)
     codes, names = encode_groups(atlas, colour)
+    if len(names) > len(PALETTE):
+        style |= {"s": SHAPED * style["s"], "linewidths": 0.1 * (SHAPED * style["s"]) ** 0.5, "edgecolors": "white"}
     shown = np.random.default_rng(0).permutation(len(plane))  # so that no group lies over all others
     over = np.where(codes < 0, codes == FURTHER, 2)
     shown = shown[np.argsort(over[shown], kind="stable")]  # but all over further ones, and these over what has none
     colours = np.array([choose_colour(k) for k in codes])
-    shapes = np.maximum(codes, 0) // len(PALETTE)
-    for shape, marker in enumerate(MARKERS):
-        rows = shown[shapes[shown] == shape]
-        _dots(ax, plane[rows], color=colours[rows], marker=marker, **style)
+    drawn = _dots(ax, plane[shown], facecolors=colours[shown], **style)
+    paths = [look.get_path().transformed(look.get_transform()) for look in map(MarkerStyle, MARKERS)]
+    # In one collection: shape by shape, the last would lie over all others.
+    drawn.set_paths([paths[max(k, 0) // len(PALETTE)] for k in codes[shown]])
     groups_shown = [(name, k) for k, name in enumerate(names)]
     rest = {FURTHER: "further groups", groups.NONE: "none" if colour in GROUPINGS else "other"}
     groups_shown += [(name, k) for k, name in rest.items() if (codes == k).any()]
@@ -260,6 +265,7 @@ def _number(found: Any) -> float:
 def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
     """Encode a text column or grouping as codes, int64 (n,), and names of the first `TOLD_APART`, the most frequent.
 
+    Names of a text column stand domain by domain, so that those of one domain, which lie together, differ by colour first.
     Of a grouping `FURTHER` is any other group and `groups.NONE` none; of a text column -1 is any rarer value and none.
     """
     values = atlas.items[colour]
@@ -267,8 +273,10 @@ def encode_groups(atlas: Atlas, colour: str) -> tuple[np.ndarray, list[str]]:
         found = {g: min(k, TOLD_APART) for k, g in enumerate(atlas.words[colour])}
         codes = np.array([found.get(g, groups.NONE) for g in values.to_list()])
         return np.where(codes == TOLD_APART, FURTHER, codes), list(atlas.words[colour].values())[:TOLD_APART]
-    counts = values.drop_nulls().cast(pl.String).value_counts(sort=True)
-    largest = sorted(counts.sort(["count", colour], descending=[True, False])[colour].to_list()[:TOLD_APART])
+    texts = pl.DataFrame({"value": values.cast(pl.String), "domain": atlas.items["domain"]}).drop_nulls("value")
+    counts = texts.group_by("value").agg(pl.len(), pl.col("domain").mode().min())
+    frequent = counts.sort(["len", "value"], descending=[True, False]).head(TOLD_APART)
+    largest = frequent.sort("domain", "value")["value"].to_list()
     place = {name: k for k, name in enumerate(largest)}
     return np.array([place.get(v, -1) for v in values.cast(pl.String).to_list()]), largest
 

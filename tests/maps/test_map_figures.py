@@ -157,6 +157,43 @@ def test_groups_past_eight_differ_by_shape_and_the_rest_is_grey(atlas):
     assert len(looks) == 25
 
 
+def test_kinds_of_one_domain_differ_by_colour_first(atlas):
+    """Where names of two domains alternate in the alphabet, each eight of a domain have the eight colours."""
+    domains = pl.Series([f"domain {k % 2}" for k in range(40)])
+    kinds = pl.Series([f"kind {k % 16:02}" for k in range(39)] + [None])
+    two = dataclasses.replace(atlas, items=atlas.items.with_columns(domain=domains, category=kinds))
+    codes, names = map_figures.encode_groups(two, "category")
+    assert names == [f"kind {k:02}" for k in (*range(0, 16, 2), *range(1, 16, 2))]
+    assert [names[code] for code in codes[:39]] == kinds[:39].to_list()
+    assert codes[39] == -1
+    assert map_figures.encode_groups(two, "domain")[1] == ["domain 0", "domain 1"]
+
+
+def test_shapes_are_large_enough_to_tell_and_none_lies_over_the_others(atlas):
+    kinds = pl.Series([f"kind {k % 20:02}" for k in range(40)])
+    many = dataclasses.replace(atlas, items=atlas.items.with_columns(category=kinds))
+    drawn = map_figures.draw_stage_maps(many, colour="category").axes[0].collections
+    few = map_figures.draw_stage_maps(atlas, colour="cluster").axes[0].collections
+    assert [len(found) for found in (drawn, few)] == [1, 1]
+    assert drawn[0].get_sizes() == map_figures.SHAPED * few[0].get_sizes()
+    corners = [len(path.vertices) for path in drawn[0].get_paths()]
+    assert len(set(corners)) == 3
+    assert corners != sorted(corners)
+    assert corners != sorted(corners, reverse=True)
+    planes = {tuple(point): kind for point, kind in zip(many.aligned["raw"].tolist(), kinds, strict=True)}
+    shapes = {corners[k]: set() for k in range(40)}
+    for point, corner in zip(drawn[0].get_offsets().tolist(), corners, strict=True):
+        shapes[corner].add(planes[tuple(point)])
+    assert sorted(map(len, shapes.values())) == [4, 8, 8]
+
+
+def test_the_star_does_not_hide_its_rings(atlas):
+    for ax in DRAWN["around"](atlas).axes[:3]:
+        _, rings, star = ax.collections
+        assert rings.get_zorder() > star.get_zorder()
+        assert rings.get_sizes() > star.get_sizes()
+
+
 def _in_many_groups(atlas):
     """The atlas with 30 groups of an item or two in both groupings, and three items in none."""
     held = pl.Series([*(k % 30 for k in range(37)), *[groups.NONE] * 3], dtype=pl.Int32)
