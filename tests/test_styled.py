@@ -70,6 +70,33 @@ def test_the_best_row_is_marked_and_those_tied_less_so():
     assert styled_tables.PLACES["tied for best"] in tied
 
 
+def test_a_small_number_is_not_shown_as_nought_nor_nought_as_a_small_number():
+    assert [styled_tables._cell(v, 30) for v in (4e-5, -4e-5, 0.0, 5e-5, 0.25)] == [
+        "4e-05",
+        "-4e-05",
+        "0",
+        "0.0001",
+        "0.2500",
+    ]
+    styled_tables.show_frames()
+    frame = pl.DataFrame({"leak": [0.0, 4e-5, None, 1.5], "loss": [0.5, 0.25, 1.0, 2.0]})
+    assert [row[0] for row in cells(styled_tables.as_html(frame))[1:]] == ["0", "4e-05", "", "1.5000"]
+    assert [row.split()[1::2] for row in styled_tables.as_text(frame).splitlines()[3:-1]] == [
+        ["0", "0.5000"],
+        ["4e-05", "0.2500"],
+        ["null", "1.0000"],
+        ["1.5000", "2.0000"],
+    ]
+
+
+def test_numbers_that_were_rounded_have_no_digits_past_it():
+    styled_tables.show_frames()
+    frame = pl.DataFrame({"domain": ["games"], "mean length": [7.38], "train share": [0.8]})
+    assert cells(styled_tables.as_html(frame))[1] == ["games", "7.38", "0.800"]
+    assert 'text-align: right; white-space: nowrap; ; ">7.38' in styled_tables.as_html(frame)
+    assert re.search(r"7\.38 +┆ 0\.800 ", styled_tables.as_text(frame))
+
+
 def test_texts_of_data_are_shown_as_texts_and_cut():
     styled_tables.show_frames(letters=30)
     page = styled_tables.as_html(pl.DataFrame({"<b>": ["<script>alert(1)</script>", "x" * 40, None]}))

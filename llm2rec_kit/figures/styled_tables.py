@@ -16,7 +16,14 @@ import polars as pl
 
 NAMES = ("table", "domain", "recommender", "question", "before", "after")  # of a test: what was compared with what
 SAID = ("verdict", "p_holm", "agreement")  # of a test: what came out; it stands behind the names
-P = ("p", "p_holm")
+WAYS = {  # columns whose numbers have other digits than four behind the point
+    "p": "{:.2g}",
+    "p_holm": "{:.2g}",
+    "difference": "{:+.4f}",
+    "mean length": "{:.2f}",  # as `Corpus.statistics` rounds it, and `compare_with_paper` the share
+    "train share": "{:.3f}",
+}
+LEAST = 5e-5  # what is smaller, and not 0, would be 0.0000
 HEADS = {"p_holm": "p (Holm)"}
 GOOD, BAD, DIM = "color: #00875a; font-weight: bold", "color: #c4501b; font-weight: bold", "opacity: 0.65"
 WORDS = {"better": GOOD, "same way": GOOD, "worse": BAD, "the other way": BAD, "no detectable difference": DIM}
@@ -55,7 +62,10 @@ def show_each(frames: Mapping[str, pl.DataFrame]) -> None:
 
 def as_text(frame: pl.DataFrame) -> str:
     """Format the frame as text, in the order and with the numbers of `as_html`."""
-    return str(_told(frame))
+    told = _told(frame)
+    small = [c for c in told if c.dtype.is_float() and (c.abs() < LEAST).any()]
+    spelled = [pl.Series(c.name, [None if v is None else _spell_number(v) for v in c]) for c in small]
+    return str(told.with_columns(spelled))
 
 
 def as_html(frame: pl.DataFrame) -> str:
@@ -77,17 +87,21 @@ def as_html(frame: pl.DataFrame) -> str:
 
 
 def _told(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns in the order in which they are read, p values and differences as words that keep their size and sign."""
+    """Columns in the order in which they are read, those of `WAYS` as words that keep their size, sign or digits."""
     first = [n for n in (*NAMES, *SAID) if n in frame.columns] if "p_holm" in frame else []
     ordered = frame.select(*first, *(n for n in frame.columns if n not in first))
-    ways = {name: "{:.2g}" for name in P} | {"difference": "{:+.4f}"}
-    spelled = [_spelled(ordered[n], way) for n, way in ways.items() if n in ordered and ordered[n].dtype.is_float()]
+    spelled = [_spelled(ordered[n], way) for n, way in WAYS.items() if n in ordered and ordered[n].dtype.is_float()]
     return ordered.with_columns(spelled).rename(HEADS, strict=False)
 
 
 def _spelled(column: pl.Series, way: str) -> pl.Series:
     values = [None if v is None else way.format(v) for v in column]
     return pl.Series(column.name, values, dtype=pl.String)
+
+
+def _spell_number(value: float) -> str:
+    """Four digits behind the point, but 0 where it is exactly that, and two digits of what would round to it."""
+    return "0" if value == 0 else f"{value:.2g}" if abs(value) < LEAST else f"{value:.4f}"
 
 
 def _line(row: dict[str, Any], left: set[str], letters: int) -> str:
@@ -112,7 +126,7 @@ def _cell(value: Any, letters: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}" if value == 0 or abs(value) >= 5e-5 else f"{value:.1e}"
+        return _spell_number(value)
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple | pl.Series) else str(value)
     text = text if len(text) <= letters else f"{text[:letters]}…"
     return INTERVAL.sub(r"<br><small>\1</small>", html.escape(text))
