@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; a colour is never th
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,9 +130,9 @@ def draw_attention_mask(allowed: np.ndarray, branch: np.ndarray) -> Figure:
     return figure
 
 
-def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray) -> Figure:
-    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage's table (N + 1,
-    dim)."""
+def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_random: np.ndarray, *, mask: str) -> Figure:
+    """Draw cosines of pairs consumed one after the other against random pairs, a panel for each stage's table (N + 1, dim),
+    which was read under `mask`."""
     from llm2rec_kit.maps.projection import compute_cosines
 
     figure, axes = _figure(len(tables), height=2.6, sharey=False)
@@ -145,7 +146,8 @@ def draw_similarities(tables: dict[str, np.ndarray], together: np.ndarray, at_ra
         ax.set(title=f"{stage}: {gap / max(spread, 1e-9):+.2f} sd apart", xlabel="cosine similarity", yticks=[])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="outside upper right", ncols=2)
     _caption(
-        figure, f"{len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines."
+        figure,
+        f"Mask: {mask}. {len(together):,} pairs of each kind. Apart: difference of means in standard deviations of all cosines.",
     )
     return figure
 
@@ -205,7 +207,7 @@ def draw_split_timeline(corpus: Corpus) -> Figure:
         ylabel="samples",
     )
     ax.margins(x=0.01)
-    figure.legend(ncols=3, frameon=False, loc="outside lower center")
+    figure.legend(ncols=3, fontsize=8, frameon=False, loc="outside upper right")
     return figure
 
 
@@ -213,7 +215,9 @@ def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) ->
     """Draw how much each token of one title looks at each other, a panel for each of `weights`: (L, L), a row sums to
     one."""
     figure, axes = _figure(len(weights), width=3.6, height=3.6)
-    top = max(w[1:].max() for w in weights.values())  # the first row of a causal model is 1 by force
+    # The first row of a causal model is 1 by force.
+    top = max(w[1:].max() for w in weights.values()) if len(tokens) > 1 else 1.0
+    extend = "max" if max(w.max() for w in weights.values()) > top else "neither"
     for ax, (name, weight) in zip(axes[0], weights.items(), strict=True):
         drawn = ax.imshow(weight, cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
         places = np.arange(len(tokens))
@@ -222,7 +226,7 @@ def draw_attention_weights(weights: dict[str, np.ndarray], tokens: list[str]) ->
         ahead = np.triu(weight, 1).sum(1)[:-1].mean() if len(tokens) > 1 else 0.0
         ax.set(title=f"{name}: {ahead:.0%} looks ahead", xlabel="token that is seen")
     axes[0, 0].set_ylabel("token that looks")
-    figure.colorbar(drawn, ax=axes, label="attention weight", shrink=0.7)
+    figure.colorbar(drawn, ax=axes, label="attention weight", shrink=0.7, extend=extend)
     _caption(figure, "Last layer, mean over heads. Ahead: weight on later tokens, mean over all tokens but the last.")
     return figure
 
@@ -254,17 +258,23 @@ def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figu
     return figure
 
 
-def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
-    """Draw how many directions each space uses: the share of its variance in its k largest; tables are (N + 1, dim), of
-    one domain each or nearly so: what tells several apart would be the first direction."""
+def draw_spectra(tables: dict[str, np.ndarray], domains: pl.Series) -> Figure:
+    """Draw how many directions each space uses: the share of its variance in its k largest, and its effective rank.
+
+    Tables are (N + 1, dim), `domains` (N,) the domain of each item, about whose mean its row is taken: what tells domains
+    apart would else be the first direction.
+    """
     from llm2rec_kit.geometry import effective_rank
 
     figure, axes = _figure(1, width=5.4, height=3.2)
     ax = axes[0, 0]
+    names = domains.unique(maintain_order=True).to_list()
     for (stage, table), paint, dash in zip(tables.items(), PALETTE, ("-", "--", "-.", ":") * 2, strict=False):
-        rows = table[1:] - table[1:].mean(0)
+        rows = np.array(table[1:], dtype=np.float64)
+        for own in ((domains == name).to_numpy() for name in names):
+            rows[own] -= rows[own].mean(0)
         held = np.cumsum(np.linalg.svd(rows, compute_uv=False) ** 2)
-        label = f"{stage}, effective rank {effective_rank(table[1:]):.0f}"
+        label = f"{stage}, effective rank {effective_rank(rows):.0f}"
         style = {"color": paint, "linestyle": dash, "linewidth": 1.4, "label": label}
         ax.semilogx(np.arange(1, len(held) + 1), held / held[-1], **style)
     label_log_axis(ax.xaxis)
@@ -272,12 +282,15 @@ def draw_spectra(tables: dict[str, np.ndarray]) -> Figure:
         title="directions that a space uses", xlabel="k largest directions", ylabel="share of the variance", ylim=(0, 1.02)
     )
     ax.legend(fontsize=7, loc="lower right")
-    _caption(figure, "A curve that is up at once uses few directions.")
+    about = f", each about its domain's mean ({', '.join(names)})" if len(names) > 1 else f" of {names[0]}"
+    said = textwrap.fill(f"{len(domains):,} items{about}.", 84)
+    _caption(figure, f"A curve that is up at once uses few directions.\n{said}")
     return figure
 
 
-def draw_closeness(found: pl.DataFrame) -> Figure:
-    """Draw how near items are that the same users consumed, a line a stage; `found` is `cooccurrence.measure_closeness`."""
+def draw_closeness(found: pl.DataFrame, *, mask: str) -> Figure:
+    """Draw how near items are that the same users consumed, a line a stage; `found` is `cooccurrence.measure_closeness` of
+    tables that were read under `mask`."""
     figure, axes = _figure(1, width=5.4, height=3.4)
     ax = axes[0, 0]
     levels = found["level"].unique(maintain_order=True).to_list()
@@ -299,6 +312,7 @@ def draw_closeness(found: pl.DataFrame) -> Figure:
     pairs = found.filter(stage=stages[0])["pairs"].to_list()
     _caption(
         figure,
-        f"means of {min(pairs):,} to {max(pairs):,} pairs, with 95% intervals; pairs never together are as popular",
+        f"Mask: {mask}. Means of {min(pairs):,} to {max(pairs):,} pairs, with 95% intervals;\n"
+        "pairs never together are as popular.",
     )
     return figure

@@ -58,7 +58,7 @@ def test_closeness_is_measured_from_pairs_never_together():
     cosine = (unit[at[:, 0]] * unit[at[:, 1]]).sum(1)
     assert part["cosine"].item() == pytest.approx(cosine.mean(), abs=1e-6)
     assert part["pairs"].item() == len(at)
-    figure = training_figures.draw_closeness(found)
+    figure = training_figures.draw_closeness(found, mask="causal")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == drawn["level"].unique(maintain_order=True).to_list()
 
 
