@@ -112,8 +112,8 @@ def draw_losses(run: Run) -> Figure | None:
 def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str) -> Figure | None:
     """Draw the validation metric along the epochs: a row for each domain, a column a recommender, a line an embedding.
 
-    A line is the mean of its seeds up to where the first of them stopped, the seeds themselves faint. `records` are those of the trainings, `asked` the domains in
-    their order; None where none has a curve.
+    A line is the mean of its seeds up to where the first of them stopped, the seeds themselves faint. `records` are those of
+    the trainings, `asked` the domains in their order; None where none has a curve.
     """
     records = [r for r in records if r.get("curve")]
     if not records:

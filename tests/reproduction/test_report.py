@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from llm2rec_kit.figures import training_figures
 from llm2rec_kit.reproduction.report import document
 from llm2rec_kit.runs import Run
 
@@ -111,6 +112,18 @@ def test_expected_numbers_stand_in_the_report_by_the_metrics_that_they_have(run,
     assert head == "| line | recall@10 | expected | ndcg@10 | expected | verdict |"
     assert line == "| games SASRec raw | 0.1150 | 0.1000 ± 0.0100 | 0.1150 | 0.1150 ± 0.0100 | differs |"
     assert "<th>recall@10</th><th>expected</th><th>ndcg@10</th><th>expected</th>" in page
+
+
+def test_figures_have_the_same_captions_in_both_reports(run):
+    (run.path / "figures").mkdir()
+    training_figures.save(training_figures._figure(1)[0], run.path / "figures" / "by_kind")
+    document.write(run)
+    text, page = ((run.path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    captions = {"![tests](figures/tests.png)": document.OWN["tests"]}
+    captions["![Maps of the embeddings, coloured by kind of item](figures/by_kind.png)"] = document.CAPTIONS["by_kind"]
+    for image, caption in captions.items():
+        assert f"{image}\n\n{caption}\n" in text
+        assert f"<figcaption>{caption}</figcaption>" in page
 
 
 def test_the_terminal_table_fits(run):

@@ -20,7 +20,12 @@ from llm2rec_kit.runs import Run, meter, write_json
 from llm2rec_kit.settings import QUESTIONS
 
 STAGES = ("backbone", "csft", "mntp", "contrastive", "maps")
-OWN = ("tests", "losses", "validation")  # figures that the report draws itself
+OWN = {  # figures that the report draws itself, and what stands under them
+    "tests": "What each step changes, with 95% intervals over users, each by itself; colours by p corrected for all tests of "
+    "the domain: green better, red worse, grey no detectable difference.",
+    "losses": "Losses of the training stages along the optimiser's steps.",
+    "validation": "What early stopping watched: a line an embedding, the mean of its seeds; the seeds themselves faint.",
+}
 CAPTIONS = {
     "results": "Results by embedding",
     "results_by_kind": "Results by kind of target",
@@ -154,6 +159,7 @@ def write(run: Run, held: evaluations.Evaluations | None = None) -> dict[str, An
         "keys": list_costs(about),
         "drawn": drawn,
         "kept": find_figures(run),
+        "under": OWN,
         "asked": QUESTIONS,
     }
     for name, figure in drawn.items():
