@@ -92,7 +92,7 @@ def test_gains_stand_at_their_own_label_in_every_panel():
     def frame(places):
         return pl.DataFrame(
             [
-                {"slice": "s", "label": f"l{p}", "place": p, "samples": 10 + p, "difference": p / 10, "low": -1.0, "high": 1.0, "verdict": "better" if p else "worse"}
+                {"slice": "s", "label": f"l{p}", "place": p, "samples": 20 + p, "difference": p / 10, "low": -1.0, "high": 1.0, "verdict": "better" if p else "worse"}
                 for p in places
             ]
         )  # fmt: skip
@@ -106,7 +106,10 @@ def test_gains_stand_at_their_own_label_in_every_panel():
         }
         ticks = figure.axes[0].get_yticks()
         assert dots == {p / 10: ticks[p] for p in places}
-        assert [t.get_text() for t in ax.texts] == [str(10 + p) for p in places]
+        assert [t.get_text() for t in ax.texts] == [str(20 + p) for p in places]
+    few = frame([0, 1, 2]).with_columns(samples=pl.Series([19, 20, 21]))
+    (ax,) = results_figures.draw_gains({"a": few}, before="id", after="csft", metric="mrr").axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["s: l1", "s: l2"]
 
 
 def test_adapters_and_top_lists():
