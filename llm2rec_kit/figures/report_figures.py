@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
 WIDTH = 10.5  # inches
 INK = "#1c1d1e"  # stands for the page's colour; nothing else is drawn in it
-# as notebook 04's figures have them where it evaluates these five, on the same page
-COLOURS = dict(zip(("raw", "csft", "mntp", "contrastive", "id"), training_figures.PALETTE, strict=False))
 MARKERS = "osD^v"  # a recommender each
 VERDICTS = {"better": "#009E73", "worse": "#D55E00", significance.NOTHING: "#999999"}
-OTHERS = training_figures.PALETTE[len(COLOURS) :]
 TRAININGS = {
     "csft": "CSFT, loss a target token",
     "mntp": "MNTP, loss a hidden token",
@@ -94,6 +91,7 @@ def draw_losses(run: Run) -> Figure | None:
     if not found:
         return None
     figure, axes = _figure(len(found), 1)
+    strokes = training_figures.choose_strokes(found)
     for ax, (stage, history) in zip(axes[0], found.items(), strict=True):
         for name, style in (
             ("loss", {"alpha": 0.75}),
@@ -103,7 +101,7 @@ def draw_losses(run: Run) -> Figure | None:
                 continue
             if points := [(row["step"], row[name]) for row in history if name in row]:
                 label = name.replace("_", " ").replace("validation loss", "validation")
-                ax.plot(*zip(*points, strict=True), color=COLOURS[stage], label=label, **style)
+                ax.plot(*zip(*points, strict=True), color=strokes[stage]["color"], label=label, **style)
         ax.set(title=TRAININGS[stage], xlabel="step")
         ax.legend(frameon=False, labelcolor=INK)
     return figure
@@ -118,23 +116,22 @@ def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str
     records = [r for r in records if r.get("curve")]
     if not records:
         return None
-    order = list(COLOURS)
+    order = training_figures.NAMED
     records.sort(key=lambda r: order.index(r["embedding"]) if r["embedding"] in order else len(order))
     domains, names = (list(dict.fromkeys(r[k] for r in records)) for k in ("domain", "recommender"))
     domains, names = [d for d in asked if d in domains], sorted(names, key=lambda n: n != "SASRec")
     figure, axes = _figure(len(names), len(domains))
-    spare = iter(OTHERS)
-    colours = {e: COLOURS.get(e) or next(spare, INK) for e in dict.fromkeys(r["embedding"] for r in records)}
+    strokes = training_figures.choose_strokes(r["embedding"] for r in records)
     for at, ax in np.ndenumerate(axes):
         domain, name = domains[at[0]], names[at[1]]
-        for embedding, colour in colours.items():
+        for embedding, stroke in strokes.items():
             curves = [
                 r["curve"] for r in records if (r["domain"], r["recommender"], r["embedding"]) == (domain, name, embedding)
             ]
             for curve in curves:
-                ax.plot(*zip(*curve, strict=True), color=colour, alpha=0.25, linewidth=0.8)
+                ax.plot(*zip(*curve, strict=True), **stroke, alpha=0.25, linewidth=0.8)
             if curves:
-                ax.plot(*_mean(curves), color=colour, label=embedding, linewidth=1.6)
+                ax.plot(*_mean(curves), **stroke, label=embedding, linewidth=1.6)
         ax.set(title=f"{domain}, {name}", xlabel="epoch", ylabel=metric)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend(fontsize=8, frameon=False, labelcolor=INK)

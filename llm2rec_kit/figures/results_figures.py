@@ -1,8 +1,8 @@
 """Static figures of notebook 04: results with their intervals, slices, curves, adapters, top lists.
 
 Each function returns a matplotlib Figure, as in `training_figures`. An embedding has one colour and one marker throughout,
-so that a figure can be read without colour; past eight, where colours come again, lines are dashed and markers are
-others.
+which the report shares (`training_figures.number_embeddings`), so that a figure can be read without colour; past eight, where
+colours come again, lines are dashed and markers are others.
 """
 
 from __future__ import annotations
@@ -14,28 +14,19 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach
+from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach, choose_strokes, number_embeddings
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", "--", ":", "-.")  # of eight embeddings each
 LINES = {"popularity": ":", "oracle": "--"}
 FEWEST = 20  # samples of a label of a slice that is drawn
 LONGEST = 60  # letters of a listed title
 
 
 def _look(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each embedding, by its place in the list: no pair comes twice among 64."""
+    """Colour and marker of each embedding, by its number: no pair comes twice among 64."""
     return {
         name: {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[(k + k // len(PALETTE)) % len(MARKERS)]}
-        for k, name in enumerate(embeddings)
-    }
-
-
-def _stroke(embeddings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and dashes of each embedding's line, by its place in the list: no pair comes twice among 32."""
-    return {
-        name: {"color": PALETTE[k % len(PALETTE)], "linestyle": DASHES[k // len(PALETTE) % len(DASHES)]}
-        for k, name in enumerate(embeddings)
+        for name, k in number_embeddings(embeddings).items()
     }
 
 
@@ -80,7 +71,7 @@ def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
     """Draw training loss (above) and validation metric (below) of every training along the epochs, a column a
     recommender."""
     columns = list(dict.fromkeys((r["domain"], r["recommender"]) for r in records))
-    strokes = _stroke(list(dict.fromkeys(r["embedding"] for r in records)))
+    strokes = choose_strokes(r["embedding"] for r in records)
     figure, axes = _figure(len(columns), 2, height=2.3)
     for at, (domain, recommender) in enumerate(columns):
         for r in (r for r in records if (r["domain"], r["recommender"]) == (domain, recommender)):
@@ -170,12 +161,13 @@ def draw_gains(frames: dict[str, pl.DataFrame], *, before: str, after: str, metr
     return figure
 
 
-def draw_adapters(parts: dict[str, dict[str, np.ndarray]]) -> Figure:
+def draw_adapters(parts: dict[str, dict[str, np.ndarray]], *, embeddings: Sequence[str]) -> Figure:
     """Draw what the adapters learned, a line an embedding: the embeddings' spectrum, the adapter's, the angle between them.
 
     `parts` is {embedding: {"space", "adapter", "angles"}}: shares of variance before, of squared singular values, degrees.
+    `embeddings` are all that the other figures show, so that those with such an adapter look here as they do there.
     """
-    strokes = _stroke(list(parts))
+    strokes = choose_strokes(embeddings)
     figure, axes = _figure(3, width=3.8)
     panels = (
         ("space", "variance of the embeddings", "principal axis", "cumulated share"),

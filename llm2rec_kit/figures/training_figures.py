@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; a colour is never th
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
+NAMED = ("raw", "csft", "mntp", "contrastive", "id")  # embeddings that look the same in every figure
+DASHES = ("-", "--", ":", "-.")  # of eight embeddings each
 STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -39,6 +42,31 @@ STYLE: dict[RcKeyType, Any] = {
     "text.parse_math": False,
 }
 PANEL = 3.4  # inches of a panel's width
+
+
+def number_embeddings(embeddings: Iterable[str]) -> dict[str, int]:
+    """Number the looks of embeddings for the figures of notebook 04 and of the report, which stand on one page.
+
+    Those of NAMED have one number each, whatever stands beside them. Others come after these by name, in any order of the
+    list, and from the ninth look on colours come again.
+
+    >>> number_embeddings(["id", "minilm", "raw"])
+    {'id': 4, 'minilm': 5, 'raw': 0}
+    """
+    names = list(dict.fromkeys(embeddings))
+    others = sorted(set(names) - set(NAMED))
+    free = [k for k, name in enumerate(NAMED) if name not in names]
+    numbers = [*range(len(NAMED), len(PALETTE)), *free, *range(len(PALETTE), len(PALETTE) + len(others))]
+    found = {name: k for k, name in enumerate(NAMED)} | dict(zip(others, numbers, strict=False))
+    return {name: found[name] for name in names}
+
+
+def choose_strokes(embeddings: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Choose colour and dashes of each embedding's line, by its number: no pair comes twice among 32."""
+    return {
+        name: {"color": PALETTE[k % len(PALETTE)], "linestyle": DASHES[k // len(PALETTE) % len(DASHES)]}
+        for name, k in number_embeddings(embeddings).items()
+    }
 
 
 class PlainFigure(Figure):

@@ -45,9 +45,34 @@ def test_results(table, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == first
 
 
-def test_the_report_and_notebook_04_give_an_embedding_one_colour():
-    looks = results_figures._look(list(report_figures.COLOURS))
-    assert {name: look["color"] for name, look in looks.items()} == report_figures.COLOURS
+STAGES = ("raw", "csft", "mntp", "contrastive", "id")
+READ = ("raw", "raw-mean-causal", "raw-last-causal", "csft", "csft-last-causal", "mntp", "contrastive", "minilm", "id", "contrastive_add_id")  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [STAGES, ("id", "csft", "minilm"), READ])
+def test_the_report_and_notebook_04_draw_an_embedding_alike(asked):
+    """Whatever else is evaluated; the report finds its records in an order of its own."""
+    records = [
+        {"domain": "games", "recommender": "SASRec", "embedding": e, "seed": 1, "losses": [2.0], "curve": [(2, 0.1), (4, 0.3)], "best_epoch": 4}
+        for e in asked
+    ]  # fmt: skip
+    (reported,) = report_figures.draw_validation(sorted(records, key=lambda r: r["embedding"]), ["games"], "recall@20").axes
+    drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in reported.lines}
+    drawn = {name: stroke for name, stroke in drawn.items() if not name.startswith("_")}
+    assert len(set(drawn.values())) == len(asked)
+    above = results_figures.draw_curves(records, metric="recall@20").axes[0]
+    assert drawn == {line.get_label(): (line.get_color(), line.get_linestyle()) for line in above.lines}
+    results = pl.DataFrame(rows_of("SASRec", asked, 3) + rows_of("popularity", ["none"], 1))
+    (dots,) = results_figures.draw_results(results, "recall@10", recommenders=["SASRec"], tested="ndcg@10").axes
+    assert [bars.lines[0].get_color() for bars in dots.containers] == [drawn[name][0] for name in asked]
+    part = {"space": np.array([0.7, 0.3]), "adapter": np.array([0.6, 0.4]), "angles": np.array([10.0, 80.0])}
+    text = {name: part for name in asked if "id" not in name}
+    adapters = results_figures.draw_adapters(text, embeddings=asked).axes[0]
+    assert {line.get_label(): (line.get_color(), line.get_linestyle()) for line in adapters.lines} == {
+        n: drawn[n] for n in text
+    }
+    for name in set(asked) & set(STAGES):
+        assert drawn[name] == (training_figures.PALETTE[STAGES.index(name)], "-")
 
 
 def test_curves():
@@ -114,7 +139,7 @@ def test_gains_stand_at_their_own_label_in_every_panel():
 
 def test_adapters_and_top_lists():
     parts = {"raw": {"space": np.array([0.7, 0.3]), "adapter": np.array([0.6, 0.4]), "angles": np.array([10.0, 80.0])}}
-    space, _, angles = results_figures.draw_adapters(parts).axes
+    space, _, angles = results_figures.draw_adapters(parts, embeddings=["raw"]).axes
     assert space.lines[0].get_ydata().tolist() == pytest.approx([0.7, 1.0])
     assert angles.lines[0].get_ydata().tolist() == [10.0, 80.0]
     top = pl.DataFrame({"rank": [1, 2], "item": [7, 9], "title": ["Costs $5 and $6", "x" * 90], "score": [2.0, 1.0]})
@@ -133,8 +158,7 @@ NINE = [f"table {k}" for k in range(9)]
 def test_nine_embeddings_have_nine_looks():
     looks = results_figures._look(NINE)
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 9
-    first = zip(training_figures.PALETTE, results_figures.MARKERS, strict=True)
-    assert [(look["color"], look["marker"]) for look in looks.values()][:8] == list(first)
+    assert {look["color"] for look in list(looks.values())[:8]} == set(training_figures.PALETTE)
     many = results_figures._look([str(k) for k in range(64)])
     assert len({(look["color"], look["marker"]) for look in many.values()}) == 64
 
@@ -143,6 +167,6 @@ def test_nine_embeddings_are_told_apart_as_lines():
     part = {"space": np.array([0.7, 0.3]), "adapter": np.array([0.6, 0.4]), "angles": np.array([10.0, 80.0])}
     record = {"domain": "games", "recommender": "SASRec", "seed": 1, "losses": [3.0, 2.0], "curve": [(1, 0.1), (2, 0.2)]}
     curves = results_figures.draw_curves([record | {"embedding": n, "best_epoch": 2} for n in NINE], metric="recall@20")
-    for ax in (results_figures.draw_adapters(dict.fromkeys(NINE, part)).axes[0], curves.axes[0]):
+    for ax in (results_figures.draw_adapters(dict.fromkeys(NINE, part), embeddings=NINE).axes[0], curves.axes[0]):
         assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 9
         assert [line.get_linestyle() for line in ax.lines][:8] == ["-"] * 8
