@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHER = "#BBBBBB"
-NAMED = ("raw", "csft", "mntp", "contrastive", "id")  # embeddings that look the same in every figure
+NAMED = ("raw", "csft", "mntp", "contrastive", "id")  # embeddings whose look no other takes beside them
 DASHES = ("-", "--", ":", "-.")  # of eight embeddings each
 STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,

@@ -135,6 +135,9 @@ def test_gains_stand_at_their_own_label_in_every_panel():
     few = frame([0, 1, 2]).with_columns(samples=pl.Series([19, 20, 21]))
     (ax,) = results_figures.draw_gains({"a": few}, before="id", after="csft", metric="mrr").axes
     assert [t.get_text() for t in ax.get_yticklabels()] == ["s: l1", "s: l2"]
+    assert [t.get_text() for t in ax.texts] == ["20", "21"]
+    assert {t.get_position()[0] for t in ax.texts} == {1.01}  # beside the axes: within, a count lies on a whisker
+    assert [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"] == [0.1, 0.2]
 
 
 def test_adapters_and_top_lists():

@@ -116,6 +116,9 @@ def test_curves_are_drawn_from_the_runs_own_history(two):
     (ax,) = report_figures.draw_losses(run).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn == {"loss": [[1, 3.0], [2, 2.0]], "validation": [[2, 2.5]]}
+    run.make("contrastive", lambda f: (f / "history.json").write_text(json.dumps(history)) and {}, settings={}, quiet=True)
+    _, contrast = report_figures.draw_losses(run).axes  # a batch has other negatives than the probe
+    assert [line.get_label() for line in contrast.lines] == ["loss"]
     document.write(run)
     assert (run.path / "figures" / "losses.png").read_bytes().startswith(PNG[:4])
     assert "Losses of the training stages" in (run.path / "report.html").read_text()
@@ -128,6 +131,8 @@ def test_a_mean_curve_ends_where_the_first_seed_stopped():
     ]
     (ax,) = report_figures.draw_validation(records, ["games"], "recall@20").axes
     assert np.allclose(ax.lines[-1].get_xydata(), [[2, 0.2], [4, 0.4]])
+    assert "up to where the first seed stopped" in document.OWN["validation"]
+    assert all(tick == round(tick) for tick in ax.get_xticks())
     assert report_figures.draw_validation([], ["games"], "recall@20") is None
 
 

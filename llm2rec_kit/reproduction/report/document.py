@@ -24,7 +24,8 @@ OWN = {  # figures that the report draws itself, and what stands under them
     "tests": "What each step changes, with 95% intervals over users, each by itself; colours by p corrected for all tests of "
     "the domain: green better, red worse, grey no detectable difference.",
     "losses": "Losses of the training stages along the optimiser's steps.",
-    "validation": "What early stopping watched: a line an embedding, the mean of its seeds; the seeds themselves faint.",
+    "validation": "What early stopping watched: a line an embedding, the mean of its seeds up to where the first seed stopped; "
+    "the seeds themselves faint.",
 }
 CAPTIONS = {
     "results": "Results by embedding",
