@@ -97,6 +97,12 @@ def test_numbers_that_were_rounded_have_no_digits_past_it():
     assert re.search(r"7\.38 +┆ 0\.800 ", styled_tables.as_text(frame))
 
 
+def test_ranks_over_seeds_have_one_digit_behind_the_point():
+    frame = pl.DataFrame({"rank id": [1665.69228, 2.0], "rank csft": [3.301927, None], "rank": [1, 2]})
+    assert cells(styled_tables.as_html(frame))[1:] == [["1,665.7", "3.3", "1"], ["2.0", "", "2"]]
+    assert "1,665.7" in styled_tables.as_text(frame)
+
+
 def test_texts_of_data_are_shown_as_texts_and_cut():
     styled_tables.show_frames(letters=30)
     page = styled_tables.as_html(pl.DataFrame({"<b>": ["<script>alert(1)</script>", "x" * 40, None]}))

@@ -16,12 +16,13 @@ import polars as pl
 
 NAMES = ("table", "domain", "recommender", "question", "before", "after")  # of a test: what was compared with what
 SAID = ("verdict", "p_holm", "agreement")  # of a test: what came out; it stands behind the names
-WAYS = {  # columns whose numbers have other digits than four behind the point
+WAYS = {  # columns whose numbers have other digits than four behind the point; all that begin so, where a name ends in a space
     "p": "{:.2g}",
     "p_holm": "{:.2g}",
     "difference": "{:+.4f}",
     "mean length": "{:.2f}",  # as `Corpus.statistics` rounds it, and `compare_with_paper` the share
     "train share": "{:.3f}",
+    "rank ": "{:,.1f}",  # of an embedding, over seeds
 }
 LEAST = 5e-5  # what is smaller, and not 0, would be 0.0000
 HEADS = {"p_holm": "p (Holm)"}
@@ -90,8 +91,14 @@ def _told(frame: pl.DataFrame) -> pl.DataFrame:
     """Columns in the order in which they are read, those of `WAYS` as words that keep their size, sign or digits."""
     first = [n for n in (*NAMES, *SAID) if n in frame.columns] if "p_holm" in frame else []
     ordered = frame.select(*first, *(n for n in frame.columns if n not in first))
-    spelled = [_spelled(ordered[n], way) for n, way in WAYS.items() if n in ordered and ordered[n].dtype.is_float()]
+    ways = {c.name: way for c in ordered if c.dtype.is_float() and (way := _find_way(c.name))}
+    spelled = [_spelled(ordered[name], way) for name, way in ways.items()]
     return ordered.with_columns(spelled).rename(HEADS, strict=False)
+
+
+def _find_way(column: str) -> str | None:
+    begun = (way for name, way in WAYS.items() if name.endswith(" ") and column.startswith(name))
+    return WAYS.get(column) or next(begun, None)
 
 
 def _spelled(column: pl.Series, way: str) -> pl.Series:

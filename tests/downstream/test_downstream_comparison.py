@@ -223,6 +223,9 @@ def test_where_one_wins_and_loses(sliced):
     assert ends[""].to_list() == ["won"] * 3 + ["lost"] * 3
     assert (ends["rank id"] < ends["rank raw"]).to_list() == [True] * 3 + [False] * 3
     assert ends["rank raw"][0] == pytest.approx(raw[repeat].max())
+    targets = corpus.samples("test")
+    expected = {" / ".join([corpus.titles[i - 1] for i in corpus.history(t)[:-4:-1]]) for t in targets[repeat]}
+    assert set(ends["history, newest first"][:3]) <= expected
 
 
 # -- several test samples a user --------------------------------------------------------------------------------------
