@@ -184,11 +184,11 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]], *, embeddings: Sequen
     return figure
 
 
-def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history: Sequence[str]) -> Figure:
+def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int, *, history: Sequence[str], went_on: str) -> Figure:
     """Draw each model's list (`Trained.top`) with its scores as bars, the truth in colour: the recommender panel as a static
-    figure."""
+    figure. `history` are titles, `went_on` is the title of the item `truth`, which the lists may lack."""
     most = max(len(top) for top in tops.values())
-    figure, axes = _figure(len(tops), height=0.24 * most + 0.9 + 0.13 * len(history), width=4.4)
+    figure, axes = _figure(len(tops), height=0.24 * most + 1.03 + 0.13 * len(history), width=4.4)
     for ax, (name, top) in zip(axes[0], tops.items(), strict=True):
         scores = top["score"].to_numpy()
         width = 0.08 + (scores - scores.min()) / max(np.ptp(scores), 1e-9)
@@ -202,8 +202,8 @@ def draw_top_lists(tops: dict[str, pl.DataFrame], truth: int | None, *, history:
             side.set_visible(False)
     lines = "\n".join(f"{k}. {_short(title, 110)}" for k, title in enumerate(history, 1))
     found = any(truth in top["item"].to_list() for top in tops.values())
-    went_on = "orange: what the user went on to" if found else "what the user went on to is in none of the lists"
-    _caption(figure, f"history, oldest first:\n{lines}\nbars: scores, from the list's lowest; {went_on}")
+    went_on = f"went on to: {_short(went_on, 110)} ({'orange' if found else 'in none of the lists'})"
+    _caption(figure, f"history, oldest first:\n{lines}\n{went_on}\nbars: scores, from the list's lowest")
     return figure
 
 

@@ -146,13 +146,17 @@ def test_adapters_and_top_lists():
     assert space.lines[0].get_ydata().tolist() == pytest.approx([0.7, 1.0])
     assert angles.lines[0].get_ydata().tolist() == [10.0, 80.0]
     top = pl.DataFrame({"rank": [1, 2], "item": [7, 9], "title": ["Costs $5 and $6", "x" * 90], "score": [2.0, 1.0]})
-    figure = results_figures.draw_top_lists({"raw": top}, 9, history=["a $ b"])
+    figure = results_figures.draw_top_lists({"raw": top}, 9, history=["a $ b"], went_on="x" * 90)
+    assert f"went on to: {'x' * 90} (orange)" in figure.get_supxlabel()
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts[0] == " 1  Costs $5 and $6"
     assert texts[2].endswith("…")
     figure.canvas.draw()
     colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
     assert colours[0] != colours[1]
+    figure = results_figures.draw_top_lists({"raw": top}, 8, history=["a $ b"], went_on="A lamp")
+    assert "went on to: A lamp (in none of the lists)" in figure.get_supxlabel()
+    assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == 1
 
 
 NINE = [f"table {k}" for k in range(9)]
