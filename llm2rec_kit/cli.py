@@ -265,8 +265,8 @@ def _collect_values(args: argparse.Namespace) -> dict[str, Any]:
     values = {"run": Path(profile).stem, **plain_yaml.convert_numbers(notebooks.load_profile(profile))}
     values = notebooks.resolve_folders(values, Path())
     name = args.run or values["run"]
-    if not args.profile and (runs.find_outputs(args.outputs) / name).is_dir():
-        values = {"run": name, **recorded.read_training(runs.Run(name, args.outputs), args.stage, values)}
+    if not args.profile and (run := runs.find_begun(name, args.outputs)):
+        values = {"run": name, **recorded.read_training(run, args.stage, values)}
     return values | notebooks.resolve_folders(_overrides(args.set), Path())
 
 

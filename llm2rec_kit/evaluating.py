@@ -38,7 +38,8 @@ def evaluate(
 ) -> None:
     """Train and keep the recommenders of `jobs`, but for those that the run has, or `base` has made the very same way.
 
-    A setting that a recommender does not read may be another. Without a `base`, as in notebook 04, which reads the first seed's weights, one of that seed has its weights too.
+    A setting that a recommender does not read may be another. Without a `base`, as in notebook 04, which reads the first
+    seed's weights, one of that seed has its weights too.
     """
     from llm2rec_kit.downstream import baselines, evaluation, item_table
     from llm2rec_kit.results import weights

@@ -56,8 +56,8 @@ def _check_sound(folder: Path, name: str) -> None:
 def mix_corpora(settings: Data, outputs: str | Path = "") -> Corpus:
     """Put the corpora of `settings.mix` together; training sees `settings.train_domains`, all where that is empty.
 
-    A name of the paper's stands for the same set under another (`match_domains`). Each part stays as it was made: settings that differ from their defaults and that only a part's own making reads are
-    printed. ValueError where `settings.max_history`, by which samples are read, is not the parts'.
+    A name of the paper's stands for the same set under another (`match_domains`). Each part stays as it was made: settings
+    that differ from their defaults and that only a part's own making reads are printed. ValueError where `settings.max_history`, by which samples are read, is not the parts'.
     """
     if settings.path or not settings.mix:
         raise ValueError(

@@ -270,11 +270,12 @@ def draw_contrast_curves(history: list[dict[str, float]], *, title: str) -> Figu
         "validation_uniformity": ("uniformity, 0 is collapsed", PALETTE[2]),
         "validation_effective_rank": ("effective rank, 1 is collapsed", PALETTE[2]),
     }
+    ends = {"validation_uniformity": {"top": 0}, "validation_effective_rank": {"bottom": 0}}
     for ax, (name, (label, paint)) in zip(axes.flat, panels.items(), strict=False):
         _draw_steps(ax, history, name, paint)
         ax.set(title=label, xlabel="optimiser step")
-        if "collapsed" in label:  # a few per cent would look like a fall to the floor
-            ax.set_ylim(*((0, None) if "rank" in label else (None, 0)))
+        if name in ends:  # else a few per cent would look like a fall to the floor
+            ax.set_ylim(**ends[name])
     rows = [row for row in history if "validation_alignment" in row]
     path = [(row["validation_alignment"], row["validation_uniformity"]) for row in rows]
     ax = axes[1, 2]

@@ -151,9 +151,9 @@ def find_extremes(
 ) -> pl.DataFrame:
     """Find the test samples whose target `after` ranks highest above `before`, and furthest below, `most` of each.
 
-    history (its last `window` titles, newest first), target, label of popularity, and both ranks (geometric means over seeds). Ordered by
-    the ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to 1,500 shows nobody
-    anything.
+    history (its last `window` titles, newest first), target, label of popularity, and both ranks (geometric means over
+    seeds). Ordered by the ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to
+    1,500 shows nobody anything.
     """
     a, b = (_geometric_rank(run, domain, row, seeds) for row in (before, after))
     targets = corpus.samples("test")

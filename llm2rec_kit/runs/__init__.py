@@ -17,7 +17,7 @@ from llm2rec_kit.runs.info import collect_provenance
 from llm2rec_kit.runs.naming import check_name
 from llm2rec_kit.runs.places import find_outputs
 from llm2rec_kit.runs.records import RECORD_MIME, read_records, show_record, show_records
-from llm2rec_kit.runs.run import Run, find
+from llm2rec_kit.runs.run import Run, find, find_begun
 from llm2rec_kit.runs.series import FORCED, SERIES
 from llm2rec_kit.runs.store import STORE
 from llm2rec_kit.storage import hash_file, write_json
@@ -33,6 +33,7 @@ __all__ = [
     "check_name",
     "collect_provenance",
     "find",
+    "find_begun",
     "find_outputs",
     "hash_file",
     "one_paragraph_errors",

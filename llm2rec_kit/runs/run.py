@@ -32,6 +32,11 @@ def find(name: str, outputs: str | Path = "") -> Run:
     raise ValueError(f"There is no run {show_value(name)} in {base}. Make one with `llm2rec reproduce`.")
 
 
+def find_begun(name: str, outputs: str | Path = "") -> Run | None:
+    """Find the run of this name under `outputs`; None, and no folder made as `Run` does, where there is no folder of it."""
+    return Run(name, outputs) if (find_outputs(outputs) / name).is_dir() else None
+
+
 class Run:
     """The folder `outputs/<name>/` and what is in it.
 

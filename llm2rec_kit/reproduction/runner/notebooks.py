@@ -23,7 +23,7 @@ from llm2rec_kit.models import checkpoint, gguf
 from llm2rec_kit.reproduction.plan import assets
 from llm2rec_kit.reproduction.runner import forced, interrupts, recorded, unchanged
 from llm2rec_kit.reproduction.runner.progress import Progress
-from llm2rec_kit.runs import ArtefactError, Run, check_name, find_outputs, freshness, meter, places
+from llm2rec_kit.runs import ArtefactError, Run, check_name, find_begun, find_outputs, freshness, meter, places
 from llm2rec_kit.settings import own_parts, plain_yaml
 from llm2rec_kit.settings.ranges import clip, show_value
 
@@ -270,9 +270,8 @@ def prepare(
     if values.get("own_parts"):
         values["own_parts"] = own_parts.resolve_parts(values["own_parts"], Path())
     chosen = _chosen(books, only or ([] if start else list_profile_notebooks(profile)), start)
-    numbers, of_run = [book.name[:2] for book in chosen], values.get("outputs", "")
-    has_begun = (find_outputs(of_run) / values["run"]).is_dir()  # `Run` would make the folder
-    there = freshness.list_tables(Run(values["run"], of_run)) if has_begun else []
+    begun = find_begun(values["run"], values.get("outputs", ""))
+    numbers, there = [book.name[:2] for book in chosen], freshness.list_tables(begun) if begun else []
     values = recorded.put_place(values, numbers)
     feasibility.check_across_stages(values, numbers, there)
     if look:

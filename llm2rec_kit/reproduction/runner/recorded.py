@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.results import evaluations
-from llm2rec_kit.runs import MADE_BY, ArtefactError, Run, find_outputs
+from llm2rec_kit.runs import MADE_BY, ArtefactError, Run, find_begun
 from llm2rec_kit.settings.evaluation import LATER, list_unread
 from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import make_default
@@ -86,10 +86,11 @@ def read_training(run: Run, stage: str, otherwise: Mapping[str, Any]) -> dict[st
 
 def put_place(values: dict[str, Any], numbers: Collection[str]) -> dict[str, Any]:
     """Put into `values` where the run's notebook 04 trained: the studies of 06 and 07 do so, unless 04 is to run before them."""
-    folder = find_outputs(values.get("outputs", "")) / values["run"]
-    if "04" in numbers or not {"06", "07"} & {*numbers} or not folder.is_dir():
+    if "04" in numbers or not {"06", "07"} & {*numbers}:
         return values
-    run, plain = Run(values["run"], values.get("outputs", "")), read_defaults()
+    run, plain = find_begun(values["run"], values.get("outputs", "")), read_defaults()
+    if not run:
+        return values
     with contextlib.suppress(ArtefactError):  # none yet, or a damaged one: the notebook says so
         held = {f"evaluation_{k}": v for k, v in evaluations.read_place(run).items()}
         return values | {name: v for name, v in held.items() if values.get(name, plain[name]) != v}
