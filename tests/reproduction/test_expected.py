@@ -10,6 +10,7 @@ import yaml
 from conftest import held, no_room
 
 from llm2rec_kit.reproduction.report import expected
+from llm2rec_kit.runs import places
 
 METRICS = ("recall@10", "ndcg@10")
 
@@ -175,3 +176,10 @@ def test_the_kept_numbers_of_rankings_by_one_trained_embedding_have_the_toleranc
     alike = {name: [v[1] for v in line.values()] for name, line in lines.items() if " nearest " in name}
     for name, tolerances in alike.items():
         assert [v[1] for v in lines[name.replace("nearest", "nearestmean")].values()] == tolerances
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (places.PROFILES / "expected").glob("*.yaml")))
+def test_the_kits_own_numbers_are_of_a_run_to_its_end(profile):
+    """Kept before the last notebook has run, the settings would lack a stage, and every later run's would differ."""
+    stages = {"corpus", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation", "maps"}
+    assert {*expected.load(profile)["settings"]} == stages
