@@ -80,6 +80,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path.parent.name not in ("browser", "notebooks"), -tests[item.path], item.path))
 
 
+@pytest.fixture
+def bfloat16_allowed(monkeypatch):
+    """Trainings in bfloat16 on any CPU, as slow as it may be: without, the kit refuses them where there are no instructions."""
+    from llm2rec_kit.downstream import fast_ops
+    from llm2rec_kit.models import kernels
+
+    for module in (kernels, fast_ops):
+        monkeypatch.setattr(module, "has_fast_bfloat16", lambda: True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """One thread for this process and its children: where cores are short, threads of several processes wait for each other."""

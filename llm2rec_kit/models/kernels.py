@@ -83,15 +83,28 @@ def is_available() -> bool:
     return there and platform.machine() in ("x86_64", "AMD64")
 
 
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Tell whether oneDNN has products of bfloat16 on this CPU, in hardware or emulated; without AVX512 it raises instead."""
+    return is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Multiply a (M, K) by b (N, K) transposed and add `bias` (N,): (M, N), in the dtype of a and b.
 
     A trap: oneDNN compiles a kernel for every new shape, as long as a thousand small products take. Callers keep to few.
     """
-    if is_available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel():
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-        return out
-    return F.linear(a, b, bias)
+    if not (is_available() and a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and a.numel()):
+        return F.linear(a, b, bias)
+    if a.dtype == torch.bfloat16 and not multiplies_bfloat16():
+        # The same factors, summed in float32 and rounded once, as where there are instructions for it.
+        return _by_onednn(a.float(), b.float(), None if bias is None else bias.float()).bfloat16()
+    return _by_onednn(a, b, bias)
+
+
+def _by_onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return out
 
 
 def multiply_blocked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

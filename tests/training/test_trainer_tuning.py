@@ -144,6 +144,7 @@ def test_an_untied_head_gets_no_adapter():
     assert not any("lm_head" in n for n, p in adapted.named_parameters() if p.requires_grad)
 
 
+@pytest.mark.usefixtures("bfloat16_allowed")
 def test_mixed_precision_keeps_float32_weights_under_bfloat16_products(tmp_path):
     """A bfloat16 backbone: updates too small for bfloat16 are lost in a pure training and kept in a mixed one."""
     seen = {}
@@ -164,6 +165,7 @@ def test_mixed_precision_keeps_float32_weights_under_bfloat16_products(tmp_path)
     assert seen["mixed"][2][0] == pytest.approx(seen["pure"][2][0], rel=2e-2)
 
 
+@pytest.mark.usefixtures("bfloat16_allowed")
 def test_mixed_precision_is_close_to_float32(tmp_path):
     _, history = train(tmp_path / "exact")
     mixed, rounded = train(tmp_path / "mixed", precision="mixed")
@@ -174,6 +176,7 @@ def test_mixed_precision_is_close_to_float32(tmp_path):
 
 
 @pytest.mark.skipif(not kernels.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.usefixtures("bfloat16_allowed")
 @pytest.mark.parametrize("work", [train, train_mntp, train_contrastive])
 def test_mixed_precision_multiplies_in_bfloat16_and_attends_in_float32(tmp_path, monkeypatch, work):
     """`mixed` once did float32 throughout: our layers' forward was out of autocast's reach."""
