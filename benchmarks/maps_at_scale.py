@@ -37,9 +37,9 @@ def spaces(n: int, dim: int = 192) -> dict[str, np.ndarray]:
 
 
 def processor_seconds() -> float:
-    """User and system time of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    """User and system time so far, of this process and of those that it started and that have ended."""
+    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in of)
 
 
 class Clock:
@@ -67,17 +67,17 @@ def measure(n: int, fitted: int) -> None:
     """Lay out all stages of n items and print where the time went, and what the layout is worth."""
     tables, settings = spaces(n), Maps(max_items=fitted)
     clock = Clock()
-    originals = projection.find_nearest, projection.fit_umap, projection.align
-    projection.find_nearest = clock.around("neighbour search", originals[0])
-    projection.fit_umap = clock.around("UMAP a stage (search included)", originals[1])
-    projection.align = clock.around("AlignedUMAP", originals[2])
+    originals = projection.fit_spaces, projection.align
+    projection.fit_spaces = clock.around("UMAP of the stages (search included)", originals[0])
+    projection.align = clock.around("AlignedUMAP", originals[1])
     chosen = projection.choose_items(n, fitted, settings.seed) - 1
     layouts = clock.around("all", projection.lay_out)(tables, settings, fitted=chosen)
-    projection.find_nearest, projection.fit_umap, projection.align = originals
+    projection.fit_spaces, projection.align = originals
     print(f"\n{n:,} items, 4 stages, UMAP fitted to {len(chosen):,}, {n - len(chosen):,} placed")
     for name, (seconds, used) in clock.spent.items():
-        print(f"  {name:32} {seconds:8.1f} s   {used:8.1f} s of processor   {used / clock.spent['all'][1]:5.0%}")
-    print(f"  most memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+        print(f"  {name:38} {seconds:8.1f} s   {used:8.1f} s of processor   {used / clock.spent['all'][1]:5.0%}")
+    most = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"  most memory {most[0]:.1f} GiB, of a process beside it {most[1]:.1f}")
     anchors = quality.draw_anchors(n, 0)
     for stage in ("raw", "contrastive"):
         found = quality.measure_projection(tables[stage], layouts.aligned[stage], "cosine", anchors=anchors)

@@ -10,15 +10,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +33,7 @@ from llm2rec_kit.downstream.samples import Rows
 from llm2rec_kit.results import metrics
 from llm2rec_kit.results.evaluations import make_name
 from llm2rec_kit.runs import Run, meter
+from llm2rec_kit.runs.workers import open_workers
 from llm2rec_kit.settings import own_parts
 from llm2rec_kit.settings.evaluation import LATER
 
@@ -294,19 +291,8 @@ def train_many(
     if workers == 1:  # a process of its own would take seconds to start
         yield from _one_after_the_other(jobs, work)
         return
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    _let_interrupts_end_waits()
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(own_parts.list_origins(), *work)
-    ) as pool:
-        try:
-            yield from _as_they_are_done(jobs, lambda job: pool.submit(_do, job), workers)
-        except BaseException:  # an interrupt above all: a training under way may have hours to go
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
-            raise
+    with open_workers(workers, _start_worker, own_parts.list_origins(), *work) as pool:
+        yield from _as_they_are_done(jobs, lambda job: pool.submit(_do, job), workers)
 
 
 def _as_they_are_done(
@@ -357,13 +343,6 @@ def _one_after_the_other(jobs: list[Job], work: tuple[Any, ...]) -> Iterator[tup
         yield job, result
 
 
-def _let_interrupts_end_waits() -> None:
-    """polars has the system go on with a wait after SIGINT (its issue 21739):
-    Ctrl-C would do nothing until the next result."""
-    if hasattr(signal, "siginterrupt"):  # not on Windows
-        signal.siginterrupt(signal.SIGINT, True)
-
-
 _WORK: tuple[Any, ...] = ()
 
 
@@ -373,7 +352,6 @@ def _start_worker(parts: list[str], *work: Any) -> None:
     own_parts.load(parts)
     torch.set_num_threads(1)
     keep_freed_memory()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def keep_freed_memory() -> None:
@@ -388,14 +366,6 @@ def keep_freed_memory() -> None:
         mmap_threshold, trim_threshold = -3, -1  # numbers of malloc.h
         mallopt(mmap_threshold, 2**30)
         mallopt(trim_threshold, 2**31 - 1)
-
-
-def _end_with_parent() -> None:
-    """A killed kernel tells its workers nothing: without this they would wait for work, and hold their memory, for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _do(job: Job) -> Result:

@@ -63,24 +63,24 @@ def optimise(
 
     `graphs` are UMAP's fuzzy graphs, `held` is from `weigh_ties`, `shape` from `fit_curve`.
     """
-    layouts = starts.astype(np.float32).copy()
+    # Item first, then stage: what one update reads lies together in memory.
+    places = starts.astype(np.float32).transpose(1, 0, 2).copy()
     edges = [graph.tocoo() for graph in graphs]
     first = np.cumsum([0] + [e.nnz for e in edges])
     every = np.concatenate([make_epochs_per_sample(e.data, epochs) for e in edges])
     every_negative = every.astype(np.float32) / NEGATIVES
     due, due_negative = every.astype(np.float32), every_negative.astype(np.float32)
     fall_off = STRENGTH * np.exp(-(np.abs(np.arange(-WINDOW, WINDOW + 1)) - 1.0))
-    # Item first, then offset: what one update reads lies together in memory.
-    pull = np.ascontiguousarray((held * fall_off[:, None]).transpose(0, 2, 1))
+    pull = np.ascontiguousarray((held * fall_off[:, None]).transpose(2, 0, 1))
     random = np.random.RandomState(seed).randint(np.iinfo(np.int32).min + 1, np.iinfo(np.int32).max - 1, 3).astype(np.int64)
     heads, tails = (np.concatenate([getattr(e, side) for e in edges]).astype(np.int32) for side in ("row", "col"))
     flat = heads, tails, first, every, due, every_negative, due_negative, pull, random
     alpha = 1.0
     for epoch in range(epochs):
         order = _shuffled(len(graphs), abs(random[0]))
-        _epoch(layouts, *flat, order, alpha, float(epoch), *shape)
+        _epoch(places, *flat, order, alpha, float(epoch), *shape)
         alpha = 1.0 - epoch / epochs
-    return layouts
+    return np.ascontiguousarray(places.transpose(1, 0, 2))
 
 
 @numba.njit
@@ -92,19 +92,25 @@ def _shuffled(stages: int, seed: int) -> np.ndarray:
     return order
 
 
-@numba.njit(fastmath=True)
-def _pulled(layouts: np.ndarray, pull: np.ndarray, m: int, i: int, d: int) -> np.float32:
-    total = np.float32(0.0)
-    for offset in range(-WINDOW, WINDOW):  # umap-learn leaves out the last offset, too
-        other = m + offset
-        if offset != 0 and 0 <= other < layouts.shape[0]:
-            total += clip(pull[m, i, offset + WINDOW] * (layouts[m, i, d] - layouts[other, i, d]))
-    return total
+@numba.njit(fastmath=True, inline="always")
+def _pulled(places: np.ndarray, pull: np.ndarray, i: int, m: int) -> tuple[float, float]:
+    # How item i's other stages pull at it in stage m: the sum over either coordinate, in the order of stages.
+    x, y = places[i, m, 0], places[i, m, 1]
+    to_x = to_y = 0.0
+    for other in range(max(0, m - WINDOW), m):
+        strength = pull[i, m, other - m + WINDOW]
+        to_x += clip(strength * (x - places[i, other, 0]))
+        to_y += clip(strength * (y - places[i, other, 1]))
+    for other in range(m + 1, min(places.shape[1], m + WINDOW)):  # umap-learn leaves out the last offset, too
+        strength = pull[i, m, other - m + WINDOW]
+        to_x += clip(strength * (x - places[i, other, 0]))
+        to_y += clip(strength * (y - places[i, other, 1]))
+    return to_x, to_y
 
 
 @numba.njit(fastmath=True)
 def _epoch(
-    layouts: np.ndarray,
+    places: np.ndarray,
     heads: np.ndarray,
     tails: np.ndarray,
     first: np.ndarray,
@@ -120,8 +126,9 @@ def _epoch(
     a: float,
     b: float,
 ) -> None:
+    n, stages = places.shape[:2]
     longest = 0
-    for m in range(layouts.shape[0]):
+    for m in range(stages):
         longest = max(longest, first[m + 1] - first[m])
     for at in range(longest):
         for m in order:
@@ -129,25 +136,27 @@ def _epoch(
             if e >= first[m + 1] or due[e] > epoch:
                 continue
             j, k = heads[e], tails[e]
-            here, there = layouts[m, j], layouts[m, k]
+            here, there = places[j, m], places[k, m]
             apart = rdist(here, there)
             slope = -2.0 * a * b * pow(apart, b - 1.0) / (a * pow(apart, b) + 1.0) if apart > 0.0 else 0.0
-            for d in range(2):
-                step = clip(slope * (here[d] - there[d])) - _pulled(layouts, pull, m, j, d)
-                here[d] += clip(step) * alpha
-                step = clip(slope * (there[d] - here[d])) - _pulled(layouts, pull, m, k, d)
-                there[d] += clip(step) * alpha
+            x, y = _pulled(places, pull, j, m)
+            there_x, there_y = _pulled(places, pull, k, m)
+            here[0] += clip(clip(slope * (here[0] - there[0])) - x) * alpha
+            there[0] += clip(clip(slope * (there[0] - here[0])) - there_x) * alpha
+            here[1] += clip(clip(slope * (here[1] - there[1])) - y) * alpha
+            there[1] += clip(clip(slope * (there[1] - here[1])) - there_y) * alpha
             due[e] += every[e]
             count = int((epoch - due_negative[e]) / every_negative[e])
             for _ in range(count):
-                k = tau_rand_int(random) % layouts.shape[1]
-                there = layouts[m, k]
+                k = tau_rand_int(random) % n
+                there = places[k, m]
                 apart = rdist(here, there)
                 if apart == 0.0 and j == k:
                     continue
                 slope = 2.0 * b / ((0.001 + apart) * (a * pow(apart, b) + 1)) if apart > 0.0 else 0.0
-                for d in range(2):
-                    step = clip(slope * (here[d] - there[d])) if slope > 0.0 else 0.0
-                    step -= _pulled(layouts, pull, m, j, d)
-                    here[d] += clip(step) * alpha
+                x, y = _pulled(places, pull, j, m)
+                apart_x = clip(slope * (here[0] - there[0])) if slope > 0.0 else 0.0
+                apart_y = clip(slope * (here[1] - there[1])) if slope > 0.0 else 0.0
+                here[0] += clip(apart_x - x) * alpha
+                here[1] += clip(apart_y - y) * alpha
             due_negative[e] += count * every_negative[e]

@@ -2,11 +2,13 @@
 
 UMAP lays out one space; AlignedUMAP lays out several stages of the same items in one frame, so that an item that moves on
 the page moved in its space. Same vectors and settings, same coordinates. Neighbours are searched once a space, and exactly
-up to `EXACT_UP_TO` items; UMAP is handed what was found.
+up to `EXACT_UP_TO` items; UMAP is handed what was found. UMAP itself computes on one core, so that its random numbers come in
+one order: past `APART_FROM` items several spaces are fitted at once, a process each.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +20,12 @@ import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.runs.workers import open_workers
+
+Near = tuple[np.ndarray, np.ndarray]  # ids and distances, as `find_nearest` returns them
 
 EXACT_UP_TO = 30_000  # items; past it nearest-neighbour descent, whose compilation alone takes half a minute, is quicker
+APART_FROM = 10_000  # items; below, starting processes and compiling in each takes longer than it saves
 EPOCHS = 200  # of every layout: what UMAP takes for large data, and AlignedUMAP always
 
 
@@ -41,7 +47,7 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
     rows = next(iter(tables.values()))
     fitted = np.arange(len(rows)) if fitted is None else fitted
     rest = np.setdiff1d(np.arange(len(rows)), fitted)
-    models = {stage: fit_umap(table[fitted], settings) for stage, table in tables.items()}
+    models = fit_spaces({stage: table[fitted] for stage, table in tables.items()}, settings)
     own = {stage: model.embedding_ for stage, model in models.items()}
     layouts = Layouts({}, {})
     for into, found in ((layouts.own, own), (layouts.aligned, align(models, settings))):
@@ -55,12 +61,32 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
     return layouts
 
 
-def fit_umap(vectors: np.ndarray, settings: S.Maps) -> Any:
-    """Fit UMAP to one space, float32 (n, dim): `embedding_` is float32 (n, 2), `transform` places further rows."""
+def fit_spaces(tables: dict[str, np.ndarray], settings: S.Maps, *, apart_from: int = APART_FROM) -> dict[str, Any]:
+    """Fit UMAP to several spaces of the same n items, as `fit_umap` does each: {stage: float32 (n, dim)} to {stage: model}.
+
+    From `apart_from` items on, as many at once as there are cores, with the same coordinates.
+    """
+    n = len(next(iter(tables.values())))
+    at_once = min(len(tables), os.cpu_count() or 1)
+    if n < apart_from or at_once == 1:
+        return {stage: fit_umap(table, settings) for stage, table in tables.items()}
+    # An exact search takes all cores, and its last bits depend on how many: it stays here. Descent takes one.
+    k = _count_near(n, settings)
+    near = [find_nearest(v, k, settings.metric) if n <= EXACT_UP_TO else None for v in tables.values()]
+    with open_workers(at_once, _use_one_thread) as pool:
+        models = list(pool.map(fit_umap, tables.values(), [settings] * len(tables), near))
+    return dict(zip(tables, models, strict=True))
+
+
+def fit_umap(vectors: np.ndarray, settings: S.Maps, near: Near | None = None) -> Any:
+    """Fit UMAP to one space, float32 (n, dim): `embedding_` is float32 (n, 2), `transform` places further rows.
+
+    `near` are the nearest other rows as `find_nearest` finds them, where they are known.
+    """
     import umap
 
-    k = max(2, min(settings.neighbours, len(vectors) - 1))
-    ids, distances = find_nearest(vectors, k - 1, settings.metric)
+    k = _count_near(len(vectors), settings) + 1
+    ids, distances = near or find_nearest(vectors, k - 1, settings.metric)
     itself = np.arange(len(vectors), dtype=ids.dtype)[:, None]
     known = (
         np.concatenate([itself, ids], axis=1),
@@ -207,6 +233,17 @@ class _ExactIndex:
 
     def query(self, rows: np.ndarray, k: int, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         return find_nearest(rows, k, self.metric, among=self.vectors)
+
+
+def _count_near(n: int, settings: S.Maps) -> int:
+    """How many other rows UMAP is told of: it counts a row among its own neighbours."""
+    return max(2, min(settings.neighbours, n - 1)) - 1
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _exact(vectors: np.ndarray, k: int, metric: str, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

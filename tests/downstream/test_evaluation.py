@@ -111,7 +111,7 @@ def test_a_planted_rule_is_learned_through_text(kind, change):
     assert (result.ranks == 1).mean() > 0.95
 
 
-@pytest.mark.skipif(not fast_ops.has_fast_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
+@pytest.mark.usefixtures("bfloat16_allowed")
 @pytest.mark.parametrize("change", [{}, {"loss": "sampled_softmax", "sampled_items": 6}])
 def test_a_planted_rule_is_learned_in_low_precision(change):
     corpus = planted()
@@ -294,7 +294,7 @@ def test_one_worker_needs_no_process_and_gives_the_same(corpus, monkeypatch):
     jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
     parts = {"toy": corpus.select(["toy"])}
     many = dict(evaluation.train_many(jobs, parts, {}, replace(SETTINGS, workers=2, device="cpu")))
-    monkeypatch.setattr(evaluation, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(evaluation, "open_workers", None)
     torch.set_num_threads(2)
     try:
         one = [
@@ -345,15 +345,16 @@ sys.path.insert(0, {tests!r})
 if __name__ == "__main__":
     from conftest import make_corpus
     from llm2rec_kit.downstream import evaluation
+    from llm2rec_kit.runs import workers
     from llm2rec_kit.settings import Evaluation
 
-    class Telling(evaluation.ProcessPoolExecutor):
+    class Telling(workers.ProcessPoolExecutor):
         def submit(self, *words):
             future = super().submit(*words)
             print(*self._processes, flush=True)
             return future
 
-    evaluation.ProcessPoolExecutor = Telling
+    workers.ProcessPoolExecutor = Telling
     corpus = make_corpus(users=400, longest=30)
     settings = Evaluation(hidden=16, inner=32, epochs=10**6, patience=10**6, workers=2, cutoffs=[3], device="cpu")
     jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
@@ -498,7 +499,7 @@ def test_what_takes_seconds_is_trained_without_processes_unless_asked(corpus, mo
     def refuse(*args, **kwargs):
         raise ChildProcessError
 
-    monkeypatch.setattr(evaluation, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(evaluation, "open_workers", refuse)
     monkeypatch.setattr(evaluation.os, "cpu_count", lambda: 2)
     jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
     parts = {"toy": corpus.select(["toy"])}

@@ -133,6 +133,20 @@ def test_layouts_repeat_by_seed_and_align():
     assert moved[1] < 0.7 * moved[0]
 
 
+@pytest.mark.parametrize("exact_up_to", [60, 10])
+def test_spaces_fitted_at_once_are_those_fitted_one_by_one(exact_up_to, monkeypatch):
+    monkeypatch.setattr(projection.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(projection, "EXACT_UP_TO", exact_up_to)  # here: whether neighbours are searched before
+    apart = projection.fit_spaces(SPACES, SETTINGS, apart_from=60)
+    monkeypatch.undo()
+    alone = projection.fit_spaces(SPACES, SETTINGS)
+    assert list(apart) == list(SPACES)
+    for stage, model in alone.items():
+        assert (apart[stage].embedding_ == model.embedding_).all()
+        assert (apart[stage].graph_ != model.graph_).nnz == 0
+        assert (apart[stage].transform(SPACES[stage][:7]) == model.transform(SPACES[stage][:7])).all()
+
+
 def test_min_dist_keeps_items_apart_in_the_common_frame_too():
     models = {stage: projection.fit_umap(v, SETTINGS) for stage, v in SPACES.items()}
     gaps = {}
