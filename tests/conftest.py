@@ -73,11 +73,33 @@ def held(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
+READ_FINISHED = ("test_series.py", "test_opened.py", "test_kill.py")  # files whose tests ask for `finished`
+
+
 def pytest_collection_modifyitems(items):
     """Put the folders whose few tests take minutes first, then files by their number of tests: begun last, one of the former
     would be all that runs. Workers take whole files in this order, by `--no-loadscope-reorder`."""
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.parent.name not in ("browser", "notebooks"), -tests[item.path], item.path))
+
+    def place(item):
+        first = item.path.name not in READ_FINISHED, item.path.parent.name not in ("browser", "notebooks")
+        return *first, -tests[item.path], item.path
+
+    items.sort(key=place)
+    others = {item.path.name for item in items if "finished" in item.fixturenames} - {*READ_FINISHED}
+    assert not others, f"{others} ask for `finished`: put them into conftest.READ_FINISHED, so that it is made once"
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """As `--dist loadfile`, but that the files which read `finished` go to one worker: making that run takes minutes."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByRun(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "finished" if file.endswith(READ_FINISHED) else file
+
+    return ByRun(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture
