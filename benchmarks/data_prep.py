@@ -33,8 +33,8 @@ PROFILED = {  # function in the profile -> what it is
     "select": "ids to codes (and other selects)",
     "_as_arrays": "codes to rows of the item table",
     "_known_titles": "title rules",
-    "first_events": "earliest review of a pair",
-    "k_core": "k-core to its fixed point",
+    "mark_first_events": "earliest review of a pair",
+    "mark_k_core": "k-core to its fixed point",
     "_corpus": "numbering, sorting, splitting, checking",
     "save": "writing the corpus",
 }

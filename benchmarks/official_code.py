@@ -4,6 +4,7 @@
 
     python benchmarks/official_code.py --checkout CHECKOUT --python OFFICIAL/bin/python --run RUN --work FOLDER
                                                  trains every arm to patience on both sides, prints tables, writes FOLDER/results.json
+    python benchmarks/official_code.py ... --arms GRU4Rec/x100 --seeds 2025        some of them
     python benchmarks/official_code.py ... --times         seconds a step and a ranking at 9,517 items x 896, both sides in turn
     python benchmarks/official_code.py ... --dropout 300   the loss of one batch under dropout, drawn anew 300 times on both sides
     python benchmarks/official_code.py ... --record FILE   losses and gradients from weights given by a formula, for the tests
@@ -43,6 +44,7 @@ from llm2rec_kit.results import metrics
 from llm2rec_kit.storage import hash_file, write_json
 
 LENGTHS = {"unit": 1.0, "x100": 100.0}
+ARMS = [f"{recommender}/{length}" for length, recommender in itertools.product(LENGTHS, RATES)]
 SEEDS = (2024, 2025, 2026)
 NAMES = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
 WAYS = {"kit": {}, "kit, a row a sample": {"shared_prefix": False}}
@@ -68,9 +70,10 @@ def train_all(given: argparse.Namespace, corpus: Corpus, vectors: np.ndarray) ->
     """Every arm on every side, one after the other; what results.json has is left as it is."""
     results = results_of(given)
     found = results["trained"]
-    for recommender, length, seed in itertools.product(RATES, LENGTHS, given.seeds):
+    for arm, seed in itertools.product(given.arms, given.seeds):
+        recommender, length = arm.split("/")
         for way in ("official", *WAYS):
-            name = f"{way}/{recommender}/{length}/{seed}"
+            name = f"{way}/{arm}/{seed}"
             if name in found:
                 continue
             if way == "official":
@@ -95,7 +98,7 @@ def ranks_of(given: argparse.Namespace, arm: str, way: str) -> list[np.ndarray]:
 
 def tables(given: argparse.Namespace, corpus: Corpus, found: dict[str, dict]) -> None:
     """Print metrics an arm and a side, and how the kit's differ: across seeds in an arm, over all arms, and by users."""
-    arms = [f"{recommender}/{length}" for length, recommender in itertools.product(LENGTHS, RATES)]
+    arms = given.arms
     values = {
         (arm, way): np.array([[found[f"{way}/{arm}/{seed}"]["metrics"][name] for name in NAMES] for seed in given.seeds])
         for arm in arms
@@ -423,6 +426,7 @@ def main() -> None:
     parser.add_argument("--work", type=lambda p: Path(p).resolve(), help="folder for what is made")
     parser.add_argument("--vectors", type=Path, help="items' vectors, .npy")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="default: all")
     parser.add_argument("--epochs", type=int, default=1000, help="most epochs, a multiple of 5 (validation is every fifth)")
     parser.add_argument("--times", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from llm2rec_kit import paper_statistics
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import item_text, preconditions
-from llm2rec_kit.data.events import NO_TIME, Events, find_first_positions, mark_first_events, mark_k_core, renumber
+from llm2rec_kit.data.events import (
+    NO_TIME,
+    Events,
+    find_first_positions,
+    mark_first_events,
+    mark_k_core,
+    number_rows,
+    renumber,
+)
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.data.splits import split, split_rules, take_given_splits
 from llm2rec_kit.settings import Data
@@ -179,12 +187,19 @@ def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) ->
     time = None
     if interactions.has_times:
         time = frame["time"].cast(pl.Int64).fill_null(NO_TIME).to_numpy()
-    user, item = (c.to_physical().cast(pl.Int32).fill_null(-1).to_numpy() for c in (users, names))
-    events = Events(np.arange(len(frame)), user, rows[item], time)
+    events = Events(number_rows(len(frame)), _codes(users), rows[_codes(names)], time)
     if users.null_count() or names.null_count():
-        events = events.keep((user >= 0) & (item >= 0))
+        events = events.keep((users.is_not_null() & names.is_not_null()).to_numpy())
         steps.add("empty ids", len(frame), len(events), "no user or no item", fault=True)
     return events
+
+
+def _codes(ids: pl.Series) -> NDArray[np.int32]:
+    """The codes of categorical ids, -1 where there is none; of many without a gap, the very memory that holds them."""
+    codes = ids.to_physical()
+    if codes.dtype == pl.UInt32 and not codes.null_count():
+        return codes.to_numpy().view(np.int32)
+    return codes.cast(pl.Int32).fill_null(-1).to_numpy()
 
 
 def _categorical(ids: pl.Series) -> pl.Series:
@@ -209,15 +224,15 @@ def _user_subset(events: Events, interactions: Interactions, settings: Data, ste
 
 
 def _known_titles(items: pl.DataFrame, events: Events, rules: str, steps: Steps) -> tuple[pl.DataFrame, Events]:
-    known = events.keep(events.item >= 0)
-    steps.add("unknown items", len(events), len(known), "the item is not in the item table", fault=True)
+    known = int(np.count_nonzero(events.item >= 0))
+    steps.add("unknown items", len(events), known, "the item is not in the item table", fault=True)
     judged = _judged(items, rules)
-    titled, kept = _only_items(judged, known, judged["refused"].is_null().to_numpy())
+    titled, kept = _only_items(judged, events, judged["refused"].is_null().to_numpy())
     reasons = judged["refused"].drop_nulls().value_counts()
     why = ", ".join(f"{reason} {n}" for reason, n in reasons.sort("count", "refused", descending=[True, False]).iter_rows())
     refused = len(items) - len(titled)
     text = f"rules {rules!r} refuse the titles of {refused} of {len(items)} items" + (f": {why}" if why else "")
-    steps.add("title rules", len(known), len(kept), text)
+    steps.add("title rules", known, len(kept), text)
     return titled.drop("refused"), kept
 
 
@@ -241,10 +256,10 @@ def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
 
 
 def _only_items(items: pl.DataFrame, events: Events, wanted: NDArray[np.bool_]) -> tuple[pl.DataFrame, Events]:
-    """The items in the mask `wanted`, and their events with the items' new rows."""
-    left = events.keep(wanted[events.item])
-    rows = (np.cumsum(wanted) - 1).astype(np.int32)
-    return items.filter(wanted), Events(left.row, left.user, rows[left.item], left.time)
+    """The items in the mask `wanted`, and their events with the items' new rows; events of no item (-1) are left out."""
+    rows = np.append(np.where(wanted, np.cumsum(wanted, dtype=np.int32) - np.int32(1), np.int32(-1)), np.int32(-1))
+    left = Events(events.row, events.user, rows[events.item], events.time)
+    return items.filter(wanted), left.keep(left.item >= 0)
 
 
 def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
@@ -256,7 +271,9 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
     timed = events if events.time is None else events.keep(events.time != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have", fault=True)
-    order = timed.row if timed.time is None else timed.time  # without times, rows are in the order of consumption
+    order = (
+        timed.row.astype(np.int64) if timed.time is None else timed.time
+    )  # without times, rows are in the order of consumption
     once = timed.keep(mark_first_events(timed.user, timed.item, order, same_time=same_time))
     if same_time:
         steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")

@@ -18,11 +18,12 @@ NO_TIME = np.iinfo(np.int64).min
 class Events:
     """Interactions as arrays of one length, in the source's order.
 
-    row   int64: row of the source's frame of events. user  int32: a code. item  int32: row of the item table, -1: not in it.
+    row   int32, or int64 where it takes that: row of the source's frame of events.
+    user  int32: a code. item  int32: row of the item table, -1: not in it.
     time  int64 milliseconds, NO_TIME where missing; None where the source has none.
     """
 
-    row: NDArray[np.int64]
+    row: NDArray[np.int32] | NDArray[np.int64]
     user: NDArray[np.int32]
     item: NDArray[np.int32]
     time: NDArray[np.int64] | None
@@ -51,16 +52,30 @@ def mark_k_core(users: NDArray[np.int32], items: NDArray[np.int32], user_least: 
     `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
     """
     mask = np.zeros(len(users), dtype=bool)
-    kept = np.arange(len(users))
-    while len(kept):
-        # Renumbered, what is left needs tables of counts no larger than itself.
-        users, items = renumber(users), renumber(items)
-        enough = (np.bincount(users) >= user_least)[users] & (np.bincount(items) >= item_least)[items]
-        if enough.all():
-            break
-        kept, users, items = kept[enough], users[enough], items[enough]
+    kept, of_user, of_item = number_rows(len(users)), np.bincount(users), np.bincount(items)
+    while (few := (of_user < user_least)[users] | (of_item < item_least)[items]).any():
+        # Few are dropped at a time, but for the first: counts are brought up to date, not made anew.
+        of_user -= np.bincount(users[few], minlength=len(of_user))
+        of_item -= np.bincount(items[few], minlength=len(of_item))
+        left = ~few
+        kept, users, items = kept[left], users[left], items[left]
+        users, of_user = _close_gaps(users, of_user)
+        items, of_item = _close_gaps(items, of_item)
     mask[kept] = True
     return mask
+
+
+def number_rows(n: int) -> NDArray[np.int32] | NDArray[np.int64]:
+    """Number n rows from 0, in as few bytes as that takes."""
+    return np.arange(n, dtype=np.int32) if n <= np.iinfo(np.int32).max else np.arange(n)
+
+
+def _close_gaps(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Codes and their counts, renumbered where half of the codes have no event left: small tables stay in cache."""
+    there = counts > 0
+    if 2 * np.count_nonzero(there) > len(there):
+        return codes, counts
+    return (np.cumsum(there, dtype=np.int32) - np.int32(1))[codes], counts[there]
 
 
 def mark_first_events(
@@ -71,11 +86,12 @@ def mark_first_events(
     With `same_time` only an event that is equal in time, too, is a repeat. Sorts only the pairs that come more than once.
     """
     keep = np.ones(len(users), dtype=bool)
-    pairs = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
-    ordered = np.sort(pairs)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    pairs = _pair(users, items)
+    pairs.sort()
+    twice = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
     if not len(twice):
         return keep
+    pairs = _pair(users, items)  # made again: a sorted copy beside it would be half a gigabyte at full size
     rows = np.flatnonzero(pl.Series(pairs).is_in(pl.Series(twice).implode()).to_numpy())
     rows = rows[np.lexsort((times[rows], pairs[rows]))]
     again = pairs[rows[1:]] == pairs[rows[:-1]]
@@ -83,6 +99,14 @@ def mark_first_events(
         again &= times[rows[1:]] == times[rows[:-1]]
     keep[rows[1:][again]] = False
     return keep
+
+
+def _pair(users: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.int64]:
+    """One code for each event's user and item."""
+    pairs = users.astype(np.int64)
+    pairs *= int(items.max(initial=0)) + 1
+    pairs += items
+    return pairs
 
 
 def find_first_positions(codes: NDArray[np.int32]) -> NDArray[np.int64]:
