@@ -24,6 +24,7 @@ from llm2rec_kit.data import item_text, preconditions
 from llm2rec_kit.data.events import (
     NO_TIME,
     Events,
+    count_codes,
     find_first_positions,
     mark_first_events,
     mark_k_core,
@@ -320,16 +321,18 @@ def _dense_part(
 
 def _core(events: Events, held: NDArray[np.bool_], settings: Data) -> tuple[Events, list[tuple[str, int, int, str]]]:
     """Events left after the short users and the k-core, and the rows about both; `held` (bool, an item): leave-one-out."""
-    k, rows = settings.min_interactions, []
+    k, rows, left = settings.min_interactions, [], len(events)
     if held.any() and len(events):
-        long_enough = events.keep((np.bincount(events.user) >= LEAVE_ONE_OUT_LENGTH)[events.user] | ~held[events.item])
+        long_enough = (count_codes(events.user) >= LEAVE_ONE_OUT_LENGTH)[events.user] | ~held[events.item]
         where = "" if held.all() else ", in domains so split"
         why = f"fewer than {LEAVE_ONE_OUT_LENGTH} interactions for leave_one_out{where}"
-        rows.append(("short users", len(events), len(long_enough), why))
-        events = long_enough
-    if k > 0 and len(events):
-        kept = events.keep(_in_core(events, held[events.item], k))
-        rows.append((f"{k}-core", len(events), len(kept), f"users and items with fewer than {k} interactions, repeatedly"))
+        left = int(np.count_nonzero(long_enough))
+        rows.append(("short users", len(events), left, why))
+        if not (k > 0 and left):
+            events = events.keep(long_enough)
+    if k > 0 and left:
+        kept = events.keep(_in_core(events, held[events.item], k))  # which drops the short users, too
+        rows.append((f"{k}-core", left, len(kept), f"users and items with fewer than {k} interactions, repeatedly"))
         events = kept
     return events, rows
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+COUNTED = 2**24  # codes counted at a time: numpy's bincount makes an int64 copy of them
 NO_TIME = np.iinfo(np.int64).min
 
 
@@ -52,7 +53,7 @@ def mark_k_core(users: NDArray[np.int32], items: NDArray[np.int32], user_least: 
     `users` and `items` are int (T,) of small non-negative codes. The fixed point does not depend on the order.
     """
     mask = np.zeros(len(users), dtype=bool)
-    kept, of_user, of_item = number_rows(len(users)), np.bincount(users), np.bincount(items)
+    kept, of_user, of_item = number_rows(len(users)), count_codes(users), count_codes(items)
     while (few := (of_user < user_least)[users] | (of_item < item_least)[items]).any():
         # Few are dropped at a time, but for the first: counts are brought up to date, not made anew.
         of_user -= np.bincount(users[few], minlength=len(of_user))
@@ -63,6 +64,15 @@ def mark_k_core(users: NDArray[np.int32], items: NDArray[np.int32], user_least: 
         items, of_item = _close_gaps(items, of_item)
     mask[kept] = True
     return mask
+
+
+def count_codes(codes: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Count how often each code from 0 to the largest occurs (int64)."""
+    counts = np.zeros(int(codes.max(initial=-1)) + 1, dtype=np.int64)
+    for at in range(0, len(codes), COUNTED):
+        some = np.bincount(codes[at : at + COUNTED])
+        counts[: len(some)] += some
+    return counts
 
 
 def number_rows(n: int) -> NDArray[np.int32] | NDArray[np.int64]:

@@ -14,7 +14,8 @@ from shops import LETTERS, dropped, plain, sequences, shop
 
 from llm2rec_kit.corpus import TEST, TRAIN, VALID
 from llm2rec_kit.data import cleaning
-from llm2rec_kit.data.events import mark_first_events, mark_k_core
+from llm2rec_kit.data import events as events_of_cleaning
+from llm2rec_kit.data.events import count_codes, mark_first_events, mark_k_core
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.settings import Data
 
@@ -281,6 +282,13 @@ def test_k_core_is_the_fixed_point(pairs, k_user, k_item):
     users, items = (np.array([p[j] for p in pairs], dtype=np.int64) for j in (0, 1))
     kept = np.flatnonzero(mark_k_core(users, items, k_user, k_item)).tolist()
     assert kept == slow_k_core(pairs, k_user, k_item)
+
+
+def test_codes_are_counted_in_parts_as_at_once(monkeypatch):
+    codes = np.random.default_rng(0).integers(0, 9, 50).astype(np.int32)
+    monkeypatch.setattr(events_of_cleaning, "COUNTED", 7)
+    assert count_codes(codes).tolist() == np.bincount(codes).tolist()
+    assert count_codes(codes[:0]).tolist() == []
 
 
 def test_with_k_below_three_both_minima_hold():
