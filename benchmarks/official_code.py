@@ -4,7 +4,7 @@
 
     python benchmarks/official_code.py --checkout CHECKOUT --python OFFICIAL/bin/python --run RUN --work FOLDER
                                                  trains every arm to patience on both sides, prints tables, writes FOLDER/results.json
-    python benchmarks/official_code.py ... --arms GRU4Rec/x100 --seeds 2025        some of them
+    python benchmarks/official_code.py ... --arms GRU4Rec/x100 --seeds 2025 2026        some of them, two seeds at least
     python benchmarks/official_code.py ... --times         seconds a step and a ranking at 9,517 items x 896, both sides in turn
     python benchmarks/official_code.py ... --dropout 300   the loss of one batch under dropout, drawn anew 300 times on both sides
     python benchmarks/official_code.py ... --record FILE   losses and gradients from weights given by a formula, for the tests

@@ -77,7 +77,7 @@ READ_FINISHED = ("test_series.py", "test_opened.py", "test_kill.py")  # files wh
 
 
 def pytest_collection_modifyitems(items):
-    """Put the folders whose few tests take minutes first, then files by their number of tests: begun last, one of the former
+    """Put files first that read `finished`, then the folders whose few tests take minutes, then files by their number of tests: begun last, one of the former
     would be all that runs. Workers take whole files in this order, by `--no-loadscope-reorder`."""
     tests = Counter(item.path for item in items)
 
@@ -90,6 +90,7 @@ def pytest_collection_modifyitems(items):
     assert not others, f"{others} ask for `finished`: put them into conftest.READ_FINISHED, so that it is made once"
 
 
+@pytest.hookimpl(optionalhook=True)  # there may be no xdist
 def pytest_xdist_make_scheduler(config, log):
     """As `--dist loadfile`, but that the files which read `finished` go to one worker: making that run takes minutes."""
     from xdist.scheduler import LoadFileScheduling

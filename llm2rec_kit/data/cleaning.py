@@ -196,7 +196,7 @@ def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) ->
 
 
 def _codes(ids: pl.Series) -> NDArray[np.int32]:
-    """The codes of categorical ids, -1 where there is none; of many without a gap, the very memory that holds them."""
+    """The codes of categorical ids, -1 where there is none; where they have four bytes and none is missing, the very memory that holds them."""
     codes = ids.to_physical()
     if codes.dtype == pl.UInt32 and not codes.null_count():
         return codes.to_numpy().view(np.int32)
@@ -272,9 +272,7 @@ def _timed_once(events: Events, settings: Data, steps: Steps) -> Events:
     timed = events if events.time is None else events.keep(events.time != NO_TIME)
     if len(timed) < len(events):
         steps.add("no time", len(events), len(timed), "the event has no timestamp while others have", fault=True)
-    order = (
-        timed.row.astype(np.int64) if timed.time is None else timed.time
-    )  # without times, rows are in the order of consumption
+    order = timed.row if timed.time is None else timed.time  # without times, rows are in the order of consumption
     once = timed.keep(mark_first_events(timed.user, timed.item, order, same_time=same_time))
     if same_time:
         steps.add("repeated rows", len(timed), len(once), "same user, item and time; the first is kept")

@@ -89,7 +89,11 @@ def _close_gaps(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> tuple[ND
 
 
 def mark_first_events(
-    users: NDArray[np.int32], items: NDArray[np.int32], times: NDArray[np.int64], *, same_time: bool = False
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    times: NDArray[np.int32] | NDArray[np.int64],
+    *,
+    same_time: bool = False,
 ) -> NDArray[np.bool_]:
     """Mark (bool) the events that are no repeats: of each user and item the earliest, of equal times the first row.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from llm2rec_kit.downstream.samples import Rows
 from llm2rec_kit.results import metrics
 from llm2rec_kit.results.evaluations import make_name
 from llm2rec_kit.runs import Run, meter
-from llm2rec_kit.runs.workers import open_workers
+from llm2rec_kit.runs.workers import count_cores, open_workers
 from llm2rec_kit.settings import own_parts
 from llm2rec_kit.settings.evaluation import LATER
 
@@ -328,7 +327,7 @@ def _workers_for(jobs: list[Job], parts: Parts, settings: S.Evaluation) -> int:
     if settings.workers:
         return settings.workers
     samples_read = settings.epochs * sum(len(parts[job.domain][0].samples("train")) for job in jobs)
-    return 1 if samples_read <= SHORT else os.cpu_count() or 1
+    return 1 if samples_read <= SHORT else count_cores()
 
 
 def _one_after_the_other(jobs: list[Job], work: tuple[Any, ...]) -> Iterator[tuple[Job, Result]]:

@@ -126,9 +126,8 @@ def _epoch(
     a: float,
     b: float,
 ) -> None:
-    n, stages = places.shape[:2]
     longest = 0
-    for m in range(stages):
+    for m in range(places.shape[1]):
         longest = max(longest, first[m + 1] - first[m])
     for at in range(longest):
         for m in order:
@@ -148,7 +147,7 @@ def _epoch(
             due[e] += every[e]
             count = int((epoch - due_negative[e]) / every_negative[e])
             for _ in range(count):
-                k = tau_rand_int(random) % n
+                k = tau_rand_int(random) % places.shape[0]
                 there = places[k, m]
                 apart = rdist(here, there)
                 if apart == 0.0 and j == k:

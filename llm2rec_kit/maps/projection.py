@@ -3,14 +3,14 @@
 UMAP lays out one space; AlignedUMAP lays out several stages of the same items in one frame, so that an item that moves on
 the page moved in its space. Same vectors and settings, same coordinates. Neighbours are searched once a space, and exactly
 up to `EXACT_UP_TO` items; UMAP is handed what was found. UMAP itself computes on one core, so that its random numbers come in
-one order: past `APART_FROM` items several spaces are fitted at once, a process each.
+one order: from `APART_FROM` items on several spaces are fitted at once, a process each.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.runs.workers import open_workers
+from llm2rec_kit.runs.workers import count_cores, open_workers
 
 Near = tuple[np.ndarray, np.ndarray]  # ids and distances, as `find_nearest` returns them
 
@@ -56,7 +56,7 @@ def lay_out(tables: dict[str, np.ndarray], settings: S.Maps, *, fitted: np.ndarr
             into[stage][fitted] = plane
             if len(rest):
                 models[stage].embedding_ = plane
-                with _quiet():
+                with _quiet(), _torch_threads_kept():
                     into[stage][rest] = models[stage].transform(tables[stage][rest])
     return layouts
 
@@ -67,14 +67,19 @@ def fit_spaces(tables: dict[str, np.ndarray], settings: S.Maps, *, apart_from: i
     From `apart_from` items on, as many at once as there are cores, with the same coordinates.
     """
     n = len(next(iter(tables.values())))
-    at_once = min(len(tables), os.cpu_count() or 1)
+    at_once = min(len(tables), count_cores())
     if n < apart_from or at_once == 1:
         return {stage: fit_umap(table, settings) for stage, table in tables.items()}
     # An exact search takes all cores, and its last bits depend on how many: it stays here. Descent takes one.
     k = _count_near(n, settings)
-    near = [find_nearest(v, k, settings.metric) if n <= EXACT_UP_TO else None for v in tables.values()]
-    with open_workers(at_once, _use_one_thread) as pool:
-        models = list(pool.map(fit_umap, tables.values(), [settings] * len(tables), near))
+    near = [None if _descends(*table.shape) else find_nearest(table, k, settings.metric) for table in tables.values()]
+    work = tables.values(), [settings] * len(tables), near
+    try:
+        with open_workers(at_once, _use_one_thread) as pool:
+            models = list(pool.map(fit_umap, *work))
+    except BrokenProcessPool:  # no memory for several, or a script without `if __name__ == "__main__":`
+        print("maps: a process beside this one could not go on; one space after another is fitted here", flush=True)
+        models = list(map(fit_umap, *work))
     return dict(zip(tables, models, strict=True))
 
 
@@ -137,7 +142,7 @@ def find_nearest(
 
     Without `among`, the nearest other rows of `vectors` itself. Distances are 1 - cosine, or Euclidean.
     """
-    if among is None and len(vectors) > EXACT_UP_TO and vectors.shape[1] > 3:
+    if among is None and _descends(*vectors.shape):
         return _by_descent(vectors, k, metric)
     if vectors.shape[1] <= 3 and metric == "euclidean":
         return _on_plane(vectors, k, among)
@@ -233,6 +238,11 @@ class _ExactIndex:
 
     def query(self, rows: np.ndarray, k: int, epsilon: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         return find_nearest(rows, k, self.metric, among=self.vectors)
+
+
+def _descends(n: int, dim: int) -> bool:
+    """Whether neighbours among n rows are searched by descent."""
+    return n > EXACT_UP_TO and dim > 3
 
 
 def _count_near(n: int, settings: S.Maps) -> int:

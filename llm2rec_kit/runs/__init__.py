@@ -1,4 +1,4 @@
-"""A run: one folder under `outputs/` where the notebooks meet.
+"""A run: one folder under `outputs/` where the notebooks meet, and the processes that work for one.
 
 Notebooks hand each other files, never variables. What a notebook makes is an *artefact*: either a folder (`corpus`, with
 `corpus/manifest.json`) or a few files with one stem (`embeddings/raw`: `raw.npy` and, as its manifest, `raw.json`). The

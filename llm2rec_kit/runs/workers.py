@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def count_cores() -> int:
+    """Count the cores that this process may use; where the system does not say, all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def open_workers(count: int, prepare: Callable[..., None], *given: Any) -> Iterator[ProcessPoolExecutor]:
     """Open a pool of `count` fresh processes, each of which first calls `prepare(*given)`.

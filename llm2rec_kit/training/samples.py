@@ -33,6 +33,7 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.fitting import checkpoints
 from llm2rec_kit.fitting.ragged import Ragged, compare_pieces, compute_offsets, count_common_prefix, index_spans
+from llm2rec_kit.runs.workers import count_cores
 from llm2rec_kit.storage import clear, hold_lock, write_json
 
 CHUNK = 20_000  # samples prepared at a time: bounds the memory
@@ -269,7 +270,7 @@ def _engine(tokenizer: PreTrainedTokenizerBase) -> Engine:
     def every(texts: Sequence[str]) -> Ragged:
         texts = list(texts)
         parts = [texts[k : k + TEXTS] for k in range(0, len(texts), TEXTS)]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        with ThreadPoolExecutor(count_cores()) as pool:
             return Ragged.of([ids for part in pool.map(some, parts) for ids in part])
 
     return every

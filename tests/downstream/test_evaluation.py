@@ -500,7 +500,7 @@ def test_what_takes_seconds_is_trained_without_processes_unless_asked(corpus, mo
         raise ChildProcessError
 
     monkeypatch.setattr(evaluation, "open_workers", refuse)
-    monkeypatch.setattr(evaluation.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(evaluation, "count_cores", lambda: 2)
     jobs = [evaluation.Job("toy", "SASRec", "id", seed) for seed in (1, 2)]
     parts = {"toy": corpus.select(["toy"])}
     short = replace(SETTINGS, device="cpu", epochs=2)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -133,11 +136,16 @@ def test_layouts_repeat_by_seed_and_align():
     assert moved[1] < 0.7 * moved[0]
 
 
-@pytest.mark.parametrize("exact_up_to", [60, 10])
-def test_spaces_fitted_at_once_are_those_fitted_one_by_one(exact_up_to, monkeypatch):
-    monkeypatch.setattr(projection.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(projection, "EXACT_UP_TO", exact_up_to)  # here: whether neighbours are searched before
+@pytest.mark.parametrize("searched", ["before", "in the process", "here, since a process died"])
+def test_spaces_fitted_at_once_are_those_fitted_one_by_one(searched, monkeypatch, capsys):
+    monkeypatch.setattr(projection, "count_cores", lambda: 2)
+    monkeypatch.setattr(
+        projection, "_descends", lambda *_: searched == "in the process"
+    )  # of this process alone: exact there
+    if "died" in searched:
+        monkeypatch.setattr(projection, "_use_one_thread", sys.exit)
     apart = projection.fit_spaces(SPACES, SETTINGS, apart_from=60)
+    assert ("could not go on" in capsys.readouterr().out) == ("died" in searched)
     monkeypatch.undo()
     alone = projection.fit_spaces(SPACES, SETTINGS)
     assert list(apart) == list(SPACES)
@@ -145,6 +153,29 @@ def test_spaces_fitted_at_once_are_those_fitted_one_by_one(exact_up_to, monkeypa
         assert (apart[stage].embedding_ == model.embedding_).all()
         assert (apart[stage].graph_ != model.graph_).nnz == 0
         assert (apart[stage].transform(SPACES[stage][:7]) == model.transform(SPACES[stage][:7])).all()
+
+
+PLACED = """
+import numpy as np, torch
+from llm2rec_kit.maps import projection
+from llm2rec_kit.settings import Maps
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    projection.fit_spaces.__kwdefaults__["apart_from"], projection.count_cores = 40, lambda: 2
+    rows = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    projection.lay_out({"a": rows, "b": rows[::-1].copy()}, Maps(neighbours=5), fitted=np.arange(50))
+    print(torch.get_num_threads())
+"""
+
+
+def test_placing_items_leaves_torch_s_threads_as_they_were(tmp_path):
+    """In a process whose first parallel function of numba it is."""
+    script = tmp_path / "placed.py"
+    script.write_text(PLACED)
+    where = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=where)
+    assert done.stdout.split() == ["1"], done.stderr
 
 
 def test_min_dist_keeps_items_apart_in_the_common_frame_too():
