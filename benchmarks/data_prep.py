@@ -28,8 +28,7 @@ import zlib
 from pathlib import Path
 
 PROFILED = {  # function in the profile -> what it is
-    "_parsed": "parsing JSON (polars, two threads)",
-    "acquire": "waiting for the inflating thread",
+    "acquire": "waiting for the threads that inflate and parse",
     "select": "ids to codes (and other selects)",
     "_as_arrays": "codes to rows of the item table",
     "_known_titles": "title rules",

@@ -1,8 +1,8 @@
 """JSON lines: raw files of one JSON object a line, plain or gzip, read once and in constant memory.
 
-A thread inflates (ISA-L: three times zlib's speed, and it lets go of the interpreter's lock) while polars parses the block
-before. Polars refuses a whole block for one bad line; such a block is halved until the bad lines are among few, and those
-are judged one by one: a sound file costs nothing more.
+A thread inflates (ISA-L: three times zlib's speed, and it lets go of the interpreter's lock), in another polars parses the
+block before, and the one before that is with whoever reads. Polars refuses a whole block for one bad line; such a block is
+halved until the bad lines are among few, and those are judged one by one: a sound file costs nothing more.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import polars as pl
 from isal import isal_zlib
@@ -26,6 +27,7 @@ READ = 1 << 20  # bytes taken from the file at a time
 BLOCK = 1 << 23  # most bytes that one reading may inflate to: a gzip of zeros stays small in memory
 LONGEST = 1 << 26  # bytes of a line; a file with a longer one is no file of lines
 FEW = 64  # lines judged one by one
+Made = TypeVar("Made")
 BOM = b"\xef\xbb\xbf"
 
 ID, TEXT, TEXTS, INTEGER = "id", "text", "texts", "integer"
@@ -70,12 +72,10 @@ def read(path: Path, fields: dict[str, str], report: Report) -> Iterator[pl.Data
     none. Half of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD in a text; an id with one is of the wrong type.
     Raises ValueError where the file is no sound gzip or holds no lines.
     """
-    number = 1
-    for block in read_blocks(path):
-        for frame in _frames(block, number, fields, report):
+    with closing(_made_ahead(_all_frames(path, fields, report))) as frames:
+        for frame in frames:
             report.rows += len(frame)
             yield frame
-        number += block.count(b"\n")
     left_out = f", {report.bad.total():,} of them left out" if report.bad else ""
     print(f"  {path.name}: {report.lines:,} lines{left_out}", flush=True)
 
@@ -95,13 +95,19 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     """Yield whole lines of a plain or gzip file (told by its first bytes), some megabytes at a time, the next read ahead."""
     size = path.stat().st_size
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, disable=not sys.stderr.isatty())
-    with path.open("rb") as file, bar, ThreadPoolExecutor(1) as pool:
-        made = _whole_lines(_pieces(file, path), path)
-        ahead = pool.submit(next, made, None)
-        while (block := ahead.result()) is not None:
+    with path.open("rb") as file, bar, closing(_made_ahead(_whole_lines(_pieces(file, path), path))) as blocks:
+        for block in blocks:
             bar.update(file.tell() - bar.n)
-            ahead = pool.submit(next, made, None)
             yield block
+
+
+def _made_ahead(made: Generator[Made, None, None]) -> Generator[Made, None, None]:
+    """What `made` yields, the next one made in a thread while this one is used."""
+    with closing(made), ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, made, None)
+        while (one := ahead.result()) is not None:
+            ahead = pool.submit(next, made, None)
+            yield one
 
 
 def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
@@ -141,7 +147,7 @@ def _inflated(file: BinaryIO, data: bytes, path: Path) -> Iterator[bytes]:
         )
 
 
-def _whole_lines(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _whole_lines(pieces: Iterator[bytes], path: Path) -> Generator[bytes, None, None]:
     rest: list[bytes | memoryview] = []
     for piece in pieces:
         if cut := piece.rfind(b"\n") + 1:
@@ -153,6 +159,14 @@ def _whole_lines(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
                 raise ValueError(f"{path}: a line is longer than {LONGEST >> 20} MiB. Expected is one JSON object a line.")
     if end := b"".join(rest):
         yield end
+
+
+def _all_frames(path: Path, fields: dict[str, str], report: Report) -> Generator[pl.DataFrame, None, None]:
+    """The file's frames; the bad lines that are left out are counted in `report` as they are met."""
+    number = 1
+    for block in read_blocks(path):
+        yield from _frames(block, number, fields, report)
+        number += block.count(b"\n")
 
 
 def _frames(block: bytes, number: int, fields: dict[str, str], report: Report) -> list[pl.DataFrame]:
