@@ -74,7 +74,8 @@ def held(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
-READ_FINISHED = ("test_series.py", "test_opened.py", "test_kill.py")  # files whose tests ask for `finished`
+# Files whose tests ask for `finished`.
+READ_FINISHED = ("test_series.py", "test_opened.py", "test_kill.py", "test_pipeline.py", "test_questions.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -91,8 +91,8 @@ MUTANTS = [
     Mutant(
         "k-core: one event too many",
         "data/events.py",
-        "np.bincount(users) >= user_least",
-        "np.bincount(users) > user_least",
+        "of_user < user_least",
+        "of_user <= user_least",
         "data/test_cleaning.py",
     ),
     Mutant(
