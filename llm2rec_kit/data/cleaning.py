@@ -28,6 +28,7 @@ from llm2rec_kit.data.events import (
     find_first_positions,
     mark_first_events,
     mark_k_core,
+    number_marked,
     number_rows,
     renumber,
 )
@@ -196,7 +197,8 @@ def _as_arrays(interactions: Interactions, items: pl.DataFrame, steps: Steps) ->
 
 
 def _codes(ids: pl.Series) -> NDArray[np.int32]:
-    """The codes of categorical ids, -1 where there is none; where they have four bytes and none is missing, the very memory that holds them."""
+    """The codes of categorical ids, -1 where there is none; where they have four bytes and none is missing, the very memory
+    that holds them."""
     codes = ids.to_physical()
     if codes.dtype == pl.UInt32 and not codes.null_count():
         return codes.to_numpy().view(np.int32)
@@ -258,7 +260,7 @@ def _judged(items: pl.DataFrame, rules: str) -> pl.DataFrame:
 
 def _only_items(items: pl.DataFrame, events: Events, wanted: NDArray[np.bool_]) -> tuple[pl.DataFrame, Events]:
     """The items in the mask `wanted`, and their events with the items' new rows; events of no item (-1) are left out."""
-    rows = np.append(np.where(wanted, np.cumsum(wanted, dtype=np.int32) - np.int32(1), np.int32(-1)), np.int32(-1))
+    rows = np.append(np.where(wanted, number_marked(wanted), np.int32(-1)), np.int32(-1))
     left = Events(events.row, events.user, rows[events.item], events.time)
     return items.filter(wanted), left.keep(left.item >= 0)
 

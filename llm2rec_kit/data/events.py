@@ -85,7 +85,7 @@ def _close_gaps(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> tuple[ND
     there = counts > 0
     if 2 * np.count_nonzero(there) > len(there):
         return codes, counts
-    return (np.cumsum(there, dtype=np.int32) - np.int32(1))[codes], counts[there]
+    return number_marked(there)[codes], counts[there]
 
 
 def mark_first_events(
@@ -132,5 +132,9 @@ def find_first_positions(codes: NDArray[np.int32]) -> NDArray[np.int64]:
 
 def renumber(codes: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int32]:
     """Renumber the codes as 0, 1, 2, ... in their order, without gaps (int32)."""
-    numbers: NDArray[np.int32] = np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - np.int32(1)
-    return numbers[codes]
+    return number_marked(np.bincount(codes) > 0)[codes]
+
+
+def number_marked(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Number what `mask` (bool) marks as 0, 1, 2, ... in its order; what it does not mark has no number of its own."""
+    return np.cumsum(mask, dtype=np.int32) - np.int32(1)
