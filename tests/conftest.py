@@ -6,14 +6,15 @@ The only conftest: a second one, in a folder below, would be what `from conftest
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-import os
 import resource
 import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import pytest
 from llm2rec_kit.corpus import TEST, TRAIN, VALID, Corpus
 from llm2rec_kit.settings import Backbone
 
+ROOT = Path(__file__).parents[1]
 BRANDS = ("Star Harbor", "Iron Vale", "Moss & Fern", "Café Lumière")
 KINDS = ("Racing", "Puzzle, Deluxe", "Chess Set", "Ink_Pen!")
 
@@ -74,17 +76,19 @@ def held(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
-# Files whose tests ask for `finished`.
-READ_FINISHED = ("test_series.py", "test_opened.py", "test_kill.py", "test_pipeline.py", "test_questions.py")
+@functools.cache
+def reads_toy_run(file: str) -> bool:
+    """Whether tests of this file ask for `toy_run`: its text names it."""
+    return "toy_run" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items):
-    """Put files first that read `finished`, then the folders whose few tests take minutes, then files by their number of tests: begun last, one of the former
+    """Put files first that read `toy_run`, then the folders whose few tests take minutes, then files by their number of tests: begun last, one of the former
     would be all that runs. Workers take whole files in this order, by `--no-loadscope-reorder`."""
     tests = Counter(item.path for item in items)
 
     def place(item):
-        first = item.path.name not in READ_FINISHED, item.path.parent.name not in ("browser", "notebooks")
+        first = not reads_toy_run(str(item.path)), item.path.parent.name not in ("browser", "notebooks")
         return *first, -tests[item.path], item.path
 
     items.sort(key=place)
@@ -92,13 +96,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)  # there may be no xdist
 def pytest_xdist_make_scheduler(config, log):
-    """As `--dist loadfile`, but that the files which read `finished` go to one worker: making that run takes minutes."""
+    """As `--dist loadfile`, but that the files which read `toy_run` go to one worker: making that run takes minutes."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByRun(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "finished" if file.endswith(READ_FINISHED) else file
+            return "toy_run" if reads_toy_run(file) else file
 
     return ByRun(config, log) if config.getvalue("dist") == "loadfile" else None
 
@@ -177,11 +181,9 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Finished:
+def toy_run(tmp_path_factory) -> Finished:
     from llm2rec_kit.runs import Run
 
-    asks = os.environ["PYTEST_CURRENT_TEST"].split("::")[0]
-    assert asks.endswith(READ_FINISHED), f"{asks} belongs into READ_FINISHED, or this run is made twice"
     outputs = tmp_path_factory.mktemp("outputs")
     words = [sys.executable, "-m", "llm2rec_kit.cli", "reproduce", "--profile", "smoke", "--run", "toy"]
     words += [w for name, value in CHANGED.items() for w in ("--set", f"{name}={value}")]

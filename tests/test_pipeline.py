@@ -54,13 +54,13 @@ def run_python(*words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def launched(finished, tmp_path_factory):
+def launched(toy_run, tmp_path_factory):
     """The notebooks' corpus, and what `llm2rec train` makes of it."""
     outputs = tmp_path_factory.mktemp("launched")
     run = Run("launched", outputs)
-    run.link_from(finished.run, "corpus")
+    run.link_from(toy_run.run, "corpus")
     profile = outputs / "as_there.yaml"
-    profile.write_text(json.dumps(parameters_of(finished.run)))
+    profile.write_text(json.dumps(parameters_of(toy_run.run)))
     where = ["--profile", str(profile), "--outputs", str(outputs)]
     for stage in launch.STAGES:
         run_python("-m", "llm2rec_kit.cli", "train", stage, "launched", *where)
@@ -68,8 +68,8 @@ def launched(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["backbone", *pipeline.STARTS])
-def test_train_makes_what_the_notebooks_make(finished, launched, name):
-    assert told(launched, name) == told(finished.run, name)
+def test_train_makes_what_the_notebooks_make(toy_run, launched, name):
+    assert told(launched, name) == told(toy_run.run, name)
 
 
 ALONE = """
@@ -89,22 +89,22 @@ experiments.evaluate(alone, ["raw"], recommenders=asked.recommenders[:1], seeds=
 
 
 @pytest.fixture(scope="module")
-def study(finished):
+def study(toy_run):
     """A study that takes nothing of the run's trainings: what its own calls make has to be the same."""
-    run_python("-c", ALONE, str(finished.run.path))
-    return experiments.open_study(finished.run, "again")
+    run_python("-c", ALONE, str(toy_run.run.path))
+    return experiments.open_study(toy_run.run, "again")
 
 
 @pytest.mark.parametrize("name", [*pipeline.STARTS, *TABLES])
-def test_a_study_makes_what_the_notebooks_make(finished, study, name):
-    assert told(study.run, name) == told(finished.run, name)
+def test_a_study_makes_what_the_notebooks_make(toy_run, study, name):
+    assert told(study.run, name) == told(toy_run.run, name)
 
 
-def test_a_study_ranks_as_notebook_04_does(finished, study):
+def test_a_study_ranks_as_notebook_04_does(toy_run, study):
     asked = study.settings["evaluation"]
     (name, *_) = (n for n in study.run.names("evaluation") if f"{asked.recommenders[0]}-raw-" in n)
-    assert told(study.run, name)["files"] == told(finished.run, name)["files"]
-    assert told(study.run, name)["record"] == told(finished.run, name)["record"]
+    assert told(study.run, name)["files"] == told(toy_run.run, name)["files"]
+    assert told(study.run, name)["record"] == told(toy_run.run, name)["record"]
 
 
 @pytest.fixture
@@ -135,32 +135,32 @@ def test_the_record_tells_the_steps_of_the_weights_that_are_kept(begun):
     assert record["steps"] == record["kept_step"] < 6
 
 
-def test_a_corpus_made_anew_is_the_notebooks(finished, tmp_path):
+def test_a_corpus_made_anew_is_the_notebooks(toy_run, tmp_path):
     data = S.Data.from_parameters(
-        {f"data_{k}": v for k, v in finished.run.manifest("corpus")["settings"].items() if k != "files"}
+        {f"data_{k}": v for k, v in toy_run.run.manifest("corpus")["settings"].items() if k != "files"}
     )
     run = Run("again", tmp_path)
     pipeline.make_corpus(data).make(run)
-    assert told(run, "corpus") == told(finished.run, "corpus")
+    assert told(run, "corpus") == told(toy_run.run, "corpus")
 
 
-def test_what_the_base_has_is_taken_but_not_when_forced(finished, tmp_path, capsys):
+def test_what_the_base_has_is_taken_but_not_when_forced(toy_run, tmp_path, capsys):
     run = Run("other", tmp_path)
-    run.link_from(finished.run, "corpus")
-    place = experiments.open_study(finished.run, "again").settings["backbone"]
+    run.link_from(toy_run.run, "corpus")
+    place = experiments.open_study(toy_run.run, "again").settings["backbone"]
     recipe = pipeline.make_backbone(run, place)
-    recipe.make(run, base=finished.run)
+    recipe.make(run, base=toy_run.run)
     assert "backbone: making" not in capsys.readouterr().out
-    recipe.make(run, base=finished.run, force=True)
+    recipe.make(run, base=toy_run.run, force=True)
     assert "backbone: redoing, forced" in capsys.readouterr().out
-    assert told(run, "backbone") == told(finished.run, "backbone")
+    assert told(run, "backbone") == told(toy_run.run, "backbone")
 
 
-def test_recommenders_that_are_there_are_not_trained_again(finished, monkeypatch, capsys):
-    corpus = Corpus.load(finished.run.require("corpus"))
-    settings = experiments.open_study(finished.run, "again").settings["evaluation"]
+def test_recommenders_that_are_there_are_not_trained_again(toy_run, monkeypatch, capsys):
+    corpus = Corpus.load(toy_run.run.require("corpus"))
+    settings = experiments.open_study(toy_run.run, "again").settings["evaluation"]
     jobs = [Job(corpus.domains[0], settings.recommenders[0], "raw", settings.seeds[0])]
-    evaluating.evaluate(finished.run, jobs, settings)
+    evaluating.evaluate(toy_run.run, jobs, settings)
     assert "0 trainings to do, 1 reused" in capsys.readouterr().out
 
 

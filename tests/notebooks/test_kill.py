@@ -17,11 +17,11 @@ from llm2rec_kit.runs import Run
 
 
 @pytest.fixture
-def copied(finished, tmp_path):
+def copied(toy_run, tmp_path):
     """A copy of the finished run, without results.json, and the command that made it, for the copy."""
-    shutil.copytree(finished.run.path, tmp_path / "toy")
+    shutil.copytree(toy_run.run.path, tmp_path / "toy")
     (tmp_path / "toy" / "results.json").unlink()
-    return Run("toy", tmp_path), [*finished.words[:-1], str(tmp_path)]
+    return Run("toy", tmp_path), [*toy_run.words[:-1], str(tmp_path)]
 
 
 def killed_at(words: list[str], mark: str) -> str:
@@ -58,7 +58,7 @@ def finish(words: list[str]) -> str:
         ("05", ["maps"], "maps: making"),
     ],
 )
-def test_killed_where_nothing_is_half_kept(copied, finished, number, gone, mark):
+def test_killed_where_nothing_is_half_kept(copied, toy_run, number, gone, mark):
     run, words = copied
     for folder in gone:
         shutil.rmtree(run.path / folder)
@@ -68,14 +68,14 @@ def test_killed_where_nothing_is_half_kept(copied, finished, number, gone, mark)
     said = finish([*words, "--only", number])
     assert mark in said
     for folder in {killed, *gone} - {"embeddings"}:
-        made, before = (r.manifest(folder)["files"] for r in (run, finished.run))
+        made, before = (r.manifest(folder)["files"] for r in (run, toy_run.run))
         assert made == before  # to the last byte
     if number == "03":
         assert "mntp: reused" in said
-    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
+    assert (run.path / "results.json").read_bytes() == (toy_run.run.path / "results.json").read_bytes()
 
 
-def test_killed_in_csft(copied, finished):
+def test_killed_in_csft(copied, toy_run):
     run, words = copied
     shutil.rmtree(run.path / "csft")
     killed_at([*words, "--only", "02"], "csft step 5/10")
@@ -83,11 +83,11 @@ def test_killed_in_csft(copied, finished):
     said = finish([*words, "--only", "02"])
     assert "backbone: reused" in said
     assert "csft: resuming from checkpoint-3" in said
-    assert run.manifest("csft")["files"] == finished.run.manifest("csft")["files"]  # weights too, to the last byte
-    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
+    assert run.manifest("csft")["files"] == toy_run.run.manifest("csft")["files"]  # weights too, to the last byte
+    assert (run.path / "results.json").read_bytes() == (toy_run.run.path / "results.json").read_bytes()
 
 
-def test_killed_among_the_trainings_of_the_recommenders(copied, finished):
+def test_killed_among_the_trainings_of_the_recommenders(copied, toy_run):
     run, words = copied
     shutil.rmtree(run.path / "evaluation")
     killed_at([*words, "--only", "04"], "evaluation/games/SASRec-csft-seed2024:")
@@ -95,14 +95,14 @@ def test_killed_among_the_trainings_of_the_recommenders(copied, finished):
     assert kept >= 2
     said = finish([*words, "--only", "04"])
     assert f"{20 - kept} trainings to do, {kept} reused" in said
-    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
+    assert (run.path / "results.json").read_bytes() == (toy_run.run.path / "results.json").read_bytes()
 
 
-def test_killed_among_the_studies(copied, finished):
+def test_killed_among_the_studies(copied, toy_run):
     run, words = copied
     shutil.rmtree(run.path / "experiments")
     killed_at([*words, "--only", "06"], "llm2vec: making")
     said = finish([*words, "--only", "06"])
     assert "llm2vec: making" in said or "llm2vec: resuming" in said
     assert ": reused" in said
-    assert (run.path / "results.json").read_bytes() == (finished.run.path / "results.json").read_bytes()
+    assert (run.path / "results.json").read_bytes() == (toy_run.run.path / "results.json").read_bytes()

@@ -19,8 +19,8 @@ SERIES = notebooks.list_series()
 
 
 @pytest.fixture
-def run(finished, tmp_path):
-    shutil.copytree(finished.run.path, tmp_path / "toy")
+def run(toy_run, tmp_path):
+    shutil.copytree(toy_run.run.path, tmp_path / "toy")
     return Run("toy", tmp_path)
 
 

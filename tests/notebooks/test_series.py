@@ -21,22 +21,22 @@ from llm2rec_kit.runs.places import find_project_root
 PROFILE = find_project_root() / "llm2rec_kit" / "reproduction" / "profiles" / "smoke.yaml"
 
 
-def test_the_terminal_ends_with_the_table_and_where_to_look(finished):
-    run, said = finished.run, finished.said
+def test_the_terminal_ends_with_the_table_and_where_to_look(toy_run):
+    run, said = toy_run.run, toy_run.said
     assert "oracle" in said
     assert said.strip().endswith(f"report: {run.path / 'report.html'}\nexecuted notebooks: {run.path / 'notebooks'}")
     assert (run.path / "report.html").stat().st_size > 50_000
 
 
-def test_the_terminal_follows_every_notebook_through_its_headings(finished):
+def test_the_terminal_follows_every_notebook_through_its_headings(toy_run):
     for k, book in enumerate(notebooks.list_series(), 1):
         start = f"[{k}/{len(notebooks.list_series())}] {book.stem}\n"
-        part = finished.said.split(start)[1].split(f"{book.stem} done in")[0]
+        part = toy_run.said.split(start)[1].split(f"{book.stem} done in")[0]
         assert part.count("  cell ") >= 5
         assert f"  cell 1/{len(json.loads(book.read_text())['cells']) + 1}: " in part
 
 
-def test_every_stage_left_its_artefacts(finished):
+def test_every_stage_left_its_artefacts(toy_run):
     for name in (
         "corpus",
         "backbone",
@@ -47,14 +47,14 @@ def test_every_stage_left_its_artefacts(finished):
         "maps",
         *(f"embeddings/{s}" for s in ("raw", "csft", "mntp", "contrastive")),
     ):
-        assert finished.run.require(name)
+        assert toy_run.run.require(name)
     assert (
-        len(finished.run.names("evaluation/games")) == 2 * 5 + 5 + 2 * 4 + 1 + 1
+        len(toy_run.run.names("evaluation/games")) == 2 * 5 + 5 + 2 * 4 + 1 + 1
     )  # trained, five baselines, nearest and nearestmean, oracle, comparisons
 
 
-def test_notebooks_recorded_numbers_and_pictures(finished):
-    run = finished.run
+def test_notebooks_recorded_numbers_and_pictures(toy_run):
+    run = toy_run.run
     pictures = 0
     for book in notebooks.list_series():
         executed = run.path / "notebooks" / book.name
@@ -68,8 +68,8 @@ def test_notebooks_recorded_numbers_and_pictures(finished):
     assert leak["bidirectional"] > 0
 
 
-def test_run_json_tells_what_it_was_and_what_it_cost(finished):
-    about = finished.run.read_info()
+def test_run_json_tells_what_it_was_and_what_it_cost(toy_run):
+    about = toy_run.run.read_info()
     assert about["asked"]["profile"] == "smoke"
     assert about["asked"]["parameters"]["csft_save_every"] == 3
     assert set(about["notebooks"]) == {book.stem for book in notebooks.list_series()}
@@ -80,10 +80,10 @@ def test_run_json_tells_what_it_was_and_what_it_cost(finished):
         assert about["stages"][name]["peak_memory_mib"] > 100
 
 
-def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(finished):
-    held = evaluations.find_evaluations(finished.run)
-    results = document.collect(finished.run, held)
-    places = brief.judge_standings(finished.run, results, held)
+def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(toy_run):
+    held = evaluations.find_evaluations(toy_run.run)
+    results = document.collect(toy_run.run, held)
+    places = brief.judge_standings(toy_run.run, results, held)
     assert set(places) == set(results["results"])
     for domain, rows in results["results"].items():
         marks = list(places[domain].values())
@@ -93,33 +93,33 @@ def test_the_report_marks_the_best_of_all_rows_by_the_tests_that_the_ranks_give(
             k for k, r in enumerate(rows[:-1]) if r["mean"]["ndcg@10"] == max(r["mean"]["ndcg@10"] for r in rows[:-1])
         ]
         assert places[domain][rows[top]["recommender"], rows[top]["embedding"]]
-    page = (finished.run.path / "report.html").read_text()
+    page = (toy_run.run.path / "report.html").read_text()
     assert all(a["question"] in page for a in brief.answer_questions(results, places))
 
 
 @pytest.mark.parametrize(("name", "rows"), [("06_paper_tables", 5), ("07_beyond_the_paper", 9)])
-def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(finished, name, rows):
-    found = records.summarise(finished.run, name)
+def test_what_the_studies_say_is_kept_for_the_notebook_s_first_lines(toy_run, name, rows):
+    found = records.summarise(toy_run.run, name)
     assert len(found) >= rows
-    path = finished.run.path / "notebooks" / f"{name}.json"
+    path = toy_run.run.path / "notebooks" / f"{name}.json"
     kept, away = path.read_bytes(), path.with_suffix(".away")
     path.rename(away)  # as in a run of an earlier version: what the executed notebook recorded
-    recorded = records.summarise(finished.run, name)
+    recorded = records.summarise(toy_run.run, name)
     away.rename(path)
     assert path.read_bytes() == kept
     assert found.filter(~found["question"].str.contains(r"^(Table|Figure) ")).equals(recorded)
 
 
-def test_a_second_call_keeps_the_copies_of_01_to_05_as_they_are(finished):
-    copies = {book.name: finished.run.path / "notebooks" / book.name for book in notebooks.list_series()[:5]}
+def test_a_second_call_keeps_the_copies_of_01_to_05_as_they_are(toy_run):
+    copies = {book.name: toy_run.run.path / "notebooks" / book.name for book in notebooks.list_series()[:5]}
     before = {name: path.read_bytes() for name, path in copies.items()}
-    results = (finished.run.path / "results.json").read_bytes()
-    words = [*finished.words, "--only", "01,02,03,04,05"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=finished.run.path.parent)
+    results = (toy_run.run.path / "results.json").read_bytes()
+    words = [*toy_run.words, "--only", "01,02,03,04,05"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=toy_run.run.path.parent)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count(" kept as it is: nothing that it was made of has changed\n") == 5, done.stdout[:3000]
     assert {name: path.read_bytes() for name, path in copies.items()} == before
-    assert (finished.run.path / "results.json").read_bytes() == results
+    assert (toy_run.run.path / "results.json").read_bytes() == results
 
 
 REUSED = {
@@ -130,12 +130,12 @@ REUSED = {
 
 
 @pytest.mark.parametrize("number", REUSED)  # test_opened has 01 to 05 as a reader opens them
-def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(finished, number, tmp_path):
-    shutil.copytree(finished.run.path, tmp_path / "outputs" / "toy")
+def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(toy_run, number, tmp_path):
+    shutil.copytree(toy_run.run.path, tmp_path / "outputs" / "toy")
     (book,) = (b for b in notebooks.list_series() if b.name.startswith(number))
     words = [sys.executable, "-m", "papermill", str(book), "out.ipynb", "-f", str(PROFILE), "-p", "run", "toy"]
     words += ["-p", "outputs", str(tmp_path / "outputs")]
-    words += [w for name, value in finished.changed.items() for w in ("-p", name.replace(".", "_"), str(value))]
+    words += [w for name, value in toy_run.changed.items() for w in ("-p", name.replace(".", "_"), str(value))]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
@@ -160,9 +160,9 @@ FEW = {
 FEW |= {"tables.models": [], "tables.backbones": [], "tables.cells": [], "tables.normalised": False, "tables.starts": []}
 
 
-def test_the_papers_metrics_are_read_off_the_ranks_of_a_run_that_was_evaluated_at_others(finished, tmp_path):
-    shutil.copytree(finished.run.path, tmp_path / "outputs" / "toy")
-    asked = finished.changed | FEW | {"evaluation.cutoffs": [5], "evaluation.tested": "recall@20"}
+def test_the_papers_metrics_are_read_off_the_ranks_of_a_run_that_was_evaluated_at_others(toy_run, tmp_path):
+    shutil.copytree(toy_run.run.path, tmp_path / "outputs" / "toy")
+    asked = toy_run.changed | FEW | {"evaluation.cutoffs": [5], "evaluation.tested": "recall@20"}
     words = [sys.executable, "-m", "llm2rec_kit.cli", "reproduce", "--profile", "smoke", "--run", "toy", "--only", "04,06"]
     words += [w for name, value in asked.items() for w in ("--set", f"{name}={json.dumps(value)}")]
     done = subprocess.run([*words, "--outputs", str(tmp_path / "outputs")], capture_output=True, text=True, cwd=tmp_path)

@@ -14,25 +14,25 @@ from llm2rec_kit.settings import SettingsError
 
 
 @pytest.fixture(scope="module")
-def study(finished):
-    return experiments.open_study(finished.run, "one")
+def study(toy_run):
+    return experiments.open_study(toy_run.run, "one")
 
 
 def digests(run, *names):
     return [run.digest(name) for name in names]
 
 
-def test_a_study_begins_with_the_runs_corpus_backbone_and_settings(finished, study):
-    assert digests(study.run, "corpus", "backbone") == digests(finished.run, "corpus", "backbone")
-    assert study.settings["csft"].save_every == finished.changed["csft.save_every"]
-    assert study.settings["evaluation"].epochs == finished.changed["evaluation.epochs"]
+def test_a_study_begins_with_the_runs_corpus_backbone_and_settings(toy_run, study):
+    assert digests(study.run, "corpus", "backbone") == digests(toy_run.run, "corpus", "backbone")
+    assert study.settings["csft"].save_every == toy_run.changed["csft.save_every"]
+    assert study.settings["evaluation"].epochs == toy_run.changed["evaluation.epochs"]
 
 
-def test_what_the_run_has_is_taken_and_not_trained_again(finished, study, monkeypatch):
+def test_what_the_run_has_is_taken_and_not_trained_again(toy_run, study, monkeypatch):
     monkeypatch.setattr(backbone, "load", None)  # what a training begins with
     for stage, start in pipeline.STARTS.items():
         assert experiments.train(study, stage, start) == stage
-    assert digests(study.run, *pipeline.STARTS) == digests(finished.run, *pipeline.STARTS)
+    assert digests(study.run, *pipeline.STARTS) == digests(toy_run.run, *pipeline.STARTS)
 
 
 def test_arms_differ_in_what_they_change_alone(study):
@@ -53,16 +53,16 @@ def test_a_training_may_skip_a_stage(study):
 
 
 @pytest.mark.parametrize("once", ["llm2vec_mntp", "mntp_alone"])
-def test_a_training_that_an_earlier_version_named_otherwise_is_taken_as_it_is(finished, once):
-    study = experiments.open_study(finished.run, f"has_{once}")
+def test_a_training_that_an_earlier_version_named_otherwise_is_taken_as_it_is(toy_run, once):
+    study = experiments.open_study(toy_run.run, f"has_{once}")
     assert experiments.train(study, "mntp", "backbone", once) == once
     assert experiments.train(study, "mntp", "backbone", "mntp_from_backbone") == once
     other = experiments.train(study, "mntp", "backbone", "mntp_from_backbone", rate=0.5)
     assert other == "mntp_from_backbone"
 
 
-def test_two_studies_share_a_training_of_one_name(finished, capsys):
-    studies = [experiments.open_study(finished.run, name) for name in ("this_one", "another")]
+def test_two_studies_share_a_training_of_one_name(toy_run, capsys):
+    studies = [experiments.open_study(toy_run.run, name) for name in ("this_one", "another")]
     assert [paper_arms.mntp_from_backbone(experiments, study) for study in studies] == ["mntp_from_backbone"] * 2
     assert "mntp_from_backbone: taken from the store" in capsys.readouterr().out
 
@@ -94,39 +94,39 @@ def test_a_second_call_trains_nothing(study, capsys):
     assert "0 recommenders to train, 1 reused" in capsys.readouterr().out
 
 
-def test_a_change_of_data_makes_a_corpus_anew(finished):
-    longer = experiments.open_study(finished.run, "longer", data_max_history=20)
+def test_a_change_of_data_makes_a_corpus_anew(toy_run):
+    longer = experiments.open_study(toy_run.run, "longer", data_max_history=20)
     assert longer.corpus.max_history == 20
-    assert longer.run.digest("backbone") == finished.run.digest("backbone")
-    assert np.array_equal(longer.corpus.sequence, experiments.open_study(finished.run, "one").corpus.sequence)
+    assert longer.run.digest("backbone") == toy_run.run.digest("backbone")
+    assert np.array_equal(longer.corpus.sequence, experiments.open_study(toy_run.run, "one").corpus.sequence)
 
 
-def test_unknown_changes_are_named(finished):
+def test_unknown_changes_are_named(toy_run):
     with pytest.raises(SettingsError, match="Did you mean 'data_split'"):
-        experiments.open_study(finished.run, "wrong", data_splt="global_time")
+        experiments.open_study(toy_run.run, "wrong", data_splt="global_time")
 
 
-def test_the_runs_tables_and_evaluations_are_taken_and_not_made_again(finished, study, monkeypatch, capsys):
+def test_the_runs_tables_and_evaluations_are_taken_and_not_made_again(toy_run, study, monkeypatch, capsys):
     for stage, start in (("csft", "backbone"), ("mntp", "csft"), ("contrastive", "mntp")):
         experiments.train(study, stage, start)
     monkeypatch.setattr(experiments, "load_encoder", None)
     for start, name in (("backbone", "raw"), ("csft", "csft"), ("mntp", "mntp"), ("contrastive", "contrastive")):
         assert experiments.embed(study, start, name) == name
-        assert study.run.digest(f"embeddings/{name}") == finished.run.digest(f"embeddings/{name}")
+        assert study.run.digest(f"embeddings/{name}") == toy_run.run.digest(f"embeddings/{name}")
     seeds = [2024]
     names = experiments.evaluate(study, ["raw", "contrastive", "id"], recommenders=["SASRec", "GRU4Rec"], seeds=seeds)
     assert "0 recommenders to train, 12 reused" in capsys.readouterr().out
-    assert [study.run.record(n) for n in names] == [finished.run.record(n) for n in names]
+    assert [study.run.record(n) for n in names] == [toy_run.run.record(n) for n in names]
 
 
-def test_a_table_of_another_length_is_not_the_runs(finished, study):
+def test_a_table_of_another_length_is_not_the_runs(toy_run, study):
     experiments.embed(study, "backbone", "raw")
     unit = experiments.embed(study, "backbone", "raw-unit", normalise="unit")
     plain, other = (np.load(study.run.path_of(f"embeddings/{n}.npy")) for n in ("raw", unit))
     assert np.allclose(other[1:], plain[1:] / np.linalg.norm(plain[1:], axis=1, keepdims=True), atol=1e-6)
 
 
-def test_csft_may_see_other_domains_with_all_else_equal(finished, study):
+def test_csft_may_see_other_domains_with_all_else_equal(toy_run, study):
     corpus = study.corpus
     one = experiments.train(study, "csft", "backbone", "one", domains=corpus.train_domains)
     both = experiments.train(study, "csft", "backbone", "both", domains=corpus.domains)
@@ -146,25 +146,25 @@ def test_llmemb_is_contrasted_and_encoded_by_its_attributes(study):
     assert np.allclose(vectors[1:4], expected, atol=1e-5)
 
 
-def test_another_backbone_is_made_and_the_runs_own_is_taken(finished):
-    wide = finished.run.manifest("backbone")["settings"]["hidden"]
-    same = experiments.open_study(finished.run, "same_width", **choose_backbone_settings(f"tiny-{wide}"))
-    other = experiments.open_study(finished.run, "narrow", **choose_backbone_settings("tiny-16"))
-    assert same.run.digest("backbone") == finished.run.digest("backbone")
-    assert 0 < other.run.record("backbone")["parameters"] < finished.run.record("backbone")["parameters"]
+def test_another_backbone_is_made_and_the_runs_own_is_taken(toy_run):
+    wide = toy_run.run.manifest("backbone")["settings"]["hidden"]
+    same = experiments.open_study(toy_run.run, "same_width", **choose_backbone_settings(f"tiny-{wide}"))
+    other = experiments.open_study(toy_run.run, "narrow", **choose_backbone_settings("tiny-16"))
+    assert same.run.digest("backbone") == toy_run.run.digest("backbone")
+    assert 0 < other.run.record("backbone")["parameters"] < toy_run.run.record("backbone")["parameters"]
     assert experiments.embed(other, "backbone", "raw") == "raw"
     assert np.load(other.run.path_of("embeddings/raw.npy")).shape[1] == 16
 
 
-def test_forced_a_study_begins_anew(finished, capsys):
+def test_forced_a_study_begins_anew(toy_run, capsys):
     changed = {"backbone_hidden": 24}
-    study = experiments.open_study(finished.run, "again", **changed)
+    study = experiments.open_study(toy_run.run, "again", **changed)
     experiments.embed(study, "backbone", "raw")
     made = study.run.manifest("backbone")["finished"]
     capsys.readouterr()
-    experiments.open_study(finished.run, "again", **changed)
+    experiments.open_study(toy_run.run, "again", **changed)
     assert "backbone: reused" in capsys.readouterr().out
-    anew = experiments.open_study(finished.run, "again", force=True, **changed)
+    anew = experiments.open_study(toy_run.run, "again", force=True, **changed)
     assert "backbone: making" in capsys.readouterr().out
     assert anew.run.manifest("backbone")["finished"] >= made
     assert not anew.run.has("embeddings/raw")

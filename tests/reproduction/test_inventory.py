@@ -35,17 +35,17 @@ def made_for(found, number, kind=S.Stage):
     return sections
 
 
-def of_finished(finished):
+def of_finished(toy_run):
     """The inventory of the finished run, and that run and its studies by name."""
-    changed = {name.replace(".", "_"): value for name, value in finished.changed.items()}
-    found = listed("smoke", finished.run.path.parent, run=finished.run.name, **changed)
-    folder = finished.run.path / FOLDER
-    return found, {name: Run(name, folder) if name else finished.run for name in found.studies}
+    changed = {name.replace(".", "_"): value for name, value in toy_run.changed.items()}
+    found = listed("smoke", toy_run.run.path.parent, run=toy_run.run.name, **changed)
+    folder = toy_run.run.path / FOLDER
+    return found, {name: Run(name, folder) if name else toy_run.run for name in found.studies}
 
 
-def test_the_studies_and_what_they_hold_are_those_of_the_finished_run(finished):
-    found, runs = of_finished(finished)
-    folders = [p.name for p in (finished.run.path / FOLDER).glob("[!.]*")]
+def test_the_studies_and_what_they_hold_are_those_of_the_finished_run(toy_run):
+    found, runs = of_finished(toy_run)
+    folders = [p.name for p in (toy_run.run.path / FOLDER).glob("[!.]*")]
     assert sorted(name for name in folders if name.startswith(("tables", "questions"))) == sorted(
         filter(None, found.studies)
     )
@@ -60,8 +60,8 @@ def is_training(name):
     return name.startswith("evaluation/") and name.split("/")[-1].split("-")[0] in MODELS
 
 
-def test_settings_and_inputs_are_those_that_the_finished_run_used(finished):
-    found, runs = of_finished(finished)
+def test_settings_and_inputs_are_those_that_the_finished_run_used(toy_run):
+    found, runs = of_finished(toy_run)
     for study in found.studies.values():
         for name, artefact in study.holds.items():
             made = runs[study.name].manifest(name)
@@ -74,9 +74,9 @@ def test_settings_and_inputs_are_those_that_the_finished_run_used(finished):
                 assert tuple(made["settings"].get("domains", ())) == artefact.domains
 
 
-def test_what_the_finished_run_shared_is_counted_once(finished):
+def test_what_the_finished_run_shared_is_counted_once(toy_run):
     """Distinct artefacts (name, settings, hashes of the inputs) of all studies that the run has not, against the inventory."""
-    found, runs = of_finished(finished)
+    found, runs = of_finished(toy_run)
     held = {name: distinct(run, found.studies[name].holds) for name, run in runs.items()}
     own = held.pop("")
     there = Counter(name for name, *_ in set().union(*held.values()) - own)

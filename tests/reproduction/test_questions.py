@@ -381,10 +381,10 @@ def test_of_a_question_that_cannot_be_answered_no_cell_of_notebook_07_runs_on(as
     assert "questions_histories is []" in here.said["history"]
 
 
-def test_budgets_are_read_from_what_was_trained(finished):
+def test_budgets_are_read_from_what_was_trained(toy_run):
     whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
     names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")
-    assert [answers.describe_budget(finished.run, n) for n in names] == [
+    assert [answers.describe_budget(toy_run.run, n) for n in names] == [
         "no training",
         "csft 10 steps",
         whole,
@@ -394,9 +394,9 @@ def test_budgets_are_read_from_what_was_trained(finished):
 
 
 @pytest.fixture(scope="module")
-def records(finished):
+def records(toy_run):
     """What notebook 07 of the finished run kept."""
-    return read_records(finished.run.path / "notebooks" / "07_beyond_the_paper.ipynb")
+    return read_records(toy_run.run.path / "notebooks" / "07_beyond_the_paper.ipynb")
 
 
 def test_every_question_has_an_answer_with_n(records):
@@ -404,32 +404,32 @@ def test_every_question_has_an_answer_with_n(records):
     assert all("n = " in line for line in records["answers"].values())
 
 
-def test_the_report_has_every_question_and_its_answer_in_order(finished, records):
-    report = (finished.run.path / "report.md").read_text()
+def test_the_report_has_every_question_and_its_answer_in_order(toy_run, records):
+    report = (toy_run.run.path / "report.md").read_text()
     lines = [f"| {question} | {records['answers'][name]} |" for name, question in S.QUESTIONS.items()]
     assert "\n".join(lines) in report
-    kept = json.loads((finished.run.path / "results.json").read_text())["beyond"]
+    kept = json.loads((toy_run.run.path / "results.json").read_text())["beyond"]
     assert kept["07_beyond_the_paper"]["answers"] == records["answers"]
     assert sum(kept["06_paper_tables"]["directions"].values()) > 0
 
 
-def test_controls_are_the_runs_own(finished, records):
-    own = finished.run.record("evaluation/games/SASRec-contrastive-seed2024")["metrics"]["ndcg@10"]
+def test_controls_are_the_runs_own(toy_run, records):
+    own = toy_run.run.record("evaluation/games/SASRec-contrastive-seed2024")["metrics"]["ndcg@10"]
     for question, arm in (("temperature", "0.2"), ("views", "mask"), ("normalise", "none"), ("id", "text")):
         assert records[question][f"SASRec {arm}"] == pytest.approx(own)
 
 
-def test_arms_of_contrast_have_the_same_steps_from_the_same_start(finished):
-    own = Run("questions_own", finished.run.path / FOLDER)
+def test_arms_of_contrast_have_the_same_steps_from_the_same_start(toy_run):
+    own = Run("questions_own", toy_run.run.path / FOLDER)
     names = ("contrastive", "temperature_01", "views_dropout", "other_seed")
     assert {answers.describe_budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {
         "csft 10 steps, mntp 10 steps, "
     }
 
 
-def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, records):
+def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(toy_run, records):
     """The run's own weights, ranked by brute force."""
-    own = Run("questions_own", finished.run.path / FOLDER)
+    own = Run("questions_own", toy_run.run.path / FOLDER)
     part = Corpus.load(own.require("corpus")).select(["games"])
     table = np.load(own.require("embeddings/contrastive").with_suffix(".npy"))
     model = saved_recommender.load(own, "games", "SASRec", "contrastive", part, {"contrastive": table})
@@ -446,5 +446,5 @@ def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(finished, reco
     assert records["seen items"]["users"] == len(values["all"])
 
 
-def test_nothing_of_it_is_in_the_runs_own_results(finished):
-    assert not [name for name in finished.run.artefacts() if "questions" in name]
+def test_nothing_of_it_is_in_the_runs_own_results(toy_run):
+    assert not [name for name in toy_run.run.artefacts() if "questions" in name]
