@@ -22,10 +22,15 @@ FIELDS = {f"{stage.prefix}_{f.name}": f for stage in S.STAGES for f in dataclass
 
 
 def line_of(name: str, value: Any, meaning: str) -> str:
-    """A parameter with its meaning behind it, or, where that is too long for the line, above it."""
+    """A parameter with its meaning behind it, or, where that is too long for the line, above it; a long list goes on below."""
     line = f"{name}: {type(value).__name__} = {value!r}"
     beside = f"{line}  # {meaning}"
-    return beside if len(beside) <= LONGEST else "\n".join([*_wrapped(meaning), line])
+    return beside if len(beside) <= LONGEST else "\n".join([*_wrapped(meaning), *_broken(line)])
+
+
+def _broken(line: str) -> list[str]:
+    """The line, or where it is too long its parts, broken between the items of its list."""
+    return textwrap.wrap(line, LONGEST, subsequent_indent=" " * (line.find("[") + 1), break_long_words=False)
 
 
 def _wrapped(meaning: str) -> list[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llm2rec_kit.settings import METRIC
 
 LEVEL = 0.95  # of the intervals
+TRAINING_PARTS = ("of users", "of before", "of after")  # shares of a variance, in `test_over_trainings`
 ROUNDING = 1e-12  # share of a mean difference below which users' spread is rounding
 
 
@@ -126,6 +127,53 @@ def test_pairs(before: np.ndarray, after: np.ndarray, users: np.ndarray, *, seed
         effect = float(mean / spread) if is_spread else 0.0
         out.append({"difference": mean, "low": float(low), "high": float(high), "p": p, "effect": effect})
     return out
+
+
+def test_over_trainings(before: np.ndarray, after: np.ndarray, users: np.ndarray) -> dict[str, float]:
+    """Test whether the metric differs where trainings are a sample as users are: would other users *and* other trainings agree?
+
+    `before` (r, n) and `after` (s, n) have a training a row, drawn independently of each other, and the same n samples;
+    `users` (n,) says whose sample a column is. `test_pairs` of the means over rows takes the trainings as given; here both
+    are random and crossed, as readers and cases are in Dorfman, Berbaum and Metz (1992) and subjects and words in Clark
+    (1973). The variance of the mean difference has three parts: users', as in `test_pairs`, and each side's trainings', the
+    variance between its means over their number, less what the users at hand would make it without any
+    (0 at least). Degrees of freedom by Satterthwaite (1946), from the parts before anything is taken off. A side of one
+    training counts as given. Returns difference, low and high (95%, Student's t), p, df, and the three shares of the
+    variance: users, before, after. Where nothing varies p is 1 and the shares are 0.
+    """
+    from scipy import stats
+
+    n = len(users)
+    if before.shape[1:] != (n,) or after.shape[1:] != (n,) or not len(before) or not len(after):
+        raise ValueError(
+            "A test over trainings needs the same users' samples on both sides, a training a row; "
+            f"found {before.shape} and {after.shape} of {n} samples' users."
+        )
+    mean, each = float(after.mean() - before.mean()), _linearised((after.mean(0) - before.mean(0))[:, None], users)
+    sides = [_vary_by_training(_linearised(side.T.astype(np.float64), users)) for side in (before, after)]
+    of_users = float(each.var(ddof=1)) / len(each) if len(each) > 1 else 0.0
+    parts = np.array([of_users, *(part for part, _, _ in sides)])
+    total = parts.sum()
+    if not np.sqrt(total) > ROUNDING * abs(mean):
+        return {"difference": mean, "low": mean, "high": mean, "p": 1.0, "df": 0.0} | dict.fromkeys(TRAINING_PARTS, 0.0)
+    whole = [(of_users, len(each) - 1), *((whole, df) for _, whole, df in sides)]
+    df = float(total**2 / sum(part**2 / df for part, df in whole if df))
+    error = np.sqrt(total)
+    reach = stats.t.ppf((1 + LEVEL) / 2, df) * error
+    found = {"difference": mean, "low": mean - reach, "high": mean + reach, "p": 2 * stats.t.sf(abs(mean) / error, df)}
+    return {k: float(v) for k, v in (found | {"df": df} | dict(zip(TRAINING_PARTS, parts / total, strict=True))).items()}
+
+
+def _vary_by_training(values: NDArray[np.float64]) -> tuple[float, float, int]:
+    """Of `values` (users, trainings): the variance of their mean that trainings make, the same before the users' and the
+    trainings' interaction is taken off, and its degrees of freedom."""
+    users, trainings = values.shape
+    if trainings < 2:
+        return 0.0, 0.0, 0
+    whole = float(values.mean(0).var(ddof=1)) / trainings
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    both = float((rest**2).sum()) / max(1, (users - 1) * (trainings - 1)) / (users * trainings)
+    return max(0.0, whole - both), whole, trainings - 1
 
 
 def _linearised(values: NDArray[np.float64], users: np.ndarray) -> NDArray[np.float64]:

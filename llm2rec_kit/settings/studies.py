@@ -82,6 +82,7 @@ QUESTIONS = {  # of notebook 07
     "split": "Leave-one-out (the paper) or a split by time (its data): do both say the same?",
     "text": "Does richer item text help?",
     "history": "Does a history longer than 10 help?",
+    "trainings": "Would another training of the language model say the same?",
 }
 
 
@@ -98,6 +99,9 @@ class Questions(Stage):
     )
     seeds: list[int] = setting(
         [2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]", within=SEED, least=1
+    )
+    trainings: int = setting(
+        3, "trainings: language models a stage, the run's own and others of further seeds [O]", within="x >= 2"
     )
     share: float = setting(
         0.1,

@@ -167,6 +167,94 @@ def test_where_users_are_alike_in_themselves_a_twentieth_of_the_tests_is_wrong()
     assert rates[1] > 0.2
 
 
+def of_trainings(rng, before, after, users, *, by_training=0.3, by_user=0.3, together=0.3):
+    """Values of `before` and `after` trainings of two rows that differ in nothing but luck: (before, users), (after, users)."""
+    own = rng.normal(0, 1, users)
+    sides = []
+    for count, extra in ((before, 0), (after, rng.normal(0, by_user, users))):
+        sides.append(own + extra + rng.normal(0, by_training, (count, 1)) + rng.normal(0, together, (count, users)))
+    return sides
+
+
+def test_over_one_training_a_side_the_test_is_that_across_users():
+    before, after = of_trainings(np.random.default_rng(1), 1, 1, 40)
+    found = metrics.test_over_trainings(before, after, np.arange(40))
+    wanted = stats.ttest_rel(after[0], before[0])
+    assert found["p"] == pytest.approx(wanted.pvalue)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval()))
+    assert (found["df"], found["of users"], found["of before"], found["of after"]) == (39, 1, 0, 0)
+    (several,) = metrics.test_pairs(before.repeat(2, 1).T, after.repeat(2, 1).T, np.arange(40).repeat(2), seed=0)
+    twice = metrics.test_over_trainings(before.repeat(2, 1), after.repeat(2, 1), np.arange(40).repeat(2))
+    assert twice["p"] == pytest.approx(several["p"])
+
+
+def test_where_users_are_alike_the_test_over_trainings_is_welchs():
+    before, after = np.array([0.1, 0.4, 0.2]), np.array([0.9, 0.3, 0.7, 0.8])
+    found = metrics.test_over_trainings(np.tile(before[:, None], 20), np.tile(after[:, None], 20), np.arange(20))
+    wanted = stats.ttest_ind(after, before, equal_var=False)
+    assert (found["p"], found["df"]) == pytest.approx((wanted.pvalue, wanted.df))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval()))
+    parts = before.var(ddof=1) / 3, after.var(ddof=1) / 4
+    assert (found["of before"], found["of after"]) == pytest.approx((parts[0] / sum(parts), parts[1] / sum(parts)))
+
+
+def test_over_trainings_of_one_side_the_error_is_that_of_the_two_way_analysis_of_variance():
+    """Against a row that is given: Clark's quasi-F, from sums of squares written out."""
+    users, trainings = 50, 4
+    given, after = of_trainings(np.random.default_rng(3), 1, trainings, users)
+    d = after - given
+    rows, columns = d.mean(1), d.mean(0)
+    ms_trainings = users * ((rows - d.mean()) ** 2).sum() / (trainings - 1)
+    ms_users = trainings * ((columns - d.mean()) ** 2).sum() / (users - 1)
+    rest = d - rows[:, None] - columns + d.mean()
+    # The interaction within `after`, as the row that is given has no trainings to interact with.
+    ms_both = (rest**2).sum() / ((trainings - 1) * (users - 1))
+    assert ms_trainings > ms_both  # or its part is 0
+    found = metrics.test_over_trainings(given, after, np.arange(users))
+    error = np.sqrt((ms_trainings + ms_users - ms_both) / (users * trainings))
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(d.mean()) / error, found["df"]))
+    assert found["of users"] == pytest.approx(ms_users / (ms_trainings + ms_users - ms_both))
+    assert trainings - 1 < found["df"] < users
+
+
+def test_a_twentieth_of_the_tests_over_trainings_is_wrong_where_of_those_across_users_it_is_a_third():
+    rng, users = np.random.default_rng(0), np.arange(100)
+    over = across = covered = 0
+    for _ in range(1000):
+        before, after = of_trainings(rng, 3, 5, 100, by_training=0.1)
+        found = metrics.test_over_trainings(before, after, users)
+        over += found["p"] < 0.05
+        covered += found["low"] <= 0 <= found["high"]
+        across += stats.ttest_rel(after.mean(0), before.mean(0)).pvalue < 0.05
+    assert 30 < over < 70
+    assert covered == 1000 - over
+    assert across > 200
+
+
+@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(1, 4), st.integers(2, 20))
+def test_a_test_over_trainings_knows_no_order_and_no_sign(seed, before, after, users):
+    rng = np.random.default_rng(seed)
+    rows = of_trainings(rng, before, after, users)
+    of = np.arange(users) // 2
+    found = metrics.test_over_trainings(*rows, of)
+    if found["df"]:
+        assert sum(found[part] for part in metrics.TRAINING_PARTS) == pytest.approx(1)
+    order = rng.permutation(users)
+    turned = metrics.test_over_trainings(*(row[::-1, order] for row in rows), of[order])
+    assert turned == pytest.approx(found)
+    other = metrics.test_over_trainings(*rows[::-1], of)
+    assert (other["p"], other["df"], other["difference"]) == pytest.approx((found["p"], found["df"], -found["difference"]))
+
+
+def test_over_trainings_nothing_is_said_of_equal_rows_and_unlike_samples_are_refused():
+    same = np.tile(np.arange(4.0), (3, 1))
+    found = metrics.test_over_trainings(same, same[:2], np.arange(4))
+    assert (found["p"], found["difference"], found["of users"]) == (1, 0, 0)
+    for before, after, users in ((same, same[:, :3], 4), (same, same, 3), (same[:0], same, 4)):
+        with pytest.raises(ValueError, match="same users' samples on both sides, a training a row"):
+            metrics.test_over_trainings(before, after, np.arange(users))
+
+
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("constant", [0.1, 0.63, -0.7, 0.0])
 def test_a_difference_that_is_the_same_for_all_users_is_not_judged_by_its_rounding(constant, samples):

@@ -150,6 +150,25 @@ def test_a_question_needs_a_pair(arms):
         answers.answer("which", arms, [], **WHERE)
 
 
+def test_over_trainings_a_row_is_all_of_its_trainings(tmp_path):
+    both = study_of(tmp_path, "both", make_corpus(users=USERS), ("SASRec", "GRU4Rec"))
+    arms = [Arm("ids", both, "id"), Arm("first", both, "a"), Arm("second", both, "b")]
+    drawn = {"text": ["first", "second"]}
+    found = answers.answer_over_trainings("q", arms, drawn, **WHERE | {"recommenders": ["SASRec", "GRU4Rec"]})
+    values = {t: np.stack([RANKS[t, s] <= 10 for s in (1, 2)]) for t in ("a", "b", "id")}
+    text = np.stack([values["a"].mean(0), values["b"].mean(0)])
+    wanted = metrics.test_over_trainings(values["id"], text, np.arange(USERS))
+    one = found.tests.filter(recommender="GRU4Rec").to_dicts()[0]
+    assert {k: one[k] for k in wanted} == pytest.approx(wanted)
+    assert found.tests["p_holm"].to_list() == pytest.approx([min(1, 2 * wanted["p"])] * 2)
+    row = found.arms.filter(recommender="SASRec", arm="text").to_dicts()[0]
+    assert (row["mean"], row["std"]) == pytest.approx((text.mean(), text.mean(1).std()))
+    assert found.counted == f"recall@10, n = {USERS} users, 2 trainings, 2 seeds"
+    assert found.record()["SASRec ids to text of after"] == pytest.approx(wanted["of after"])
+    each = answers.answer("q", arms, [("ids", "first"), ("ids", "second")], **WHERE)
+    assert answers.describe_each(each, drawn) == f"text 1 {NOTHING}, 1 better"
+
+
 def answer_of(verdicts, means=(0.3, 0.2, 0.1), samples=1234):
     """An answer about arms a, b, c and the pairs a-b, b-c with these verdicts."""
     size = {"better": 0.5, "worse": -0.5, NOTHING: 0.001}
@@ -425,6 +444,18 @@ def test_arms_of_contrast_have_the_same_steps_from_the_same_start(toy_run):
     assert {answers.describe_budget(own, n).removesuffix(f"{n} 5 steps") for n in names} == {
         "csft 10 steps, mntp 10 steps, "
     }
+
+
+def test_trainings_of_the_chain_differ_in_their_seeds_alone(toy_run, records):
+    own = Run("questions_own", toy_run.run.path / FOLDER)
+    for stage, start in (("csft", "backbone"), ("mntp", "csft"), ("contrastive", "mntp")):
+        first, other = own.manifest(stage), own.manifest(f"{stage}_seed43")
+        assert other["settings"] == first["settings"] | {"seed": 43}
+        assert (start if start == "backbone" else f"{start}_seed43") in other["inputs"]
+        assert other["files"] != first["files"]
+    held, over = records["trainings"], records["over trainings"]
+    assert over["SASRec CSFT"] == pytest.approx((held["SASRec CSFT, seed 42"] + held["SASRec CSFT, seed 43"]) / 2)
+    assert "2 trainings" in records["answers"]["trainings"]
 
 
 def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(toy_run, records):

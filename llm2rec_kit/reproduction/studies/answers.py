@@ -7,7 +7,8 @@ family of tests, corrected together (Holm), and one sentence, written by code fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ class Answer:
             bootstrap interval over users).
     tests   recommender, before, after, difference, low, high (of the paired difference), p, effect, p_holm, verdict.
     users   how many were tested, on how many samples: one each in leave-one-out, several in a split by time.
+    seeds, trainings   recommenders a table, and language models a row, where the tests take those as a sample too.
     """
 
     question: str
@@ -50,12 +52,14 @@ class Answer:
     seeds: int
     arms: pl.DataFrame
     tests: pl.DataFrame
+    trainings: int = 1
 
     @property
     def counted(self) -> str:
         """Metric, n and seeds, as they stand behind every statement."""
         samples = f" with {self.samples:,} test samples" if self.samples != self.users else ""
-        return f"{self.metric}, n = {self.users:,} users{samples}, {self.seeds} seed{'s' * (self.seeds != 1)}"
+        trainings = f", {self.trainings} trainings" if self.trainings > 1 else ""
+        return f"{self.metric}, n = {self.users:,} users{samples}{trainings}, {self.seeds} seed{'s' * (self.seeds != 1)}"
 
     @property
     def sentence(self) -> str:
@@ -66,10 +70,17 @@ class Answer:
         return f"{'; '.join(parts)} ({self.counted})"
 
     def record(self) -> dict[str, Any]:
-        """Collect the numbers worth keeping: the sentence, n, each arm's mean, each corrected p."""
+        """Collect the numbers worth keeping: the sentence, n, each arm's mean, each corrected p, and where trainings are a
+        sample, what share of each variance is whose."""
         means = {f"{row['recommender']} {row['arm']}": row["mean"] for row in self.arms.iter_rows(named=True)}
         p = {"p {recommender} {before} to {after}".format(**row): row["p_holm"] for row in self.tests.iter_rows(named=True)}
-        return {"answer": self.sentence, "users": self.users, "seeds": self.seeds} | means | p
+        shares = {
+            f"{row['recommender']} {row['before']} to {row['after']} {part}": row[part]
+            for row in self.tests.iter_rows(named=True)
+            for part in metrics.TRAINING_PARTS
+            if part in row
+        }
+        return {"answer": self.sentence, "users": self.users, "seeds": self.seeds} | means | p | shares
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -102,6 +113,51 @@ def answer(
         each, users = [v[:, among] for v in each], users[among]
     budgets = {a.name: describe_budget(a.study.run, a.embedding) for a in arms}
     return make_answer(question, metric, keys, each, users, budgets, pairs)
+
+
+def answer_over_trainings(
+    question: str,
+    arms: Sequence[Arm],
+    drawn: Mapping[str, Sequence[str]],
+    *,
+    domain: str,
+    recommenders: Sequence[str],
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+) -> Answer:
+    """Compare the first of `arms` with each row of `drawn`, {name: arms of it, one a training}, as
+    `metrics.test_over_trainings` does: a verdict is about other users and other trainings.
+
+    A row's std is over its trainings, each the mean of its recommenders; the first arm is not trained, so its recommenders
+    stand for that. All p are corrected together.
+    """
+    require_same_targets(arms, domain)
+    by_name, users = {arm.name: arm for arm in arms}, significance.read_users(arms[0].study.run, domain)
+    first, rows, tests = arms[0], [], []
+    for recommender in recommenders:
+        given = {first.name: _values(first, domain, recommender, metric, seeds)}
+        for name, of in drawn.items():
+            given[name] = np.stack([_values(by_name[arm], domain, recommender, metric, seeds).mean(0) for arm in of])
+            found = metrics.test_over_trainings(given[first.name], given[name], users)
+            tests.append(dict(zip(PAIR, (recommender, first.name, name), strict=True)) | found)
+        rows += [
+            {"recommender": recommender, "arm": n, "mean": float(v.mean()), "std": float(v.mean(1).std())}
+            for n, v in given.items()
+        ]
+    significance.add_verdicts(tests)
+    counts = len(np.unique(users)), len(users), len(seeds)
+    return Answer(question, metric, *counts, pl.DataFrame(rows), pl.DataFrame(tests), min(map(len, drawn.values())))
+
+
+def describe_each(found: Answer, drawn: Mapping[str, Sequence[str]]) -> str:
+    """Say of each row of `drawn` how the tests of its trainings came out, one by one: "CSFT 2 better, 1 no detectable ..."."""
+    parts = []
+    for (recommender,), tests in found.tests.group_by("recommender", maintain_order=True):
+        for name, of in drawn.items():
+            verdicts = Counter(tests.filter(pl.col("after").is_in(of))["verdict"])
+            told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+            parts.append((f"{recommender}: " if found.tests["recommender"].n_unique() > 1 else "") + f"{name} {told}")
+    return "; ".join(parts)
 
 
 def make_answer(

@@ -104,7 +104,7 @@ class Enquiry:
         return (
             f"{told['source']} data, {told['domain']}: {told['test users']:,} test users, {told['items']:,} items; "
             f"backbone {told['backbone']}{made}; CSFT {told['csft steps']:,} steps, MNTP {told['mntp steps']:,}, "
-            f"contrast {told['contrastive steps']:,}; one training of the language model an arm"
+            f"contrast {told['contrastive steps']:,}; one training of the language model an arm, but of the last question"
         )
 
     def table(self) -> pl.DataFrame:
@@ -167,6 +167,15 @@ class Enquiry:
         self.said[question] = line
         display(table)
         print(line)
+
+    def over_trainings(self, family: Family) -> Answer:
+        """Test a family's rows that were trained several times against its first arm, over users and trainings; show it."""
+        asked = self.at.asked
+        how: dict[str, Any] = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
+        found = answers.answer_over_trainings(family.title, family.arms, family.drawn, metric=self.evaluation.tested, **how)
+        show_record(f"over {family.title}", found.record())
+        display(found.arms, found.tests)
+        return found
 
     def repeats(self, family: Family, metric: str) -> pl.DataFrame:
         """Show how much of a metric a family's arms have from repeated targets (`questions.compare_repeats`)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm2rec_kit import pipeline
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.pipeline import RAW
@@ -22,11 +23,15 @@ NORMALISED = ("none", "unit", "standardised", "whitened")
 
 @dataclass(frozen=True)
 class Family:
-    """Arms over the same test targets, and the pairs (before, after) that are tested together."""
+    """Arms over the same test targets, and the pairs (before, after) that are tested together.
+
+    drawn   of what was trained several times, each time with another seed: its name and its arms.
+    """
 
     title: str
     arms: list[Arm]
     pairs: list[tuple[str, str]]
+    drawn: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -146,6 +151,20 @@ def history(at: At) -> list[Family]:
     return [Family("history", arms, pairs)]
 
 
+def trainings(at: At) -> list[Family]:
+    """Train CSFT and all after it several times, each time with another seed in every stage."""
+    tables = {RAW: RAW}
+    drawn: dict[str, list[str]] = {"CSFT": [], "the chain": []}
+    for k in range(at.asked.trainings):
+        made = _chain(at, k)
+        for stage, name in (("csft", "CSFT"), ("contrastive", "the chain")):
+            arm = f"{name}, seed {at.own.settings[stage].seed + k}"
+            tables[arm] = at.do.embed(at.own, made[stage])
+            drawn[name].append(arm)
+    pairs = [(RAW, arm) for arms in drawn.values() for arm in arms]
+    return [Family("trainings", _of_run(at, tables), pairs, drawn)]
+
+
 ARMS: dict[str, Callable[[At], list[Family]]] = {
     "temperature": temperature,
     "views": views,
@@ -156,6 +175,7 @@ ARMS: dict[str, Callable[[At], list[Family]]] = {
     "split": split,
     "text": text,
     "history": history,
+    "trainings": trainings,
 }
 
 
@@ -217,6 +237,16 @@ def _contrast(at: At, name: str, **changed: Any) -> str:
     trained = at.do.train(at.own, "contrastive", "mntp", "contrastive" if same else name, **changed)
     table: str = at.do.embed(at.own, trained)
     return table
+
+
+def _chain(at: At, k: int) -> dict[str, str]:
+    """The run's stages with every seed `k` higher, by stage; those of 0 are the run's own."""
+    made: dict[str, str] = {}
+    for stage, start in pipeline.STARTS.items():
+        seed = at.own.settings[stage].seed + k
+        how = {"name": f"{stage}_seed{seed}", "seed": seed} if k else {}
+        made[stage] = at.do.train(at.own, stage, made.get(start, start), **how)
+    return made
 
 
 def _with_luck(at: At, title: str, tables: dict[str, str]) -> Family:
