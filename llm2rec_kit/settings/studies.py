@@ -101,7 +101,7 @@ class Questions(Stage):
         [2024, 2025, 2026], "recommenders an arm, one a seed; the run's own are reused [O]", within=SEED, least=1
     )
     trainings: int = setting(
-        3, "trainings: language models a stage, the run's own and others of further seeds [O]", within="x >= 2"
+        3, "trainings: whole chains at the run's steps, its own and others of further seeds [O]", within="x >= 3"
     )
     share: float = setting(
         0.1,

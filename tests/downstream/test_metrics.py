@@ -167,92 +167,115 @@ def test_where_users_are_alike_in_themselves_a_twentieth_of_the_tests_is_wrong()
     assert rates[1] > 0.2
 
 
-def of_trainings(rng, before, after, users, *, by_training=0.3, by_user=0.3, together=0.3):
-    """Values of `before` and `after` trainings of two rows that differ in nothing but luck: (before, users), (after, users)."""
-    own = rng.normal(0, 1, users)
-    sides = []
-    for count, extra in ((before, 0), (after, rng.normal(0, by_user, users))):
-        sides.append(own + extra + rng.normal(0, by_training, (count, 1)) + rng.normal(0, together, (count, users)))
-    return sides
+def of_trainings(rng, trainings, seeds, users, *, by_training=0.1, by_seed=0.02, in_common=0.0, by_user=0.3, noise=0.3):
+    """Differences of two rows that differ in nothing but luck: (trainings, seeds, users).
+
+    The row before was trained once a seed, the one after once a training and seed; `in_common` is what a seed does to both.
+    """
+    common = rng.normal(0, in_common, (seeds, 1))
+    before = common + rng.normal(0, by_seed, (seeds, 1)) + rng.normal(0, noise, (seeds, users))
+    after = (
+        rng.normal(0, by_user, users)
+        + rng.normal(0, by_training, (trainings, 1, 1))
+        + rng.normal(0, noise, (trainings, 1, users))
+    )
+    return (
+        common
+        + after
+        + rng.normal(0, by_seed, (trainings, seeds, 1))
+        + rng.normal(0, noise, (trainings, seeds, users))
+        - before
+    )
 
 
-def test_over_one_training_a_side_the_test_is_that_across_users():
-    before, after = of_trainings(np.random.default_rng(1), 1, 1, 40)
-    found = metrics.test_over_trainings(before, after, np.arange(40))
-    wanted = stats.ttest_rel(after[0], before[0])
+def test_where_trainings_are_alike_the_test_over_them_is_that_across_users():
+    rng, users = np.random.default_rng(1), np.arange(40)
+    given = np.tile(rng.normal(0.1, 1, 40), (3, 2, 1))
+    found = metrics.test_over_trainings(given, users)
+    wanted = stats.ttest_1samp(given[0, 0], 0)
     assert found["p"] == pytest.approx(wanted.pvalue)
     assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval()))
-    assert (found["df"], found["of users"], found["of before"], found["of after"]) == (39, 1, 0, 0)
-    (several,) = metrics.test_pairs(before.repeat(2, 1).T, after.repeat(2, 1).T, np.arange(40).repeat(2), seed=0)
-    twice = metrics.test_over_trainings(before.repeat(2, 1), after.repeat(2, 1), np.arange(40).repeat(2))
-    assert twice["p"] == pytest.approx(several["p"])
+    assert (found["df"], found["of users"]) == (pytest.approx(39), 1)
+    of = np.array([0] * 25 + [1] * 5 + [2] * 10)
+    (across,) = metrics.test_pairs(np.zeros((40, 1)), given[0, 0][:, None], of, seed=0)
+    assert metrics.test_over_trainings(given, of)["p"] == pytest.approx(across["p"])
 
 
-def test_where_users_are_alike_the_test_over_trainings_is_welchs():
-    before, after = np.array([0.1, 0.4, 0.2]), np.array([0.9, 0.3, 0.7, 0.8])
-    found = metrics.test_over_trainings(np.tile(before[:, None], 20), np.tile(after[:, None], 20), np.arange(20))
-    wanted = stats.ttest_ind(after, before, equal_var=False)
-    assert (found["p"], found["df"]) == pytest.approx((wanted.pvalue, wanted.df))
+def test_where_users_and_seeds_are_alike_the_test_over_trainings_is_students_across_them():
+    of_each = np.array([0.9, 0.3, 0.7, 0.8])
+    found = metrics.test_over_trainings(np.tile(of_each[:, None, None], (1, 3, 20)), np.arange(20))
+    wanted = stats.ttest_1samp(of_each, 0)
+    assert (found["p"], found["df"], found["of trainings"]) == (
+        pytest.approx(wanted.pvalue),
+        pytest.approx(3),
+        pytest.approx(1),
+    )
     assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval()))
-    parts = before.var(ddof=1) / 3, after.var(ddof=1) / 4
-    assert (found["of before"], found["of after"]) == pytest.approx((parts[0] / sum(parts), parts[1] / sum(parts)))
 
 
-def test_over_trainings_of_one_side_the_error_is_that_of_the_two_way_analysis_of_variance():
-    """Against a row that is given: Clark's quasi-F, from sums of squares written out."""
+def test_of_alike_seeds_the_error_over_trainings_is_that_of_the_two_way_analysis_of_variance():
+    """Clark's quasi-F, from sums of squares written out."""
     users, trainings = 50, 4
-    given, after = of_trainings(np.random.default_rng(3), 1, trainings, users)
-    d = after - given
+    d = of_trainings(np.random.default_rng(3), trainings, 1, users, by_training=0.3)[:, 0]
     rows, columns = d.mean(1), d.mean(0)
     ms_trainings = users * ((rows - d.mean()) ** 2).sum() / (trainings - 1)
     ms_users = trainings * ((columns - d.mean()) ** 2).sum() / (users - 1)
     rest = d - rows[:, None] - columns + d.mean()
-    # The interaction within `after`, as the row that is given has no trainings to interact with.
     ms_both = (rest**2).sum() / ((trainings - 1) * (users - 1))
-    assert ms_trainings > ms_both  # or its part is 0
-    found = metrics.test_over_trainings(given, after, np.arange(users))
-    error = np.sqrt((ms_trainings + ms_users - ms_both) / (users * trainings))
-    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(d.mean()) / error, found["df"]))
-    assert found["of users"] == pytest.approx(ms_users / (ms_trainings + ms_users - ms_both))
-    assert trainings - 1 < found["df"] < users
+    assert ms_trainings > ms_both  # or the trainings' part is 0
+    found = metrics.test_over_trainings(np.stack([d, d], 1), np.arange(users))
+    together = ms_trainings + ms_users - ms_both
+    df = together**2 / (ms_trainings**2 / (trainings - 1) + ms_users**2 / (users - 1))
+    assert found["df"] == pytest.approx(df)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(d.mean()) / np.sqrt(together / (users * trainings)), df))
+    assert found["of users"] == pytest.approx(ms_users / together)
 
 
-def test_a_twentieth_of_the_tests_over_trainings_is_wrong_where_of_those_across_users_it_is_a_third():
+@pytest.mark.parametrize(("trainings", "seeds"), [(3, 2), (3, 3), (5, 3)])
+def test_a_twentieth_of_the_tests_over_trainings_is_wrong_where_of_those_across_users_it_is_a_sixth(trainings, seeds):
     rng, users = np.random.default_rng(0), np.arange(100)
     over = across = covered = 0
-    for _ in range(1000):
-        before, after = of_trainings(rng, 3, 5, 100, by_training=0.1)
-        found = metrics.test_over_trainings(before, after, users)
+    for _ in range(500):
+        differences = of_trainings(rng, trainings, seeds, 100)
+        found = metrics.test_over_trainings(differences, users)
         over += found["p"] < 0.05
         covered += found["low"] <= 0 <= found["high"]
-        across += stats.ttest_rel(after.mean(0), before.mean(0)).pvalue < 0.05
-    assert 30 < over < 70
-    assert covered == 1000 - over
-    assert across > 200
+        across += stats.ttest_1samp(differences.mean((0, 1)), 0).pvalue < 0.05
+    assert 10 < over < 45
+    assert covered == 500 - over
+    assert across > 80
 
 
-@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(1, 4), st.integers(2, 20))
-def test_a_test_over_trainings_knows_no_order_and_no_sign(seed, before, after, users):
+def test_what_a_seed_does_to_both_rows_is_no_part_of_their_difference():
+    users = np.arange(100)
+    plain, common = (
+        metrics.test_over_trainings(of_trainings(np.random.default_rng(5), 3, 3, 100, in_common=luck), users)
+        for luck in (0, 9)
+    )
+    assert common == pytest.approx(plain)
+
+
+@given(st.integers(0, 2**16), st.integers(2, 4), st.integers(2, 4), st.integers(1, 20))
+def test_a_test_over_trainings_knows_no_order_no_sign_and_few_degrees_of_freedom(seed, trainings, seeds, users):
     rng = np.random.default_rng(seed)
-    rows = of_trainings(rng, before, after, users)
-    of = np.arange(users) // 2
-    found = metrics.test_over_trainings(*rows, of)
-    if found["df"]:
-        assert sum(found[part] for part in metrics.TRAINING_PARTS) == pytest.approx(1)
+    differences, of = of_trainings(rng, trainings, seeds, users), np.arange(users) // 2
+    found = metrics.test_over_trainings(differences, of)
+    assert sum(found[part] for part in metrics.TRAINING_PARTS) == pytest.approx(1 if found["df"] else 0)
+    assert found["df"] == 0 or found["df"] >= 1
     order = rng.permutation(users)
-    turned = metrics.test_over_trainings(*(row[::-1, order] for row in rows), of[order])
-    assert turned == pytest.approx(found)
-    other = metrics.test_over_trainings(*rows[::-1], of)
-    assert (other["p"], other["df"], other["difference"]) == pytest.approx((found["p"], found["df"], -found["difference"]))
+    assert metrics.test_over_trainings(differences[::-1, ::-1, order], of[order]) == pytest.approx(found)
+    other = metrics.test_over_trainings(-differences, of)
+    assert (other["p"], other["df"], other["low"]) == pytest.approx((found["p"], found["df"], -found["high"]))
 
 
-def test_over_trainings_nothing_is_said_of_equal_rows_and_unlike_samples_are_refused():
-    same = np.tile(np.arange(4.0), (3, 1))
-    found = metrics.test_over_trainings(same, same[:2], np.arange(4))
+def test_over_trainings_nothing_is_said_of_equal_rows_and_too_few_are_refused():
+    found = metrics.test_over_trainings(np.zeros((3, 2, 4)), np.arange(4))
     assert (found["p"], found["difference"], found["of users"]) == (1, 0, 0)
-    for before, after, users in ((same, same[:, :3], 4), (same, same, 3), (same[:0], same, 4)):
-        with pytest.raises(ValueError, match="same users' samples on both sides, a training a row"):
-            metrics.test_over_trainings(before, after, np.arange(users))
+    for shape, users in (((3, 2, 4), 3), ((1, 2, 4), 4), ((3, 1, 4), 4), ((3, 2, 0), 0)):
+        with pytest.raises(
+            ValueError, match=f"found {shape[0]} trainings, {shape[1]} recommenders, {shape[2]} samples and {users}"
+        ):
+            metrics.test_over_trainings(np.ones(shape), np.arange(users))
 
 
 @pytest.mark.parametrize("samples", [1, 3])

@@ -155,18 +155,21 @@ def test_over_trainings_a_row_is_all_of_its_trainings(tmp_path):
     arms = [Arm("ids", both, "id"), Arm("first", both, "a"), Arm("second", both, "b")]
     drawn = {"text": ["first", "second"]}
     found = answers.answer_over_trainings("q", arms, drawn, **WHERE | {"recommenders": ["SASRec", "GRU4Rec"]})
-    values = {t: np.stack([RANKS[t, s] <= 10 for s in (1, 2)]) for t in ("a", "b", "id")}
-    text = np.stack([values["a"].mean(0), values["b"].mean(0)])
-    wanted = metrics.test_over_trainings(values["id"], text, np.arange(USERS))
+    values = {t: np.stack([RANKS[t, s] <= 10 for s in (1, 2)]) * 1.0 for t in ("a", "b", "id")}
+    text = np.stack([values["a"], values["b"]])
+    wanted = metrics.test_over_trainings(text - values["id"], np.arange(USERS))
     one = found.tests.filter(recommender="GRU4Rec").to_dicts()[0]
     assert {k: one[k] for k in wanted} == pytest.approx(wanted)
     assert found.tests["p_holm"].to_list() == pytest.approx([min(1, 2 * wanted["p"])] * 2)
-    row = found.arms.filter(recommender="SASRec", arm="text").to_dicts()[0]
-    assert (row["mean"], row["std"]) == pytest.approx((text.mean(), text.mean(1).std()))
+    rows = {row["arm"]: row for row in found.arms.filter(recommender="SASRec").iter_rows(named=True)}
+    assert (rows["text"]["mean"], rows["text"]["std"]) == pytest.approx((text.mean(), text.mean((1, 2)).std()))
+    assert rows["ids"]["std"] == pytest.approx(values["id"].mean(1).std())
     assert found.counted == f"recall@10, n = {USERS} users, 2 trainings, 2 seeds"
-    assert found.record()["SASRec ids to text of after"] == pytest.approx(wanted["of after"])
+    told = found.record()
+    assert (told["trainings"], told["SASRec ids to text of trainings"]) == (2, pytest.approx(wanted["of trainings"]))
     each = answers.answer("q", arms, [("ids", "first"), ("ids", "second")], **WHERE)
     assert answers.describe_each(each, drawn) == f"text 1 {NOTHING}, 1 better"
+    assert not {"trainings", "SASRec ids to first of trainings"} & set(each.record())
 
 
 def answer_of(verdicts, means=(0.3, 0.2, 0.1), samples=1234):
@@ -265,6 +268,7 @@ def test_questions_that_a_source_cannot_answer():
     assert set(questions.find_unanswerable(timed, S.Data(source="mix"), asked)) == {"split", "text", "history"}
     assert set(questions.find_unanswerable(timed, S.Data(source="llm2rec"), asked)) == {"split", "history"}
     assert set(questions.find_unanswerable(timed, data, S.Questions(histories=[10]))) == {"history"}
+    assert set(questions.find_unanswerable(timed, data, S.Questions(seeds=[1, 1]))) == {"trainings"}
 
 
 def test_richer_text_of_amazon_is_asked_of_fields_that_its_loader_reads_once_a_text_names_them():
@@ -433,7 +437,9 @@ def test_the_report_has_every_question_and_its_answer_in_order(toy_run, records)
 
 
 def test_controls_are_the_runs_own(toy_run, records):
-    own = toy_run.run.record("evaluation/games/SASRec-contrastive-seed2024")["metrics"]["ndcg@10"]
+    study = Run("questions_own", toy_run.run.path / FOLDER)  # the run has one seed
+    names = [(toy_run.run, 2024), (study, 2025)]
+    own = np.mean([r.record(f"evaluation/games/SASRec-contrastive-seed{s}")["metrics"]["ndcg@10"] for r, s in names])
     for question, arm in (("temperature", "0.2"), ("views", "mask"), ("normalise", "none"), ("id", "text")):
         assert records[question][f"SASRec {arm}"] == pytest.approx(own)
 
@@ -454,8 +460,8 @@ def test_trainings_of_the_chain_differ_in_their_seeds_alone(toy_run, records):
         assert (start if start == "backbone" else f"{start}_seed43") in other["inputs"]
         assert other["files"] != first["files"]
     held, over = records["trainings"], records["over trainings"]
-    assert over["SASRec CSFT"] == pytest.approx((held["SASRec CSFT, seed 42"] + held["SASRec CSFT, seed 43"]) / 2)
-    assert "2 trainings" in records["answers"]["trainings"]
+    assert over["SASRec CSFT"] == pytest.approx(np.mean([held[f"SASRec CSFT, training {k}"] for k in (1, 2, 3)]))
+    assert "3 trainings" in records["answers"]["trainings"]
 
 
 def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(toy_run, records):

@@ -1,8 +1,9 @@
 """Answers: from the arms of an experiment to what may be said about them.
 
 An arm is a table of items in some study, with a recommender over it. Arms of one question rank the same test targets, so any
-two are compared target by target; tests and intervals are across users, whose targets stay together. A question has one
-family of tests, corrected together (Holm), and one sentence, written by code from their verdicts.
+two are compared target by target; tests and intervals are across users, whose targets stay together, or, where an arm was
+trained several times, over users and trainings. The tests of an answer are one family, corrected together (Holm), and it has
+one sentence, written by code from their verdicts.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Answer:
             bootstrap interval over users).
     tests   recommender, before, after, difference, low, high (of the paired difference), p, effect, p_holm, verdict.
     users   how many were tested, on how many samples: one each in leave-one-out, several in a split by time.
-    seeds, trainings   recommenders a table, and language models a row, where the tests take those as a sample too.
+    seeds, trainings   recommenders a table, and language models an arm. With more than one the tests are over trainings:
+            arms then have neither trained nor an interval, and std is over language models, of an arm of one over
+            recommenders; tests have df and the shares of the variance (`metrics.test_over_trainings`) and no effect.
     """
 
     question: str
@@ -70,17 +73,18 @@ class Answer:
         return f"{'; '.join(parts)} ({self.counted})"
 
     def record(self) -> dict[str, Any]:
-        """Collect the numbers worth keeping: the sentence, n, each arm's mean, each corrected p, and where trainings are a
-        sample, what share of each variance is whose."""
+        """Collect the numbers worth keeping: the sentence, n, each arm's mean, each corrected p, and of tests over trainings
+        their degrees of freedom and shares of the variance."""
         means = {f"{row['recommender']} {row['arm']}": row["mean"] for row in self.arms.iter_rows(named=True)}
         p = {"p {recommender} {before} to {after}".format(**row): row["p_holm"] for row in self.tests.iter_rows(named=True)}
         shares = {
             f"{row['recommender']} {row['before']} to {row['after']} {part}": row[part]
             for row in self.tests.iter_rows(named=True)
-            for part in metrics.TRAINING_PARTS
+            for part in ("df", *metrics.TRAINING_PARTS)
             if part in row
         }
-        return {"answer": self.sentence, "users": self.users, "seeds": self.seeds} | means | p | shares
+        counts = {"users": self.users, "seeds": self.seeds} | ({"trainings": self.trainings} if shares else {})
+        return {"answer": self.sentence} | counts | means | p | shares
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -126,23 +130,20 @@ def answer_over_trainings(
     metric: str = "ndcg@10",
 ) -> Answer:
     """Compare the first of `arms` with each row of `drawn`, {name: arms of it, one a training}, as
-    `metrics.test_over_trainings` does: a verdict is about other users and other trainings.
-
-    A row's std is over its trainings, each the mean of its recommenders; the first arm is not trained, so its recommenders
-    stand for that. All p are corrected together.
-    """
+    `metrics.test_over_trainings` does: a verdict is about other users and other trainings. All p are corrected together."""
     require_same_targets(arms, domain)
     by_name, users = {arm.name: arm for arm in arms}, significance.read_users(arms[0].study.run, domain)
     first, rows, tests = arms[0], [], []
     for recommender in recommenders:
-        given = {first.name: _values(first, domain, recommender, metric, seeds)}
+        before = _values(first, domain, recommender, metric, seeds)  # (seeds, samples)
+        means = {first.name: before.mean(1)}
         for name, of in drawn.items():
-            given[name] = np.stack([_values(by_name[arm], domain, recommender, metric, seeds).mean(0) for arm in of])
-            found = metrics.test_over_trainings(given[first.name], given[name], users)
+            after = np.stack([_values(by_name[arm], domain, recommender, metric, seeds) for arm in of])
+            means[name] = after.mean((1, 2))
+            found = metrics.test_over_trainings(after - before, users)
             tests.append(dict(zip(PAIR, (recommender, first.name, name), strict=True)) | found)
         rows += [
-            {"recommender": recommender, "arm": n, "mean": float(v.mean()), "std": float(v.mean(1).std())}
-            for n, v in given.items()
+            {"recommender": recommender, "arm": n, "mean": float(m.mean()), "std": float(m.std())} for n, m in means.items()
         ]
     significance.add_verdicts(tests)
     counts = len(np.unique(users)), len(users), len(seeds)

@@ -100,11 +100,12 @@ class Enquiry:
     def scope(self) -> str:
         """Say in one line what an answer found here can be about."""
         told = self.about()
+        several = ", several for `trainings`" if self.asks("trainings") else ""
         made = ", made from nothing" if self.at.base.record("backbone").get("from_nothing", False) else ""
         return (
             f"{told['source']} data, {told['domain']}: {told['test users']:,} test users, {told['items']:,} items; "
             f"backbone {told['backbone']}{made}; CSFT {told['csft steps']:,} steps, MNTP {told['mntp steps']:,}, "
-            f"contrast {told['contrastive steps']:,}; one training of the language model an arm, but of the last question"
+            f"contrast {told['contrastive steps']:,}; one training of the language model an arm{several}"
         )
 
     def table(self) -> pl.DataFrame:

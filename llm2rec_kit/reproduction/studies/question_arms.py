@@ -152,13 +152,13 @@ def history(at: At) -> list[Family]:
 
 
 def trainings(at: At) -> list[Family]:
-    """Train CSFT and all after it several times, each time with another seed in every stage."""
+    """Train CSFT and all after it several times, the first the run's own, each of the others with other seeds in all stages."""
     tables = {RAW: RAW}
     drawn: dict[str, list[str]] = {"CSFT": [], "the chain": []}
     for k in range(at.asked.trainings):
         made = _chain(at, k)
         for stage, name in (("csft", "CSFT"), ("contrastive", "the chain")):
-            arm = f"{name}, seed {at.own.settings[stage].seed + k}"
+            arm = f"{name}, training {k + 1}"
             tables[arm] = at.do.embed(at.own, made[stage])
             drawn[name].append(arm)
     pairs = [(RAW, arm) for arms in drawn.values() for arm in arms]
@@ -243,7 +243,7 @@ def _chain(at: At, k: int) -> dict[str, str]:
     """The run's stages with every seed `k` higher, by stage; those of 0 are the run's own."""
     made: dict[str, str] = {}
     for stage, start in pipeline.STARTS.items():
-        seed = at.own.settings[stage].seed + k
+        seed = (at.own.settings[stage].seed + k) % 2**32
         how = {"name": f"{stage}_seed{seed}", "seed": seed} if k else {}
         made[stage] = at.do.train(at.own, stage, made.get(start, start), **how)
     return made
