@@ -211,23 +211,50 @@ MOMENTS = {  # what a cell does when Ctrl-C comes; its kernel's parent is the co
 }
 
 
-def test_an_interrupt_ends_with_one_line_and_nothing_is_left_behind(root, tmp_path_factory):
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom llm2rec_kit import cli\nfrom llm2rec_kit.reproduction.runner import notebooks\n"
-        "root = Path(sys.argv[1])\nnotebooks.places.find_notebooks = lambda: root / 'notebooks'\n"
-        "sys.exit(cli.main(['reproduce', '--profile', str(root / 'toy.yaml'), '--outputs', str(root / 'out'),"
-        " '--run', sys.argv[2], '--only', '01', '--set', f'csft.joiner={sys.argv[2]}']))"
-    )
+CHILD = (
+    "import sys\nfrom pathlib import Path\nfrom llm2rec_kit import cli\nfrom llm2rec_kit.reproduction.runner import notebooks\n"
+    "root = Path(sys.argv[1])\nnotebooks.places.find_notebooks = lambda: root / 'notebooks'\n"
+    "sys.exit(cli.main(['reproduce', '--profile', str(root / 'toy.yaml'), '--outputs', str(root / 'out'),"
+    " '--run', sys.argv[2], '--only', '01', '--set', f'csft.joiner={sys.argv[2]}']))"
+)
+LINE = "llm2rec: interrupted. What was finished is kept; the same command goes on from there."
+
+
+@pytest.fixture
+def start(root, tmp_path_factory):
+    """Starts a command whose cell does what it does at a moment; and the command's temporary folder."""
     cell = f"import os, threading\nexec({MOMENTS!r}[csft_joiner])"
     book(root, "01_data.ipynb", "csft_joiner: str = ''  # the moment\n", cell, "'later'")
     left = tmp_path_factory.mktemp("left")
-    environment = os.environ | {"TMPDIR": str(left)}
-    asked = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    running = {m: subprocess.Popen([sys.executable, "-c", code, str(root), m], **asked) for m in MOMENTS}
+    asked = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": os.environ | {"TMPDIR": str(left)},
+    }
+    return lambda moment, before="": subprocess.Popen(
+        [sys.executable, "-c", before + CHILD, str(root), moment], **asked
+    ), left
+
+
+def test_an_interrupt_ends_with_one_line_and_nothing_is_left_behind(start):
+    begin, left = start
+    running = {moment: begin(moment) for moment in MOMENTS}
     said = {m: p.communicate()[1].strip() for m, p in running.items()}
     assert {m: p.returncode for m, p in running.items()} == dict.fromkeys(MOMENTS, 130), said
-    line = "llm2rec: interrupted. What was finished is kept; the same command goes on from there."
-    assert said == dict.fromkeys(MOMENTS, line)
+    assert said == dict.fromkeys(MOMENTS, LINE)
+    assert not list(left.iterdir())
+
+
+def test_an_interrupt_while_a_kernel_ends_leaves_nothing_behind_either(start):
+    """It comes where jupyter_client would remove the file with the kernel's ports and key."""
+    before = (
+        "from jupyter_client.manager import AsyncKernelManager\nasync def interrupted(*_, **__):\n    raise KeyboardInterrupt\n"
+        "AsyncKernelManager._async_cleanup_resources = AsyncKernelManager.cleanup_resources = interrupted\n"
+    )
+    begin, left = start
+    ended = begin("as a cell ends", before)
+    assert (ended.communicate()[1].strip(), ended.returncode) == (LINE, 130)
     assert not list(left.iterdir())
 
 

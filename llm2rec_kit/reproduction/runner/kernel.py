@@ -6,7 +6,9 @@ a variable of the whole process, and stay in the temporary folder after a kill.
 
 from __future__ import annotations
 
+import atexit
 import sys
+from typing import Any
 
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
@@ -17,6 +19,11 @@ from llm2rec_kit.runs import SERIES
 
 class ThisInterpreter(AsyncKernelManager):
     """Starts kernels of this interpreter; papermill takes the class as its `kernel_manager_class`."""
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        # An interrupt that comes while a kernel ends keeps jupyter_client from removing this file.
+        atexit.register(self.cleanup_connection_file)
 
     @property
     def kernel_spec(self) -> KernelSpec:

@@ -38,7 +38,7 @@ def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -
         reasons |= dict.fromkeys(("split", "history"), "the source brings its own samples and splits, which are kept")
     if len(set(asked.histories)) < 2:
         reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
-    if len(set(asked.seeds)) < 2:
+    if len(asked.seeds) < 2:
         reasons["trainings"] = f"it needs two seeds of recommenders at least; questions_seeds is {asked.seeds}"
     if data.source == "mix":
         reasons |= dict.fromkeys(READ_AGAIN, "a mix is made of finished corpora; ask in the runs that it is made of")
