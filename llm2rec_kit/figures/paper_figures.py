@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.training_figures import OTHER, PALETTE, _caption, _figure, _reach, label_log_axis
+from llm2rec_kit.figures.training_figures import OTHER, PALETTE, _caption, _figure, _legend, _reach, label_log_axis
 
 METRIC = "recall@10"  # of Figures 4 and 5
 MARKERS = ("o", "s", "^", "D")
@@ -43,8 +43,7 @@ def draw_backbones(ours: pl.DataFrame, printed: pl.DataFrame) -> Figure:
         ax.set_xticklabels(names, rotation=20, ha="right")
         ax.grid(axis="y", color="#EEEEEE")
     axes[0, 0].set_ylabel(METRIC)
-    handles = {label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8)
+    _legend(figure)
     _caption(
         figure,
         "every panel has its own scale. Ours: whiskers are 95% bootstrap intervals over users; the paper prints none.",

@@ -75,7 +75,7 @@ def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
         ax.set(title=domain, xlabel=f"difference in {rows[0]['metric']}")
         ax.set(yticks=[-k for k in range(len(pairs))], yticklabels=[f"{a} to {b}" for a, b in pairs])
     marks = [Line2D([], [], marker=m, color=INK, linestyle="", markersize=5) for m, _ in zip(MARKERS, names, strict=False)]
-    axes[0, 0].legend(marks, names, fontsize=8, frameon=False, labelcolor=INK, loc="best")
+    figure.legend(marks, names, fontsize=8, frameon=False, labelcolor=INK, loc="outside upper right", ncols=len(names))
     return figure
 
 
@@ -134,7 +134,7 @@ def draw_validation(records: list[dict[str, Any]], asked: list[str], metric: str
                 ax.plot(*_mean(curves), **stroke, label=embedding, linewidth=1.6)
         ax.set(title=f"{domain}, {name}", xlabel="epoch", ylabel=metric)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].legend(fontsize=8, frameon=False, labelcolor=INK)
+    training_figures._legend(figure, labelcolor=INK)
     return figure
 
 

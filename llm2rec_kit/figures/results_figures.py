@@ -14,7 +14,15 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach, choose_strokes, number_embeddings
+from llm2rec_kit.figures.training_figures import (
+    PALETTE,
+    _caption,
+    _figure,
+    _legend,
+    _reach,
+    choose_strokes,
+    number_embeddings,
+)
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = {"popularity": ":", "oracle": "--"}
@@ -58,7 +66,7 @@ def draw_results(table: pl.DataFrame, metric: str, *, recommenders: Sequence[str
             ax.set(title=f"{name}, {domain}", xlabel=metric, yticks=list(places.values()), yticklabels=list(places))
             ax.margins(y=0.15)
             ax.grid(axis="x", color="#EEEEEE")
-    axes[0, 0].legend(fontsize=7)
+    _legend(figure)
     _caption(
         figure,
         "dots: mean over seeds; whiskers: 95% bootstrap interval over users. "
@@ -84,7 +92,7 @@ def draw_curves(records: list[dict[str, Any]], *, metric: str) -> Figure:
         axes[1, at].set(xlabel="epoch")
     axes[0, 0].set_ylabel("training loss (nats)")
     axes[1, 0].set_ylabel(f"validation {metric}")
-    axes[0, 0].legend(fontsize=7)
+    _legend(figure)
     _caption(figure, "a line a seed; the dot is the epoch whose weights were kept")
     return figure
 
@@ -110,7 +118,7 @@ def draw_slices(table: pl.DataFrame, names: Sequence[str], *, metric: str, title
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(f"by {name}")
     figure.suptitle(title, fontsize=11)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    _legend(figure)
     _caption(figure, f"under each label: its test samples, {FEWEST} at least. Whiskers: 95% bootstrap interval over users.")
     return figure
 
@@ -179,7 +187,7 @@ def draw_adapters(parts: dict[str, dict[str, np.ndarray]], *, embeddings: Sequen
             values = found[key] if key == "angles" else np.cumsum(found[key])
             ax.plot(np.arange(1, len(values) + 1), values, linewidth=1.3, label=name, **strokes[name])
         ax.set(title=title, xlabel=across, ylabel=up, ylim=(0, 92 if key == "angles" else 1.02))
-    axes[0, 0].legend(fontsize=7)
+    _legend(figure)
     _caption(figure, "0 degrees: the adapter reads the axes in which items differ most, as PCA would; 90: it reads others.")
     return figure
 

@@ -127,6 +127,14 @@ def _caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left", color="#444444")
 
 
+def _legend(figure: Figure, **style: Any) -> None:
+    """Put one legend beside the panels, which names what any of them shows: inside, many names would lie over the lines."""
+    found = {label: h for ax in figure.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if found:
+        figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.06 * max(map(len, found)))  # so that panels keep their width
+        figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=8, frameon=False, **style)
+
+
 def _draw_steps(ax: Axes, history: list[dict[str, float]], name: str, colour: str, **style: Any) -> None:
     """Draw a number of `history` along the steps, a validation's with dots; nothing where no row has it."""
     if points := [(row["step"], row[name]) for row in history if name in row]:

@@ -46,7 +46,7 @@ def test_answer(frames, tmp_path):
 def test_numbers_under_an_axis_do_not_lie_over_one_another(frames, scale):
     arms, tests = (f.with_columns(pl.col(pl.Float64) * scale) for f in frames)
     figure = answer_figures.draw_answer(arms, tests, title="Is b better?", metric="ndcg@10", counted="n = 7 users")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for ax in figure.axes[-2:]:  # those above share their numbers
         boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
         inside = sorted((b.x0, b.x1) for b in boxes if ax.bbox.x0 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1)

@@ -26,7 +26,7 @@ def test_labels_keep_off_trails_where_there_is_room():
             figure, (ax,) = map_figures._panels(small_atlas.atlas(), ["raw"], 1)
             ax.set(xlim=(0, 1), ylim=(0, 1))
             labels.place(figure, ax, [*ends], [*ends.values()], "kkkk", np.concatenate(trails), trails=kept_off)
-            figure.canvas.draw()
+            figure.draw_without_rendering()
             boxes = [Text.get_window_extent(t) for t in ax.texts]
             found[len(kept_off)] = crossed_by([ax.transData.transform(t) for t in trails], boxes)
             ties = [

@@ -45,7 +45,7 @@ def test_a_figure_fits_one_column_with_text_of_five_points_and_more(name, atlas)
     figure = DRAWN[name](atlas)
     assert figure.get_figwidth() == map_figures.COLUMN
     assert min(t.get_fontsize() for t in texts(figure)) >= 5
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for t in texts(figure):
         box = t.get_window_extent()
         assert box.x0 >= -2, t.get_text()
@@ -72,7 +72,7 @@ def test_all_panels_show_the_same_part_of_the_frame(atlas):
 @pytest.mark.parametrize("name", ["labelled", "travel"])
 def test_no_label_covers_another_or_leaves_the_axes(name, atlas):
     figure = DRAWN[name](atlas)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     ax = figure.axes[0]
     boxes = [Text.get_window_extent(t) for t in ax.texts if t.get_text() and t.get_bbox_patch() is not None]
     assert len(boxes) >= 3

@@ -85,7 +85,24 @@ def test_curves():
     assert len(losses.lines) == 6
     assert losses.lines[0].get_ydata().tolist() == [3.0, 2.0, 1.5]
     assert values.get_ylabel() == "validation recall@20"
-    assert [t.get_text() for t in losses.get_legend().texts] == list(NAMES)
+    assert [t.get_text() for t in figure.legends[0].texts] == list(NAMES)
+
+
+def test_the_legend_names_what_any_panel_shows_and_lies_on_none():
+    """`late` is in the second panel alone; ten names beside two panels."""
+    names = {"SASRec": [f"table-{k}" for k in range(9)], "GRU4Rec": ["late"]}
+    records = [
+        {"domain": "games", "recommender": r, "embedding": e, "seed": 1, "losses": [3.0, 2.0], "curve": [(1, 0.1), (3, 0.2)], "best_epoch": 3}
+        for r, of in names.items() for e in of
+    ]  # fmt: skip
+    for figure in (
+        results_figures.draw_curves(records, metric="m"),
+        report_figures.draw_validation(records, ["games"], "m"),
+    ):
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert {t.get_text() for t in legend.texts} == {*names["SASRec"], "late"}
+        assert not any(ax.bbox.overlaps(legend.get_window_extent()) for ax in figure.axes)
 
 
 def sliced(domain="games"):
@@ -151,7 +168,7 @@ def test_adapters_and_top_lists():
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts[0] == " 1  Costs $5 and $6"
     assert texts[2].endswith("…")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
     assert colours[0] != colours[1]
     figure = results_figures.draw_top_lists({"raw": top}, 8, history=["a $ b"], went_on="A lamp")

@@ -67,7 +67,7 @@ def test_legends_lie_outside_the_axes():
         ),
         training_figures.draw_similarities({"raw": table}, pairs, pairs + 1, mask="causal"),
     ):
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         (legend,) = figure.legends
         assert not any(ax.bbox.overlaps(legend.get_window_extent()) for ax in figure.axes)
 
