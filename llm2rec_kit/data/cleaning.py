@@ -99,7 +99,9 @@ def build_corpus(interactions: Interactions, settings: Data) -> Corpus:
     item_text.find_fields(settings.text, interactions.items)
     steps = Steps(interactions, settings)
     items = interactions.items.unique("source_id", keep="first", maintain_order=True)
-    events = _user_subset(_as_arrays(interactions, items, steps), interactions, settings, steps)
+    events = _as_arrays(interactions, items, steps)
+    _check_ids(interactions, items, events)
+    events = _user_subset(events, interactions, settings, steps)
     items, events = _known_titles(items, events, settings.title_rules, steps)
     events = _timed_once(events, settings, steps)
     events, several = _user_a_domain(events, items)
@@ -224,6 +226,17 @@ def _user_subset(events: Events, interactions: Interactions, settings: Data, ste
     kept = events.keep(chosen[events.user])
     steps.add("user subset", len(events), len(kept), f"{settings.users} of {len(codes)} users, seed {settings.seed}")
     return kept
+
+
+def _check_ids(interactions: Interactions, items: pl.DataFrame, events: Events) -> None:
+    """Raise ValueError, with an id of either side, where no event's item is in the item table: they are written otherwise."""
+    if len(events) and (events.item < 0).all():
+        asked = str(interactions.events["item"][int(events.row[0])])
+        known = f"the table has {items['source_id'][0]!r}" if len(items) else "the table has no item"
+        raise ValueError(
+            f"None of the {len(events)} interactions is with an item of the item table: one is with {asked!r}, {known}. Write the ids "
+            "alike in both: they are compared as text."
+        )
 
 
 def _known_titles(items: pl.DataFrame, events: Events, rules: str, steps: Steps) -> tuple[pl.DataFrame, Events]:

@@ -34,6 +34,10 @@ def across(numbers=ALL, there=(), **values):
         ({"maps_stages": ["raw", "id"]}, "maps_stages names 'id'"),
         ({"tables_backbones": ["tiny-50"]}, "names 'tiny-50', and the run's backbone has 6 heads .* a multiple of 12"),
         ({"tables_backbones": ["tiny-0"]}, "names 'tiny-0'"),
+        (
+            {"questions_asked": ["trainings"], "questions_seeds": [1]},
+            r"None of the questions_asked can .* \(trainings: .* two seeds .* is \[1\]\)",
+        ),
     ],
 )
 def test_stages_that_do_not_go_together(values, says):

@@ -349,6 +349,19 @@ def asked_of(study, monkeypatch):
     return enquiry.Enquiry(at, {"views": "there are none"}), done
 
 
+def test_an_enquiry_begins_without_the_figures_of_questions_asked_before(tmp_path, monkeypatch):
+    study = study_of(tmp_path, "one", make_corpus(users=USERS))
+    monkeypatch.setattr(
+        enquiry.experiments, "open_study", lambda run, name, **_: replace(study, settings={"data": S.Data()})
+    )
+    figures = study.run.path / "figures"
+    figures.mkdir()
+    for name in ("question_views.png", "results.png"):
+        (figures / name).write_bytes(b"")
+    enquiry.Enquiry.open(study.run, S.Questions(asked=["id"]))
+    assert [path.name for path in figures.iterdir()] == ["results.png"]
+
+
 def test_an_answer_tells_the_split_of_its_domain_and_not_a_setting_that_a_mix_leaves_unread(asked_of, monkeypatch):
     here, _ = asked_of
     monkeypatch.setattr(enquiry.answers, "count_steps", lambda *_: 0)

@@ -9,6 +9,7 @@ import sys
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -256,6 +257,15 @@ def test_an_interrupt_while_a_kernel_ends_leaves_nothing_behind_either(start):
     ended = begin("as a cell ends", before)
     assert (ended.communicate()[1].strip(), ended.returncode) == (LINE, 130)
     assert not list(left.iterdir())
+
+
+def test_a_kernel_that_ends_is_not_interrupted(root, monkeypatch):
+    sent = []
+    send = AsyncKernelManager._async_signal_kernel
+    monkeypatch.setattr(AsyncKernelManager, "_async_signal_kernel", lambda self, n: sent.append(n) or send(self, n))
+    book(root, "01_data.ipynb", "csft_steps: int = 1\n", "'later'")
+    go(root)
+    assert signal.SIGINT not in sent
 
 
 def test_an_interrupt_is_no_kernel_that_died(root, monkeypatch):

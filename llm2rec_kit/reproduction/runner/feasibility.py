@@ -47,6 +47,13 @@ def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], the
             _known_tables("evaluation_embeddings", texts, [*made, minilm.NAME], "id")
         if "05" in numbers:
             _known_tables("maps_stages", S.Maps.among(of).stages, [*made, "adapted"])
+    if "07" in numbers:
+        from llm2rec_kit.reproduction.studies.questions import find_unanswerable
+
+        reasons = find_unanswerable(None, data, questions)
+        if questions.asked and not set(questions.asked) - set(reasons):
+            told = "; ".join(f"{name}: {reasons[name]}" for name in questions.asked)
+            raise S.SettingsError(f"None of the questions_asked can be answered with these settings ({told}).")
     if {"02", "06"} <= set(numbers):
         check_backbones(tables, S.Backbone.among(of))
 

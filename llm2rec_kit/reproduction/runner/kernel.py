@@ -30,6 +30,11 @@ class ThisInterpreter(AsyncKernelManager):
         """How the kernel is started."""
         return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=ERROR"]), env={SERIES: "1"})
 
+    async def _async_interrupt_kernel(self) -> None:
+        """Interrupt the kernel, but not on its way to the end: no cell works then, and it may print that it was interrupted."""
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]  # as in the base; only its own base is not async
         """End the kernel; after an interrupt at once: asked to end in order, it prints the interrupted cell's traceback."""
         if self.has_kernel and isinstance(sys.exc_info()[1], KeyboardInterrupt):

@@ -53,6 +53,8 @@ class Enquiry:
         reasons = questions.find_unanswerable(corpus, data, asked)
         if anew := [question for question in questions.READ_AGAIN if question in asked.asked and question not in reasons]:
             check_source(run, data, anew)
+        for drawn in (run.path / "figures").glob("question_*"):
+            drawn.unlink()  # of an earlier call, which may have asked other questions
         return cls(at, reasons)
 
     @property

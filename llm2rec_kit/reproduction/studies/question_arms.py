@@ -253,6 +253,6 @@ def _with_luck(at: At, title: str, tables: dict[str, str]) -> Family:
     """Two arms, and the control of luck: the run's own setting with another seed."""
     mine = next((name for name, table in tables.items() if table == "contrastive"), "as in the run")
     luck, (before, after) = f"{mine}, other seed", tables
-    seed = at.own.settings["contrastive"].seed + 1
+    seed = (at.own.settings["contrastive"].seed + 1) % 2**32
     arms = {**tables, mine: "contrastive", luck: _contrast(at, "other_seed", seed=seed)}
     return Family(title, _of_run(at, arms), [(before, after), (mine, luck)])
