@@ -45,7 +45,7 @@ def _arms(ax: Any, rows: pl.DataFrame) -> None:
         style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5, "linewidth": 1.2}
         ax.errorbar(row["mean"], -k, xerr=_reach(row["mean"], row["low"], row["high"]), capsize=3, **style)
     ax.set_yticks([-k for k in range(len(rows))], rows["arm"].to_list(), fontsize=8)
-    ax.margins(y=0.2)
+    ax.set_ylim(0.6 - len(rows), 0.6)
     ax.grid(axis="x", color="#EEEEEE")
 
 
@@ -60,5 +60,5 @@ def _differences(ax: Any, rows: pl.DataFrame) -> None:
     ax.axvline(0, color="#444444", linewidth=0.8)
     names = [f"{row['before']} → {row['after']}" for row in rows.iter_rows(named=True)]
     ax.set_yticks([-k for k in range(len(rows))], names, fontsize=8)
-    ax.margins(y=0.2)
+    ax.set_ylim(0.6 - len(rows), 0.6)
     ax.grid(axis="x", color="#EEEEEE")

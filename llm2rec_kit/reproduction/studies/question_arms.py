@@ -153,14 +153,11 @@ def history(at: At) -> list[Family]:
 
 def trainings(at: At) -> list[Family]:
     """Train CSFT and all after it several times, the first the run's own, each of the others with other seeds in all stages."""
-    tables = {RAW: RAW}
-    drawn: dict[str, list[str]] = {"CSFT": [], "the chain": []}
-    for k in range(at.asked.trainings):
-        made = _chain(at, k)
-        for stage, name in (("csft", "CSFT"), ("contrastive", "the chain")):
-            arm = f"{name}, training {k + 1}"
-            tables[arm] = at.do.embed(at.own, made[stage])
-            drawn[name].append(arm)
+    chains = [_chain(at, k) for k in range(at.asked.trainings)]
+    tables, drawn = {RAW: RAW}, {}
+    for stage, name in (("csft", "CSFT"), ("contrastive", "the chain")):
+        made = {f"{name}, training {k + 1}": at.do.embed(at.own, chain[stage]) for k, chain in enumerate(chains)}
+        tables, drawn[name] = tables | made, [*made]
     pairs = [(RAW, arm) for arms in drawn.values() for arm in arms]
     return [Family("trainings", _of_run(at, tables), pairs, drawn)]
 
