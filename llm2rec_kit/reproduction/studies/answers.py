@@ -151,7 +151,7 @@ def answer_over_trainings(
 
 
 def describe_each(found: Answer, drawn: Mapping[str, Sequence[str]]) -> str:
-    """Describe of each row of `drawn` how the tests of its trainings came out, one by one: "CSFT 2 better, 1 no detectable ..."."""
+    """Tell how the tests of the trainings of each row of `drawn` came out, one by one: "CSFT 2 better, 1 no detectable ..."."""
     parts = []
     for (recommender,), tests in found.tests.group_by("recommender", maintain_order=True):
         for name, of in drawn.items():
