@@ -234,7 +234,7 @@ def _check_ids(interactions: Interactions, items: pl.DataFrame, events: Events) 
         asked = str(interactions.events["item"][int(events.row[0])])
         known = f"the table has {items['source_id'][0]!r}" if len(items) else "the table has no item"
         raise ValueError(
-            f"None of the {len(events)} interactions is with an item of the item table: one is with {asked!r}, {known}. Write the ids "
+            f"Nothing is left: none of the {len(events)} interactions is with an item of the item table: one is with {asked!r}, {known}. Write the ids "
             "alike in both: they are compared as text."
         )
 

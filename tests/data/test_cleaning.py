@@ -308,7 +308,9 @@ def test_what_cannot_be_is_explained():
         cleaning.build_corpus(shop([], LETTERS), plain())
     with pytest.raises(ValueError, match=r"'short users'"):
         cleaning.build_corpus(shop([("u", "a"), ("v", "b")], LETTERS), plain())
-    with pytest.raises(ValueError, match=r"None of the 3 interactions .*: one is with 'z', the table has 'a'\. Write"):
+    with pytest.raises(
+        ValueError, match=r"Nothing is left: none of the 3 interactions .*: one is with 'z', the table has 'a'\. Write"
+    ):
         cleaning.build_corpus(shop([("u", "z")] * 3, LETTERS), plain())
     with pytest.raises(ValueError, match=r"data_train_domains names \['toys'\]; the source 'table' has \['shop'\]"):
         cleaning.build_corpus(untimed, plain(train_domains=["toys"], min_interactions=5))  # before a step finds fault
