@@ -234,8 +234,8 @@ def _check_ids(interactions: Interactions, items: pl.DataFrame, events: Events) 
         asked = str(interactions.events["item"][int(events.row[0])])
         known = f"the table has {items['source_id'][0]!r}" if len(items) else "the table has no item"
         raise ValueError(
-            f"Nothing is left: none of the {len(events)} interactions is with an item of the item table: one is with {asked!r}, {known}. Write the ids "
-            "alike in both: they are compared as text."
+            f"Nothing is left: none of the {len(events)} interactions is with an item of the item table: one is with {asked!r}, "
+            f"{known}. Write the ids alike in both: they are compared as text."
         )
 
 

@@ -68,8 +68,7 @@ class Answer:
     def sentence(self) -> str:
         """The answer in one line: what is better or worse, then what cannot be told apart."""
         told = sorted(self.tests.iter_rows(named=True), key=lambda row: row["verdict"] == NOTHING)
-        several = self.tests["recommender"].n_unique() > 1
-        parts = [(f"{row['recommender']}: " if several else "") + _told(row) for row in told]
+        parts = [_of(row["recommender"], self.tests) + _told(row) for row in told]
         return f"{'; '.join(parts)} ({self.counted})"
 
     def record(self) -> dict[str, Any]:
@@ -85,6 +84,11 @@ class Answer:
         }
         counts = {"users": self.users, "seeds": self.seeds} | ({"trainings": self.trainings} if shares else {})
         return {"answer": self.sentence} | counts | means | p | shares
+
+
+def _of(recommender: str, tests: pl.DataFrame) -> str:
+    """The recommender as it stands before a statement, where `tests` are of several."""
+    return f"{recommender}: " if tests["recommender"].n_unique() > 1 else ""
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -157,7 +161,7 @@ def describe_each(found: Answer, drawn: Mapping[str, Sequence[str]]) -> str:
         for name, of in drawn.items():
             verdicts = Counter(tests.filter(pl.col("after").is_in(of))["verdict"])
             told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-            parts.append((f"{recommender}: " if found.tests["recommender"].n_unique() > 1 else "") + f"{name} {told}")
+            parts.append(f"{_of(recommender, found.tests)}{name} {told}")
     return "; ".join(parts)
 
 

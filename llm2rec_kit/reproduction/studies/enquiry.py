@@ -145,10 +145,15 @@ class Enquiry:
 
     def compare(self, family: Family, title: str = "", among: np.ndarray | None = None) -> Answer:
         """Test the pairs of a family of arms and show the result; `among` bool (n_test,) keeps some of the test samples."""
-        asked, title = self.at.asked, title or family.title
-        how: dict[str, Any] = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
-        how |= {"metric": self.evaluation.tested, "among": among}
-        return self.show(title, answers.answer(title, family.arms, family.pairs, **how))
+        title = title or family.title
+        return self.show(title, answers.answer(title, family.arms, family.pairs, among=among, **self._compared))
+
+    @property
+    def _compared(self) -> dict[str, Any]:
+        """Over what arms are compared: a domain, recommenders, their seeds, and the metric."""
+        asked = self.at.asked
+        how = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
+        return how | {"metric": self.evaluation.tested}
 
     def answer(self, question: str) -> None:
         """Ask a question that has one family of arms, train and compare the arms, and keep what is said."""
@@ -173,9 +178,7 @@ class Enquiry:
 
     def over_trainings(self, family: Family) -> Answer:
         """Test a family's rows that were trained several times against its first arm, over users and trainings; show it."""
-        asked = self.at.asked
-        how: dict[str, Any] = {"domain": self.at.domain, "recommenders": asked.recommenders, "seeds": asked.seeds}
-        found = answers.answer_over_trainings(family.title, family.arms, family.drawn, metric=self.evaluation.tested, **how)
+        found = answers.answer_over_trainings(family.title, family.arms, family.drawn, **self._compared)
         show_record(f"over {family.title}", found.record())
         display(found.arms, found.tests)
         return found

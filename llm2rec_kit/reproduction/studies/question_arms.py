@@ -240,16 +240,21 @@ def _chain(at: At, k: int) -> dict[str, str]:
     """The run's stages with every seed `k` higher, by stage; those of 0 are the run's own."""
     made: dict[str, str] = {}
     for stage, start in pipeline.STARTS.items():
-        seed = (at.own.settings[stage].seed + k) % 2**32
+        seed = _shift_seed(at, stage, k)
         how = {"name": f"{stage}_seed{seed}", "seed": seed} if k else {}
         made[stage] = at.do.train(at.own, stage, made.get(start, start), **how)
     return made
+
+
+def _shift_seed(at: At, stage: str, by: int) -> int:
+    """The run's seed of a stage and `by` more, the largest that is allowed followed by 0."""
+    seed: int = at.own.settings[stage].seed
+    return (seed + by) % 2**32
 
 
 def _with_luck(at: At, title: str, tables: dict[str, str]) -> Family:
     """Two arms, and the control of luck: the run's own setting with another seed."""
     mine = next((name for name, table in tables.items() if table == "contrastive"), "as in the run")
     luck, (before, after) = f"{mine}, other seed", tables
-    seed = (at.own.settings["contrastive"].seed + 1) % 2**32
-    arms = {**tables, mine: "contrastive", luck: _contrast(at, "other_seed", seed=seed)}
+    arms = {**tables, mine: "contrastive", luck: _contrast(at, "other_seed", seed=_shift_seed(at, "contrastive", 1))}
     return Family(title, _of_run(at, arms), [(before, after), (mine, luck)])
