@@ -110,10 +110,12 @@ def train_and_rank(
 ) -> Result:
     """Train `recommender` over `embeddings` (N + 1, dim), or over trainable ids, and rank the test targets.
 
-    `kind` is the item table's (default: text with embeddings, else id). AdamW, best weights by `settings.metric` on the
+    `kind` is the item table's (default: text with embeddings, else id). Training and validation have the samples of
+    `settings.user_share` of the users. AdamW, best weights by `settings.metric` on the
     validation split (paper sec. 4.1.3). The caller's random state is left as it was.
     Raises ValueError for settings that cannot work, an empty split, ids out of range or embeddings that do not fit.
     """
+    corpus = samples.keep_users(corpus, settings.user_share, seed)
     check(settings, corpus, device)
     targets = {split: corpus.samples(split) for split in ("train", "valid", "test")}
     rows = {

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from llm2rec_kit.figures.results_figures import MARKERS
-from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _reach
+from llm2rec_kit.figures.results_figures import MARKERS, _look
+from llm2rec_kit.figures.training_figures import PALETTE, _caption, _figure, _legend, _reach
 
 TOLD = {"better": PALETTE[0], "worse": PALETTE[5]}
 UNTOLD = "#777777"
@@ -36,6 +36,35 @@ def draw_answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: 
         figure,
         f"{counted}. Dots: mean over seeds; whiskers: 95% bootstrap interval over users; on the right, of the paired difference.\n"
         "Filled: a difference that the paired tests of this question allow (Holm); open: no detectable difference.",
+    )
+    return figure
+
+
+def draw_learning_curves(arms: pl.DataFrame, *, title: str, metric: str, counted: str) -> Figure:
+    """Draw `metric` against the users that a recommender learned from, a line an item table, a panel a recommender.
+
+    `arms` has recommender, embedding, users, mean, low and high, a row an arm.
+    """
+    recommenders = arms["recommender"].unique(maintain_order=True).to_list()
+    look = _look(arms["embedding"].unique(maintain_order=True).to_list())
+    figure, axes = _figure(len(recommenders), 1, height=2.8, width=3.8, sharey=True)
+    ticks = arms["users"].unique().sort().to_list()
+    for ax, name in zip(axes[0], recommenders, strict=True):
+        for embedding, style in look.items():
+            rows = arms.filter(recommender=name, embedding=embedding).sort("users")
+            reach = _reach(rows["mean"], rows["low"], rows["high"])
+            style = {**style, "markersize": 4, "linewidth": 1.2, "capsize": 2}
+            ax.errorbar(rows["users"], rows["mean"], yerr=reach, label=embedding, **style)
+        ax.set(title=name, xlabel="users learned from", xscale="log")
+        ax.set_xticks(ticks, [f"{count:,}" for count in ticks])
+        ax.minorticks_off()
+        ax.grid(color="#EEEEEE")
+    axes[0, 0].set_ylabel(metric)
+    figure.suptitle(title, fontsize=11)
+    _legend(figure)
+    _caption(
+        figure,
+        f"{counted}. Dots: mean over seeds; whiskers: 95% bootstrap interval over the users tested, who are the same.",
     )
     return figure
 

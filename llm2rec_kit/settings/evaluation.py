@@ -13,7 +13,7 @@ from llm2rec_kit.settings.ranges import SEED, show_value
 from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 # Settings that came later: evaluations from before had these values, and those of today do not name them at these.
-LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096}
+LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096, "user_share": 1.0}
 READ_UNDER = {"negatives": ("bce", "gbce"), "calibration": ("gbce",), "sampled_items": ("sampled_softmax",)}  # losses
 READ_BY_OTHERS = {"SASRec": ("learning_rate_gru",), "GRU4Rec": ("learning_rate", "heads", "inner")}
 METRIC = r"(recall|ndcg)@([1-9][0-9]*)|mrr(?:@([1-9][0-9]*))?"
@@ -104,6 +104,11 @@ class Evaluation(Stage):
         0.0,
         "share of items held out of one more training a table, to rank them as cold items; 0: none, 0.05 is enough to see [O]",
         within="0 <= x <= 0.5",
+    )
+    user_share: float = setting(
+        1.0,
+        "share of a domain's users that training and validation have, another draw a seed; the test has all [O]",
+        within="0 < x <= 1",
     )
     shared_prefix: bool = setting(True, "samples of a user that share a prefix share its computation [O]")
     precision: str = setting(

@@ -82,6 +82,7 @@ QUESTIONS = {  # of notebook 07
     "split": "Leave-one-out (the paper) or a split by time (its data): do both say the same?",
     "text": "Does richer item text help?",
     "history": "Does a history longer than 10 help?",
+    "users": "What is text worth to a recommender that has few users to learn from?",
     "trainings": "Would another training of the language model say the same?",
 }
 
@@ -109,6 +110,17 @@ class Questions(Stage):
         within="0 < x <= 1",
     )
     histories: list[int] = setting([10, 20, 50], "history: items of history in a sample; 10 in [P 4.1.1]", within="x >= 1")
+    user_shares: list[float] = setting(
+        [0.05, 0.2],
+        "users: shares of the users that recommenders learn from, beside all of them [O]",
+        within="0 < x < 1",
+        least=1,
+    )
+    user_tables: list[str] = setting(
+        ["raw", "contrastive", "contrastive_add_id"],
+        "users: item tables to hold against ids, of those the run has or with _add_id, _concat_id [O]",
+        least=1,
+    )
     text_fields: list[str] = setting(
         ["category", "brand", "description"], "text: fields added to the title, those that the source has [O]"
     )

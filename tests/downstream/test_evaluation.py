@@ -249,6 +249,32 @@ def test_curve_and_ranks_are_those_of_plain_scores(exclude):
     assert len(found.curve) == 4
 
 
+def test_who_is_not_drawn_is_not_learned_from_and_is_tested(corpus):
+    """What the other users' training and validation samples ask for changes no bit; what the drawn ones' ask for does."""
+    settings = replace(SETTINGS, user_share=0.4, metric="mrr")
+    drawn = {*np.random.default_rng(5).permutation(corpus.n_users)[: round(0.4 * corpus.n_users)].tolist()}
+    of = corpus.owners(corpus.targets)
+    outside = ~np.isin(of, [*drawn])
+
+    def train(change, split):
+        """Train where a sample of this split of each user in `change` is gone."""
+        first = np.unique(np.where(corpus.splits == split, of, -1), return_index=True)[1]
+        gone = np.isin(np.arange(len(of)), first) & change & (corpus.splits == split)
+        assert 0 < gone.sum() < (corpus.splits == split).sum()
+        left = replace(corpus, targets=corpus.targets[~gone], splits=corpus.splits[~gone])
+        return evaluation.train_and_rank(left, None, settings, recommender="SASRec", seed=5)
+
+    whole = evaluation.train_and_rank(corpus, None, settings, recommender="SASRec", seed=5)
+    assert len(whole.ranks) == len(corpus.samples("test"))
+    for split in (TRAIN, VALID):
+        found = train(outside, split)
+        assert (found.losses, found.curve) == (whole.losses, whole.curve)
+    assert train(~outside, TRAIN).losses != whole.losses
+    all_of_them = replace(settings, user_share=1.0)
+    found = evaluation.train_and_rank(corpus, None, all_of_them, recommender="SASRec", seed=5)
+    assert found.curve != whole.curve
+
+
 def test_held_out_targets_are_not_learned_from(corpus):
     """Other items as validation and test targets: the same losses and the same weights."""
     settings = replace(SETTINGS, evaluate_every=3)
@@ -464,6 +490,26 @@ def test_where_trainings_run(monkeypatch):
     assert evaluation.choose_device(replace(SETTINGS, device="auto"))[0] == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert evaluation.choose_device(replace(SETTINGS, device="auto"))[0] == "cuda"
+
+
+def test_baselines_learn_from_the_users_that_the_first_seeds_recommenders_have(corpus, tmp_path):
+    settings = replace(SETTINGS, user_share=0.3, seeds=[7, 8], baselines=["popularity"], recommenders=[], embeddings=[])
+    found = []
+    for name, asked in (("few", settings), ("all", replace(settings, user_share=1.0))):
+        run = Run(name, tmp_path)
+        run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
+        (made,) = evaluating.rank_baselines(run, {"toy": (corpus, np.arange(corpus.n_items + 1))}, {}, asked)
+        found.append((np.load(run.file(made, f"{made.split('/')[-1]}.npy")), run.manifest(made)["settings"]))
+    few = np.random.default_rng(7).permutation(corpus.n_users)[: round(0.3 * corpus.n_users)]
+    counts = np.zeros(corpus.n_items + 1)
+    for user in few:  # a training interaction is one before the user's last training target, or that target
+        theirs = [t for t in corpus.samples("train") if corpus.owners(np.array([t]))[0] == user]
+        for target in theirs[-1:]:
+            np.add.at(counts, corpus.sequence[corpus.offsets[user] : target + 1], 1)
+    wanted = [(counts[1:] >= counts[target]).sum() for target in corpus.sequence[corpus.samples("test")]]
+    assert found[0][0].tolist() == wanted
+    assert found[1][0].tolist() != wanted
+    assert found[0][1] == found[1][1] | {"user_share": 0.3, "seed": 7}
 
 
 def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():

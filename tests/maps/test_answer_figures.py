@@ -52,3 +52,22 @@ def test_numbers_under_an_axis_do_not_lie_over_one_another(frames, scale):
         inside = sorted((b.x0, b.x1) for b in boxes if ax.bbox.x0 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1)
         assert len(inside) > 1
         assert all(left[1] < right[0] for left, right in itertools.pairwise(inside))
+
+
+def test_learning_curves_have_a_line_a_table_over_the_users_learned_from():
+    rows = [
+        {"recommender": r, "embedding": e, "users": n, "mean": m * n / 1000, "low": m * n / 1100, "high": m * n / 900}
+        for r in ("SASRec", "GRU4Rec")
+        for e, m in (("id", 0.2), ("raw", 0.1))
+        for n in (1000, 50)
+    ]
+    figure = answer_figures.draw_learning_curves(
+        pl.DataFrame(rows), title="Few?", metric="ndcg@10", counted="ndcg@10, n = 7 users, 2 seeds"
+    )
+    assert [ax.get_title() for ax in figure.axes] == ["SASRec", "GRU4Rec"]
+    ax = figure.axes[1]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "1,000"]
+    lines = {box.get_label(): box.lines[0].get_xydata().tolist() for box in ax.containers}
+    assert lines["id"] == [[50, pytest.approx(0.01)], [1000, pytest.approx(0.2)]]
+    assert {"id", "raw"} == set(lines)
+    assert "n = 7 users" in figure._supxlabel.get_text()

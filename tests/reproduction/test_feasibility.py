@@ -133,6 +133,8 @@ def test_the_profiles_can_work(name):
             "not be more than the 4 steps that contrastive_sch",
         ),
         (S.Questions(domain="toys"), "questions_domain is 'toys'; the corpus has"),
+        (S.Evaluation(cutoffs=[3], metric="mrr", user_share=0.05, seeds=[2]), "evaluation_user_share: 0.05 of the 20 users"),
+        (S.Questions(user_shares=[0.5, 0.05], seeds=[2]), "questions_user_shares: 0.05 of the 20 users .* take a larger"),
     ],
 )
 def test_what_cannot_work_on_a_corpus(stage, says):

@@ -44,6 +44,7 @@ LATER = {
     "evaluation_scale": 1.0,
     "evaluation_ties": "worst",
     "evaluation_sampled_items": 4096,
+    "evaluation_user_share": 1.0,
 }
 
 

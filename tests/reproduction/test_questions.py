@@ -21,7 +21,7 @@ from llm2rec_kit.reproduction.studies.answers import Answer, Arm
 from llm2rec_kit.reproduction.studies.study import FOLDER, Study
 from llm2rec_kit.results import metrics
 from llm2rec_kit.results.significance import NOTHING
-from llm2rec_kit.runs import Run, read_records
+from llm2rec_kit.runs import ArtefactError, Run, read_records
 from llm2rec_kit.runs.places import find_project_root
 
 USERS = 40
@@ -172,6 +172,24 @@ def test_over_trainings_a_row_is_all_of_its_trainings(tmp_path):
     assert not {"trainings", "SASRec ids to first of trainings"} & set(each.record())
 
 
+def test_leads_are_compared_sample_by_sample(tmp_path):
+    both = study_of(tmp_path, "both", make_corpus(users=USERS), ("SASRec", "GRU4Rec"))
+    arms = [Arm("ids", both, "id"), Arm("weak", both, "a"), Arm("strong", both, "b")]
+    leads = {"lead of weak": ("ids", "weak"), "lead of strong": ("ids", "strong")}
+    where = WHERE | {"recommenders": ["SASRec", "GRU4Rec"]}
+    found = answers.answer_leads("q", arms, leads, [("lead of weak", "lead of strong")], **where)
+    values = {t: np.mean([RANKS[t, s] <= 10 for s in (1, 2)], 0) for t in ("a", "b", "id")}
+    rows = {row["arm"]: row for row in found.arms.filter(recommender="GRU4Rec").iter_rows(named=True)}
+    assert rows["lead of weak"]["mean"] == pytest.approx((values["a"] - values["id"]).mean())
+    assert rows["lead of strong"]["mean"] == pytest.approx((values["b"] - values["id"]).mean())
+    wanted = stats.ttest_rel(values["b"] - values["id"], values["a"] - values["id"])
+    assert found.tests["p"].to_list() == pytest.approx([wanted.pvalue] * 2)
+    assert found.tests["verdict"].to_list() == ["larger"] * 2
+    assert "SASRec: lead of strong is larger than lead of weak, +0.6" in found.sentence
+    back = answers.answer_leads("q", arms, leads, [("lead of strong", "lead of weak")], **WHERE)
+    assert back.tests["verdict"].to_list() == ["smaller"]
+
+
 def answer_of(verdicts, means=(0.3, 0.2, 0.1), samples=1234):
     """An answer about arms a, b, c and the pairs a-b, b-c with these verdicts."""
     size = {"better": 0.5, "worse": -0.5, NOTHING: 0.001}
@@ -271,6 +289,15 @@ def test_questions_that_a_source_cannot_answer():
     assert set(questions.find_unanswerable(timed, data, S.Questions(seeds=[1]))) == {"trainings"}
 
 
+def test_a_table_that_the_run_does_not_have_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    study = study_of(tmp_path, "mine", make_corpus(users=USERS))
+    monkeypatch.setattr(enquiry.experiments, "open_study", lambda run, *_: Study(run, run, {"data": S.Data()}))
+    enquiry.Enquiry.open(study.run, S.Questions(asked=["users"], user_tables=["a", "b_add_id", "id"]))
+    with pytest.raises(ArtefactError, match=r"no embeddings 'c', which questions_user_tables names; it has a, b\."):
+        enquiry.Enquiry.open(study.run, S.Questions(asked=["users"], user_tables=["a", "c_add_id"]))
+    enquiry.Enquiry.open(study.run, S.Questions(asked=["id"], user_tables=["c"]))
+
+
 def test_richer_text_of_amazon_is_asked_of_fields_that_its_loader_reads_once_a_text_names_them():
     corpus, data, asked = make_corpus(), S.Data(source="amazon"), S.Questions(text_fields=["brand", "colour", "description"])
     corpus = replace(corpus, facts=corpus.facts | {"source": "amazon"})
@@ -291,7 +318,8 @@ def test_questions_that_read_the_source_again_stop_where_it_has_changed(tmp_path
     made = {"settings": data.recipe | {"files": sources.hash_files(data)}, "quiet": True}
     run.make("corpus", lambda folder: corpus.save(folder) or {}, **made)
     monkeypatch.setattr(enquiry.experiments, "open_study", lambda *_: Study(run, run, {"data": data}))
-    assert set(enquiry.Enquiry.open(run, S.Questions()).reasons) == {"split", "text"}
+    asked = S.Questions(asked=["split", "text", "history"])
+    assert set(enquiry.Enquiry.open(run, asked).reasons) == {"split", "text"}
     (tmp_path / "shop" / "items.csv").write_text("changed")
     asked = S.Questions(asked=["split", "history", "id"])
     with pytest.raises(
@@ -475,6 +503,24 @@ def test_trainings_of_the_chain_differ_in_their_seeds_alone(toy_run, records):
     held, over = records["trainings"], records["over trainings"]
     assert over["SASRec CSFT"] == pytest.approx(np.mean([held[f"SASRec CSFT, training {k}"] for k in (1, 2, 3)]))
     assert "3 trainings" in records["answers"]["trainings"]
+
+
+def test_recommenders_of_few_users_are_trained_on_those_alone_and_tested_on_all(toy_run, records):
+    few, own = (Run(name, toy_run.run.path / FOLDER) for name in ("questions_users_0_3", "questions_own"))
+    for table in ("id", "raw", "contrastive", "contrastive_add_id"):
+        name = f"evaluation/games/SASRec-{table}-seed2025"
+        made, all_of_them = few.manifest(name), own.manifest(name)
+        assert made["settings"]["user_share"] == 0.3
+        assert "user_share" not in all_of_them["settings"]
+        assert made["record"]["samples"] == all_of_them["record"]["samples"]
+        assert made["settings"]["epochs"] == round(all_of_them["settings"]["epochs"] / 0.3)
+    means = [
+        np.mean([few.record(f"evaluation/games/SASRec-{t}-seed{s}")["metrics"]["ndcg@10"] for s in (2024, 2025)])
+        for t in ("id", "raw")
+    ]
+    assert records["users lead"]["SASRec lead of raw, 30% of users"] == pytest.approx(means[1] - means[0], abs=1e-4)
+    assert "The lead over ids: " in records["answers"]["users"]
+    assert (toy_run.run.path / "figures" / "question_users_curve.png").is_file()
 
 
 def test_leaving_out_seen_items_moves_targets_up_and_nothing_else(toy_run, records):

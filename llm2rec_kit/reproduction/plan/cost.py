@@ -105,10 +105,11 @@ def _training(settings: S.CSFT | S.MNTP | S.Contrastive, shape: assets.Shape, ti
 def _recommender(e: S.Evaluation, d: Domain, dim: int) -> Work:
     """One training to its last epoch (early stopping only makes it shorter) over embeddings of width `dim`; 0: ids alone."""
     layer = e.layers * (4 * e.hidden**2 + 2 * e.hidden * e.inner)
-    steps = math.ceil(d.train / e.batch_size)
+    train, valid = (count * e.user_share for count in (d.train, d.valid))
+    steps = math.ceil(train / e.batch_size)
     scored, rows = _count_classes(e, d)
-    epoch = 6 * d.train * (e.hidden * scored + layer) + 6 * steps * rows * dim * e.hidden
-    validation = 2 * d.valid * (e.hidden * d.items + HISTORY * layer) + 2 * d.items * dim * e.hidden
+    epoch = 6 * train * (e.hidden * scored + layer) + 6 * steps * rows * dim * e.hidden
+    validation = 2 * valid * (e.hidden * d.items + HISTORY * layer) + 2 * d.items * dim * e.hidden
     flops = e.epochs * (epoch + validation / e.evaluate_every)
     return Work(flops, e.epochs * steps, STEP_MS, THREAD_GFLOPS, on_gpu=e.device != "cpu")
 

@@ -147,6 +147,7 @@ def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
             case S.Evaluation():
                 _ranked(corpus, stage)
                 _left_warm(corpus, stage)
+                _learn_from(corpus, "evaluation_user_share", stage.user_share, stage.seeds)
                 _own_recommenders(stage.recommenders, stage, corpus.max_history)
                 _own_baselines(stage, corpus)
             case S.Maps():
@@ -155,6 +156,9 @@ def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
                 raise S.SettingsError(
                     f"questions_domain is {show_value(stage.domain)}; the corpus has {show_value(corpus.domains)}."
                 )
+            case S.Questions() if "users" in stage.asked:
+                domain = stage.domain or corpus.train_domains[0]
+                _learn_from(corpus.select([domain])[0], "questions_user_shares", min(stage.user_shares), stage.seeds)
     return notes
 
 
@@ -204,6 +208,23 @@ def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
                 f"evaluation_metric {asked.metric} is 1 for every model over the {held.warm.n_items} items of {domain!r} that "
                 f"evaluation_cold {asked.cold} leaves to train on ({held.counted}): take a smaller k, or a smaller share."
             )
+
+
+def _learn_from(corpus: Corpus, setting: str, share: float, seeds: list[int]) -> None:
+    """Raise SettingsError where a seed draws users, `share` of each domain's, without a training or a validation sample."""
+    if share == 1:
+        return
+    from llm2rec_kit.downstream import samples  # with torch
+
+    for domain, seed in itertools.product(corpus.domains, seeds):
+        part = corpus.select([domain])[0]
+        few = samples.keep_users(part, share, seed)
+        for split in ("train", "valid"):
+            if len(part.samples(split)) and not len(few.samples(split)):
+                raise S.SettingsError(
+                    f"{setting}: {share:g} of the {part.n_users:,} users of {domain!r}, drawn by seed {seed}, leaves none of its "
+                    f"{len(part.samples(split)):,} {split} samples: take a larger share."
+                )
 
 
 def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:

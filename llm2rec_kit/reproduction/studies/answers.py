@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,35 @@ def answer_over_trainings(
     significance.add_verdicts(tests)
     counts = len(np.unique(users)), len(users), len(seeds)
     return Answer(question, metric, *counts, pl.DataFrame(rows), pl.DataFrame(tests), min(map(len, drawn.values())))
+
+
+def answer_leads(
+    question: str,
+    arms: Sequence[Arm],
+    leads: Mapping[str, tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    domain: str,
+    recommenders: Sequence[str],
+    seeds: Sequence[int],
+    metric: str = "ndcg@10",
+) -> Answer:
+    """Compare `pairs` of leads: of each of `leads` {name: (arm, arm ahead)} the difference in every test sample, seed by seed.
+
+    The answer's `arms` are the leads, their means differences, and its verdicts larger or smaller.
+    """
+    require_same_targets(arms, domain)
+    by_name, users = {arm.name: arm for arm in arms}, significance.read_users(arms[0].study.run, domain)
+    keys = [(recommender, name) for recommender in recommenders for name in leads]
+    each = []
+    for recommender, name in keys:
+        behind, ahead = (_values(by_name[arm], domain, recommender, metric, seeds) for arm in leads[name])
+        each.append(ahead - behind)
+    budgets = {name: describe_budget(by_name[arm].study.run, by_name[arm].embedding) for name, (_, arm) in leads.items()}
+    found = make_answer(question, metric, keys, each, users, budgets, pairs)
+    return replace(
+        found, tests=found.tests.with_columns(pl.col("verdict").replace({"better": "larger", "worse": "smaller"}))
+    )
 
 
 def describe_each(found: Answer, drawn: Mapping[str, Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ from llm2rec_kit.figures import answer_figures, training_figures
 from llm2rec_kit.reproduction.studies import answers, experiments, paper_arms, question_arms, questions
 from llm2rec_kit.reproduction.studies.answers import Answer
 from llm2rec_kit.reproduction.studies.question_arms import At, Family
-from llm2rec_kit.reproduction.studies.study import Study, check_source
+from llm2rec_kit.reproduction.studies.study import Study, check_source, check_tables
 from llm2rec_kit.results import slices
 from llm2rec_kit.runs import Run, show_record
 
@@ -44,7 +44,7 @@ class Enquiry:
         """Open the run as it is; `opening` is what `open_study` takes beside a study's changes.
 
         Raises SettingsError, before anything is trained, where a question that can be answered here reads the run's source
-        again and that has changed.
+        again and that has changed, and ArtefactError where one takes an item table that the run does not have.
         """
         own = experiments.open_study(run, "questions_own", **opening)
         corpus, data = own.corpus, S.Data.among(own.settings)
@@ -53,6 +53,8 @@ class Enquiry:
         reasons = questions.find_unanswerable(corpus, data, asked)
         if anew := [question for question in questions.READ_AGAIN if question in asked.asked and question not in reasons]:
             check_source(run, data, anew)
+        if "users" in asked.asked and "users" not in reasons:
+            check_tables(run, "questions_user_tables", asked.user_tables)
         for drawn in (run.path / "figures").glob("question_*"):
             drawn.unlink()  # of an earlier call, which may have asked other questions
         return cls(at, reasons)
@@ -175,6 +177,21 @@ class Enquiry:
         self.said[question] = line
         display(table)
         print(line)
+
+    def along_users(self, family: Family, found: Answer) -> Answer:
+        """Show the arms of `found` against the users that their recommenders learned from, and test whether what text is ahead
+        of ids by is another with the fewest users than with all of them; returns that answer."""
+        shares = pl.DataFrame([(arm, *of) for arm, of in family.shares.items()], ["arm", "embedding", "share"], orient="row")
+        counted = (pl.col("share") * self.part.n_users).round().clip(1).cast(pl.Int64).alias("users")
+        rows = found.arms.join(shares, on="arm", maintain_order="left").with_columns(counted)
+        text = questions.ASKED[family.title]
+        drawn = answer_figures.draw_learning_curves(rows, title=text, metric=found.metric, counted=found.counted)
+        training_figures.save(drawn, self.at.base.path / "figures" / f"question_{family.title}_curve")
+        leads, pairs = question_arms.list_leads(family.shares)
+        leading = answers.answer_leads(f"{family.title}: lead", family.arms, leads, pairs, **self._compared)
+        show_record(f"{family.title} lead", leading.record())
+        display(drawn, leading.arms, leading.tests)
+        return leading
 
     def over_trainings(self, family: Family) -> Answer:
         """Test a family's rows that were trained several times against its first arm, over users and trainings; show it."""

@@ -19,9 +19,9 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
 from llm2rec_kit.reproduction.studies.directions import AT_LENGTH_ONE, LLM2REC
-from llm2rec_kit.reproduction.studies.study import Study
+from llm2rec_kit.reproduction.studies.study import Study, check_tables
 from llm2rec_kit.results import kept, significance
-from llm2rec_kit.runs import ArtefactError, Run, freshness
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import item_tables
 
 STARTS = ("official", "scaled")
@@ -69,14 +69,7 @@ def train(do: Any, base: Any, asked: S.Tables, **opening: Any) -> tuple[Studies,
 
 def check(base: Run, asked: S.Tables) -> None:
     """Raise ArtefactError for a table of `tables_starts` that the run does not have, or not of what it holds now."""
-    there = [name.split("/")[-1] for name in base.names("embeddings")]
-    for name in asked.starts:
-        if (text := item_tables.parse_name(name)[0]) and text not in there:
-            raise ArtefactError(
-                f"Run {base.name!r} has no embeddings {text!r}, which tables_starts names; it has {', '.join(there) or 'none'}. "
-                "Leave it out, or make it with notebooks/03_item_embedding.ipynb (minilm: 04)."
-            )
-    freshness.refuse_outdated(base, [f"embeddings/{text}" for text in item_tables.list_stages(asked.starts)])
+    check_tables(base, "tables_starts", asked.starts)
 
 
 def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:

@@ -26,12 +26,14 @@ class Family:
     """Arms over the same test targets, and the pairs (before, after) that are tested together.
 
     drawn   of what was trained several times, each time with another seed: its name and its arms.
+    shares  of an arm whose recommenders learn from a share of the users: its item table and that share.
     """
 
     title: str
     arms: list[Arm]
     pairs: list[tuple[str, str]]
     drawn: dict[str, list[str]] = field(default_factory=dict)
+    shares: dict[str, tuple[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -151,6 +153,24 @@ def history(at: At) -> list[Family]:
     return [Family("history", arms, pairs)]
 
 
+def users(at: At) -> list[Family]:
+    """Let recommenders over text and over ids learn from fewer users, for as many steps and with the patience of as many."""
+    tables = ["id", *(at.do.take_table(at.own, name) for name in dict.fromkeys(at.asked.user_tables) if name != "id")]
+    arms: list[Arm] = []
+    pairs: list[tuple[str, str]] = []
+    shares: dict[str, tuple[str, float]] = {}
+    for share in [*sorted({*at.asked.user_shares}), 1.0]:
+        study = at.own
+        if share < 1:
+            study = at.study(f"questions_users_{share:g}".replace(".", "_"), **learn_from(at.own.settings, share))
+            for name in tables:
+                at.do.take_table(study, name)
+        of = [Arm(name_share(name, share), study, name) for name in tables]
+        shares |= {arm.name: (arm.embedding, share) for arm in of}
+        arms, pairs = arms + of, pairs + [(of[0].name, other.name) for other in of[1:]]
+    return [Family("users", arms, pairs, shares=shares)]
+
+
 def trainings(at: At) -> list[Family]:
     """Train CSFT and all after it several times, the first the run's own, each of the others with other seeds in all stages."""
     chains = [_chain(at, k) for k in range(at.asked.trainings)]
@@ -172,6 +192,7 @@ ARMS: dict[str, Callable[[At], list[Family]]] = {
     "split": split,
     "text": text,
     "history": history,
+    "users": users,
     "trainings": trainings,
 }
 
@@ -203,6 +224,38 @@ def list_normalise_arms(settings: Mapping[str, S.Stage]) -> list[tuple[str, str,
             as_in_run = (how, start, 1, False) == (was.normalise, was.initialisation, was.scale, encoded == "unit")
             arms.append((how + name, f"questions_{how}{study}", {} if as_in_run else changes))
     return arms
+
+
+def list_leads(shares: Mapping[str, tuple[str, float]]) -> tuple[dict[str, tuple[str, str]], list[tuple[str, str]]]:
+    """List the leads over ids of the tables of `Family.shares` at the smallest share and at the largest, as (arm of ids, arm),
+    and the pairs of leads that say whether a table's lead changes.
+
+    >>> list_leads({"id, 5%": ("id", 0.05), "raw, 5%": ("raw", 0.05), "id": ("id", 1.0), "raw": ("raw", 1.0)})
+    ({'lead of raw, 5%': ('id, 5%', 'raw, 5%'), 'lead of raw': ('id', 'raw')}, [('lead of raw', 'lead of raw, 5%')])
+    """
+    ends = [pick(share for _, share in shares.values()) for pick in (min, max)]
+    ids = {share: arm for arm, (table, share) in shares.items() if table == "id"}
+    at = {(table, share): arm for arm, (table, share) in shares.items() if table != "id" and share in ends}
+    leads = {f"lead of {arm}": (ids[share], arm) for (_, share), arm in at.items()}
+    tables = dict.fromkeys(table for table, _ in at)
+    return leads, [(f"lead of {at[table, ends[1]]}", f"lead of {at[table, ends[0]]}") for table in tables]
+
+
+def name_share(name: str, share: float) -> str:
+    """Name an arm whose recommenders learn from a share of the users: "id, 5% of users"."""
+    return f"{name}, {100 * share:.3g}% of users" if share < 1 else f"{name}, all users"
+
+
+def learn_from(settings: Mapping[str, S.Stage], share: float) -> dict[str, Any]:
+    """Return what to change of the run's `settings` for recommenders to learn from `share` of the users that it has, for as many
+    steps: an epoch has that share of them, so there are more epochs, validated as many steps apart.
+
+    >>> learn_from({"evaluation": S.Evaluation(epochs=200, evaluate_every=2, patience=10)}, 0.05)
+    {'evaluation_user_share': 0.05, 'evaluation_epochs': 4000, 'evaluation_evaluate_every': 40, 'evaluation_patience': 200}
+    """
+    was = S.Evaluation.among(settings)
+    longer = {f"evaluation_{name}": round(getattr(was, name) / share) for name in ("epochs", "evaluate_every", "patience")}
+    return {"evaluation_user_share": was.user_share * share, **longer}
 
 
 def pair_against_none(names: Sequence[str]) -> list[tuple[str, str]]:

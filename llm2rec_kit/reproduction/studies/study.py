@@ -12,7 +12,8 @@ from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import sources
 from llm2rec_kit.results import evaluations
-from llm2rec_kit.runs import ArtefactError, Run
+from llm2rec_kit.runs import ArtefactError, Run, freshness
+from llm2rec_kit.settings import item_tables
 from llm2rec_kit.settings.ranges import clip
 
 CHANGEABLE = ("data", "backbone", "csft", "mntp", "contrastive", "encoding", "evaluation")  # stages whose settings it has
@@ -97,6 +98,19 @@ def check_source(base: Run, data: S.Data, questions: Sequence[str]) -> None:
         f"files are not those that the corpus of run {base.name!r} was made from{named}: put them back, make the run anew from "
         "notebook 01, or leave these questions out of questions_asked."
     )
+
+
+def check_tables(base: Run, setting: str, names: Sequence[str]) -> None:
+    """Raise ArtefactError for an item table of `names` whose embeddings the base does not have, or not of what it holds now.
+    `setting` is where they are named."""
+    there = [name.split("/")[-1] for name in base.names("embeddings")]
+    for name in names:
+        if (text := item_tables.parse_name(name)[0]) and text not in there:
+            raise ArtefactError(
+                f"Run {base.name!r} has no embeddings {text!r}, which {setting} names; it has {', '.join(there) or 'none'}. "
+                "Leave it out, or make it with notebooks/03_item_embedding.ipynb (minilm: 04)."
+            )
+    freshness.refuse_outdated(base, [f"embeddings/{text}" for text in item_tables.list_stages(names)])
 
 
 def change_settings(settings: Mapping[str, S.Stage], changes: Mapping[str, Any]) -> dict[str, S.Stage]:
