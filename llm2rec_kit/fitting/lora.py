@@ -1,7 +1,8 @@
 """LoRA: train small low-rank updates beside frozen weights (peft), and fold them into the weights at the end.
 
 What is saved is the merged model, never the adapter: an adapter's folder does not hold the config's attention flag, so
-base and adapter come back causal, without a word, whatever they were trained as.
+base and adapter come back causal, without a word, whatever they were trained as. Nor does it hold the row of a token that
+was added to a base read from a GGUF file (peft 0.21.2; findings/peft_resized_rows_lost_over_gguf.sh).
 """
 
 from __future__ import annotations
