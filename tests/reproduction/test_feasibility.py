@@ -95,6 +95,32 @@ def test_a_table_of_what_was_made_anew_since_is_none_that_the_run_has(tmp_path):
     planned(only=["04"])  # it says so itself, before it trains
 
 
+@pytest.mark.parametrize(
+    ("only", "made", "says"),
+    [
+        (["01", "02", "03", "07"], [], "Notebook 07 needs what notebook 04 makes, .* --only 01,02,03,04,07 runs"),
+        (["01", "04"], [], "Notebook 04 needs what notebook 03 makes, .* --only 01,03,04 runs"),
+        (["02", "03", "06"], ["corpus"], "Notebook 06 needs what notebook 04 makes"),
+        (["02", "03", "06"], ["corpus", "evaluation/series"], ""),
+        (["01", "02", "03", "04", "07"], [], ""),
+        (["07"], [], ""),  # which says so itself, at once
+    ],
+)
+def test_a_gap_in_the_series_is_named_before_what_comes_before_it_trains(only, made, says, tmp_path):
+    run = Run("toy", tmp_path)
+    for name in made:
+        run.make(name, lambda folder: {}, settings={}, quiet=True)
+    if not says:
+        feasibility.check_order(only, run)
+        return
+    for begun in (run, None) if not made else (run,):
+        with pytest.raises(S.SettingsError, match=says):
+            feasibility.check_order(only, begun)
+    with pytest.raises(S.SettingsError, match=says):
+        notebooks.reproduce("smoke", run="toy", outputs=str(tmp_path), only=only)
+    assert not (run.path / "notebooks").exists()
+
+
 @pytest.mark.parametrize("name", ["recommenders", "embeddings"])
 def test_notebook_04_has_something_to_train(name):
     with pytest.raises(S.SettingsError, match=f"evaluation_{name} is empty"):

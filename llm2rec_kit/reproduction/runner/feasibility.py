@@ -7,7 +7,7 @@ before the first notebook) or the corpus (known after it): found then, and not h
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llm2rec_kit import settings as S
@@ -16,9 +16,14 @@ from llm2rec_kit.data import preconditions
 from llm2rec_kit.encoding import minilm, own_tables
 from llm2rec_kit.pipeline import TABLES
 from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
-from llm2rec_kit.runs import find_outputs, manifest
+from llm2rec_kit.results import evaluations
+from llm2rec_kit.runs import Run, find_outputs, manifest
 from llm2rec_kit.settings import item_tables, own_parts
 from llm2rec_kit.settings.ranges import show_value
+
+# What a notebook goes on from, and the artefact that a run has once that one has ended.
+COMES_AFTER = {"02": "01", "03": "02", "04": "03", "05": "03", "06": "04", "07": "04"}
+MADE_BY = {"01": "corpus", "02": "csft", "03": "embeddings/contrastive", "04": evaluations.SERIES}
 
 
 def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
@@ -67,6 +72,21 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
                 f"tables_backbones names {show_value(name)}, and the run's backbone has {backbone.heads} heads (backbone_heads): the "
                 f"width must be a multiple of {2 * backbone.heads}."
             )
+
+
+def check_order(numbers: Sequence[str], begun: Run | None) -> None:
+    """Raise SettingsError where a notebook after the first of `numbers` needs one that is neither among them nor was run.
+
+    The first stops by itself, at once; another would after those before it have trained. `begun` is the run so far.
+    """
+    for number in numbers[1:]:
+        before = COMES_AFTER.get(number)
+        if not before or before in numbers or (begun is not None and begun.has(MADE_BY[before])):
+            continue
+        wanted = ",".join(sorted({*numbers, before}))
+        raise S.SettingsError(
+            f"Notebook {number} needs what notebook {before} makes, which is not to run and has not: --only {wanted} runs it too."
+        )
 
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:

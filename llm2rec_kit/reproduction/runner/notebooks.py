@@ -191,9 +191,12 @@ def reproduce(
     nothing has changed is not run again. With `force` what is finished is made again; where that was interrupted, the same
     call goes on and makes nothing twice.
     """
+    from llm2rec_kit.reproduction.runner import feasibility  # with polars, as in `prepare`
+
     values, chosen = prepare(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
     )
+    feasibility.check_order([book.name[:2] for book in chosen], find_begun(values["run"], values.get("outputs", "")))
     storage.check_writable(find_outputs(values.get("outputs", "")) / values["run"])
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
