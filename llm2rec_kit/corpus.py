@@ -134,6 +134,22 @@ class Corpus:
             facts={**self.facts, "selected": list(domains)},
         ), ids
 
+    def count_drawn(self, share: float) -> int:
+        """Count the users that `draw_users` draws for a share: one at least."""
+        return max(1, round(share * self.n_users))
+
+    def draw_users(self, share: float, seed: int) -> Corpus:
+        """Keep the training and validation samples of a `share` of the users, drawn by `seed`, and every test sample.
+
+        Those of a smaller share are among those of a larger one. Sequences and items stay whole; a share of 1 is the corpus.
+        """
+        if share == 1:
+            return self
+        drawn = np.zeros(self.n_users, dtype=bool)
+        drawn[np.random.default_rng(seed).permutation(self.n_users)[: self.count_drawn(share)]] = True
+        kept = drawn[self.owners(self.targets)] | (self.splits == TEST)
+        return replace(self, targets=self.targets[kept], splits=self.splits[kept])
+
     def statistics(self) -> pl.DataFrame:
         """Count users, items, interactions and samples by split: one row a domain, and a total where there are several."""
         parts = [(d, self.select([d])[0]) for d in self.domains] if len(self.domains) > 1 else []

@@ -99,7 +99,7 @@ def rank_untrained(
         stem = artefact.split("/")[-1]
         return evaluation.write_ranking(ranking(), folder, stem, facts=facts, cutoffs=cutoffs, counts=counts)
 
-    key = baselines.list_settings(name, **_ranked_as(settings)) | _learned_from(settings)
+    key = baselines.list_settings(name, **_ranked_as(settings)) | _learned_from(name, settings)
     return Recipe(artefact, build, key, ["corpus", *([f"embeddings/{table}"] if table else [])])
 
 
@@ -108,9 +108,13 @@ def _ranked_as(settings: S.Evaluation) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("exclude", "cutoffs", "ties")}
 
 
-def _learned_from(settings: S.Evaluation) -> dict[str, Any]:
-    """Whose samples baselines learn from, where that is not everyone: those of the first seed's recommenders."""
-    return {} if settings.user_share == 1 else {"user_share": settings.user_share, "seed": settings.seeds[0]}
+def _learned_from(name: str, settings: S.Evaluation) -> dict[str, Any]:
+    """From whose samples a baseline learned, where that is not everyone's; one that reads titles alone learns from nobody's."""
+    from llm2rec_kit.downstream import baselines
+
+    if settings.user_share == 1 or name in (*baselines.BY_TITLES, "oracle"):
+        return {}
+    return {"user_share": settings.user_share, "drawn_by": settings.seeds[0]}
 
 
 def rank_baselines(
@@ -121,11 +125,11 @@ def rank_baselines(
     They learn from the users that the first seed's recommenders learn from. Returns the evaluations' names. `recent` is left
     out, and that told, where the corpus has no times.
     """
-    from llm2rec_kit.downstream import baselines, samples
+    from llm2rec_kit.downstream import baselines
 
     def ranking(name: str, part: Corpus, vectors: np.ndarray | None, ids: np.ndarray) -> Ranking:
         given = None if vectors is None else vectors[ids]  # a copy, for as long as it is ranked by
-        part = samples.keep_users(part, settings.user_share, settings.seeds[0])
+        part = part.draw_users(settings.user_share, settings.seeds[0])
         return baselines.rank(name, part, given, **_ranked_as(settings))
 
     recipes = []

@@ -254,3 +254,27 @@ def test_a_domain_names_a_folder_inside_the_run_or_is_no_domain_of_a_corpus(two,
 def test_domains_of_one_folder_or_of_none_are_named(domains, message):
     with pytest.raises(CorpusError, match=message):
         folder_names(domains)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.001, 1), st.floats(0.001, 1))
+def test_a_share_of_the_users_keeps_their_samples_whole_and_every_test_sample(seed, share, other):
+    corpus = make_corpus(users=30, seed=seed % 7)
+    order = np.random.default_rng(seed).permutation(30)
+    for one in (share, other):  # both are a beginning of one order, so the smaller is part of the larger
+        drawn = order[: max(1, round(one * 30))]
+        part = corpus.draw_users(one, seed).check()
+        kept = np.isin(corpus.owners(corpus.targets), drawn) | (corpus.splits == TEST)
+        assert (part.targets.tolist(), part.splits.tolist()) == (corpus.targets[kept].tolist(), corpus.splits[kept].tolist())
+        assert len(part.samples("test")) == len(corpus.samples("test"))
+        assert {*part.owners(part.samples("valid")).tolist()} == {*drawn.tolist()}  # every user has one here
+        assert part.count_drawn(one) == len(drawn)
+        assert part.sequence is corpus.sequence
+
+
+def test_another_seed_draws_other_users_and_all_of_them_are_the_corpus():
+    corpus = make_corpus(users=30)
+    one, two = (corpus.draw_users(0.3, seed).samples("train").tolist() for seed in (1, 2))
+    assert one != two
+    assert one == corpus.draw_users(0.3, 1).samples("train").tolist()
+    assert corpus.draw_users(1.0, 1) is corpus

@@ -26,6 +26,7 @@ from llm2rec_kit.settings import SettingsError, own_parts
 Scores = Callable[[np.ndarray], np.ndarray]  # test targets (indices into `sequence`, (b,)) to scores (b, N)
 
 OVER_EMBEDDINGS = ("nearest", "nearestmean")
+BY_TITLES = (*OVER_EMBEDDINGS, "bm25")  # those that place an item by its title alone
 RECENT = 0.1  # share of training interactions, the latest, that `recent` counts
 NEIGHBOURS = 100  # items that `itemknn` keeps an item
 K1, B = 1.5, 0.75  # BM25's saturation and length normalisation, at their usual values

@@ -27,7 +27,6 @@ from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.runs.errors import advise
 from llm2rec_kit.settings import Evaluation
 
-UNTRAINED = ("nearest", "nearestmean", "bm25")  # baselines that place an item by its title alone
 PARTS = ("cold", "known")  # of the samples: what is asked for was held out, or not
 Tables = dict[str, np.ndarray]
 
@@ -222,7 +221,7 @@ def tabulate(
     known ones, and against ids the paired difference on cold ones (`settings.tested`), p corrected (Holm) and verdict.
 
     `vectors` are {stage: (N + 1, dim)} of the domain. Intervals and tests are across the held items, which are what was
-    drawn: they say what other items would show. Rows of UNTRAINED baselines and of chance stand below the trained.
+    drawn: they say what other items would show. Rows of baselines that read titles alone and of chance stand below the trained.
     """
     cutoff = settings.cutoffs[0]
     items = held.corpus.sequence[held.asked["cold"]]
@@ -296,7 +295,7 @@ def _untrained(held: Held, vectors: Tables, settings: Evaluation) -> dict[signif
     cold = held.asked["cold"]
     asking = replace(held.corpus, targets=cold, splits=np.full(len(cold), TEST, dtype=np.uint8))
     out = {}
-    for name in (name for name in UNTRAINED if name in settings.baselines):
+    for name in (name for name in baselines.BY_TITLES if name in settings.baselines):
         over = vectors if name in baselines.OVER_EMBEDDINGS else {"none": None}
         for stage, table in over.items():
             found = baselines.rank(name, asking, table, exclude=settings.exclude, ties=settings.ties)

@@ -115,7 +115,7 @@ def train_and_rank(
     validation split (paper sec. 4.1.3). The caller's random state is left as it was.
     Raises ValueError for settings that cannot work, an empty split, ids out of range or embeddings that do not fit.
     """
-    corpus = samples.keep_users(corpus, settings.user_share, seed)
+    corpus = corpus.draw_users(settings.user_share, seed)
     check(settings, corpus, device)
     targets = {split: corpus.samples(split) for split in ("train", "valid", "test")}
     rows = {
@@ -328,7 +328,7 @@ def _workers_for(jobs: list[Job], parts: Parts, settings: S.Evaluation) -> int:
         return 1
     if settings.workers:
         return settings.workers
-    samples_read = settings.epochs * sum(len(parts[job.domain][0].samples("train")) for job in jobs)
+    samples_read = settings.epochs * settings.user_share * sum(len(parts[job.domain][0].samples("train")) for job in jobs)
     return 1 if samples_read <= SHORT else count_cores()
 
 

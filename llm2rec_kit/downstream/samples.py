@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llm2rec_kit.corpus import TEST, Corpus
+from llm2rec_kit.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,6 @@ def make_rows(corpus: Corpus, targets: np.ndarray, *, shared: bool) -> Rows:
     labels = np.zeros_like(histories)
     labels[row, targets - starts - 1] = corpus.sequence[targets]
     return Rows(torch.from_numpy(histories), torch.from_numpy(labels))
-
-
-def keep_users(corpus: Corpus, share: float, seed: int) -> Corpus:
-    """Keep the training and validation samples of a `share` of the users, one at least, and every test sample.
-
-    The users are drawn by `seed`; those of a smaller share are among those of a larger one. Sequences and items stay whole.
-    """
-    if share == 1:
-        return corpus
-    drawn = np.zeros(corpus.n_users, dtype=bool)
-    drawn[np.random.default_rng(seed).permutation(corpus.n_users)[: max(1, round(share * corpus.n_users))]] = True
-    kept = drawn[corpus.owners(corpus.targets)] | (corpus.splits == TEST)
-    return replace(corpus, targets=corpus.targets[kept], splits=corpus.splits[kept])
 
 
 def draw_batches(samples: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[Batch]:

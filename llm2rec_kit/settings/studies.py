@@ -10,7 +10,7 @@ from llm2rec_kit.settings import own_parts
 from llm2rec_kit.settings.item_tables import NAMED, name_tables
 from llm2rec_kit.settings.own_parts import RECOMMENDERS
 from llm2rec_kit.settings.ranges import SEED
-from llm2rec_kit.settings.stage import Stage, setting
+from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +127,12 @@ class Questions(Stage):
     text_words: int = setting(
         40, "text: most words of an item's text, about as many as a budget of 60 tokens [O]", within="x >= 0"
     )
+
+    def conflicts(self) -> Conflicts:
+        """Find that nothing is held against ids."""
+        if "users" in self.asked and not set(self.user_tables) - {"id"}:
+            yield (
+                ("user_tables", "asked"),
+                f"questions_user_tables {self.user_tables} names nothing to hold against ids, and questions_asked has 'users': name "
+                "a table of text, or leave the question out.",
+            )

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm2rec_kit.corpus import TEST
 from llm2rec_kit.downstream import samples
 
 
@@ -66,25 +65,3 @@ def test_taking_a_batch_leaves_the_rows_as_they_were():
     assert histories[0].tolist() == [1, 2, 3]
     assert rows.labels.tolist() == [[2, 3, 4]]
     assert rows.samples.tolist() == pytest.approx([3])
-
-
-@hypothesis_settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.01, 1), st.floats(0.01, 1))
-def test_a_share_of_the_users_keeps_their_samples_whole_and_every_test_sample(seed, share, other):
-    corpus = make_corpus(users=30, seed=seed % 7)
-    less, more = (samples.keep_users(corpus, x, seed).check() for x in sorted((share, other)))
-    users = [{*part.owners(part.targets[part.splits != TEST]).tolist()} for part in (less, more, corpus)]
-    assert users[0] <= users[1] <= users[2]  # those drawn without a sample to learn from are in none of the three
-    assert len(users[0]) <= max(1, round(min(share, other) * 30))
-    for part, drawn in zip((less, more), users, strict=False):
-        kept = np.isin(corpus.owners(corpus.targets), [*drawn]) | (corpus.splits == TEST)
-        assert (part.targets.tolist(), part.splits.tolist()) == (corpus.targets[kept].tolist(), corpus.splits[kept].tolist())
-        assert part.sequence is corpus.sequence
-
-
-def test_another_seed_draws_other_users_and_all_of_them_are_the_corpus():
-    corpus = make_corpus(users=30)
-    one, two = (samples.keep_users(corpus, 0.3, seed).samples("train").tolist() for seed in (1, 2))
-    assert one != two
-    assert one == samples.keep_users(corpus, 0.3, 1).samples("train").tolist()
-    assert samples.keep_users(corpus, 1.0, 1) is corpus

@@ -493,12 +493,15 @@ def test_where_trainings_run(monkeypatch):
 
 
 def test_baselines_learn_from_the_users_that_the_first_seeds_recommenders_have(corpus, tmp_path):
-    settings = replace(SETTINGS, user_share=0.3, seeds=[7, 8], baselines=["popularity"], recommenders=[], embeddings=[])
-    found = []
+    settings = replace(
+        SETTINGS, user_share=0.3, seeds=[7, 8], baselines=["popularity", "bm25"], recommenders=[], embeddings=[]
+    )
+    found, titles = [], []
     for name, asked in (("few", settings), ("all", replace(settings, user_share=1.0))):
         run = Run(name, tmp_path)
         run.make("corpus", lambda folder: corpus.save(folder), settings={}, quiet=True)
-        (made,) = evaluating.rank_baselines(run, {"toy": (corpus, np.arange(corpus.n_items + 1))}, {}, asked)
+        made, by_title = evaluating.rank_baselines(run, {"toy": (corpus, np.arange(corpus.n_items + 1))}, {}, asked)
+        titles.append(run.manifest(by_title)["settings"])
         found.append((np.load(run.file(made, f"{made.split('/')[-1]}.npy")), run.manifest(made)["settings"]))
     few = np.random.default_rng(7).permutation(corpus.n_users)[: round(0.3 * corpus.n_users)]
     counts = np.zeros(corpus.n_items + 1)
@@ -509,7 +512,8 @@ def test_baselines_learn_from_the_users_that_the_first_seeds_recommenders_have(c
     wanted = [(counts[1:] >= counts[target]).sum() for target in corpus.sequence[corpus.samples("test")]]
     assert found[0][0].tolist() == wanted
     assert found[1][0].tolist() != wanted
-    assert found[0][1] == found[1][1] | {"user_share": 0.3, "seed": 7}
+    assert titles[0] == titles[1]  # it learns from nobody
+    assert found[0][1] == found[1][1] | {"user_share": 0.3, "drawn_by": 7}
 
 
 def test_settings_that_came_later_leave_earlier_evaluations_as_they_are():

@@ -98,27 +98,66 @@ def test_a_table_of_what_was_made_anew_since_is_none_that_the_run_has(tmp_path):
 @pytest.mark.parametrize(
     ("only", "made", "says"),
     [
-        (["01", "02", "03", "07"], [], "Notebook 07 needs what notebook 04 makes, .* --only 01,02,03,04,07 runs"),
-        (["01", "04"], [], "Notebook 04 needs what notebook 03 makes, .* --only 01,03,04 runs"),
-        (["02", "03", "06"], ["corpus"], "Notebook 06 needs what notebook 04 makes"),
-        (["02", "03", "06"], ["corpus", "evaluation/series"], ""),
+        (["01", "02", "03", "07"], [], "Notebook 07 needs what notebook 04 makes.* take --only 01,02,03,04,07"),
+        (["01", "04"], [], "Notebook 04 needs what notebook 03 makes.* take --only 01,02,03,04"),
+        (["01", "07"], ["corpus"], "Notebook 07 needs what notebook 04 makes.* take --only 01,02,03,04,07"),
+        (["02", "03", "06"], ["corpus"], "Notebook 06 needs what notebook 04 makes.* take --only 02,03,04,06"),
+        (
+            ["02", "03", "06", "07"],
+            ["corpus", "evaluation/games/SASRec-id-seed1"],
+            "",
+        ),  # of a 04 that was stopped, or long ago
         (["01", "02", "03", "04", "07"], [], ""),
         (["07"], [], ""),  # which says so itself, at once
     ],
 )
 def test_a_gap_in_the_series_is_named_before_what_comes_before_it_trains(only, made, says, tmp_path):
-    run = Run("toy", tmp_path)
+    run, values = Run("toy", tmp_path), {"run": "toy", "outputs": str(tmp_path)}
     for name in made:
         run.make(name, lambda folder: {}, settings={}, quiet=True)
     if not says:
-        feasibility.check_order(only, run)
+        feasibility.check_order(values, only, run)
         return
     for begun in (run, None) if not made else (run,):
         with pytest.raises(S.SettingsError, match=says):
-            feasibility.check_order(only, begun)
-    with pytest.raises(S.SettingsError, match=says):
+            feasibility.check_order(values, only, begun)
+    with pytest.raises(S.SettingsError, match=says) as found:
         notebooks.reproduce("smoke", run="toy", outputs=str(tmp_path), only=only)
     assert not (run.path / "notebooks").exists()
+    closed = str(found.value).rpartition(" ")[2].rstrip(".").split(",")
+    feasibility.check_order(values, closed, None if not made else run)  # what it says to take can be had
+
+
+def test_ids_alone_need_no_table_of_notebook_03():
+    ids = {"evaluation_embeddings": ["id", "minilm_add_id"]}
+    feasibility.check_order(ids, ["01", "04"], None)
+    with pytest.raises(S.SettingsError, match=r"Notebook 04 needs what notebook 01 makes.* take --only 01,02,04"):
+        feasibility.check_order(ids, ["02", "04"], None)
+    with pytest.raises(S.SettingsError, match="take --only 01,02,03,04"):
+        feasibility.check_order({"evaluation_embeddings": ["csft_add_id"]}, ["01", "04"], None)
+
+
+def test_tables_to_hold_against_ids_are_known_where_they_are_to_be_made():
+    asked = {"questions_asked": ["users"], "questions_user_tables": ["minilm"]}
+    across(["03", "04", "07"], **asked, evaluation_embeddings=["id", "minilm"])
+    with pytest.raises(S.SettingsError, match="questions_user_tables names 'minilm', and there are no"):
+        across(["03", "04", "07"], **asked, evaluation_embeddings=["id", "raw"])
+    with pytest.raises(S.SettingsError, match=r"questions_user_tables names 'contrastve'.* 'contrastive'"):
+        across(["03", "04", "07"], **asked | {"questions_user_tables": ["contrastve_add_id"]})
+    across(["03", "04", "07"], questions_asked=["id"], questions_user_tables=["contrastve"])
+    with pytest.raises(S.SettingsError, match=r"questions_user_tables \['id'\] names nothing to hold against ids"):
+        S.Questions(user_tables=["id"]).check()
+    S.Questions(asked=["views"], user_tables=["id"]).check()
+
+
+def test_a_share_of_the_users_beside_held_out_items_leaves_samples():
+    corpus = make_corpus(users=20, items=16)
+    asked = S.Evaluation(cutoffs=[3], metric="mrr", tested="mrr", cold=0.3, user_share=0.1, seeds=[2])
+    for alone in (replace(asked, cold=0.0), replace(asked, user_share=1.0)):
+        feasibility.check_corpus(corpus, alone)
+    with pytest.raises(S.SettingsError, match=r"evaluation_cold 0.3 of evaluation_user_share 0.1 of the users leaves none"):
+        feasibility.check_corpus(corpus, asked)
+    assert "learn from 0.1 of them" in feasibility.check_corpus(corpus, replace(asked, cold=0.0))[0]
 
 
 @pytest.mark.parametrize("name", ["recommenders", "embeddings"])
@@ -160,7 +199,6 @@ def test_the_profiles_can_work(name):
         ),
         (S.Questions(domain="toys"), "questions_domain is 'toys'; the corpus has"),
         (S.Evaluation(cutoffs=[3], metric="mrr", user_share=0.05, seeds=[2]), "evaluation_user_share: 0.05 of the 20 users"),
-        (S.Questions(user_shares=[0.5, 0.05], seeds=[2]), "questions_user_shares: 0.05 of the 20 users .* take a larger"),
     ],
 )
 def test_what_cannot_work_on_a_corpus(stage, says):

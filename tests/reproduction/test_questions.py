@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -274,7 +275,7 @@ def test_without_repeats_all_is_novel():
 
 
 def test_questions_that_a_source_cannot_answer():
-    corpus, data, asked = make_corpus(), S.Data(source="recbole"), S.Questions()
+    corpus, data, asked = make_corpus(), S.Data(source="recbole"), S.Questions(user_shares=[0.5])
     assert set(questions.find_unanswerable(corpus, data, asked)) == {"split", "text"}
     timed = replace(
         corpus,
@@ -285,13 +286,37 @@ def test_questions_that_a_source_cannot_answer():
     assert not questions.find_unanswerable(timed, data, asked)
     assert set(questions.find_unanswerable(timed, S.Data(source="mix"), asked)) == {"split", "text", "history"}
     assert set(questions.find_unanswerable(timed, S.Data(source="llm2rec"), asked)) == {"split", "history"}
-    assert set(questions.find_unanswerable(timed, data, S.Questions(histories=[10]))) == {"history"}
-    assert set(questions.find_unanswerable(timed, data, S.Questions(seeds=[1]))) == {"trainings"}
+    assert set(questions.find_unanswerable(timed, data, replace(asked, histories=[10]))) == {"history"}
+    assert set(questions.find_unanswerable(timed, data, replace(asked, seeds=[1]))) == {"trainings"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "share", "says"),
+    [
+        ({"user_shares": [0.05, 0.2]}, 1.0, ""),
+        (
+            {"user_shares": [0.05, 0.06]},
+            1.0,
+            r"\[0.05, 0.06\] of 20 users, and all of them, are \[1, 1, 20\]: not so many sizes",
+        ),
+        ({"user_shares": [0.5, 0.999]}, 1.0, r"are \[10, 20, 20\]"),
+        ({"user_shares": [0.05], "seeds": [1, 2]}, 1.0, "0.05 of 20 users, drawn by seed 2, have no train sample"),
+        ({"user_shares": [0.5]}, 0.5, "from a part of the users, evaluation_user_share 0.5"),
+    ],
+)
+def test_a_learning_curve_needs_sizes_with_samples(asked, share, says):
+    timed = replace(make_corpus(users=20), times=np.arange(125))
+    asked = S.Questions(**{"asked": ["users"], "seeds": [0, 1]} | asked)
+    found = questions.find_unanswerable(timed, S.Data(), asked, share=share)
+    assert ("users" in found) == bool(says)
+    assert re.search(says, found.get("users", ""))
 
 
 def test_a_table_that_the_run_does_not_have_is_named_before_anything_is_trained(tmp_path, monkeypatch):
     study = study_of(tmp_path, "mine", make_corpus(users=USERS))
-    monkeypatch.setattr(enquiry.experiments, "open_study", lambda run, *_: Study(run, run, {"data": S.Data()}))
+    monkeypatch.setattr(
+        enquiry.experiments, "open_study", lambda run, *_: Study(run, run, {"data": S.Data(), "evaluation": S.Evaluation()})
+    )
     enquiry.Enquiry.open(study.run, S.Questions(asked=["users"], user_tables=["a", "b_add_id", "id"]))
     with pytest.raises(ArtefactError, match=r"no embeddings 'c', which questions_user_tables names; it has a, b\."):
         enquiry.Enquiry.open(study.run, S.Questions(asked=["users"], user_tables=["a", "c_add_id"]))
@@ -317,9 +342,11 @@ def test_questions_that_read_the_source_again_stop_where_it_has_changed(tmp_path
     run = Run("mine", tmp_path / "outputs")
     made = {"settings": data.recipe | {"files": sources.hash_files(data)}, "quiet": True}
     run.make("corpus", lambda folder: corpus.save(folder) or {}, **made)
-    monkeypatch.setattr(enquiry.experiments, "open_study", lambda *_: Study(run, run, {"data": data}))
+    monkeypatch.setattr(
+        enquiry.experiments, "open_study", lambda *_: Study(run, run, {"data": data, "evaluation": S.Evaluation()})
+    )
     asked = S.Questions(asked=["split", "text", "history"])
-    assert set(enquiry.Enquiry.open(run, asked).reasons) == {"split", "text"}
+    assert set(enquiry.Enquiry.open(run, asked).reasons) == {"split", "text", "users"}
     (tmp_path / "shop" / "items.csv").write_text("changed")
     asked = S.Questions(asked=["split", "history", "id"])
     with pytest.raises(
@@ -380,7 +407,9 @@ def asked_of(study, monkeypatch):
 def test_an_enquiry_begins_without_the_figures_of_questions_asked_before(tmp_path, monkeypatch):
     study = study_of(tmp_path, "one", make_corpus(users=USERS))
     monkeypatch.setattr(
-        enquiry.experiments, "open_study", lambda run, name, **_: replace(study, settings={"data": S.Data()})
+        enquiry.experiments,
+        "open_study",
+        lambda run, name, **_: replace(study, settings={"data": S.Data(), "evaluation": S.Evaluation()}),
     )
     figures = study.run.path / "figures"
     figures.mkdir()

@@ -107,7 +107,8 @@ def _of_questions(run: Study, asked: S.Questions, sizes: Sizes) -> list[Study]:
     at = question_arms.At(dry_study, run, asked, domain, sizes.corpus)
     paper_arms.make_stages(dry_study, at.own)
     _ = at.short
-    known = questions.find_unanswerable(sizes.corpus, S.Data.among(run.settings), asked)
+    share = S.Evaluation.among(run.settings).user_share
+    known = questions.find_unanswerable(sizes.corpus, S.Data.among(run.settings), asked, share=share)
     for question, arms in question_arms.ARMS.items():
         if question in asked.asked and question not in known:
             run.made.section = ("07", question)

@@ -16,14 +16,13 @@ from llm2rec_kit.data import preconditions
 from llm2rec_kit.encoding import minilm, own_tables
 from llm2rec_kit.pipeline import TABLES
 from llm2rec_kit.reproduction.studies.study import choose_backbone_settings
-from llm2rec_kit.results import evaluations
 from llm2rec_kit.runs import Run, find_outputs, manifest
 from llm2rec_kit.settings import item_tables, own_parts
 from llm2rec_kit.settings.ranges import show_value
 
-# What a notebook goes on from, and the artefact that a run has once that one has ended.
+# What a notebook goes on from, and what a run has once that one has ended: an artefact, or a folder of them.
 COMES_AFTER = {"02": "01", "03": "02", "04": "03", "05": "03", "06": "04", "07": "04"}
-MADE_BY = {"01": "corpus", "02": "csft", "03": "embeddings/contrastive", "04": evaluations.SERIES}
+LEAVES = {"01": "corpus", "02": "csft", "03": "embeddings/contrastive", "04": "evaluation"}
 
 
 def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
@@ -50,12 +49,15 @@ def check_across_stages(values: Mapping[str, Any], numbers: Collection[str], the
         if "04" in numbers:
             texts = [text for name in evaluation.embeddings if (text := item_tables.parse_name(name)[0])]
             _known_tables("evaluation_embeddings", texts, [*made, minilm.NAME], "id")
+            made += [minilm.NAME] if minilm.NAME in texts else []
+        if "07" in numbers and "users" in questions.asked:
+            _known_tables("questions_user_tables", item_tables.list_stages(questions.user_tables), made)
         if "05" in numbers:
             _known_tables("maps_stages", S.Maps.among(of).stages, [*made, "adapted"])
     if "07" in numbers:
         from llm2rec_kit.reproduction.studies.questions import find_unanswerable
 
-        reasons = find_unanswerable(None, data, questions)
+        reasons = find_unanswerable(None, data, questions, share=evaluation.user_share)
         if questions.asked and not set(questions.asked) - set(reasons):
             told = "; ".join(f"{name}: {reasons[name]}" for name in questions.asked)
             raise S.SettingsError(f"None of the questions_asked can be answered with these settings ({told}).")
@@ -74,19 +76,32 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
             )
 
 
-def check_order(numbers: Sequence[str], begun: Run | None) -> None:
+def check_order(values: Mapping[str, Any], numbers: Sequence[str], begun: Run | None) -> None:
     """Raise SettingsError where a notebook after the first of `numbers` needs one that is neither among them nor was run.
 
     The first stops by itself, at once; another would after those before it have trained. `begun` is the run so far.
     """
+    missing: list[str] = []
     for number in numbers[1:]:
-        before = COMES_AFTER.get(number)
-        if not before or before in numbers or (begun is not None and begun.has(MADE_BY[before])):
-            continue
-        wanted = ",".join(sorted({*numbers, before}))
+        at = number
+        while (at := _before(at, values)) and at not in (*numbers, *missing) and not _has_run(at, begun):
+            missing.append(at)
+    if missing:
+        first = next(n for n in numbers[1:] if _before(n, values) in missing)
         raise S.SettingsError(
-            f"Notebook {number} needs what notebook {before} makes, which is not to run and has not: --only {wanted} runs it too."
+            f"Notebook {first} needs what notebook {_before(first, values)} makes. That is not asked for, and the run has nothing of "
+            f"it: take --only {','.join(sorted({*numbers, *missing}))}."
         )
+
+
+def _before(number: str, values: Mapping[str, Any]) -> str:
+    """The notebook that one goes on from, or "": 04 needs no tables of 03 where it has none to read."""
+    texts = {*item_tables.list_stages(S.Evaluation.from_parameters(values).embeddings)} - {minilm.NAME}
+    return "01" if number == "04" and not texts else COMES_AFTER.get(number, "")
+
+
+def _has_run(number: str, begun: Run | None) -> bool:
+    return begun is not None and (begun.has(LEAVES[number]) or bool(begun.names(LEAVES[number])))
 
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
@@ -167,7 +182,7 @@ def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
             case S.Evaluation():
                 _ranked(corpus, stage)
                 _left_warm(corpus, stage)
-                _learn_from(corpus, "evaluation_user_share", stage.user_share, stage.seeds)
+                notes += _learn_from(corpus, stage)
                 _own_recommenders(stage.recommenders, stage, corpus.max_history)
                 _own_baselines(stage, corpus)
             case S.Maps():
@@ -176,9 +191,6 @@ def check_corpus(corpus: Corpus, *stages: S.Stage) -> list[str]:
                 raise S.SettingsError(
                     f"questions_domain is {show_value(stage.domain)}; the corpus has {show_value(corpus.domains)}."
                 )
-            case S.Questions() if "users" in stage.asked:
-                domain = stage.domain or corpus.train_domains[0]
-                _learn_from(corpus.select([domain])[0], "questions_user_shares", min(stage.user_shares), stage.seeds)
     return notes
 
 
@@ -216,11 +228,13 @@ def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
 
     kind, _, k = asked.metric.partition("@")
     for domain, held in cold.hold_out_each({d: corpus.select([d]) for d in corpus.domains}, asked).items():
+        warm = held.warm.draw_users(asked.user_share, asked.seeds[0])
+        few = f" of evaluation_user_share {asked.user_share:g} of the users" if asked.user_share < 1 else ""
         for split in ("train", "valid", "test"):
             count = len(held.corpus.samples(split))
-            if count and not len(held.warm.samples(split)):
+            if count and not len(warm.samples(split)):
                 raise S.SettingsError(
-                    f"evaluation_cold {asked.cold} leaves none of the {count} {split} samples of {domain!r} ({held.counted}), and "
+                    f"evaluation_cold {asked.cold}{few} leaves none of the {count} {split} samples of {domain!r} ({held.counted}), and "
                     "recommenders are trained without the held items: take a smaller share, or 0."
                 )
         if kind == "recall" and int(k) >= held.warm.n_items:
@@ -230,21 +244,23 @@ def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
             )
 
 
-def _learn_from(corpus: Corpus, setting: str, share: float, seeds: list[int]) -> None:
-    """Raise SettingsError where a seed draws users, `share` of each domain's, without a training or a validation sample."""
-    if share == 1:
-        return
-    from llm2rec_kit.downstream import samples  # with torch
-
-    for domain, seed in itertools.product(corpus.domains, seeds):
+def _learn_from(corpus: Corpus, asked: S.Evaluation) -> list[str]:
+    """Raise SettingsError where a seed draws users of a domain without a training or a validation sample."""
+    for domain, seed in itertools.product(corpus.domains, asked.seeds if asked.user_share < 1 else ()):
         part = corpus.select([domain])[0]
-        few = samples.keep_users(part, share, seed)
+        few = part.draw_users(asked.user_share, seed)
         for split in ("train", "valid"):
             if len(part.samples(split)) and not len(few.samples(split)):
                 raise S.SettingsError(
-                    f"{setting}: {share:g} of the {part.n_users:,} users of {domain!r}, drawn by seed {seed}, leaves none of its "
-                    f"{len(part.samples(split)):,} {split} samples: take a larger share."
+                    f"evaluation_user_share: {asked.user_share:g} of the {part.n_users:,} users of {domain!r}, drawn by seed {seed}, "
+                    f"leaves none of its {len(part.samples(split)):,} {split} samples: take a larger share."
                 )
+    if asked.user_share == 1:
+        return []
+    return [
+        f"evaluation_user_share: recommenders, and baselines that learn from users, learn from {asked.user_share:g} of them; what is "
+        "told below of how often training has an item counts all users"
+    ]
 
 
 def _own_recommenders(names: list[str], asked: S.Evaluation, max_history: int) -> None:

@@ -196,7 +196,8 @@ def reproduce(
     values, chosen = prepare(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
     )
-    feasibility.check_order([book.name[:2] for book in chosen], find_begun(values["run"], values.get("outputs", "")))
+    begun = find_begun(values["run"], values.get("outputs", ""))
+    feasibility.check_order(values, [book.name[:2] for book in chosen], begun)
     storage.check_writable(find_outputs(values.get("outputs", "")) / values["run"])
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))

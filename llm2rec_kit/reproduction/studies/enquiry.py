@@ -50,7 +50,8 @@ class Enquiry:
         corpus, data = own.corpus, S.Data.among(own.settings)
         domain = asked.domain or corpus.train_domains[0]
         at = At(experiments, run, asked, domain, corpus, opening, {"questions_own": own})
-        reasons = questions.find_unanswerable(corpus, data, asked)
+        share = S.Evaluation.among(own.settings).user_share
+        reasons = questions.find_unanswerable(corpus, data, asked, share=share)
         if anew := [question for question in questions.READ_AGAIN if question in asked.asked and question not in reasons]:
             check_source(run, data, anew)
         if "users" in asked.asked and "users" not in reasons:
@@ -182,8 +183,8 @@ class Enquiry:
         """Show the arms of `found` against the users that their recommenders learned from, and test whether what text is ahead
         of ids by is another with the fewest users than with all of them; returns that answer."""
         shares = pl.DataFrame([(arm, *of) for arm, of in family.shares.items()], ["arm", "embedding", "share"], orient="row")
-        counted = (pl.col("share") * self.part.n_users).round().clip(1).cast(pl.Int64).alias("users")
-        rows = found.arms.join(shares, on="arm", maintain_order="left").with_columns(counted)
+        rows = found.arms.join(shares, on="arm", maintain_order="left")
+        rows = rows.with_columns(users=pl.col("share").map_elements(self.part.count_drawn, pl.Int64))
         text = questions.ASKED[family.title]
         drawn = answer_figures.draw_learning_curves(rows, title=text, metric=found.metric, counted=found.counted)
         training_figures.save(drawn, self.at.base.path / "figures" / f"question_{family.title}_curve")

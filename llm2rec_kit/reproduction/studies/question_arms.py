@@ -154,7 +154,7 @@ def history(at: At) -> list[Family]:
 
 
 def users(at: At) -> list[Family]:
-    """Let recommenders over text and over ids learn from fewer users, for as many steps and with the patience of as many."""
+    """Let recommenders over text and over ids learn from fewer users, for about as many steps and with the patience of as many."""
     tables = ["id", *(at.do.take_table(at.own, name) for name in dict.fromkeys(at.asked.user_tables) if name != "id")]
     arms: list[Arm] = []
     pairs: list[tuple[str, str]] = []
@@ -243,19 +243,20 @@ def list_leads(shares: Mapping[str, tuple[str, float]]) -> tuple[dict[str, tuple
 
 def name_share(name: str, share: float) -> str:
     """Name an arm whose recommenders learn from a share of the users: "id, 5% of users"."""
-    return f"{name}, {100 * share:.3g}% of users" if share < 1 else f"{name}, all users"
+    return f"{name}, {100 * share:g}% of users" if share < 1 else f"{name}, all users"
 
 
 def learn_from(settings: Mapping[str, S.Stage], share: float) -> dict[str, Any]:
-    """Return what to change of the run's `settings` for recommenders to learn from `share` of the users that it has, for as many
-    steps: an epoch has that share of them, so there are more epochs, validated as many steps apart.
+    """Return what to change of the run's `settings` for recommenders to learn from `share` of the users, for about as many
+    steps: an epoch has that share of the samples, so there are more epochs, and patience has more. They are validated as
+    often an epoch: of few samples the best epoch is an early one.
 
     >>> learn_from({"evaluation": S.Evaluation(epochs=200, evaluate_every=2, patience=10)}, 0.05)
-    {'evaluation_user_share': 0.05, 'evaluation_epochs': 4000, 'evaluation_evaluate_every': 40, 'evaluation_patience': 200}
+    {'evaluation_user_share': 0.05, 'evaluation_epochs': 4000, 'evaluation_patience': 200}
     """
     was = S.Evaluation.among(settings)
-    longer = {f"evaluation_{name}": round(getattr(was, name) / share) for name in ("epochs", "evaluate_every", "patience")}
-    return {"evaluation_user_share": was.user_share * share, **longer}
+    longer = {f"evaluation_{name}": round(getattr(was, name) / share) for name in ("epochs", "patience")}
+    return {"evaluation_user_share": share, **longer}
 
 
 def pair_against_none(names: Sequence[str]) -> list[tuple[str, str]]:

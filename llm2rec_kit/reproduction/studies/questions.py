@@ -27,8 +27,9 @@ ASKED = S.QUESTIONS
 READ_AGAIN = ("split", "text", "history")  # questions whose studies make a corpus anew from the run's source
 
 
-def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -> dict[str, str]:
-    """Find the questions that this run's data or, without a corpus, its settings alone cannot answer, each with the reason."""
+def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions, *, share: float = 1.0) -> dict[str, str]:
+    """Find the questions that this run's data or, without a corpus, its settings alone cannot answer, each with the reason.
+    `share` is that of the users from which the run's own recommenders learn."""
     reasons: dict[str, str] = {}
     if corpus is not None and corpus.times is None:
         reasons["split"] = f"the source ({corpus.facts.get('source')}) has no times, and a split by time needs them"
@@ -40,9 +41,29 @@ def find_unanswerable(corpus: Corpus | None, data: S.Data, asked: S.Questions) -
         reasons["history"] = f"it needs two lengths of history at least; questions_histories is {asked.histories}"
     if len(asked.seeds) < 2:
         reasons["trainings"] = f"it needs two seeds of recommenders at least; questions_seeds is {asked.seeds}"
+    if why := _find_no_shares(corpus, asked, share):
+        reasons["users"] = why
     if data.source == "mix":
         reasons |= dict.fromkeys(READ_AGAIN, "a mix is made of finished corpora; ask in the runs that it is made of")
     return reasons
+
+
+def _find_no_shares(corpus: Corpus | None, asked: S.Questions, share: float) -> str:
+    """Find why no learning curve along the users can be drawn; "" where it can, as far as is known."""
+    if share < 1:
+        return f"the run's own recommenders learn from a part of the users, evaluation_user_share {share:g}"
+    if corpus is None:
+        return ""
+    part, _ = corpus.select([asked.domain or corpus.train_domains[0]])
+    counts = [part.count_drawn(one) for one in (*asked.user_shares, 1.0)]
+    if len({*counts}) < len(counts):
+        return f"questions_user_shares {asked.user_shares} of {part.n_users:,} users, and all of them, are {counts}: not so many sizes"
+    for few, seed in itertools.product(asked.user_shares, asked.seeds):
+        left = part.draw_users(few, seed)
+        for split in ("train", "valid"):
+            if not len(left.samples(split)):
+                return f"{few:g} of {part.n_users:,} users, drawn by seed {seed}, have no {split} sample (questions_user_shares)"
+    return ""
 
 
 def list_fields(corpus: Corpus, asked: S.Questions) -> list[str]:
