@@ -180,6 +180,21 @@ class Finished:
     changed: dict[str, int]
 
 
+def without_pictures(folder: Path) -> dict[str, str]:
+    """An environment whose kernels draw no figure into a notebook, a quarter of the time; those that are saved are drawn."""
+    config = folder / "profile_default" / "ipython_kernel_config.py"
+    config.parent.mkdir(parents=True)
+    config.write_text("c.InlineBackend.figure_formats = set()\n")
+    return {"IPYTHONDIR": str(folder)}
+
+
+@pytest.fixture
+def no_pictures(monkeypatch, tmp_path):
+    """Kernels begun in this test draw no figure into a notebook."""
+    for name, value in without_pictures(tmp_path / "ipython").items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory) -> Finished:
     from llm2rec_kit.runs import Run

@@ -15,6 +15,8 @@ from nbclient.exceptions import CellExecutionError
 from llm2rec_kit.reproduction.runner import notebooks
 from llm2rec_kit.runs import Run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SERIES = notebooks.list_series()
 
 

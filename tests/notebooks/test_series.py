@@ -129,6 +129,7 @@ REUSED = {
 }
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("number", REUSED)  # test_opened has 01 to 05 as a reader opens them
 def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(toy_run, number, tmp_path):
     shutil.copytree(toy_run.run.path, tmp_path / "outputs" / "toy")
@@ -160,6 +161,7 @@ FEW = {
 FEW |= {"tables.models": [], "tables.backbones": [], "tables.cells": [], "tables.normalised": False, "tables.starts": []}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_papers_metrics_are_read_off_the_ranks_of_a_run_that_was_evaluated_at_others(toy_run, tmp_path):
     shutil.copytree(toy_run.run.path, tmp_path / "outputs" / "toy")
     asked = toy_run.changed | FEW | {"evaluation.cutoffs": [5], "evaluation.tested": "recall@20"}

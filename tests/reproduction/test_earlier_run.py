@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import without_pictures
 
 from llm2rec_kit.cli import main
 from llm2rec_kit.corpus import Corpus
@@ -48,14 +49,6 @@ def manifests(run: Run) -> dict[str, bytes]:
 
 def manifest_of(run: Run, name: str, around: Run) -> str:
     return run.manifest_path(name).relative_to(around.path).as_posix()
-
-
-def without_pictures(folder: Path) -> dict[str, str]:
-    """An environment whose kernels draw no figure into a notebook, a quarter of the time; those that are saved are drawn."""
-    config = folder / "profile_default" / "ipython_kernel_config.py"
-    config.parent.mkdir(parents=True)
-    config.write_text("c.InlineBackend.figure_formats = set()\n")
-    return {"IPYTHONDIR": str(folder)}
 
 
 @pytest.fixture(scope="module")
