@@ -11,8 +11,7 @@ set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 "${PYTHON:-python3}" -m venv "$dir/venv"
-"$dir/venv/bin/pip" install -qq --no-compile torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0 datasets==5.2.0 \
-  accelerate==1.15.0 || exit 2
+"$dir/venv/bin/pip" install -qq --no-compile torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0 datasets==5.2.0 accelerate==1.15.0 || exit 2
 cd "$dir"
 "$dir/venv/bin/python" -I -W ignore - <<'PY'
 import sys

@@ -123,14 +123,13 @@ def test_a_second_call_keeps_the_copies_of_01_to_05_as_they_are(toy_run):
 
 
 REUSED = {
-    "02": ["backbone", "csft"],
     "06": ["mntp_from_backbone", "llm2vec", "llmemb", "csft_mixed", "backbone", "csft"],
     "07": ["temperature_01", "other_seed", "mntp_from_backbone"],
 }
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("number", REUSED)  # test_opened has 01 to 05 as a reader opens them
+@pytest.mark.parametrize("number", REUSED)  # test_opened has 01 to 05
 def test_a_notebook_runs_alone_under_plain_papermill_from_anywhere_and_reuses_what_is_there(toy_run, number, tmp_path):
     shutil.copytree(toy_run.run.path, tmp_path / "outputs" / "toy")
     (book,) = (b for b in notebooks.list_series() if b.name.startswith(number))

@@ -76,15 +76,18 @@ def check_backbones(asked: S.Tables, backbone: S.Backbone) -> None:
             )
 
 
-def check_order(values: Mapping[str, Any], numbers: Sequence[str], begun: Run | None) -> None:
+def check_order(
+    values: Mapping[str, Any], numbers: Sequence[str], begun: Run | None, there: Collection[str] = tuple(LEAVES)
+) -> None:
     """Raise SettingsError where a notebook after the first of `numbers` needs one that is neither among them nor was run.
 
-    The first stops by itself, at once; another would after those before it have trained. `begun` is the run so far.
+    The first stops by itself, at once; another would after those before it have trained. `begun` is the run so far, `there`
+    are the notebooks that the series has.
     """
     missing: list[str] = []
     for number in numbers[1:]:
         at = number
-        while (at := _before(at, values)) and at not in (*numbers, *missing) and not _has_run(at, begun):
+        while (at := _before(at, values)) in there and at not in (*numbers, *missing) and not _has_run(at, begun):
             missing.append(at)
     if missing:
         first = next(n for n in numbers[1:] if _before(n, values) in missing)

@@ -196,8 +196,8 @@ def reproduce(
     values, chosen = prepare(
         profile, data=data, overrides=overrides, run=run, only=only, start=start, force=force, outputs=outputs, root=root
     )
-    begun = find_begun(values["run"], values.get("outputs", ""))
-    feasibility.check_order(values, [book.name[:2] for book in chosen], begun)
+    numbers, there = ([book.name[:2] for book in books] for books in (chosen, list_series(root)))
+    feasibility.check_order(values, numbers, find_begun(values["run"], values.get("outputs", "")), there)
     storage.check_writable(find_outputs(values.get("outputs", "")) / values["run"])
     again = _command(profile, data, overrides or {}, run, outputs, force)
     result = Run(values["run"], values.get("outputs", ""))
