@@ -150,6 +150,13 @@ class Corpus:
         kept = drawn[self.owners(self.targets)] | (self.splits == TEST)
         return replace(self, targets=self.targets[kept], splits=self.splits[kept])
 
+    def list_empty_draws(self, shares: Sequence[float], seeds: Sequence[int]) -> list[tuple[float, int, str]]:
+        """List where `draw_users` leaves nothing to learn from, as (share, seed, the split without a sample: train or valid)."""
+        drawn = ((share, seed, self.draw_users(share, seed)) for share in shares for seed in seeds)
+        return [
+            (share, seed, split) for share, seed, c in drawn for split in ("train", "valid") if not len(c.samples(split))
+        ]
+
     def statistics(self) -> pl.DataFrame:
         """Count users, items, interactions and samples by split: one row a domain, and a total where there are several."""
         parts = [(d, self.select([d])[0]) for d in self.domains] if len(self.domains) > 1 else []

@@ -111,8 +111,8 @@ def train_and_rank(
     """Train `recommender` over `embeddings` (N + 1, dim), or over trainable ids, and rank the test targets.
 
     `kind` is the item table's (default: text with embeddings, else id). Training and validation have the samples of
-    `settings.user_share` of the users. AdamW, best weights by `settings.metric` on the
-    validation split (paper sec. 4.1.3). The caller's random state is left as it was.
+    `settings.user_share` of the users. AdamW, best weights by `settings.metric` on the validation split (paper sec. 4.1.3).
+    The caller's random state is left as it was.
     Raises ValueError for settings that cannot work, an empty split, ids out of range or embeddings that do not fit.
     """
     corpus = corpus.draw_users(settings.user_share, seed)

@@ -301,6 +301,7 @@ def test_questions_that_a_source_cannot_answer():
         ),
         ({"user_shares": [0.5, 0.999]}, 1.0, r"are \[10, 20, 20\]"),
         ({"user_shares": [0.05], "seeds": [1, 2]}, 1.0, "0.05 of 20 users, drawn by seed 2, have no train sample"),
+        ({"user_shares": [0.05], "seeds": [2], "domain": "toys"}, 1.0, ""),  # the setting is refused by its name, elsewhere
         ({"user_shares": [0.5]}, 0.5, "from a part of the users, evaluation_user_share 0.5"),
     ],
 )

@@ -104,7 +104,8 @@ def _before(number: str, values: Mapping[str, Any]) -> str:
 
 
 def _has_run(number: str, begun: Run | None) -> bool:
-    return begun is not None and (begun.has(LEAVES[number]) or bool(begun.names(LEAVES[number])))
+    left = LEAVES[number]
+    return begun is not None and any(name == left or name.startswith(f"{left}/") for name in begun.artefacts())
 
 
 def check_machine(values: Mapping[str, Any], numbers: Collection[str], there: Iterable[str] = ()) -> None:
@@ -249,17 +250,16 @@ def _left_warm(corpus: Corpus, asked: S.Evaluation) -> None:
 
 def _learn_from(corpus: Corpus, asked: S.Evaluation) -> list[str]:
     """Raise SettingsError where a seed draws users of a domain without a training or a validation sample."""
-    for domain, seed in itertools.product(corpus.domains, asked.seeds if asked.user_share < 1 else ()):
-        part = corpus.select([domain])[0]
-        few = part.draw_users(asked.user_share, seed)
-        for split in ("train", "valid"):
-            if len(part.samples(split)) and not len(few.samples(split)):
-                raise S.SettingsError(
-                    f"evaluation_user_share: {asked.user_share:g} of the {part.n_users:,} users of {domain!r}, drawn by seed {seed}, "
-                    f"leaves none of its {len(part.samples(split)):,} {split} samples: take a larger share."
-                )
     if asked.user_share == 1:
         return []
+    for domain in corpus.domains:
+        part = corpus.select([domain])[0]
+        for share, seed, split in part.list_empty_draws([asked.user_share], asked.seeds):
+            if there := len(part.samples(split)):
+                raise S.SettingsError(
+                    f"evaluation_user_share: {share:g} of the {part.n_users:,} users of {domain!r}, drawn by seed {seed}, "
+                    f"leaves none of its {there:,} {split} samples: take a larger share."
+                )
     return [
         f"evaluation_user_share: recommenders, and baselines that learn from users, learn from {asked.user_share:g} of them; what is "
         "told below of how often training has an item counts all users"

@@ -52,17 +52,15 @@ def _find_no_shares(corpus: Corpus | None, asked: S.Questions, share: float) -> 
     """Find why no learning curve along the users can be drawn; "" where it can, as far as is known."""
     if share < 1:
         return f"the run's own recommenders learn from a part of the users, evaluation_user_share {share:g}"
-    if corpus is None:
+    domain = asked.domain or (corpus.train_domains[0] if corpus else "")
+    if corpus is None or domain not in corpus.domains:  # which `feasibility.check_corpus` refuses by the setting's name
         return ""
-    part, _ = corpus.select([asked.domain or corpus.train_domains[0]])
+    part, _ = corpus.select([domain])
     counts = [part.count_drawn(one) for one in (*asked.user_shares, 1.0)]
     if len({*counts}) < len(counts):
         return f"questions_user_shares {asked.user_shares} of {part.n_users:,} users, and all of them, are {counts}: not so many sizes"
-    for few, seed in itertools.product(asked.user_shares, asked.seeds):
-        left = part.draw_users(few, seed)
-        for split in ("train", "valid"):
-            if not len(left.samples(split)):
-                return f"{few:g} of {part.n_users:,} users, drawn by seed {seed}, have no {split} sample (questions_user_shares)"
+    for few, seed, split in part.list_empty_draws(asked.user_shares, asked.seeds):
+        return f"{few:g} of {part.n_users:,} users, drawn by seed {seed}, have no {split} sample (questions_user_shares)"
     return ""
 
 
