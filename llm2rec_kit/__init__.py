@@ -6,9 +6,14 @@ Importing this package is instant: torch, transformers and umap are imported by 
 import os
 
 # Threads wait for each other at every product. By spinning they do so fastest, but where others use the cores, too, they keep them
-# from the very thread that they wait for; asleep they cost a quarter more time on a quiet machine (benchmarks/RESULTS.md, mixed.py).
-# Read where torch's OpenMP is loaded, so it has to stand before. Whoever sets the variable has it as set.
-if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# from the very thread that they wait for: with one other program beside two threads on two cores, libgomp's own spin (300,000
+# turns) makes small products many times slower. A hundredth of it costs nothing that can be measured on a quiet machine; asleep at
+# once they cost a quarter more there, and are the fastest where more is to do than there are cores (benchmarks/RESULTS.md, mixed.py).
+# Read where torch's OpenMP is loaded, so it has to stand before. Whoever sets one of the two variables has it as set.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    else:
+        os.environ["GOMP_SPINCOUNT"] = "3000"
 
 __version__ = "0.1.0"
