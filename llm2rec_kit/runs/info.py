@@ -30,15 +30,16 @@ PARTS = {"asked": dict, "notebooks": dict, "stages": dict, "versions": dict, "gi
 
 def read(run: Run) -> dict[str, Any]:
     """Read run.json, of its stages those that the run has."""
-    try:
-        known = _read(run)
-        own = {name: stage for name, stage in known["stages"].items() if _is_of(run, name, stage)}
-        return _whole(run, known | {"stages": own})
-    except ValueError as error:
-        with storage.hold_lock(run.path / ".run.lock"):
-            known = _anew(run, str(error))
-            storage.write_note(run.path / FILE, known)
-        return known
+    known = _read_or_mend(run)
+    own = {name: stage for name, stage in known["stages"].items() if _is_of(run, name, stage)}
+    return _whole(run, known | {"stages": own})
+
+
+def read_stage(run: Run, name: str) -> dict[str, Any] | None:
+    """Read what run.json notes of stage `name`; None where it notes nothing, or of another stage than the run has. One
+    manifest is read, where `read` reads all."""
+    stage = _read_or_mend(run)["stages"].get(name)
+    return stage if _is_of(run, name, stage) else None
 
 
 def write(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any]) -> None:
@@ -56,6 +57,17 @@ def write(run: Run, part: str, value: dict[str, Any], provenance: dict[str, Any]
 def collect_provenance() -> dict[str, Any]:
     """Collect package versions, git state and machine, to repeat a run; once a process, when the code was imported."""
     return copy.deepcopy(_provenance())
+
+
+def _read_or_mend(run: Run) -> dict[str, Any]:
+    """All that run.json holds; where it is damaged or another run's, made anew and written."""
+    try:
+        return _read(run)
+    except ValueError as error:
+        with storage.hold_lock(run.path / ".run.lock"):
+            known = _anew(run, str(error))
+            storage.write_note(run.path / FILE, known)
+        return known
 
 
 def _read(run: Run, noted: dict[str, Any] | None = None) -> dict[str, Any]:

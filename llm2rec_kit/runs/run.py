@@ -127,8 +127,10 @@ class Run:
             except OSError:
                 shutil.copy2(source / file, folder / file)
         self._settle(name, folder, made)
-        if name in (stages := other.read_info()["stages"]):
-            self.write_info("stages", {name: stages[name]})
+        with other._writing(info.FILE):
+            stage = info.read_stage(other, name)
+        if stage:
+            self.write_info("stages", {name: stage})
 
     def reuse_from(
         self,
