@@ -28,6 +28,7 @@ from llm2rec_kit.runs import Run
 ARCHIVE = Path(__file__).with_name("earlier_run.tar.xz")
 RUN = "earlier"
 STAGES = ("csft", "mntp", "contrastive")
+LATER = {"tables_start_epochs": 1}  # of what was not asked of that run: by default it trains to patience
 
 
 def unpack(outputs: Path) -> Run:
@@ -72,7 +73,7 @@ def again(tmp_path_factory) -> Again:
     run = unpack(outputs)
     before, results = manifests(run), json.loads((run.path / "results.json").read_text())
     # Its parameters as they were, whatever its profile says by now.
-    parameters = run.read_info()["asked"]["parameters"]
+    parameters = run.read_info()["asked"]["parameters"] | LATER
     profile = outputs / "as_then.yaml"
     profile.write_text(json.dumps({k: v for k, v in parameters.items() if k not in ("run", "outputs")}))
     words = ["reproduce", "--profile", str(profile), "--run", RUN, "--outputs", str(outputs)]
