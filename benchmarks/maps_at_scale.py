@@ -1,6 +1,7 @@
 """How long do maps of a large catalogue take, and where does the time go?
 
     python benchmarks/maps_at_scale.py [--items 5000 20000 100000] [--fitted 20000] [--library]
+    python benchmarks/maps_at_scale.py --first [--items 1000]      the first maps of a process, compiled and read
 
 Four stages of made-up 192-dimensional embeddings (300 blobs on a 24-dimensional sheet, noise around it, each stage a little
 nearer to the last). Seconds by the clock and of processor time; `--library` also runs umap-learn's own AlignedUMAP at the
@@ -10,10 +11,15 @@ first size, on the same embeddings.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +104,42 @@ def short() -> dict[str, float]:
     return {"neighbours of 4,000 items, sorted in numpy over kit": float(np.median(ratios[1:]))}
 
 
+FIRST = """
+import sys, time
+import numpy as np, torch
+sys.path.insert(0, sys.argv[1])
+from maps_at_scale import processor_seconds, spaces
+from llm2rec_kit.maps import compiled, projection
+from llm2rec_kit.settings import Maps
+torch.set_num_threads(2)
+if sys.argv[3] == "compiled anew":
+    compiled._keep = lambda folder: None
+tables = spaces(int(sys.argv[2]))
+began, used = time.perf_counter(), processor_seconds()
+compiled.import_umap()
+projection.lay_out(tables, Maps())
+print(time.perf_counter() - began, processor_seconds() - used)
+"""
+
+
+def first(n: int, rounds: int = 3) -> None:
+    """The first maps of fresh processes, umap-learn's import with them: its code compiled in each, or kept by an earlier one."""
+    here = str(Path(__file__).parent)
+    with tempfile.TemporaryDirectory() as cache:
+        where, spent = os.environ | {"LLM2REC_CACHE": cache}, {}
+        for turn in range(rounds + 1):  # the first fills the cache
+            for way in ("compiled anew", "kept"):
+                words = [sys.executable, "-c", FIRST, here, str(n), way]
+                told = subprocess.run(words, env=where, capture_output=True, text=True, check=True).stdout
+                if turn:
+                    spent.setdefault(way, []).append([float(value) for value in told.split()])
+        size = sum(file.stat().st_size for file in Path(cache).rglob("*") if file.is_file()) / 2**20
+    found = {way: np.median(times, axis=0) for way, times in spent.items()}
+    print(f"\n{n:,} items, 4 stages, the first maps of a process, middle of {rounds}; {size:.1f} MiB kept")
+    for way, (seconds, used) in found.items():
+        print(f"  {way:14} {seconds:8.1f} s   {used:8.1f} s of processor   {found['compiled anew'][0] / seconds:.1f}x")
+
+
 def library(n: int) -> None:
     """umap-learn's AlignedUMAP on the same embeddings."""
     import umap
@@ -118,7 +160,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[5_000, 20_000, 100_000])
     parser.add_argument("--fitted", type=int, default=100_000, help="most items that UMAP is fitted to")
     parser.add_argument("--library", action="store_true")
+    parser.add_argument("--first", action="store_true")
     args = parser.parse_args()
+    if args.first:
+        return first(args.items[0])
     torch.set_num_threads(2)
     projection.lay_out(spaces(200), Maps())  # compiles
     for n in args.items:

@@ -20,11 +20,12 @@ import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.maps.compiled import import_umap
 from llm2rec_kit.runs.workers import count_cores, open_workers
 
 Near = tuple[np.ndarray, np.ndarray]  # ids and distances, as `find_nearest` returns them
 
-EXACT_UP_TO = 30_000  # items; past it nearest-neighbour descent, whose compilation alone takes half a minute, is quicker
+EXACT_UP_TO = 30_000  # items; past it nearest-neighbour descent, whose compilation alone takes 20 s, is quicker
 APART_FROM = 20_000  # items; below, starting processes and compiling in each takes as long as it saves
 EPOCHS = 200  # of every layout: what UMAP takes for large data, and AlignedUMAP always
 
@@ -88,8 +89,7 @@ def fit_umap(vectors: np.ndarray, settings: S.Maps, near: Near | None = None) ->
 
     `near` are the nearest other rows as `find_nearest` finds them, where they are known.
     """
-    import umap
-
+    umap = import_umap()
     k = _count_near(len(vectors), settings) + 1
     ids, distances = near or find_nearest(vectors, k - 1, settings.metric)
     itself = np.arange(len(vectors), dtype=ids.dtype)[:, None]
@@ -116,6 +116,7 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
     AlignedUMAP's objective and settings (tests hold `optimise` to umap-learn's own, bit for bit), in linear time where the
     library's is quadratic. It starts from each space's own layout, turned onto the one before (Procrustes).
     """
+    import_umap()
     from llm2rec_kit.maps.aligned import fit_curve, optimise, weigh_ties  # imports UMAP, which takes seconds
 
     starts: list[np.ndarray] = []
@@ -291,6 +292,7 @@ def _on_plane(points: np.ndarray, k: int, among: np.ndarray | None) -> tuple[np.
 
 
 def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    import_umap()
     from pynndescent import NNDescent
 
     rows = np.ascontiguousarray(vectors, np.float32)

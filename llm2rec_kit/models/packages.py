@@ -6,9 +6,10 @@ A package is had from the same index as everything else that pip installs, where
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from llm2rec_kit.storage.cache import find_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +38,6 @@ MODELS = {
         kept_bytes=542_000_000,
     ),
 }
-
-
-def find_cache() -> Path:
-    """Find the folder that keeps models out of packages: $LLM2REC_CACHE, or llm2rec_kit in the user's cache folder."""
-    if own := os.environ.get("LLM2REC_CACHE"):
-        try:
-            return Path(own).expanduser().absolute()
-        except RuntimeError:
-            raise ValueError(f"LLM2REC_CACHE is {own[:80]!r}, and nobody has that home. Give another folder.") from None
-    users = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (users if users.is_absolute() else Path.home() / ".cache") / "llm2rec_kit"
 
 
 def find_folder(name: str) -> Path:
