@@ -125,6 +125,25 @@ def test_an_error_while_making_leaves_the_old_artefact_and_the_working_folder(ru
     assert run.record("corpus") == {"found": "half"}
 
 
+def test_what_is_refused_before_a_file_was_written_leaves_no_working_folder(run):
+    def refuse(folder):
+        raise ValueError("no such data")
+
+    def stop(folder):
+        (folder / "step-1").write_text("")
+        raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match="no such data"):
+        run.make("corpus", refuse, settings={})
+    assert not (run.path / ".corpus.partial").exists()
+    with pytest.raises(KeyboardInterrupt):
+        run.make("corpus", stop, settings={})
+    assert (run.path / ".corpus.partial" / "step-1").exists()  # to go on from
+    with pytest.raises(ValueError, match="no such data"):
+        run.make("corpus", refuse, settings={})
+    assert (run.path / ".corpus.partial" / "step-1").exists()
+
+
 def test_the_working_folder_of_other_settings_is_not_resumed(run):
     def broken(folder):
         (folder / "half.txt").write_text("half")

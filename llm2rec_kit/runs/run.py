@@ -77,8 +77,8 @@ class Run:
 
         With `force` it is made anew; in a forced series (`reproduce --force`) once, however often that is interrupted.
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so checkpoints
-        there can resume; it is emptied when settings or inputs changed. Settings named in `aside` change no result: they are
-        kept and not compared. A file artefact (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`,
+        there can resume; it is emptied when settings or inputs changed, and goes with an error that comes before any file. Settings
+        named in `aside` change no result: they are kept and not compared. A file artefact (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`,
         prints what it does and why. `spent` is what it took elsewhere to make the content that `build` only writes, for
         run.json: seconds, or a cost of `meter.measure`.
         """
@@ -101,7 +101,7 @@ class Run:
                     return self.path_of(name)
                 partial = self._partial(name, key, force)
                 _tell(name, why, quiet)
-                with meter.measure() as cost:
+                with meter.measure() as cost, _dropped_if_bare(partial):
                     record = build(partial) or {}
                 self._finish(name, partial, key, record)
                 self._note_stage(name, key["settings"], meter.add_work_elsewhere(cost, spent))
@@ -414,6 +414,17 @@ def _tell(name: str, what: str, quiet: bool) -> None:
     """Say what becomes of artefact `name`, unless `quiet`."""
     if not quiet:
         print(f"{name}: {what}", flush=True)
+
+
+@contextlib.contextmanager
+def _dropped_if_bare(partial: Path) -> Iterator[None]:
+    """Within: what raises before a file was written leaves no working folder, as there is nothing to go on from."""
+    try:
+        yield
+    except BaseException:
+        if [file.name for file in partial.iterdir()] == [".key.json"]:
+            clear(partial)
+        raise
 
 
 def _make_room(path: Path, *, folder: bool = False) -> None:
