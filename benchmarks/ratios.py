@@ -44,6 +44,7 @@ WITHOUT = {  # scripts that have no short form, and why
     "mixed": "needs a pretrained model and minutes",
     "official_code": "needs the official code and its environment (peers.sh), and minutes",
     "official_side": "a part of official_code",
+    "own_lengths": "measures metrics, not times",
     "peers": "needs another program's environment (peers.sh)",
     "ratios": "is this",
     "starts": "measures metrics, not times",

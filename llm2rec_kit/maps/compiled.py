@@ -1,7 +1,8 @@
 """umap-learn with its machine code kept between processes.
 
 Numba compiles most of umap-learn and the layout of `aligned` anew in every process, and a map of a few hundred items is
-ready in a tenth of a second after seconds of that. Here the code is kept in the cache folder, as numba keeps what its
+ready in a tenth of a second after seconds of that; NUMBA_CACHE_DIR changes nothing, as umap-learn 0.5.12 marks none of its own
+functions with `cache=True` (findings/umap_layout_is_never_kept.sh). Here the code is kept in the cache folder, as numba keeps what its
 author marked with `cache=True`, and read by the next process: the same code, so the same coordinates. Numba does not see
 that a function which is called from another file has changed, so a folder is named by everything the code is made from.
 """
