@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from starts import do_all, read_results, table, told
 
-from llm2rec_kit import storage
+from llm2rec_kit import geometry, storage
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import evaluation, item_table
 from llm2rec_kit.results import metrics
@@ -39,12 +39,6 @@ def take_form(vectors: np.ndarray, form: str) -> np.ndarray:
         unit = item_table.prepare_embeddings(vectors, len(vectors) - 1, "unit", 1.0)
         vectors = np.concatenate([unit[:1], unit[1:] - unit[1:].mean(0)])
     return vectors
-
-
-def measure_own(vectors: np.ndarray, length: float) -> float:
-    """Root mean square distance of unit vectors times `length` from their mean."""
-    rows = item_table.prepare_embeddings(vectors, len(vectors) - 1, "unit", length)[1:]
-    return float(np.sqrt(np.square(rows - rows.mean(0)).sum(1).mean()))
 
 
 _GIVEN: list[tuple[Corpus, dict[str, np.ndarray], Evaluation]] = []
@@ -64,7 +58,12 @@ def train(recommender: str, name: str, form: str, length: float, seed: int) -> d
     settings = replace(settings, normalise="unit", scale=length)
     result = evaluation.train_and_rank(corpus, vectors, settings, recommender=recommender, seed=seed)
     found = metrics.summarise(result.ranks, settings.cutoffs)
-    about = {"own length": measure_own(vectors, length), "best_epoch": result.best_epoch, "epochs": len(result.losses)}
+    given = item_table.prepare_embeddings(vectors, corpus.n_items, "unit", length)
+    about = {
+        "own length": geometry.measure_lengths(given[1:])[1],
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.losses),
+    }
     return {"metrics": found, **about, "ranks": result.ranks.tolist()}
 
 

@@ -1,4 +1,4 @@
-"""How a space of embeddings is shaped, in three numbers: alignment, uniformity, effective rank.
+"""How a space of embeddings is shaped: alignment, uniformity, effective rank, lengths.
 
 Together they say whether contrast works (two views of a title close, titles spread out) or the space is collapsing.
 """
@@ -30,6 +30,13 @@ def effective_rank(vectors: np.ndarray) -> float:
     values = np.sqrt(squares[squares > 1e-12 * max(squares[-1], 0)])
     share = values / values.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def measure_lengths(vectors: np.ndarray) -> tuple[float, float]:
+    """Measure the mean length of vectors (n, dim), and the root mean square length of what each has of its own: its
+    difference from the mean of all, which a recommender can tell items apart by."""
+    apart = vectors - vectors.mean(0, dtype=np.float64)
+    return float(np.linalg.norm(vectors, axis=1).mean()), float(np.sqrt(np.square(apart).sum(1).mean()))
 
 
 def _compute_gram(vectors: np.ndarray) -> np.ndarray:

@@ -17,6 +17,15 @@ def test_alignment_and_uniformity_by_hand():
     assert geometry.uniformity(square) == pytest.approx(math.log((4 * math.exp(-4) + 2 * math.exp(-8)) / 6))
 
 
+def test_lengths_by_hand():
+    """Four vectors of length 5 that share 4, with 3 of their own, which what is added to all does not change."""
+    vectors = np.array([[4.0, 3, 0], [4, -3, 0], [4, 0, 3], [4, 0, -3]], dtype=np.float32)
+    assert geometry.measure_lengths(vectors) == pytest.approx((5, 3))
+    assert geometry.measure_lengths(10 * vectors + np.float32([0, 0, 7])) == pytest.approx(
+        (np.mean(np.linalg.norm(10 * vectors + [0, 0, 7], axis=1)), 30)
+    )
+
+
 def test_a_collapsed_space_has_uniformity_zero_and_rank_one():
     one_way = np.outer(np.arange(1, 9), [1.0, 2.0, 2.0])
     assert geometry.uniformity(one_way) == pytest.approx(0, abs=1e-12)

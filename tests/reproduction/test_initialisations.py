@@ -65,17 +65,20 @@ def test_the_gain_over_the_best_row_is_the_papers_improvement(metric):
         assert of_all == min(row["over it, at length one (%)"], row["over it, as they come (%)"])
 
 
-def test_the_length_is_that_of_what_the_adapter_reads(tmp_path):
-    """Of text with ids beside it that of the text; a table without text has none."""
+def test_lengths_are_those_of_what_the_adapter_reads(tmp_path):
+    """Of text with ids beside it those of the text; a table without text has none. Own parts by hand: the mean of k² less the mean vector's square."""
     corpus, vectors = make_corpus(items=6), np.diag(np.arange(7.0))
     run = Run("r", tmp_path)
     run.make("corpus", lambda folder: corpus.save(folder), settings={})
     run.make("embeddings/raw", lambda f: np.save(f / "raw.npy", vectors), settings={})
-    for given, length in (({}, 3.5), ({"normalise": "unit", "scale": 10.0}, 10.0)):
+    for given, lengths in (
+        ({}, (3.5, (91 / 6 - 91 / 36) ** 0.5)),
+        ({"normalise": "unit", "scale": 10.0}, (10.0, (100 - 100 / 6) ** 0.5)),
+    ):
         study = Study(run, run, {"evaluation": Evaluation(**given)})
-        assert initialisations._length(study, "toy", "raw") == pytest.approx(length)
-        assert initialisations._length(study, "toy", "raw_add_id") == pytest.approx(length)
-    assert np.isnan(initialisations._length(study, "toy", "id"))
+        assert initialisations._measure_lengths(study, "toy", "raw") == pytest.approx(lengths)
+        assert initialisations._measure_lengths(study, "toy", "raw_add_id") == pytest.approx(lengths)
+    assert np.isnan(initialisations._measure_lengths(study, "toy", "id")).all()
 
 
 def measured(values: dict[tuple[str, str], float]) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llm2rec_kit import paper
+from llm2rec_kit import geometry, paper
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer, Arm
@@ -73,15 +73,17 @@ def check(base: Run, asked: S.Tables) -> None:
 
 
 def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequence[str]) -> pl.DataFrame:
-    """Collect what the evaluations `names` of every study came to: start, form, length (mean norm of the vectors that the
-    adapter read), best epoch (mean over seeds), then the columns of `significance.tabulate` with intervals."""
+    """Collect what the evaluations `names` of every study came to: start, form, length and own part of the vectors that the
+    adapter read (`geometry.measure_lengths`), best epoch (mean over seeds), then the columns of `significance.tabulate` with
+    intervals."""
     parts = []
     for (start, form), study in studies.items():
         found = significance.tabulate(study.run, list(names), metric_names=metric_names, intervals=True)
-        lengths = [_length(study, row["domain"], row["embedding"]) for row in found.iter_rows(named=True)]
-        told = found.with_columns(start=pl.lit(start), form=pl.lit(form), length=pl.Series(lengths))
+        lengths = [_measure_lengths(study, row["domain"], row["embedding"]) for row in found.iter_rows(named=True)]
+        measured = pl.DataFrame(lengths, schema={"length": pl.Float64, "own part": pl.Float64}, orient="row")
+        told = found.with_columns(start=pl.lit(start), form=pl.lit(form)).hstack(measured)
         parts.append(told.join(_best_epochs(study.run, names), on=ROW, maintain_order="left"))
-    first = ["domain", "embedding", "recommender", "start", "form", "length", "best epoch"]
+    first = ["domain", "embedding", "recommender", "start", "form", "length", "own part", "best epoch"]
     return pl.concat(parts).select(*first, pl.exclude(first))
 
 
@@ -92,17 +94,18 @@ def _best_epochs(run: Run, names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(rows).group_by(ROW, maintain_order=True).agg(pl.col("best epoch").mean())
 
 
-def _length(study: Study, domain: str, table: str) -> float:
-    """Mean norm of the domain's vectors as the adapter reads them; NaN for a table without text."""
+def _measure_lengths(study: Study, domain: str, table: str) -> tuple[float, float]:
+    """Length and own part of the domain's vectors as the adapter reads them; NaN for a table without text."""
     from llm2rec_kit.downstream import item_table
 
     settings, (text, _) = S.Evaluation.among(study.settings), item_tables.parse_name(table)
     if not text:
-        return float("nan")
+        return float("nan"), float("nan")
     part, ids = study.corpus.select([domain])
     vectors = np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy"))[ids]
-    given = item_table.prepare_embeddings(vectors, part.n_items, settings.normalise, settings.scale)
-    return float(np.linalg.norm(given[1:], axis=1).mean())
+    return geometry.measure_lengths(
+        item_table.prepare_embeddings(vectors, part.n_items, settings.normalise, settings.scale)[1:]
+    )
 
 
 def make_answer(
@@ -204,5 +207,5 @@ def _percent(before: float, after: float) -> float:
 def as_plain(found: pl.DataFrame, metric: str) -> pl.DataFrame:
     """Arrange `collect_results` for reading, a row a form: the starts side by side as "mean ± std (best epoch)"."""
     told = (*(pl.col(f"{metric} {kind}").round(4) for kind in ("mean", "std")), pl.col("best epoch").round(0))
-    shown = found.with_columns(pl.format("{} ± {} ({})", *told).alias(metric), pl.col("length").round(2))
-    return shown.pivot("start", index=[*ROW, "form", "length"], values=metric)
+    shown = found.with_columns(pl.format("{} ± {} ({})", *told).alias(metric), pl.col("length", "own part").round(2))
+    return shown.pivot("start", index=[*ROW, "form", "length", "own part"], values=metric)
