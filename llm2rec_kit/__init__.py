@@ -8,12 +8,13 @@ import os
 # Threads wait for each other at every product. By spinning they do so fastest, but where others use the cores, too, they keep them
 # from the very thread that they wait for: with one other program beside two threads on two cores, libgomp's own spin (300,000
 # turns) makes small products many times slower. A hundredth of it costs nothing that can be measured on a quiet machine; asleep at
-# once they cost a quarter more there, and are the fastest where more is to do than there are cores (benchmarks/RESULTS.md, mixed.py).
-# Read where torch's OpenMP is loaded, so it has to stand before. Whoever sets one of the two variables has it as set.
+# once they cost a quarter more there, and the least where many others wait for the cores (benchmarks/RESULTS.md, mixed.py).
+# Read where torch's OpenMP is loaded, so it has to stand before. Whoever sets one of the two variables has it as set; what a process
+# chose itself, those that it starts choose anew, as the machine may be busy by then.
+os.environ.pop(os.environ.pop("LLM2REC_CHOSE", ""), None)
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    else:
-        os.environ["GOMP_SPINCOUNT"] = "3000"
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+    os.environ["LLM2REC_CHOSE"], value = ("OMP_WAIT_POLICY", "PASSIVE") if busy else ("GOMP_SPINCOUNT", "3000")
+    os.environ[os.environ["LLM2REC_CHOSE"]] = value
 
 __version__ = "0.1.0"

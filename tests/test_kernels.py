@@ -140,12 +140,15 @@ def test_few_shapes_are_compiled_whatever_the_batches(monkeypatch):
         (9.0, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
         (0.5, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
         (9.0, {"GOMP_SPINCOUNT": "7"}, "None 7"),
+        # Chosen by the process that started this one, at another load.
+        (9.0, {"GOMP_SPINCOUNT": "3000", "LLM2REC_CHOSE": "GOMP_SPINCOUNT"}, "PASSIVE None"),
+        (2.0, {"OMP_WAIT_POLICY": "PASSIVE", "LLM2REC_CHOSE": "OMP_WAIT_POLICY"}, "None 3000"),
     ],
 )
 def test_threads_spin_a_while_and_sleep_at_once_where_others_are_busy_unless_one_says_otherwise(load, given, expected):
     """OpenMP reads it when torch is loaded: importing the package alone has to set it, and has not to load torch."""
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    own = {k: v for k, v in os.environ.items() if k not in names} | given
+    own = {k: v for k, v in os.environ.items() if k not in (*names, "LLM2REC_CHOSE")} | given
     ask = (
         f"import os, sys\nos.getloadavg, os.cpu_count = lambda: ({load}, 0, 0), lambda: 2\nimport llm2rec_kit\n"
         f"print(*map(os.environ.get, {names}), 'torch' in sys.modules)"
