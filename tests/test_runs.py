@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,15 +128,21 @@ def test_an_error_while_making_leaves_the_old_artefact_and_the_working_folder(ru
 
 def test_what_is_refused_before_a_file_was_written_leaves_no_working_folder(run):
     def refuse(folder):
+        (folder / "nothing").mkdir(exist_ok=True)
+        raise ValueError("no such data")
+
+    def remove(folder):
+        shutil.rmtree(folder)
         raise ValueError("no such data")
 
     def stop(folder):
         (folder / "step-1").write_text("")
         raise KeyboardInterrupt
 
-    with pytest.raises(ValueError, match="no such data"):
-        run.make("corpus", refuse, settings={})
-    assert not (run.path / ".corpus.partial").exists()
+    for build in (refuse, remove):
+        with pytest.raises(ValueError, match="no such data"):
+            run.make("corpus", build, settings={})
+        assert not (run.path / ".corpus.partial").exists()
     with pytest.raises(KeyboardInterrupt):
         run.make("corpus", stop, settings={})
     assert (run.path / ".corpus.partial" / "step-1").exists()  # to go on from

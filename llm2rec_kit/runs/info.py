@@ -36,8 +36,8 @@ def read(run: Run) -> dict[str, Any]:
 
 
 def read_stage(run: Run, name: str) -> dict[str, Any] | None:
-    """Read what run.json notes of stage `name`; None where it notes nothing, or of another stage than the run has. One
-    manifest is read, where `read` reads all."""
+    """Read what run.json notes of stage `name`; None where it notes nothing, or of another stage than the run has. Reads
+    few manifests, where `read` reads all."""
     stage = _read_or_mend(run)["stages"].get(name)
     return stage if _is_of(run, name, stage) else None
 
