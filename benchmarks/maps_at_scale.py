@@ -109,14 +109,14 @@ import sys, time
 import numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 from maps_at_scale import processor_seconds, spaces
-from llm2rec_kit.maps import compiled, projection
+from llm2rec_kit.maps import projection
 from llm2rec_kit.settings import Maps
 torch.set_num_threads(2)
-if sys.argv[3] == "compiled anew":
-    compiled._keep = lambda folder: None
-tables = spaces(int(sys.argv[2]))
 began, used = time.perf_counter(), processor_seconds()
-compiled.import_umap()
+from llm2rec_kit.maps import compiled
+if sys.argv[3] == "compiled anew":
+    compiled._make_folder = lambda: 1 / 0
+tables = spaces(int(sys.argv[2]))
 projection.lay_out(tables, Maps())
 print(time.perf_counter() - began, processor_seconds() - used)
 """

@@ -20,7 +20,6 @@ import polars as pl
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
-from llm2rec_kit.maps.compiled import import_umap
 from llm2rec_kit.runs.workers import count_cores, open_workers
 
 Near = tuple[np.ndarray, np.ndarray]  # ids and distances, as `find_nearest` returns them
@@ -89,6 +88,8 @@ def fit_umap(vectors: np.ndarray, settings: S.Maps, near: Near | None = None) ->
 
     `near` are the nearest other rows as `find_nearest` finds them, where they are known.
     """
+    from llm2rec_kit.maps.compiled import import_umap  # takes seconds
+
     umap = import_umap()
     k = _count_near(len(vectors), settings) + 1
     ids, distances = near or find_nearest(vectors, k - 1, settings.metric)
@@ -116,8 +117,10 @@ def align(models: dict[str, Any], settings: S.Maps) -> dict[str, np.ndarray]:
     AlignedUMAP's objective and settings (tests hold `optimise` to umap-learn's own, bit for bit), in linear time where the
     library's is quadratic. It starts from each space's own layout, turned onto the one before (Procrustes).
     """
-    import_umap()
     from llm2rec_kit.maps.aligned import fit_curve, optimise, weigh_ties  # imports UMAP, which takes seconds
+    from llm2rec_kit.maps.compiled import import_umap
+
+    import_umap()
 
     starts: list[np.ndarray] = []
     for model in models.values():
@@ -292,9 +295,11 @@ def _on_plane(points: np.ndarray, k: int, among: np.ndarray | None) -> tuple[np.
 
 
 def _by_descent(vectors: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    import_umap()
     from pynndescent import NNDescent
 
+    from llm2rec_kit.maps.compiled import import_umap
+
+    import_umap()
     rows = np.ascontiguousarray(vectors, np.float32)
     with _torch_threads_kept():
         found = NNDescent(rows, metric=metric, n_neighbors=k + 1, random_state=0, n_jobs=1, low_memory=True)
