@@ -2,16 +2,19 @@
 
     python benchmarks/own_lengths.py --run FOLDER --out own_lengths.json [--tables minilm raw] [--recommenders GRU4Rec SASRec]
 
-A title's vector is the mean of all titles plus its own part, and a linear adapter can take the mean away: its bias. So each table is
-taken as it is and centred (the mean off), in both cases at unit length and times each of --lengths. Printed beside Recall and NDCG is
-the root mean square length of the own part. Settings are those of the run's notebook 04 (`evaluation`), with the paper's patience, 200 epochs at
-most, and the official start unless --start says otherwise: those of notebook 06's "start and length". What is in the results' file already is not trained again. Tests are paired
-across users, over the means of the seeds.
+A title's vector is the mean of all titles plus its own part, and a linear adapter can take the mean away by its bias. So each table is
+taken as it is, centred (the mean off) and rotated (the mean spread over all coordinates, which changes no product of two vectors), each
+at unit length times each of --lengths. Printed beside Recall and NDCG is the root mean square length of the own part, and before it how
+much of the mean lies in its three largest coordinates. Settings are those of the run's notebook 04 (`evaluation`), with the paper's
+patience, 200 epochs at most, and the official start unless --start says otherwise: those of notebook 06's "start and length". What is in
+the results' file already is not trained again. Tests are paired across users, over the means of the seeds, and take these trainings as
+given.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from dataclasses import replace
@@ -29,16 +32,20 @@ from llm2rec_kit.results import metrics
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Evaluation
 
-FORMS = ("as it is", "centred")
+FORMS = ("as it is", "centred", "rotated")
 Job = tuple[str, str, str, float, int]  # recommender, table, form, length, seed
 
 
 def take_form(vectors: np.ndarray, form: str) -> np.ndarray:
-    """(N + 1, dim) with the mean of all items' unit vectors off where `form` is "centred"; row 0 stays zero."""
+    """(N + 1, dim) with the mean of all items' unit vectors off where `form` is "centred"; turned by a drawn rotation where it is
+    "rotated", so that no coordinate holds more of the mean than others; row 0 stays zero."""
+    unit = item_table.prepare_embeddings(vectors, len(vectors) - 1, "unit", 1.0)
     if form == "centred":
-        unit = item_table.prepare_embeddings(vectors, len(vectors) - 1, "unit", 1.0)
-        vectors = np.concatenate([unit[:1], unit[1:] - unit[1:].mean(0)])
-    return vectors
+        return np.concatenate([unit[:1], unit[1:] - unit[1:].mean(0)])
+    if form == "rotated":
+        drawn = np.random.default_rng(0).normal(size=(unit.shape[1], unit.shape[1]))
+        return (unit @ np.linalg.qr(drawn)[0]).astype(np.float32)
+    return unit
 
 
 _GIVEN: list[tuple[Corpus, dict[str, np.ndarray], Evaluation]] = []
@@ -74,44 +81,38 @@ def key(job: Job) -> str:
 
 
 def show(trained: dict[str, dict], args: argparse.Namespace, users: np.ndarray) -> None:
-    """Print a table a recommender, each row beside the best length of its vectors and form."""
+    """Print a table a recommender; each form is tested against the vectors as they are, at the same length."""
     head = [
         "vectors",
         "length",
         "own part",
+        "seeds",
         "Recall@10",
         "NDCG@10",
         "best epoch",
-        "NDCG@10 above that of the best length",
-        "p",
+        "NDCG@10 above as it is",
+        "p (Holm)",
     ]
     for recommender in args.recommenders:
-        rows = []
-        for name in args.tables:
-            for form in args.forms:
-                of = {
-                    length: [trained[k] for s in args.seeds if (k := key((recommender, name, form, length, s))) in trained]
-                    for length in args.lengths
-                }
-                of = {length: found for length, found in of.items() if found}
-                each = {n: np.mean([gain(np.array(f["ranks"])) for f in found], axis=0) for n, found in of.items()}
-                best = max(each, key=lambda n: each[n].mean(), default=0.0)
-                for length, found in of.items():
-                    cells = [f"{name}, {form}", f"{length:g}", f"{found[0]['own length']:.2f}"]
-                    cells += [told([f["metrics"][m] for f in found], ".4f") for m in ("recall@10", "ndcg@10")]
-                    cells += [told([f["best_epoch"] for f in found], ".0f")]
-                    (test,) = metrics.test_pairs(each[best][:, None], each[length][:, None], users, seed=0)
-                    same = length == best
-                    rows.append(
-                        [*cells, "best" if same else f"{test['difference']:+.4f}", "" if same else f"{test['p']:.1g}"]
-                    )
-        print(f"\n{recommender}, {args.start} start, {len(users):,} test samples, seeds {args.seeds}\n")
+        rows, tests = [], {}
+        for name, length, form in itertools.product(args.tables, args.lengths, FORMS):
+            keys = [key((recommender, name, form, length, seed)) for seed in args.seeds]
+            found = [trained[k] for k in keys if k in trained]
+            if not found:
+                continue
+            gains = np.mean([metrics.compute_per_sample(np.array(f["ranks"]), "ndcg@10") for f in found], axis=0)
+            if form == FORMS[0]:
+                plain, seeds = gains, len(found)
+            elif seeds == len(found):
+                (tests[len(rows)],) = metrics.test_pairs(plain[:, None], gains[:, None], users, seed=0)
+            cells = [f"{name}, {form}", f"{length:g}", f"{found[0]['own length']:.2f}", str(len(found))]
+            cells += [told([f["metrics"][m] for f in found], ".4f") for m in ("recall@10", "ndcg@10")]
+            rows.append([*cells, told([f["best_epoch"] for f in found], ".0f"), "", ""])
+        corrected = metrics.correct_holm([test["p"] for test in tests.values()])
+        for (at, test), p in zip(tests.items(), corrected, strict=True):
+            rows[at][-2:] = [f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]", f"{p:.1g}"]
+        print(f"\n{recommender}, {args.start} start, {len(users):,} test samples, {len(tests)} tests\n")
         table(head, rows)
-
-
-def gain(ranks: np.ndarray) -> np.ndarray:
-    """NDCG@10 of each sample, one target each."""
-    return np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
 
 
 def main() -> None:
@@ -124,10 +125,13 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[2024, 2025])
     parser.add_argument("--start", default="official", choices=["official", "scaled"])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time, a thread each")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time, a thread each; 0 prints what is done"
+    )
     args = parser.parse_args()
     folder = Path(args.run).resolve()
-    parameters = Run(folder.name, folder.parent).read_info()["asked"].get("parameters", {})
+    run = Run(folder.name, folder.parent)
+    parameters = run.read_info()["asked"]["parameters"]
     plain = Evaluation()
     own = {k.removeprefix("evaluation_"): v for k, v in parameters.items() if k.startswith("evaluation_")}
     settings = Evaluation(
@@ -141,7 +145,8 @@ def main() -> None:
             "cold": 0.0,
         }
     )
-    results = read_results(Path(args.out), {"run": folder.name, "settings": evaluation.list_settings(settings)})
+    of = {"corpus": run.digest("corpus")} | {name: run.digest(f"embeddings/{name}") for name in args.tables}
+    results = read_results(Path(args.out), {"of": of, "settings": evaluation.list_settings(settings)})
     jobs = [
         (recommender, name, form, length, seed)
         for seed in args.seeds
@@ -152,10 +157,19 @@ def main() -> None:
     ]
     asked = {key(job): job for job in jobs if key(job) not in results["trained"]}
     print(f"{len(asked)} trainings to do, {len(results['trained'])} done.", file=sys.stderr, flush=True)
-    for name, found in do_all(train, asked, args.workers, begin, args.run, args.tables, settings) if asked else ():
+    for name, found in (
+        do_all(train, asked, args.workers, begin, args.run, args.tables, settings) if asked and args.workers else ()
+    ):
         results["trained"][name] = found
         storage.write_json(Path(args.out), results)
         print(f"{name}: Recall@10 {found['metrics']['recall@10']:.4f}", file=sys.stderr, flush=True)
+    for name, vectors in item_table.read_table(Run(folder.name, folder.parent), args.tables).items():
+        unit = take_form(vectors, "as it is")[1:]
+        squares = np.sort(np.square(unit.mean(0)))[::-1]
+        length, own = np.sqrt(squares.sum()), geometry.measure_lengths(unit)[1]
+        print(
+            f"{name}, unit: the mean is {length:.2f} long, {squares[:3].sum() / squares.sum():.0%} of its square in 3 coordinates; own part {own:.2f}"
+        )
     corpus = Corpus.load(folder / "corpus")
     show(results["trained"], args, np.searchsorted(corpus.offsets, corpus.samples("test"), "right"))
 
