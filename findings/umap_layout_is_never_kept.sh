@@ -4,8 +4,9 @@
 # Fact: the files are of pynndescent's functions. umap-learn marks none of those that a small map calls (the neighbours' weights, the
 #   layout's epoch) with cache=True, and the variable adds no function. The second process reads none of them: some ten seconds before
 #   a map that takes a tenth of one.
-# So: give these functions a cache before their first call, function.enable_caching(), in a folder named by the versions of umap-learn,
-#   pynndescent and numba (numba does not see that a function called from another file has changed).
+# So: give those that are called a cache before their first call, function.enable_caching(), in a folder named by the versions of
+#   umap-learn, pynndescent and numba: numba does not see that a function called from another file has changed. Leave the unseeded, parallel
+#   epoch without one, which is made of the same def (numba_cache_mixes_parallel.sh).
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
