@@ -75,7 +75,7 @@ class Kept(_Cache):
 
     @property
     def cache_path(self) -> str:
-        """Where the files are."""
+        """Tell where the files are."""
         return str(self.files._cache_path)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -108,13 +108,13 @@ class Kept(_Cache):
         return f"{self.name}.{_hash(self.made_of, repr(args), repr(codegen.magic_tuple()))}.nbc"
 
     def enable(self) -> None:
-        """Nothing: it always is."""
+        """Do nothing: it always is."""
 
     def disable(self) -> None:
-        """Nothing: nobody asks."""
+        """Do nothing: nobody asks."""
 
     def flush(self) -> None:
-        """Nothing: what is outdated has another name."""
+        """Do nothing: what is outdated has another name."""
 
 
 def _make_folder() -> Path:

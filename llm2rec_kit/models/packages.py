@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm2rec_kit.storage.cache import find_cache
-
 
 @dataclass(frozen=True, kw_only=True)
 class Packaged:
@@ -42,4 +40,6 @@ MODELS = {
 
 def find_folder(name: str) -> Path:
     """Find the folder in which a model of `MODELS` is kept, in the hub's layout, be it there or not."""
+    from llm2rec_kit.storage.cache import find_cache  # with numpy, which `--help` does without
+
     return find_cache() / name
