@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     except BaseException as error:
         if not _by_interrupt(error):
             raise
+        # What papermill's client had not begun to wait for, or to look at, is complained of when Python ends.
+        warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         print("\nllm2rec: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
 
