@@ -55,7 +55,7 @@ def test_all_of_the_code_is_an_afternoons_reading():
     assert sum(lines.values()) < MOST_LINES, lines
 
 
-@pytest.mark.parametrize("book", BOOKS[1:], ids=lambda b: b.stem)
+@pytest.mark.parametrize("book", BOOKS, ids=lambda b: b.stem)
 def test_parameters_cells_are_written_from_the_settings(book):
     (source,) = (source for source, given in cells(book) if given)
     assert source == parameters_cells.source(source), "python tests/parameters_cells.py writes them anew"

@@ -13,9 +13,9 @@ from llm2rec_kit.runs import find_outputs, info
 SHOWN = {"report.html": "report", "explorer.html": "explorer"}  # of a run's folder, where they are there
 
 
-def make_page() -> Markdown:
-    """List the runs with links, seen from the working folder, which is a notebook's own."""
-    folder = find_outputs()
+def make_page(outputs: str = "") -> Markdown:
+    """List the runs in `outputs` (default: the project's) with links, seen from the working folder, which is a notebook's own."""
+    folder = find_outputs(outputs)
     runs = sorted(p.parent for p in folder.glob(f"*/{info.FILE}")) if folder.is_dir() else []
     if not runs:
         return Markdown(
