@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from starts import do_all, read_results, table
+from starts import do_all, keep_all, read_results, table
 
 from llm2rec_kit import settings as S
 from llm2rec_kit import storage
@@ -171,10 +171,7 @@ def main() -> None:
         if key not in results["trained"] and (file or form == FORMS[0]):
             jobs[key] = (corpus, file, form, seed, recommender)
     print(f"{len(jobs)} trainings to do.", file=sys.stderr, flush=True)
-    for key, found in do_all(train, jobs, args.workers) if jobs else ():
-        results["trained"][key] = found
-        storage.write_json(args.out, results)
-        print(f"{key}: Recall@10 {found['recall@10']:.4f}, best epoch {found['best_epoch']}", file=sys.stderr, flush=True)
+    keep_all(do_all(train, jobs, args.workers), results, args.out)
     for recommender in args.recommenders:
         show(results["trained"], list(files), recommender)
 

@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from starts import do_all, read_results, table, told
+from starts import do_all, keep_all, read_results, table, told
 
-from llm2rec_kit import geometry, storage
+from llm2rec_kit import geometry
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.downstream import evaluation, item_table
+from llm2rec_kit.reproduction.studies.initialisations import make_budget
 from llm2rec_kit.results import metrics
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Evaluation
@@ -131,20 +132,8 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(args.run).resolve()
     run = Run(folder.name, folder.parent)
-    parameters = run.read_info()["asked"]["parameters"]
-    plain = Evaluation()
-    own = {k.removeprefix("evaluation_"): v for k, v in parameters.items() if k.startswith("evaluation_")}
-    settings = Evaluation(
-        **own
-        | {
-            "epochs": 200,
-            "evaluate_every": plain.evaluate_every,
-            "patience": plain.patience,
-            "initialisation": args.start,
-            "device": "cpu",
-            "cold": 0.0,
-        }
-    )
+    asked = Evaluation.from_parameters(run.read_info()["asked"]["parameters"])
+    settings = replace(asked, **make_budget(200), initialisation=args.start, device="cpu", cold=0.0)
     of = {"corpus": run.digest("corpus")} | {name: run.digest(f"embeddings/{name}") for name in args.tables}
     results = read_results(Path(args.out), {"of": of, "settings": evaluation.list_settings(settings)})
     jobs = [
@@ -155,15 +144,11 @@ def main() -> None:
         for name in args.tables
         for form in args.forms
     ]
-    asked = {key(job): job for job in jobs if key(job) not in results["trained"]}
-    print(f"{len(asked)} trainings to do, {len(results['trained'])} done.", file=sys.stderr, flush=True)
-    for name, found in (
-        do_all(train, asked, args.workers, begin, args.run, args.tables, settings) if asked and args.workers else ()
-    ):
-        results["trained"][name] = found
-        storage.write_json(Path(args.out), results)
-        print(f"{name}: Recall@10 {found['metrics']['recall@10']:.4f}", file=sys.stderr, flush=True)
-    for name, vectors in item_table.read_table(Run(folder.name, folder.parent), args.tables).items():
+    missing = {key(job): job for job in jobs if key(job) not in results["trained"]}
+    print(f"{len(missing)} trainings to do, {len(results['trained'])} done.", file=sys.stderr, flush=True)
+    done = do_all(train, missing if args.workers else {}, args.workers, begin, args.run, args.tables, settings)
+    keep_all(done, results, args.out)
+    for name, vectors in item_table.read_table(run, args.tables).items():
         unit = take_form(vectors, "as it is")[1:]
         squares = np.sort(np.square(unit.mean(0)))[::-1]
         length, own = np.sqrt(squares.sum()), geometry.measure_lengths(unit)[1]
@@ -171,7 +156,7 @@ def main() -> None:
             f"{name}, unit: the mean is {length:.2f} long, {squares[:3].sum() / squares.sum():.0%} of its square in 3 coordinates; own part {own:.2f}"
         )
     corpus = Corpus.load(folder / "corpus")
-    show(results["trained"], args, np.searchsorted(corpus.offsets, corpus.samples("test"), "right"))
+    show(results["trained"], args, corpus.owners(corpus.samples("test")))
 
 
 if __name__ == "__main__":

@@ -261,6 +261,8 @@ def do_all(
     do: Callable[..., Any], jobs: dict[str, tuple], workers: int, begin: Callable[..., None] | None = None, *given: Any
 ) -> Iterator[tuple[str, Any]]:
     """(key, what `do` gives) of each job as it ends, in processes that `begin` with `given`; after an error no other begins."""
+    if not jobs:
+        return
     with ProcessPoolExecutor(workers, get_context("spawn"), begin, given) as pool:
         waiting = {pool.submit(do, *job): key for key, job in jobs.items()}
         try:
@@ -269,6 +271,15 @@ def do_all(
         except BaseException:  # else those that wait would all be done first
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def keep_all(done: Iterator[tuple[str, dict[str, Any]]], results: dict[str, Any], out: str | Path) -> None:
+    """Add each training to the results and their file as it ends, and tell it."""
+    for name, found in done:
+        results["trained"][name] = found
+        storage.write_json(Path(out), results)
+        recall = found.get("metrics", found)["recall@10"]
+        print(f"{name}: Recall@10 {recall:.4f}, best epoch {found['best_epoch']}", file=sys.stderr, flush=True)
 
 
 def key(arm: Arm, seed: int) -> str:
@@ -381,10 +392,7 @@ def main() -> None:
     asked = [(arm, s) for k, s in enumerate(SEEDS[: args.seeds]) for arms, seeds in chosen if k < seeds for arm in arms]
     jobs = [(arm, seed) for arm, seed in asked if key(arm, seed) not in results["trained"]]
     print(f"{len(jobs)} trainings to do, {len(results['trained'])} done.", file=sys.stderr, flush=True)
-    for name, found in train_all(jobs, args) if jobs else ():
-        results["trained"][name] = found
-        storage.write_json(Path(args.out), results)
-        print(f"{name}: Recall@10 {found['metrics']['recall@10']:.4f}", file=sys.stderr, flush=True)
+    keep_all(train_all(jobs, args), results, args.out)
     show(results["trained"], args.groups)
 
 

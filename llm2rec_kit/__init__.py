@@ -13,8 +13,8 @@ import os
 # chose itself, those that it starts choose anew, as the machine may be busy by then.
 os.environ.pop(os.environ.pop("LLM2REC_CHOSE", ""), None)
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
-    os.environ["LLM2REC_CHOSE"], value = ("OMP_WAIT_POLICY", "PASSIVE") if busy else ("GOMP_SPINCOUNT", "3000")
-    os.environ[os.environ["LLM2REC_CHOSE"]] = value
+    _busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+    _name, _value = ("OMP_WAIT_POLICY", "PASSIVE") if _busy else ("GOMP_SPINCOUNT", "3000")
+    os.environ |= {"LLM2REC_CHOSE": _name, _name: _value}
 
 __version__ = "0.1.0"

@@ -25,7 +25,7 @@ from llm2rec_kit.runs.workers import count_cores, open_workers
 Near = tuple[np.ndarray, np.ndarray]  # ids and distances, as `find_nearest` returns them
 
 EXACT_UP_TO = 30_000  # items; past it nearest-neighbour descent, whose compilation alone takes 20 s, is quicker
-APART_FROM = 20_000  # items; below, starting processes and compiling in each takes as long as it saves
+APART_FROM = 20_000  # items; below, starting processes takes as long as it saves (measured when each compiled anew)
 EPOCHS = 200  # of every layout: what UMAP takes for large data, and AlignedUMAP always
 
 

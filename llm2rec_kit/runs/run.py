@@ -37,6 +37,9 @@ def find_begun(name: str, outputs: str | Path = "") -> Run | None:
     return Run(name, outputs) if (find_outputs(outputs) / name).is_dir() else None
 
 
+KEY_NOTE = ".key.json"  # in a working folder: what the artefact is made from
+
+
 class Run:
     """The folder `outputs/<name>/` and what is in it.
 
@@ -77,10 +80,10 @@ class Run:
 
         With `force` it is made anew; in a forced series (`reproduce --force`) once, however often that is interrupted.
         `build` writes its files into `folder` and returns the record. The folder outlives an interruption, so checkpoints
-        there can resume; it is emptied when settings or inputs changed, and goes with an error that comes before any file. Settings
-        named in `aside` change no result: they are kept and not compared. A file artefact (`embeddings/raw`) names its files after its stem (`raw.npy`). Unless `quiet`,
-        prints what it does and why. `spent` is what it took elsewhere to make the content that `build` only writes, for
-        run.json: seconds, or a cost of `meter.measure`.
+        there can resume; it is emptied when settings or inputs changed, and goes with an error that comes before any file.
+        Settings named in `aside` change no result: they are kept and not compared. A file artefact (`embeddings/raw`) names
+        its files after its stem (`raw.npy`). Unless `quiet`, prints what it does and why. `spent` is what it took elsewhere to
+        make the content that `build` only writes, for run.json: seconds, or a cost of `meter.measure`.
         """
         busy = "" if quiet else f"{name}: another process is making it; waiting until it has finished or died"
         for folder in self.path_of(name).relative_to(self.path).parents:
@@ -338,7 +341,7 @@ class Run:
         """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
         target = self.path_of(name)
         partial = target.with_name(f".{target.name}.partial")
-        mark = partial / ".key.json"
+        mark = partial / KEY_NOTE
         if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
             clear(partial)
         begun = storage.read_note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
@@ -353,7 +356,7 @@ class Run:
     def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Turn the working folder into the artefact; the manifest comes last."""
         check_record(name, record)
-        (partial / ".key.json").unlink()
+        (partial / KEY_NOTE).unlink()
         files = {p.relative_to(partial).as_posix(): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
         self._settle(name, partial, storage.seal(made | ({"forced": find_forced()} if find_forced() else {})))
@@ -423,7 +426,7 @@ def _dropped_if_bare(partial: Path) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):  # else it would stand in the place of what was raised
-            if not any(path.is_file() and path.name != ".key.json" for path in partial.rglob("*")):
+            if not any(path.is_file() and path.name != KEY_NOTE for path in partial.rglob("*")):
                 clear(partial)
         raise
 

@@ -43,15 +43,19 @@ def list_forms(lengths: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 def open_studies(base: Any, asked: S.Tables, open_study: Callable[..., Any], **opening: Any) -> Studies:
     """Open a study for each start and form, trained to the paper's patience; `open_study` is that of `study` or `dry_study`."""
-    plain = S.Evaluation()
-    budget = {"epochs": asked.start_epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
-    studies = {}
+    studies, budget = {}, make_budget(asked.start_epochs)
     for start in STARTS:
         for form, given in list_forms(asked.lengths).items():
             changes = {f"evaluation_{k}": v for k, v in (budget | given | {"initialisation": start}).items()}
             name = f"tables-{start}-{form.replace(' ', '-').replace('.', '_')}"
             studies[start, form] = open_study(base, name, **opening, **changes)
     return studies
+
+
+def make_budget(epochs: int) -> dict[str, Any]:
+    """Make the settings of an evaluation that trains to the paper's patience, `epochs` at most."""
+    plain = S.Evaluation()
+    return {"epochs": epochs, "evaluate_every": plain.evaluate_every, "patience": plain.patience}
 
 
 def train(do: Any, base: Any, asked: S.Tables, **opening: Any) -> tuple[Studies, list[str]]:
@@ -79,9 +83,11 @@ def collect_results(studies: Studies, names: Sequence[str], metric_names: Sequen
     parts = []
     for (start, form), study in studies.items():
         found = significance.tabulate(study.run, list(names), metric_names=metric_names, intervals=True)
-        lengths = [_measure_lengths(study, row["domain"], row["embedding"]) for row in found.iter_rows(named=True)]
+        tables = found.select("domain", "embedding").unique(maintain_order=True)
+        lengths = [_measure_lengths(study, *table) for table in tables.iter_rows()]
         measured = pl.DataFrame(lengths, schema={"length": pl.Float64, "own part": pl.Float64}, orient="row")
-        told = found.with_columns(start=pl.lit(start), form=pl.lit(form)).hstack(measured)
+        told = found.with_columns(start=pl.lit(start), form=pl.lit(form))
+        told = told.join(tables.hstack(measured), on=tables.columns, maintain_order="left")
         parts.append(told.join(_best_epochs(study.run, names), on=ROW, maintain_order="left"))
     first = ["domain", "embedding", "recommender", "start", "form", "length", "own part", "best epoch"]
     return pl.concat(parts).select(*first, pl.exclude(first))
