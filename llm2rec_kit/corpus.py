@@ -263,6 +263,15 @@ def attribute_columns(items: pl.DataFrame) -> list[str]:
     return found if len(found) > 1 else []
 
 
+def read_plain_titles(items: pl.DataFrame) -> pl.Series:
+    """Read the titles themselves, strings in the order of `items`, also where the column `title` holds a text made of more.
+
+    In a mix of parts with and without such texts `plain_title` is null for the items of the latter: their `title` is plain.
+    """
+    known = [pl.col(c) for c in ("plain_title", "title") if c in items.columns]
+    return items.select(pl.coalesce(known).alias("title")).to_series()
+
+
 def folder_names(domains: Iterable[str]) -> dict[str, str]:
     """Return {domain: the folder under which a run keeps its results}, a safe name (`storage.make_safe_name`).
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from llm2rec_kit import geometry
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.corpus import Corpus, read_plain_titles
 from llm2rec_kit.downstream import evaluation, item_table
 from llm2rec_kit.results import weights
 from llm2rec_kit.runs import Run
@@ -121,10 +121,9 @@ class Titles:
     """Items by their titles; by the plain ones, where the text that is read of an item has more than its title."""
 
     def __init__(self, items: pl.DataFrame) -> None:
-        shown = "plain_title" if "plain_title" in items.columns else "title"
         self._exact: dict[str, list[int]] = {}
         self._alike: dict[str, list[int]] = {}
-        for item, title in enumerate(items[shown].to_list(), 1):
+        for item, title in enumerate(read_plain_titles(items).to_list(), 1):
             self._exact.setdefault(title, []).append(item)
             self._alike.setdefault(self._plain(title), []).append(item)
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import attribute_columns as columns
+from llm2rec_kit.corpus import read_plain_titles
 from llm2rec_kit.data.sources import frames
 from llm2rec_kit.encoding.tokenisation import tokenise_titles
 from llm2rec_kit.models import backbone
@@ -34,8 +35,8 @@ def list_attributes(items: pl.DataFrame) -> list[Item]:
     names = columns(items)
     if not names:
         raise ValueError(f"These items have no attributes besides their titles; their columns are {items.columns}.")
-    titles = "plain_title" if "plain_title" in items.columns else "title"
-    texts = {name: frames.as_text(items, titles if name == "title" else name, "the items") for name in names}
+    items = items.with_columns(read_plain_titles(items))
+    texts = {name: frames.as_text(items, name, "the items") for name in names}
     values = {name: column.fill_null("").to_list() for name, column in texts.items()}
     return [
         (domain, [f"{name} is {text[:LONGEST]}" for name in names if (text := values[name][row].strip())])

@@ -8,10 +8,12 @@ import polars as pl
 import pytest
 from conftest import make_corpus
 
-from llm2rec_kit import pipeline
-from llm2rec_kit.data import mixing
+from llm2rec_kit import corpus, pipeline
+from llm2rec_kit.data import item_text, mixing
+from llm2rec_kit.downstream import saved_recommender
 from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import Data
+from llm2rec_kit.training import llmemb
 
 
 def saved(folder, domain: str, seed: int = 0, max_history: int = 10) -> None:
@@ -99,3 +101,19 @@ def test_a_table_over_a_mix_tells_no_form_of_text_that_none_of_its_titles_has(tm
     for source, told in (("mix", ""), ("table", "{title}. {brand}")):
         run.make("corpus", lambda folder: None, settings={"source": source, "text": "{title}. {brand}"}, quiet=True)
         assert pipeline._template(run) == told
+
+
+def test_the_titles_of_a_part_without_texts_are_read_beside_one_with_texts():
+    def part(domain: str, text: str):
+        c = make_corpus(seed=len(domain))
+        items = c.items.with_columns(domain=pl.lit(domain), brand=pl.lit("Oak"))
+        return replace(c, items=item_text.render_texts(items, text, 0), users=c.users.with_columns(domain=pl.lit(domain)))
+
+    parts = [part("tea", "{title} ({brand})"), part("ginger", "{title}")]
+    mixed = corpus.mix(parts)
+    plain = [title for one in parts for title in corpus.read_plain_titles(one.items)]
+    assert corpus.read_plain_titles(mixed.items).to_list() == plain
+    assert mixed.items["title"][0] == f"{plain[0]} (Oak)"
+    assert saved_recommender.Titles(mixed.items).find(plain[-1])[-1] == mixed.n_items
+    of_parts = [item for one in parts for item in llmemb.list_attributes(one.items)]
+    assert llmemb.list_attributes(mixed.items) == of_parts

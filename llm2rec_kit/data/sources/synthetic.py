@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm2rec_kit.corpus import Corpus
+from llm2rec_kit.corpus import Corpus, read_plain_titles
 from llm2rec_kit.data.sources import Interactions
 from llm2rec_kit.settings import Data
 
@@ -285,9 +285,9 @@ def _ladder(table: NDArray[np.float64]) -> NDArray[np.float64]:
 def _shelf_index(corpus: Corpus, shelf: Shelf, name: str) -> NDArray[np.int64]:
     """Index into the shelf (int64 (N + 1,)) of each corpus item, by its plain title; -1 for padding and other domains."""
     place = {(s, t): i for i, (s, t) in enumerate(shelf.items.select("source_id", "title").iter_rows())}
-    known = "plain_title" if "plain_title" in corpus.items.columns else "title"
+    items = corpus.items.with_columns(read_plain_titles(corpus.items)).filter(domain=name)
     index = np.full(corpus.n_items + 1, -1)
-    for item, source, title in corpus.items.filter(domain=name).select("item", "source_id", known).iter_rows():
+    for item, source, title in items.select("item", "source_id", "title").iter_rows():
         if (source, title) not in place:
             raise ValueError(f"The corpus was not made by these settings: the store has no item {source} {title!r}.")
         index[item] = place[source, title]

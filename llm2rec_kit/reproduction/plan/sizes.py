@@ -15,7 +15,7 @@ from polars.exceptions import PolarsError
 
 from llm2rec_kit import paper
 from llm2rec_kit import settings as S
-from llm2rec_kit.corpus import Corpus, CorpusError
+from llm2rec_kit.corpus import Corpus, CorpusError, read_plain_titles
 from llm2rec_kit.data import mixing
 from llm2rec_kit.data.sources.synthetic import SHARES
 from llm2rec_kit.runs import ArtefactError, Run, find_outputs
@@ -59,13 +59,12 @@ class Sizes:
         corpus."""
         if self.corpus is None:
             return None
-        items = self.corpus.items
-        title = "plain_title" if "plain_title" in items.columns else "title"
+        items = self.corpus.items.with_columns(read_plain_titles(self.corpus.items))
         counted = items.select(pl.col(pl.String).fill_null("").str.count_matches(r"\S+"))
-        named = [title if name == "title" else name for name in re.findall(r"{(\w+)}", template)]
+        named = re.findall(r"{(\w+)}", template)
         long = counted.select(pl.sum_horizontal(pl.lit(0), *(c for c in named if c in counted.columns))).to_series()
         read = long.clip(upper_bound=limit) if limit else long
-        return int(counted[title].sum()) / len(items), int(read.sum()) / len(items)
+        return int(counted["title"].sum()) / len(items), int(read.sum()) / len(items)
 
 
 def find_sizes(values: dict[str, Any]) -> Sizes:
