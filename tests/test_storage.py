@@ -252,6 +252,40 @@ def test_a_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkey
     assert held(tmp_path) == before
 
 
+@pytest.mark.parametrize("why", ["the working folder", "mounted"])
+def test_a_folder_that_has_to_stay_gets_new_contents(tmp_path, monkeypatch, why):
+    folder = tmp_path / "stays"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "kept").write_text("old")
+    if why == "mounted":
+        monkeypatch.setattr(type(folder), "is_mount", lambda path: path == folder)
+    else:
+        monkeypatch.chdir(folder)
+        folder = type(folder)()
+    before, inode = held(tmp_path), folder.stat().st_ino
+
+    def write(error):
+        with storage.write_whole_folder(folder) as part:
+            (part / "deep").mkdir()
+            (part / "deep" / "new").write_text("new")
+            assert {name: data for name, data in held(tmp_path).items() if storage.PARTIAL not in name} == before
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write(KeyboardInterrupt)
+    assert held(tmp_path) == before
+    (folder / storage.PARTIAL).mkdir()  # of a killed process
+    assert not storage.is_free(folder)
+    with storage.write_whole_folder(folder) as part:
+        (part / "deep").mkdir()
+        (part / "deep" / "new").write_text("new")
+    assert held(folder) == {"deep": b"", "deep/new": b"new"}
+    assert folder.stat().st_ino == inode
+    storage.clear(folder / "deep")
+    (folder / storage.PARTIAL).mkdir()
+    assert storage.is_free(folder)
+
+
 def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.txt"

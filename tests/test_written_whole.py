@@ -17,6 +17,7 @@ OF_MODULE = {"os": {"replace", "rename"}, "np": {"save", "savez", "memmap"}, "sh
 ALLOWED = {
     "storage.write_whole": "the one way",
     "storage.write_whole_folder": "the one way, for folders",
+    "storage._replace_contents": "its hidden folder, when all is written",
     "storage.hold_lock": "a lock, without content",
     "storage.check_writable": "a probe, removed at once",
     "storage.set_aside": "a damaged file, renamed",

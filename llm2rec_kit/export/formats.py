@@ -20,7 +20,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoding.table_encoder import load_encoder
 from llm2rec_kit.export import projector, recommender_files
 from llm2rec_kit.runs import ArtefactError, Run, collect_provenance, freshness
-from llm2rec_kit.storage import expand_home, tab_separated, write_json, write_text, write_whole_folder
+from llm2rec_kit.storage import expand_home, is_free, tab_separated, write_json, write_text, write_whole_folder
 
 
 def export(
@@ -82,7 +82,7 @@ def _folder(to: str | Path) -> Path:
     """The folder that an export becomes, without links and `..`; ValueError where it holds something, or is none."""
     try:
         to = expand_home(to).resolve()
-        free = not to.exists() or (to.is_dir() and not any(to.iterdir()))
+        free = is_free(to)
     except (OSError, RuntimeError) as error:  # a loop of links, a closed folder, a home that nobody has
         raise ValueError(f"Nothing can be written to {to}: {error}") from None
     if not free:

@@ -11,7 +11,7 @@ from pathlib import Path
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import CONTROL, mend_surrogates
 from llm2rec_kit.data.sources.llm2rec_files import COLUMNS, TEXTS
-from llm2rec_kit.storage import expand_home, write_json, write_whole_folder
+from llm2rec_kit.storage import expand_home, is_free, write_json, write_whole_folder
 from llm2rec_kit.storage.tab_separated import PANDAS_MISSING
 
 EXPORT = "llm2rec_files.json"  # written last into a folder that `write` made
@@ -28,7 +28,7 @@ def write(corpus: Corpus, folder: str | Path, *, name: str = "") -> dict[str, in
     that the official code's pandas will read as missing ("NA", "null", ...).
     """
     folder = expand_home(folder)
-    if folder.exists() and not (folder / EXPORT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder) and not (folder / EXPORT).is_file():
         raise ValueError(f"{folder} is not empty and was not written by this function; give a new folder.")
     name = name or (corpus.domains[0] if len(corpus.domains) == 1 else "mixed")
     if name != Path(name).name or name.startswith("."):

@@ -26,6 +26,7 @@ ADVICE = "Give another place with `outputs` (--outputs). What was finished is ke
 LONGEST_NAME = 120  # bytes of a folder name made from data: room for what is put before and after it
 DAMAGED = ".damaged"  # the ending of what was found damaged and is kept, out of the way
 MISSING = "is missing"
+PARTIAL = ".partial"  # the ending, or the name, of a folder that is being written
 SEAL = "seal"  # the key of a note that holds the hash of all else in it
 
 
@@ -69,17 +70,23 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder to write into; after the block `path` is that folder, or as before where it failed.
 
     After an error nothing is left of it, folders above it that it made included; what a killed process left goes first.
+    A mounted folder cannot be replaced, and the working folder must not be (who stands in it would stand in a deleted one):
+    of these the contents are replaced, one after another, once all is written.
     """
     made = [above for above in path.parents if not above.exists()]
-    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    stays = path.is_dir() and (path.is_mount() or path.samefile(Path.cwd()))
+    part, old = (path / kind if stays else path.with_name(f".{path.name}{kind}") for kind in (PARTIAL, ".old"))
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         yield part
         shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(part, path)
+        if stays:
+            _replace_contents(path, part)
+        else:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not path.exists():
@@ -89,6 +96,21 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
                 above.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether `write_whole_folder` loses nothing at `path`: nothing is there, or an empty folder."""
+    return not path.exists() or (path.is_dir() and all(entry.name == PARTIAL for entry in path.iterdir()))
+
+
+def _replace_contents(path: Path, part: Path) -> None:
+    """Put what is in `part`, a folder in `path`, in the place of all else there."""
+    for entry in sorted(path.iterdir()):
+        if entry != part:
+            clear(entry)
+    for entry in sorted(part.iterdir()):
+        os.replace(entry, path / entry.name)
+    part.rmdir()
 
 
 def check_target(path: str | Path, begins: bytes = b"") -> Path:
