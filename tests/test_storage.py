@@ -364,3 +364,22 @@ def test_a_path_out_of_a_file_stays_in_its_folder(tmp_path):
             storage.require_inside(base, name)
     with pytest.raises(ValueError, match="loop"):
         storage.require_inside(base, "loop")
+
+
+def test_a_file_is_hashed_once_unless_it_has_just_changed(tmp_path, monkeypatch):
+    file, hash_file = tmp_path / "file", storage.hash_file
+    file.write_bytes(b"one")
+    hashed = []
+    monkeypatch.setattr(storage, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+
+    def find(seconds: float) -> str:
+        monkeypatch.setattr(storage.time, "time_ns", lambda: file.stat().st_ctime_ns + int(seconds * 1e9))
+        return storage.hash_file_once(file)
+
+    assert [find(0.5), find(0.5)] == [hash_file(file)] * 2
+    assert len(hashed) == 2  # what changes it in the same tick of the clock leaves its times and size as they are
+    assert [find(2), find(3), find(0.5)] == [hash_file(file)] * 3
+    assert len(hashed) == 4
+    before = find(2)
+    file.write_bytes(b"two")
+    assert find(2) == hash_file(file) != before

@@ -70,7 +70,7 @@ def find_damage_of_file(folder: Path, made: dict[str, Any], file: str) -> str:
     if why := storage.find_fault(path):
         return f"{path} {why}"
     try:
-        sound = storage.hash_file(path) == made["files"][file]
+        sound = storage.hash_file_once(path) == made["files"][file]
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     return "" if sound else f"{path} is damaged (its hash is not the manifest's)"

@@ -13,6 +13,7 @@ import reprlib
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -287,8 +288,13 @@ def hash_file(path: Path) -> str:
 
 
 def hash_file_once(path: Path) -> str:
-    """Return `hash_file` of `path`, computed once in this process as long as nothing about the file changes."""
+    """Return `hash_file` of `path`, computed once in this process as long as nothing about the file changes.
+
+    Of a file that changed this second nothing is kept: another change within a clock tick would leave its times as they are.
+    """
     now = path.stat()
+    if time.time_ns() - now.st_ctime_ns < 1e9:
+        return hash_file(path)
     return _digest_of(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
 
