@@ -237,6 +237,17 @@ dist.destroy_process_group()
 """
 
 
+def test_of_two_that_finish_together_the_slower_one_finds_its_rows(tmp_path):
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    one, other = (RowFile(tmp_path / "e.npy", 4, 2, {}, (rank, 2)) for rank in (0, 1))
+    one.write(0, rows[:2])
+    other.write(2, rows[2:])
+    assert np.array_equal(one.finish(), rows[:2])  # finds both shares done and gives the file its name
+    assert np.array_equal(other.read(np.array([2])), rows[2:3])
+    assert np.array_equal(other.finish(), rows[2:])
+    assert [p.name for p in tmp_path.iterdir()] == ["e.npy"]
+
+
 def test_two_gloo_processes_fill_one_file(folder, tmp_path):
     script, out = tmp_path / "encode.py", tmp_path / "e.npy"
     script.write_text(UNDER_TORCHRUN)

@@ -67,13 +67,12 @@ class RowFile:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read rows that are written already, float32 (len(rows), dim)."""
-        return np.array(np.load(self.partial, mmap_mode="r")[self.lead + rows])
+        return np.array(self._map()[self.lead + rows])
 
     def finish(self) -> NDArray[np.float32]:
         """Return this process's rows, read-only and memory-mapped; the last process to finish gives the file its name."""
         os.close(self._file)
-        whole: NDArray[np.float32] = np.load(self.partial, mmap_mode="r")
-        mapped = whole[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
+        mapped = self._map()[self.start + (self.lead if self.start else 0) : self.stop + self.lead]
         shares = [share(self.rows, r, self.shard[1]) for r in range(self.shard[1])]
         if [self._read_mark(m)[0] for m in self.marks] == [b - a for a, b in shares]:
             with contextlib.suppress(FileNotFoundError):  # two may finish together; then the other one did it
@@ -87,6 +86,14 @@ class RowFile:
         os.close(self._file)
         for left in (self.partial, *self.marks):
             left.unlink(missing_ok=True)
+
+    def _map(self) -> NDArray[np.float32]:
+        """Map the file, which another process that finished just now may have given its name."""
+        try:
+            found: NDArray[np.float32] = np.load(self.partial, mmap_mode="r")
+        except FileNotFoundError:
+            found = np.load(self.path, mmap_mode="r")
+        return found
 
     def _open(self) -> tuple[int, int]:
         """Open the file at its full size, with its header, which every process writes; returns (handle, byte of row 0)."""
