@@ -147,14 +147,14 @@ def train_stage(
             record["processes"] = distributed.world_size()
         if distributed.rank() > 0:
             return record  # process 0 saves
-        if distributed.is_sharded():  # the model in memory is in pieces; its last checkpoint is whole
+        if distributed.is_sharded():  # in memory it is in pieces; its last checkpoint is whole
             plain = backbone.fit_rows(backbone.load(run.require(start), place)[0], backbone.token_rows(model))
             model = _whole(plain, int(record["steps"]), folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
-        write_history(history, folder)
-        if stage == "csft":
-            return record | {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))}
-        return record | {"leak": backbone.measure_leak(model)}
+        seen = {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))} if stage == "csft" else {}
+        found = seen or {"leak": backbone.measure_leak(model)}
+        write_history(history, folder)  # last: with the checkpoints goes what an interrupted make goes on from
+        return record | found
 
     return Recipe(name or stage, build, inputs=["corpus", start], **artefact.split_settings(settings, place, **other))
 
@@ -203,8 +203,11 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
 
     def build(folder: Path) -> dict[str, Any]:
         corpus = Corpus.load(run.require("corpus"))
-        model = Encoder.load(run.require(start) if own else start, how, place)
-        vectors = model.table(read_texts(corpus, text), out=folder / f"{table}.npy", progress=True)
+        model, file = Encoder.load(run.require(start) if own else start, how, place), folder / f"{table}.npy"
+        if file.exists():  # whole, by a make that was interrupted when it measured it
+            vectors = np.load(file, mmap_mode="r")
+        else:
+            vectors = model.table(read_texts(corpus, text), out=file, progress=True)
         about = {"stage": stage if own else "baseline", "encoder": start, **_shape(vectors), **_read_as(model, own)}
         return about | {"title_template": _template(run)}
 

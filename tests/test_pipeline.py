@@ -17,6 +17,7 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data.sources import synthetic
 from llm2rec_kit.downstream import baselines
 from llm2rec_kit.downstream.evaluation import Job
+from llm2rec_kit.encoding.encoder import Encoder
 from llm2rec_kit.fitting import distributed
 from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.runner import launch
@@ -133,6 +134,30 @@ def test_the_record_tells_the_steps_of_the_weights_that_are_kept(begun):
     pipeline.train_stage(begun, settings, S.Backbone(device="cpu")).make(begun, quiet=True)
     record = begun.record("mntp")
     assert record["steps"] == record["kept_step"] < 6
+
+
+def test_what_is_measured_after_the_work_loses_none_of_it_when_interrupted(begun, monkeypatch, capsys):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    settings, place = S.MNTP(steps=4, batch_size=4, save_every=4), S.Backbone(device="cpu")
+    train = pipeline.train_stage(begun, settings, place)
+    embed = pipeline.embed_items(begun, "csft", "csft", S.Encoding(), place)
+    for recipe, measured in ((train, (backbone, "measure_leak")), (embed, (pipeline, "_shape"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(*measured, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                recipe.make(begun)
+    monkeypatch.delattr(Encoder, "table")
+    capsys.readouterr()
+    train.make(begun)
+    embed.make(begun)
+    assert "resuming from checkpoint-4" in capsys.readouterr().out
+    assert not (begun.path / "mntp" / "checkpoints").exists()
+    monkeypatch.undo()
+    kept = np.load(begun.require("embeddings/csft").with_suffix(".npy"))
+    whole = Encoder.load(begun.require("csft"), S.Encoding(), place).table(Corpus.load(begun.require("corpus")).titles)
+    assert np.array_equal(kept, whole)
 
 
 def test_a_corpus_made_anew_is_the_notebooks(toy_run, tmp_path):

@@ -1,5 +1,6 @@
 """Runs: reuse, staleness, damage, interruption, and files written by several at once."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +244,67 @@ def test_stages_finished_at_once_are_all_in_run_json(run, monkeypatch):
     for t in threads:
         t.join()
     assert sorted(run.read_info()["stages"]) == sorted(f"embeddings/e{k}" for k in range(16))
+
+
+def test_what_another_process_is_making_is_not_looked_into(run, monkeypatch):
+    make(run, "embeddings/raw")
+    working = run.path / "embeddings" / ".csft.partial"
+    (working / "deep").mkdir(parents=True)
+    scandir = os.scandir
+
+    def gone(folder):
+        if ".csft.partial" in str(folder):
+            raise FileNotFoundError(folder)  # moved to its place just now
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    assert run.artefacts() == ["embeddings/raw"]
+
+
+@pytest.mark.parametrize("name", ["csft", "embeddings/raw"])
+@pytest.mark.parametrize("at", ["hash_files", "write_json"])
+def test_what_is_built_is_not_built_again_when_finishing_was_interrupted(run, monkeypatch, capsys, name, at):
+    make(run, name, "old", settings={"k": 0})
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        (folder / f"{Path(name).name}.txt").write_text("hours of work")
+        return {"loss": 1.5}
+
+    def fails(*given):
+        raise {"hash_files": KeyboardInterrupt, "write_json": OSError(errno.ENOSPC, "No space left on device")}[at]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.working_folder if at == "hash_files" else runs.run, at, fails)
+        with pytest.raises((KeyboardInterrupt, ArtefactError)):
+            run.make(name, build, settings={"k": 1})
+    assert run.record(name) == {"length": 3}  # the old one is there as it was
+    cost = json.loads(next(run.path.rglob(".key.json")).read_text())["built"]["cost"]
+    run.make(name, build, settings={"k": 1})
+    assert "all was built when it was interrupted" in capsys.readouterr().out
+    assert len(built) == 1
+    assert run.record(name) == {"loss": 1.5}
+    assert run.file(name, f"{Path(name).name}.txt").read_text() == "hours of work"
+    assert run.read_info()["stages"][name]["seconds"] == cost["seconds"]
+    assert not list(run.path.rglob(".key.json"))
+
+
+def test_what_a_crash_of_the_machine_cut_short_is_built_again(run, monkeypatch):
+    built = []
+
+    def build(folder):
+        built.append((folder / "weights").exists())
+        (folder / "weights").write_bytes(b"x" * 100)
+
+    with monkeypatch.context() as patch:
+        patch.delattr(runs.working_folder, "hash_files")
+        with pytest.raises(AttributeError):
+            run.make("csft", build, settings={})
+    (run.path / ".csft.partial" / "weights").write_bytes(b"x" * 60)
+    run.make("csft", build, settings={})
+    assert built == [False, False]
+    assert (run.require("csft") / "weights").stat().st_size == 100
 
 
 def test_write_json_keeps_the_old_text_when_it_fails(tmp_path):

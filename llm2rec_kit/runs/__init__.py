@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from llm2rec_kit.runs.errors import MADE_BY, ArtefactError, one_paragraph_errors
 from llm2rec_kit.runs.info import collect_provenance
-from llm2rec_kit.runs.naming import check_name
-from llm2rec_kit.runs.places import find_outputs
+from llm2rec_kit.runs.places import check_name, find_outputs
 from llm2rec_kit.runs.records import RECORD_MIME, read_records, show_record, show_records
 from llm2rec_kit.runs.run import Run, find, find_begun
 from llm2rec_kit.runs.series import FORCED, SERIES

@@ -1,4 +1,4 @@
-"""Where things are, in a checkout and outside of one: the notebooks of this code, and the folder that runs go to.
+"""Where things are, in a checkout and outside of one: the notebooks of this code, the folder that runs go to, their names.
 
 The repository has the notebooks once, at its top; a wheel carries them inside the package. `llm2rec notebooks` lays them out
 in a user's folder with a note, so that a kernel started there finds the runs of the command line.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm2rec_kit import storage
+from llm2rec_kit.settings.ranges import show_value
 from llm2rec_kit.settings.stage import check_kind
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PROFILES = PACKAGE / "reproduction" / "profiles"  # those that come with the kit, .yaml files
 LAID_OUT = ".llm2rec_notebooks.json"  # the note in a folder of laid-out notebooks
+LONGEST_NAME = 200  # bytes of a run's name: file systems take 255, and names are made of it
 
 
 def find_checkout() -> Path | None:
@@ -40,6 +42,19 @@ def find_outputs(outputs: str | Path = "") -> Path:
     if not isinstance(outputs, Path):
         check_kind("outputs", str, outputs)
     return storage.expand_home(outputs) if outputs else find_project_root() / "outputs"
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for what cannot be a run's name."""
+    check_kind("run", str, name)
+    plain_one = name and name == Path(name).name and not name.startswith(".") and name.isprintable()
+    if not plain_one or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise ValueError(f"A run's name is one plain folder name of at most {LONGEST_NAME} bytes; found {show_value(name)}.")
+
+
+def is_no_name(part: str) -> bool:
+    """Tell whether a file or folder of this name is none of the artefacts: hidden, or put aside."""
+    return part.startswith(".") or part.endswith(storage.DAMAGED)
 
 
 def _is_checkout(folder: Path) -> bool:

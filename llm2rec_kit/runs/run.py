@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from llm2rec_kit import storage
-from llm2rec_kit.runs import info, manifest, meter, store
+from llm2rec_kit.runs import info, manifest, store, working_folder
 from llm2rec_kit.runs.errors import ArtefactError, advise, find_maker
 from llm2rec_kit.runs.info import collect_provenance
-from llm2rec_kit.runs.naming import check_name, is_no_name
-from llm2rec_kit.runs.places import find_outputs
-from llm2rec_kit.runs.records import check_record
+from llm2rec_kit.runs.places import check_name, find_outputs, is_no_name
 from llm2rec_kit.runs.series import find_forced
 from llm2rec_kit.settings.ranges import show_value
-from llm2rec_kit.storage import as_plain, clear, expand_home, explain_write_error, hash_file, hold_lock, write_json
+from llm2rec_kit.storage import as_plain, clear, expand_home, explain_write_error, hold_lock, write_json
 
 
 def find(name: str, outputs: str | Path = "") -> Run:
@@ -35,9 +33,6 @@ def find(name: str, outputs: str | Path = "") -> Run:
 def find_begun(name: str, outputs: str | Path = "") -> Run | None:
     """Find the run of this name under `outputs`; None, and no folder made as `Run` does, where there is no folder of it."""
     return Run(name, outputs) if (find_outputs(outputs) / name).is_dir() else None
-
-
-KEY_NOTE = ".key.json"  # in a working folder: what the artefact is made from
 
 
 class Run:
@@ -102,12 +97,12 @@ class Run:
                 if shared and not force and self._fetch(shared, name):
                     _tell(name, "taken from the store, made by another run with the same settings and inputs", quiet)
                     return self.path_of(name)
-                partial = self._partial(name, key, force)
-                _tell(name, why, quiet)
-                with meter.measure() as cost, _dropped_if_bare(partial):
-                    record = build(partial) or {}
-                self._finish(name, partial, key, record)
-                self._note_stage(name, key["settings"], meter.add_work_elsewhere(cost, spent))
+                folder = working_folder.open_at(self.path_of(name), name, key, force=force)
+                built = working_folder.find_built(folder)
+                _tell(name, f"{why}; all was built when it was interrupted" if built else why, quiet)
+                built = built or working_folder.build_in(folder, name, build, spent)
+                self._finish(name, folder, key, built["record"])
+                self._note_stage(name, key["settings"], built["cost"])
                 if shared:
                     if not shared.is_dir():
                         clear(shared)
@@ -246,9 +241,11 @@ class Run:
 
     def names(self, folder: str) -> list[str]:
         """List the finished file artefacts under `folder`, sorted: `names("embeddings")` -> ["embeddings/csft"]."""
-        base = self.path / folder
-        found = (p.relative_to(self.path) for p in sorted(base.rglob("*.json")))
-        return [p.with_suffix("").as_posix() for p in found if not any(map(is_no_name, p.parts))]
+        found: list[Path] = []
+        for place, folders, files in os.walk(self.path / folder):  # passes over what another process takes away meanwhile
+            folders[:] = [f for f in folders if not is_no_name(f)]
+            found += [Path(place, f) for f in (*folders, *files) if f.endswith(".json") and not is_no_name(f)]
+        return [p.relative_to(self.path).with_suffix("").as_posix() for p in sorted(found)]
 
     def artefacts(self) -> list[str]:
         """List all finished artefacts by name, folders first."""
@@ -337,33 +334,17 @@ class Run:
                 "the folder, or delete it, and run again."
             )
 
-    def _partial(self, name: str, key: dict[str, Any], force: bool) -> Path:
-        """The working folder of `name`, kept from an interrupted make of the same key; if forced, of this forced series."""
-        target = self.path_of(name)
-        partial = target.with_name(f".{target.name}.partial")
-        mark = partial / KEY_NOTE
-        if partial.is_symlink() or not partial.is_dir():  # what is begun elsewhere is not this run's
-            clear(partial)
-        begun = storage.read_note_or_nothing(mark, f"What was begun of {name!r} is not gone on with.")
-        whole = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs"))
-        same = whole and manifest.select_counted(begun, key) == manifest.select_counted(key, key)
-        if not same or (force and not (find_forced() and begun.get("forced") == find_forced())):
-            clear(partial)
-            partial.mkdir(parents=True)
-            storage.write_note(mark, key | {"forced": find_forced()})
-        return partial
-
-    def _finish(self, name: str, partial: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
+    def _finish(self, name: str, folder: Path, key: dict[str, Any], record: dict[str, Any]) -> None:
         """Turn the working folder into the artefact; the manifest comes last."""
-        check_record(name, record)
-        (partial / KEY_NOTE).unlink()
-        files = {p.relative_to(partial).as_posix(): hash_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        files = working_folder.hash_files(folder)
         made = {"artefact": name, **key, "files": files, "record": record, "finished": _now()}
-        self._settle(name, partial, storage.seal(made | ({"forced": find_forced()} if find_forced() else {})))
+        self._settle(name, folder, storage.seal(made | ({"forced": find_forced()} if find_forced() else {})))
 
     def _settle(self, name: str, folder: Path, made: dict[str, Any]) -> None:
-        """Move the files in `folder` to where artefact `name` is, and write its manifest, sealed already, last."""
+        """Move the files in `folder` to where artefact `name` is, its manifest, sealed already, last. What can fail for want
+        of space, writing the manifest, comes before any file is moved."""
         target, path = self.path_of(name), self.manifest_path(name)
+        write_json(folder / manifest.FOLDER_NOTE, made)
         if "/" in name:
             _make_room(path)
             path.unlink(missing_ok=True)
@@ -372,10 +353,10 @@ class Run:
                 _make_room(place)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(folder / file, place)
-            shutil.rmtree(folder)  # folders that a build left empty
-            write_json(path, made)
+            os.replace(folder / manifest.FOLDER_NOTE, path)
+            shutil.rmtree(folder)
             return
-        write_json(folder / manifest.FOLDER_NOTE, made)
+        (folder / working_folder.KEY_NOTE).unlink(missing_ok=True)
         old = target.with_name(f".{target.name}.old")
         clear(old)
         _make_room(target, folder=True)
@@ -417,18 +398,6 @@ def _tell(name: str, what: str, quiet: bool) -> None:
     """Say what becomes of artefact `name`, unless `quiet`."""
     if not quiet:
         print(f"{name}: {what}", flush=True)
-
-
-@contextlib.contextmanager
-def _dropped_if_bare(partial: Path) -> Iterator[None]:
-    """Within: what raises before a file was written leaves no working folder, as there is nothing to go on from."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # else it would stand in the place of what was raised
-            if not any(path.is_file() and path.name != KEY_NOTE for path in partial.rglob("*")):
-                clear(partial)
-        raise
 
 
 def _make_room(path: Path, *, folder: bool = False) -> None:
