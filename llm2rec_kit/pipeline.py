@@ -151,8 +151,8 @@ def train_stage(
             plain = backbone.fit_rows(backbone.load(run.require(start), place)[0], backbone.token_rows(model))
             model = _whole(plain, int(record["steps"]), folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
-        seen = {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))} if stage == "csft" else {}
-        found = seen or {"leak": backbone.measure_leak(model)}
+        samples = len(corpus.select(corpus.train_domains)[0].samples("train"))
+        found: dict[str, float] = {"samples": samples} if stage == "csft" else {"leak": backbone.measure_leak(model)}
         write_history(history, folder)  # last: with the checkpoints goes what an interrupted make goes on from
         return record | found
 
