@@ -641,3 +641,24 @@ def test_fields_of_the_text_stay_as_they_are_written_and_the_folder_here_has_a_n
     assert found.domains_in == ["shop"]
     assert found.items["price"].to_list() == ["0.50", "3.00"]
     assert found.items["year"].to_list() == [1999, None]
+
+
+def test_what_differs_between_the_events_of_an_item_is_none_of_its_attributes(capsys):
+    events = pl.DataFrame(
+        {
+            "user": ["u", "v", "u", "v"],
+            "item": ["1", "1", "2", "2"],
+            "title": ["Tea", "Tea", "Milk", "Milk"],
+            "rating": [5, 1, 3, 3],
+            "review": ["good", None, "bad", "worse"],
+            "brand": ["Oak", " ", "Elm", "Elm"],
+            "price": [2.5, float("nan"), 1.0, 1.0],
+        }
+    )
+    found = tables.from_frames(events, time=None)
+    assert found.items.columns == ["source_id", "title", "domain", "brand", "price"]
+    said = "rating (differs between the rows of 1 of 2 items), review (differs between the rows of 1 of 2 items)"
+    assert found.facts["columns_left_out"] == f"{said} of the events frame"
+    assert f"columns left out: {said}" in capsys.readouterr().out
+    items = events.unique("item").select("item", "title", "rating")
+    assert tables.from_frames(events, items, time=None).items.columns == ["source_id", "title", "domain", "rating"]

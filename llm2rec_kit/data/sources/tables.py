@@ -106,7 +106,7 @@ def from_frames(
     """Make interactions from two polars or pandas frames with these column names.
 
     `item` names the item's id in both frames, unless `item_of_items` does in `items`; without `items`, titles and further
-    columns are those of `events`. `time` None: rows are in the order of consumption. Times may be dates or numbers, and
+    columns are those of `events`, of these the ones that say the same in all rows of an item. `time` None: rows are in the order of consumption. Times may be dates or numbers, and
     `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
     `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the
     items' further columns text, numbers and truth values are kept; what is left out of either frame is told. `what` names
@@ -132,6 +132,9 @@ def from_frames(
     if domain_column in items.columns:
         domains = frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
     further, lost = _further(items, [title, item_of_items, domain_column, *(own if alone else [])])
+    if alone:
+        further, differing = _of_items(table["source_id"], further)
+        lost += differing
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
     _tell_absent_ids(kept, facts)
@@ -167,6 +170,18 @@ def _further(items: pl.DataFrame, named: list[str]) -> tuple[list[pl.Series], li
         else:
             lost.append(f"{name} ({kind})")
     return kept, lost
+
+
+def _of_items(ids: pl.Series, columns: list[pl.Series]) -> tuple[list[pl.Series], list[str]]:
+    """Which columns of events are the items': no item has rows that differ, blank ones aside; and what each other is.
+
+    The rating or the text of one event, a test event perhaps, would stand for what the item is."""
+    texts = pl.col(pl.String).str.strip_chars().replace("", None)
+    values = pl.DataFrame([ids, *columns]).with_columns(texts, pl.col(pl.Float64).fill_nan(None))
+    counts = values.drop_nulls("source_id").group_by("source_id").agg(pl.all().drop_nulls().n_unique())
+    differ = {c.name: int((counts[c.name] > 1).sum()) for c in columns}
+    said = [f"{name} (differs between the rows of {n} of {len(counts)} items)" for name, n in differ.items() if n]
+    return [c for c in columns if not differ[c.name]], said
 
 
 def _tell_left_out(left_out: dict[str, list[str]], facts: dict[str, Any]) -> None:
