@@ -134,14 +134,9 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     first, end = settings.start, settings.end
     if first == "released":
         domains = interactions.items["domain"].unique(maintain_order=True).to_list()
-        short = paper_statistics.find_paper_name(settings.category or domains[0])
-        windows = paper_statistics.read_paper()["windows"]
-        if len(domains) > 1 or short not in windows:
-            raise ValueError(
-                f"data_start 'released' is known for one of {sorted(windows)} at a time; the data's domains are {domains}. "
-                "Give months, such as 2016-09."
-            )
-        first, end = windows[short][0], end or windows[short][1]
+        one = [settings.category] if settings.category and len(domains) == 1 else domains
+        first, last = paper_statistics.find_released_window(one)
+        end = end or last
     window = _month(first, datetime.min), _month(end, datetime.max)
     if window[0] >= window[1]:
         raise ValueError(f"data_start {first} must be before data_end {end}.")

@@ -205,6 +205,7 @@ def test_a_text_template_brings_its_columns(tmp_path):
     settings = data(folder, text=template)
     found = sources.load(settings)
     assert found.items.columns == ["source_id", "title", "domain", "brand", "category", "description"]
+    assert {*amazon.FIELDS} == {*found.items.columns} - {"source_id"}
     assert found.items.row(3)[3:5] == (None, "Gift Cards")
     assert len(found.items.row(3)[5].split()) == amazon.WORDS_KEPT
     corpus = cleaning.build_corpus(found, settings)

@@ -75,6 +75,7 @@ def test_read_books_with_their_times(tmp_path):
     ]
     settings = write(tmp_path, rows, BOOKS)
     found = sources.load(settings)
+    assert {*goodreads.FIELDS} == {*found.items.columns} - {"source_id"}
     assert found.events.rows() == [
         ("u", "1", MILLISECONDS + 86_400_000),
         ("u", "402128", MILLISECONDS),

@@ -52,6 +52,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Data:
 @pytest.mark.parametrize("name", FILES)
 def test_each_layout_gives_the_same(tmp_path, name):
     found = sources.load(write(tmp_path / name, FILES[name]))
+    assert {*movielens.FIELDS} == {*found.items.columns} - {"source_id"}
     assert found.events.rows() == [
         ("196", "242", 881250949000),
         ("186", "302", 891717742000),

@@ -21,8 +21,9 @@ from llm2rec_kit.corpus import folder_names
 from llm2rec_kit.data import json_lines
 from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
+from llm2rec_kit.paper_statistics import find_released_window
 from llm2rec_kit.runs import info
-from llm2rec_kit.settings import Data, SettingsError, own_parts
+from llm2rec_kit.settings import Data, SettingsError, own_parts, parse_template
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once, read_json
 
@@ -87,6 +88,7 @@ class Interactions:
 
 def load(settings: Data) -> Interactions:
     """Load what `settings.source` holds; ValueError where files are missing or malformed or, if strict, rows left out."""
+    check_unread(settings)
     loads = _module(settings).load if settings.source in MODULES else _own
     found = keep_sound_rows(_drop_own_names(loads(settings), settings.source))
     faults = [(step, n, why) for step, n, why in found.dropped if not step.startswith(CHOSEN)]
@@ -104,6 +106,15 @@ def load(settings: Data) -> Interactions:
         lost = "; ".join([*(f"{n} interactions ({step})" for step, n, _ in faults), *items])
         print(f"{settings.source}: left out {lost}", flush=True)
     return found
+
+
+def check_unread(settings: Data) -> None:
+    """Raise ValueError for what `settings` ask and the source cannot have, whatever is in its files: a large one takes hours."""
+    fields = getattr(_module(settings), "FIELDS", ()) if settings.source in MODULES else ()
+    if unknown := [name for name in parse_template(settings.text) if fields and name not in fields]:
+        raise ValueError(f"data_text names {unknown}, which the items of {settings.source!r} do not have; they have {[*fields]}.")
+    if fields and settings.start == "released" and (domains := tell_domains(settings)):
+        find_released_window([settings.category or domains[0]])
 
 
 def tell_domains(settings: Data) -> list[str]:

@@ -33,6 +33,7 @@ from llm2rec_kit.storage import expand_home
 LOOKED_AT = 100  # first lines among which one must be a review, to tell the edition
 WORDS_KEPT = 512  # words kept of a description: it may be a page long
 FURTHER = ("category", "brand", "description")  # columns of the items, each read where `data_text` names it
+FIELDS = ("title", "domain", *FURTHER)  # all that it may name
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ GENRES = {  # name: books, interactions, as the page says
 WHOLE = "all"
 TIME = "%a %b %d %H:%M:%S %z %Y"  # "Fri Apr 19 08:15:15 -0700 2013"; a weekday that does not fit the date is refused
 TEXTS = ["description", "work_id", "publisher", "format", "language_code", "publication_year"]
+FIELDS = ("title", "domain", *TEXTS)  # all that `data_text` may name
 NAME = re.compile(r"goodreads_interactions(?:_(\w+))?\.(json|csv)(?:\.gz)?")
 CSV = {"user_id": pl.Int32, "book_id": pl.Int32, "is_read": pl.Int8, "rating": pl.Int8, "is_reviewed": pl.Int8}
 MAP = "book_id_map.csv"

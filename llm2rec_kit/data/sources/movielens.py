@@ -39,6 +39,7 @@ LAYOUT = (
     "data_source 'movielens' expects a folder with u.data and u.item (100k), ratings.dat and movies.dat (1m, 10m) or "
     "ratings.csv and movies.csv (20m, 25m, 32m)"
 )
+FIELDS = ("title", "domain", "category")  # all that `data_text` may name
 Movie = tuple[str, str, str | None]  # id, title, genres
 
 

@@ -170,6 +170,7 @@ def check_data(values: dict[str, Any]) -> None:
 
     if domains := sources.tell_domains(data):
         preconditions.check_train_domains(data, domains)
+    sources.check_unread(data)
 
 
 def reproduce(
