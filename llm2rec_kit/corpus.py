@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llm2rec_kit.storage import make_safe_name
+from llm2rec_kit.storage import as_plain, make_safe_name
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -224,7 +224,7 @@ class Corpus:
         pl.DataFrame(sequences).write_parquet(folder / "sequences.parquet")
         pl.DataFrame({"target": self.targets, "split": self.splits}).write_parquet(folder / "samples.parquet")
         facts = {"max_history": self.max_history, "facts": self.facts}
-        (folder / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (folder / "corpus.json").write_text(json.dumps(facts, indent=1, default=as_plain) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:

@@ -83,11 +83,11 @@ def make_corpus(data: S.Data, outputs: str | Path = "", interactions: Interactio
         return {**told, "statistics": corpus.statistics().to_dicts(), "cleaning": corpus.facts["cleaning"]}
 
     def match(asked: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-        files = sources.match_files(data, asked["files"], made.get("files", {}))
-        return made if asked | {"files": files} == made else asked
+        same = asked | {"files": sources.match_files(data, asked["files"], made.get("files", {}))}
+        return same if all(same.get(k) == made.get(k) for k in {*same, *made} - {*data.aside}) else asked
 
     files = mixing.hash_parts(data, outputs) if mixed else sources.hash_files(data)
-    return Recipe("corpus", build, data.recipe | {"files": files}, match=None if mixed else match)
+    return Recipe("corpus", build, data.recipe | {"files": files}, aside=data.aside, match=None if mixed else match)
 
 
 def make_backbone(run: Run, place: S.Backbone) -> Recipe:

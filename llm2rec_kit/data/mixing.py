@@ -6,6 +6,7 @@ evaluated but not trained on goes into the mix as well and is left out of `data_
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,14 +40,18 @@ def find_folders(settings: Data, outputs: str | Path = "") -> list[Path]:
 
 
 def _check_sound(folder: Path, name: str) -> None:
-    """Raise ValueError where `folder` has a manifest, and it or a file is not what was written with it."""
-    path = folder / manifest.FOLDER_NOTE
-    if not path.exists():  # as `Corpus.save` leaves a folder
-        return
+    """Raise ValueError where the files of `folder` are not what its manifest says or, without one, as `Corpus.save` leaves
+    it, no sound corpus."""
+    path, why = folder / manifest.FOLDER_NOTE, ""
     try:
-        why = manifest.find_damage(folder, manifest.read(path, "corpus"))
+        if path.exists():
+            why = manifest.find_damage(folder, manifest.read(path, "corpus"))
+        else:
+            Corpus.load(folder).check()
     except ValueError as error:
         why = str(error).rstrip(".")
+    except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, AttributeError) as error:
+        why = f"{folder} is damaged: it cannot be read ({reprlib.repr(str(error))})"
     if why:
         raise ValueError(
             f"data_mix names {name!r}, and {why}. Make that corpus anew with notebooks/01_data_prep.ipynb, or copy it again."

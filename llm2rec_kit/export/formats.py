@@ -104,7 +104,7 @@ def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
-    """Write RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three.
+    """Write RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three, given `data_path`.
 
     Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
     interaction's place in its user's sequence as its time: RecBole orders by it. What it would misread is changed, which the
@@ -245,7 +245,10 @@ def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
         "MAX_ITEM_LIST_LENGTH": corpus.max_history,
         "eval_args": {"split": rule, "group_by": "user" if "LS" in rule else "none", "order": "TO", "mode": "full"},
     }
-    head = "# llm2rec_kit's export for RecBole: run_recbole(config_file_list=[this file])\n"
+    head = (
+        f"# llm2rec_kit's export for RecBole, which reads data_path/{name}/, where data_path is dataset/ unless it is told:\n"
+        "# run_recbole(config_file_list=[this file], config_dict={'data_path': the folder that this file's folder is in})\n"
+    )
     if told:
         head += f"# {name}.item: {told}\n"
     if "RS" in rule and len(corpus.domains) > 1:

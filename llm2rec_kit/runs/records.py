@@ -54,12 +54,12 @@ def read_records(notebook: Path) -> dict[str, dict[str, Any]]:
     return records
 
 
-def check_record(name: str, record: dict[str, Any]) -> None:
-    """Raise ValueError for a record that cannot be kept: better before its files are moved than after."""
+def check_record(what: str, record: dict[str, Any]) -> None:
+    """Raise ValueError for a record (`what` it is) that cannot be kept: better before its files are moved than after."""
     try:
         json.dumps(record, default=as_plain, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"The record of {name!r} cannot be kept as JSON: {error}. It takes finite numbers, text, "
+            f"{what} cannot be kept as JSON: {error}. It takes finite numbers, text, "
             f"lists and dicts; found {record!r:.300}."
         ) from None

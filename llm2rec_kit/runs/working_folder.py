@@ -50,7 +50,7 @@ def build_in(
             if not _find_files(folder):
                 clear(folder)
         raise
-    check_record(name, record)
+    check_record(f"The record of {name!r}", record)
     built = {"record": record, "cost": meter.add_work_elsewhere(cost, spent), "sizes": _list_sizes(folder)}
     storage.write_note(folder / KEY_NOTE, storage.read_note(folder / KEY_NOTE) | {"built": built})
     return built

@@ -154,3 +154,12 @@ class Data(Stage):
     def recipe(self) -> dict[str, Any]:
         """What a corpus is made by: all settings but those that older runs lack, while they stand at their default."""
         return {name: value for name, value in self.as_dict().items() if (name, value) != ("dates", "iso")}
+
+    @property
+    def aside(self) -> list[str]:
+        """Names of the settings that change no corpus of this source: where its files lie, whose content is told by their
+        hashes, whether they are fetched, and what other sources read. None of one's own source, which may read any."""
+        if self.source not in SOURCES or self.source == "mix":
+            return []
+        of_others = [prefix for prefix in ("synthetic_", "goodreads_") if prefix != f"{self.source}_"]
+        return ["download", "path", *(name for name in self.as_dict() if name.startswith(tuple(of_others)))]

@@ -76,6 +76,17 @@ def test_a_part_whose_files_are_not_its_manifests_is_refused(tmp_path):
         mixing.find_folders(asked, tmp_path)
 
 
+@pytest.mark.parametrize("file", mixing.FILES)
+def test_a_damaged_part_without_a_manifest_is_refused(tmp_path, file):
+    saved(tmp_path / "one", "tea")
+    asked = Data(source="mix", mix=["one"])
+    assert mixing.hash_parts(asked, tmp_path)
+    for text in (b"", (tmp_path / "one" / file).read_bytes()[:-20], b"{}"):
+        (tmp_path / "one" / file).write_bytes(text)
+        with pytest.raises(ValueError, match=r"data_mix names 'one', and .* Make that corpus anew"):
+            mixing.hash_parts(asked, tmp_path)
+
+
 def test_settings_that_a_mix_does_not_read_are_told_and_another_length_of_history_is_refused(tmp_path, capsys):
     saved(tmp_path / "one", "tea", max_history=20)
     asked = Data(source="mix", mix=["one"], train_domains=["tea"], max_history=20)

@@ -8,12 +8,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2rec_kit import pipeline
+from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.data import cleaning, sources
 from llm2rec_kit.data.sources import LONGEST_TITLE, Interactions, keep_sound_rows, tables
 from llm2rec_kit.reproduction.studies import study
@@ -391,3 +393,43 @@ def test_what_a_source_cannot_have_is_said_before_its_files_are_read(source, tmp
     odd = replace(asked, text="{title}", start="released", domain="shop", category="")
     with pytest.raises(ValueError, match=r"'released' is known for one of .* the data's domains are \['shop'\]"):
         sources.load(odd)
+
+
+def test_a_corpus_is_kept_where_what_cannot_change_it_was_asked_otherwise(tmp_path, monkeypatch, capsys):
+    make_corpus_files(tmp_path / "shop")
+    run = Run("r", tmp_path)
+
+    def make(**changes) -> str:
+        data = Data(**{"source": "table", "path": str(tmp_path / "shop"), "min_interactions": 0} | changes)
+        pipeline.make_corpus(data).make(run)
+        return capsys.readouterr().out
+
+    assert "corpus: making" in make()
+    monkeypatch.chdir(tmp_path)
+    for same in ({"path": "shop"}, {"download": True}, {"synthetic_users": 99}, {"goodreads_time": "read_at"}):
+        assert "corpus: reused" in make(**same)
+    assert "redoing, changed: settings.strict" in make(strict=True)  # it may have left rows out before
+    assert "redoing, changed: settings.max_history" in make(max_history=3, strict=True)
+    assert Data(source="synthetic").aside == ["download", "path", "goodreads_events", "goodreads_time"]
+
+
+def make_corpus_files(folder: Path) -> None:
+    """Files of a table: six users, each with four of six items, in order."""
+    folder.mkdir()
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{i},item {i}\n" for i in range(6)))
+    rows = [f"{u},{(u + i) % 6},{100_000_000 + i}\n" for u in range(6) for i in range(4)]
+    (folder / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
+
+
+def test_facts_are_what_a_file_can_hold(tmp_path):
+    frames = {
+        "items": pl.DataFrame({"source_id": ["a", "b"], "title": ["A", "B"], "domain": ["shop", "shop"]}),
+        "events": pl.DataFrame({"user": list("uuu"), "item": list("aba")}),
+        "domains_in": ["shop"],
+    }
+    with pytest.raises(ValueError, match="The facts of the Interactions of a source cannot be kept as JSON"):
+        Interactions(**frames, facts={"when": object()})
+    found = Interactions(**frames, facts={"source": "own", "rows": np.int64(3)})
+    corpus = cleaning.build_corpus(found, Data(min_interactions=0, repeats="keep"))
+    corpus.save(tmp_path)
+    assert Corpus.load(tmp_path).facts["rows"] == 3

@@ -23,6 +23,7 @@ from llm2rec_kit.data.json_lines import mend_surrogates as mend_surrogates
 from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.paper_statistics import find_released_window
 from llm2rec_kit.runs import info
+from llm2rec_kit.runs.records import check_record
 from llm2rec_kit.settings import Data, SettingsError, own_parts, parse_template
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once, read_json
@@ -74,6 +75,7 @@ class Interactions:
         ]
         if odd:
             raise ValueError(f"Of the Interactions of a source {'; '.join(odd)}. Cast these columns.")
+        check_record("The facts of the Interactions of a source", self.facts)
 
     @property
     def has_times(self) -> bool:
