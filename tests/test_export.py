@@ -281,6 +281,7 @@ def test_nothing_is_told_where_nothing_was_changed(run, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert [row[1] for row in as_recbole(folder / "games.item")] == make_corpus().titles
     assert (folder / "games.yaml").read_text().count("#") == 1
+    assert "'data_path': the folder that this file's folder is in" in (folder / "games.yaml").read_text()
 
 
 ODD = st.text(st.sampled_from('NAn"ul \t\n\r\\\0\x0b\x1c\x85\u2028\u2029\ufeff'), max_size=5)

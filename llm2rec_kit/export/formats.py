@@ -245,10 +245,8 @@ def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
         "MAX_ITEM_LIST_LENGTH": corpus.max_history,
         "eval_args": {"split": rule, "group_by": "user" if "LS" in rule else "none", "order": "TO", "mode": "full"},
     }
-    head = (
-        f"# llm2rec_kit's export for RecBole, which reads data_path/{name}/, where data_path is dataset/ unless it is told:\n"
-        "# run_recbole(config_file_list=[this file], config_dict={'data_path': the folder that this file's folder is in})\n"
-    )
+    call = "run_recbole(config_file_list=[this file], config_dict={'data_path': the folder that this file's folder is in})"
+    head = f"# llm2rec_kit's export for RecBole: {call}\n"
     if told:
         head += f"# {name}.item: {told}\n"
     if "RS" in rule and len(corpus.domains) > 1:
