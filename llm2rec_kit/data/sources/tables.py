@@ -131,10 +131,8 @@ def from_frames(
     domains: pl.Series | str = domain
     if domain_column in items.columns:
         domains = frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
-    further, lost = _further(items, [title, item_of_items, domain_column, *(own if alone else [])])
-    if alone:
-        further, differing = _of_items(table["source_id"], further)
-        lost += differing
+    named = [title, item_of_items, domain_column, *(own if alone else [])]
+    further, lost = _further(items, named, of=table["source_id"] if alone else None)
     left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
     _tell_left_out(left_out, facts)
     _tell_absent_ids(kept, facts)
@@ -154,8 +152,9 @@ def from_pair(events: Any, items: Any, settings: Data, what: tuple[str, str]) ->
     return replace(found, facts=found.facts | facts)
 
 
-def _further(items: pl.DataFrame, named: list[str]) -> tuple[list[pl.Series], list[str]]:
-    """The columns of items beside those `named` that are kept: text, numbers as Int64 or Float64; and what each other is."""
+def _further(items: pl.DataFrame, named: list[str], of: pl.Series | None) -> tuple[list[pl.Series], list[str]]:
+    """The columns of items beside those `named` that are kept: text, numbers as Int64 or Float64; and what each other is.
+    Of rows that are events of the items `of`, columns of the items alone."""
     kept, lost = [], []
     for column in items.get_columns():
         name, kind = column.name, column.dtype
@@ -169,6 +168,9 @@ def _further(items: pl.DataFrame, named: list[str]) -> tuple[list[pl.Series], li
             kept.append(frames.as_number(column))
         else:
             lost.append(f"{name} ({kind})")
+    if of is not None:
+        kept, differing = _of_items(of, kept)
+        lost += differing
     return kept, lost
 
 
