@@ -106,12 +106,13 @@ def from_frames(
     """Make interactions from two polars or pandas frames with these column names.
 
     `item` names the item's id in both frames, unless `item_of_items` does in `items`; without `items`, titles and further
-    columns are those of `events`, of these the ones that say the same in all rows of an item. `time` None: rows are in the order of consumption. Times may be dates or numbers, and
-    `dates` the order of some, as `times.as_milliseconds` takes them. A column `domain_column` in `items` wins over the name
-    `domain`. Ids are compared as text; whole floats, as pandas makes of whole numbers with gaps, as whole numbers. Of the
-    items' further columns text, numbers and truth values are kept; what is left out of either frame is told. `what` names
-    the frames in errors. Raises ValueError naming missing columns; rows that `sources.keep_sound_rows` refuses are counted.
-    Ids that are a word for no value, and without `items` items of several titles or domains, are told.
+    columns are those of `events`, the latter where all rows of an item say the same. `time` None: rows are in the order of
+    consumption. Times may be dates or numbers, and `dates` the order of some, as `times.as_milliseconds` takes them. A column
+    `domain_column` in `items` wins over the name `domain`. Ids are compared as text; whole floats, as pandas makes of whole
+    numbers with gaps, as whole numbers. Of the items' further columns text, numbers and truth values are kept; what is left
+    out of either frame is told. `what` names the frames in errors. Raises ValueError naming missing columns; rows that
+    `sources.keep_sound_rows` refuses are counted. Ids that are a word for no value, and without `items` items of several
+    titles or domains, are told.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
@@ -131,10 +132,9 @@ def from_frames(
     domains: pl.Series | str = domain
     if domain_column in items.columns:
         domains = frames.as_text(items, domain_column, name).replace("", None).fill_null(domain)
-    named = [title, item_of_items, domain_column, *(own if alone else [])]
-    further, lost = _further(items, named, of=table["source_id"] if alone else None)
-    left_out = {name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}
-    _tell_left_out(left_out, facts)
+    named, of = [title, item_of_items, domain_column, *(own if alone else [])], table["source_id"] if alone else None
+    further, lost = _further(items, named, of)
+    _tell_left_out({name: lost} if alone else {what[0]: [c for c in events.columns if c not in own], name: lost}, facts)
     _tell_absent_ids(kept, facts)
     table = table.with_columns(pl.lit(domains).alias("domain"), *further)
     table = sources.keep_first_of_each_item(_titled_by_events(table, facts) if alone else table, facts)
