@@ -108,11 +108,10 @@ def from_frames(
     `item` names the item's id in both frames, unless `item_of_items` does in `items`; without `items`, titles and further
     columns are those of `events`, the latter where all rows of an item say the same. `time` None: rows are in the order of
     consumption. Times may be dates or numbers, and `dates` the order of some, as `times.as_milliseconds` takes them. A column
-    `domain_column` in `items` wins over the name `domain`. Ids are compared as text; whole floats, as pandas makes of whole
-    numbers with gaps, as whole numbers. Of the items' further columns text, numbers and truth values are kept; what is left
-    out of either frame is told. `what` names the frames in errors. Raises ValueError naming missing columns; rows that
-    `sources.keep_sound_rows` refuses are counted. Ids that are a word for no value, and without `items` items of several
-    titles or domains, are told.
+    `domain_column` in `items` wins over the name `domain`. Ids are compared as text, whole floats (pandas) as whole numbers.
+    Further columns of text, numbers and truth values are kept; what is left out of either frame is told. `what` names the
+    frames in errors. Raises ValueError naming missing columns; rows that `sources.keep_sound_rows` refuses are counted.
+    Ids that are a word for no value, and without `items` items of several titles or domains, are told.
     """
     events = frames.as_polars(events)
     own = [user, item, *([time] if time else [])]
