@@ -359,6 +359,17 @@ def test_seeds_that_are_labelled_are_seeds_all_the_same(root):
     assert found.select("domain", "seeds", "recall@10").rows() == [("toy", 2, 0.03)]
 
 
+def test_cells_with_other_cutoffs_leave_their_place_empty_where_they_have_no_such_metric():
+    one = {"domain": "toy", "recommender": "SASRec", "embedding": "id", "seed": 1, "recall@10": 0.1}
+    rows = pl.DataFrame([{"settings": "ten", **one}, {"settings": "five", **one, "recall@5": 0.07}], infer_schema_length=None)
+    found = summary.summarise(rows)
+    assert summary._markdown(found)[-2:] == [
+        "| ten | toy | SASRec | id | 1 | 0.1000 |  |",
+        "| five | toy | SASRec | id | 1 | 0.1000 | 0.0700 |",
+    ]
+    assert [line.split()[5:] for line in summary.render_text(found).splitlines()[1:]] == [["0.1000"], ["0.1000", "0.0700"]]
+
+
 def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):
     asked = graph.load(written(root, "profile: base.yaml\nnotebooks: 1\n"), str(root / "out"), root=root)
     graph.prepare(asked)

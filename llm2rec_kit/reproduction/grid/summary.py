@@ -105,6 +105,9 @@ def _markdown(summary: pl.DataFrame) -> list[str]:
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:
+    """The mean and its spread; empty where the cell has no such metric, as where cells differ in evaluation_cutoffs."""
+    if row[metric] is None:
+        return ""
     return f"{row[metric]:.4f}" + (f" ± {row[f'{metric} std']:.4f}" if row["seeds"] > 1 else "")
 
 
