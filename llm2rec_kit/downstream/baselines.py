@@ -1,8 +1,9 @@
 """What a trained recommender has to beat: popularity, what followed the last item, neighbours, similar titles.
 
 Each gives a ranking like a recommender's, over the full catalogue, ties counted against it by default. None trains anything;
-all learn from training interactions alone, or from titles alone. Those that look for similar items would find the history
-itself first, so they put it last: a target that repeats an item counts as a miss for them.
+all learn from training interactions alone, or from titles alone. Those that look for similar items put last what they
+look by, which they would find first: `nearest` the last item, `nearestmean` and `bm25` the whole history. A target that
+repeats it counts as a miss for them.
 """
 
 from __future__ import annotations

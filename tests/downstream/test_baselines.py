@@ -188,6 +188,18 @@ def test_nearest_in_an_embedding_space(name):
         assert rank == wanted or scores(t)[target] == -np.inf
 
 
+@pytest.mark.parametrize(("name", "last"), [("nearest", {2}), ("nearestmean", {1, 2, 3}), ("bm25", {1, 2, 3})])
+def test_what_similar_items_are_looked_for_by_comes_last_and_no_more_of_the_history_than_that(name, last):
+    corpus = make_corpus(users=30)
+    history = np.array([1, 2, 3, 2], dtype=corpus.sequence.dtype)
+    corpus = replace(corpus, sequence=np.concatenate([history, corpus.sequence[4:]]), max_history=4)
+    table = np.random.default_rng(0).normal(size=(corpus.n_items + 1, 4))
+    made = baselines.BASELINES[name]
+    scores = made(corpus, table) if baselines.needs_embeddings(name) else made(corpus)
+    (found,) = scores(np.array([4]))
+    assert {item for item in range(1, corpus.n_items + 1) if found[item - 1] == baselines.LAST} == last
+
+
 def test_bm25_by_its_formula():
     corpus = make_corpus(users=30)
     words = [[], *(re.findall(r"\w+", title.lower()) for title in corpus.titles)]
