@@ -159,7 +159,7 @@ def find_extremes(
     targets = corpus.samples("test")
     moved = np.where(np.minimum(a, b) <= 20, np.log(a / b), 0.0)
     order = np.argsort(-moved, kind="stable")
-    titles = np.array(["", *corpus.titles])
+    titles = np.array(["", *corpus.titles], dtype=object)
     labels = label_samples(corpus)["popularity"]
     rows = []
     for verdict, some in (("won", order[:most]), ("lost", order[::-1][:most])):
