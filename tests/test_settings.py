@@ -73,8 +73,8 @@ def test_a_table_is_called_after_its_encoder_and_no_two_alike():
 @pytest.mark.parametrize(
     ("encoders", "words"),
     [
-        (["x/a/model", "y/a/model"], "'x/a/model' would have the table 'a-model', and so would 'y/a/model'"),
-        (["raw"], "'raw' would have the table 'raw', and there is one of this name already"),
+        (["x/a/model", "y/a/model"], "'x/a/model' would have the name 'a-model', and so would 'y/a/model'"),
+        (["raw"], "'raw' would have the name 'raw', and there is one of this name already"),
         (["../.."], r"found '\.\./\.\.'"),
     ],
 )
@@ -83,6 +83,22 @@ def test_tables_that_would_overwrite_each_other_are_refused_before_anything_is_t
         Encoding(baselines=encoders)
     with pytest.raises(SettingsError, match=words):
         Tables.from_parameters({"tables_encoders": encoders})
+
+
+@pytest.mark.parametrize(
+    ("backbones", "words"),
+    [
+        (
+            ["models/x/last", "other/x/last"],
+            "The backbone of tables_backbones 'models/x/last' would have the name 'x-last', and so would 'other/x/last'",
+        ),
+        (["tiny-96", "../"], r"The backbone of tables_backbones must be a hub name or a folder with a name; found '\.\./'"),
+    ],
+)
+def test_backbones_of_one_name_are_refused_before_anything_is_trained(backbones, words):
+    with pytest.raises(SettingsError, match=words):
+        Tables.from_parameters({"tables_backbones": backbones})
+    assert list(Tables(backbones=["tiny-96", "models/tiny-96"]).labels.values()) == ["tiny-96", "models-tiny-96"]
 
 
 def test_a_baseline_takes_no_name_of_a_variant_or_of_a_trained_rival():

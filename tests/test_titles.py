@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 
+import architecture
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,17 @@ def test_the_docstrings_examples_hold(module):
     result = doctest.testmod(found, extraglobs={"np": np})
     assert result.attempted
     assert not result.failed
+
+
+def padded_arrays(source: str) -> list[int]:
+    """Lines where a list with another spread into it becomes an array of no told type: of texts, each the longest's size."""
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "np.array"]
+    lists = [n for n in calls if isinstance(n.args[0], ast.List) and not any(k.arg == "dtype" for k in n.keywords)]
+    return [n.lineno for n in lists if any(isinstance(one, ast.Starred) for one in n.args[0].elts)]
+
+
+def test_no_array_gives_every_title_the_room_of_the_longest():
+    """A million items with one title of 2,000 characters would be 8 GB."""
+    assert padded_arrays('a = np.array(["", *titles])\nb = np.array(["", *titles], dtype=object)') == [1]
+    found = {name: padded_arrays(file.read_text()) for name, file in architecture.modules().items()}
+    assert {name: lines for name, lines in found.items() if lines} == {}

@@ -1,12 +1,14 @@
 """What a trained recommender has to beat: popularity, what followed the last item, neighbours, similar titles.
 
 Each gives a ranking like a recommender's, over the full catalogue, ties counted against it by default. None trains anything;
-all learn from training interactions alone, or from titles alone. Those that look for similar items would find the history
-itself first, so they put it last: a target that repeats an item counts as a miss for them.
+all learn from training interactions alone, or from titles alone. Those that look for similar items put last what they
+look by, which they would find first: `nearest` the last item, `nearestmean` and `bm25` the whole history. A target that
+repeats it counts as a miss for them.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +31,7 @@ OVER_EMBEDDINGS = ("nearest", "nearestmean")
 BY_TITLES = (*OVER_EMBEDDINGS, "bm25")  # those that place an item by its title alone
 RECENT = 0.1  # share of training interactions, the latest, that `recent` counts
 NEIGHBOURS = 100  # items that `itemknn` keeps an item
+MOST_PAIRS = 4_000_000  # of items, that `itemknn` looks at together: some 40 bytes each
 K1, B = 1.5, 0.75  # BM25's saturation and length normalisation, at their usual values
 PROBED = 50  # users from which an own baseline learns when it is tried
 LAST = -1e9  # score of what may not come first, and is still a candidate
@@ -133,7 +136,7 @@ def itemknn(corpus: Corpus) -> Scores:
     had.data[:] = 1  # an item counts once a user
     size = np.sqrt(np.maximum(np.bincount(had.indices, minlength=corpus.n_items), 1))
     scaled = had @ sparse.diags(1 / size)
-    near = _keep_largest(sparse.csr_matrix(scaled.T @ scaled), NEIGHBOURS)
+    near = _find_neighbours(sparse.csr_matrix(scaled), NEIGHBOURS)
     share = 1e-9 * scale_popularity(corpus)
     return lambda targets: (_histories(corpus, targets) @ near).toarray() + share
 
@@ -280,11 +283,28 @@ def _histories(corpus: Corpus, targets: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(rows)), (rows, items)), shape=(len(targets), corpus.n_items))
 
 
-def _keep_largest(matrix: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
-    """The `most` largest of each row, the diagonal left out."""
-    matrix.setdiag(0)
-    matrix.eliminate_zeros()
+def _find_neighbours(scaled: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """The `most` largest of each row of `scaled.T @ scaled` (N, N) without its diagonal, of equal ones the first.
+
+    A block of rows at a time: where a few users had thousands of items the whole product holds every pair of items.
+    """
+    by_item, sizes = sparse.csr_matrix(scaled.T), np.diff(scaled.indptr)
+    # Pairs of an item: no more than the items of its users, all in all, and than there are.
+    pairs = np.minimum(sparse.csr_matrix(by_item != 0) @ sizes, by_item.shape[0])
+    cuts = np.flatnonzero(np.diff(np.cumsum(pairs) // MOST_PAIRS)) + 1
+    blocks = []
+    for first, end in itertools.pairwise([0, *cuts, by_item.shape[0]]):
+        block = by_item[first:end] @ scaled
+        block.sort_indices()  # so that of equal ones the first items stay
+        blocks.append(_keep_largest(block, np.arange(first, end), most))
+    return sparse.vstack(blocks, format="csr")
+
+
+def _keep_largest(matrix: sparse.csr_matrix, own: np.ndarray, most: int) -> sparse.csr_matrix:
+    """The `most` largest of each row, but for its `own` column."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((-matrix.data, rows))
-    kept = order[np.arange(len(order)) - matrix.indptr[rows] < most]
-    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+    others = matrix.indices != own[rows]
+    rows, columns, data = rows[others], matrix.indices[others], matrix.data[others]
+    order = np.lexsort((-data, rows))
+    kept = order[np.arange(len(order)) - np.searchsorted(rows, rows) < most]
+    return sparse.csr_matrix((data[kept], (rows[kept], columns[kept])), shape=matrix.shape)

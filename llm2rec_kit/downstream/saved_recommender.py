@@ -230,7 +230,7 @@ def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.Data
 def show_users(models: dict[str, Trained], users: int = 5, k: int = 10) -> dict[str, pl.DataFrame]:
     """Compare the top lists (`compare_top`) of `users` test samples, spread over all but the ends, under user, history and truth in words."""
     corpus = next(iter(models.values())).corpus
-    tests, titles = corpus.samples("test"), np.array(["", *corpus.titles])
+    tests, titles = corpus.samples("test"), np.array(["", *corpus.titles], dtype=object)
     chosen = tests[np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1]]
     found = {}
     for target, owner in zip(chosen, corpus.owners(chosen), strict=True):

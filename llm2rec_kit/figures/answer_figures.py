@@ -35,7 +35,7 @@ def draw_answer(arms: pl.DataFrame, tests: pl.DataFrame, *, title: str, metric: 
     _caption(
         figure,
         f"{counted}. Dots: mean over seeds; whiskers: 95% bootstrap interval over users; on the right, of the paired difference.\n"
-        "Filled: a difference that the paired tests of this question allow (Holm); open: no detectable difference.",
+        "Filled: a difference that the paired tests shown here allow (Holm); open: no detectable difference.",
     )
     return figure
 

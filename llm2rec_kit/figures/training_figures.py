@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; a colour is never th
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from llm2rec_kit.corpus import SPLITS, Corpus
 from llm2rec_kit.storage import write_whole
@@ -83,10 +83,23 @@ class PlainFigure(Figure):
             super().draw(renderer)
 
 
+class _BetweenPowers(StrMethodFormatter):
+    """Numbers at ticks between the powers of ten, where fewer than two of those are in view: an axis needs two numbers."""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Write a text for each tick, most of them empty where more would lie over one another."""
+        assert self.axis is not None  # the one that this was given to
+        low, high = np.log10(np.sort(self.axis.get_view_interval()))
+        if np.floor(high) - np.ceil(low) >= 1:
+            return [""] * len(values)
+        shown = "123456789" if high - low < 0.5 else "23468" if high - low < 1 else "25"
+        return [self(value) if f"{value:e}"[0] in shown else "" for value in values]
+
+
 def label_log_axis(axis: Axis) -> None:
-    """Write numbers instead of powers of ten on a log axis: matplotlib writes those as formulas."""
+    """Write numbers instead of powers of ten on a log axis, two at least: matplotlib writes those as formulas."""
     axis.set_major_formatter("{x:,g}")
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_formatter(_BetweenPowers("{x:,g}"))
 
 
 def save(

@@ -175,7 +175,7 @@ def nearest_titles(tables: dict[str, np.ndarray], titles: Sequence[str], items: 
     `tables` are (N + 1, dim) each. `items` are ids from 1; the column `neighbours of` has each one's title in the first of
     its rows, and nothing in the others.
     """
-    names = np.array(["", *titles])
+    names = np.array(["", *titles], dtype=object)
     near = {table: find_neighbours(vectors[1:], k) + 1 for table, vectors in tables.items()}
     rows = []
     for item in items:

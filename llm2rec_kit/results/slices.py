@@ -149,7 +149,8 @@ def tabulate_gains(
 def find_extremes(
     run: Run, domain: str, corpus: Corpus, before: Row, after: Row, *, seeds: Sequence[int], most: int = 5, window: int = 3
 ) -> pl.DataFrame:
-    """Find the test samples whose target `after` ranks highest above `before`, and furthest below, `most` of each.
+    """Find the test samples whose target `after` ranks highest above `before`, and furthest below, `most` of each
+    or as many as there are.
 
     history (its last `window` titles, newest first), target, label of popularity, and both ranks (geometric means over
     seeds). Ordered by the ratio of the ranks among targets that one of the two has in its first twenty: a move from 3,000 to
@@ -159,11 +160,11 @@ def find_extremes(
     targets = corpus.samples("test")
     moved = np.where(np.minimum(a, b) <= 20, np.log(a / b), 0.0)
     order = np.argsort(-moved, kind="stable")
-    titles = np.array(["", *corpus.titles])
+    titles = np.array(["", *corpus.titles], dtype=object)
     labels = label_samples(corpus)["popularity"]
     rows = []
-    for verdict, some in (("won", order[:most]), ("lost", order[::-1][:most])):
-        for k in (k for k in some if moved[k] != 0):
+    for verdict, some, sign in (("won", order[:most], 1), ("lost", order[::-1][:most], -1)):
+        for k in (k for k in some if sign * moved[k] > 0):  # where few lose, the last of the order have won
             history = " / ".join(titles[corpus.history(targets[k])][-window:][::-1])
             target = {"target": titles[corpus.sequence[targets[k]]], "asked for in training": labels[int(k)]}
             ranks = {f"rank {before[1]}": a[k], f"rank {after[1]}": b[k]}

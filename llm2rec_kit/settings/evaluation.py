@@ -14,7 +14,12 @@ from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 # Settings that came later: evaluations from before had these values, and those of today do not name them at these.
 LATER = {"initialisation": "scaled", "scale": 1.0, "ties": "worst", "sampled_items": 4096, "user_share": 1.0}
-READ_UNDER = {"negatives": ("bce", "gbce"), "calibration": ("gbce",), "sampled_items": ("sampled_softmax",)}  # losses
+READ_UNDER = {  # losses
+    "padding_class": ("softmax",),
+    "sampled_items": ("sampled_softmax",),
+    "negatives": ("bce", "gbce"),
+    "calibration": ("gbce",),
+}
 READ_BY_OTHERS = {"SASRec": ("learning_rate_gru",), "GRU4Rec": ("learning_rate", "heads", "inner")}
 METRIC = r"(recall|ndcg)@([1-9][0-9]*)|mrr(?:@([1-9][0-9]*))?"
 _METRIC = (METRIC, "{name}: {found} is none of recall@k, ndcg@k, mrr@k (k from 1) and mrr.")

@@ -12,8 +12,8 @@ NAMED = ("raw", "csft", "mntp", "contrastive", "minilm", "id", "id_detached", "a
 KINDS = {"_add_id": "add", "_concat_id": "concat"}
 
 
-def name_tables(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """Name the table of each encoder (a hub name or a folder): {encoder: name}.
+def name_tables(encoders: Iterable[str], taken: Iterable[str] = (), kind: str = "encoder") -> dict[str, str]:
+    """Name the table of each encoder (a hub name or a folder): {encoder: name}. Other models are named alike, of another `kind`.
 
     The name is the encoder's last part, with `_` for dots, which would begin a file's suffix; with the folder or
     organisation in front where that name is in `taken` or several would have it.
@@ -24,16 +24,16 @@ def name_tables(encoders: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
     Raises SettingsError where two have one name even so.
     """
     taken, encoders = set(taken), list(dict.fromkeys(encoders))
-    short, names = {e: _last_parts(e, 1) for e in encoders}, {}
+    short, names = {e: _last_parts(e, 1, kind) for e in encoders}, {}
     for encoder, name in short.items():
         alone = name not in taken and list(short.values()).count(name) == 1
-        names[encoder] = name if alone else _last_parts(encoder, 2)
+        names[encoder] = name if alone else _last_parts(encoder, 2, kind)
     for encoder, name in names.items():
         others = [show_value(e) for e in encoders if e != encoder and names[e] == name]
         if others or name in taken:
             whose = f"so would {' and '.join(others)}" if others else "there is one of this name already"
             raise SettingsError(
-                f"The encoder {show_value(encoder)} would have the table {show_value(name)}, and {whose}. Give its folder another name."
+                f"The {kind} {show_value(encoder)} would have the name {show_value(name)}, and {whose}. Give its folder another name."
             )
     return names
 
@@ -61,8 +61,8 @@ def list_stages(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(stage for name in names if (stage := parse_name(name)[0])))
 
 
-def _last_parts(encoder: str, count: int) -> str:
+def _last_parts(encoder: str, count: int, kind: str) -> str:
     parts = [part for part in encoder.split("/") if part not in ("", ".", "..", "~")]
     if not parts:
-        raise SettingsError(f"An encoder is a hub name or a folder with a name; found {show_value(encoder)}.")
+        raise SettingsError(f"The {kind} must be a hub name or a folder with a name; found {show_value(encoder)}.")
     return "-".join(parts[-count:]).replace(".", "_")

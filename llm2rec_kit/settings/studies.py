@@ -63,13 +63,18 @@ class Tables(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.tables
+        _ = self.tables, self.labels
 
     @property
     def tables(self) -> dict[str, str]:
         """{encoder: the name of its table}."""
         own = (*NAMED, "llm2vec", "llmemb")
         return name_tables(self.encoders, [*own, *(f"{name}-unit" for name in own)])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """{backbone: what its study and its place in Figure 4 are called}."""
+        return name_tables(self.backbones, kind="backbone of tables_backbones")
 
 
 QUESTIONS = {  # of notebook 07

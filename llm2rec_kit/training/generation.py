@@ -85,7 +85,7 @@ def as_text(written: Mapping[str, pl.DataFrame], corpus: Corpus, samples: Sample
 
     Of the last model the three likeliest are told, of those before it the likeliest.
     """
-    known, lines = np.array(["", *corpus.titles]), []
+    known, lines = np.array(["", *corpus.titles], dtype=object), []
     for sample, target in enumerate(samples.target[:most].tolist()):
         lines += ["", " | ".join(known[corpus.history(target)][-3:]), f"   came next: {known[corpus.sequence[target]]}"]
         for name, found in written.items():

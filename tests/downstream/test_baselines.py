@@ -11,6 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make_corpus
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scipy import sparse
 
 from llm2rec_kit.corpus import TRAIN
 from llm2rec_kit.downstream import baselines
@@ -123,6 +127,50 @@ def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+def neighbours_at_once(scaled, most):
+    """As they were found before blocks: the whole product, one sort of all."""
+    matrix = sparse.csr_matrix(scaled.T @ scaled)
+    matrix.setdiag(0)
+    matrix.eliminate_zeros()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((-matrix.data, rows))
+    kept = order[np.arange(len(order)) - matrix.indptr[rows] < most]
+    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    had=st.lists(st.lists(st.integers(0, 14), max_size=15), min_size=1, max_size=12),
+    most=st.integers(1, 16),
+    pairs=st.integers(1, 60),
+)
+def test_neighbours_found_by_blocks_are_those_found_at_once_to_the_bit(had, most, pairs):
+    """Of few users nearly all cosines tie with others."""
+    where = [(user, item) for user, items in enumerate(had) for item in sorted({*items})]
+    place = ([user for user, _ in where], [item for _, item in where])
+    matrix = sparse.csr_matrix((np.ones(len(where)), place), shape=(len(had), 15))
+    size = np.sqrt(np.maximum(np.bincount(matrix.indices, minlength=15), 1))
+    scaled = sparse.csr_matrix(matrix @ sparse.diags(1 / size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "MOST_PAIRS", pairs)
+        found = baselines._find_neighbours(scaled, most)
+    wanted = neighbours_at_once(scaled, most)
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        assert getattr(found, name).dtype == getattr(wanted, name).dtype
+
+
+def test_neighbours_are_looked_for_among_a_bounded_number_of_pairs(monkeypatch):
+    """One user had every item: all pairs are there."""
+    sizes, keep = [], baselines._keep_largest
+    monkeypatch.setattr(baselines, "MOST_PAIRS", 1000)
+    monkeypatch.setattr(baselines, "_keep_largest", lambda block, *how: sizes.append(block.nnz) or keep(block, *how))
+    found = baselines._find_neighbours(sparse.csr_matrix(np.ones((1, 200))), 3)
+    assert sum(sizes) == 200 * 200
+    assert max(sizes) <= 1000 + 200
+    assert found.indices.reshape(-1, 3)[[0, 1, 2, 199]].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+
+
 @pytest.mark.parametrize("name", ["nearest", "nearestmean"])
 def test_nearest_in_an_embedding_space(name):
     corpus = make_corpus(users=30)
@@ -138,6 +186,18 @@ def test_nearest_in_an_embedding_space(name):
         target = corpus.sequence[t]
         wanted = plain_rank(scores(t), target)
         assert rank == wanted or scores(t)[target] == -np.inf
+
+
+@pytest.mark.parametrize(("name", "last"), [("nearest", {2}), ("nearestmean", {1, 2, 3}), ("bm25", {1, 2, 3})])
+def test_what_similar_items_are_looked_for_by_comes_last_and_no_more_of_the_history_than_that(name, last):
+    corpus = make_corpus(users=30)
+    history = np.array([1, 2, 3, 2], dtype=corpus.sequence.dtype)
+    corpus = replace(corpus, sequence=np.concatenate([history, corpus.sequence[4:]]), max_history=4)
+    table = np.random.default_rng(0).normal(size=(corpus.n_items + 1, 4))
+    made = baselines.BASELINES[name]
+    scores = made(corpus, table) if baselines.needs_embeddings(name) else made(corpus)
+    (found,) = scores(np.array([4]))
+    assert {item for item in range(1, corpus.n_items + 1) if found[item - 1] == baselines.LAST} == last
 
 
 def test_bm25_by_its_formula():

@@ -228,6 +228,17 @@ def test_where_one_wins_and_loses(sliced):
     assert set(ends["history, newest first"][:3]) <= expected
 
 
+@pytest.mark.parametrize(("better", "won", "lost"), [(58, 5, 2), (3, 3, 5), (60, 5, 0)])
+def test_where_few_lose_none_that_won_is_called_lost_nor_the_other_way(tmp_path, better, won, lost):
+    corpus = make_corpus(users=60)
+    run = of_corpus(tmp_path, corpus)
+    keep(run, "toy", "SASRec", "raw", 1, np.full(60, 10))
+    keep(run, "toy", "SASRec", "id", 1, np.where(np.arange(60) < better, np.arange(60) % 7 + 2, 13))
+    ends = slices.find_extremes(run, "toy", corpus, ("SASRec", "raw"), ("SASRec", "id"), seeds=[1])
+    assert ends[""].to_list() == ["won"] * won + ["lost"] * lost
+    assert (ends["rank id"] < ends["rank raw"]).to_list() == [True] * won + [False] * lost
+
+
 # -- several test samples a user --------------------------------------------------------------------------------------
 
 

@@ -195,12 +195,13 @@ def test_a_setting_that_a_recommender_does_not_read_trains_only_the_others_again
     assert call(learning_rate_gru=0.01, learning_rate=0.01, heads=4) == "1 trainings to do, 1 reused"
     assert call(loss="bce", negatives=7) == "2 trainings to do, 0 reused"
     assert call(loss="bce", negatives=8) == "2 trainings to do, 0 reused"
+    assert call(loss="bce", negatives=8, padding_class=True) == "0 trainings to do, 2 reused"  # a class of softmax alone
     assert call(loss="bce", negatives=8, cutoffs=[2]) == "2 trainings to do, 0 reused"
 
 
 def test_own_recommenders_may_read_any_setting():
     assert list_unread("Mine", "softmax") == set()
-    assert list_unread("GRU4Rec", "gbce") == {"learning_rate", "heads", "inner", "sampled_items"}
+    assert list_unread("GRU4Rec", "gbce") == {"learning_rate", "heads", "inner", "sampled_items", "padding_class"}
 
 
 def read_back(called) -> dict[str, np.ndarray]:

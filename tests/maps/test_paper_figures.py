@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import polars as pl
 import pytest
 
@@ -60,3 +62,39 @@ def test_directions_are_marked_by_their_agreement(tmp_path):
     ]
     assert points == pytest.approx([0.02, -0.01])
     training_figures.save(figure, tmp_path / "a")
+
+
+def written(axis) -> list[tuple[float, str]]:
+    """Places in view that have a number, and the number."""
+    low, high = axis.get_view_interval()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    return sorted((t.get_loc(), t.label1.get_text()) for t in ticks if low <= t.get_loc() <= high and t.label1.get_text())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "numbers"),
+    [
+        ((24, 30, 44), ["30", "40"]),  # between two powers of ten
+        ((43, 47), None),
+        ((55, 175), ["60", "80", "100"]),
+        ((1200, 25000), ["2,000", "5,000", "10,000", "20,000"]),
+        ((1, 100), ["1", "10", "100"]),
+        ((12, 30, 1400), ["10", "100", "1,000"]),
+    ],
+)
+def test_an_axis_of_lengths_has_two_numbers_at_least_and_none_over_another(tmp_path, lengths, numbers):
+    rows = [
+        {"domain": "d", "recommender": r, "embedding": "raw", "start": "scaled", "form": f"length {n}", "length": float(n)}
+        | {"recall@10 mean": 0.1, "recall@10 low": 0.09, "recall@10 high": 0.11}
+        for r, n in itertools.product(("SASRec", "GRU4Rec"), lengths)
+    ]
+    figure = paper_figures.draw_lengths(pl.DataFrame(rows), "recall@10")
+    training_figures.save(figure, tmp_path / "a")
+    for ax in figure.axes:
+        found = written(ax.xaxis)
+        assert len(found) >= 2
+        assert all(float(text.replace(",", "")) == pytest.approx(place) for place, text in found)
+        assert numbers is None or [text for _, text in found] == numbers
+        boxes = [t.label1.get_window_extent() for t in [*ax.xaxis.get_major_ticks(), *ax.xaxis.get_minor_ticks()]]
+        boxes = sorted((b.x0, b.x1) for b in boxes if b.width > 1)
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(boxes))

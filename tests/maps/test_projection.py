@@ -283,5 +283,6 @@ def test_titles_of_neighbours_stand_in_a_column_a_table():
 
 def test_a_catalogue_smaller_than_the_neighbours_asked_for_shows_all_others():
     found = projection.nearest_titles({"raw": np.eye(4, 3, dtype=np.float32)}, ["a", "b", "c"], [2], 9)
+    assert found.dtypes == [pl.String] * 2
     assert found["neighbours of"].to_list() == ["b", ""]
     assert sorted(found["raw"]) == ["a", "c"]

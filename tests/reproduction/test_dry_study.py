@@ -7,6 +7,7 @@ import pytest
 from llm2rec_kit import settings as S
 from llm2rec_kit.reproduction.plan import dry_study
 from llm2rec_kit.reproduction.plan.dry_study import embed, open_study, train
+from llm2rec_kit.reproduction.studies.experiments import scale_steps
 from llm2rec_kit.reproduction.studies.study import CHANGEABLE
 
 
@@ -55,3 +56,22 @@ def test_tables_are_told_by_their_encoder_and_how_it_is_used(run):
     plain = study.holds["embeddings/table"]
     embed(study, "backbone", "table", pooling="last")
     assert study.holds["embeddings/table"] is not plain
+
+
+@pytest.mark.parametrize(
+    ("planned", "scaled"),
+    [
+        ({}, {}),  # as it was before more than steps and warm-up was scaled: arms of finished runs keep their key
+        ({"evaluate_every": 2000}, {"evaluate_every": 2000}),
+        ({"schedule_steps": 10000}, {"schedule_steps": 1000}),
+        ({"schedule_steps": 20003}, {"schedule_steps": 2000}),
+        ({"schedule_epochs": 10}, {"schedule_epochs": 1}),
+        ({"schedule_epochs": 3}, {"schedule_epochs": 1}),
+        ({"evaluate_every": 2000, "patience": 5}, {"evaluate_every": 200, "patience": 5}),
+        ({"evaluate_every": 4, "keep": "best"}, {"evaluate_every": 1, "keep": "best"}),
+        ({"patience": 5}, {"patience": 5}),
+    ],
+)
+def test_a_share_of_the_steps_is_the_same_training_in_small(planned, scaled):
+    found = scale_steps(S.CSFT(steps=10000, warmup_steps=200, **planned).check(), 0.1).check()
+    assert found == S.CSFT(steps=1000, warmup_steps=20, **scaled)

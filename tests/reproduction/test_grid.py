@@ -359,6 +359,40 @@ def test_seeds_that_are_labelled_are_seeds_all_the_same(root):
     assert found.select("domain", "seeds", "recall@10").rows() == [("toy", 2, 0.03)]
 
 
+def test_a_baseline_that_learned_from_drawn_users_is_averaged_over_the_draws(root):
+    text = "profile: base.yaml\naxes: {seeds: [1, 2]}\n"
+    asked = graph.load(written(root, text), str(root / "out"), root=root)
+    for seed, name in enumerate((n for n in asked.nodes if n.startswith("04")), 1):
+        for baseline, drawn in (("itemknn", {"user_share": 0.5, "drawn_by": seed}), ("bm25", {})):
+            about = {"domain": "toy", "recommender": baseline, "embedding": "none", "seed": 0}
+            stem, first = f"{baseline}-none-seed0", 10 * seed
+
+            def build(folder: Path, about=about, stem=stem, first=first) -> dict:
+                np.save(folder / f"{stem}.npy", np.where(np.arange(100) < first, 1, 99))
+                return about | {"metrics": {"recall@10": first / 100}}
+
+            Run(name, asked.runs).make(f"evaluation/toy/{stem}", build, settings=drawn, quiet=True)
+    rows = summary.collect(asked, dict.fromkeys(asked.nodes, "done"))
+    found = summary.summarise(rows).select("recommender", "seeds", "recall@10")
+    assert dict(zip(found["recommender"], found.drop("recommender").rows(), strict=True)) == {
+        "itemknn": (2, pytest.approx(0.15)),
+        "bm25": (1, pytest.approx(0.2)),
+    }
+
+
+def test_cells_with_other_cutoffs_leave_their_place_empty_where_they_have_no_such_metric():
+    one = {"domain": "toy", "recommender": "SASRec", "embedding": "id", "seed": 1, "recall@10": 0.1}
+    rows = pl.DataFrame(
+        [{"settings": "ten", **one}, {"settings": "five", **one, "recall@5": 0.07}], infer_schema_length=None
+    )
+    found = summary.summarise(rows)
+    assert summary._markdown(found)[-2:] == [
+        "| ten | toy | SASRec | id | 1 | 0.1000 |  |",
+        "| five | toy | SASRec | id | 1 | 0.1000 | 0.0700 |",
+    ]
+    assert [line.split()[5:] for line in summary.render_text(found).splitlines()[1:]] == [["0.1000"], ["0.1000", "0.0700"]]
+
+
 def test_a_changed_notebook_runs_again_and_finds_its_artefacts(root):
     asked = graph.load(written(root, "profile: base.yaml\nnotebooks: 1\n"), str(root / "out"), root=root)
     graph.prepare(asked)

@@ -119,6 +119,13 @@ def test_of_one_length_what_length_makes_is_told_beside_the_table_as_it_comes(le
     assert said.startswith("SASRec: length alone, from length 1 to as it comes, moves recall@10 by +25% to +25% under the")
 
 
+def test_between_which_lengths_is_said_whatever_they_are():
+    values = {(start, f"length {x}"): 0.1 for start in ("official", "scaled") for x in (30, 100)}
+    printed = initialisations.compute_printed_gains("recall@10")
+    said = initialisations.describe_gains(measured(values), printed, [30.0, 100.0], "recall@10")
+    assert said.startswith("SASRec: length alone, from length 30 to length 100, moves recall@10 by +0% to +0% under the")
+
+
 def normalise_arms(encoding=None, **evaluation):
     return question_arms.list_normalise_arms({"encoding": encoding or Encoding(), "evaluation": Evaluation(**evaluation)})
 

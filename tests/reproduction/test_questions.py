@@ -475,6 +475,19 @@ def test_of_a_question_that_cannot_be_answered_no_cell_of_notebook_07_runs_on(as
     assert "questions_histories is []" in here.said["history"]
 
 
+def test_without_weights_seen_items_are_not_left_out_and_notebook_07_says_so_and_goes_on(asked_of, shown, capsys):
+    """A study that took a recommender from another one, of whose seeds it was a later one, has none of it."""
+    here, _ = asked_of
+    here = enquiry.Enquiry(replace(here.at, asked=replace(here.at.asked, asked=["repeats"])), {}, {"repeats": "told"})
+    cells = json.loads((find_project_root() / "notebooks/07_beyond_the_paper.ipynb").read_text())["cells"]
+    (source,) = ("".join(c["source"]) for c in cells if "without_seen" in "".join(c["source"]))
+    exec(source.replace('"contrastive"', '"a"'), {"here": here})
+    why = "no weights were kept of SASRec over 'a', SASRec over 'id'; notebook 04 keeps those"
+    assert here.said["repeats"].startswith(f"told; seen items left out: not ranked again, as {why}")
+    assert why in capsys.readouterr().out
+    assert not shown
+
+
 def test_budgets_are_read_from_what_was_trained(toy_run):
     whole = "csft 10 steps, mntp 10 steps, contrastive 5 steps"
     names = ("raw", "csft", "contrastive", "contrastive_add_id", "id")

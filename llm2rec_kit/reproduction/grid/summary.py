@@ -42,7 +42,8 @@ def name_cells(grid: Grid, node: str) -> str:
 def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
     """Collect a row a cell, domain, recommender, embedding and seed: the axes' labels and the metrics. Empty before any.
 
-    `grid.plain_axes` have no labels: embedding and seed stand for them.
+    `grid.plain_axes` have no labels: embedding and seed stand for them. The seed of a baseline that learned from a share of
+    the users is the one that drew them.
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for cell in grid.cells:
@@ -51,10 +52,11 @@ def collect(grid: Grid, states: dict[str, str]) -> pl.DataFrame:
                 continue
             run = Run(node, grid.runs)
             labels = {COLUMNS.get(axis, axis): told for axis, told in cell.labels.items() if axis not in grid.plain_axes}
-            for name in evaluations.find_evaluations(run).made:
+            for name, made in evaluations.find_evaluations(run).made.items():
                 record = kept.read_record(run, name)
                 what = {k: record[k] for k in (*evaluations.OF, "seed")}
-                # Cells that differ on a plain axis alone have the same baselines: once is enough.
+                what["seed"] = made["settings"].get("drawn_by", what["seed"])
+                # Cells that differ on a plain axis alone have the same baselines where these learn alike: once is enough.
                 rows[tuple({**labels, **what}.items())] = {**labels, **what, **record["metrics"]}
     return pl.DataFrame(list(rows.values()), infer_schema_length=None)
 
@@ -105,6 +107,9 @@ def _markdown(summary: pl.DataFrame) -> list[str]:
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:
+    """The mean and its spread; empty where the cell has no such metric, as where cells differ in evaluation_cutoffs."""
+    if row[metric] is None:
+        return ""
     return f"{row[metric]:.4f}" + (f" ± {row[f'{metric} std']:.4f}" if row["seeds"] > 1 else "")
 
 

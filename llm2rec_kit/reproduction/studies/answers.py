@@ -109,7 +109,7 @@ def answer(
     metric: str = "ndcg@10",
     among: np.ndarray | None = None,
 ) -> Answer:
-    """Compare `pairs` (before, after) of arms by name, for each recommender; all of the question's p are corrected together.
+    """Compare `pairs` (before, after) of arms by name, for each recommender; all p of the answer are corrected together.
     `among` bool (n_test,) keeps some of the test samples. ValueError for arms with other test targets, or without a pair."""
     if not pairs:
         raise ValueError(f"The question {question!r} compares no pair of arms.")

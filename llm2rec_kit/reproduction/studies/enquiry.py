@@ -207,7 +207,18 @@ class Enquiry:
         where = (self.own.run, self.at.domain, self.part, rows)
         return questions.compare_repeats(slices.tabulate(*where, seeds=self.at.asked.seeds, metric=metric))
 
-    def without_seen(self, tables: dict[str, str]) -> Answer:
-        """Rank again without the items that the user had, over `tables` {a reader's name: item table}; show what differs."""
-        how: dict[str, Any] = {"recommenders": self.at.asked.recommenders, "metric": self.evaluation.tested}
-        return self.show("seen items", questions.compare_without_seen("seen items", self.own, self.at.domain, tables, **how))
+    def without_seen(self, tables: dict[str, str]) -> str:
+        """Rank again without the items that the user had, over `tables` {a reader's name: item table}; show what differs.
+        Returns it as a sentence, or why it cannot be told."""
+        recommenders, domain = self.at.asked.recommenders, self.at.domain
+        if lacking := questions.list_without_weights(self.own, domain, recommenders, [*tables.values()]):
+            why = (
+                f"not ranked again, as no weights were kept of {', '.join(lacking)}; notebook 04 keeps those of what "
+                "evaluation_recommenders and evaluation_embeddings name"
+            )
+            print(why)
+            return why
+        how: dict[str, Any] = {"recommenders": recommenders, "metric": self.evaluation.tested}
+        return self.show(
+            "seen items", questions.compare_without_seen("seen items", self.own, domain, tables, **how)
+        ).sentence

@@ -39,8 +39,8 @@ def train(
 ) -> str:
     """Train `stage` (csft, mntp or contrastive) from artefact `start` of the study; returns the name of the new artefact.
 
-    `name` is `stage` unless given. `changes` are settings of that stage without prefix; `share` scales its steps and
-    warm-up. `domains` and `text` as in `pipeline.train_stage`.
+    `name` is `stage` unless given. `changes` are settings of that stage without prefix; `share` scales its steps
+    and what goes with them (`scale_steps`). `domains` and `text` as in `pipeline.train_stage`.
     """
     settings = scale_steps(dataclasses.replace(study.settings[stage], **changes), share)
     place = S.Backbone.among(study.settings)
@@ -57,12 +57,21 @@ def _as_once_named(study: Study, recipe: pipeline.Recipe) -> pipeline.Recipe:
 
 
 def scale_steps(settings: S.Stage, share: float) -> S.Training:
-    """Scale a training's settings to `share` of its steps (1 at least) and of its warm-up."""
+    """Scale a training's settings to `share` of its steps, and of what is counted beside them: the warm-up, the decay's plan
+    (in whole epochs where it is of epochs) and, where the validation loss decides something, the steps between validations.
+    What is 0 stays 0, and all but the warm-up is 1 at least. ValueError for a share that is none."""
     assert isinstance(settings, S.Training)  # no other stage has steps
     if not 0 < share <= 1:
         raise ValueError(f"A share of the training steps lies above 0 and is 1 at most; found {share}.")
-    steps, warmup = max(1, round(settings.steps * share)), round(settings.warmup_steps * share)
-    return settings if share == 1 else dataclasses.replace(settings, steps=steps, warmup_steps=warmup)
+    if share == 1:
+        return settings
+    counted = ["steps", "schedule_steps", "schedule_epochs"]
+    if (
+        settings.patience or settings.keep == "best"
+    ):  # elsewhere it changes no weights, and arms of finished runs keep their key
+        counted.append("evaluate_every")
+    scaled = {name: max(1, round(count * share)) for name in counted if (count := getattr(settings, name))}
+    return dataclasses.replace(settings, **scaled, warmup_steps=round(settings.warmup_steps * share))
 
 
 def embed(study: Study, start: str, name: str = "", *, text: str = "title", **changes: Any) -> str:

@@ -190,12 +190,12 @@ def list_comparable() -> pl.DataFrame:
 def describe_gains(found: pl.DataFrame, printed: pl.DataFrame, lengths: Sequence[float], metric: str) -> str:
     """Say how much of the printed difference to rows at length one could be length, on this data."""
     low, high = _name_ends(lengths)
-    under, far = f"official: {low} to {high} (%)", f", from {low} to {high}," if high == AS_IT_COMES else ""
+    under = f"official: {low} to {high} (%)"
     parts = []
     for (recommender,), part in compute_gains(found, lengths, metric).group_by("recommender", maintain_order=True):
         theirs = printed.filter(recommender=recommender)
         parts.append(
-            f"{recommender}: length alone{far} moves {metric} by {_span(part, under)} under the official start; "
+            f"{recommender}: length alone, from {low} to {high}, moves {metric} by {_span(part, under)} under the official start; "
             f"LLM2Rec is printed {_span(theirs, 'over it, at length one (%)')} over the best row at length one"
         )
     return "; ".join(parts)

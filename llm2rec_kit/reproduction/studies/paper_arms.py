@@ -145,7 +145,7 @@ def make_backbone(do: Any, base: Any, asked: S.Tables, name: str, label: str, **
 def make_backbones(do: Any, base: Any, asked: S.Tables, **opening: Any) -> Backbones:
     """Make Figure 4's arms, `make_backbone` for each of `tables_backbones`, its tables evaluated; of one that cannot be had it is told why."""
     found: Backbones = {}
-    for name, label in S.name_tables(asked.backbones).items():
+    for name, label in asked.labels.items():
         try:
             study, tables = make_backbone(do, base, asked, name, label, **opening)
         except BackboneError as error:

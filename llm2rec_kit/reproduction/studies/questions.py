@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -17,11 +16,9 @@ from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.reproduction.studies import answers
 from llm2rec_kit.reproduction.studies.answers import Answer
 from llm2rec_kit.reproduction.studies.study import Study
-from llm2rec_kit.results import metrics
+from llm2rec_kit.results import metrics, weights
+from llm2rec_kit.runs import Run
 from llm2rec_kit.settings import item_tables
-
-if TYPE_CHECKING:
-    from llm2rec_kit.downstream import saved_recommender
 
 ASKED = S.QUESTIONS
 READ_AGAIN = ("split", "text", "history")  # questions whose studies make a corpus anew from the run's source
@@ -122,6 +119,21 @@ def find_longer(histories: np.ndarray, lengths: Sequence[int]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["items of history", "test samples with more", "of"], orient="row")
 
 
+def list_without_weights(study: Study, domain: str, recommenders: Sequence[str], tables: Sequence[str]) -> list[str]:
+    """List those of `recommenders` over `tables` that nobody kept weights of, the study or its base: "SASRec over 'id'".
+
+    Weights are a first seed's. A study that takes a recommender from another one, of whose seeds it was a later one, has none.
+    """
+    pairs = itertools.product(recommenders, tables)
+    return [f"{r} over {table!r}" for r, table in pairs if _find_holder(study, domain, r, table) is None]
+
+
+def _find_holder(study: Study, domain: str, recommender: str, table: str) -> Run | None:
+    """The study or its base, whichever kept this recommender's weights; None where neither did."""
+    holders = (study.run, study.base)
+    return next((run for run in holders if weights.find_kept(run, domain, recommender, table)), None)
+
+
 def compare_without_seen(
     question: str,
     study: Study,
@@ -132,8 +144,10 @@ def compare_without_seen(
     metric: str = "ndcg@10",
 ) -> Answer:
     """Rank with the study's recommenders all items once, and once without those that the user had, with the same weights.
-    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}."""
-    from llm2rec_kit.downstream import ranking, samples  # which load torch, and what is above is also a plan's
+    The recommenders are one seed's, whose weights were kept. `tables` is {a reader's name: item table}. ValueError where
+    there are none (`list_without_weights`)."""
+    # which load torch, and what is above is also a plan's
+    from llm2rec_kit.downstream import ranking, samples, saved_recommender
 
     ties = S.Evaluation.among(study.settings).ties
     part, ids = study.corpus.select([domain])
@@ -143,7 +157,8 @@ def compare_without_seen(
     vectors = {text: np.load(study.run.require(f"embeddings/{text}").with_suffix(".npy")) for text in texts}
     keys, each, budgets = [], [], {}
     for recommender, (name, table) in itertools.product(recommenders, tables.items()):
-        model = _kept(study, domain, recommender, table, (part, ids), vectors)
+        holder = _find_holder(study, domain, recommender, table) or study.base
+        model = saved_recommender.load(holder, domain, recommender, table, (part, ids), vectors)
         for what, label in (("none", "all items"), ("seen", "unseen items")):
             excluded = ranking.find_excluded(part, targets, what)
             found = ranking.rank_rows(model.model, model.table, rows, exclude=excluded, ties=ties)
@@ -152,13 +167,3 @@ def compare_without_seen(
             budgets[keys[-1][1]] = answers.describe_budget(study.run, table)
     pairs = [(f"{name}, all items", f"{name}, unseen items") for name in tables]
     return answers.make_answer(question, metric, keys, each, part.owners(targets), budgets, pairs)
-
-
-def _kept(study: Study, *what: Any) -> saved_recommender.Trained:
-    """Load the recommender from the study or its base: only the first seed's weights are kept, wherever it was trained."""
-    from llm2rec_kit.downstream import saved_recommender
-
-    try:
-        return saved_recommender.load(study.run, *what)
-    except ValueError:
-        return saved_recommender.load(study.base, *what)
