@@ -67,6 +67,8 @@ $(READY): requirements.lock pyproject.toml
 	@echo "installing into .venv (several minutes the first time)"
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+# Where Python writes no bytecode, as in many containers, each kernel would compile the kit again; pip does this for packages.
+	@.venv/bin/python -m compileall -q llm2rec_kit
 	@touch $@
 
 # Exact versions of what pyproject asks for, resolved afresh in a throw-away environment.
