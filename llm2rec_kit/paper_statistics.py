@@ -29,11 +29,11 @@ def find_paper_name(domain: str) -> str | None:
     return next((short for short, names in plain.items() if fold_name(domain) in names), None)
 
 
-def find_released_window(domains: Sequence[str]) -> tuple[str, str]:
+def find_released_window(domains: Sequence[str], category: str = "") -> tuple[str, str]:
     """Find the first and last month in the names of the released files of these `domains` [C]; ValueError unless they are
-    one domain that is among the paper's."""
+    one domain that is among the paper's, by its name or that of its `category`."""
     windows = read_paper()["windows"]
-    short = find_paper_name(domains[0])
+    short = find_paper_name(category or domains[0])
     if len(domains) > 1 or short not in windows:
         raise ValueError(
             f"data_start 'released' is known for one of {sorted(windows)} at a time; the data's domains are {list(domains)}. "

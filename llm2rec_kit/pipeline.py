@@ -151,12 +151,20 @@ def train_stage(
             plain = backbone.fit_rows(backbone.load(run.require(start), place)[0], backbone.token_rows(model))
             model = _whole(plain, int(record["steps"]), folder, bidirectional=stage != "csft")
         backbone.save(model, tokenizer, folder)
-        samples = len(corpus.select(corpus.train_domains)[0].samples("train"))
-        found: dict[str, float] = {"samples": samples} if stage == "csft" else {"leak": backbone.measure_leak(model)}
+        record |= _look_at(model, corpus, stage)
         write_history(history, folder)  # last: with the checkpoints goes what an interrupted make goes on from
-        return record | found
+        return record
 
     return Recipe(name or stage, build, inputs=["corpus", start], **artefact.split_settings(settings, place, **other))
+
+
+def _look_at(model: PreTrainedModel, corpus: Corpus, stage: str) -> dict[str, float]:
+    """What a record tells beside the history: the samples that CSFT had, or whether later tokens reach earlier ones."""
+    from llm2rec_kit.models import backbone
+
+    if stage == "csft":
+        return {"samples": len(corpus.select(corpus.train_domains)[0].samples("train"))}
+    return {"leak": backbone.measure_leak(model)}
 
 
 def _training_of(

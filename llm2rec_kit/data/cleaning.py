@@ -134,8 +134,7 @@ def time_window(settings: Data, interactions: Interactions) -> tuple[datetime, d
     first, end = settings.start, settings.end
     if first == "released":
         domains = interactions.items["domain"].unique(maintain_order=True).to_list()
-        one = [settings.category] if settings.category and len(domains) == 1 else domains
-        first, last = paper_statistics.find_released_window(one)
+        first, last = paper_statistics.find_released_window(domains, settings.category)
         end = end or last
     window = _month(first, datetime.min), _month(end, datetime.max)
     if window[0] >= window[1]:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from llm2rec_kit.data.sources import frames
-from llm2rec_kit.settings import parse_template
+from llm2rec_kit.settings import name_fields, parse_template
 
 BRACKETS = {"(": ")", "[": "]"}
 EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
@@ -19,12 +19,9 @@ EDGES = " \t\r\n,;:|/-–"  # what an empty field leaves hanging at either end
 
 def find_fields(template: str, items: pl.DataFrame) -> list[str]:
     """List the names in the template's braces; ValueError where one is no column of `items` with text or numbers."""
-    names = parse_template(template)
     kinds = {c: kind for c, kind in items.schema.items() if c not in ("item", "source_id", "plain_title")}
     columns = [c for c, kind in kinds.items() if kind == pl.String or kind.is_numeric()]
-    if unknown := [n for n in names if n not in columns]:
-        raise ValueError(f"data_text names {unknown}, which this source's items do not have; they have {columns}.")
-    return names
+    return name_fields(template, columns, "this source's items")
 
 
 def render_texts(items: pl.DataFrame, template: str, words: int) -> pl.DataFrame:

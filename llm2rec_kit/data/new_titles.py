@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from llm2rec_kit.corpus import read_plain_titles
 from llm2rec_kit.data import cleaning, item_text, mixing
 from llm2rec_kit.runs import ArtefactError, Run
 from llm2rec_kit.settings import Data, parse_template
@@ -51,7 +52,7 @@ def _find_of_part(run: Run, made: dict[str, Any], items: pl.DataFrame, domain: s
             same = hash_file_once(file) == made["files"].get(f"{name}/{file.name}")
             if same and folder.name == "corpus" and domain in pl.read_parquet(file, columns=["domain"])["domain"]:
                 return find_settings(Run(folder.parent.name, folder.parent.parent), domain)
-    if "plain_title" in items.columns and items.select(pl.col("plain_title") != pl.col("title")).to_series().any():
+    if (read_plain_titles(items) != items["title"]).any():
         raise ArtefactError(
             f"The texts of {domain!r} hold more than titles, and the part of the mix that says how they were made is gone, or "
             f"another than was mixed; it is one of {', '.join(made['mix'])}. Put it back, or take titles of the catalogue alone."

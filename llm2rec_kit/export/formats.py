@@ -104,7 +104,8 @@ def export_npy(run: Run, stage: str, to: Path, name: str) -> str:
 
 
 def export_recbole(run: Run, stage: str, to: Path, name: str) -> str:
-    """Write RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that loads all three, given `data_path`.
+    """Write RecBole's atomic files: .inter, .item, and .itememb with the embeddings, and a .yaml that, with RecBole's
+    `data_path`, loads all three.
 
     Tokens are the kit's own ids, so that rows of an embedding table are found again. A source without times gets each
     interaction's place in its user's sequence as its time: RecBole orders by it. What it would misread is changed, which the

@@ -60,6 +60,5 @@ def check_record(what: str, record: dict[str, Any]) -> None:
         json.dumps(record, default=as_plain, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{what} cannot be kept as JSON: {error}. It takes finite numbers, text, "
-            f"lists and dicts; found {record!r:.300}."
+            f"{what} cannot be kept as JSON: {error}. It takes finite numbers, text, lists and dicts; found {record!r:.300}."
         ) from None

@@ -97,8 +97,7 @@ class Run:
                 if shared and not force and self._fetch(shared, name):
                     _tell(name, "taken from the store, made by another run with the same settings and inputs", quiet)
                     return self.path_of(name)
-                folder = working_folder.open_at(self.path_of(name), name, key, force=force)
-                built = working_folder.find_built(folder)
+                folder, built = working_folder.open_at(self.path_of(name), name, key, force=force)
                 _tell(name, f"{why}; all was built when it was interrupted" if built else why, quiet)
                 built = built or working_folder.build_in(folder, name, build, spent)
                 self._finish(name, folder, key, built["record"])

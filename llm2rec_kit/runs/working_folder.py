@@ -20,21 +20,23 @@ from llm2rec_kit.storage import clear, hash_file
 KEY_NOTE = ".key.json"
 
 
-def open_at(target: Path, name: str, key: dict[str, Any], *, force: bool) -> Path:
+def open_at(target: Path, name: str, key: dict[str, Any], *, force: bool) -> tuple[Path, dict[str, Any] | None]:
     """Return the working folder of artefact `name` that is to be at `target`: kept from an interrupted make of the same key
-    or, with `force`, of this forced series; else an empty one."""
-    folder = target.with_name(f".{target.name}.partial")
+    or, with `force`, of this forced series; else an empty one. With it what `build_in` noted, where all is built there."""
+    folder = target.with_name(f".{target.name}{storage.PARTIAL}")
     if folder.is_symlink() or not folder.is_dir():  # what is begun elsewhere is not this run's
         clear(folder)
     begun = storage.read_note_or_nothing(folder / KEY_NOTE, f"What was begun of {name!r} is not gone on with.")
     whole = all(isinstance(begun.get(part), dict) for part in ("settings", "inputs"))
     same = whole and manifest.select_counted(begun, key) == manifest.select_counted(key, key)
-    changed = "built" in begun and begun["built"]["sizes"] != _list_sizes(folder)
-    if not same or changed or (force and not (find_forced() and begun.get("forced") == find_forced())):
-        clear(folder)
-        folder.mkdir(parents=True)
-        storage.write_note(folder / KEY_NOTE, key | {"forced": find_forced()})
-    return folder
+    built = begun.get("built")
+    changed = built and built["sizes"] != _list_sizes(folder)
+    if same and not changed and (not force or (find_forced() and begun.get("forced") == find_forced())):
+        return folder, built
+    clear(folder)
+    folder.mkdir(parents=True)
+    storage.write_note(folder / KEY_NOTE, key | {"forced": find_forced()})
+    return folder, None
 
 
 def build_in(
@@ -53,12 +55,6 @@ def build_in(
     check_record(f"The record of {name!r}", record)
     built = {"record": record, "cost": meter.add_work_elsewhere(cost, spent), "sizes": _list_sizes(folder)}
     storage.write_note(folder / KEY_NOTE, storage.read_note(folder / KEY_NOTE) | {"built": built})
-    return built
-
-
-def find_built(folder: Path) -> dict[str, Any] | None:
-    """Find what `build_in` noted: all is built, by a make that was interrupted before the manifest was written."""
-    built: dict[str, Any] | None = storage.read_note(folder / KEY_NOTE).get("built")
     return built
 
 

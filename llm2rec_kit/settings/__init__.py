@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm2rec_kit.settings.backbone import Backbone
-from llm2rec_kit.settings.data import Data, parse_template
+from llm2rec_kit.settings.data import Data, name_fields, parse_template
 from llm2rec_kit.settings.encoding import Encoding
 from llm2rec_kit.settings.evaluation import METRIC, Evaluation
 from llm2rec_kit.settings.item_tables import NAMED, name_tables
@@ -47,6 +47,7 @@ __all__ = [
     "Training",
     "describe_limits",
     "describe_unknown",
+    "name_fields",
     "name_tables",
     "parse_template",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -40,6 +41,15 @@ def parse_template(template: str) -> list[str]:
             f"data_text takes plain names in braces, at least one, such as {{title}}; found {show_value(template)}."
         )
     return [name for name, _, _ in parts]
+
+
+def name_fields(template: str, known: Iterable[str], whose: str) -> list[str]:
+    """Return the names in the braces of `data_text` as `parse_template` does; ValueError for one that is none of the fields
+    `known`, which `whose` are, in words."""
+    names, known = parse_template(template), [*known]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"data_text names {unknown}, which {whose} do not have; they have {known}.")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,5 +171,5 @@ class Data(Stage):
         hashes, whether they are fetched, and what other sources read. None of one's own source, which may read any."""
         if self.source not in SOURCES or self.source == "mix":
             return []
-        of_others = [prefix for prefix in ("synthetic_", "goodreads_") if prefix != f"{self.source}_"]
-        return ["download", "path", *(name for name in self.as_dict() if name.startswith(tuple(of_others)))]
+        of_others = tuple({"synthetic_", "goodreads_"} - {f"{self.source}_"})
+        return ["download", "path", *(name for name in self.as_dict() if name.startswith(of_others))]

@@ -24,7 +24,7 @@ from llm2rec_kit.data.times import LATEST
 from llm2rec_kit.paper_statistics import find_released_window
 from llm2rec_kit.runs import info
 from llm2rec_kit.runs.records import check_record
-from llm2rec_kit.settings import Data, SettingsError, own_parts, parse_template
+from llm2rec_kit.settings import Data, SettingsError, name_fields, own_parts
 from llm2rec_kit.settings.ranges import clip
 from llm2rec_kit.storage import expand_home, hash_file_once, read_json
 
@@ -112,11 +112,11 @@ def load(settings: Data) -> Interactions:
 
 def check_unread(settings: Data) -> None:
     """Raise ValueError for what `settings` ask and the source cannot have, whatever is in its files: a large one takes hours."""
-    fields = getattr(_module(settings), "FIELDS", ()) if settings.source in MODULES else ()
-    if unknown := [name for name in parse_template(settings.text) if fields and name not in fields]:
-        raise ValueError(f"data_text names {unknown}, which the items of {settings.source!r} do not have; they have {[*fields]}.")
-    if fields and settings.start == "released" and (domains := tell_domains(settings)):
-        find_released_window([settings.category or domains[0]])
+    if not (fields := getattr(_module(settings), "FIELDS", ()) if settings.source in MODULES else ()):
+        return
+    name_fields(settings.text, fields, f"the items of {settings.source!r}")
+    if settings.start == "released" and (domains := tell_domains(settings)):
+        find_released_window(domains[:1], settings.category)
 
 
 def tell_domains(settings: Data) -> list[str]:

@@ -66,10 +66,8 @@ def scale_steps(settings: S.Stage, share: float) -> S.Training:
     if share == 1:
         return settings
     counted = ["steps", "schedule_steps", "schedule_epochs"]
-    if (
-        settings.patience or settings.keep == "best"
-    ):  # elsewhere it changes no weights, and arms of finished runs keep their key
-        counted.append("evaluate_every")
+    if settings.patience or settings.keep == "best":
+        counted.append("evaluate_every")  # elsewhere it changes no weights, and arms of finished runs keep their key
     scaled = {name: max(1, round(count * share)) for name in counted if (count := getattr(settings, name))}
     return dataclasses.replace(settings, **scaled, warmup_steps=round(settings.warmup_steps * share))
 
