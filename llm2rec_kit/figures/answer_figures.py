@@ -47,7 +47,8 @@ def draw_learning_curves(arms: pl.DataFrame, *, title: str, metric: str, counted
     """
     recommenders = arms["recommender"].unique(maintain_order=True).to_list()
     look = _look(arms["embedding"].unique(maintain_order=True).to_list())
-    figure, axes = _figure(len(recommenders), 1, height=2.8, width=3.8, sharey=True)
+    width = max(3.8, 9 / len(recommenders))  # inches: title, legend and caption need so much in all
+    figure, axes = _figure(len(recommenders), 1, height=2.8, width=width, sharey=True)
     ticks = arms["users"].unique().sort().to_list()
     for ax, name in zip(axes[0], recommenders, strict=True):
         for embedding, style in look.items():
