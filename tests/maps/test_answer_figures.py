@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from llm2rec_kit.figures import answer_figures, training_figures
+from llm2rec_kit.settings import QUESTIONS
 
 
 @pytest.fixture
@@ -71,3 +72,20 @@ def test_learning_curves_have_a_line_a_table_over_the_users_learned_from():
     assert lines["id"] == [[50, pytest.approx(0.01)], [1000, pytest.approx(0.2)]]
     assert {"id", "raw"} == set(lines)
     assert "n = 7 users" in figure._supxlabel.get_text()
+
+
+@pytest.mark.parametrize("recommenders", [["SASRec"], ["SASRec", "GRU4Rec"]])
+def test_title_legend_and_caption_of_learning_curves_are_whole_and_apart(recommenders):
+    rows = [
+        {"recommender": r, "embedding": e, "users": u, "mean": 0.02, "low": 0.01, "high": 0.03}
+        for r in recommenders
+        for e in ("id", "raw", "contrastive", "contrastive_add_id")
+        for u in (60, 200)
+    ]
+    how = {"title": QUESTIONS["users"], "metric": "ndcg@10", "counted": "ndcg@10, n = 200 users, 2 seeds"}
+    figure = answer_figures.draw_learning_curves(pl.DataFrame(rows), **how)
+    figure.canvas.draw()
+    title, legend = (part.get_window_extent() for part in (figure._suptitle, figure.legends[0]))
+    assert title.x0 >= 0
+    assert title.x1 <= legend.x0
+    assert figure._supxlabel.get_window_extent().x1 <= figure.bbox.x1
