@@ -11,7 +11,7 @@ from conftest import make_corpus
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+from transformers import AutoModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from llm2rec_kit import geometry, pipeline
 from llm2rec_kit.encoding import encoder, readings
@@ -126,6 +126,21 @@ def test_a_begin_of_text_token_is_not_put_into_the_saved_folder(tmp_path):
     assert tokenizer("ab")["input_ids"][0] == 1
     other = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     np.testing.assert_allclose(other.encode(["Star Harbor", "Iron"]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["padding_side", "truncation_side"])
+def test_a_tokenizer_that_cuts_or_pads_on_the_left_is_saved_as_the_kit_reads(tmp_path, side):
+    """GPT-2, whose table of positions tells where padding stands."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    tokenizer = backbone.train_tokenizer(TITLES, 400)
+    setattr(tokenizer, side, "left")
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5)
+    subject = Encoder(GPT2LMHeadModel(config).eval(), tokenizer, Encoding(attention="causal", max_tokens=5))
+    subject.save(tmp_path)
+    assert getattr(tokenizer, side) == "left"
+    other = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(other.encode(TITLES), subject.encode(TITLES), atol=1e-5)
 
 
 def test_a_mask_token_of_its_own_survives_the_folder(tiny, tmp_path):

@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from llm2rec_kit import settings as S
-from llm2rec_kit.encoding.tokenisation import cut_by_length, drop_special_tokens, find_first_rows, pad, pool, tokenise_titles
+from llm2rec_kit.encoding.tokenisation import copy_as_read, cut_by_length, find_first_rows, pad, pool, tokenise_titles
 from llm2rec_kit.models import backbone, checkpoint, gguf, kernels
 from llm2rec_kit.settings.encoding import AS_SAVED as AS_SAVED
 from llm2rec_kit.settings.encoding import parse_variant as parse_variant
@@ -107,7 +107,8 @@ class Encoder:
         With `out` they go to that .npy file in constant memory, and what is returned is memory-mapped; an encoding that
         was interrupted goes on where it stopped. With `shard` (rank, number of processes) only this process's slice is
         computed and returned, and `out` is complete when the last process is (see `find_rank`).
-        Raises ValueError for a title that has no token, and for embeddings that are not finite.
+        Raises ValueError for a title that has no token (an encoder of another library gives each its special tokens), and
+        for embeddings that are not finite.
         """
         return self._encode(_texts(titles), out, progress, shard, lead=0)
 
@@ -197,8 +198,7 @@ class Encoder:
         Raises BackboneError where the tokenizer, read back, would not give the ids that the encoder uses.
         """
         folder, how = Path(folder), self.settings
-        tokenizer = drop_special_tokens(self.tokenizer)
-        backbone.save(self.model, tokenizer, folder)
+        backbone.save(self.model, copy_as_read(self.tokenizer), folder)
         _check_read_back(folder, self.tokenizer)
         modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
         modules += [("2_Normalize", "Normalize")] * (how.normalise == "unit")

@@ -1,7 +1,7 @@
 """Own tables: item vectors that a user brings, read into the rows of a corpus, or refused with what does not fit.
 
 The file is an .npy array of two dimensions. Its rows are the corpus's items 1..N in order, with or without a row of zeros in
-front; or, where `<file>.ids.txt` lies beside it, a line of that a row: the item's id in the source.
+front; or, where `<name>.ids.txt` lies beside `<name>.npy`, a line of that a row: the item's id in the source.
 """
 
 from __future__ import annotations

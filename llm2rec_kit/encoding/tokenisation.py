@@ -21,7 +21,8 @@ def tokenise_titles(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_t
         backend.no_padding()
         found = [e.ids[:max_tokens] for e in backend.encode_batch_fast(titles, add_special_tokens=False)]
     else:
-        found = tokenizer(titles, add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
+        # Cut here, too: by itself it cuts at the side that its config names.
+        found = [ids[:max_tokens] for ids in tokenizer(titles, add_special_tokens=False)["input_ids"]]
     for title, ids in zip(titles, found, strict=True):
         if not ids:
             raise ValueError(
@@ -31,11 +32,13 @@ def tokenise_titles(tokenizer: PreTrainedTokenizerBase, titles: list[str], max_t
     return [np.asarray(ids, dtype=np.int64) for ids in found]
 
 
-def drop_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Copy a tokenizer so that it puts no begin- or end-of-text token around a title; return one that puts none as it is."""
-    if tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]:
-        return tokenizer
+def copy_as_read(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Copy a tokenizer so that, called by another library, it reads titles as `tokenise_titles` and `pad` do: no begin- or
+    end-of-text token around a title, cut and padded on the right whatever its config says."""
     bare = copy.deepcopy(tokenizer)
+    bare.padding_side = bare.truncation_side = "right"
+    if bare("a")["input_ids"] == bare("a", add_special_tokens=False)["input_ids"]:
+        return bare
     for flag in ("add_bos_token", "add_eos_token"):
         if getattr(bare, flag, False):
             setattr(bare, flag, False)
