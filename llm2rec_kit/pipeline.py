@@ -104,7 +104,9 @@ def make_backbone(run: Run, place: S.Backbone) -> Recipe:
         size = {"parameters": backbone.count_parameters(model), "vocabulary": len(tokenizer)}
         return {"name": place.name, **size, "from_nothing": place.name == "tiny"}
 
-    return Recipe("backbone", build, place.as_dict() | backbone.hash_contents(place.name), ["corpus"])
+    settings = place.as_dict() | backbone.hash_contents(place.name)
+    aside = () if place.name == "tiny" else ("hidden", "layers", "heads", "vocabulary", "seed")  # tiny's alone
+    return Recipe("backbone", build, settings, ["corpus"], aside)
 
 
 def train_stage(
@@ -149,7 +151,7 @@ def train_stage(
             return record  # process 0 saves
         if distributed.is_sharded():  # in memory it is in pieces; its last checkpoint is whole
             plain = backbone.fit_rows(backbone.load(run.require(start), place)[0], backbone.token_rows(model))
-            model = _whole(plain, int(record["steps"]), folder, bidirectional=stage != "csft")
+            model = _whole(plain, int(record["steps"]), folder, bidirectional=backbone.is_bidirectional(model))
         backbone.save(model, tokenizer, folder)
         record |= _look_at(model, corpus, stage)
         write_history(history, folder)  # last: with the checkpoints goes what an interrupted make goes on from
@@ -207,7 +209,7 @@ def embed_items(run: Run, table: str, start: str, how: S.Encoding, place: S.Back
     from llm2rec_kit.encoding.encoder import Encoder
     from llm2rec_kit.models import backbone
 
-    own = run.has(start)
+    own = start in TABLES.values() or run.has(start)
 
     def build(folder: Path) -> dict[str, Any]:
         corpus = Corpus.load(run.require("corpus"))
@@ -294,10 +296,11 @@ def _shape(vectors: np.ndarray) -> dict[str, Any]:
 
 def _read_as(model: Encoder, own: bool) -> dict[str, Any]:
     """How an encoder reads, and of the run's own models how much a later token leaks into an earlier one."""
+    from llm2rec_kit.encoding.sentence_transformer import LibraryEncoder
     from llm2rec_kit.models import backbone
 
     how = {name: getattr(model.settings, name) for name in ("pooling", "normalise", "max_tokens")}
-    if not own:
+    if isinstance(model, LibraryEncoder):
         return {"attention": "as_trained", **how}
     mask = "bidirectional" if backbone.is_bidirectional(model.model) else "causal"
-    return {"attention": mask, **how, "leak": backbone.measure_leak(model.model)}
+    return {"attention": mask, **how} | ({"leak": backbone.measure_leak(model.model)} if own else {})

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import make_corpus
 
@@ -18,12 +19,13 @@ from llm2rec_kit.data.sources import synthetic
 from llm2rec_kit.downstream import baselines
 from llm2rec_kit.downstream.evaluation import Job
 from llm2rec_kit.encoding.encoder import Encoder
+from llm2rec_kit.encoding.table_encoder import load_encoder
 from llm2rec_kit.fitting import distributed
 from llm2rec_kit.models import backbone
 from llm2rec_kit.reproduction.runner import launch
 from llm2rec_kit.reproduction.studies import experiments
 from llm2rec_kit.results import kept
-from llm2rec_kit.runs import Run
+from llm2rec_kit.runs import ArtefactError, Run
 
 TABLES = [f"embeddings/{table}" for table in pipeline.TABLES]
 
@@ -126,6 +128,32 @@ def test_a_new_mask_token_is_saved_with_a_model_that_was_trained_in_pieces(begun
     assert tokenizer.mask_token_id == len(tokenizer) - 1 == backbone.token_rows(before[0])
     assert backbone.token_rows(after) == len(tokenizer)
     assert backbone.is_bidirectional(after)
+
+
+def test_items_contrasted_by_attributes_stay_causal_also_when_trained_in_pieces(begun, monkeypatch):
+    corpus = make_corpus()
+    corpus = dataclasses.replace(corpus, items=corpus.items.with_columns(brand=pl.col("title").str.slice(0, 9)))
+    begun.make("corpus", corpus.save, settings={"brand": True}, quiet=True)
+    monkeypatch.setattr(distributed, "is_sharded", lambda: True)
+    settings, place = S.Contrastive(steps=2, batch_size=4), S.Backbone(device="cpu")
+    pipeline.train_stage(begun, settings, place, start="csft", text="attributes").make(begun, quiet=True)
+    assert not backbone.is_bidirectional(backbone.load(begun.require("contrastive"), place)[0])
+    assert begun.record("contrastive")["leak"] == 0
+
+
+def test_a_stage_that_is_not_there_is_asked_of_its_notebook_not_of_the_hub(begun):
+    with pytest.raises(ArtefactError, match=r"notebooks/03_item_embedding\.ipynb"):
+        pipeline.embed_items(begun, "mntp", "mntp", S.Encoding(), S.Backbone(device="cpu")).make(begun)
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal", "as_trained"])
+def test_a_table_of_a_decoder_from_elsewhere_is_loaded_as_it_was_made(begun, tiny, tmp_path, attention):
+    backbone.save(*tiny, tmp_path / "decoder")
+    how, place = S.Encoding(attention=attention), S.Backbone(device="cpu")
+    pipeline.embed_items(begun, "mine", str(tmp_path / "decoder"), how, place).make(begun, quiet=True)
+    table = np.load(begun.require("embeddings/mine").with_suffix(".npy"))
+    titles = Corpus.load(begun.require("corpus")).titles
+    np.testing.assert_array_equal(load_encoder(begun, "mine").table(titles), table)
 
 
 def test_the_record_tells_the_steps_of_the_weights_that_are_kept(begun):

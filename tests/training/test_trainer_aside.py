@@ -107,14 +107,20 @@ def test_a_resumed_training_saves_as_often_as_it_is_set_now(tmp_path, monkeypatc
     assert saved == list(range(start + 1, SETTINGS.steps + 1))
 
 
+LORA = ("lora_r", "lora_alpha", "lora_dropout")
+
+
 @pytest.mark.parametrize(
     ("settings", "aside"),
     [
-        (CSFT(), {"batch_tokens", "gradient_checkpointing", "save_every"}),
-        (CSFT(tuning="lora"), {"gradient_checkpointing", "save_every"}),
+        (CSFT(), {"batch_tokens", "gradient_checkpointing", "save_every", *LORA}),
+        (CSFT(tuning="lora"), {"save_every"}),
+        (CSFT(tuning="lora", lora_dropout=0.0), {"batch_tokens", "gradient_checkpointing", "save_every"}),
+        (MNTP(tuning="lora"), {"gradient_checkpointing", "save_every"}),
         (MNTP(tuning="lora", lora_dropout=0.0), {"batch_tokens", "gradient_checkpointing", "save_every"}),
-        (Contrastive(), set(artefact.ASIDE)),
-        (Contrastive(views="dropout"), set(artefact.ASIDE) - {"batch_tokens"}),
+        (Contrastive(), {*artefact.ASIDE, *LORA, "dropout"}),
+        (Contrastive(views="both"), {*artefact.ASIDE, *LORA} - {"batch_tokens"}),
+        (Contrastive(views="dropout", tuning="lora"), {*artefact.ASIDE, "mask_rate", "mask_token"} - {"batch_tokens"}),
     ],
 )
 def test_what_counts(settings, aside):
