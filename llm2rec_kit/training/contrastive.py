@@ -126,16 +126,19 @@ def info_nce(
 ) -> torch.Tensor:
     """Sum the InfoNCE of (n, d) and (n, d): cosine / temperature; row i of `second` is the positive of row i of `first`.
 
-    Rows i and j with `same[i] == same[j]` are one title: j is left out of i's denominator, and i out of j's.
+    Rows i and j with `same[i] == same[j]` are one title: j is left out of i's denominator, and i out of j's. Where texts tell
+    titles apart and the views are other texts, `same` is (2, n), the first views' numbers and the second's: each direction
+    goes by those of the views that it is to find.
     """
     exact = torch.float64 if first.dtype == torch.float64 else torch.float32
     scores = F.normalize(first.to(exact), dim=-1) @ F.normalize(second.to(exact), dim=-1).T / temperature
     labels = torch.arange(len(scores), device=scores.device)
+    ways = [scores.T, scores]
     if same is not None:
-        twins = (same[:, None] == same) & (labels[:, None] != labels)
-        scores = scores.masked_fill(twins, float("-inf"))
-    loss = F.cross_entropy(scores, labels, reduction="sum")
-    return (loss + F.cross_entropy(scores.T, labels, reduction="sum")) / 2 if symmetric else loss
+        twins = [(one[:, None] == one) & (labels[:, None] != labels) for one in same.expand(2, -1)]
+        ways = [way.masked_fill(left_out, float("-inf")) for way, left_out in zip(ways, twins, strict=True)]
+    back, loss = (F.cross_entropy(way, labels, reduction="sum") for way in ways)
+    return (loss + back) / 2 if symmetric else loss
 
 
 def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None) -> Loss:

@@ -4,7 +4,7 @@ From its paper (Liu et al., AAAI 2025) and its released script: an item's text i
 ("brand is X; category is Y"); a view shuffles them and leaves a share out; the other items of the batch are the negatives,
 in both directions; the model stays causal and an embedding is the mean over all tokens. Ours: the loss is InfoNCE over
 cosines as in `contrastive`, with that stage's temperature, steps and tuning (the script has soft targets, a learned
-temperature and LoRA); at least one attribute is left out where there are two; items whose second views read the same do not
+temperature and LoRA); at least one attribute is left out where there are two; items whose views read the same do not
 repel each other. LLMEmb's second stage, an adapter aligned with a collaborative model, is left out: here every model's
 embeddings meet the same recommender.
 """
@@ -86,11 +86,10 @@ class Batches(contrastive.Batches):
         return False
 
     def views(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
-        """Make views as contrast does, of texts with attributes left out;
-        items whose second views read the same get one number."""
+        """Make views as contrast does, of texts with attributes left out; views that read the same get one number, (2, n)."""
         texts = [make_prompt(make_view(self.items[i], self.settings.mask_rate, rng)) for _ in range(2) for i in chosen]
         tokens = tokenise_titles(self.tokenizer, texts, self.settings.max_tokens)
-        return tokens, contrastive.number_titles(texts[len(chosen) :])
+        return tokens, contrastive.number_titles(texts).reshape(2, -1)
 
 
 def train(

@@ -184,18 +184,18 @@ def test_one_title_alone_costs_nothing_and_gives_no_gradient():
 
 
 @hypothesis_settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=8), st.booleans())
-def test_a_repeated_title_leaves_the_loss_of_the_others_denominators(keys, symmetric):
-    """Against a slow loop over rows, for any pattern of repeats."""
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=8), st.booleans(), st.booleans())
+def test_a_repeated_title_leaves_the_loss_of_the_others_denominators(keys, symmetric, of_views):
+    """Against a slow loop over rows, for any pattern of repeats of titles, or of first views and of second ones."""
     torch.manual_seed(len(keys))
     first, second = torch.randn(len(keys), 4).double(), torch.randn(len(keys), 4).double()
     scores = torch.nn.functional.normalize(first) @ torch.nn.functional.normalize(second).T / 0.1
-    expected = 0.0
-    for table in (scores, scores.T) if symmetric else (scores,):
+    expected, firsts, seconds = 0.0, [a for a, _ in keys], [b if of_views else a for a, b in keys]
+    for table, numbers in ((scores, seconds), (scores.T, firsts)) if symmetric else ((scores, seconds),):
         for i in range(len(keys)):
-            kept = [j for j in range(len(keys)) if j == i or keys[j] != keys[i]]
+            kept = [j for j in range(len(keys)) if j == i or numbers[j] != numbers[i]]
             expected += (torch.logsumexp(table[i, kept], 0) - table[i, i]).item() / (2 if symmetric else 1)
-    found = contrastive.info_nce(first, second, 0.1, symmetric, torch.tensor(keys))
+    found = contrastive.info_nce(first, second, 0.1, symmetric, torch.tensor([firsts, seconds] if of_views else firsts))
     assert found.item() == pytest.approx(expected, abs=1e-9)
 
 
