@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import reprlib
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -260,6 +261,25 @@ def check_model(model: PreTrainedModel) -> None:
         )
 
 
+def check_longest(model: PreTrainedModel, corpus: Corpus, samples: Samples, settings: S.CSFT) -> None:
+    """Look at the longest sample, which passes csft_max_tokens where a title to predict does by itself: raise BackboneError
+    where the model has no positions for it, else say that there is one."""
+    if not len(samples):
+        return
+    history, answer = samples.alone(samples.longest)
+    tokens, (most, table) = len(history) + len(answer), backbone.count_positions(model)
+    if tokens <= settings.max_tokens:
+        return
+    title = reprlib.repr(corpus.titles[samples.item[samples.longest] - 1])
+    told = f"The title {title} has {len(answer)} tokens, and csft_max_tokens is {settings.max_tokens}: it cuts histories, no titles"
+    if table and tokens > most:
+        raise backbone.BackboneError(
+            f"{told}, and this model ({model.config.model_type}) has embeddings for {most} positions only. Make item texts "
+            "shorter (data_text), or take another backbone."
+        )
+    print(f"  csft: {told}; the longest sample has {tokens}.", flush=True)
+
+
 @torch.no_grad()
 def _compare_losses(model: PreTrainedModel) -> tuple[float, float]:
     """The summed loss of a few made-up samples: (in rows that they share, read one by one)."""
@@ -318,6 +338,8 @@ def train(
     held = np.random.default_rng(settings.seed).permutation(valid)[: settings.evaluate_samples]
     checked = prepare(part, held, tokenizer, settings, place / "valid")
     check = partial(validate, samples=checked, settings=settings, pad_id=tokenizer.pad_token_id) if len(held) else None
+    for samples in (learned, checked):
+        check_longest(model, part, samples, settings)
     batches = Batches(learned, settings, tokenizer.pad_token_id)
     facts = batches.facts()
     name, why = prefix_attention.choose_kernel(model, {k: v.to(model.device) for k, v in batches[0][0].items()})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from llm2rec_kit import settings as S
 from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.encoding.tokenisation import cut_by_length
+from llm2rec_kit.models import backbone
 from llm2rec_kit.training.samples import Samples
 
 MOST_TOKENS = 64  # of a written title; fewer where no title of the catalogue is that long
@@ -31,14 +34,16 @@ def generate_titles(
 ) -> pl.DataFrame:
     """Generate titles after the histories of samples `chosen`, by beam search, `beams` titles each.
 
-    A row a title: sample, rank (1 the likeliest), written, item (Int32: the first of that title in the catalogue, 0 where
+    Of a history too long for a model's table of positions the oldest tokens are left out. A row a title: sample, rank (1 the likeliest), written, item (Int32: the first of that title in the catalogue, 0 where
     there is none), next (whether it is the title that really came next), score (log-probability a token).
     """
     items: dict[str, int] = {}
     for item, title in enumerate(corpus.titles, 1):
         items.setdefault(title.strip(), item)
     longest = min(MOST_TOKENS, int(samples.answers.lengths.max()))
-    histories = [samples.alone(s)[0] for s in chosen]
+    most, table = backbone.count_positions(model)
+    room = max(1, most - longest) if table else 0  # 0: all of a history
+    histories = [samples.alone(s)[0][-room:] for s in chosen]
     rows: list[tuple[Any, ...]] = []
     for part in cut_by_length(np.array([len(h) for h in histories]), max(1, BATCH_TOKENS // beams)):
         written = _beams(model, tokenizer, [histories[k] for k in part], beams, longest)
@@ -104,22 +109,46 @@ def _beams(
     ids, seen = (np.full((len(histories), length), fill, dtype=np.int64) for fill in (tokenizer.pad_token_id, 0))
     for k, history in enumerate(histories):  # on the left: generation goes on at the right
         ids[k, length - len(history) :], seen[k, length - len(history) :] = history, 1
+    known = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    known |= {"do_sample": False, "use_cache": True, "return_dict_in_generate": True}
     way = GenerationConfig(
-        num_beams=beams,
-        num_return_sequences=beams,
-        max_new_tokens=tokens,
-        do_sample=False,
-        use_cache=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        return_dict_in_generate=True,
-        output_scores=beams > 1,
+        num_beams=beams, num_return_sequences=beams, max_new_tokens=tokens, output_scores=beams > 1, **known
     )
-    was_training = model.training
     given, mask = (torch.from_numpy(values).to(model.device) for values in (ids, seen))
-    out = model.eval().generate(given, attention_mask=mask, generation_config=way)
-    model.train(was_training)
+    with _plain(model):
+        read = _read_once(model, given[:, :-1], mask[:, :-1], beams, GenerationConfig(max_new_tokens=1, **known))
+        out = model.generate(given, attention_mask=mask, generation_config=way, **read)
     texts = tokenizer.batch_decode(out.sequences[:, length:], skip_special_tokens=True)
     scores = out.sequences_scores.tolist() if beams > 1 else [float("nan")] * len(texts)
     pairs = list(zip(texts, scores, strict=True))
     return [pairs[k : k + beams] for k in range(0, len(pairs), beams)]
+
+
+@contextlib.contextmanager
+def _plain(model: PreTrainedModel) -> Iterator[None]:
+    """Within: without dropout, and without what the model's own generation config asks for, such as a penalty on repeated
+    tokens, which would be one on the words that a title shares with the history; `generate` takes from it what is not given."""
+    was_training, own = model.training, model.generation_config
+    model.eval().generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.train(was_training).generation_config = own
+
+
+def _read_once(
+    model: PreTrainedModel, ids: torch.Tensor, seen: torch.Tensor, beams: int, way: GenerationConfig
+) -> dict[str, Any]:
+    """Read what the beams of a history have in common, and return its cache, a copy a beam, as `generate` takes it.
+
+    `generate` alone would read it once a beam. {} where there is nothing to read, or where the cache holds more than keys and
+    values, such as the states of linear attention, of which copies were not seen to be right.
+    """
+    if beams == 1 or not seen.any(dim=1).all():
+        return {}
+    out = model.generate(ids, attention_mask=seen, generation_config=way)
+    name = "cache" if "cache" in out else "past_key_values"  # before transformers 5.24
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(out[name], "layers", [None])):
+        return {}
+    out[name].batch_repeat_interleave(beams)
+    return {name: out[name]}

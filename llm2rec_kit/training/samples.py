@@ -85,6 +85,11 @@ class Samples:
         return self.history.lengths + branch[self.first[1:]] - branch[self.first[:-1]]
 
     @property
+    def longest(self) -> int:
+        """Index of the sample of most tokens, history and answer."""
+        return int((self.seen + self.tails.lengths + self.answers.lengths[self.item]).argmax())
+
+    @property
     def saved(self) -> dict[str, float]:
         """Tokens read in one row a sample (plain_tokens) and with shared prefixes (shared_tokens), and their ratio."""
         plain, shared = (self.facts[f"{way}_tokens"] for way in ("plain", "shared"))
@@ -208,7 +213,7 @@ def _part(corpus: Corpus, targets: np.ndarray, texts: Texts, joined: Histories |
     """Rows and samples of one chunk; histories from `joined`, where it is given.
 
     A sample longer than `max_tokens` stands alone and loses its oldest tokens, as in the official code; at least one
-    token of history is kept.
+    token of history is kept, and the title to predict as a whole (`csft.check_longest`).
     """
     own = _apart(corpus, texts.history, targets)
     numbers = {}

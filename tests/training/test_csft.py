@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from conftest import make_corpus
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, BioGptConfig
+from transformers import AutoModelForCausalLM, BioGptConfig, GPT2Config, GPT2LMHeadModel
 
 from llm2rec_kit.fitting.ragged import index_spans
 from llm2rec_kit.models import backbone
@@ -383,6 +384,23 @@ def test_no_sample_is_an_error(corpus, tiny):
     prepared = samples.prepare(corpus, np.array([], dtype=np.int64), tiny[1], CSFT())
     with pytest.raises(ValueError, match="no training sample"):
         csft.Batches(prepared, CSFT(), 0)
+
+
+def test_a_title_longer_than_max_tokens_is_told_and_refused_where_there_are_no_positions_for_it(tmp_path, capsys):
+    corpus = make_corpus()
+    long = pl.when(pl.col("item") == 3).then(pl.lit("Star Harbor " * 30)).otherwise("title")
+    corpus = replace(corpus, items=corpus.items.with_columns(title=long))
+    settings = CSFT(steps=1, batch_size=4, warmup_steps=0, max_tokens=40)
+    tokenizer = backbone.train_tokenizer(corpus.titles, 400)
+    few = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(n_positions=40, **few))
+    with pytest.raises(
+        backbone.BackboneError, match=r"'Star Harbor .*csft_max_tokens is 40: .* embeddings for 40 positions only"
+    ):
+        csft.train(corpus, model, tokenizer, settings, tmp_path / "short")
+    model = GPT2LMHeadModel(GPT2Config(n_positions=400, **few))
+    csft.train(corpus, model, tokenizer, settings, tmp_path / "long")
+    assert "it cuts histories, no titles; the longest sample has" in capsys.readouterr().out
 
 
 def test_the_mask_of_a_row_hides_from_each_target_what_came_after_its_history(tiny):

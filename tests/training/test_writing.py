@@ -7,11 +7,27 @@ import polars as pl
 import pytest
 import torch
 from conftest import make_corpus
+from families import FAMILIES, write
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, Lfm2Config, Lfm2ForCausalLM
 
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import csft, generation
 from llm2rec_kit.training.samples import prepare
+
+LFM2 = Lfm2Config(
+    vocab_size=400,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    layer_types=["conv", "full_attention"],
+    eos_token_id=0,
+    pad_token_id=0,
+    bos_token_id=None,
+    initializer_range=0.2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +77,54 @@ def test_one_beam_is_the_likeliest_token_each_time_whatever_the_batch(learned):
             ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         new = tokenizer.decode(ids[len(prepared.alone(s)[0]) :])
         assert text == new.split("\n")[0].split(tokenizer.eos_token)[0].strip()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "lfm2"])
+def test_beams_that_share_what_they_read_write_what_they_write_alone(family, tmp_path, monkeypatch):
+    corpus = make_corpus()
+    if family == "lfm2":  # convolutions, whose states are not copied
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Lfm2ForCausalLM(LFM2)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(write(family, tmp_path / "model"))
+    tokenizer = backbone.train_tokenizer(corpus.titles, 400)
+    prepared = prepare(corpus, corpus.targets, tokenizer, CSFT())
+    asked = (model, tokenizer, corpus, prepared, np.arange(12), CSFT())
+    calls, read_once = [], generation._read_once
+    monkeypatch.setattr(generation, "_read_once", lambda *given: calls.append(read_once(*given)) or calls[-1])
+    shared = generation.generate_titles(*asked, beams=4)
+    assert [bool(call) for call in calls] == [family != "lfm2"] * len(calls)
+    monkeypatch.setattr(generation, "_read_once", lambda *given: {})
+    alone = generation.generate_titles(*asked, beams=4)
+    assert shared.drop("score").equals(alone.drop("score"))
+    assert shared["score"].to_list() == pytest.approx(alone["score"].to_list(), rel=1e-5)
+
+
+def test_what_the_model_s_own_generation_config_asks_for_changes_nothing(learned):
+    corpus, model, tokenizer, prepared = learned
+    asked = (model, tokenizer, corpus, prepared, np.arange(4), CSFT())
+    plain, own = generation.generate_titles(*asked, beams=3), model.generation_config
+    model.generation_config = GenerationConfig(repetition_penalty=1.5, no_repeat_ngram_size=2, length_penalty=-2.0)
+    try:
+        assert generation.generate_titles(*asked, beams=3).equals(plain)
+        assert model.generation_config.repetition_penalty == 1.5
+    finally:
+        model.generation_config = own
+
+
+def test_histories_and_titles_fit_a_table_of_positions():
+    corpus = make_corpus()
+    tokenizer = backbone.train_tokenizer(corpus.titles, 400)
+    prepared = prepare(corpus, corpus.targets, tokenizer, CSFT(max_tokens=40))
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=16, n_layer=1, n_head=2)
+    longest = int(prepared.longest)
+    assert sum(map(len, prepared.alone(longest))) == 40
+    torch.manual_seed(0)
+    found = generation.generate_titles(
+        GPT2LMHeadModel(config), tokenizer, corpus, prepared, np.array([longest]), CSFT(), beams=2
+    )
+    assert found.height == 2
 
 
 def test_shares_count_histories():
