@@ -65,10 +65,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit(f"llm2rec_kit needs Python 3.11 or newer; $(PYTHON) is {v}. Give another one: make PYTHON=python3.12 ...")'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (several minutes the first time)"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-# Where Python writes no bytecode, as in many containers, each kernel would compile the kit again; pip does this for packages.
-	@.venv/bin/python -m compileall -q llm2rec_kit
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -e .
+# By all cores, where pip would use one; the kit too: where Python writes no bytecode, as in many containers, each kernel
+# would compile all of it again. As for pip, a file that does not compile is no error.
+	@.venv/bin/python -m compileall -qq -j 0 .venv/lib llm2rec_kit || true
 	@touch $@
 
 # Exact versions of what pyproject asks for, resolved afresh in a throw-away environment.
