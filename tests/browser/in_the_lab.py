@@ -23,8 +23,10 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from llm2rec_kit.reproduction.runner import notebooks
+from llm2rec_kit.runs import Run
 
 if TYPE_CHECKING:
+    from conftest import Finished
     from playwright.sync_api import Browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -32,9 +34,8 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-# What is trained at all is trained by the toy run; here it is to be seen, clicked and drawn in the page.
-SMALLER = {"evaluation_epochs": 1, "evaluation_evaluate_every": 1, "questions_asked": ["id", "users"]}
-SMALLER |= {"tables_models": [], "tables_backbones": [], "tables_cells": [], "tables_normalised": False}
+# Of the finished run that is opened, what 02 to 05 make anew in the page; all else is reused.
+MADE = {"02": "csft", "03": "contrastive", "04": "evaluation/games/SASRec-csft-seed2024", "05": "maps"}
 # Every cell is in the page, whether scrolled to or not, and nothing asks or announces.
 LAB_SETTINGS = {
     "notebook-extension/tracker": '{"windowingMode": "none", "recordTiming": false}',
@@ -74,13 +75,17 @@ def screenshots(otherwise: Path) -> Path:
     return folder
 
 
-def lab(base: Path) -> Iterator[Lab]:
-    """JupyterLab on a free port of the loopback, over copies of the notebooks with the smoke profile's parameters."""
+def lab(base: Path, finished: Finished) -> Iterator[Lab]:
+    """JupyterLab on a free port of the loopback, over copies of the notebooks with the parameters of a copy of the finished run."""
     folder, outputs = base / "notebooks", base / "outputs"
     folder.mkdir()
-    smoke = {**notebooks.load_profile("smoke"), **SMALLER, "run": "toy", "outputs": str(outputs)}
+    shutil.copytree(finished.run.path, outputs / finished.run.name)
+    run = Run(finished.run.name, outputs)
+    for name in MADE.values():
+        run.forget(name)
+    asked = {**run.read_info()["asked"]["parameters"], "run": run.name, "outputs": str(outputs)}
     for book in notebooks.list_series():
-        own = {k: v for k, v in smoke.items() if k in notebooks.read_parameters(book)}
+        own = {k: v for k, v in asked.items() if k in notebooks.read_parameters(book)}
         nbformat.write(parameterize_notebook(load_notebook_node(str(book)), own), folder / book.name)
     for name, text in LAB_SETTINGS.items():
         path = base / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"

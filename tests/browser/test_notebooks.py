@@ -29,8 +29,8 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def lab(chromium, tmp_path_factory):
-    yield from in_the_lab.lab(tmp_path_factory.mktemp("lab"))
+def lab(chromium, toy_run, tmp_path_factory):
+    yield from in_the_lab.lab(tmp_path_factory.mktemp("lab"), toy_run)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,10 @@ def test_the_series_runs_in_the_lab_and_its_explorer_answers(page, lab, screensh
         if name.startswith("05"):
             use_the_explorer(page, lab, screenshots)
         saved = save_and_close(page, lab, name)
-        assert not [o for c in saved.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"], name
+        outputs = [o for c in saved.cells if c.cell_type == "code" for o in c.outputs]
+        assert not [o for o in outputs if o.output_type == "error"], name
+        made = re.findall(r"^(\S+): (?:making|redoing)", "".join(o.get("text", "") for o in outputs), re.MULTILINE)
+        print(name, made)
         assert page.said == [], name
     use_the_page(page, lab, screenshots)
 

@@ -387,8 +387,12 @@ def test_the_sets_that_are_damaged_above_are_sound(tmp_path, source):
 
 @pytest.mark.parametrize("source", ["amazon", "goodreads", "movielens"])
 def test_what_a_source_cannot_have_is_said_before_its_files_are_read(source, tmp_path):
-    asked = Data(source=source, path=str(tmp_path / "none"), category="games" if source == "amazon" else "", text="{title} {genre}")
-    with pytest.raises(ValueError, match=rf"names \['genre'\], which the items of '{source}' do not have; they have \['title', 'dom"):
+    asked = Data(
+        source=source, path=str(tmp_path / "none"), category="games" if source == "amazon" else "", text="{title} {genre}"
+    )
+    with pytest.raises(
+        ValueError, match=rf"names \['genre'\], which the items of '{source}' do not have; they have \['title', 'dom"
+    ):
         sources.load(asked)
     odd = replace(asked, text="{title}", start="released", domain="shop", category="")
     with pytest.raises(ValueError, match=r"'released' is known for one of .* the data's domains are \['shop'\]"):
