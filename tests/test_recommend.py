@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import make_corpus
 from finished_recommenders import make_run
 
 from llm2rec_kit import cli
 from llm2rec_kit.downstream import saved_recommender
+from llm2rec_kit.downstream.saved_recommender import Titles
 from llm2rec_kit.export import recommend
 from llm2rec_kit.runs import ArtefactError, Run
 
@@ -73,6 +75,20 @@ def test_a_title_of_no_item_is_read_and_is_nothing_to_recommend(model):
     assert other.top["score"].to_list() != found.top["score"].to_list()
     asked = model.after(["Moss & Fern Racing Deluxe"], 20, new=["Moss & Fern Racing Deluxe"], seen=True)
     assert asked.top["new"].sum() == 1
+
+
+def test_the_text_that_a_list_shows_finds_its_item_as_the_plain_title_does():
+    items = pl.DataFrame(
+        {"plain_title": ["Chess", "Go", "Go. Board."], "title": ["Chess. Board.", "Go. Board.", "Go. Board.. Cards."]}
+    )
+    titles = Titles(items)
+    assert [titles.find(text) for text in ("Chess", "chess.  board.", "Go. Board.", "go. board.. cards.", "Board.")] == [
+        [1],
+        [1],
+        [3],  # the plain title comes first
+        [3],
+        [],
+    ]
 
 
 def test_a_title_like_none_of_the_catalogue_is_said_to_be_far(run):

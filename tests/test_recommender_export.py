@@ -58,6 +58,11 @@ def test_what_lies_beside_the_weights(run, tmp_path):
     assert (how["recommender"], how["embedding"], how["domain"], how["seed"]) == ("SASRec", "mntp", "toy", 3)
     assert (how["hidden"], how["max_history"], how["items"]) == (8, 4, 16)
     assert how["metrics"] == run.record("evaluation/toy/SASRec-mntp-seed3")["metrics"]
+    assert (how["exclude"], how["ties"]) == ("none", "worst")
+    assert (
+        "20 test targets among all items; of equal scores the target counts as the last:"
+        in (folder / "README.md").read_text()
+    )
     items = pl.read_csv(folder / "items.csv")
     assert items["title"].to_list() == make_corpus().titles
     adapter, vectors = load_file(folder / "adapter.safetensors"), np.load(run.path_of("embeddings/mntp.npy"))
@@ -87,10 +92,11 @@ def test_the_readme_s_row_of_a_new_item_is_the_kit_s(normalise, kind, more, tmp_
     assert folder_names - set(names) == {"standardised": {"mean", "std"}, "whitened": {"mean", "axes"}}.get(normalise, set())
 
 
-def test_the_adapted_vectors_are_the_item_table(run, tmp_path):
-    folder = formats.export(run, "adapted", tmp_path / "out", "mntp", recommender="GRU4Rec")
+@pytest.mark.parametrize("stage", ["mntp", "id"])
+def test_the_adapted_vectors_are_the_item_table(run, tmp_path, stage):
+    folder = formats.export(run, "adapted", tmp_path / "out", stage, recommender="GRU4Rec")
     found = np.load(folder / "adapted.npy")
-    np.testing.assert_array_equal(found, saved_recommender.load_from_run(run, "toy", "GRU4Rec", "mntp").table.numpy())
+    np.testing.assert_array_equal(found, saved_recommender.load_from_run(run, "toy", "GRU4Rec", stage).table.numpy())
     assert pl.read_csv(folder / "items.csv")["row"].to_list() == list(range(1, 17))
 
 

@@ -50,7 +50,7 @@ class Trained:
     def table(self) -> torch.Tensor:
         """The item table, float32 (N + 1, hidden), with a row more for each new title."""
         with torch.no_grad():
-            items = self.item_table()
+            items = self.item_table().detach()  # trained ids are a parameter, handed out as it is
         return items if self.rows is None else torch.cat([items, self.rows])
 
     @cached_property
@@ -118,18 +118,24 @@ class Trained:
 
 
 class Titles:
-    """Items by their titles; by the plain ones, where the text that is read of an item has more than its title."""
+    """Items by their titles: the plain ones and, where the text that is read of an item has more than its title, that text,
+    as lists of items show it."""
 
     def __init__(self, items: pl.DataFrame) -> None:
-        self._exact: dict[str, list[int]] = {}
-        self._alike: dict[str, list[int]] = {}
-        for item, title in enumerate(read_plain_titles(items).to_list(), 1):
-            self._exact.setdefault(title, []).append(item)
-            self._alike.setdefault(self._plain(title), []).append(item)
+        self._known: list[dict[str, list[int]]] = []
+        for texts in (read_plain_titles(items).to_list(), items["title"].to_list()):
+            exact: dict[str, list[int]] = {}
+            alike: dict[str, list[int]] = {}
+            for item, text in enumerate(texts, 1):
+                exact.setdefault(text, []).append(item)
+                alike.setdefault(self._plain(text), []).append(item)
+            self._known += [exact, alike]
 
     def find(self, title: str) -> list[int]:
-        """Find the ids of the items of this title: to the letter, else in any case and spacing; [] where there is none."""
-        return self._exact.get(title) or self._alike.get(self._plain(title), [])
+        """Find the ids of the items of this title: to the letter, else in any case and spacing; else those whose whole text
+        it is, alike; [] where there is none."""
+        asked = (title, self._plain(title)) * 2
+        return next((found for known, text in zip(self._known, asked, strict=True) if (found := known.get(text))), [])
 
     @staticmethod
     def _plain(title: str) -> str:
@@ -228,10 +234,12 @@ def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.Data
 
 
 def show_users(models: dict[str, Trained], users: int = 5, k: int = 10) -> dict[str, pl.DataFrame]:
-    """Compare the top lists (`compare_top`) of `users` test samples, spread over all but the ends, under user, history and truth in words."""
+    """Compare the top lists (`compare_top`) of `users` users, spread over those that are tested but for the ends, at the first
+    test sample of each, under user, history and truth in words."""
     corpus = next(iter(models.values())).corpus
     tests, titles = corpus.samples("test"), np.array(["", *corpus.titles], dtype=object)
-    chosen = tests[np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1]]
+    tests = tests[np.unique(corpus.owners(tests), return_index=True)[1]]
+    chosen = tests[np.unique(np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1])]
     found = {}
     for target, owner in zip(chosen, corpus.owners(chosen), strict=True):
         history, truth = " / ".join(titles[corpus.history(target)]), titles[corpus.sequence[target]]

@@ -26,6 +26,8 @@ from llm2rec_kit.storage import write_json, write_text
 
 MANY = 100_000  # items from which an index is approximate: below, comparing with all takes milliseconds
 LACKING = "The format faiss needs an optional package: pip install 'llm2rec-kit[faiss]'."
+EXCLUDED = {"none": "", "last": " but the history's last", "seen": " but those that the user had"}
+TIES = {"worst": "the target counts as the last", "best": "the target counts as the first", "mean": "the mean place counts"}
 OWN_NAMES = {"qkv.": "self_attn.in_proj_", "out.": "self_attn.out_proj.", "inner.": "linear1.", "outer.": "linear2."}
 LOADING = {
     "SASRec": """\
@@ -149,7 +151,7 @@ def describe_weights(run: Run, row: tuple[str, str, str], model: saved_recommend
     """Describe weights for their reader: sizes, what they were trained over, and how well they ranked the test targets."""
     evaluation = weights.find_kept(run, *row)
     record, asked = run.record(evaluation), S.Evaluation().as_dict() | run.manifest(evaluation)["settings"]
-    sizes = {name: asked[name] for name in ("hidden", "layers", "heads", "inner", "normalise", "scale")}
+    sizes = {name: asked[name] for name in ("hidden", "layers", "heads", "inner", "normalise", "scale", "exclude", "ties")}
     return {
         **dict(zip(evaluations.OF, row, strict=True)),
         **sizes,
@@ -206,7 +208,7 @@ which item a row is; `recommender.json` all sizes.
 {reading}
 ## Results
 
-Of this training (seed {how["seed"]}), each of {how["test_samples"]} test targets among all items:
+Of this training (seed {how["seed"]}), each of {how["test_samples"]} test targets among all items{EXCLUDED[how["exclude"]]}; of equal scores {TIES[how["ties"]]}:
 
 | metric | mean |
 |---|---:|

@@ -63,7 +63,7 @@ class Panel(widgets.VBox):
         self.composed: list[int | str] = []  # items, and titles that are none
         self.corpus = self.model.corpus
         self.targets = self.corpus.samples("test")
-        self.user = widgets.BoundedIntText(value=0, min=0, max=len(self.targets) - 1, description="Test user")
+        self.user = widgets.BoundedIntText(value=0, min=0, max=len(self.targets) - 1, description="Test sample")
         self.text = widgets.Text(description="Search", placeholder="words of a title", continuous_update=False)
         self.found = widgets.Select(description="Titles", rows=5, layout=wide)
         self.add = widgets.Button(description="Add to the history")
