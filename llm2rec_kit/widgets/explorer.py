@@ -129,7 +129,10 @@ class Explorer(anywidget.AnyWidget):
         self.user = found
 
     def _tell_path(self, _: Any = None) -> None:
-        self.path = {} if self.user < 0 else answers.find_path(self.atlas, self.user, self.recommend)
+        self.path = {}
+        if self.user >= 0:
+            with self._saying("reading the history …", "could not recommend"):
+                self.path = answers.find_path(self.atlas, self.user, self.recommend)
 
     def _tell_difference(self, _: Any = None) -> None:
         if len(self.compared) != 2:

@@ -77,9 +77,17 @@ def compute_usual_cosines(atlas: Atlas) -> dict[str, float]:
     return {stage: geometry.compute_usual_cosine(np.asarray(table[1:])) for stage, table in atlas.tables.items()}
 
 
+def name_users(corpus: Corpus) -> pl.Series:
+    """Name each user by the source's own id; in a mix, where several have it, with `@` and the domain behind."""
+    several = pl.col("source_id").is_duplicated()
+    told_apart = pl.when(several).then(pl.col("source_id") + "@" + pl.col("domain")).otherwise("source_id")
+    return corpus.users.select(told_apart.alias("source_id"))["source_id"]
+
+
 def find_user(corpus: Corpus, who: str) -> int:
-    """Find a user's number from the source's own id or, where no id reads so, from the number itself; -1 if none."""
-    own = corpus.users.filter(pl.col("source_id") == who)["user"]
+    """Find a user's number from the source's own id (`name_users`; the first of several who share it) or, where no id reads
+    so, from the number itself; -1 if none."""
+    own = corpus.users.filter((name_users(corpus) == who) | (pl.col("source_id") == who))["user"]
     if len(own):
         return int(own[0])
     return int(who) if who.isdecimal() and int(who) < corpus.n_users else -1
@@ -100,7 +108,7 @@ def find_path(atlas: Atlas, user: int, recommend: Recommend | None = None) -> di
         at = np.flatnonzero(order == target)
         ranks[stage] = int(at[0]) + 1 if len(at) else 0
         stars[stage] = order[:RECOMMENDED].tolist()
-    own_id = str(atlas.corpus.users["source_id"][user])
+    own_id = str(name_users(atlas.corpus)[user])
     told = {"user": user, "id": own_id, "history": history, "target": target, "ranks": ranks, "first": RECOMMENDED}
     if recommend is not None:
         chosen = [int(i) for i in recommend(np.asarray(history))][:RECOMMENDED]

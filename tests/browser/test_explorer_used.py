@@ -268,6 +268,41 @@ def test_a_user_by_the_source_s_own_id(view, atlas):
     assert view.locator(".lx-user").input_value() == "A999"  # and is not replaced by another
 
 
+def test_numbers_are_no_names_of_other_users_and_stages_keep_their_order(page, atlas, tmp_path, monkeypatch):
+    """Ids that read as numbers, of which the page carries a few, and a stage named as a year."""
+    monkeypatch.setattr(explorer_page, "PAGE_USERS", 7)
+    users = atlas.corpus.users.with_columns(source_id=pl.Series([str(k + 1) for k in range(40)]))
+    parts = {
+        name: dict(zip(("raw", "2024", "csft"), getattr(atlas, name).values(), strict=True))
+        for name in ("own", "aligned", "tables")
+    }
+    stages = [row | {"stage": name} for row, name in zip(atlas.quality["stages"], parts["own"], strict=True)]
+    quality = atlas.quality | {"stages": stages, "clusters_of": "csft"}
+    other = dataclasses.replace(atlas, corpus=dataclasses.replace(atlas.corpus, users=users), quality=quality, **parts)
+    (tmp_path / "page.html").write_text(explorer_page.render_page(other, "toy"), encoding="utf-8")
+    page.goto((tmp_path / "page.html").as_uri())
+    view = page.locator(".lx")
+    carried = np.random.default_rng(0).permutation(40)[:7].tolist()  # as the page draws them
+    number = next(n for n in carried if n and n - 1 not in carried)  # the id of a user who is not carried
+    view.locator(".lx-user").fill(str(number))
+    view.locator(".lx-user").press("Enter")
+    view.locator(".lx-status", has_text=f"User “{number}” is not among the 7 of 40 users").wait_for()
+    view.locator(".lx-user").fill(str(number + 1))
+    view.locator(".lx-user").press("Enter")
+    view.locator(".lx-path").get_by_text(f"User {number + 1} (number {number})").wait_for()
+    view.locator(".lx-user").fill("")
+    view.locator(".lx-user").press("Enter")
+    view.locator(".lx-search").fill(atlas.corpus.titles[2])
+    view.locator(".lx-search").press("Enter")
+    view.locator("[data-stage=csft] li").first.wait_for()
+    near = explorer_answers.find_neighbours(other, 3, 8)["stages"]
+    for stage in near:
+        told = view.locator(f'.lx-columns [data-stage="{stage}"] li').all_inner_texts()
+        assert ["new" in text.split() for text in told[:8]] == [
+            stage != "raw" and not 1 <= rank <= explorer_page.PAGE_NEIGHBOURS for _, _, rank in near[stage]
+        ]
+
+
 def test_no_more_neighbours_than_the_page_holds(view, atlas):
     view.locator(".lx-search").fill(atlas.corpus.titles[2])
     view.locator(".lx-search").press("Enter")

@@ -286,6 +286,32 @@ def test_a_user_is_found_by_the_source_s_own_id_and_an_unknown_one_is_said(atlas
     assert answers.find_user(digits, "7") == 6  # the source's own id comes first
 
 
+def test_users_of_one_id_are_told_apart_by_their_domain(atlas):
+    two = pl.Series(["both" if k in (3, 9) else f"u{k}" for k in range(40)])
+    domains = pl.Series(["games" if k < 7 else "movies" for k in range(40)])
+    corpus = dataclasses.replace(atlas.corpus, users=atlas.corpus.users.with_columns(source_id=two, domain=domains))
+    names = answers.name_users(corpus)
+    assert names[3] == "both@games"
+    assert names.to_list()[9:11] == ["both@movies", "u10"]
+    assert [answers.find_user(corpus, who) for who in ("both@games", "both@movies", "both", "u10")] == [3, 9, 3, 10]
+    assert answers.find_path(dataclasses.replace(atlas, corpus=corpus), 9)["id"] == "both@movies"
+
+
+def test_a_recommender_that_fails_is_said_and_leaves_no_path_of_another_user(atlas):
+    def recommend(history):
+        if failing:
+            raise ValueError("its weights are damaged")
+        return [1, 2]
+
+    failing, view = [], explorer.Explorer(atlas, recommend=recommend)
+    view.user = 4
+    assert view.path["user"] == 4
+    failing.append(True)
+    view.user = 5
+    assert view.path == {}
+    assert view.message == "could not recommend: its weights are damaged"
+
+
 def test_a_text_far_from_everything_is_said_to_be(atlas):
     usual = answers.compute_usual_cosines(atlas)
     nearest = [atlas.nearest(i, 1).filter(stage="raw")["cosine"][0] for i in range(1, 41)]
@@ -409,8 +435,8 @@ def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
     known = known_of(explorer_page.render_page(atlas, "t"))
     data, carried = known["state"]["data"], known["state"]["data"]["carried"]
     assert (data["users"], len(carried)) == (40, 7)
-    assert [own for _, own in carried] == [atlas.corpus.users["source_id"][user] for user, _ in carried]
-    carried = [user for user, _ in carried]
+    assert [own for _, own, _ in carried] == [atlas.corpus.users["source_id"][user] for user, _, _ in carried]
+    carried = [user for user, *_ in carried]
     assert carried == sorted(set(carried)) != list(range(7))
     assert list(known["paths"]) == [str(u) for u in carried]
     view = explorer.Explorer(atlas)

@@ -9,7 +9,7 @@ const bytesOf64 = (text) => {
 const known = JSON.parse(document.getElementById("known").textContent, (_, value) =>
   typeof value?.base64 === "string" ? new DataView(bytesOf64(value.base64).buffer) : value);
 
-// Neighbours stand in the page behind this program: { stage: { k, ids: Int32Array, cosines: Uint8Array } }, once all of it is there.
+// Neighbours stand in the page behind this program: Map { stage: { k, ids: Int32Array, cosines: Uint8Array } }, once all of it is there.
 async function readNear() {
   if (!document.getElementById("end")) await new Promise((done) => document.addEventListener("DOMContentLoaded", done));
   const whole = async (id) => new Uint8Array(await (await inflate(new DataView(bytesOf64(document.getElementById(id).textContent).buffer))).arrayBuffer());
@@ -17,7 +17,7 @@ async function readNear() {
     const [ids, cosines] = await Promise.all([whole(`ids-${at}`), whole(`cosines-${at}`)]);
     return [name, { k: known.k, ids: new Int32Array(ids.buffer), cosines }];
   });
-  return Object.fromEntries(await Promise.all(stages));
+  return new Map(await Promise.all(stages)); // in an object a stage named as a number would come first
 }
 
 class Page {
@@ -41,7 +41,7 @@ class Page {
 
   // By the source's own id; by number where no id reads so.
   meet(who) {
-    const { carried, users } = this.state.data, found = carried.find(([, id]) => id === who) ?? carried.find(([number]) => String(number) === who);
+    const { carried, users } = this.state.data, found = carried.find(([, id]) => id === who) ?? carried.find(([number, , taken]) => !taken && String(number) === who);
     const carries = `User “${who}” is not among the ${carried.length} of ${users} users that this page carries.`;
     this.set("message", !who || found ? "" : carried.length < users ? carries : `There is no user “${who}”.`);
     this.set("user", found ? found[0] : -1);
@@ -50,7 +50,7 @@ class Page {
   neighbours(near) {
     const { item, count } = this.state, stages = {};
     let before = null;
-    for (const [stage, { k, ids, cosines }] of Object.entries(item ? near : {})) {
+    for (const [stage, { k, ids, cosines }] of item ? near : []) {
       const own = Array.from(ids.subarray((item - 1) * k, item * k));
       const rank = (id) => (before ? before.indexOf(id) + 1 : 0); // 0: not among those that the page carries
       stages[stage] = own.slice(0, count).map((id, at) => [id, cosines[(item - 1) * k + at] / 127.5 - 1, rank(id)]);
@@ -61,7 +61,7 @@ class Page {
 
   // Of each item, how many of its ten nearest at one stage are not among those at the other.
   difference(near) {
-    const between = this.state.compared, [a, b] = between.map((stage) => near[stage]), n = this.state.data.n, of = Math.min(10, a.k), lost = new Uint8Array(n);
+    const between = this.state.compared, [a, b] = between.map((stage) => near.get(stage)), n = this.state.data.n, of = Math.min(10, a.k), lost = new Uint8Array(n);
     for (let i = 0; i < n; i++) {
       for (let j = 0; j < of; j++) {
         let kept = 0;
