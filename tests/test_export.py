@@ -280,7 +280,7 @@ def test_nothing_is_told_where_nothing_was_changed(run, tmp_path, capsys):
     folder = formats.export(run, "recbole", tmp_path / "games", "mntp")
     assert capsys.readouterr().out == ""
     assert [row[1] for row in as_recbole(folder / "games.item")] == make_corpus().titles
-    assert (folder / "games.yaml").read_text().count("#") == 1
+    assert (folder / "games.yaml").read_text().count("#") == 2  # how to call it, and that there are no times
     assert "'data_path': the folder that this file's folder is in" in (folder / "games.yaml").read_text()
 
 
@@ -342,6 +342,7 @@ def test_recbole_s_atomic_files(run, tmp_path):
             False,
         ),
         ({"split": "leave_one_out"}, {"LS": "valid_and_test"}, False),
+        ({"split": "given"}, {"RS": [0.8, 0.1, 0.1]}, True),
     ],
 )
 def test_recbole_is_told_the_split_or_that_it_has_another(facts, rule, alone):
@@ -352,6 +353,8 @@ def test_recbole_is_told_the_split_or_that_it_has_another(facts, rule, alone):
     text = formats._recbole_settings(corpus, "games")
     assert yaml.safe_load(text)["eval_args"]["split"] == rule
     assert ("each domain by itself" in text) == ("RS" in rule and not alone)
+    assert ("samples are those that the source gave" in text) == (facts["split"] == "given")
+    assert ("has no times" in text) == ("RS" in rule)
 
 
 def test_the_kit_reads_its_own_recbole_export(run, tmp_path):

@@ -250,9 +250,25 @@ def _recbole_settings(corpus: Corpus, name: str, told: str = "") -> str:
     head = f"# llm2rec_kit's export for RecBole: {call}\n"
     if told:
         head += f"# {name}.item: {told}\n"
-    if "RS" in rule and len(corpus.domains) > 1:
-        head += "# The kit splits each domain by itself, RecBole all together here: for the kit's samples export a run of one domain.\n"
+    if "RS" in rule:
+        head += "".join(f"# {note}\n" for note in _list_other_samples(corpus, rules))
     return head + yaml.safe_dump(settings, sort_keys=False)
+
+
+def _list_other_samples(corpus: Corpus, rules: set[str]) -> list[str]:
+    """Why RecBole's split by time gives other samples than the kit's, a line each."""
+    notes = []
+    if len(corpus.domains) > 1:
+        notes.append(
+            "The kit splits each domain by itself, RecBole all together here: for the kit's samples export a run of one domain."
+        )
+    if "given" in rules:
+        notes.append(
+            "The kit's samples are those that the source gave; RecBole splits anew, by time: its test set is another one."
+        )
+    if corpus.times is None:
+        notes.append("The source has no times: a timestamp is the place in the user's sequence, and RecBole splits by that.")
+    return notes
 
 
 def _texts(run: Run) -> str:
