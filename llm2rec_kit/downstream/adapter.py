@@ -102,6 +102,9 @@ def measure_neighbours_kept(before: np.ndarray, after: np.ndarray) -> float:
 
 def _nearest(rows: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
     unit = geometry.scale_to_unit(rows - rows.mean(0))
-    cosines = unit[drawn] @ unit.T
-    cosines[np.arange(len(drawn)), drawn] = -np.inf
-    return np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    step, found = max(1, 25_000_000 // len(unit)), []  # at most 100 MB of cosines at a time, and twice that of indices
+    for part in np.split(drawn, range(step, len(drawn), step)):
+        cosines = unit[part] @ unit.T
+        cosines[np.arange(len(part)), part] = -np.inf
+        found.append(np.argpartition(cosines, -k, axis=1)[:, -k:])
+    return np.concatenate(found)

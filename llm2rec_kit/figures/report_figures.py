@@ -74,7 +74,7 @@ def draw_tests(comparisons: dict[str, list[dict[str, Any]]]) -> Figure | None:
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.set(title=domain, xlabel=f"difference in {rows[0]['metric']}")
         ax.set(yticks=[-k for k in range(len(pairs))], yticklabels=[f"{a} to {b}" for a, b in pairs])
-    marks = [Line2D([], [], marker=m, color=INK, linestyle="", markersize=5) for m, _ in zip(MARKERS, names, strict=False)]
+    marks = [Line2D([], [], marker=MARKERS[k % len(MARKERS)], color=INK, ls="", markersize=5) for k in range(len(names))]
     figure.legend(marks, names, fontsize=8, frameon=False, labelcolor=INK, loc="outside upper right", ncols=len(names))
     return figure
 

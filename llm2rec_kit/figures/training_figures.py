@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -319,7 +320,7 @@ def draw_spectra(tables: dict[str, np.ndarray], domains: pl.Series) -> Figure:
     figure, axes = _figure(1, width=5.4, height=3.2)
     ax = axes[0, 0]
     names = domains.unique(maintain_order=True).to_list()
-    for (stage, table), paint, dash in zip(tables.items(), PALETTE, ("-", "--", "-.", ":") * 2, strict=False):
+    for (stage, table), paint, dash in zip(tables.items(), cycle(PALETTE), cycle(("-", "--", "-.", ":")), strict=False):
         rows = np.array(table[1:], dtype=np.float64)
         for own in ((domains == name).to_numpy() for name in names):
             rows[own] -= rows[own].mean(0)

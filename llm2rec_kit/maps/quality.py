@@ -34,11 +34,12 @@ def trustworthiness(
     rows = scale_to_unit(vectors) if metric == "cosine" else vectors.astype(np.float32)
     square = (rows**2).sum(1)
     penalty = 0
-    for at in range(0, len(anchors), 256):
-        some = anchors[at : at + 256]
+    step = max(1, min(256, 100_000_000 // (k * len(rows))))  # at most 100 MB of comparisons at a time
+    for at in range(0, len(anchors), step):
+        some = anchors[at : at + step]
         near = 2 * rows[some] @ rows.T - square  # larger is nearer
         near[np.arange(len(some)), some] = np.inf  # the item itself has rank 0
-        ranks = (near[:, None, :] > np.take_along_axis(near, on_page[at : at + 256], 1)[:, :, None]).sum(2)
+        ranks = (near[:, None, :] > np.take_along_axis(near, on_page[at : at + step], 1)[:, :, None]).sum(2)
         penalty += np.maximum(ranks - k, 0).sum()
     n = len(vectors)
     return float(1 - penalty * 2 / (len(anchors) * k * (2 * n - 3 * k - 1)))
