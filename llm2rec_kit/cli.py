@@ -185,7 +185,11 @@ def _add_explore(commands: Commands) -> None:
 
 def _add_notebooks(commands: Commands) -> None:
     c = commands.add_parser("notebooks", help="lay the kit's notebooks out in a folder, to open, read and change them")
-    c.add_argument("folder", metavar="DIR", help="where to; their runs are those of the folder where you call this")
+    c.add_argument(
+        "folder",
+        metavar="DIR",
+        help="where to; their runs are in outputs/ of the checkout, or of the folder where you call this",
+    )
     c.add_argument("--force", action="store_true", help="overwrite notebooks that were changed there")
     c.set_defaults(command=_notebooks)
 
@@ -194,8 +198,8 @@ def _reproduce(args: argparse.Namespace) -> int:
     from llm2rec_kit.reproduction.runner import notebooks
 
     asked = {name: getattr(args, name) for name in ("data", "run", "force", "outputs")}
-    asked["only"] = [number.strip().zfill(2) for number in args.only.split(",") if number.strip()]
-    asked["start"] = args.start.zfill(2) if args.start else ""
+    asked["only"] = [_as_number(word) for word in args.only.split(",") if word.strip()]
+    asked["start"] = _as_number(args.start)
     overrides = _overrides(args.set)
     if args.plan:
         _plan(args.profile, asked | {"overrides": overrides})
@@ -214,6 +218,11 @@ def _reproduce(args: argparse.Namespace) -> int:
         told = f"none of the {len(held.left_out)} evaluations in run {run.name!r} is of what it holds now"
         print(f"No report is written: {told}. The notebooks up to 04 make them anew.")
     return 0
+
+
+def _as_number(word: str) -> str:
+    """A notebook's number as its file has it; another word as it is."""
+    return word.strip().zfill(2) if word.strip().isdecimal() else word.strip()
 
 
 def _plan(profile: str, asked: dict[str, Any]) -> None:
@@ -240,7 +249,7 @@ def _train(args: argparse.Namespace) -> int:
 
     values, books = _collect_values(args), notebooks.list_series()
     notebooks.check(values, sorted({name for book in books for name in notebooks.read_parameters(book)}))
-    run = runs.Run(args.run or values["run"], args.outputs or values.get("outputs", ""))
+    run = runs.find(args.run or values["run"], args.outputs or values.get("outputs", ""))
     made = ("backbone", "csft") if args.stage == "csft" else (args.stage,)
     if not args.force and (replaced := recorded.describe_replacement(run, values, books, made)):
         raise ValueError(
@@ -328,6 +337,9 @@ def _expect(args: argparse.Namespace) -> None:
 def _grid(args: argparse.Namespace) -> int:
     from llm2rec_kit.reproduction.grid import cluster, graph, summary
 
+    for option, least in (("workers", 1), ("retries", 0)):
+        if getattr(args, option) < least:
+            raise ValueError(f"--{option} is {getattr(args, option)}; a grid takes {least} or more.")
     asked = graph.load(args.grid, args.outputs)
     if args.plan:
         print(f"{summary.describe(asked)}\nEverything goes to {asked.folder}; nothing is run.")

@@ -51,6 +51,7 @@ def add_recommend(commands: Commands) -> None:
     c.add_argument("--history", action="append", required=True, metavar="TITLES", help="'title | title', oldest first")
     c.add_argument("--top", type=int, default=10, help="items to list (default: 10)")
     c.add_argument("--new", default="", metavar="FILE", help="titles to rank with the catalogue, in a file as for encode")
+    c.add_argument("--column", default="title", help="the column of that file that holds them (default: title)")
     c.add_argument("--embedding", default="", help="the item table, such as csft (default: the last stage's)")
     c.add_argument("--recommender", default="", help="which of those trained (default: SASRec)")
     c.add_argument("--domain", default="", help="of several, which (default: that of the history's titles)")
@@ -83,7 +84,9 @@ def add_push(commands: Commands) -> None:
     c = commands.add_parser("push", help="put an encoder or a recommender into a repository of the Hugging Face Hub")
     add_run(c)
     c.add_argument("repo", metavar="REPO", help="owner/name; one that is not there is made, private")
-    c.add_argument("--format", default="sentence-transformers", metavar="KIND", help="or recommender")
+    c.add_argument(
+        "--format", default="sentence-transformers", metavar="KIND", help="sentence-transformers (default) or recommender"
+    )
     c.add_argument("--stage", default="contrastive", help="which of the run's embeddings (default: contrastive)")
     c.add_argument("--recommender", default="", help="for recommender: the one trained over it")
     c.add_argument("--domain", default="", help="for recommender: of several domains, which")

@@ -207,7 +207,7 @@ def _domain(corpus: Corpus, domains: list[str], history: Sequence[str]) -> str:
     if len(best) > 1:
         raise ValueError(
             f"The run has a recommender for each of the domains {_listed(domains)}, and nothing tells which is meant"
-            f"{': no title of the history is an item of one alone' * bool(history)}. Say so: --domain {domains[0]}."
+            f"{': no title of the history is an item of one alone' * bool(history)}. Say so: {' or '.join(f'--domain {domain}' for domain in domains)}."
         )
     return best[0]
 
@@ -218,7 +218,7 @@ def _listed(names: Any) -> str:
 
 def run_command(run: Run, args: argparse.Namespace) -> None:
     """Print what `llm2rec recommend` was asked; raises what the functions here raise."""
-    new = title_files.read(args.new) if args.new else []
+    new = title_files.read(args.new, args.column) if args.new else []
     titles = saved_recommender.Titles(Corpus.load(run.require("corpus")).items)
     history = split_histories(args.history, lambda text: bool(titles.find(text)))
     names = {name: getattr(args, name) for name in ("recommender", "embedding", "domain", "trust_remote_code")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import json
 import os
 import shutil
@@ -27,7 +28,10 @@ def find(name: str, outputs: str | Path = "") -> Run:
     for folder in (base / name, expand_home(name).resolve()):
         if any(os.path.lexists(folder / note) for note in (info.FILE, "corpus/manifest.json")):
             return Run(folder.name, folder.parent)
-    raise ValueError(f"There is no run {show_value(name)} in {base}. Make one with `llm2rec reproduce`.")
+    runs = sorted(folder.parent.name for folder in base.glob(f"*/{info.FILE}"))
+    near = difflib.get_close_matches(name, runs, n=1)
+    advice = f"Did you mean {near[0]!r}?" if near else "Make one with `llm2rec reproduce`."
+    raise ValueError(f"There is no run {show_value(name)} in {base}. {advice}")
 
 
 def find_begun(name: str, outputs: str | Path = "") -> Run | None:

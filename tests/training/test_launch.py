@@ -138,7 +138,8 @@ def test_the_command_in_one_process_says_what_is_missing(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
     assert stopped.value.code == 2
-    assert "Run 'r' has no 'corpus' yet" in capsys.readouterr().err
+    assert "There is no run 'r' in" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
     new_run(tmp_path)
     with pytest.raises(ArtefactError, match=r"no 'csft' yet.*02_csft"):
         launch.make("mntp", Run("r", tmp_path), PARAMETERS)
