@@ -74,7 +74,7 @@ class Evaluation(Stage):
     )
     negatives: int = setting(256, "bce, gbce: negatives a sample, as gSASRec [O]; SASRec takes 1", within="x >= 1")
     calibration: float = setting(0.75, "gbce: t from 0 (plain bce) to 1 (calibrated), as gSASRec [O]", within="0 <= x <= 1")
-    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [O]")
+    padding_class: bool = setting(False, "padding row 0 is a class of the training softmax: on in [C], off [P 4.1.3]")
     batch_size: int = setting(256, "samples a step [C]", within="x >= 1")
     learning_rate: float = setting(1e-3, "AdamW, SASRec [P 4.1.3] and recommenders of your own", within="x > 0")
     learning_rate_gru: float = setting(1e-4, "AdamW, GRU4Rec [P 4.1.3]", within="x > 0")

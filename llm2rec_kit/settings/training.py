@@ -39,7 +39,8 @@ class Training(Stage):
         ("pure", "mixed"),
     )
     gradient_checkpointing: bool = setting(
-        False, "compute activations anew in the backward pass: less memory, more time, same gradients [C: on in MNTP]"
+        False,
+        "compute activations anew in the backward pass: less memory, more time, same gradients [C: on in MNTP and contrast]",
     )
     evaluate_every: int = setting(0, "steps between validations; 0: ten times a run [O]", within="x >= 0")
     patience: int = setting(
