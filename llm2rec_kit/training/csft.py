@@ -262,7 +262,7 @@ def check_model(model: PreTrainedModel) -> None:
 
 
 def check_longest(model: PreTrainedModel, corpus: Corpus, samples: Samples, settings: S.CSFT) -> None:
-    """Look at the longest sample, which passes csft_max_tokens where a title to predict does by itself: raise BackboneError
+    """Check the longest sample, which passes csft_max_tokens where a title to predict does by itself: raise BackboneError
     where the model has no positions for it, else say that there is one."""
     if not len(samples):
         return

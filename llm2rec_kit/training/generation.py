@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,9 +115,9 @@ def _beams(
         num_beams=beams, num_return_sequences=beams, max_new_tokens=tokens, output_scores=beams > 1, **known
     )
     given, mask = (torch.from_numpy(values).to(model.device) for values in (ids, seen))
-    with _plain(model):
-        read = _read_once(model, given[:, :-1], mask[:, :-1], beams, GenerationConfig(max_new_tokens=1, **known))
-        out = model.generate(given, attention_mask=mask, generation_config=way, **read)
+    with _plain(model) as generate:
+        read = _read_once(generate, given[:, :-1], mask[:, :-1], beams, GenerationConfig(max_new_tokens=1, **known))
+        out = generate(given, attention_mask=mask, generation_config=way, **read)
     texts = tokenizer.batch_decode(out.sequences[:, length:], skip_special_tokens=True)
     scores = out.sequences_scores.tolist() if beams > 1 else [float("nan")] * len(texts)
     pairs = list(zip(texts, scores, strict=True))
@@ -125,19 +125,20 @@ def _beams(
 
 
 @contextlib.contextmanager
-def _plain(model: PreTrainedModel) -> Iterator[None]:
-    """Within: without dropout, and without what the model's own generation config asks for, such as a penalty on repeated
+def _plain(model: PreTrainedModel) -> Iterator[Callable[..., Any]]:
+    """The model's `generate`, within without dropout, and without what the model's own generation config asks for, such as a penalty on repeated
     tokens, which would be one on the words that a title shares with the history; `generate` takes from it what is not given."""
     was_training, own = model.training, model.generation_config
     model.eval().generation_config = GenerationConfig()
     try:
-        yield
+        generate: Any = model.generate
+        yield generate
     finally:
         model.train(was_training).generation_config = own
 
 
 def _read_once(
-    model: PreTrainedModel, ids: torch.Tensor, seen: torch.Tensor, beams: int, way: GenerationConfig
+    generate: Callable[..., Any], ids: torch.Tensor, seen: torch.Tensor, beams: int, way: GenerationConfig
 ) -> dict[str, Any]:
     """Read what the beams of a history have in common, and return its cache, a copy a beam, as `generate` takes it.
 
@@ -146,7 +147,7 @@ def _read_once(
     """
     if beams == 1 or not seen.any(dim=1).all():
         return {}
-    out = model.generate(ids, attention_mask=seen, generation_config=way)
+    out = generate(ids, attention_mask=seen, generation_config=way)
     name = "cache" if "cache" in out else "past_key_values"  # before transformers 5.24
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(out[name], "layers", [None])):
         return {}
