@@ -105,8 +105,7 @@ def make_backbone(run: Run, place: S.Backbone) -> Recipe:
         return {"name": place.name, **size, "from_nothing": place.name == "tiny"}
 
     settings = place.as_dict() | backbone.hash_contents(place.name)
-    aside = () if place.name == "tiny" else ("hidden", "layers", "heads", "vocabulary", "seed")  # tiny's alone
-    return Recipe("backbone", build, settings, ["corpus"], aside)
+    return Recipe("backbone", build, settings, ["corpus"], place.aside)
 
 
 def train_stage(

@@ -45,6 +45,11 @@ class Backbone(Stage):
             )
 
     @property
+    def aside(self) -> list[str]:
+        """Names of the settings that make no other model: the size and seed of `tiny`, where the backbone is another."""
+        return [] if self.name == "tiny" else ["hidden", "layers", "heads", "vocabulary", "seed"]
+
+    @property
     def where(self) -> dict[str, str]:
         """Where and in what type it computes: it counts as settings of everything that is made with the model."""
         return {"device": self.device, "dtype": self.dtype}

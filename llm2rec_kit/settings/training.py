@@ -9,6 +9,10 @@ from llm2rec_kit.settings.ranges import SEED, show_value
 from llm2rec_kit.settings.stage import Conflicts, Stage, setting
 
 TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "trackio")
+ASIDE = (
+    *("batch_tokens", "gradient_checkpointing", "gradient_cache", "save_every"),
+    *("collapse_loss", "collapse_uniformity", "collapse_rank"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +20,7 @@ class Training(Stage):
     """What the three trainings have in common; CSFT, MNTP and Contrastive restate what differs between them."""
 
     checks: ClassVar[str] = ""  # the setting that says how much validation reads, where it may be nothing
+    follows_draws: ClassVar[tuple[str, ...]] = ("batch_tokens",)  # where dropout is drawn, these settings change its draws
 
     steps: int = setting(1000, "optimiser steps at which training stops", within="x >= 1")
     schedule_steps: int = setting(0, "steps over which the decay is planned; 0: the same as steps [P]", within="x >= 0")
@@ -54,6 +59,19 @@ class Training(Stage):
         "tracker that the losses are sent to while they fall, where it is installed; no result depends on it [O]",
         TRACKERS,
     )
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether training draws dropout by these settings. A backbone's own (GPT-2, OPT) they do not tell."""
+        return self.tuning == "lora" and self.lora_dropout > 0
+
+    @property
+    def aside(self) -> list[str]:
+        """Names of the settings that a result does not depend on (but for rounding): memory, when to save, what stops a training
+        that breaks (`ASIDE`), and what nothing reads beside the others."""
+        counted = self.follows_draws if self.draws_dropout else ()
+        idle = [name for name in ("lora_r", "lora_alpha", "lora_dropout") if self.tuning != "lora"]
+        return [name for name in ASIDE if hasattr(self, name) and name not in counted] + idle
 
     def conflicts(self) -> Conflicts:
         """Find a warm-up that never ends, two plans, and settings that would do nothing."""
@@ -94,6 +112,9 @@ class Training(Stage):
 @dataclass(frozen=True, kw_only=True)
 class CSFT(Training):
     """Notebook 02: collaborative supervised fine-tuning [P 3.2]."""
+
+    # Under gradient checkpointing the last layer is read at all tokens.
+    follows_draws: ClassVar[tuple[str, ...]] = ("batch_tokens", "gradient_checkpointing")
 
     prefix: ClassVar[str] = "csft"
     checks: ClassVar[str] = "evaluate_samples"
@@ -193,6 +214,16 @@ class Contrastive(Training):
     collapse_rank: float = setting(
         0.1, "share of its first effective rank below which training stops; 0: none does [O]", within="0 <= x <= 1"
     )
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether training draws dropout: LoRA's, or that of the views."""
+        return super().draws_dropout or (self.views != "mask" and self.dropout > 0)
+
+    @property
+    def aside(self) -> list[str]:
+        """Names of the settings that a result does not depend on; those of the other kind of views among them."""
+        return super().aside + {"mask": ["dropout"], "dropout": ["mask_rate", "mask_token"]}.get(self.views, [])
 
     @property
     def hides_tokens(self) -> bool:

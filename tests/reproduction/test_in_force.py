@@ -364,6 +364,21 @@ def test_reproduce_says_before_it_starts_what_it_will_replace(run):
     assert recorded.describe_replacement(Run("fresh", run.path.parent), same, books) == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "replaces"), [("csft_lora_r", 8, ""), ("csft_gradient_checkpointing", True, "csft")]
+)
+def test_what_is_said_to_be_replaced_is_what_goes_stale_also_of_an_earlier_draft(tmp_path, name, value, replaces):
+    """Its manifests kept other settings aside: none of full training's, and gradient checkpointing whatever the dropout."""
+    run, place = Run("old", tmp_path), S.Backbone(device="cpu")
+    settings = S.CSFT(steps=12, warmup_steps=2, tuning="lora" if replaces else "full")
+    key = artefact.split_settings(settings, place) | {"aside": ["batch_tokens", "gradient_checkpointing", "save_every"]}
+    run.make("csft", lambda folder: None, **key, quiet=True)
+    asked = {f"csft_{k}": v for k, v in settings.as_dict().items()} | {"backbone_device": "cpu", name: value}
+    said = recorded.describe_replacement(run, asked, notebooks.list_series())
+    assert (f"{replaces} ({name} " in said) if replaces else said == ""
+    assert bool(run.stale("csft", **artefact.split_settings(S.CSFT.from_parameters(asked), place))) == bool(replaces)
+
+
 def test_every_notebook_opens_the_run_right_after_its_parameters():
     import nbformat
 

@@ -14,7 +14,7 @@ from llm2rec_kit.fitting import artefact, checkpoints, trainer
 from llm2rec_kit.fitting.history import read_history, take_last_values, write_history
 from llm2rec_kit.models import backbone
 from llm2rec_kit.runs import Run
-from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive
+from llm2rec_kit.settings import CSFT, MNTP, Backbone, Contrastive, training
 from llm2rec_kit.training import csft
 
 PLACE = Backbone(device="cpu")
@@ -118,9 +118,9 @@ LORA = ("lora_r", "lora_alpha", "lora_dropout")
         (CSFT(tuning="lora", lora_dropout=0.0), {"batch_tokens", "gradient_checkpointing", "save_every"}),
         (MNTP(tuning="lora"), {"gradient_checkpointing", "save_every"}),
         (MNTP(tuning="lora", lora_dropout=0.0), {"batch_tokens", "gradient_checkpointing", "save_every"}),
-        (Contrastive(), {*artefact.ASIDE, *LORA, "dropout"}),
-        (Contrastive(views="both"), {*artefact.ASIDE, *LORA} - {"batch_tokens"}),
-        (Contrastive(views="dropout", tuning="lora"), {*artefact.ASIDE, "mask_rate", "mask_token"} - {"batch_tokens"}),
+        (Contrastive(), {*training.ASIDE, *LORA, "dropout"}),
+        (Contrastive(views="both"), {*training.ASIDE, *LORA} - {"batch_tokens"}),
+        (Contrastive(views="dropout", tuning="lora"), {*training.ASIDE, "mask_rate", "mask_token"} - {"batch_tokens"}),
     ],
 )
 def test_what_counts(settings, aside):

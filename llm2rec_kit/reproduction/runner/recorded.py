@@ -106,7 +106,7 @@ def find_differing(run: Run, values: Mapping[str, Any], numbers: Collection[str]
         if _number(artefact) not in numbers or _is_of_the_series(name, artefact):
             continue
         wanted = values.get(name, plain[name])
-        if wanted != has and name.split("_", 1)[1] not in _read_aside(run, artefact):
+        if wanted != has and name.split("_", 1)[1] not in _list_aside(run, artefact, plain | dict(values)):
             found.setdefault(artefact, {})[name] = (has, wanted)
     for training in (t for t in TRAININGS if _number(t) in numbers):
         has = _settings(run, training)
@@ -186,8 +186,14 @@ def _settings(run: Run, artefact: str) -> dict[str, Any]:
     return {}
 
 
-def _read_aside(run: Run, artefact: str) -> list[str]:
-    """The settings of an artefact that change no result; none where it is not there, as a series before its first end."""
+def _list_aside(run: Run, artefact: str, asked: Mapping[str, Any]) -> list[str]:
+    """The settings of an artefact that change no result: by what is asked for, as when it is made, else by its manifest;
+    none where it is not there, as a series before its first end."""
+    for stage in S.STAGES:
+        if artefact in HOLDERS.get(stage.prefix, ()) and hasattr(stage, "aside"):
+            with contextlib.suppress(S.SettingsError):
+                aside: list[str] = stage.from_parameters(asked).aside
+                return aside
     with contextlib.suppress(ArtefactError):
         return list(run.manifest(artefact).get("aside", ()))
     return []
