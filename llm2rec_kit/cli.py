@@ -243,13 +243,12 @@ def _plan(profile: str, asked: dict[str, Any]) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from llm2rec_kit import runs
     from llm2rec_kit.corpus import Corpus
     from llm2rec_kit.reproduction.runner import feasibility, notebooks, recorded
 
-    values, books = _collect_values(args), notebooks.list_series()
+    run, values = _collect_values(args)
+    books = notebooks.list_series()
     notebooks.check(values, sorted({name for book in books for name in notebooks.read_parameters(book)}))
-    run = runs.find(args.run or values["run"], args.outputs or values.get("outputs", ""))
     made = ("backbone", "csft") if args.stage == "csft" else (args.stage,)
     if not args.force and (replaced := recorded.describe_replacement(run, values, books, made)):
         raise ValueError(
@@ -269,8 +268,8 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _collect_values(args: argparse.Namespace) -> dict[str, Any]:
-    """What `train` goes by: the typed profile, else what an existing run was made with, else `demo`; over it --set."""
+def _collect_values(args: argparse.Namespace) -> tuple[Run, dict[str, Any]]:
+    """The run of `train` and what it goes by: the typed profile, else what the run was made with; over it --set."""
     from llm2rec_kit import runs
     from llm2rec_kit.reproduction.runner import notebooks, recorded
     from llm2rec_kit.settings import plain_yaml
@@ -278,10 +277,10 @@ def _collect_values(args: argparse.Namespace) -> dict[str, Any]:
     profile = args.profile or "demo"
     values = {"run": Path(profile).stem, **plain_yaml.convert_numbers(notebooks.load_profile(profile))}
     values = notebooks.resolve_folders(values, Path())
-    name = args.run or values["run"]
-    if not args.profile and (run := runs.find_begun(name, args.outputs)):
-        values = {"run": name, **recorded.read_training(run, args.stage, values)}
-    return values | notebooks.resolve_folders(_overrides(args.set), Path())
+    run = runs.find(args.run or values["run"], args.outputs or values.get("outputs", ""))
+    if not args.profile:
+        values = {"run": run.name, **recorded.read_training(run, args.stage, values)}
+    return run, values | notebooks.resolve_folders(_overrides(args.set), Path())
 
 
 def _fetch(args: argparse.Namespace) -> None:

@@ -131,6 +131,16 @@ def test_torchrun_itself(tmp_path, alone, capfd):
     assert run.record("csft")["processes"] == 2
 
 
+def test_a_run_named_by_its_folder_is_trained_as_it_was_made(tmp_path, monkeypatch, capsys):
+    new_run(tmp_path)
+    launch.make("csft", Run("r", tmp_path), PARAMETERS)
+    asked = []
+    monkeypatch.setattr(launch, "make", lambda stage, run, values, **how: asked.append((run.path, values["csft_steps"])))
+    for words in (["r", "--outputs", str(tmp_path)], [str(tmp_path / "r")]):
+        assert cli.main(["train", "csft", *words]) == 0
+    assert asked == [(tmp_path / "r", PARAMETERS["csft_steps"])] * 2
+
+
 def test_the_command_in_one_process_says_what_is_missing(tmp_path, capsys):
     profile = tmp_path / "mine.yaml"
     profile.write_text(json.dumps(PARAMETERS))
