@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,8 @@ class Titles:
 
     def __init__(self, items: pl.DataFrame) -> None:
         self._known: list[dict[str, list[int]]] = []
-        for texts in (read_plain_titles(items).to_list(), items["title"].to_list()):
+        plain, shown = read_plain_titles(items).to_list(), items["title"].to_list()
+        for texts in (plain, shown) if plain != shown else (plain,):
             exact: dict[str, list[int]] = {}
             alike: dict[str, list[int]] = {}
             for item, text in enumerate(texts, 1):
@@ -134,8 +136,8 @@ class Titles:
     def find(self, title: str) -> list[int]:
         """Find the ids of the items of this title: to the letter, else in any case and spacing; else those whose whole text
         it is, alike; [] where there is none."""
-        asked = (title, self._plain(title)) * 2
-        return next((found for known, text in zip(self._known, asked, strict=True) if (found := known.get(text))), [])
+        asked = cycle((title, self._plain(title)))
+        return next((found for known, text in zip(self._known, asked, strict=False) if (found := known.get(text))), [])
 
     @staticmethod
     def _plain(title: str) -> str:
@@ -234,12 +236,13 @@ def compare_top(models: dict[str, Trained], target: int, k: int = 10) -> pl.Data
 
 
 def show_users(models: dict[str, Trained], users: int = 5, k: int = 10) -> dict[str, pl.DataFrame]:
-    """Compare the top lists (`compare_top`) of `users` users, spread over those that are tested but for the ends, at the first
-    test sample of each, under user, history and truth in words."""
+    """Compare the top lists (`compare_top`) of `users` users, spread over those that are tested, at the first test sample of
+    each, under user, history and truth in words."""
     corpus = next(iter(models.values())).corpus
     tests, titles = corpus.samples("test"), np.array(["", *corpus.titles], dtype=object)
     tests = tests[np.unique(corpus.owners(tests), return_index=True)[1]]
-    chosen = tests[np.unique(np.linspace(0, len(tests) - 1, users + 2).astype(int)[1:-1])]
+    count = len(tests)
+    chosen = tests if count <= users else tests[(np.arange(users) + 1) * count // (users + 1) - 1]
     found = {}
     for target, owner in zip(chosen, corpus.owners(chosen), strict=True):
         history, truth = " / ".join(titles[corpus.history(target)]), titles[corpus.sequence[target]]

@@ -77,19 +77,19 @@ def compute_usual_cosines(atlas: Atlas) -> dict[str, float]:
     return {stage: geometry.compute_usual_cosine(np.asarray(table[1:])) for stage, table in atlas.tables.items()}
 
 
-def name_users(corpus: Corpus) -> pl.Series:
-    """Name each user by the source's own id; in a mix, where several have it, with `@` and the domain behind."""
-    several = pl.col("source_id").is_duplicated()
-    told_apart = pl.when(several).then(pl.col("source_id") + "@" + pl.col("domain")).otherwise("source_id")
-    return corpus.users.select(told_apart.alias("source_id"))["source_id"]
+def name_user(corpus: Corpus, user: int) -> str:
+    """Name a user by the source's own id; in a mix, where several have it, with `@` and the domain behind."""
+    ids = corpus.users["source_id"]
+    return f"{ids[user]}@{corpus.users['domain'][user]}" if (ids == ids[user]).sum() > 1 else str(ids[user])
 
 
 def find_user(corpus: Corpus, who: str) -> int:
-    """Find a user's number from the source's own id (`name_users`; the first of several who share it) or, where no id reads
-    so, from the number itself; -1 if none."""
-    own = corpus.users.filter((name_users(corpus) == who) | (pl.col("source_id") == who))["user"]
-    if len(own):
-        return int(own[0])
+    """Find a user's number from the source's own id (the first of several who share it), from a name (`name_user`) or, where
+    none reads so, from the number itself; -1 if none."""
+    own, _, domain = who.rpartition("@")
+    for mine in (pl.col("source_id") == who, (pl.col("source_id") == own) & (pl.col("domain") == domain)):
+        if len(found := corpus.users.filter(mine)["user"]):
+            return int(found[0])
     return int(who) if who.isdecimal() and int(who) < corpus.n_users else -1
 
 
@@ -108,7 +108,7 @@ def find_path(atlas: Atlas, user: int, recommend: Recommend | None = None) -> di
         at = np.flatnonzero(order == target)
         ranks[stage] = int(at[0]) + 1 if len(at) else 0
         stars[stage] = order[:RECOMMENDED].tolist()
-    own_id = str(name_users(atlas.corpus)[user])
+    own_id = name_user(atlas.corpus, user)
     told = {"user": user, "id": own_id, "history": history, "target": target, "ranks": ranks, "first": RECOMMENDED}
     if recommend is not None:
         chosen = [int(i) for i in recommend(np.asarray(history))][:RECOMMENDED]

@@ -42,8 +42,8 @@ def read_program() -> str:
 def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = None) -> dict[str, Any]:
     """Collect what the browser draws from: places at each stage, columns, titles, the source's ids. Values are bytes.
 
-    Places are uint16 in the unit square. `carried` (with the id of each, and whether its number reads as anybody's) are the users whose paths a page holds, where it can ask for no others;
-    None where a kernel answers.
+    Places are uint16 in the unit square. `carried` are the users whose paths a page holds, where it can ask for no others, each
+    as [number, name, own id, whether the number reads as anybody's id]; None where a kernel answers.
     """
     box = answers.find_box(atlas)
     quality = {row["stage"]: row for row in atlas.quality["stages"]}
@@ -55,12 +55,14 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
         }
         for stage, plane in atlas.aligned.items()
     ]
-    ids = answers.name_users(atlas.corpus)
-    read_so = {*ids.to_list(), *atlas.corpus.users["source_id"].to_list()}
+    ids = atlas.corpus.users["source_id"].cast(pl.String).to_list()
+    known = {*ids}
     return {
         "n": len(atlas.items),
         "users": atlas.corpus.n_users,
-        "carried": None if carried is None else [[user, str(ids[user]), str(user) in read_so] for user in carried],
+        "carried": None
+        if carried is None
+        else [[user, answers.name_user(atlas.corpus, user), ids[user], str(user) in known] for user in carried],
         "kernel": carried is None,
         "most": max(1, min(MOST if carried is None else PAGE_NEIGHBOURS, atlas.corpus.n_items - 1)),
         "encodes": encodes,

@@ -12,7 +12,7 @@ from conftest import make_corpus
 from safetensors.numpy import load_file
 
 from llm2rec_kit import evaluating
-from llm2rec_kit.corpus import mix
+from llm2rec_kit.corpus import TEST, TRAIN, mix
 from llm2rec_kit.downstream import adapter, evaluation, saved_recommender
 from llm2rec_kit.downstream.item_table import ItemTable
 from llm2rec_kit.encoding import minilm
@@ -401,6 +401,24 @@ def test_the_pretrained_row():
 
 def test_settings_of_a_run_are_enough_to_read_it_back():
     assert Evaluation(**KEPT) == replace(SETTINGS, seeds=Evaluation().seeds)
+
+
+@pytest.mark.parametrize("users", [1, 11, 12, 30])
+def test_as_many_users_are_shown_as_are_asked_for_each_once(users):
+    """By a split by time: some users are tested twice, some never."""
+    corpus = make_corpus(users=14)
+    ends = corpus.offsets[1:] - 1
+    twice = np.isin(corpus.targets, np.concatenate([ends[:12], ends[:5] - 1]))
+    corpus = replace(corpus, splits=np.where(twice, TEST, TRAIN).astype(np.uint8))
+
+    class Any:
+        def top(self, history, k):
+            return pl.DataFrame({"item": [1], "title": ["t"]})
+
+    one = Any()
+    one.corpus = corpus
+    shown = [title.split("\n")[0] for title in saved_recommender.show_users({"one": one}, users=users, k=1)]
+    assert len(set(shown)) == len(shown) == min(users, 12)
 
 
 def test_users_are_shown_with_their_history_and_truth(kept):

@@ -290,11 +290,12 @@ def test_users_of_one_id_are_told_apart_by_their_domain(atlas):
     two = pl.Series(["both" if k in (3, 9) else f"u{k}" for k in range(40)])
     domains = pl.Series(["games" if k < 7 else "movies" for k in range(40)])
     corpus = dataclasses.replace(atlas.corpus, users=atlas.corpus.users.with_columns(source_id=two, domain=domains))
-    names = answers.name_users(corpus)
-    assert names[3] == "both@games"
-    assert names.to_list()[9:11] == ["both@movies", "u10"]
+    assert [answers.name_user(corpus, user) for user in (3, 9, 10)] == ["both@games", "both@movies", "u10"]
     assert [answers.find_user(corpus, who) for who in ("both@games", "both@movies", "both", "u10")] == [3, 9, 3, 10]
     assert answers.find_path(dataclasses.replace(atlas, corpus=corpus), 9)["id"] == "both@movies"
+    own = pl.Series("source_id", ["both@movies" if k == 20 else name for k, name in enumerate(two)])
+    corpus = dataclasses.replace(corpus, users=corpus.users.with_columns(own))
+    assert answers.find_user(corpus, "both@movies") == 20  # an id of the source's comes first
 
 
 def test_a_recommender_that_fails_is_said_and_leaves_no_path_of_another_user(atlas):
@@ -435,7 +436,7 @@ def test_a_page_s_users_keep_the_corpus_s_numbers(atlas, monkeypatch):
     known = known_of(explorer_page.render_page(atlas, "t"))
     data, carried = known["state"]["data"], known["state"]["data"]["carried"]
     assert (data["users"], len(carried)) == (40, 7)
-    assert [own for _, own, _ in carried] == [atlas.corpus.users["source_id"][user] for user, _, _ in carried]
+    assert [own for _, _, own, _ in carried] == [atlas.corpus.users["source_id"][user] for user, *_ in carried]
     carried = [user for user, *_ in carried]
     assert carried == sorted(set(carried)) != list(range(7))
     assert list(known["paths"]) == [str(u) for u in carried]

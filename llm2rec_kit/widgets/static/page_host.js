@@ -39,9 +39,10 @@ class Page {
   }
   async answer(name, of) { this.set(name, of(await (this.near ??= readNear()))); }
 
-  // By the source's own id; by number where no id reads so.
+  // By the source's own id, by name (an id that several have, with the domain), or by number where no id reads so.
   meet(who) {
-    const { carried, users } = this.state.data, found = carried.find(([, id]) => id === who) ?? carried.find(([number, , taken]) => !taken && String(number) === who);
+    const { carried, users } = this.state.data, first = (is) => carried.find((user) => is(...user));
+    const found = first((number, name, id) => id === who) ?? first((number, name) => name === who) ?? first((number, name, id, taken) => !taken && String(number) === who);
     const carries = `User “${who}” is not among the ${carried.length} of ${users} users that this page carries.`;
     this.set("message", !who || found ? "" : carried.length < users ? carries : `There is no user “${who}”.`);
     this.set("user", found ? found[0] : -1);
