@@ -205,12 +205,15 @@ def explain_not_found(name: str | Path, error: Exception, part: str) -> Backbone
             f"Backbone {name!r} has no safetensors, and weights in other files can run code when they are read. "
             f"Take another revision or convert it. The loader said: {first}"
         )
-    if (around := Path(name).parent) != Path() and around.is_dir():
-        return BackboneError(f"There is no {name}: in {around} there are {_some(sorted(p.name for p in around.iterdir()))}.")
+    around, beside = Path(name).parent, ""
+    if around != Path() and around.is_dir():
+        beside = f"In the folder {around} there is {_some(sorted(p.name for p in around.iterdir())) or 'nothing'}."
+        if len(Path(name).parts) != 2:  # as no name on the hub has
+            return BackboneError(f"There is no {name}. {beside}")
     return BackboneError(
         f"Model {name!r} is neither a local folder with a transformers model nor to be had from the hub "
         f"now. Without a network, download it elsewhere (`hf download {name}`; Qwen/Qwen2-0.5B is about 1 GB) and "
-        f"give the folder in its place; a backbone may be `tiny`, too. The loader said: {first}"
+        f"give the folder in its place; a backbone may be `tiny`, too. {beside}{' ' * bool(beside)}The loader said: {first}"
     )
 
 

@@ -133,12 +133,14 @@ def info_nce(
     exact = torch.float64 if first.dtype == torch.float64 else torch.float32
     scores = F.normalize(first.to(exact), dim=-1) @ F.normalize(second.to(exact), dim=-1).T / temperature
     labels = torch.arange(len(scores), device=scores.device)
-    ways = [scores.T, scores]
-    if same is not None:
-        twins = [(one[:, None] == one) & (labels[:, None] != labels) for one in same.expand(2, -1)]
-        ways = [way.masked_fill(left_out, float("-inf")) for way, left_out in zip(ways, twins, strict=True)]
-    back, loss = (F.cross_entropy(way, labels, reduction="sum") for way in ways)
-    return (loss + back) / 2 if symmetric else loss
+    loss = torch.zeros_like(scores[0, 0])
+    for way, views in ((scores, 1), (scores.T, 0)) if symmetric else ((scores, 1),):
+        if same is not None:
+            numbers = same.expand(2, -1)[views]
+            twins = (numbers[:, None] == numbers) & (labels[:, None] != labels)
+            way = way.masked_fill(twins, float("-inf"))
+        loss = loss + F.cross_entropy(way, labels, reduction="sum")
+    return loss / 2 if symmetric else loss
 
 
 def make_loss(settings: S.Contrastive, seen: Callable[[int, float], None] | None = None) -> Loss:

@@ -34,8 +34,9 @@ def generate_titles(
 ) -> pl.DataFrame:
     """Generate titles after the histories of samples `chosen`, by beam search, `beams` titles each.
 
-    Of a history too long for a model's table of positions the oldest tokens are left out. A row a title: sample, rank (1 the likeliest), written, item (Int32: the first of that title in the catalogue, 0 where
-    there is none), next (whether it is the title that really came next), score (log-probability a token).
+    Of a history too long for a model's table of positions the oldest tokens are left out. A row a title: sample, rank (1 the
+    likeliest), written, item (Int32: the first of that title in the catalogue, 0 where there is none), next (whether it is
+    the title that really came next), score (log-probability a token).
     """
     items: dict[str, int] = {}
     for item, title in enumerate(corpus.titles, 1):
@@ -126,8 +127,9 @@ def _beams(
 
 @contextlib.contextmanager
 def _plain(model: PreTrainedModel) -> Iterator[Callable[..., Any]]:
-    """The model's `generate`, within without dropout, and without what the model's own generation config asks for, such as a penalty on repeated
-    tokens, which would be one on the words that a title shares with the history; `generate` takes from it what is not given."""
+    """The model's `generate`, within without dropout and without what its own generation config asks for, such as a penalty
+    on repeated tokens, which would be one on the words that a title shares with the history: `generate` takes from that
+    config what is not given."""
     was_training, own = model.training, model.generation_config
     model.eval().generation_config = GenerationConfig()
     try:
