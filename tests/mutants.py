@@ -52,15 +52,22 @@ MUTANTS = [
     Mutant(
         "InfoNCE: one direction twice",
         CONTRAST,
-        "F.cross_entropy(scores.T, labels",
-        "F.cross_entropy(scores, labels",
+        "(scores.T, 0)) if symmetric",
+        "(scores, 0)) if symmetric",
         "training/test_contrastive.py",
     ),
     Mutant(
         "InfoNCE: a title's own pair left out",
         CONTRAST,
-        "(same[:, None] == same) & (labels[:, None] != labels)",
-        "(same[:, None] == same) & (labels[:, None] == labels)",
+        "(numbers[:, None] == numbers) & (labels[:, None] != labels)",
+        "(numbers[:, None] == numbers) & (labels[:, None] == labels)",
+        "training/test_contrastive.py",
+    ),
+    Mutant(
+        "InfoNCE: either direction by the second views' numbers",
+        CONTRAST,
+        "same.expand(2, -1)[views]",
+        "same.expand(2, -1)[1]",
         "training/test_contrastive.py",
     ),
     Mutant(
