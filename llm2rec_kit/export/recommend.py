@@ -205,9 +205,10 @@ def _domain(corpus: Corpus, domains: list[str], history: Sequence[str]) -> str:
     counts = {domain: sum(domain in vote for vote in votes) for domain in domains}
     best = [domain for domain in domains if counts[domain] == max(counts.values())]
     if len(best) > 1:
+        options = " or ".join(f"--domain {domain}" for domain in domains)
         raise ValueError(
             f"The run has a recommender for each of the domains {_listed(domains)}, and nothing tells which is meant"
-            f"{': no title of the history is an item of one alone' * bool(history)}. Say so: {' or '.join(f'--domain {domain}' for domain in domains)}."
+            f"{': no title of the history is an item of one alone' * bool(history)}. Say so: {options}."
         )
     return best[0]
 
