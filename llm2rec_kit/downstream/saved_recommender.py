@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ class Titles:
     as lists of items show it."""
 
     def __init__(self, items: pl.DataFrame) -> None:
-        self._known: list[dict[str, list[int]]] = []
+        self._known: list[tuple[dict[str, list[int]], dict[str, list[int]]]] = []
         plain, shown = read_plain_titles(items).to_list(), items["title"].to_list()
         for texts in (plain, shown) if plain != shown else (plain,):
             exact: dict[str, list[int]] = {}
@@ -131,13 +130,15 @@ class Titles:
             for item, text in enumerate(texts, 1):
                 exact.setdefault(text, []).append(item)
                 alike.setdefault(self._plain(text), []).append(item)
-            self._known += [exact, alike]
+            self._known.append((exact, alike))
 
     def find(self, title: str) -> list[int]:
         """Find the ids of the items of this title: to the letter, else in any case and spacing; else those whose whole text
         it is, alike; [] where there is none."""
-        asked = cycle((title, self._plain(title)))
-        return next((found for known, text in zip(self._known, asked, strict=False) if (found := known.get(text))), [])
+        for exact, alike in self._known:
+            if found := exact.get(title) or alike.get(self._plain(title)):
+                return found
+        return []
 
     @staticmethod
     def _plain(title: str) -> str:
