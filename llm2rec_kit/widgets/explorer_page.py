@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from llm2rec_kit.corpus import Corpus
 from llm2rec_kit.figures import map_figures
 from llm2rec_kit.maps import projection
 from llm2rec_kit.maps.atlas import GROUPINGS, Atlas
@@ -43,7 +44,7 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
     """Collect what the browser draws from: places at each stage, columns, titles, the source's ids. Values are bytes.
 
     Places are uint16 in the unit square. `carried` are the users whose paths a page holds, where it can ask for no others, each
-    as [number, name, own id, whether the number reads as anybody's id]; None where a kernel answers.
+    as `_list_users` has it; None where a kernel answers.
     """
     box = answers.find_box(atlas)
     quality = {row["stage"]: row for row in atlas.quality["stages"]}
@@ -55,14 +56,10 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
         }
         for stage, plane in atlas.aligned.items()
     ]
-    ids = atlas.corpus.users["source_id"].cast(pl.String).to_list()
-    known = {*ids}
     return {
         "n": len(atlas.items),
         "users": atlas.corpus.n_users,
-        "carried": None
-        if carried is None
-        else [[user, answers.name_user(atlas.corpus, user), ids[user], str(user) in known] for user in carried],
+        "carried": None if carried is None else _list_users(atlas.corpus, carried),
         "kernel": carried is None,
         "most": max(1, min(MOST if carried is None else PAGE_NEIGHBOURS, atlas.corpus.n_items - 1)),
         "encodes": encodes,
@@ -71,6 +68,13 @@ def make_contents(atlas: Atlas, *, encodes: bool, carried: list[int] | None = No
         "titles": _lines(atlas.items["title"]),
         "ids": _lines(atlas.corpus.items["source_id"].gather(atlas.items["item"].cast(pl.Int64) - 1)),
     }
+
+
+def _list_users(corpus: Corpus, carried: list[int]) -> list[list[Any]]:
+    """[number, name, own id, whether the number reads as anybody's id] of each user that is carried."""
+    ids = corpus.users["source_id"].cast(pl.String).to_list()
+    known = {*ids}
+    return [[user, answers.name_user(corpus, user), ids[user], str(user) in known] for user in carried]
 
 
 def list_columns(atlas: Atlas) -> list[str]:
