@@ -11,6 +11,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -37,10 +38,13 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict]] = {
     ),
 }
 
+# Not of those: a layer of convolutions obeys no mask.
+HYBRIDS: dict[str, tuple[type[PreTrainedConfig], dict]] = {"lfm2": (Lfm2Config, {"layer_types": ["conv", "full_attention"]})}
+
 
 def write(family: str, folder: Path) -> Path:
     """A model of `family` with random weights and a tokenizer, written to `folder`."""
-    kind, own = FAMILIES[family]
+    kind, own = (FAMILIES | HYBRIDS)[family]
     tokenizer = backbone.train_tokenizer(make_corpus().titles, 400)
     config = kind(
         vocab_size=len(tokenizer),

@@ -7,27 +7,13 @@ import polars as pl
 import pytest
 import torch
 from conftest import make_corpus
-from families import FAMILIES, write
-from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, Lfm2Config, Lfm2ForCausalLM
+from families import FAMILIES, HYBRIDS, write
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from llm2rec_kit.models import backbone
 from llm2rec_kit.settings import CSFT, Backbone
 from llm2rec_kit.training import csft, generation
 from llm2rec_kit.training.samples import prepare
-
-LFM2 = Lfm2Config(
-    vocab_size=400,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    layer_types=["conv", "full_attention"],
-    eos_token_id=0,
-    pad_token_id=0,
-    bos_token_id=None,
-    initializer_range=0.2,
-)
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +65,17 @@ def test_one_beam_is_the_likeliest_token_each_time_whatever_the_batch(learned):
         assert text == new.split("\n")[0].split(tokenizer.eos_token)[0].strip()
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "lfm2"])
+@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
 def test_beams_that_share_what_they_read_write_what_they_write_alone(family, tmp_path, monkeypatch):
     corpus = make_corpus()
-    if family == "lfm2":  # convolutions, whose states are not copied
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = Lfm2ForCausalLM(LFM2)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(write(family, tmp_path / "model"))
+    model = AutoModelForCausalLM.from_pretrained(write(family, tmp_path / "model"))
     tokenizer = backbone.train_tokenizer(corpus.titles, 400)
     prepared = prepare(corpus, corpus.targets, tokenizer, CSFT())
     asked = (model, tokenizer, corpus, prepared, np.arange(12), CSFT())
     calls, read_once = [], generation._read_once
     monkeypatch.setattr(generation, "_read_once", lambda *given: calls.append(read_once(*given)) or calls[-1])
     shared = generation.generate_titles(*asked, beams=4)
-    assert [bool(call) for call in calls] == [family != "lfm2"] * len(calls)
+    assert [bool(call) for call in calls] == [family not in HYBRIDS] * len(calls)  # states of convolutions are not copied
     monkeypatch.setattr(generation, "_read_once", lambda *given: {})
     alone = generation.generate_titles(*asked, beams=4)
     assert shared.drop("score").equals(alone.drop("score"))
