@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -411,12 +412,7 @@ def test_as_many_users_are_shown_as_are_asked_for_each_once(users):
     twice = np.isin(corpus.targets, np.concatenate([ends[:12], ends[:5] - 1]))
     corpus = replace(corpus, splits=np.where(twice, TEST, TRAIN).astype(np.uint8))
 
-    class Any:
-        def top(self, history, k):
-            return pl.DataFrame({"item": [1], "title": ["t"]})
-
-    one = Any()
-    one.corpus = corpus
+    one = SimpleNamespace(corpus=corpus, top=lambda history, k: pl.DataFrame({"item": [1], "title": ["t"]}))
     shown = [title.split("\n")[0] for title in saved_recommender.show_users({"one": one}, users=users, k=1)]
     assert len(set(shown)) == len(shown) == min(users, 12)
 
